@@ -1,0 +1,54 @@
+"""The column contracts: what a row of each dataset holds.
+
+A row is a plain dict; these classes say which columns a reader may rely on. Extra columns travel along untouched.
+`domain` names what kind of task a row is; evaluation reports one suite for each.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+from typing_extensions import NotRequired
+
+REASONING_DOMAINS = ("math", "word-problems", "code", "logic", "choice")
+GENERAL_DOMAIN = "general"
+HARMFUL_DOMAIN = "harmful"  # should be refused; suite 'harmless'
+LOOKALIKE_DOMAIN = "lookalike"  # sounds harmful and is not; suite 'over-refusal'
+
+
+class Message(TypedDict):
+    role: str  # system, user or assistant
+    content: str
+
+
+class Row(TypedDict):
+    id: str  # unique in its dataset; equal ids mean the same problem across datasets
+    domain: str
+    language: NotRequired[str]  # ISO 639-1 code of the question
+
+
+class PromptRow(Row):
+    prompt: str
+    answer: NotRequired[str]  # gold, for the accuracy reward
+    tests: NotRequired[dict[str, Any]]  # {"kind": "asserts", "setup", "asserts"} | {"kind": "check", "code"} | {"kind": "stdio", "inputs", "outputs"}
+    entry_point: NotRequired[str]  # the function that the tests call
+    solution: NotRequired[str]  # a worked solution ('reuse')
+    level: NotRequired[int]  # reasoning steps needed
+
+
+class ChatRow(Row):
+    messages: list[Message]
+    source: NotRequired[str]  # zero-traces, reuse, sampled, written, ...
+
+
+class PairRow(Row):
+    prompt: str
+    chosen: str  # a whole response, thinking included
+    rejected: str
+    margin: NotRequired[float]  # mean verdict of the judge, -2..2
+
+
+class LabelRow(Row):
+    prompt: str
+    response: str
+    safe: int  # 1 or 0

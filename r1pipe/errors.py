@@ -1,0 +1,66 @@
+"""Every error a user can cause, as one small tree.
+
+R1PipeError                 exit code 2, shown as one panel: what, where, what to do
+├── ConfigError             the YAML or --set is wrong (may carry several problems at once)
+├── InputError              a file, column, row or checkpoint that a stage was given is wrong
+├── StaleError              a finished or partial stage no longer matches the config
+├── BusyError               another driver holds the run
+├── MissingToolError        something the config requires is not installed
+├── GateError               a declared bound was not met (exit code 1)
+└── StageError              a stage's process failed (exit code 3)
+
+Our own impossibilities are asserts; ignored configuration is a warning.
+"""
+
+from __future__ import annotations
+
+
+class R1PipeError(Exception):
+    """A mistake we can explain.
+
+    Args:
+        what: one sentence, what is wrong.
+        where: file:line, stage, row or path; empty where there is none.
+        fix: what the user can do about it.
+    """
+
+    exit_code = 2
+
+    def __init__(self, what: str, where: str = "", fix: str = "") -> None:
+        super().__init__(what, where, fix)
+        self.what, self.where, self.fix = what, where, fix
+
+    def __str__(self) -> str:
+        return "\n".join(part for part in (self.what, self.where and f"where: {self.where}", self.fix and f"fix: {self.fix}") if part)
+
+
+class ConfigError(R1PipeError, ValueError):
+    """The configuration is wrong."""
+
+
+class InputError(R1PipeError, ValueError):
+    """What a stage was given is wrong."""
+
+
+class StaleError(R1PipeError):
+    """A stage on disk was made from another config or other inputs."""
+
+
+class BusyError(R1PipeError):
+    """Another driver works on this run."""
+
+
+class MissingToolError(R1PipeError):
+    """A program or package that the config requires is not here."""
+
+
+class GateError(R1PipeError):
+    """A bound that the config declares was not met."""
+
+    exit_code = 1
+
+
+class StageError(R1PipeError):
+    """A stage's process ended with an error."""
+
+    exit_code = 3

@@ -1,0 +1,50 @@
+"""What a running stage knows about itself: where it may write, which rank it is, how to say how far it is."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class Here:
+    """Handed to every stage's run().
+
+    Attributes:
+        stage: the box's name in the YAML.
+        workdir: survives a kill, so what is half done lies here; removed when the stage is published.
+        metrics_path: metrics.jsonl; one JSON object a line, `step` where there is one.
+        progress_path: the last line is what the console shows.
+        rank, world_size: of this process; only rank 0 writes artifacts and metrics.
+        resumed: an earlier attempt left something in workdir.
+    """
+
+    stage: str
+    workdir: Path
+    metrics_path: Path
+    progress_path: Path
+    rank: int = 0
+    world_size: int = 1
+    resumed: bool = False
+    _shown: float = field(default=0.0, repr=False)
+
+    @property
+    def main(self) -> bool:
+        return self.rank == 0
+
+    def log(self, **metrics: Any) -> None:
+        """Append one line to metrics.jsonl (rank 0)."""
+        if self.main:
+            with self.metrics_path.open("a", encoding="utf8") as stream:
+                stream.write(json.dumps({"time": round(time.time(), 3), **metrics}) + "\n")
+
+    def progress(self, done: int, total: int, **shown: float | str) -> None:
+        """Say how far the stage is; at most ten times a second reaches the file, the last call always."""
+        now = time.time()
+        if self.main and (now - self._shown > 0.1 or done >= total):
+            self._shown = now
+            with self.progress_path.open("a", encoding="utf8") as stream:
+                stream.write(json.dumps({"time": round(now, 3), "done": done, "total": total, **shown}) + "\n")
