@@ -1,0 +1,156 @@
+"""Which suites a response counts in, and with what value.
+
+| rows | suites |
+| --- | --- |
+| any checkable domain (math, word-problems, code, logic, choice, or a user's) | its own, `reasoning`, `format`, `language` |
+| general | `general`: right, by the judge, or by the gold answer where there is no judge |
+| harmful | `harmless`: refused or safely answered, by the judge |
+| lookalike | `over-refusal`: refused (lower is better), by the judge |
+
+Every suite's mean stands under pass@1, also where it is a share.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from r1pipe.data.judges import Judge
+from r1pipe.data.response import split_response
+from r1pipe.data.rows import GENERAL_DOMAIN, HARMFUL_DOMAIN, LOOKALIKE_DOMAIN
+from r1pipe.evaluation.stats import majority, mean_by_problem
+from r1pipe.generation import Completion
+
+PREFERENCE_DOMAINS = (GENERAL_DOMAIN, HARMFUL_DOMAIN, LOOKALIKE_DOMAIN)
+JUDGED_SUITES = {HARMFUL_DOMAIN: "harmless", LOOKALIKE_DOMAIN: "over-refusal"}
+SHARED_SUITES = ("reasoning", "format", "language")
+
+# v2 C.2: ten words that three experts chose; the Chinese ones are ours.
+REFLECTION = re.compile(r"\b(?:wait|mistakes?|however|but|retry|errors?|verify|wrong|evaluate|check)\b|等等|不对|错了|但是|重新|检查|验证", re.IGNORECASE)
+
+
+def suites_of(row: dict[str, Any]) -> tuple[str, ...]:
+    """The suites that a prompt row belongs to."""
+    domain = row["domain"]
+    if domain in PREFERENCE_DOMAINS:
+        return (JUDGED_SUITES.get(domain, domain),)
+    return (domain, *SHARED_SUITES)
+
+
+def score_samples(rows: Sequence[dict[str, Any]], completions: Sequence[Sequence[Completion]], judge: Judge | None) -> list[dict[str, Any]]:
+    """One line a response, for rows.jsonl: id, domain, sample, scores {suite: value or None}, answer, tokens, finished, reflects, response."""
+    from r1pipe.rewards import correct, score
+    from r1pipe.rewards.accuracy import extract_answer
+    from r1pipe.schema import RewardSpec
+
+    flat = [(row, number, completion) for row, samples in zip(rows, completions, strict=True) for number, completion in enumerate(samples)]
+    checkable = [item for item in flat if item[0]["domain"] not in PREFERENCE_DOMAINS]
+    texts, asked = [completion.text for _, _, completion in checkable], [row for row, _, _ in checkable]
+    verdicts = iter(correct(texts, asked))
+    shares = score([RewardSpec(name="format"), RewardSpec(name="language")], texts, asked).components
+    forms, languages = iter(shares["format"]), iter(shares["language"])
+
+    lines = []
+    for row, number, completion in flat:
+        answer = None
+        if row["domain"] in PREFERENCE_DOMAINS:
+            scores = {suites_of(row)[0]: _judged(row, completion.text, judge)}
+        else:
+            right = _number(next(verdicts))
+            scores = {row["domain"]: right, "reasoning": right, "format": next(forms), "language": next(languages)}
+            answer = None if "tests" in row else extract_answer(completion.text)
+        thinking = split_response(completion.text).thinking or ""
+        lines.append(
+            {
+                "id": row["id"],
+                "domain": row["domain"],
+                "sample": number,
+                "scores": scores,
+                "answer": answer,
+                "tokens": completion.tokens,
+                "finished": completion.finished,
+                "reflects": bool(REFLECTION.search(thinking)),
+                "response": completion.text,
+            }
+        )
+    return lines
+
+
+def _judged(row: dict[str, Any], response: str, judge: Judge | None) -> float | None:
+    if row["domain"] == GENERAL_DOMAIN:
+        if judge:
+            return _number(judge.right(row, response))
+        from r1pipe.rewards import correct
+
+        return _number(correct([response], [row])[0]) if "answer" in row else None
+    if judge is None:
+        return None
+    return float(judge.safe(row, response) if row["domain"] == HARMFUL_DOMAIN else judge.refuses(response))
+
+
+def _number(verdict: bool | None) -> float | None:
+    return None if verdict is None else float(verdict)
+
+
+def by_problem(lines: Sequence[dict[str, Any]], suite: str) -> dict[str, list[float]]:
+    """{problem id: values of its samples} of a suite; unjudged samples are left out, which is not the same as 0."""
+    values: dict[str, list[float]] = defaultdict(list)
+    for line in lines:
+        if line["scores"].get(suite) is not None:
+            values[line["id"]].append(line["scores"][suite])
+    return values
+
+
+def summarise(lines: Sequence[dict[str, Any]], k: int) -> dict[str, dict[str, float | int | str | None]]:
+    """{suite: {pass@1, stderr, n problems, k, tokens, truncated, reflection, (cons@k), (unjudged)}}.
+
+    tokens is the mean length of a response; truncated the share that max_tokens cut; reflection the share whose thinking
+    holds one of the paper's reflective words; unjudged the number of responses that nobody could judge.
+    """
+    suites: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for line in lines:
+        for suite in line["scores"]:
+            suites[suite].append(line)
+    summary: dict[str, dict[str, float | int | str | None]] = {}
+    for suite, members in suites.items():
+        mean = mean_by_problem(by_problem(members, suite))
+        unjudged = sum(line["scores"][suite] is None for line in members)
+        if not mean.n:
+            summary[suite] = not_run("no judge")
+            continue
+        summary[suite] = {
+            "pass@1": mean.mean,
+            "stderr": mean.stderr,
+            "n": mean.n,
+            "k": k,
+            "tokens": sum(line["tokens"] for line in members) / len(members),
+            "truncated": sum(not line["finished"] for line in members) / len(members),
+            "reflection": sum(line["reflects"] for line in members) / len(members),
+            **({"unjudged": unjudged} if unjudged else {}),
+        }
+        if k > 1 and (votes := _votes(members, suite)):
+            summary[suite][f"cons@{k}"] = mean_by_problem(votes).mean
+    return summary
+
+
+def not_run(reason: str) -> dict[str, float | int | str | None]:
+    """A suite that has no score, which is not a score of 0."""
+    return {"pass@1": None, "n": 0, "note": f"not run: {reason}"}
+
+
+def _votes(members: Sequence[dict[str, Any]], suite: str) -> dict[str, list[float]]:
+    """{problem: [1 or 0]} of the majority's answer (v2 D.1: cons@64), for problems whose answers are short texts."""
+    problems: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for line in members:
+        problems[line["id"]].append(line)
+    votes: dict[str, list[float]] = {}
+    for problem, samples in problems.items():
+        chosen = majority([line["answer"] for line in samples])
+        if suite in ("format", "language") or chosen is None:
+            continue
+        value = next(line["scores"][suite] for line in samples if line["answer"] == chosen)
+        if value is not None:
+            votes[problem] = [value]
+    return votes

@@ -1,0 +1,97 @@
+"""evaluate: one checkpoint answers held-out prompts and is scored, suite by suite (v2 sec. 4 and D.1).
+
+Reads a checkpoint and one or several sets of prompts; the suites follow from the rows' domains (r1pipe/evaluation/score.py). Writes a
+report: scores.json {checkpoint: {suite: {pass@1, stderr, n, k, tokens, ...}}} and rows.jsonl with every response.
+pass@1 is the mean over k samples a problem; the paper samples at temperature 0.6 with top-p 0.95 and calls greedy decoding unreliable.
+
+    scores-r1:
+      kind: evaluate
+      inputs: {model: r1, prompts: {reasoning: reasoning-heldout, general: general-heldout, safety: safety-heldout}}
+      outputs: {report: scores-r1}
+      passes:
+        - {sampling: {temperature: 1.0, top_p: 1.0, max_tokens: 64}}
+        - {name: greedy, sampling: {temperature: 0, max_tokens: 64}}
+
+Alone: `r1pipe run-stage scores-r1 -c my.yaml`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from r1pipe.artifacts import Checkpoint, Prompts, Report
+from r1pipe.data.judges import JudgeName
+from r1pipe.here import Here
+from r1pipe.schema import Model, Ports, Sampling, StageConfig
+
+
+class Inputs(Ports):
+    model: Checkpoint
+    prompts: dict[str, Prompts]
+
+
+class Outputs(Ports):
+    report: Report
+
+
+class Pass(Model):
+    """One way of sampling; its scores stand under pass@1 where it has no name, else under pass@1/<name>."""
+
+    name: str | None = None
+    sampling: Sampling = Sampling()
+
+
+class Config(StageConfig):
+    checkpoint: str | None = Field(None, description="the name in the scores; none = the input's")
+    template: str = Field("chat", description="chat, or the path of a template file: what the checkpoint was trained on")
+    judge: JudgeName = Field("none", description="who judges general, harmful and lookalike rows: world, or none")
+    passes: list[Pass] = Field(default_factory=lambda: [Pass()], min_length=1, description="the first is the run's own; default: v2 D.1, k = 1")
+
+    @field_validator("passes")
+    @classmethod
+    def _named(cls, value: list[Pass]) -> list[Pass]:
+        names = [one.name for one in value]
+        if names[0] is not None or None in names[1:] or len(set(names)) < len(names):
+            raise ValueError("the first pass has no name, each other one has a name of its own")
+        return value
+
+
+def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[str, float]:
+    """Sample, score, summarise."""
+    import json
+
+    from r1pipe.data.io import read_rows, write_rows
+    from r1pipe.data.judges import load_judge
+    from r1pipe.errors import InputError
+    from r1pipe.evaluation.score import not_run, score_samples, summarise
+    from r1pipe.generation import sample
+
+    rows: dict[str, dict[str, Any]] = {}
+    for name, prompts in inputs.prompts.items():
+        for row in read_rows(prompts.path, Prompts):
+            if row["id"] in rows:
+                raise InputError(f"the id {row['id']!r} stands in two inputs", f"{here.stage}: inputs.prompts.{name}", "give each problem once")
+            rows[row["id"]] = row
+    left_out = {row["domain"] for row in rows.values() if row["domain"] == "code"} if not here.isolation else set()
+    asked = [row for row in rows.values() if row["domain"] not in left_out]
+    judge = load_judge(config.judge)
+
+    suites: dict[str, dict[str, Any]] = {}
+    lines: list[dict[str, Any]] = []
+    for one in config.passes:
+        completions = sample(inputs.model.path, asked, one.sampling, config.template, here, config.seed, label=f"pass-{one.name or 'main'}")
+        if not here.main:
+            continue
+        scored = score_samples(asked, completions, judge)
+        lines += [{"pass": one.name, **line} for line in scored]
+        for suite, values in summarise(scored, one.sampling.n).items():
+            suites.setdefault(suite, {}).update(values if one.name is None else {f"{key}/{one.name}": value for key, value in values.items() if key != "n"})
+    if not here.main:
+        return {}
+    suites |= {domain: not_run("no isolation") for domain in left_out}
+    name = config.checkpoint or inputs.model.name or inputs.model.path.name
+    write_rows(outputs.report.path, lines)
+    (outputs.report.path / "scores.json").write_text(json.dumps({name: suites}, indent=1) + "\n", encoding="utf8")
+    return {f"{suite}/{key}": values[key] for suite, values in suites.items() for key in ("pass@1", "stderr", "tokens") if values.get(key) is not None}
