@@ -6,9 +6,24 @@ stands here and nowhere else. Batch sizes are global; per-device numbers are der
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+
+@dataclass(frozen=True)
+class PathOr:
+    """Marks a str field (`Annotated[str, PathOr("chat")]`) as a path unless it is one of these words.
+
+    Path fields (these, and fields of type pathlib.Path) are relative to the YAML that states them, `~` and `${VAR}` expand,
+    the file must exist, and its content is what enters the fingerprint.
+    """
+
+    words: tuple[str, ...]
+
+    def __init__(self, *words: str) -> None:
+        object.__setattr__(self, "words", words)
 
 
 class Model(BaseModel):
@@ -60,10 +75,8 @@ class Sampling(Model):
     batch_size: int = Field(256, ge=1, description="sequences a forward pass, per process (our choice)")
 
 
-class Template(Model):
-    """How a prompt becomes text. `chat` uses the tokenizer's chat template; a file is filled at `{prompt}`."""
-
-    prompt: str = Field("chat", description="chat, or the path of a text file holding {prompt} (R1-Zero: v2 Table 1, our wording)")
+TemplateName = Annotated[str, PathOr("chat", "r1-zero")]
+"""How a prompt becomes text: `chat` = the tokenizer's chat template; `r1-zero` = v2 Table 1 in our wording; else a text file holding {prompt}."""
 
 
 # --- rewards ----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,70 @@
+"""What a trainer tells the run: one line of metrics a step, and how far it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from r1pipe.here import Here
+from r1pipe.schema import GRPOParams
+
+SHOWN = {"reward": "reward", "completions/mean_length": "length", "loss": "loss", "mean_token_accuracy": "accuracy"}
+
+
+class Report(TrainerCallback):
+    """Writes the trainer's logs to metrics.jsonl and the progress file."""
+
+    def __init__(self, here: Here) -> None:
+        self.here = here
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        logs = logs or {}
+        if state.is_world_process_zero and "train_runtime" not in logs:
+            numbers = {k: round(v, 6) for k, v in logs.items() if isinstance(v, (int, float))}
+            self.here.log(step=state.global_step, **numbers)
+            self.here.progress(state.global_step, state.max_steps, **{name: round(numbers[key], 3) for key, name in SHOWN.items() if key in numbers})
+
+
+class Heldout(TrainerCallback):
+    """Scores held-out prompts along the way: the curve in metrics.jsonl, and the best policy where it is to be kept."""
+
+    def __init__(self, trainer: Any, rows: list[dict[str, Any]], prompt_ids: list[list[int]], here: Here, params: GRPOParams) -> None:
+        self.trainer, self.rows, self.prompt_ids, self.here, self.params = trainer, rows, prompt_ids, here, params
+        self.curve: list[tuple[int, dict[str, float]]] = []
+        self.best_folder: Path | None = None
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.global_step == 0:
+            self._look(state)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.global_step % self.params.eval_every == 0 or state.global_step == state.max_steps:
+            self._look(state)
+
+    def _look(self, state: TrainerState) -> None:
+        if not self.rows:
+            return
+        scores = self.trainer.score_heldout(self.rows, self.prompt_ids)
+        best = max((s["heldout/accuracy"] for _, s in self.curve), default=-1.0)
+        self.curve.append((state.global_step, scores))
+        self.here.log(step=state.global_step, **{k: round(v, 4) for k, v in scores.items()})
+        if self.params.keep == "best" and state.global_step > 0 and scores["heldout/accuracy"] > best:
+            self.best_folder = self.here.workdir / "best"
+            self.trainer.save_model(str(self.best_folder))  # collective
+
+    def summary(self) -> dict[str, float]:
+        """Where the curve began, and the point whose policy was kept."""
+        if not self.curve:
+            return {}
+        trained = self.curve[1:] or self.curve
+        step, kept = max(trained, key=lambda point: point[1]["heldout/accuracy"]) if self.best_folder else self.curve[-1]
+        first = self.curve[0][1]
+        return {
+            "kept_step": step,
+            "heldout_accuracy_start": round(first["heldout/accuracy"], 4),
+            "heldout_accuracy": round(kept["heldout/accuracy"], 4),
+            "heldout_tokens_start": round(first["heldout/tokens"], 2),
+            "heldout_tokens": round(kept["heldout/tokens"], 2),
+        }

@@ -1,0 +1,111 @@
+"""Group relative policy optimisation: the recipe's fields to a trainer, and a checkpoint out of it (v2 2.1, 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from r1pipe.errors import ConfigError, InputError
+from r1pipe.here import Here
+from r1pipe.schema import GRPOParams
+
+MICROBATCH = 64  # completions a forward pass and rank where the config does not say
+
+
+def grpo_arguments(params: GRPOParams, here: Here, seed: int) -> dict[str, Any]:
+    """GRPOConfig's arguments. TRL's defaults are not R1's, so every value the paper states is passed."""
+    from r1pipe.training.arguments import common_arguments, split_batch
+
+    microbatch, accumulate = split_batch(params.batch_size, here.world_size, params.microbatch, MICROBATCH)
+    return {
+        **common_arguments(params, here, seed, params.steps),
+        "per_device_train_batch_size": microbatch,
+        "gradient_accumulation_steps": accumulate,
+        "steps_per_generation": params.minibatches_per_rollout * accumulate,  # TRL counts forward passes, not updates
+        "num_iterations": params.inner_epochs,
+        "max_steps": params.steps,
+        "lr_scheduler_type": "constant_with_warmup" if params.warmup_ratio else "constant",
+        "num_generations": params.num_generations,
+        "max_completion_length": params.phases[0].max_tokens,
+        "temperature": params.phases[0].temperature,
+        "beta": params.beta,
+        "epsilon": params.epsilon,
+        "loss_type": params.loss_type,
+        "scale_rewards": params.scale_rewards,
+        "use_bias_correction_kl": False,  # plain k3, v2 eq. 2
+        "sync_ref_model": params.beta > 0,
+        "ref_model_mixup_alpha": 1.0,  # the reference becomes the policy, no mixture
+        "ref_model_sync_steps": params.ref_replace_every,
+        "shuffle_dataset": False,  # the order is ours: r1pipe/training/rollouts.py
+        "remove_unused_columns": False,
+        "mask_truncated_completions": False,
+        **params.trl,
+    }
+
+
+def train_grpo(
+    checkpoint: Path,
+    prompts: dict[str, list[dict[str, Any]]],
+    heldout: list[dict[str, Any]],
+    params: GRPOParams,
+    template: str,
+    out: Path,
+    here: Here,
+    seed: int,
+    models: dict[str, Callable[..., list[float]]] | None = None,
+) -> dict[str, float]:
+    """Train the policy through all phases and write a checkpoint.
+
+    Args:
+        prompts: input port -> rows; the phases name the ports.
+        heldout: rows scored before training, every `eval_every` updates and at the end.
+        template: `chat` or a template file; nothing of the response is prefilled.
+        models: scorers for helpful and harmless.
+
+    Returns:
+        steps, kept_step, reward (mean of the last tenth), and the held-out accuracy and tokens at the start and of the policy that was kept.
+    """
+    from datasets import Dataset
+    from trl import GRPOConfig
+
+    from r1pipe.data.render import prompt_ids, read_template, render_prompt
+    from r1pipe.training.arguments import resume_from
+    from r1pipe.training.callbacks import Heldout, Report
+    from r1pipe.training.grpo_trainer import R1GRPOTrainer
+    from r1pipe.training.models import load_model, load_tokenizer, save_trained
+    from r1pipe.training.rollouts import order_prompts
+
+    named = {name for phase in params.phases for name in phase.prompts}
+    missing = sorted(named - {name for name, rows in prompts.items() if rows})
+    if missing:
+        raise (InputError if missing[0] in prompts else ConfigError)(
+            f"a phase asks for prompts from {', '.join(missing)}, where there are none", "grpo.phases.prompts", f"inputs with rows: {', '.join(n for n, r in prompts.items() if r) or 'none'}"
+        )
+    tokenizer = load_tokenizer(checkpoint)
+    text = read_template(template)
+    rows = order_prompts(params, prompts, seed)
+    asked = heldout[: params.eval_prompts]
+    trainer = R1GRPOTrainer(
+        params=params,
+        rows=rows,
+        models=models,
+        model=load_model(checkpoint, training=True),
+        args=GRPOConfig(**grpo_arguments(params, here, seed)),
+        train_dataset=Dataset.from_dict({"prompt": [render_prompt(row, text) for row in rows], "row": list(range(len(rows)))}),
+        processing_class=tokenizer,
+        callbacks=[Report(here)],
+    )
+    watch = Heldout(trainer, asked, prompt_ids(asked, text, tokenizer) if asked else [], here, params)
+    trainer.add_callback(watch)
+    trainer.train(resume_from_checkpoint=resume_from(here))
+    if params.keep == "best" and watch.best_folder is not None:
+        if here.main:
+            watch.best_folder.replace(out)
+            tokenizer.save_pretrained(out)
+            (out / "training_args.bin").unlink(missing_ok=True)
+    else:
+        save_trained(trainer, tokenizer, out, here)
+    found = [entry["reward"] for entry in trainer.state.log_history if entry.get("reward") is not None]
+    tail = found[-max(1, len(found) // 10) :]
+    return {"steps": params.steps, "reward": round(sum(tail) / max(1, len(tail)), 4), **watch.summary()}

@@ -1,0 +1,171 @@
+"""TRL's GRPOTrainer with four methods of our own, each named and each for a reason that TRL has no option for.
+
+    _generate_and_score_completions   phases: temperature, length and rewards change while the optimizer goes on
+    _generate_single_turn             one prefill a prompt group, ended sequences leave the batch (r1pipe/generation/decode.py)
+    _get_per_token_logps_and_entropies  log-probs without padding: rows of like length share a forward pass
+    _calculate_rewards                r1pipe's rewards: None is not zero, and rewards apply by a row's domain
+
+Shapes: B sequences on this rank, P prompt tokens (padded left), C completion tokens (padded right), R rewards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from accelerate.utils import gather, gather_object
+from trl import GRPOTrainer
+from trl.models import unwrap_model_for_generation
+from trl.trainer.utils import add_fused_lm_head
+
+from r1pipe import rewards
+from r1pipe.data.response import split_response
+from r1pipe.generation.decode import decode
+from r1pipe.schema import GRPOParams, Phase, RewardSpec
+from r1pipe.training.models import end_ids
+from r1pipe.training.rollouts import phase_at
+
+CHUNK = 16  # sequences a forward pass of log-probs on a CPU: small enough for equal lengths, large enough for the cores
+
+
+class R1GRPOTrainer(GRPOTrainer):
+    """GRPO with phases, rewards by row, and no work on padding.
+
+    Args:
+        params: the recipe's fields.
+        rows: the dataset column `row` indexes this list; rewards read the row itself, whatever its columns.
+        models: scorers for rewards that need one (helpful, harmless).
+    """
+
+    def __init__(self, *, params: GRPOParams, rows: list[dict[str, Any]], models: dict[str, Callable[..., list[float]]] | None = None, **kwargs: Any) -> None:
+        self.params, self.rows, self.models = params, rows, models or {}
+        self.phase: Phase = params.phases[0]
+        specs = unique_specs(params.phases)
+        super().__init__(reward_funcs=[_named(spec.name) for spec in specs], **kwargs)
+        self.reward_names = [spec.name for spec in specs]
+        self.reward_weights = torch.ones(len(specs))  # the weights are a phase's, so they are applied in _calculate_rewards
+
+    def _enter_phase(self) -> None:
+        phase = phase_at(self.params, self.state.global_step)
+        if phase is self.phase:
+            return
+        if phase.temperature != self.temperature:
+            self.temperature = phase.temperature
+            for model in (self.accelerator.unwrap_model(self.model), self.ref_model and self.accelerator.unwrap_model(self.ref_model)):
+                if model is not None:
+                    add_fused_lm_head(model, temperature=phase.temperature, outputs=("log_probs", "entropy"))
+        self.max_completion_length = phase.max_tokens
+        if self.use_vllm:
+            self.vllm_generation.temperature, self.vllm_generation.max_completion_length = phase.temperature, phase.max_tokens
+        else:
+            self.generation_config.temperature, self.generation_config.max_new_tokens = phase.temperature, phase.max_tokens
+        self.phase = phase
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        self._enter_phase()
+        return super()._generate_and_score_completions(inputs)
+
+    def _generate_single_turn(self, prompt_ids: list[list[int]], images: Any, multimodal_fields: dict[str, Any], num_generations: int, has_tool_images: bool = False) -> Any:
+        if self.use_vllm or self.use_transformers_continuous_batching or self.is_fsdp_enabled or images or multimodal_fields:
+            return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, has_tool_images)
+        grouped = len(prompt_ids) % num_generations == 0 and all(prompt_ids[i] == prompt_ids[i - i % num_generations] for i in range(len(prompt_ids)))
+        n = num_generations if grouped else 1
+        with unwrap_model_for_generation(self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation) as model:
+            training = model.training
+            model.eval()
+            completion_ids = decode(
+                model, prompt_ids[::n], n=n, max_new_tokens=self.max_completion_length, temperature=self.temperature, top_p=self.top_p,
+                eos_ids=end_ids(model, self._tokenizer), pad_id=self._tokenizer.pad_token_id,
+            )  # fmt: skip
+            model.train(training)
+        return completion_ids, None
+
+    def _get_per_token_logps_and_entropies(
+        self, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, logits_to_keep: int, batch_size: int | None = None, compute_entropy: bool = False,
+        compute_aux_loss: bool = False, **multimodal: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:  # fmt: skip
+        """As TRL's, (B, C) each, with every row moved to the left edge and rows of like length together.
+
+        A row's real tokens are contiguous (prompt padded left, completion right), and relative positions are all that
+        rotary attention sees, so the numbers are those of the padded pass.
+        """
+        if any(value is not None for value in multimodal.values()) or self.accelerator.device.type != "cpu":
+            return super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, batch_size=batch_size, compute_entropy=compute_entropy, compute_aux_loss=compute_aux_loss, **multimodal
+            )
+        prompt_width = input_ids.shape[1] - logits_to_keep
+        length_B = attention_mask.sum(1)
+        first_B = attention_mask.argmax(1)  # column of a row's first real token
+        logps_BC = torch.zeros(len(input_ids), logits_to_keep, device=input_ids.device)
+        entropy_BC = torch.zeros_like(logps_BC) if compute_entropy else None
+        aux = []
+        for rows in length_B.argsort().split(CHUNK):
+            width = int(length_B[rows].max())
+            column_bT = first_B[rows, None] + torch.arange(width, device=input_ids.device)
+            real_bT = torch.arange(width, device=input_ids.device) < length_B[rows, None]
+            ids_bT = input_ids[rows].gather(1, column_bT.clamp(max=input_ids.shape[1] - 1)).masked_fill(~real_bT, self._tokenizer.pad_token_id)
+            scored_bT = real_bT & (column_bT >= prompt_width)
+            inputs = {"input_ids": ids_bT, "attention_mask": real_bT.long(), "labels": ids_bT.masked_fill(~scored_bT, -100), "fused_lm_head": True}
+            if compute_aux_loss:
+                inputs["output_router_logits"] = True
+            with self.accelerator.autocast():
+                out = model(**inputs)
+            at = (rows[:, None].expand_as(column_bT)[scored_bT], (column_bT - prompt_width)[scored_bT])
+            logps_BC = logps_BC.index_put(at, out.log_probs[scored_bT].to(logps_BC.dtype))
+            if entropy_BC is not None:
+                entropy_BC = entropy_BC.index_put(at, out.entropy[scored_bT].detach().to(entropy_BC.dtype))
+            if compute_aux_loss:
+                aux.append(out.aux_loss)
+        return logps_BC, entropy_BC, torch.stack(aux).mean() if aux else None
+
+    def _calculate_rewards(self, inputs: list[dict[str, Any]], prompts: list[Any], completions: list[Any], completion_ids_list: list[list[int]]) -> torch.Tensor:
+        """Rewards of all ranks, (B * ranks, R): NaN where a reward does not apply, a whole row of NaN where it cannot be scored."""
+        texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
+        rows = [self.rows[example["row"]] for example in inputs]
+        scores = rewards.score(self.phase.rewards, texts, rows, self.models)
+        weight = {spec.name: spec.weight for spec in self.phase.rewards}
+        rewards_BR = torch.full((len(texts), len(self.reward_names)), torch.nan)
+        for r, name in enumerate(self.reward_names):
+            for b, value in enumerate(scores.components.get(name, [None] * len(texts))):
+                if value is not None and scores.totals[b] is not None:
+                    rewards_BR[b, r] = weight[name] * value
+        unscorable = sum(total is None for total in scores.totals)
+        self._log_metric("rewards/unscorable", unscorable / len(texts))
+        thinking = [split_response(text).thinking for text in texts]
+        self._log_metric("thinks", sum(t is not None for t in thinking) / len(texts))
+        return gather(rewards_BR.to(self.accelerator.device))
+
+    @torch.no_grad()
+    def score_heldout(self, rows: Sequence[dict[str, Any]], prompt_ids: list[list[int]]) -> dict[str, float]:
+        """Answer held-out prompts once at the phase's temperature: share right and mean tokens. Collective; the same on every rank."""
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        mine = list(range(rank, len(rows), world))
+        state = torch.get_rng_state()  # the training draws do not depend on how often we look
+        torch.manual_seed(self.args.seed + 1 + rank)
+        completion_ids, _ = self._generate_single_turn([prompt_ids[i] for i in mine], None, {}, 1)
+        torch.set_rng_state(state)
+        texts = self.processing_class.batch_decode(completion_ids, skip_special_tokens=True)
+        verdicts = rewards.correct(texts, [rows[i] for i in mine])
+        found = gather_object([(v, len(ids)) for v, ids in zip(verdicts, completion_ids, strict=True)])
+        judged = [float(v) for v, _ in found if v is not None]
+        return {"heldout/accuracy": sum(judged) / max(1, len(judged)), "heldout/tokens": sum(length for _, length in found) / max(1, len(found))}
+
+
+def unique_specs(phases: Sequence[Phase]) -> list[RewardSpec]:
+    """The rewards of all phases, by name, in order of appearance."""
+    seen: dict[str, RewardSpec] = {}
+    for phase in phases:
+        for spec in phase.rewards:
+            seen.setdefault(spec.name, spec)
+    return list(seen.values())
+
+
+def _named(name: str) -> Callable[..., list[None]]:
+    """TRL names its metrics after its reward functions; ours are called in _calculate_rewards instead."""
+
+    def reward(**kwargs: Any) -> list[None]:
+        raise AssertionError("R1GRPOTrainer._calculate_rewards computes the rewards")
+
+    reward.__name__ = name
+    return reward

@@ -1,0 +1,82 @@
+"""Checkpoints in and out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from r1pipe.errors import InputError
+from r1pipe.here import Here
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+
+
+def load_tokenizer(checkpoint: Path) -> PreTrainedTokenizerBase:
+    """The checkpoint's tokenizer, which must know how to chat, to end and to pad.
+
+    Raises:
+        InputError: no tokenizer, no chat template or no end token.
+    """
+    from transformers import AutoTokenizer
+
+    if not any((checkpoint / name).is_file() for name in TOKENIZER_FILES):
+        raise InputError("the checkpoint has no tokenizer", str(checkpoint), f"put one of {', '.join(TOKENIZER_FILES)} beside config.json (tokenizer.save_pretrained(FOLDER))")
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    if not tokenizer.chat_template:
+        raise InputError("the tokenizer has no chat template", str(checkpoint), "add chat_template.jinja to the checkpoint's folder")
+    if tokenizer.eos_token_id is None:
+        raise InputError("the tokenizer has no end token", str(checkpoint), 'set "eos_token" in tokenizer_config.json')
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "left"
+    return tokenizer
+
+
+def load_model(checkpoint: Path, *, training: bool, device: str | torch.device | None = None) -> PreTrainedModel:
+    """The causal language model.
+
+    Weights that are trained are float32 (bf16 autocast does the rest on a GPU); weights that only sample or score are
+    bfloat16 on a GPU, float32 on a CPU.
+
+    Raises:
+        InputError: not a checkpoint, or of an architecture that is not a causal language model.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    if not (checkpoint / "config.json").is_file():
+        raise InputError("this is not a checkpoint: it has no config.json", str(checkpoint), "name a Hugging Face folder")
+    gpu = torch.cuda.is_available()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.bfloat16 if gpu and not training else torch.float32)
+    except (ValueError, OSError) as error:
+        raise InputError(f"the checkpoint cannot be loaded: {str(error).splitlines()[0]}", str(checkpoint), "check config.json and the weights") from error
+    if not training:
+        model = model.to(device or ("cuda" if gpu else "cpu")).eval()
+    return model
+
+
+def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Every token that ends a response: the tokenizer's and those that generation_config.json names."""
+    named = getattr(model.generation_config, "eos_token_id", None)
+    ids = named if isinstance(named, list) else [named]
+    return sorted({int(i) for i in [*ids, tokenizer.eos_token_id] if i is not None})
+
+
+def save_trained(trainer: Any, tokenizer: PreTrainedTokenizerBase, out: Path, here: Here) -> None:
+    """A plain Hugging Face folder out of any sharding; an adapter is merged. Every rank calls it."""
+    from peft import PeftModel
+
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if isinstance(model, PeftModel):
+        if here.main:
+            model.merge_and_unload().save_pretrained(out)
+    else:
+        trainer.save_model(str(out))  # collective: gathers the shards under ZeRO-3
+    if here.main:
+        tokenizer.save_pretrained(out)
+        (out / "training_args.bin").unlink(missing_ok=True)  # a pickle; nothing here reads it

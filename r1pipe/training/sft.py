@@ -1,0 +1,85 @@
+"""Supervised fine-tuning with TRL (v2 B.4.2, B.4.3)."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+from r1pipe.errors import InputError
+from r1pipe.here import Here
+from r1pipe.schema import SFTParams
+
+MICROBATCH = 32  # sequences a forward pass where the config does not say
+
+
+def train_sft(checkpoint: Path, rows: list[dict[str, Any]], params: SFTParams, out: Path, here: Here, seed: int) -> dict[str, float]:
+    """Train on the last assistant turn of every row and write a checkpoint.
+
+    Args:
+        rows: chats (r1pipe/data/rows.py). A row longer than `max_length` is left out and counted: cut thinking teaches not to stop.
+
+    Returns:
+        rows, dropped_too_long, tokens (that carry loss, an epoch), steps, loss (mean over the last tenth).
+
+    Raises:
+        InputError: no row is left.
+    """
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    from r1pipe.data.render import chat_ids
+    from r1pipe.training.arguments import common_arguments, resume_from, split_batch
+    from r1pipe.training.callbacks import Report
+    from r1pipe.training.models import load_model, load_tokenizer, save_trained
+
+    tokenizer = load_tokenizer(checkpoint)
+    pairs = [chat_ids(row["messages"], tokenizer) for row in rows]
+    kept = [{"input_ids": ids, "completion_mask": mask} for ids, mask in pairs if len(ids) <= params.max_length]
+    dropped = len(rows) - len(kept)
+    if not kept:
+        raise InputError(f"none of {len(rows)} rows fits max_length {params.max_length}", "sft.max_length", "raise max_length, or bring shorter rows")
+    if dropped:
+        warnings.warn(f"{dropped} of {len(rows)} rows are longer than max_length {params.max_length} tokens and were left out", stacklevel=2)
+
+    microbatch, accumulate = split_batch(params.batch_size, here.world_size, params.microbatch, MICROBATCH)
+    steps = params.max_steps or max(1, round(len(kept) * params.epochs / params.batch_size))
+    args = SFTConfig(
+        **{
+            **common_arguments(params, here, seed, steps),
+            "per_device_train_batch_size": microbatch,
+            "gradient_accumulation_steps": accumulate,
+            "max_steps": steps,
+            "lr_scheduler_type": "cosine_with_min_lr",
+            "lr_scheduler_kwargs": {"min_lr_rate": params.lr_end_ratio},
+            "max_length": None,
+            "packing": False,
+            "train_sampling_strategy": "group_by_length",  # rows of like length share a forward pass, so little is padding
+            "completion_only_loss": True,
+            "loss_type": "nll",
+            **params.trl,
+        }
+    )
+    trainer = SFTTrainer(
+        model=load_model(checkpoint, training=True),
+        args=args,
+        train_dataset=Dataset.from_list(kept),
+        processing_class=tokenizer,
+        peft_config=_lora(params),
+        callbacks=[Report(here)],
+    )
+    trainer.train(resume_from_checkpoint=resume_from(here))
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    tail = losses[-max(1, len(losses) // 10) :]
+    save_trained(trainer, tokenizer, out, here)
+    tokens = sum(sum(row["completion_mask"]) for row in kept)
+    return {"rows": len(kept), "dropped_too_long": dropped, "tokens": tokens, "steps": steps, "loss": round(sum(tail) / len(tail), 4)}
+
+
+def _lora(params: SFTParams) -> Any:
+    if params.lora is None:
+        return None
+    from peft import LoraConfig
+
+    return LoraConfig(task_type="CAUSAL_LM", **params.lora)
+

@@ -1,0 +1,59 @@
+"""RL for all scenarios (stage 2): reasoning goes on, and in the last phase people's preferences join.
+
+Reads     model (dev3), prompts (reasoning), general (each row helpful or harmful), helpful_rm, safety_rm, heldout (optional)
+Writes    checkpoint (r1)
+Paper     v2 3.2.2, eq. 8-10; v1 2.3.4: temperature 0.7; 1,700 updates, general prompts and preference rewards only in the
+          last 400, since a longer use of model-based rewards is hacked (B.5)
+Alone     r1pipe run-stage alignment-rl
+
+Helpfulness scores the final summary only, safety the whole response. A general row is in one of the two sets and gets
+that set's reward; format and language apply to every row. The prompt mix of a batch is not published: our choice.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from r1pipe.artifacts import Checkpoint, Prompts, RewardModel
+from r1pipe.here import Here
+from r1pipe.schema import GRPOParams, Phase, Ports, RewardSpec, StageConfig, TemplateName
+
+RULES = [RewardSpec(name="accuracy"), RewardSpec(name="code"), RewardSpec(name="format", params={"form": "r1"}), RewardSpec(name="language")]
+PREFERENCES = [RewardSpec(name="helpful"), RewardSpec(name="harmless")]
+
+
+class Inputs(Ports):
+    model: Checkpoint
+    prompts: Prompts
+    general: Prompts
+    helpful_rm: RewardModel
+    safety_rm: RewardModel
+    heldout: Prompts | None = None
+
+
+class Outputs(Ports):
+    checkpoint: Checkpoint
+
+
+class Config(StageConfig):
+    template: TemplateName = "chat"
+    grpo: GRPOParams = Field(
+        GRPOParams(
+            phases=[
+                Phase(steps=1300, temperature=0.7, rewards=RULES),
+                Phase(steps=400, temperature=0.7, prompts={"prompts": 0.5, "general": 0.5}, rewards=[*RULES, *PREFERENCES]),
+            ]
+        ),
+        description="v2 3.2.2",
+    )
+
+
+def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[str, float]:
+    from r1pipe.data.io import read_rows
+    from r1pipe.training.grpo import train_grpo
+    from r1pipe.training.reward_model import Scorer
+
+    prompts = {"prompts": read_rows(inputs.prompts.path, Prompts), "general": read_rows(inputs.general.path, Prompts)}
+    heldout = read_rows(inputs.heldout.path, Prompts) if inputs.heldout else []
+    models = {"helpful": Scorer(inputs.helpful_rm.path), "harmless": Scorer(inputs.safety_rm.path)}
+    return train_grpo(inputs.model.path, prompts, heldout, config.grpo, config.template, outputs.checkpoint.path, here, config.seed, models)

@@ -1,0 +1,48 @@
+"""R1-Zero: reinforcement learning straight from the base model, no supervised step before it.
+
+Reads     model (base), prompts, heldout (optional)
+Writes    checkpoint (zero)
+Paper     v2 section 2; v1 2.2: GRPO, accuracy + format rewards, no critic, no reward model
+Alone     r1pipe run-stage r1-zero
+
+The base is asked with a plain template that names the tags; nothing of the response is prefilled, so the format reward
+is earned. The paper lengthens responses from 32,768 to 65,536 tokens after 8,200 of 10,400 updates: two phases here.
+The student's own RL ('distillation against RL', v2 F.1) is a box of this kind.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from r1pipe.artifacts import Checkpoint, Prompts
+from r1pipe.here import Here
+from r1pipe.schema import GRPOParams, Phase, Ports, RewardSpec, StageConfig, TemplateName
+
+REWARDS = [RewardSpec(name="accuracy"), RewardSpec(name="code"), RewardSpec(name="format", params={"form": "zero"})]  # v2 eq. 4: summed, same weight
+
+
+class Inputs(Ports):
+    model: Checkpoint
+    prompts: Prompts
+    heldout: Prompts | None = None
+
+
+class Outputs(Ports):
+    checkpoint: Checkpoint
+
+
+class Config(StageConfig):
+    template: TemplateName = Field("r1-zero", description="v2 Table 1, in our wording; nothing is prefilled")
+    grpo: GRPOParams = Field(
+        GRPOParams(phases=[Phase(steps=8200, max_tokens=32768, rewards=REWARDS), Phase(steps=2200, max_tokens=65536, rewards=REWARDS)]),
+        description="v2 2.1",
+    )
+
+
+def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[str, float]:
+    from r1pipe.data.io import read_rows
+    from r1pipe.training.grpo import train_grpo
+
+    prompts = {"prompts": read_rows(inputs.prompts.path, Prompts)}
+    heldout = read_rows(inputs.heldout.path, Prompts) if inputs.heldout else []
+    return train_grpo(inputs.model.path, prompts, heldout, config.grpo, config.template, outputs.checkpoint.path, here, config.seed)

@@ -1,0 +1,43 @@
+"""Reasoning RL (stage 1): the cold-started model learns to reason, and to stay in one language.
+
+Reads     model (dev1), prompts, heldout (optional)
+Writes    checkpoint (dev2)
+Paper     v2 3.2.1 and B.6; v1 2.3.2: R1-Zero's RL plus the language-consistency reward, clip range 10
+Alone     r1pipe run-stage reasoning-rl
+
+The number of updates is not published ('until convergence', v1): the default is our choice.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from r1pipe.artifacts import Checkpoint, Prompts
+from r1pipe.here import Here
+from r1pipe.schema import GRPOParams, Phase, Ports, RewardSpec, StageConfig, TemplateName
+
+REWARDS = [RewardSpec(name="accuracy"), RewardSpec(name="code"), RewardSpec(name="format", params={"form": "r1"}), RewardSpec(name="language")]  # weight 1 each: v2 3.2.1, eq. 7
+
+
+class Inputs(Ports):
+    model: Checkpoint
+    prompts: Prompts
+    heldout: Prompts | None = None
+
+
+class Outputs(Ports):
+    checkpoint: Checkpoint
+
+
+class Config(StageConfig):
+    template: TemplateName = "chat"
+    grpo: GRPOParams = Field(GRPOParams(phases=[Phase(steps=2000, rewards=REWARDS)]), description="v2 3.2.1")
+
+
+def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[str, float]:
+    from r1pipe.data.io import read_rows
+    from r1pipe.training.grpo import train_grpo
+
+    prompts = {"prompts": read_rows(inputs.prompts.path, Prompts)}
+    heldout = read_rows(inputs.heldout.path, Prompts) if inputs.heldout else []
+    return train_grpo(inputs.model.path, prompts, heldout, config.grpo, config.template, outputs.checkpoint.path, here, config.seed)
