@@ -24,7 +24,7 @@ from pydantic import Field, field_validator
 from r1pipe.artifacts import Checkpoint, Prompts, Report
 from r1pipe.data.judges import JudgeName
 from r1pipe.here import Here
-from r1pipe.schema import Model, Ports, Sampling, StageConfig
+from r1pipe.schema import Model, Ports, Sampling, StageConfig, TemplateName
 
 
 class Inputs(Ports):
@@ -45,7 +45,7 @@ class Pass(Model):
 
 class Config(StageConfig):
     checkpoint: str | None = Field(None, description="the name in the scores; none = the input's")
-    template: str = Field("chat", description="chat, or the path of a template file: what the checkpoint was trained on")
+    template: TemplateName = Field("chat", description="chat, or the path of a template file: what the checkpoint was trained on")
     judge: JudgeName = Field("none", description="who judges general, harmful and lookalike rows: world, or none")
     passes: list[Pass] = Field(default_factory=lambda: [Pass()], min_length=1, description="the first is the run's own; default: v2 D.1, k = 1")
 

@@ -6,9 +6,9 @@ A row is a plain dict; these classes say which columns a reader may rely on. Ext
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NotRequired
 
-from typing_extensions import NotRequired, TypedDict  # pydantic checks these, and on 3.11 wants this TypedDict
+from typing_extensions import TypedDict  # pydantic checks these classes, and on 3.11 wants this one
 
 REASONING_DOMAINS = ("math", "word-problems", "code", "logic", "choice")
 GENERAL_DOMAIN = "general"

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from r1pipe.artifacts import Artifact, Chats, Labels, Pairs, Prompts
 from r1pipe.data.io import rename
 from r1pipe.data.response import THINK_OPEN, join_response
-from r1pipe.data.rows import GENERAL_DOMAIN, HARMFUL_DOMAIN
+from r1pipe.data.rows import GENERAL_DOMAIN, HARMFUL_DOMAIN, LOOKALIKE_DOMAIN
 from r1pipe.data.splits import content_key
 from r1pipe.errors import InputError
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 Raw = dict[str, Any]
 TEST_KINDS = {"asserts": ("asserts",), "check": ("code",), "stdio": ("inputs", "outputs")}
+UNREADABLE = "the answer cannot be read"
 
 
 class Skip(Exception):
@@ -128,13 +129,23 @@ def flatten(prompt: Any, where: str) -> str:
 
 
 def unreadable_gold(rows: list[Raw]) -> list[str | None]:
-    """For each row: why its gold answer cannot be used, or None. Asks the verifier whether it accepts the gold answer itself."""
-    from r1pipe.rewards import correct
+    """For each row: why its gold answer cannot be used, or None. Rows with tests, or without an answer, have none to read."""
+    from r1pipe.rewards import symbolic
+    from r1pipe.rewards.answers import parse
 
-    asked = [number for number, row in enumerate(rows) if "answer" in row and "tests" not in row and row["domain"] not in (GENERAL_DOMAIN, HARMFUL_DOMAIN)]
-    stated = [join_response("", f"\\boxed{{{rows[number]['answer']}}}") for number in asked]
-    verdicts = dict(zip(asked, correct(stated, [rows[number] for number in asked]), strict=True))
-    return ["the answer cannot be read" if number in verdicts and verdicts[number] is not True else None for number in range(len(rows))]
+    reasons: list[str | None] = [None] * len(rows)
+    algebra: list[int] = []
+    for number, row in enumerate(rows):
+        if "answer" in row and "tests" not in row and row["domain"] not in (GENERAL_DOMAIN, HARMFUL_DOMAIN, LOOKALIKE_DOMAIN):
+            kind = parse(row["answer"]).kind
+            if kind == "broken":
+                reasons[number] = UNREADABLE
+            elif kind == "maths":
+                algebra.append(number)
+    for number, verdict in zip(algebra, symbolic.equal([(rows[number]["answer"],) * 2 for number in algebra]), strict=True):
+        if verdict is None:
+            reasons[number] = UNREADABLE
+    return reasons
 
 
 def _chat(row: Raw, where: str, fill: dict[str, str]) -> Raw:

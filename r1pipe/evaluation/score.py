@@ -42,7 +42,6 @@ def suites_of(row: dict[str, Any]) -> tuple[str, ...]:
 def score_samples(rows: Sequence[dict[str, Any]], completions: Sequence[Sequence[Completion]], judge: Judge | None) -> list[dict[str, Any]]:
     """One line a response, for rows.jsonl: id, domain, sample, scores {suite: value or None}, answer, tokens, finished, reflects, response."""
     from r1pipe.rewards import correct, score
-    from r1pipe.rewards.accuracy import extract_answer
     from r1pipe.schema import RewardSpec
 
     flat = [(row, number, completion) for row, samples in zip(rows, completions, strict=True) for number, completion in enumerate(samples)]
@@ -60,7 +59,7 @@ def score_samples(rows: Sequence[dict[str, Any]], completions: Sequence[Sequence
         else:
             right = _number(next(verdicts))
             scores = {row["domain"]: right, "reasoning": right, "format": next(forms), "language": next(languages)}
-            answer = None if "tests" in row else extract_answer(completion.text)
+            answer = _answer(row, completion.text)
         thinking = split_response(completion.text).thinking or ""
         lines.append(
             {
@@ -88,6 +87,20 @@ def _judged(row: dict[str, Any], response: str, judge: Judge | None) -> float | 
     if judge is None:
         return None
     return float(judge.safe(row, response) if row["domain"] == HARMFUL_DOMAIN else judge.refuses(response))
+
+
+def _answer(row: dict[str, Any], response: str) -> str | None:
+    """The final answer in one spelling, for voting: "" where there is none, None where answers are programs and have no spelling."""
+    from r1pipe.rewards.accuracy import extract
+    from r1pipe.rewards.answers import parse
+
+    if "tests" in row or "answer" not in row:
+        return None
+    found = extract(response, parse(row["answer"]).kind, gold=row["answer"])
+    if not found:
+        return ""
+    given = parse(found)
+    return str(given.value) if given.value is not None else given.text
 
 
 def _number(verdict: bool | None) -> float | None:
@@ -141,16 +154,15 @@ def not_run(reason: str) -> dict[str, float | int | str | None]:
 
 
 def _votes(members: Sequence[dict[str, Any]], suite: str) -> dict[str, list[float]]:
-    """{problem: [1 or 0]} of the majority's answer (v2 D.1: cons@64), for problems whose answers are short texts."""
+    """{problem: [1 or 0]}, the verdict on the majority's answer (v2 D.1: cons@64), for problems whose answers can be voted on."""
     problems: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for line in members:
-        problems[line["id"]].append(line)
+        if line["answer"] is not None and suite not in ("format", "language"):
+            problems[line["id"]].append(line)
     votes: dict[str, list[float]] = {}
     for problem, samples in problems.items():
-        chosen = majority([line["answer"] for line in samples])
-        if suite in ("format", "language") or chosen is None:
-            continue
-        value = next(line["scores"][suite] for line in samples if line["answer"] == chosen)
+        chosen = majority([line["answer"] or None for line in samples])
+        value = 0.0 if chosen is None else next(line["scores"][suite] for line in samples if line["answer"] == chosen)
         if value is not None:
             votes[problem] = [value]
     return votes

@@ -1,0 +1,205 @@
+"""Responses on their way into a dataset: each is verified, screened and chosen, and one that is dropped keeps its reason."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from r1pipe.artifacts import Prompts
+from r1pipe.data.filters import Filters, shape_reason
+from r1pipe.data.io import read_rows, write_rows
+from r1pipe.data.judges import Judge
+from r1pipe.data.response import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN, join_response, split_response
+from r1pipe.errors import InputError
+from r1pipe.here import Here
+
+Prefer = Literal["shortest", "first", "random"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A response to a row, where it came from, and why it was dropped (empty while it is kept)."""
+
+    row: dict[str, Any]
+    response: str
+    source: str  # zero-traces, sampled, reuse, ...
+    tokens: int | None = None  # of the response; None where no tokenizer counted
+    finished: bool = True
+    reason: str = ""
+
+    def drop(self, reason: str) -> Candidate:
+        return replace(self, reason=reason)
+
+    def record(self) -> dict[str, Any]:
+        """A line of dropped.jsonl."""
+        return {"id": self.row["id"], "source": self.source, "reason": self.reason, "prompt": self.row["prompt"], "response": self.response}
+
+
+def read_prompts(path: Path, here: Here) -> list[dict[str, Any]]:
+    """The prompts of a dataset that this machine can verify: without isolation, code is left out, and a warning says so."""
+    rows = read_rows(path, Prompts)
+    kept = rows if here.isolation else [row for row in rows if "tests" not in row]
+    if len(kept) < len(rows):
+        warnings.warn(f"{here.stage}: {len(rows) - len(kept)} code rows are left out: no isolation", stacklevel=2)
+    if not kept:
+        raise InputError("all rows are code, which nothing here can isolate", str(path), "install bubblewrap, or give other prompts")
+    return kept
+
+
+def to_chat_form(response: str, row: dict[str, Any]) -> str:
+    r"""R1-Zero's `<answer>42</answer>` as the summary of the chat form; anything else as it is.
+
+    >>> to_chat_form("<think>6*7=42</think><answer>42</answer>", {"answer": "42"})
+    '<think>6*7=42</think>\\boxed{42}'
+    """
+    head, opened, rest = response.rpartition(ANSWER_OPEN)
+    if not opened or ANSWER_CLOSE not in rest or THINK_CLOSE not in head:
+        return response
+    answer = rest.split(ANSWER_CLOSE)[0].strip()
+    bare = "tests" not in row and "\\boxed" not in answer and "answer" in row
+    return f"{head.rstrip()}\\boxed{{{answer}}}" if bare else f"{head.rstrip()}{answer}"
+
+
+def reused(row: dict[str, Any]) -> str | None:
+    """The row's own worked solution as a response: its text becomes the thinking, its answer the summary; None where there is none.
+
+    A solution that already has thinking is taken as it is. Of a code row the solution is the program, so it is the summary.
+    """
+    solution = row.get("solution")
+    if not solution:
+        return None
+    if THINK_OPEN in solution:
+        return solution
+    if "tests" in row:
+        return join_response("", solution if "```" in solution else f"```python\n{solution.strip()}\n```")
+    if "answer" not in row:
+        return join_response("", solution)
+    says = "答案是" if row.get("language") == "zh" else "The answer is "
+    stop = "。" if row.get("language") == "zh" else "."
+    return join_response(solution, f"{says}\\boxed{{{row['answer']}}}{stop}")
+
+
+def reuse_candidates(rows: Iterable[dict[str, Any]]) -> list[Candidate]:
+    """A candidate for every row that brings a solution."""
+    return [Candidate(row, response, "reuse") for row in rows if (response := reused(row)) is not None]
+
+
+def screen(candidates: Sequence[Candidate], filters: Filters) -> list[Candidate]:
+    """Each candidate, dropped with the first reason that applies: cut off, malformed, length, paragraphs, code, repetition, language."""
+    from r1pipe.rewards import score
+    from r1pipe.schema import RewardSpec
+
+    screened = [candidate if candidate.reason else candidate.drop(shape_reason(candidate.response, filters, candidate.finished)) for candidate in candidates]
+    if filters.min_language is None:
+        return screened
+    asked = [number for number, candidate in enumerate(screened) if not candidate.reason and (split_response(candidate.response).thinking or "")]
+    texts = [screened[number].response for number in asked]
+    shares = score([RewardSpec(name="language")], texts, [screened[number].row for number in asked]).components["language"]
+    for number, share in zip(asked, shares, strict=True):
+        if share is not None and share < filters.min_language:
+            screened[number] = screened[number].drop("mixed or other language")
+    return screened
+
+
+def verify(candidates: Sequence[Candidate], judge: Judge | None = None) -> list[Candidate]:
+    """Drop what is wrong by the rules (answers, tests), or by the judge where no rule applies; what nobody can judge is dropped as well."""
+    from r1pipe.rewards import correct
+
+    open_ = [number for number, candidate in enumerate(candidates) if not candidate.reason]
+    verdicts = correct([candidates[number].response for number in open_], [candidates[number].row for number in open_])
+    verified = list(candidates)
+    for number, verdict in zip(open_, verdicts, strict=True):
+        candidate = candidates[number]
+        checkable = "tests" in candidate.row or "answer" in candidate.row
+        if verdict is None and not checkable and judge is not None:
+            verdict = judge.right(candidate.row, candidate.response)
+        if verdict is None:
+            verified[number] = candidate.drop("not judged" if checkable or judge is not None else "no rule and no judge")
+        elif not verdict:
+            verified[number] = candidate.drop("wrong answer" if candidate.finished else "cut off")
+    return verified
+
+
+def choose(candidates: Sequence[Candidate], per_prompt: int, prefer: Prefer, rng: random.Random, max_rows: int | None = None) -> list[Candidate]:
+    """At most `per_prompt` of each prompt's kept candidates, none twice, and at most `max_rows` in all; the rest is dropped with a reason.
+
+    Args:
+        prefer: of one prompt: `shortest` (by tokens, else characters), `first`, or `random`; samples always come before reuse.
+    """
+    chosen = list(candidates)
+    prompts: dict[str, list[int]] = {}
+    for number, candidate in enumerate(candidates):
+        if not candidate.reason:
+            prompts.setdefault(candidate.row["id"], []).append(number)
+    kept: list[int] = []
+    for numbers in prompts.values():
+        order = {number: (rng.random() if prefer == "random" else _size(candidates[number]) if prefer == "shortest" else 0) for number in numbers}
+        seen: set[str] = set()
+        for number in sorted(numbers, key=lambda number: (candidates[number].source == "reuse", order[number], number)):
+            if candidates[number].response in seen:
+                chosen[number] = chosen[number].drop("duplicate")
+            elif len(seen) == per_prompt:
+                chosen[number] = chosen[number].drop("enough of this prompt")
+            else:
+                seen.add(candidates[number].response)
+                kept.append(number)
+    if max_rows is not None:
+        for number in rng.sample(kept, max(0, len(kept) - max_rows)):
+            chosen[number] = chosen[number].drop("enough rows")
+    return chosen
+
+
+def _size(candidate: Candidate) -> int:
+    return candidate.tokens if candidate.tokens is not None else len(candidate.response)
+
+
+def write_chats(folder: Path, candidates: Sequence[Candidate], stage: str, card: Mapping[str, Any] | None = None) -> dict[str, float]:
+    """Write what was kept as chats and the rest with its reasons; returns the metrics.
+
+    Raises:
+        InputError: nothing was kept; says why, by source.
+    """
+    counts = count_by_source(candidates)
+    kept = [candidate for candidate in candidates if not candidate.reason]
+    if not kept:
+        raise InputError(
+            f"0 of {len(candidates)} responses kept",
+            f"{stage}: {describe(counts)}",
+            "a checkpoint that is never right gives nothing to imitate: train it longer, loosen the filters, or set `reuse: true` if the rows have solutions",
+        )
+    numbers: Counter[str] = Counter()
+    rows = []
+    for candidate in kept:
+        rows.append(as_chat(candidate, numbers[candidate.row["id"]]))
+        numbers[candidate.row["id"]] += 1
+    dropped = [candidate.record() for candidate in candidates if candidate.reason]
+    domains = dict(Counter(row["domain"] for row in rows))
+    write_rows(folder, rows, dropped, {"rows": len(rows), "prompts": len(numbers), "domains": domains, "sources": counts, **(card or {})})
+    reasons = Counter(candidate.reason for candidate in candidates if candidate.reason)
+    return {"candidates": len(candidates), "kept": len(rows), "prompts": len(numbers)} | {f"dropped/{reason}": n for reason, n in reasons.most_common()}
+
+
+def count_by_source(candidates: Iterable[Candidate]) -> dict[str, dict[str, int]]:
+    """{source: {"kept": n, reason: n, ...}}, for card.json."""
+    counts: dict[str, Counter[str]] = {}
+    for candidate in candidates:
+        counts.setdefault(candidate.source, Counter())[candidate.reason or "kept"] += 1
+    return {source: dict(counter.most_common()) for source, counter in counts.items()}
+
+
+def describe(counts: dict[str, dict[str, int]]) -> str:
+    """`zero-traces: wrong answer 40, cut off 24; reuse: ...`, for the message that nothing was kept."""
+    return "; ".join(f"{source}: " + ", ".join(f"{reason} {n}" for reason, n in reasons.items()) for source, reasons in counts.items())
+
+
+def as_chat(candidate: Candidate, number: int) -> dict[str, Any]:
+    """A row of a Chats dataset; `number` tells responses of one prompt apart."""
+    row = candidate.row
+    messages = [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": candidate.response}]
+    kept = {name: row[name] for name in ("domain", "language", "level") if name in row}
+    return {"id": row["id"] if number == 0 else f"{row['id']}#{number}", "messages": messages, **kept, "source": candidate.source}

@@ -1,0 +1,63 @@
+"""What makes a response readable (v2 B.3.2, B.3.3; the thresholds are not published, so they are ours).
+
+The paper drops repetition, mixed languages, long paragraphs and code blocks in the thinking.
+"""
+
+from __future__ import annotations
+
+import re
+
+from pydantic import Field
+
+from r1pipe.data.response import THINK_CLOSE, THINK_OPEN, split_response
+from r1pipe.schema import Model
+_UNIT = re.compile(r"[㐀-鿿]|[^\W\d_]+|\d+|[^\s\w]")  # a Chinese character, a word, a number, a sign
+
+
+class Filters(Model):
+    """What a response must look like; null switches a filter off."""
+
+    min_language: float | None = Field(0.9, ge=0, le=1, description="share of the thinking's words in the question's language")
+    max_repetition: float | None = Field(0.2, ge=0, le=1, description="share of the 6-grams (words, numbers, signs) that occurred before in the response")
+    min_thinking: int | None = Field(None, ge=0, description="words, numbers and signs of the thinking")
+    max_thinking: int | None = Field(None, ge=1, description="words, numbers and signs of the thinking")
+    max_paragraph: int | None = Field(None, ge=1, description="characters of a paragraph in the thinking")
+    code_in_thinking: bool = Field(True, description="whether code blocks in the thinking are allowed")
+    finished: bool = Field(True, description="drop what max_tokens cut")
+
+
+def repetition(text: str, n: int = 6) -> float:
+    """Share of the n-grams that occurred before in the text.
+
+    >>> repetition("a b c a b c a b c a b c", n=3)
+    0.7
+    """
+    units = _UNIT.findall(text)
+    grams = [tuple(units[start : start + n]) for start in range(len(units) - n + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def length(text: str) -> int:
+    """Words, numbers and signs; each Chinese character counts as a word."""
+    return len(_UNIT.findall(text))
+
+
+def shape_reason(text: str, filters: Filters, finished: bool = True) -> str:
+    """Why a response is not readable, by what its text alone shows; empty where it is."""
+    if filters.finished and not finished:
+        return "cut off"
+    parts = split_response(text)
+    if text.count(THINK_OPEN) != 1 or text.count(THINK_CLOSE) != 1 or parts.thinking is None or not parts.summary or not text.lstrip().startswith(THINK_OPEN):
+        return "malformed"
+    size = length(parts.thinking)
+    if filters.min_thinking is not None and size < filters.min_thinking:
+        return "thinking too short"
+    if filters.max_thinking is not None and size > filters.max_thinking:
+        return "thinking too long"
+    if filters.max_paragraph is not None and max(map(len, re.split(r"\n\s*\n", parts.thinking)), default=0) > filters.max_paragraph:
+        return "long paragraph"
+    if not filters.code_in_thinking and "```" in parts.thinking:
+        return "code block in the thinking"
+    if filters.max_repetition is not None and repetition(text) > filters.max_repetition:
+        return "repetition"
+    return ""

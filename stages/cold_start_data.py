@@ -1,0 +1,90 @@
+"""cold-start-data: thousands of readable long chains of thought from R1-Zero's own (v2 B.3.2, v1 2.3.1).
+
+Reads R1-Zero's checkpoint and prompts with answers or tests. Samples several responses a prompt at temperature 1.0, keeps what is right and
+readable, and has it rewritten: thinking in the question's language (translated where need be) and short for simple problems, and a
+summary that shows the solution where R1-Zero's holds only the answer. What was rewritten is verified again. Writes chats, card.json with
+counts by source and reason, and dropped.jsonl. `reuse` adds the rows' own solutions as a second source of candidates.
+Not done here: people, who convert the first traces and check all of them in the paper.
+
+    cold-start-data:
+      kind: cold-start-data
+      inputs: {model: zero, prompts: reasoning-train}
+      outputs: {chats: cold-start-chats}
+      template: templates/r1-zero.txt
+      sampling: {n: 4, max_tokens: 64}
+      rewriter: world
+
+Alone: `r1pipe run-stage cold-start-data -c my.yaml`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from r1pipe.artifacts import Chats, Checkpoint, Prompts
+from r1pipe.data.filters import Filters
+from r1pipe.here import Here
+from r1pipe.schema import Ports, Sampling, StageConfig, TemplateName
+
+if TYPE_CHECKING:
+    from r1pipe.data.candidates import Candidate
+
+
+class Inputs(Ports):
+    model: Checkpoint
+    prompts: Prompts
+
+
+class Outputs(Ports):
+    chats: Chats
+
+
+class Config(StageConfig):
+    template: TemplateName = Field("chat", description="how the model is prompted: R1-Zero's template file, or chat")
+    sampling: Sampling = Field(Sampling(temperature=1.0, top_p=1.0, n=4), description="temperature 1.0 (v2 B.3.2); 'multiple' responses, 4 is our choice")
+    reuse: bool = Field(False, description="take the rows' own `solution` as candidates as well")
+    filters: Filters = Field(Filters(min_language=0.3), description="before rewriting, which can translate (so language is looked at loosely)")
+    rewriter: Literal["world", "none"] = Field("none", description="who makes traces readable; none only moves the answer out of its tags")
+    after: Filters = Field(Filters(min_language=0.95), description="what the rewritten must look like")
+    per_prompt: int = Field(1, ge=1, description="rows kept of one prompt, samples before reuse (not published; our choice)")
+    max_rows: int | None = Field(None, ge=1, description="rows in all ('thousands', v2 B.3.2); none = all that is kept")
+
+
+def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[str, float]:
+    """Sample, verify, filter, rewrite, verify again, choose."""
+    import random
+
+    from r1pipe.data.candidates import Candidate, choose, read_prompts, reuse_candidates, screen, verify, write_chats
+    from r1pipe.generation import sample
+
+    rows = read_prompts(inputs.prompts.path, here)
+    completions = sample(inputs.model.path, rows, config.sampling, config.template, here, config.seed)
+    if not here.main:
+        return {}
+    candidates = [Candidate(row, one.text, "zero-traces", one.tokens, one.finished) for row, samples in zip(rows, completions, strict=True) for one in samples]
+    if config.reuse:
+        candidates += reuse_candidates(rows)
+    candidates = screen(verify(candidates), config.filters)
+    candidates = [_rewrite(candidate, config.rewriter) for candidate in candidates]
+    candidates = screen(verify(candidates), config.after)
+    candidates = choose(candidates, config.per_prompt, "first", random.Random(config.seed), config.max_rows)
+    return write_chats(outputs.chats.path, candidates, here.stage)
+
+
+def _rewrite(candidate: Candidate, rewriter: str) -> Candidate:
+    """The readable version; a solution of the rows' own is left as it is."""
+    from dataclasses import replace
+
+    from r1pipe.data.candidates import to_chat_form
+    from r1pipe.data.response import join_response, split_response
+
+    if candidate.reason or candidate.source == "reuse":
+        return candidate
+    if rewriter == "none":
+        return replace(candidate, response=to_chat_form(candidate.response, candidate.row))
+    from r1pipe.embedded.oracle import rewrite
+
+    readable = rewrite(candidate.row, split_response(candidate.response).thinking or "")
+    return replace(candidate, response=join_response(*readable)) if readable else candidate.drop("the rewriter could not follow")

@@ -1,0 +1,172 @@
+"""Sources: a user's files in their own columns become rows of ours, with splits by content and unreadable answers counted."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from r1pipe.artifacts import Chats, Labels, Pairs, Prompts
+from r1pipe.data.sources import Source, load
+from r1pipe.data.splits import content_key, split_of
+from r1pipe.errors import InputError
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+shared = pytest.mark.skipif(not SHARED.is_dir(), reason="shared/data is not here")
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def problems(path, count=200):
+    return write(path, [{"id": f"p{i}", "question": f"What is {i} + 1?", "gold": str(i + 1)} for i in range(count)])
+
+
+def source(path, **values):
+    return Source(path=path, columns={"prompt": "question", "answer": "gold"}, domain="math", **values)
+
+
+def test_columns_and_defaults(tmp_path):
+    (row, *_) = load([source(problems(tmp_path / "a.jsonl"), language="en")], Prompts, seed=0).rows
+    assert row["domain"] == "math" and row["language"] == "en" and row["answer"] == str(int(row["id"][1:]) + 1)
+    assert "question" not in row
+
+
+def test_splits_are_disjoint_and_stay_when_the_file_changes(tmp_path):
+    path = problems(tmp_path / "a.jsonl")
+    shares = {"dev": 0.2, "heldout": 0.2}
+    found = {split: {row["id"] for row in load([source(path, shares=shares, split=split)], Prompts, seed=0).rows} for split in ("train", "dev", "heldout")}
+    assert sum(map(len, found.values())) == 200 == len(set().union(*found.values()))
+    assert 20 <= len(found["dev"]) <= 60
+    fewer = write(tmp_path / "b.jsonl", [json.loads(line) for line in reversed(path.read_text().splitlines()[:100])])
+    again = {row["id"] for row in load([source(fewer, shares=shares, split="dev")], Prompts, seed=0).rows}
+    assert again <= found["dev"]
+
+
+def test_the_split_ignores_case_spaces_and_width():
+    assert content_key("What  is 2+2？") == content_key("what is 2+2?")
+    assert split_of("anything", {}) == "train"
+
+
+def test_count_draws_by_the_seed(tmp_path):
+    path = problems(tmp_path / "a.jsonl")
+    first, same, other = (load([source(path, count=10)], Prompts, seed=seed).rows for seed in (0, 0, 1))
+    assert len(first) == 10 and first == same and first != other
+
+
+def test_too_few_rows_warn(tmp_path):
+    with pytest.warns(UserWarning, match="300 rows were asked for and 200 are there"):
+        load([source(problems(tmp_path / "a.jsonl"), count=300)], Prompts, seed=0)
+
+
+def test_unreadable_answers_are_skipped_with_a_warning_and_refused_when_many(tmp_path):
+    rows = [{"id": f"p{i}", "question": f"{i}?", "gold": "\\frac{1}{" if i < 4 else str(i)} for i in range(100)]
+    path = write(tmp_path / "a.jsonl", rows)
+    with pytest.warns(UserWarning, match="4 of 100 rows skipped"):
+        loaded = load([source(path)], Prompts, seed=0)
+    assert len(loaded.rows) == 96 and loaded.reasons == {"the answer cannot be read": 4}
+    with pytest.raises(InputError, match="4 of 100 rows have an answer that cannot be read; 3% may") as caught:
+        load([source(path, max_unparseable=0.03)], Prompts, seed=0)
+    assert "a.jsonl:" in caught.value.where
+
+
+def test_gsm8k_in_its_own_shape(tmp_path):
+    path = write(tmp_path / "a.jsonl", [{"question": "6 x 7?", "answer": "Six times seven\n#### 42"}])
+    (row,) = load([Source(path=path, columns={"prompt": "question"}, domain="word-problems", answer_after="####")], Prompts, seed=0).rows
+    assert row["answer"] == "42" and row["solution"] == "Six times seven" and row["id"]
+
+
+def test_a_number_as_answer_is_taken_as_its_digits(tmp_path):
+    path = write(tmp_path / "a.jsonl", [{"id": 1, "question": "6 x 7?", "gold": 42}, {"id": 2, "question": "1/2?", "gold": 0.5}])
+    assert {row["id"]: row["answer"] for row in load([source(path)], Prompts, seed=0).rows} == {"1": "42", "2": "0.5"}
+
+
+def test_globs(tmp_path):
+    problems(tmp_path / "one.jsonl", 5)
+    with pytest.raises(InputError, match="no file matches"):
+        load([source(tmp_path / "*.parquet")], Prompts, seed=0)
+    assert len(load([source(tmp_path / "*.jsonl")], Prompts, seed=0).rows) == 5
+    problems(tmp_path / "two.jsonl", 5)
+    with pytest.raises(InputError, match="stands twice"):
+        load([source(tmp_path / "*.jsonl")], Prompts, seed=0)
+
+
+def test_code_is_left_out_without_isolation(tmp_path):
+    tests = {"kind": "asserts", "setup": "", "asserts": ["assert f(1) == 2"]}
+    path = write(tmp_path / "a.jsonl", [{"id": "c", "prompt": "f?", "domain": "code", "tests": tests}, {"id": "m", "prompt": "1+1?", "domain": "math", "answer": "2"}])
+    loaded = load([Source(path=path)], Prompts, seed=0, isolation=False)
+    assert [row["id"] for row in loaded.rows] == ["m"] and loaded.reasons == {"code without isolation": 1}
+    assert len(load([Source(path=path)], Prompts, seed=0).rows) == 2
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({}, "either `world` or `path`"),
+        ({"world": "reasoning"}, "give a `count`"),
+        ({"world": "reasonning", "count": 3}, "no 'reasonning'"),
+        ({"world": "math", "count": 3, "columns": {"prompt": "q"}}, "would be ignored"),
+        ({"path": "a.jsonl", "split": "dev"}, "split dev is empty"),
+        ({"path": "a.jsonl", "shares": {"dev": 0.6, "heldout": 0.5}}, "less than 1"),
+        ({"path": "a.jsonl", "kolumns": {}}, "Extra inputs"),
+    ],
+)
+def test_a_wrong_source_is_refused_with_the_config(config, says):
+    with pytest.raises(ValidationError, match=says):
+        Source(**config)
+
+
+def test_a_bad_tests_column_is_named(tmp_path):
+    path = write(tmp_path / "a.jsonl", [{"id": "c", "prompt": "f?", "domain": "code", "tests": {"kind": "assert"}}])
+    with pytest.raises(InputError, match="tests has kind 'assert'"):
+        load([Source(path=path)], Prompts, seed=0)
+
+
+@shared
+def test_gsm8k_train():
+    loaded = load([Source(path=SHARED / "gsm8k_train.jsonl.gz", columns={"prompt": "problem"}, domain="word-problems", shares={"dev": 0.05})], Prompts, seed=0)
+    assert 6900 <= len(loaded.rows) <= 7300 and not loaded.dropped
+    assert all(row["solution"] and row["answer"].lstrip("-").isdigit() for row in loaded.rows)
+
+
+@shared
+def test_instructions_become_chats_with_empty_thinking():
+    files = [SHARED / "seed_tasks.jsonl.gz", SHARED / "user_instructions.jsonl.gz"]
+    rows = load([Source(path=files, shape="instruction", language="en")], Chats, seed=0).rows
+    assert len(rows) == 175 + 119
+    by_id = {row["id"]: row for row in rows}
+    user, assistant = by_id["user_oriented_task_2"]["messages"]
+    assert "Rewrite the given text" in user["content"] and "would of laughed" in user["content"]  # instruction, then input
+    assert assistant["content"].startswith("<think></think>If you'd told me a year ago")
+    assert by_id["user_oriented_task_2"]["source"] == "reuse"
+
+
+@shared
+def test_identity_rows_are_filled():
+    one = Source(path=SHARED / "identity.jsonl.gz", shape="instruction", columns={"language": "lang"})
+    rows = load([one], Chats, seed=0, fill={"name": "Tiny", "author": "Us"}).rows
+    text = json.dumps(rows, ensure_ascii=False)
+    assert "{{" not in text and "Tiny" in text and {row["language"] for row in rows} == {"en", "zh"}
+    with pytest.raises(InputError, match="nothing fills {{"):
+        load([one], Chats, seed=0)
+
+
+@shared
+def test_pandalm_ties_are_dropped():
+    loaded = load([Source(path=SHARED / "pandalm_pairs.jsonl.gz", shape="compared", language="en")], Pairs, seed=0)
+    assert set(loaded.reasons) == {"no clear preference"} and len(loaded.rows) + len(loaded.dropped) == 449
+    raw = {row["id"]: row for row in map(json.loads, gzip.open(SHARED / "pandalm_pairs.jsonl.gz", "rt"))}
+    for row in loaded.rows:
+        assert row["chosen"] == "<think></think>" + raw[row["id"]][f"response{raw[row['id']]['label']}"].strip()
+
+
+@shared
+def test_xstest_and_hh():
+    rows = load([Source(path=SHARED / "xstest.jsonl.gz", columns={"domain": "label"}, values={"domain": {"safe": "lookalike", "unsafe": "harmful"}})], Prompts, seed=0).rows
+    assert len(rows) == 234 and {row["domain"] for row in rows} == {"harmful", "lookalike"}
+    labels = load([Source(path=SHARED / "hh_harmless.jsonl.gz", shape="chosen-rejected", language="en")], Labels, seed=0).rows
+    assert sum(row["safe"] for row in labels) * 2 == len(labels) >= 2000
+    assert all(isinstance(row["prompt"], str) for row in labels)
