@@ -16,7 +16,8 @@ from r1pipe.artifacts import Checkpoint, Prompts
 from r1pipe.here import Here
 from r1pipe.schema import GRPOParams, Phase, Ports, RewardSpec, StageConfig, TemplateName
 
-REWARDS = [RewardSpec(name="accuracy"), RewardSpec(name="code"), RewardSpec(name="format", params={"form": "r1"}), RewardSpec(name="language")]  # weight 1 each: v2 3.2.1, eq. 7
+# weight 1 each: v2 3.2.1, eq. 7
+REWARDS = [RewardSpec(name="accuracy"), RewardSpec(name="code"), RewardSpec(name="format", params={"form": "r1"}), RewardSpec(name="language")]
 
 
 class Inputs(Ports):

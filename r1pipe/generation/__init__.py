@@ -22,7 +22,9 @@ class Completion:
     finished: bool
 
 
-def sample(checkpoint: Path, rows: list[dict[str, Any]], sampling: Sampling, template: str, here: Here, seed: int, label: str = "samples") -> list[list[Completion]]:
+def sample(
+    checkpoint: Path, rows: list[dict[str, Any]], sampling: Sampling, template: str, here: Here, seed: int, label: str = "samples"
+) -> list[list[Completion]]:
     """Draw `sampling.n` responses to every row, in row order.
 
     Rows are sorted by prompt length and cut into batches of at most `sampling.batch_size` sequences; a batch is drawn
@@ -62,9 +64,15 @@ def sample(checkpoint: Path, rows: list[dict[str, Any]], sampling: Sampling, tem
                 torch.manual_seed(hash((seed, b)) & 0x7FFFFFFF)
                 with torch.inference_mode():
                     out = decode(
-                        model, [ids[i] for i in batches[b]], n=sampling.n, max_new_tokens=sampling.max_tokens, temperature=sampling.temperature, top_p=sampling.top_p,
-                        eos_ids=ends, pad_id=tokenizer.pad_token_id,
-                    )  # fmt: skip
+                        model,
+                        [ids[i] for i in batches[b]],
+                        n=sampling.n,
+                        max_new_tokens=sampling.max_tokens,
+                        temperature=sampling.temperature,
+                        top_p=sampling.top_p,
+                        eos_ids=ends,
+                        pad_id=tokenizer.pad_token_id,
+                    )
                 finished = [bool(tokens) and tokens[-1] in ends for tokens in out]
                 bodies = [tokens[:-1] if end else tokens for tokens, end in zip(out, finished, strict=True)]
                 texts = tokenizer.batch_decode(bodies, skip_special_tokens=True)

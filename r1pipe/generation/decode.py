@@ -144,13 +144,20 @@ def decode(
 
 
 def _generate(
-    model: PreTrainedModel, ids_PT: torch.Tensor, mask_PT: torch.Tensor, n: int, max_new_tokens: int, temperature: float, top_p: float, eos_ids: list[int], pad_id: int
+    model: PreTrainedModel,
+    ids_PT: torch.Tensor,
+    mask_PT: torch.Tensor,
+    n: int,
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    eos_ids: list[int],
+    pad_id: int,
 ) -> list[list[int]]:
     """The same through the library's own loop; draws from torch's default generator."""
     chosen = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0} if temperature > 0 else {"do_sample": False}
-    out = model.generate(
-        input_ids=ids_PT, attention_mask=mask_PT, num_return_sequences=n, max_new_tokens=max_new_tokens, eos_token_id=eos_ids, pad_token_id=pad_id, **chosen
-    )
+    ids_BT, mask_BT = ids_PT.repeat_interleave(n, 0), mask_PT.repeat_interleave(n, 0)
+    out = model.generate(input_ids=ids_BT, attention_mask=mask_BT, max_new_tokens=max_new_tokens, eos_token_id=eos_ids, pad_token_id=pad_id, **chosen)
     ends = set(eos_ids)
     rows = []
     for row in out[:, ids_PT.shape[1] :].tolist():

@@ -24,7 +24,9 @@ def split_batch(batch_size: int, world_size: int, microbatch: int | None, defaul
     if share % microbatch:
         near = [m for m in range(1, share + 1) if share % m == 0]
         below = max((m for m in near if m <= microbatch), default=1)
-        raise ConfigError(f"a rank's share of the batch, {share}, is not a multiple of microbatch {microbatch}", fix=f"nearest: {below}, or leave microbatch out")
+        raise ConfigError(
+            f"a rank's share of the batch, {share}, is not a multiple of microbatch {microbatch}", fix=f"nearest: {below}, or leave microbatch out"
+        )
     return microbatch, share // microbatch
 
 

@@ -80,7 +80,9 @@ def train_grpo(
     missing = sorted(named - {name for name, rows in prompts.items() if rows})
     if missing:
         raise (InputError if missing[0] in prompts else ConfigError)(
-            f"a phase asks for prompts from {', '.join(missing)}, where there are none", "grpo.phases.prompts", f"inputs with rows: {', '.join(n for n, r in prompts.items() if r) or 'none'}"
+            f"a phase asks for prompts from {', '.join(missing)}, where there are none",
+            "grpo.phases.prompts",
+            f"inputs with rows: {', '.join(n for n, r in prompts.items() if r) or 'none'}",
         )
     tokenizer = load_tokenizer(checkpoint)
     text = read_template(template)

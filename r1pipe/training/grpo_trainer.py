@@ -66,7 +66,9 @@ class R1GRPOTrainer(GRPOTrainer):
         self._enter_phase()
         return super()._generate_and_score_completions(inputs)
 
-    def _generate_single_turn(self, prompt_ids: list[list[int]], images: Any, multimodal_fields: dict[str, Any], num_generations: int, has_tool_images: bool = False) -> Any:
+    def _generate_single_turn(
+        self, prompt_ids: list[list[int]], images: Any, multimodal_fields: dict[str, Any], num_generations: int, has_tool_images: bool = False
+    ) -> Any:
         if self.use_vllm or self.use_transformers_continuous_batching or self.is_fsdp_enabled or images or multimodal_fields:
             return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, has_tool_images)
         grouped = len(prompt_ids) % num_generations == 0 and all(prompt_ids[i] == prompt_ids[i - i % num_generations] for i in range(len(prompt_ids)))
@@ -75,16 +77,29 @@ class R1GRPOTrainer(GRPOTrainer):
             training = model.training
             model.eval()
             completion_ids = decode(
-                model, prompt_ids[::n], n=n, max_new_tokens=self.max_completion_length, temperature=self.temperature, top_p=self.top_p,
-                eos_ids=end_ids(model, self._tokenizer), pad_id=self._tokenizer.pad_token_id,
-            )  # fmt: skip
+                model,
+                prompt_ids[::n],
+                n=n,
+                max_new_tokens=self.max_completion_length,
+                temperature=self.temperature,
+                top_p=self.top_p,
+                eos_ids=end_ids(model, self._tokenizer),
+                pad_id=self._tokenizer.pad_token_id,
+            )
             model.train(training)
         return completion_ids, None
 
     def _get_per_token_logps_and_entropies(
-        self, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, logits_to_keep: int, batch_size: int | None = None, compute_entropy: bool = False,
-        compute_aux_loss: bool = False, **multimodal: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:  # fmt: skip
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        **multimodal: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """As TRL's, (B, C) each, with every row moved to the left edge and rows of like length together.
 
         A row's real tokens are contiguous (prompt padded left, completion right), and relative positions are all that
@@ -92,7 +107,14 @@ class R1GRPOTrainer(GRPOTrainer):
         """
         if any(value is not None for value in multimodal.values()) or self.accelerator.device.type != "cpu":
             return super()._get_per_token_logps_and_entropies(
-                model, input_ids, attention_mask, logits_to_keep, batch_size=batch_size, compute_entropy=compute_entropy, compute_aux_loss=compute_aux_loss, **multimodal
+                model,
+                input_ids,
+                attention_mask,
+                logits_to_keep,
+                batch_size=batch_size,
+                compute_entropy=compute_entropy,
+                compute_aux_loss=compute_aux_loss,
+                **multimodal,
             )
         prompt_width = input_ids.shape[1] - logits_to_keep
         length_B = attention_mask.sum(1)
@@ -119,7 +141,9 @@ class R1GRPOTrainer(GRPOTrainer):
                 aux.append(out.aux_loss)
         return logps_BC, entropy_BC, torch.stack(aux).mean() if aux else None
 
-    def _calculate_rewards(self, inputs: list[dict[str, Any]], prompts: list[Any], completions: list[Any], completion_ids_list: list[list[int]]) -> torch.Tensor:
+    def _calculate_rewards(
+        self, inputs: list[dict[str, Any]], prompts: list[Any], completions: list[Any], completion_ids_list: list[list[int]]
+    ) -> torch.Tensor:
         """Rewards of all ranks, (B * ranks, R): NaN where a reward does not apply, a whole row of NaN where it cannot be scored."""
         texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
         rows = [self.rows[example["row"]] for example in inputs]

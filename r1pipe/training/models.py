@@ -24,7 +24,11 @@ def load_tokenizer(checkpoint: Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     if not any((checkpoint / name).is_file() for name in TOKENIZER_FILES):
-        raise InputError("the checkpoint has no tokenizer", str(checkpoint), f"put one of {', '.join(TOKENIZER_FILES)} beside config.json (tokenizer.save_pretrained(FOLDER))")
+        raise InputError(
+            "the checkpoint has no tokenizer",
+            str(checkpoint),
+            f"put one of {', '.join(TOKENIZER_FILES)} beside config.json (tokenizer.save_pretrained(FOLDER))",
+        )
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     if not tokenizer.chat_template:
         raise InputError("the tokenizer has no chat template", str(checkpoint), "add chat_template.jinja to the checkpoint's folder")

@@ -34,6 +34,18 @@ def split_heldout(rows: list[dict[str, Any]], share: float, seed: int) -> tuple[
     return train, heldout
 
 
+def auroc(scores: list[float], labels: list[int]) -> float:
+    """The chance that a random positive scores above a random negative, ties half.
+
+    >>> auroc([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1])
+    0.75
+    """
+    positive, negative = ([s for s, y in zip(scores, labels, strict=True) if y == side] for side in (1, 0))
+    if not positive or not negative:
+        return float("nan")
+    return sum((p > n) + 0.5 * (p == n) for p in positive for n in negative) / (len(positive) * len(negative))
+
+
 def summary_of(response: str) -> str:
     """What the helpful reward reads: the final summary only (v2 3.1)."""
     return split_response(response).summary
@@ -69,7 +81,9 @@ class Scorer:
         self.model.config.pad_token_id = self.tokenizer.pad_token_id
         path = folder / CALIBRATION
         if not path.is_file():
-            raise InputError(f"the reward model has no {CALIBRATION}", str(folder), 'train it with r1pipe, or write {"m": mean, "d": standard deviation} of its scores there')
+            raise InputError(
+                f"the reward model has no {CALIBRATION}", str(folder), 'train it with r1pipe, or write {"m": mean, "d": standard deviation} of its scores there'
+            )
         self.calibration = json.loads(path.read_text())
 
     def raw(self, prompts: list[str], responses: list[str], batch_size: int = 256) -> list[float]:
@@ -182,7 +196,6 @@ def train_pointwise(checkpoint: Path, rows: list[dict[str, Any]], params: Reward
     from datasets import Dataset
     from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
 
-    from r1pipe.evaluation.stats import auroc
     from r1pipe.training.arguments import common_arguments, resume_from, split_batch
     from r1pipe.training.callbacks import Report
     from r1pipe.training.models import load_tokenizer
@@ -194,7 +207,9 @@ def train_pointwise(checkpoint: Path, rows: list[dict[str, Any]], params: Reward
     train, heldout = split_heldout(rows, params.heldout, seed)
     microbatch, accumulate = split_batch(params.batch_size, here.world_size, params.microbatch, MICROBATCH)
     steps = max(1, round(len(train) * params.epochs / params.batch_size))
-    encoded = [{"input_ids": ids, "labels": float(row["safe"])} for ids, row in zip(_ids([(r["prompt"], r["response"]) for r in train], tokenizer), train, strict=True)]
+    encoded = [
+        {"input_ids": ids, "labels": float(row["safe"])} for ids, row in zip(_ids([(r["prompt"], r["response"]) for r in train], tokenizer), train, strict=True)
+    ]
     kept = [row for row in encoded if len(row["input_ids"]) <= params.max_length]
 
     class Pointwise(Trainer):
@@ -237,5 +252,5 @@ def train_pointwise(checkpoint: Path, rows: list[dict[str, Any]], params: Reward
         "dropped_too_long": len(encoded) - len(kept),
         "heldout_labels": len(heldout),
         "heldout_accuracy": round(((scores > 0).float() == truth).float().mean().item(), 4),
-        "heldout_auroc": round(auroc(scores.tolist(), truth.tolist()), 4),
+        "heldout_auroc": round(auroc(scores.tolist(), [int(r["safe"]) for r in heldout]), 4),
     }

@@ -82,4 +82,3 @@ def _lora(params: SFTParams) -> Any:
     from peft import LoraConfig
 
     return LoraConfig(task_type="CAUSAL_LM", **params.lora)
-

@@ -1,0 +1,45 @@
+# make run     watch a base model become R1, offline, on this machine
+# make help    everything else
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# With no GPU and no torch at hand, the CPU build is asked for; CUDA packages are never pulled onto a machine without one.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+READY := $(VENV)/.ready
+
+.PHONY: help install run test check smoke slow bench clean
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(READY)  ## make the environment in .venv
+
+$(READY): pyproject.toml constraints.txt configs/install.sh
+	PYTHON=$(PYTHON) VENV=$(VENV) TORCH_INDEX=$(TORCH_INDEX) sh configs/install.sh
+	@touch $@
+
+run: $(READY)  ## the whole recipe: run-all configs/r1.yaml
+	$(BIN)/r1pipe run-all configs/r1.yaml
+
+test: $(READY)  ## the tests, without the slow ones
+	$(BIN)/python -m pytest -m "not slow"
+
+slow: $(READY)  ## the slow tests
+	$(BIN)/python -m pytest -m slow -n 0
+
+check: $(READY)  ## ruff and pyright
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --exclude tests/fixtures . || true
+	$(BIN)/pyright
+
+smoke: $(READY)  ## every stage in two to three minutes, learning little
+	rm -rf runs/smoke
+	$(BIN)/r1pipe run-all configs/smoke.yaml
+
+bench: $(READY)  ## the benchmarks in tests/bench
+	@for file in tests/bench/bench_*.py; do $(BIN)/python $$file || exit 1; done
+
+clean:  ## remove caches, not runs
+	rm -rf .pytest_cache .ruff_cache build dist *.egg-info

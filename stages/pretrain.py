@@ -1,0 +1,63 @@
+"""Pretraining: how the base models that ship with the package were made.
+
+Reads     nothing; the documents are written by the embedded world
+Writes    checkpoint (a base, with its tokenizer)
+Paper     none: DeepSeek-R1 starts from DeepSeek-V3-Base. Everything here is our choice
+Alone     r1pipe run-all configs/pretrain.yaml (one GPU, minutes)
+
+Prints, and tests hold, the headroom that RL has: how often the base is right as it comes, and when it is made to think.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from r1pipe.artifacts import Checkpoint
+from r1pipe.here import Here
+from r1pipe.schema import Model, Ports, StageConfig, Training
+
+
+class Inputs(Ports):
+    pass
+
+
+class Outputs(Ports):
+    checkpoint: Checkpoint
+
+
+class Architecture(Model):
+    """A Qwen2 model, embeddings tied."""
+
+    hidden_size: int = 128
+    layers: int = Field(4, description="decoder layers")
+    intermediate_size: int = 352
+    heads: int = 4
+    kv_heads: int = 2
+    max_positions: int = Field(512, description="tokens")
+
+
+class Pretraining(Training):
+    lr: float = Field(3e-3, gt=0)
+    warmup_ratio: float = 0.02
+    weight_decay: float = 0.1
+    documents: int = Field(2_000_000, ge=1, description="documents written")
+    epochs: float = Field(2.0, gt=0, description="passes over them")
+    row_tokens: int = Field(256, ge=16, description="documents are joined and cut into rows of this many tokens")
+    batch_tokens: int = Field(131_072, ge=16, description="tokens an update")
+
+
+class Config(StageConfig):
+    architecture: Architecture = Architecture()
+    pretraining: Pretraining = Pretraining()
+    probes: int = Field(1024, ge=0, description="held-out problems answered at the end")
+
+
+def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[str, float]:
+    from r1pipe.embedded.tokenizer import build_tokenizer
+
+    from r1pipe.training.pretrain import headroom, packed_documents, train_base
+
+    build_tokenizer(outputs.checkpoint.path)
+    rows = packed_documents(outputs.checkpoint.path, config.pretraining.documents, config.pretraining.row_tokens, config.seed, here)
+    found = train_base(outputs.checkpoint.path, rows, config.architecture, config.pretraining, here, config.seed)
+    return found | headroom(outputs.checkpoint.path, config.probes, config.seed)

@@ -1,0 +1,71 @@
+"""decode() draws what model.generate would, only faster."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from r1pipe.generation.decode import decode, sample_tokens
+
+
+@pytest.fixture(scope="module")
+def model(tiny_checkpoint):
+    from r1pipe.training.models import load_model
+
+    return load_model(tiny_checkpoint, training=False)
+
+
+PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [12, 13], [14, 15, 16, 17]]
+
+
+def test_greedy_equals_generate_for_prompts_of_unequal_length(model):
+    ours = decode(model, PROMPTS, max_new_tokens=12, temperature=0, eos_ids=[1], pad_id=0)
+    for prompt, ids in zip(PROMPTS, ours, strict=True):
+        theirs = model.generate(input_ids=torch.tensor([prompt]), max_new_tokens=12, do_sample=False, eos_token_id=1, pad_token_id=0)
+        assert ids == theirs[0, len(prompt) :].tolist()
+
+
+def test_a_group_shares_its_prompt_and_sequences_that_end_leave_the_batch(model):
+    """With a third of the vocabulary ending a sequence, the batch is compacted again and again."""
+    ends = list(range(0, 300, 3))
+    torch.manual_seed(0)
+    out = decode(model, PROMPTS, n=16, max_new_tokens=24, eos_ids=ends, pad_id=0)
+    assert len(out) == 48
+    assert len({len(ids) for ids in out}) > 3
+    for i, ids in enumerate(out):
+        assert all(token not in ends for token in ids[:-1])
+        assert ids[-1] in ends or len(ids) == 24
+        # each drawn token has the probability that a fresh forward pass gives it: no row was mixed up with another
+        logits = model(torch.tensor([PROMPTS[i // 16] + ids])).logits[0, len(PROMPTS[i // 16]) - 1 : -1]
+        assert torch.isfinite(torch.log_softmax(logits, -1).gather(1, torch.tensor(ids)[:, None])).all()
+
+
+def test_compaction_keeps_rows_apart(model):
+    """Greedy rows do not depend on which others run beside them."""
+    alone = [decode(model, [p], max_new_tokens=20, temperature=0, eos_ids=[7, 33, 90], pad_id=0)[0] for p in PROMPTS * 5]
+    together = decode(model, PROMPTS * 5, max_new_tokens=20, temperature=0, eos_ids=[7, 33, 90], pad_id=0)
+    assert alone == together
+
+
+def test_sampling_follows_the_distribution_and_top_p_cuts_the_tail():
+    logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]])).repeat(20_000, 1)
+    torch.manual_seed(0)
+    share = torch.bincount(sample_tokens(logits, 1.0, 1.0), minlength=4) / 20_000
+    assert torch.allclose(share, torch.tensor([0.5, 0.3, 0.15, 0.05]), atol=0.015)
+    kept = torch.bincount(sample_tokens(logits, 1.0, 0.79), minlength=4) / 20_000
+    assert kept[2:].sum() == 0
+    assert abs(kept[0] - 0.625) < 0.015
+    assert sample_tokens(logits[:2], 0.0, 1.0).tolist() == [0, 0]
+
+
+def test_a_model_with_sliding_windows_goes_through_the_librarys_loop():
+    from transformers import MistralConfig, MistralForCausalLM
+
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=64, hidden_size=16, num_hidden_layers=2, intermediate_size=32, num_attention_heads=2, num_key_value_heads=1, sliding_window=4, bos_token_id=None, eos_token_id=1
+    )
+    model = MistralForCausalLM(config).eval()
+    out = decode(model, [[3, 4, 5, 6, 7, 8], [9, 10]], n=2, max_new_tokens=6, temperature=0, eos_ids=[1], pad_id=0)
+    theirs = model.generate(input_ids=torch.tensor([[3, 4, 5, 6, 7, 8]]), max_new_tokens=6, do_sample=False, eos_token_id=1, pad_token_id=0)
+    assert out[0] == out[1] == theirs[0, 6:].tolist()

@@ -1,0 +1,108 @@
+"""R1GRPOTrainer computes what TRL's does, with phases and without padding."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from r1pipe.schema import GRPOParams, Phase, RewardSpec
+from r1pipe.training.rollouts import order_prompts, phase_at
+
+REWARDS = [RewardSpec(name="accuracy"), RewardSpec(name="format", params={"form": "auto"})]
+ROWS = [{"id": str(i), "prompt": f"what is {i} + 1 ?", "answer": str(i + 1), "domain": "math", "language": "en"} for i in range(12)]
+
+
+def params(**changes) -> GRPOParams:
+    phases = [Phase(steps=4, max_tokens=10, rewards=REWARDS), Phase(steps=2, max_tokens=16, temperature=0.7, rewards=REWARDS)]
+    fields = {"lr": 1e-4, "num_generations": 4, "batch_size": 8, "minibatches_per_rollout": 2, "ref_replace_every": 2, "eval_every": 2, "eval_prompts": 4, "phases": phases}
+    return GRPOParams(**{**fields, **changes})
+
+
+@pytest.fixture
+def trainer(tiny_checkpoint, here):
+    from datasets import Dataset
+    from trl import GRPOConfig
+
+    from r1pipe.training.grpo import grpo_arguments
+    from r1pipe.training.grpo_trainer import R1GRPOTrainer
+    from r1pipe.training.models import load_model, load_tokenizer
+
+    chosen = params()
+    return R1GRPOTrainer(
+        params=chosen,
+        rows=ROWS,
+        model=load_model(tiny_checkpoint, training=True),
+        args=GRPOConfig(**grpo_arguments(chosen, here, 0)),
+        train_dataset=Dataset.from_dict({"prompt": [r["prompt"] for r in ROWS], "row": list(range(len(ROWS)))}),
+        processing_class=load_tokenizer(tiny_checkpoint),
+    )
+
+
+def test_log_probs_are_those_of_the_padded_pass(trainer):
+    """Moving rows to the left edge and sorting them by length changes no number that counts."""
+    from trl import GRPOTrainer
+
+    torch.manual_seed(0)
+    ids = torch.randint(5, 300, (20, 9 + 14))
+    mask = torch.ones_like(ids)
+    for row in range(20):  # prompts padded left, completions padded right
+        mask[row, : row % 7] = 0
+        mask[row, 23 - row % 11 :] = 0
+    args = (trainer.model, ids, mask, 14)
+    theirs, their_entropy, _ = GRPOTrainer._get_per_token_logps_and_entropies(trainer, *args, compute_entropy=True)
+    ours, entropy, _ = trainer._get_per_token_logps_and_entropies(*args, compute_entropy=True)
+    counts = mask[:, 9:].bool()
+    assert torch.allclose(ours[counts], theirs[counts], atol=1e-5)
+    assert torch.allclose(entropy[counts], their_entropy[counts], atol=1e-5)
+
+    def gradient(logps):
+        trainer.model.zero_grad()
+        (logps * counts).sum().backward()
+        return torch.cat([p.grad.flatten() for p in trainer.model.parameters()])
+
+    assert torch.allclose(gradient(ours), gradient(theirs), atol=1e-4)
+
+
+def test_a_row_that_cannot_be_scored_leaves_the_advantages_of_its_group_alone(trainer):
+    """None is not zero: TRL alone would have punished the policy for a verifier's failure."""
+    trainer.rows = [{"id": "a", "prompt": "p", "answer": "4", "domain": "math", "language": "en"}]
+    texts = ["<think>two and two</think>\\boxed{4}", "<think>two and two</think>\\boxed{5}", "no"]
+    whole = trainer._calculate_rewards([{"row": 0}] * 3, ["p"] * 3, texts, [[1]] * 3)
+    assert whole.nansum(1).tolist() == [2.0, 1.0, 0.0]
+    trainer.rows = [{"id": "b", "prompt": "p", "answer": "\\frac{1}{", "domain": "math", "language": "en"}]
+    assert torch.isnan(trainer._calculate_rewards([{"row": 0}] * 3, ["p"] * 3, texts, [[1]] * 3)).all()
+
+
+def test_phases_change_length_and_temperature_while_the_optimizer_goes_on(tiny_checkpoint, here, tmp_path):
+    from r1pipe.training.grpo import train_grpo
+
+    out = tmp_path / "out"
+    out.mkdir()
+    metrics = train_grpo(tiny_checkpoint, {"prompts": ROWS}, ROWS[:4], params(keep="best"), "chat", out, here, 0)
+    assert (out / "model.safetensors").is_file()
+    assert (out / "chat_template.jinja").is_file()
+    assert metrics["steps"] == 6
+    lines = [json.loads(line) for line in here.metrics_path.read_text().splitlines()]
+    longest = {line["step"]: line["completions/max_length"] for line in lines if "completions/max_length" in line}
+    assert longest[1] == 10 and longest[5] == 16, "a random model fills what it is given"
+    assert [line["step"] for line in lines if "heldout/accuracy" in line] == [0, 2, 4, 6]
+    assert all("kl" in line for line in lines if "completions/max_length" in line)
+
+
+def test_the_reference_becomes_the_policy(trainer):
+    trainer.train()
+    policy, reference = (torch.cat([p.flatten() for p in m.parameters()]) for m in (trainer.model, trainer.ref_model))
+    assert torch.equal(policy, reference), "6 updates, replaced every 2"
+
+
+def test_prompts_come_round_by_round_and_by_share():
+    mixed = params(phases=[Phase(steps=4, rewards=REWARDS), Phase(steps=4, prompts={"prompts": 3, "general": 1}, rewards=REWARDS)])
+    general = [{"id": f"g{i}"} for i in range(3)]
+    order = order_prompts(mixed, {"prompts": ROWS, "general": general}, seed=1)
+    assert len(order) == 4 * 4
+    assert len({row["id"] for row in order[:8]}) == 8, "no prompt twice before all were asked"
+    assert sum(row["id"].startswith("g") for row in order[8:]) == 2
+    assert order == order_prompts(mixed, {"prompts": ROWS, "general": general}, seed=1)
+    assert phase_at(mixed, 3) is mixed.phases[0] and phase_at(mixed, 4) is mixed.phases[1]
