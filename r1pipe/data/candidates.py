@@ -200,6 +200,7 @@ def describe(counts: dict[str, dict[str, int]]) -> str:
 def as_chat(candidate: Candidate, number: int) -> dict[str, Any]:
     """A row of a Chats dataset; `number` tells responses of one prompt apart."""
     row = candidate.row
-    messages = [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": candidate.response}]
+    before = row["messages"][:-1] if "messages" in row else [{"role": "user", "content": row["prompt"]}]
+    messages = [*before, {"role": "assistant", "content": candidate.response}]
     kept = {name: row[name] for name in ("domain", "language", "level") if name in row}
     return {"id": row["id"] if number == 0 else f"{row['id']}#{number}", "messages": messages, **kept, "source": candidate.source}

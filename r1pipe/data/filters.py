@@ -6,17 +6,20 @@ The paper drops repetition, mixed languages, long paragraphs and code blocks in 
 from __future__ import annotations
 
 import re
+from typing import Literal
 
 from pydantic import Field
 
-from r1pipe.data.response import THINK_CLOSE, THINK_OPEN, split_response
+from r1pipe.data.response import split_response
 from r1pipe.schema import Model
-_UNIT = re.compile(r"[㐀-鿿]|[^\W\d_]+|\d+|[^\s\w]")  # a Chinese character, a word, a number, a sign
+
+_UNIT = re.compile(r"[\u3400-\u9fff]|[^\W\d_]+|\d+|[^\s\w]")  # a Chinese character, a word, a number, a sign
 
 
 class Filters(Model):
     """What a response must look like; null switches a filter off."""
 
+    form: Literal["r1", "zero", "auto"] = Field("r1", description="r1 = thinking and summary, zero = thinking and <answer>, auto = either")
     min_language: float | None = Field(0.9, ge=0, le=1, description="share of the thinking's words in the question's language")
     max_repetition: float | None = Field(0.2, ge=0, le=1, description="share of the 6-grams (words, numbers, signs) that occurred before in the response")
     min_thinking: int | None = Field(None, ge=0, description="words, numbers and signs of the thinking")
@@ -26,17 +29,6 @@ class Filters(Model):
     finished: bool = Field(True, description="drop what max_tokens cut")
 
 
-def repetition(text: str, n: int = 6) -> float:
-    """Share of the n-grams that occurred before in the text.
-
-    >>> repetition("a b c a b c a b c a b c", n=3)
-    0.7
-    """
-    units = _UNIT.findall(text)
-    grams = [tuple(units[start : start + n]) for start in range(len(units) - n + 1)]
-    return 1 - len(set(grams)) / len(grams) if grams else 0.0
-
-
 def length(text: str) -> int:
     """Words, numbers and signs; each Chinese character counts as a word."""
     return len(_UNIT.findall(text))
@@ -44,10 +36,13 @@ def length(text: str) -> int:
 
 def shape_reason(text: str, filters: Filters, finished: bool = True) -> str:
     """Why a response is not readable, by what its text alone shows; empty where it is."""
+    from r1pipe.rewards.format import well_formed
+    from r1pipe.rewards.repetition import repeated_share
+
     if filters.finished and not finished:
         return "cut off"
     parts = split_response(text)
-    if text.count(THINK_OPEN) != 1 or text.count(THINK_CLOSE) != 1 or parts.thinking is None or not parts.summary or not text.lstrip().startswith(THINK_OPEN):
+    if not well_formed(text, filters.form) or parts.thinking is None:
         return "malformed"
     size = length(parts.thinking)
     if filters.min_thinking is not None and size < filters.min_thinking:
@@ -58,6 +53,6 @@ def shape_reason(text: str, filters: Filters, finished: bool = True) -> str:
         return "long paragraph"
     if not filters.code_in_thinking and "```" in parts.thinking:
         return "code block in the thinking"
-    if filters.max_repetition is not None and repetition(text) > filters.max_repetition:
+    if filters.max_repetition is not None and repeated_share(text, 6) > filters.max_repetition:
         return "repetition"
     return ""

@@ -10,6 +10,7 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -143,11 +144,9 @@ def check_row(row: Mapping[str, Any], kind: type[Artifact], where: str, seen: di
         raise InputError(f"the id {row['id']!r} stands twice", f"{first} and {where}", "ids are unique in a dataset")
 
 
-_ADAPTERS: dict[str, TypeAdapter[Any]] = {}
-
-
+@cache
 def _adapter(kind: str) -> TypeAdapter[Any]:
-    return _ADAPTERS.setdefault(kind, TypeAdapter(_CONTRACTS[kind]))
+    return TypeAdapter(_CONTRACTS[kind])
 
 
 def _explain(error: ValidationError, row: Mapping[str, Any], kind: type[Artifact], where: str) -> InputError:

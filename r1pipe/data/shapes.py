@@ -6,6 +6,7 @@
 | instruction | instruction, input?, output? | prompts or chats |
 | compared | (prompt or instruction, input?), response1, response2, label 1/2/tie | pairs; ties are dropped |
 | chosen-rejected | prompt (text or messages), chosen, rejected | pairs, or labels: chosen = safe, rejected = unsafe |
+| refused | prompt, domain | labels of harmful requests that have no replies: a plain refusal, safe; other rows are dropped |
 
 The labels of `chosen-rejected` are a proxy: that people preferred one reply does not say that the other is unsafe. It holds often
 enough in harmlessness comparisons (Anthropic's HH) to train on where there is nothing better, and no guideline is applied.
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 Raw = dict[str, Any]
 TEST_KINDS = {"asserts": ("asserts",), "check": ("code",), "stdio": ("inputs", "outputs")}
+REFUSALS = {"en": "I'm sorry, but I can't help with that.", "zh": "抱歉，我不能帮助你做这件事。"}
 UNREADABLE = "the answer cannot be read"
 
 
@@ -68,11 +70,20 @@ def as_chosen_rejected(raw: Raw, source: Source, where: str) -> list[Raw]:
     return [{"id": row.get("id"), "prompt": row["prompt"], "chosen": row["chosen"], "rejected": row["rejected"], **_tags(row)}]
 
 
+def as_refused(raw: Raw, source: Source, where: str) -> list[Raw]:
+    row = _values(rename(raw, source.columns, where), source, where)
+    _need(row, ("prompt", "domain"), where)
+    if row["domain"] != HARMFUL_DOMAIN:
+        raise Skip("no response to label")
+    return [{**row, "response": REFUSALS["zh" if (row.get("language") or source.language) == "zh" else "en"], "safe": 1}]
+
+
 SHAPES: dict[str, Callable[[Raw, Source, str], list[Raw]]] = {
     "rows": as_rows,
     "instruction": as_instruction,
     "compared": as_compared,
     "chosen-rejected": as_chosen_rejected,
+    "refused": as_refused,
 }
 
 

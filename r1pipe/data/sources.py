@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import Field, GetCoreSchemaHandler, field_validator, model_validator
+from pydantic_core import core_schema
 
 from r1pipe.artifacts import Artifact, Prompts
 from r1pipe.data.io import check_row, read_raw
@@ -43,7 +44,7 @@ class Source(Model):
     languages: list[str] = Field(default_factory=lambda: ["en", "zh"], description="of the world: ISO 639-1 codes (en and zh, as in v2 B.3.1)")
     columns: dict[str, str] = Field(default_factory=dict, description="of a file: our column -> its column, e.g. {prompt: problem}")
     values: dict[str, dict[str, str | int]] = Field(default_factory=dict, description="of a file: column -> {its value: our value}, e.g. {domain: {safe: lookalike}}")
-    shape: Literal["rows", "instruction", "compared", "chosen-rejected"] = Field("rows", description="of a file: how its columns lie (r1pipe/data/shapes.py)")
+    shape: Literal["rows", "instruction", "compared", "chosen-rejected", "refused"] = Field("rows", description="of a file: how its columns lie (r1pipe/data/shapes.py)")
     domain: str | None = Field(None, description="of a file: for rows that have no column `domain`")
     language: str | None = Field(None, description="of a file: for rows that have no column `language`; none = a reader takes the question's own")
     answer_after: str | None = Field(None, description="of a file: the answer is what stands after this mark in the column answer ('####' in GSM8K's own files)")
@@ -89,8 +90,16 @@ class Source(Model):
         return "+".join(self.worlds) if self.world else "+".join(path.name for path in self.paths)
 
 
-Sources = Annotated[list[Source], BeforeValidator(lambda value: value if isinstance(value, list) else [value]), Field(min_length=1)]
-"""One source or a list of them."""
+class _OneOrMore:
+    """Validates `Source | list[Source]` as a list. A plain union would report the mistakes of both branches."""
+
+    def __get_pydantic_core_schema__(self, annotation: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        several = handler.generate_schema(Annotated[list[Source], Field(min_length=1)])
+        return core_schema.no_info_before_validator_function(lambda value: value if isinstance(value, list) else [value], several)
+
+
+Sources = Annotated[Source | list[Source], _OneOrMore()]
+"""One source or a list of them; a list once it is validated."""
 
 
 @dataclass
@@ -106,7 +115,7 @@ class Loaded:
         return dict(Counter(row["reason"] for row in self.dropped))
 
 
-def load(sources: Sequence[Source], kind: type[Artifact], seed: int, isolation: bool = True, fill: dict[str, str] | None = None) -> Loaded:
+def load(sources: Source | Sequence[Source], kind: type[Artifact], seed: int, isolation: bool = True, fill: dict[str, str] | None = None) -> Loaded:
     """Read rows of `kind` from all sources.
 
     Args:
@@ -121,7 +130,7 @@ def load(sources: Sequence[Source], kind: type[Artifact], seed: int, isolation: 
     """
     loaded = Loaded()
     seen: dict[str, str] = {}
-    for source in sources:
+    for source in [sources] if isinstance(sources, Source) else sources:
         before = len(loaded.rows)
         found = _from_world(source, kind, seed) if source.world else _from_files(source, kind, seed, loaded, fill or {})
         for where, row in found:
