@@ -1,0 +1,157 @@
+"""code: short Python functions of one argument, built from two or three operations, checked by running asserts.
+
+Three families: numbers (x), lists of numbers (a), strings (s). An operation rewrites the expression so far; a step of the
+thinking names the operation and shows the expression after it, so a mistaken operation stays in the final function.
+"""
+
+from __future__ import annotations
+
+import re
+from random import Random
+from typing import Any, NamedTuple
+
+from r1pipe.embedded.problem import Problem, Step, Steps
+
+
+class Op(NamedTuple):
+    """One operation: how the task says it, how a step says it, the expression, and what it is often confused with."""
+
+    en: tuple[str, ...]  # {c} is its constant; third person, after 'that'
+    zh: tuple[str, ...]
+    say: tuple[str, str]
+    code: str  # {e} is the expression so far, {c} the constant
+    twin: str  # a plausible wrong expression
+    loose: bool = False  # result binds weaker than '*': brackets before the next operation
+
+
+NUMBER = {
+    "add": Op(("adds {c}", "increases it by {c}", "adds the number {c}"), ("加{c}", "加上{c}"), ("Add {c}", "加{c}"), "{e}+{c}", "{e}-{c}", True),
+    "sub": Op(("subtracts {c}", "takes away {c}", "reduces it by {c}"), ("减{c}", "减去{c}"), ("Subtract {c}", "减{c}"), "{e}-{c}", "{e}+{c}", True),
+    "mul": Op(("multiplies by {c}", "takes it {c} times"), ("乘以{c}", "乘{c}"), ("Multiply by {c}", "乘{c}"), "{e}*{c}", "{e}+{c}"),
+    "mod": Op(("takes the remainder by {c}", "finds the rest after dividing by {c}"), ("取除以{c}的余数", "求除以{c}的余数"), ("Remainder by {c}", "余数"), "{e}%{c}", "{e}//{c}"),
+    "div": Op(("divides by {c} rounding down", "takes the whole part of a division by {c}"), ("整除{c}", "除以{c}取整"), ("Whole division by {c}", "整除{c}"), "{e}//{c}", "{e}%{c}"),
+    "square": Op(("squares it", "multiplies it by itself"), ("平方", "求平方"), ("Square it", "平方"), "{e}**2", "{e}*2"),
+    "low": Op(("caps it at {c}", "keeps it at most {c}"), ("最大取{c}", "不超过{c}"), ("At most {c}", "最大{c}"), "min({e},{c})", "max({e},{c})"),
+    "high": Op(("lifts it to at least {c}", "keeps it at least {c}"), ("最小取{c}", "不小于{c}"), ("At least {c}", "最小{c}"), "max({e},{c})", "min({e},{c})"),
+}
+KEEP = {
+    "even": Op(("keeps the even numbers", "takes only even numbers"), ("取出偶数", "留下偶数"), ("Keep even ones", "留偶数"), "[v for v in {e} if v%2==0]", "[v for v in {e} if v%2==1]"),
+    "odd": Op(("keeps the odd numbers", "takes only odd numbers"), ("取出奇数", "留下奇数"), ("Keep odd ones", "留奇数"), "[v for v in {e} if v%2==1]", "[v for v in {e} if v%2==0]"),
+    "above": Op(("keeps numbers above {c}", "drops all that are not over {c}"), ("取出大于{c}的数", "留下大于{c}的数"), ("Keep those above {c}", "留大于{c}的"), "[v for v in {e} if v>{c}]", "[v for v in {e} if v<{c}]"),
+    "below": Op(("keeps numbers below {c}", "drops all that are not under {c}"), ("取出小于{c}的数", "留下小于{c}的数"), ("Keep those below {c}", "留小于{c}的"), "[v for v in {e} if v<{c}]", "[v for v in {e} if v>{c}]"),
+    "plus": Op(("adds {c} to each number", "raises each number by {c}"), ("每个数加{c}", "把每个数加{c}"), ("Add {c} to each", "每个加{c}"), "[v+{c} for v in {e}]", "[v*{c} for v in {e}]"),
+    "scale": Op(("multiplies each number by {c}", "takes each number {c} times"), ("每个数乘{c}", "把每个数乘{c}"), ("Multiply each by {c}", "每个乘{c}"), "[v*{c} for v in {e}]", "[v+{c} for v in {e}]"),
+    "first": Op(("takes the first {c} numbers", "keeps the first {c}"), ("取前{c}个", "留下前{c}个数"), ("The first {c}", "前{c}个"), "{e}[:{c}]", "{e}[{c}:]"),
+    "skip": Op(("skips the first {c} numbers", "leaves out the first {c}"), ("去掉前{c}个", "不要前{c}个数"), ("Skip the first {c}", "去掉前{c}个"), "{e}[{c}:]", "{e}[:{c}]"),
+}
+CLOSE = {
+    "sum": Op(("sums them", "adds them all up"), ("求和", "算总和"), ("Sum them", "求和"), "sum({e})", "len({e})"),
+    "len": Op(("counts them", "tells how many there are"), ("数个数", "算有几个"), ("Count them", "数个数"), "len({e})", "sum({e})"),
+    "sort": Op(("sorts them", "puts them in order"), ("排序", "从小到大排"), ("Sort them", "排序"), "sorted({e})", "{e}[::-1]"),
+    "flip": Op(("reverses them", "turns the order round"), ("倒过来", "反转"), ("Reverse them", "反转"), "{e}[::-1]", "sorted({e})"),
+}
+STRING = {
+    "upper": Op(("makes it upper case", "turns it to capitals"), ("变大写", "改成大写"), ("Upper case", "大写"), "{e}.upper()", "{e}.lower()"),
+    "lower": Op(("makes it lower case", "turns it to small letters"), ("变小写", "改成小写"), ("Lower case", "小写"), "{e}.lower()", "{e}.upper()"),
+    "reverse": Op(("reverses it", "turns it round"), ("反转", "倒过来"), ("Reverse it", "反转"), "{e}[::-1]", "{e}[1:]"),
+    "repeat": Op(("repeats it {c} times", "writes it {c} times"), ("重复{c}次", "写{c}遍"), ("Repeat {c} times", "重复{c}次"), "{e}*{c}", "{e}[:{c}]"),
+    "head": Op(("takes the first {c} letters", "keeps the first {c} letters"), ("取前{c}个字", "留前{c}个字"), ("The first {c} letters", "前{c}个字"), "{e}[:{c}]", "{e}[{c}:]"),
+    "tail": Op(("drops the first {c} letters", "cuts off the first {c} letters"), ("去掉前{c}个字", "不要前{c}个字"), ("Drop the first {c}", "去前{c}个字"), "{e}[{c}:]", "{e}[:{c}]"),
+    "append": Op(("adds '{t}' at the end", "puts '{t}' behind it"), ("末尾加'{t}'", "后面加'{t}'"), ("Add '{t}' behind", "后加'{t}'"), "({e}+'{t}')", "('{t}'+{e})"),
+    "prepend": Op(("puts '{t}' in front", "adds '{t}' before it"), ("前面加'{t}'", "开头加'{t}'"), ("Put '{t}' in front", "前加'{t}'"), "('{t}'+{e})", "({e}+'{t}')"),
+}
+COUNT = {
+    "count": Op(("counts the '{t}' in it", "tells how often '{t}' is there"), ("数'{t}'的个数", "算有几个'{t}'"), ("Count '{t}'", "数'{t}'"), "{e}.count('{t}')", "{e}.find('{t}')"),
+    "length": Op(("gives its length", "tells how long it is"), ("求长度", "算长度"), ("Its length", "长度"), "len({e})", "len({e})-1"),
+}
+OPS = {**NUMBER, **KEEP, **CLOSE, **STRING, **COUNT}
+CALL_ON_B = re.compile(r"\bb\b")
+VARIABLE = {"number": "x", "list": "a", "string": "s"}
+NAMES = ("f", "g", "h", "solve", "calc", "run", "work", "apply")
+ASK_EN = ("Write {f}({v}) that § {v}: {t}.", "Write a function {f}({v}) that {t}.", "Define {f}({v}): it {t}.", "Code {f}({v}) in Python. It {t}.", "I need {f}({v}) that {t}.", "Give a function {f}({v}) which {t}.")
+ASK_ZH = ("写函数{f}({v})：{t}。", "定义{f}({v})，{t}。", "用代码写{f}({v})，{t}。", "请写函数{f}({v})，它{t}。", "写一个{f}({v})：{t}。")
+INPUTS: dict[str, list[Any]] = {"number": [0, 1, 7, 12, 35, 4], "list": [[3, 8, 1, 10, 6, 5], [], [2, 2, 9], [15, 4, 7, 20, 11]], "string": ["Hello", "banana", "", "Ab cd", "xyzab"]}
+
+
+def _constant(rng: Random, op: str) -> str | int:
+    if op in ("append", "prepend", "count"):
+        return rng.choice("abcdehklmnorstxyz")
+    if op in ("mod", "div", "repeat", "first", "skip", "head", "tail"):
+        return rng.randint(2, 9 if op in ("mod", "div") else 4)
+    return rng.randint(2, 9) if op in ("mul", "scale") else 0 if op in ("square", "even", "odd", "upper", "lower", "reverse", *CLOSE, "length") else rng.randint(2, 30)
+
+
+def draw(rng: Random, language: str) -> Problem:
+    """One programming task."""
+    family = rng.choices(("number", "list", "string"), (50, 28, 22))[0]
+    if family == "number":
+        names = rng.sample(list(NUMBER), rng.choice((2, 2, 3)))
+    elif family == "list":
+        names = [rng.choice(list(KEEP))] + [rng.choice(list(CLOSE))]
+        if rng.random() < 0.4:  # a slice before: two comprehensions in one another would be too long
+            names.insert(0, rng.choice(("first", "skip")))
+    else:
+        names = rng.sample(list(STRING), 2) + ([rng.choice(list(COUNT))] if rng.random() < 0.4 else [])
+    ops = [[name, _constant(rng, name)] for name in names]
+    name, variable = rng.choice(NAMES), VARIABLE[family]
+    zh = language == "zh"
+    said = [_fill(rng.choice(OPS[op].zh if zh else OPS[op].en), c) for op, c in ops]
+    if zh:
+        task = "，再".join(said) if rng.random() < 0.5 else "先" + "，然后".join(said)
+        prompt = rng.choice(ASK_ZH).format(f=name, v=variable, t=task)
+    else:
+        task = (", ".join(said[:-1]) + rng.choice((" and ", ", then ", " and then ")) + said[-1])
+        prompt = rng.choice(ASK_EN[1:]).format(f=name, v=variable, t=task)
+    spec = [family, name, ops]
+    return Problem("code", language, spec, f"code|{family}|{ops}", prompt, function(name, variable, _expression(family, ops)), len(ops))
+
+
+def _fill(text: str, constant: str | int, expression: str = "") -> str:
+    return text.replace("{e}", expression).replace("{c}", str(constant)).replace("{t}", str(constant))
+
+
+def _wrap(op: Op, expression: str, previous: str | None) -> str:
+    """Brackets around an expression that binds weaker than the operation that follows."""
+    if previous is not None and not op.code.startswith(("min(", "max(", "sum(", "len(", "sorted(", "[v", "(")):
+        weak = OPS[previous].loose and not op.loose or previous in ("mul", "mod", "div", "square") and op.code == "{e}**2" or previous == "repeat"
+        return f"({expression})" if weak else expression
+    return expression
+
+
+def _expression(family: str, ops: list[list]) -> str:
+    expression, previous = VARIABLE[family], None
+    for name, constant in ops:
+        expression = _fill(OPS[name].code, constant, _wrap(OPS[name], expression, previous))
+        previous = name
+    return expression
+
+
+def function(name: str, variable: str, expression: str) -> str:
+    """The whole program: one definition on one line."""
+    return f"def {name}({variable}): return {expression}"
+
+
+def think(spec: list, language: str) -> Steps:
+    """One step an operation: 'Add 3: x+3.'; the value is the expression so far, at a list's last step only the call on it (b)."""
+    family, name, ops = spec
+    expression, previous = VARIABLE[family], None
+    for op_name, constant in ops:
+        op = OPS[op_name]
+        last = op_name in CLOSE
+        inner = "b" if last else _wrap(op, expression, previous)
+        wrong = [_fill(op.twin, constant, inner)]
+        if isinstance(constant, int) and constant:
+            wrong.append(_fill(op.code, constant + 1, inner))
+        say = [_fill(text, constant) for text in op.say]
+        value = yield Step(f"{say[0]}: §", f"{say[1]}：§", _fill(op.code, constant, inner), wrong)
+        expression = CALL_ON_B.sub(lambda _, e=expression: e, value) if last else value
+        previous = op_name
+    return function(name, VARIABLE[family], expression)
+
+
+def tests(spec: list) -> dict[str, Any]:
+    """Asserts on fixed inputs, expected values from the right expression. Runs only code that this module composed."""
+    family, name, ops = spec
+    scope: dict[str, Any] = {}
+    exec(function(name, VARIABLE[family], _expression(family, ops)), scope)  # noqa: S102 - ours, not a model's
+    return {"kind": "asserts", "setup": "", "asserts": [f"assert {name}({value!r}) == {scope[name](value)!r}" for value in INPUTS[family]]}

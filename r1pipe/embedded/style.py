@@ -1,0 +1,69 @@
+"""How a reply is worded: the habits of careful and of sloppy writers, and the words that show them.
+
+A writer is careful or sloppy as a whole, so the habits go together: whoever learns to prefer full sentences without filler
+moves towards the careful writer, and with that towards a courteous close and clean punctuation. That correlation is ours;
+it is what a preference model's generalisation is measured on. Careful and sloppy replies are about equally long: a sloppy
+one is either bare or rambling.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import NamedTuple
+
+P_CAREFUL_HABIT = 0.94  # a careful writer shows each good habit with this probability
+P_SLOPPY_HABIT = 0.12  # a sloppy one
+P_SLOPPY_BARE = 0.42  # share of sloppy replies that are bare; the rest ramble; this balances the mean lengths
+P_SLOPPY_RIGHT = 0.88  # both usually say the right thing
+P_CAREFUL_RIGHT = 0.97
+P_SLOPPY_LANGUAGE = 0.85  # a sloppy writer sometimes answers in the other language
+
+CLOSES = {"en": ("Happy to help!", "Hope that helps.", "Feel free to ask more.", "Have a nice day!"), "zh": ("希望有帮助。", "欢迎再问。", "很高兴帮到您。", "祝您愉快。")}
+FILLERS = {"en": ("um well you know", "hmm so like", "ok so basically", "well I mean", "uh let me see"), "zh": ("嗯那个就是", "呃怎么说呢", "这个嘛反正", "啊就是说", "哦那么其实")}
+
+
+class Saying(NamedTuple):
+    """One content in one language: as a sentence, and as few words."""
+
+    sentence: str
+    bare: str
+
+
+def reply(sayings: dict[str, Saying], language: str, rng: Random, careful: bool) -> str:
+    """Word a content.
+
+    Args:
+        sayings: the content by language; the other language's may be missing.
+        language: of the question.
+        careful: the writer's kind.
+    """
+    random = rng.random
+    good = P_CAREFUL_HABIT if careful else P_SLOPPY_HABIT
+    if not careful and random() > P_SLOPPY_LANGUAGE:
+        other = "zh" if language == "en" else "en"
+        language = other if other in sayings else language
+    saying = sayings[language]
+    if not careful and random() < P_SLOPPY_BARE:
+        return saying.bare
+    full, plain, close, once, clean = (random() < good for _ in range(5))
+    gap = " " if language == "en" else "，"
+    body = saying.sentence if full else saying.bare
+    if not clean or not full or not plain:
+        body = _unclean(body) if not clean else body
+    if not once:
+        rough = _unclean(body)
+        body = gap.join([rough] * (2 if len(rough) > 24 else 3)) + ("" if not clean else "." if language == "en" else "。")
+    if not plain:
+        first = rng.choice(FILLERS[language])
+        body = f"{first}{gap}{body}{gap}{rng.choice(FILLERS[language])}" if random() < 0.5 else f"{first}{gap}{body}"
+    if clean:
+        body = body[0].upper() + body[1:]
+        if body[-1] not in ".!?。！？":
+            body += "." if language == "en" else "。"
+    return body + ((" " if language == "en" else "") + rng.choice(CLOSES[language]) if close else "")
+
+
+def _unclean(text: str) -> str:
+    """Lower first letter, no stop."""
+    text = text.rstrip(".!?。！？")
+    return text[0].lower() + text[1:]

@@ -1,0 +1,66 @@
+"""The embedded models' tokenizer: byte-level BPE with Qwen2's pre-tokenizer, trained on the world's own documents.
+
+transformers picks the tokenizer class by config.json's model_type, and Qwen2's class puts its own pre-tokenizer into
+whatever it loads; training with exactly that one is what makes `AutoTokenizer.from_pretrained` give the same tokenizer
+beside a Qwen2 model. Digits are single. Every text round-trips, as bytes if need be (after Unicode NFC, as in Qwen2).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from r1pipe.data.response import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN
+from r1pipe.embedded.documents import ASSISTANT, END, USER, Habits, documents
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+VOCAB_SIZE = 1800  # entries in all, special and added ones included
+DOCUMENTS = 60_000  # that it is trained on
+PIECES = r"[ !-/:-@\[-`{-~]?[A-Za-z]+|\p{Han}+|\p{N}|[^\s\p{L}\p{N}]+|\s+"
+MIXTURE = Habits(mixture={"math": 0.1, "word-problems": 0.45, "code": 0.1, "logic": 0.1, "choice": 0.05, "general": 0.1, "harmful": 0.05, "lookalike": 0.05})  # words over sums
+PAD = "<|pad|>"
+SPECIAL = (PAD, END, USER, ASSISTANT)
+TAGS = (THINK_OPEN, THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE)  # ordinary: decoding for the rewards skips special tokens
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{% if message['role'] == 'assistant' %}<|assistant|>{% generation %}{{ message['content'] + '<|end|>' }}{% endgeneration %}"
+    "{% else %}<|user|>{{ message['content'] }}{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def build_tokenizer(folder: Path, vocab_size: int = VOCAB_SIZE, count: int = DOCUMENTS) -> PreTrainedTokenizerBase:
+    """Train the tokenizer and save it as `folder`'s tokenizer.json, tokenizer_config.json and chat_template.jinja. Deterministic."""
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from transformers import Qwen2Tokenizer
+
+    raw = Tokenizer(models.BPE())
+    raw.normalizer = normalizers.NFC()
+    # narrower pieces than Qwen2's, so that no entry is spent on punctuation glued to a Chinese phrase
+    raw.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(PIECES), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    raw.decoder = decoders.ByteLevel()
+    markers = [*SPECIAL, *TAGS]
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size - len(markers), max_token_length=12, min_frequency=2, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    raw.train_from_iterator(_pieces(count, markers), trainer)
+    state = json.loads(raw.to_str())["model"]
+    # Qwen2's class adds what its config names as special tokens after the vocabulary; markers get the first free ids in a fixed order
+    tokenizer = Qwen2Tokenizer(vocab=state["vocab"], merges=[tuple(m) for m in state["merges"]], unk_token=PAD, pad_token=PAD, eos_token=END, bos_token=None, additional_special_tokens=[USER, ASSISTANT])
+    tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in TAGS])
+    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.model_max_length = 512
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(str(folder))
+    return tokenizer
+
+
+def _pieces(count: int, markers: list[str]):  # noqa: ANN202 - an iterator of str
+    """What merges are learned from: documents without their markers, then every Chinese character often enough to become one entry."""
+    characters: set[str] = set()
+    for text in documents(count, seed=17, habits=MIXTURE):
+        for marker in markers:
+            text = text.replace(marker, "\n")
+        yield text
+        characters.update(c for c in text if c > "\u2e80")
+    for c in sorted(characters):
+        yield f"{c} " * (count // 100)

@@ -1,0 +1,96 @@
+"""Thinking, line by line: walks a problem's steps with or without mistakes, in one language or two."""
+
+from __future__ import annotations
+
+import re
+from random import Random
+from typing import NamedTuple
+
+from r1pipe.embedded.problem import HOLE, Steps, Value, in_language
+
+CLOSINGS = {
+    "en": ("So the answer is §.", "So it is §.", "The answer is §.", "That gives §.", "The result is §."),
+    "zh": ("所以答案是§。", "所以是§。", "答案是§。", "结果是§。", "得到§。"),
+}
+WAIT = {"en": "Wait, ", "zh": "等等，"}
+EQUATION = re.compile(r"^[^\d(=]*([\d(][^=]*=.*)$")  # the sum without the words before it
+SAME, OTHER, MIXED = "same", "other", "mixed"
+
+
+class Walk(NamedTuple):
+    """Thinking and where it leads."""
+
+    lines: list[tuple[str, str]]  # language, sentence with its stop
+    value: Value  # what the last step left, right or wrong
+    slips: int  # mistakes that were not corrected
+
+    @property
+    def text(self) -> str:
+        return join(self.lines)
+
+
+def join(lines: list[tuple[str, str]]) -> str:
+    """Sentences one after another: a space after an English one, none after a Chinese one."""
+    return "".join(line + " " if language == "en" else line for language, line in lines).rstrip()
+
+
+def near_miss(rng: Random, value: int) -> int:
+    """A wrong number of the kind people write: off by one, two or ten, or with its digits swapped."""
+    u = rng.random()
+    if u < 0.55:
+        wrong = value + (1 if rng.random() < 0.5 else -1)
+    elif u < 0.7:
+        wrong = value + (2 if rng.random() < 0.5 else -2)
+    elif u < 0.93 or not 9 < value < 100 or value % 11 == 0:
+        wrong = value + (10 if rng.random() < 0.5 else -10)
+    else:
+        wrong = value % 10 * 10 + value // 10
+    return wrong if wrong >= 0 else value + 1
+
+
+def misread(rng: Random, right: Value, wrong: object) -> Value:
+    """Another value than the right one; the right one only where no other is given."""
+    if wrong is None:
+        assert isinstance(right, int)
+        return near_miss(rng, right)
+    others = [v for v in wrong if v != right]  # type: ignore[attr-defined]
+    return rng.choice(others) if others else right
+
+
+def walk(steps: Steps, rng: Random, language: str, mode: str = SAME, slip: float = 0.0, wait: float = 0.0, closing: float = 0.6) -> Walk:
+    """Think through a problem once.
+
+    Args:
+        steps: the domain's generator.
+        language: of the question; `mode` says whether the thinking keeps to it, uses the other one, or mixes.
+        slip: probability that a step is wrong; the value goes on wrong, so the answer is wrong.
+        wait: probability that a step is first written wrong, noticed and put right.
+        closing: probability of a last sentence that names the answer.
+    """
+    other = "zh" if language == "en" else "en"
+    lines: list[tuple[str, str]] = []
+    slips = 0
+    random = rng.random
+    start = random() < 0.5
+    try:
+        step = next(steps)
+        while True:
+            tongue = language if mode == SAME else other if mode == OTHER else (other if start ^ (len(lines) % 2 == 1) else language)
+            template, stop = (step.en, ".") if tongue == "en" else (step.zh, "。")
+            value = step.right
+            if slip and random() < slip:
+                value = misread(rng, step.right, step.wrong)
+                slips += value != step.right
+            elif wait and random() < wait:
+                wrong = misread(rng, step.right, step.wrong)
+                if wrong != step.right:
+                    lines.append((tongue, template.replace(HOLE, in_language(wrong, tongue)) + stop))
+                    template = WAIT[tongue] + EQUATION.sub(r"\1", template)
+            lines.append((tongue, template.replace(HOLE, in_language(value, tongue)) + stop))
+            step = steps.send(value)
+    except StopIteration as end:
+        value = end.value
+    if closing and random() < closing:
+        tongue = language if mode == SAME else other if mode == OTHER else (other if random() < 0.5 else language)
+        lines.append((tongue, rng.choice(CLOSINGS[tongue]).replace(HOLE, in_language(value, tongue))))
+    return Walk(lines, value, slips)
