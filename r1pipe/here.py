@@ -20,6 +20,7 @@ class Here:
         progress_path: the last line is what the console shows.
         rank, world_size: of this process; only rank 0 writes artifacts and metrics.
         resumed: an earlier attempt left something in workdir.
+        isolation: code can be executed in isolation here; where False, rows of the domain `code` are left out.
     """
 
     stage: str
@@ -29,6 +30,7 @@ class Here:
     rank: int = 0
     world_size: int = 1
     resumed: bool = False
+    isolation: bool = True
     _shown: float = field(default=0.0, repr=False)
 
     @property

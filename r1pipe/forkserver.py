@@ -1,0 +1,248 @@
+"""A process that has already imported torch, transformers, datasets and trl, and forks workers from that state.
+
+Importing them costs 8-10 s a process on two cores; a fork costs milliseconds. The rules, each a test:
+- CPU `process` stages only: a GPU context does not survive a fork, and sharded training starts fresh.
+- The server only imports. No tensor operation, thread, device or dataset: a fork after one parallel torch operation hangs the child.
+- Environment and threads are set in the child.
+- It dies with the driver, also after kill -9, and its children die with it.
+- Results are the same without it: R1PIPE_FORKSERVER=0.
+
+Server: `python -m r1pipe.forkserver`, one JSON line a request on stdin, one a reply on stdout.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+# What stages import, with the attributes that transformers and trl load lazily: a name not touched here is imported in each child.
+PRELOAD: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("numpy", ()),
+    ("torch", ()),
+    ("torch.distributed", ()),
+    ("safetensors.torch", ()),
+    ("pyarrow.parquet", ()),
+    ("datasets", ("Dataset",)),
+    (
+        "transformers",
+        (
+            "AutoConfig",
+            "AutoTokenizer",
+            "AutoModelForCausalLM",
+            "AutoModelForSequenceClassification",
+            "GenerationConfig",
+            "PreTrainedTokenizerFast",
+            "Qwen2Config",
+            "Qwen2ForCausalLM",
+            "Qwen2ForSequenceClassification",
+            "Trainer",
+            "TrainingArguments",
+            "TrainerCallback",
+            "set_seed",
+        ),
+    ),
+    ("transformers.models.qwen2.modeling_qwen2", ()),
+    ("transformers.generation.utils", ()),
+    ("trl", ("GRPOConfig", "GRPOTrainer", "SFTConfig", "SFTTrainer", "RewardConfig", "RewardTrainer")),
+)
+OURS = ("training", "generation", "rewards", "data", "evaluation")  # every module of these packages of r1pipe
+
+
+def wanted() -> bool:
+    return os.environ.get("R1PIPE_FORKSERVER", "1") not in ("0", "false", "no") and hasattr(os, "fork") and sys.platform != "darwin"
+
+
+# --- the server -------------------------------------------------------------------------------------------------------
+
+
+def _preload() -> None:
+    import pkgutil
+
+    import r1pipe
+    from r1pipe.kinds import import_stages
+
+    import_stages()
+    names = [(f"r1pipe.{package}", ()) for package in OURS]
+    for package in OURS:
+        folder = Path(r1pipe.__file__).parent / package
+        names += [(f"r1pipe.{package}.{module.name}", ()) for module in pkgutil.iter_modules([str(folder)])]
+    for name, attributes in (*PRELOAD, *names):
+        try:
+            module = importlib.import_module(name)
+            for attribute in attributes:
+                getattr(module, attribute)
+        except Exception:  # an extra that is not installed: the stage that needs it will say so itself
+            traceback.print_exc()
+
+
+def _child(request: dict[str, Any], server: int) -> None:
+    """In the fork: become the worker. Never returns."""
+    code = 3
+    try:
+        os.setsid()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        with open(request["log"], "ab") as log, open(os.devnull, "rb") as nothing:
+            os.dup2(nothing.fileno(), 0)
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+        os.chdir(request["cwd"])
+        os.environ.update(request["env"])
+        from r1pipe import worker
+
+        worker.die_with(server)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        import faulthandler
+
+        faulthandler.enable()
+        import torch
+
+        torch.set_num_threads(int(request["env"]["OMP_NUM_THREADS"]))  # the variable itself was read when torch was imported
+        code = worker.run_rank(Path(request["stage_json"]))
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def serve() -> None:
+    from r1pipe.worker import die_with
+
+    die_with(int(os.environ["R1PIPE_PARENT"]))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver decides
+    replies = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # whatever an import prints must not be taken for a reply
+    _preload()
+    gc.collect()
+    gc.freeze()  # the collector would touch, and so copy, every imported page in each child
+    wake, woken = os.pipe()
+    os.set_blocking(woken, False)
+    os.set_blocking(wake, False)
+    signal.set_wakeup_fd(woken)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    print(json.dumps({"ready": True, "threads": len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 1}), file=replies)
+    server, children, pending = os.getpid(), set(), b""
+    while True:
+        readable, _, _ = select.select([0, wake], [], [])
+        if wake in readable:
+            os.read(wake, 4096)
+            for pid in list(children):
+                done, status = os.waitpid(pid, os.WNOHANG)
+                if done:
+                    children.discard(pid)
+                    print(json.dumps({"ended": pid, "code": os.waitstatus_to_exitcode(status)}), file=replies)
+        if 0 in readable:
+            chunk = os.read(0, 65536)
+            if not chunk:  # the driver is gone or is done
+                for pid in children:
+                    os.killpg(pid, signal.SIGKILL)
+                return
+            *lines, pending = (pending + chunk).split(b"\n")
+            for line in lines:
+                pid = os.fork()
+                if pid == 0:
+                    signal.set_wakeup_fd(-1)
+                    os.close(wake)
+                    os.close(woken)
+                    _child(json.loads(line), server)
+                children.add(pid)
+                print(json.dumps({"forked": pid}), file=replies)
+
+
+# --- the driver's side ------------------------------------------------------------------------------------------------
+
+
+class Forked:
+    """A child of the server, with Popen's poll()."""
+
+    def __init__(self, client: Client, pid: int) -> None:
+        self._client, self.pid = client, pid
+
+    def poll(self) -> int | None:
+        return self._client.code(self.pid)
+
+
+class Client:
+    """Starts the server and talks to it. Starting does not wait for the imports; the first fork does."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "r1pipe.forkserver"],
+            env=environment | {"R1PIPE_PARENT": str(os.getpid())},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        self._pending = b""
+        self._codes: dict[int, int] = {}
+        self._forked: list[int] = []
+        self.ready: dict[str, Any] | None = None
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def fork(self, stage_json: Path, environment: dict[str, str], log: Path) -> Forked:
+        """Ask for a worker and wait until it exists (the first time: until the imports are through)."""
+        request = {"stage_json": str(stage_json), "env": environment, "log": str(log), "cwd": os.getcwd()}
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(request).encode() + b"\n")
+        self._process.stdin.flush()
+        while not self._forked:
+            if not self._read(wait=None):
+                raise RuntimeError(f"the fork server ended with {self._process.wait()}; R1PIPE_FORKSERVER=0 does without it")
+        return Forked(self, self._forked.pop(0))
+
+    def code(self, pid: int) -> int | None:
+        while self._read(wait=0):
+            pass
+        if pid not in self._codes and not self.alive():
+            return -signal.SIGKILL  # children die with the server
+        return self._codes.get(pid)
+
+    def _read(self, wait: float | None) -> bool:
+        """Take in replies; False where there were none (or the server is gone)."""
+        assert self._process.stdout is not None
+        if not select.select([self._process.stdout], [], [], wait)[0]:
+            return False
+        chunk = os.read(self._process.stdout.fileno(), 65536)
+        *lines, self._pending = (self._pending + chunk).split(b"\n")
+        for reply in map(json.loads, lines):
+            if "ready" in reply:
+                self.ready = reply
+            elif "forked" in reply:
+                self._forked.append(reply["forked"])
+            else:
+                self._codes[reply["ended"]] = reply["code"]
+        return bool(chunk)
+
+    def close(self) -> None:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:  # still importing
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+
+
+if __name__ == "__main__":
+    from r1pipe import forkserver  # not this __main__ copy: children look modules up by name
+
+    forkserver.serve()

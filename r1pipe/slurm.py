@@ -1,0 +1,59 @@
+"""A stage on several machines: the sbatch script that `--dry-run` prints, and the srun that the driver inside it uses."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from r1pipe.environment import PROFILES, accelerate_environment, base_environment
+from r1pipe.errors import ConfigError
+from r1pipe.schema import Launch
+
+
+def _accelerate(launch: Launch, stage_json: str) -> list[str]:
+    per_node = "$SLURM_GPUS_ON_NODE" if launch.num_processes == "auto" else str(launch.num_processes)
+    total = f"$(({per_node} * {launch.nodes}))"
+    return [
+        "accelerate launch",
+        f"--config_file {shlex.quote(str(PROFILES / f'{launch.profile}.yaml'))}",
+        f"--num_machines {launch.nodes} --num_processes {total} --machine_rank $SLURM_NODEID",
+        "--main_process_ip $(scontrol show hostnames $SLURM_JOB_NODELIST | head -n 1) --main_process_port 29500",
+        "--rdzv_backend static --module r1pipe.worker",
+        stage_json,
+    ]
+
+
+def srun(launch: Launch, stage_json: Path, log: Path) -> subprocess.Popen[bytes]:
+    """Inside an allocation: one accelerate launcher a node."""
+    if "SLURM_JOB_ID" not in os.environ or shutil.which("srun") is None:
+        fix = "`--dry-run` prints the sbatch script; or nodes: 1"
+        raise ConfigError(f"launch.nodes is {launch.nodes} and this is no Slurm allocation", fix=fix)
+    line = " ".join(_accelerate(launch, shlex.quote(str(stage_json))))
+    command = ["srun", f"--nodes={launch.nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=1", "bash", "-c", line]
+    environment = base_environment() | accelerate_environment(launch.profile)
+    return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log.open("ab"), stderr=subprocess.STDOUT, start_new_session=True)
+
+
+def sbatch(run: str, stage: str, launch: Launch, arguments: Sequence[str]) -> str:
+    """The script that runs one stage under Slurm; the driver inside it starts the ranks with srun."""
+    slurm = launch.slurm
+    per_node = launch.num_processes if isinstance(launch.num_processes, int) else slurm.gpus_per_node if slurm else 8
+    lines = [
+        "#!/bin/bash",
+        f"#SBATCH --job-name={run}-{stage}",
+        f"#SBATCH --nodes={launch.nodes}",
+        "#SBATCH --ntasks-per-node=1",
+        f"#SBATCH --gpus-per-node={slurm.gpus_per_node if slurm else per_node}",
+        "#SBATCH --exclusive",
+        f"#SBATCH --output=runs/{run}/slurm-%j.log",
+    ]
+    if slurm and slurm.partition:
+        lines.append(f"#SBATCH --partition={slurm.partition}")
+    if slurm and slurm.time:
+        lines.append(f"#SBATCH --time={slurm.time}")
+    lines += [extra if extra.startswith("#SBATCH") else f"#SBATCH {extra}" for extra in (slurm.extra if slurm else [])]
+    return "\n".join([*lines, "", f"cd {shlex.quote(str(Path.cwd()))}", shlex.join(["r1pipe", "run-all", *arguments, "--only", stage]), ""])

@@ -1,0 +1,236 @@
+"""One stage's block of YAML against that stage's Config: paths made absolute, every mistake with its line.
+
+Nothing stops at the first mistake: functions here append to a list of Problems, and `raise_all` makes one ConfigError of it.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from r1pipe.errors import ConfigError
+from r1pipe.schema import PathOr, StageConfig, Training
+from r1pipe.yamltree import Keys, Node, find, nearest, plain
+
+# TRL's and transformers' names of what our typed fields set; `trl:` may not set them behind the field's back.
+TRL_ALIASES: dict[str, str] = {
+    "learning_rate": "lr",
+    "warmup_steps": "warmup_ratio",
+    "adam_beta1": "adam_betas",
+    "adam_beta2": "adam_betas",
+    "per_device_train_batch_size": "microbatch",
+    "gradient_accumulation_steps": "batch_size",
+    "generation_batch_size": "minibatches_per_rollout",
+    "steps_per_generation": "minibatches_per_rollout",
+    "save_steps": "save_every",
+    "save_strategy": "save_every",
+    "num_train_epochs": "epochs",
+    "num_iterations": "inner_epochs",
+    "max_completion_length": "phases",
+    "temperature": "phases",
+    "reward_weights": "phases",
+    "reward_funcs": "phases",
+    "epsilon_high": "epsilon",
+    "sync_ref_model": "ref_replace_every",
+    "ref_model_sync_steps": "ref_replace_every",
+    "ref_model_mixup_alpha": "ref_replace_every",
+    "eval_steps": "eval_every",
+    "peft_config": "lora",
+    "output_dir": "outputs",
+    "seed": "seed",
+    "data_seed": "seed",
+}
+
+
+@dataclass(frozen=True)
+class Problem:
+    what: str
+    where: str = ""
+    fix: str = ""
+
+
+def raise_all(problems: Sequence[Problem], config: str) -> None:
+    """One ConfigError for all problems; nothing if there are none."""
+    if not problems:
+        return
+    if len(problems) == 1:
+        raise ConfigError(problems[0].what, problems[0].where, problems[0].fix)
+    lines = [f"{p.where}: {p.what}" + (f"; {p.fix}" if p.fix else "") for p in problems]
+    raise ConfigError(f"{len(problems)} mistakes:\n" + "\n".join(lines), config, "each line says where and what; nothing was started")
+
+
+# --- path fields ------------------------------------------------------------------------------------------------------
+
+
+def expand(text: str, base: Path) -> Path:
+    """`~` and `${VAR}` expanded, relative to base.
+
+    Raises:
+        KeyError: a variable is not set; its name is the argument.
+    """
+    text = re.sub(r"\$\{(\w+)\}", lambda match: os.environ[match[1]], text)
+    return Path(os.path.normpath(base / Path(text).expanduser()))
+
+
+def resolve_paths(annotation: Any, node: Node, files: dict[Keys, Path], problems: list[Problem], keys: Keys = ()) -> Any:
+    """The bare values below a node, with path fields absolute; what they point at is collected in `files`."""
+    metadata: tuple[Any, ...] = ()
+    if typing.get_origin(annotation) is typing.Annotated:
+        annotation, metadata = typing.get_args(annotation)[0], annotation.__metadata__
+    members = _members(annotation)
+    if isinstance(node.value, str):
+        marks = [m for m in metadata if isinstance(m, PathOr)]
+        marked = bool(marks) and node.value not in marks[0].words
+        if (marked or Path in members) and not re.match(r"(embedded|hub):", node.value):
+            return _resolve(node, files, problems, keys)
+        return node.value
+    if isinstance(node.value, list):
+        inner = next((typing.get_args(m) for m in members if typing.get_origin(m) in (list, tuple)), (Any,))
+        return [resolve_paths(inner[0], child, files, problems, (*keys, i)) for i, child in enumerate(node.value)]
+    if isinstance(node.value, dict):
+        models = [m for m in members if isinstance(m, type) and issubclass(m, BaseModel)]
+        values = next((typing.get_args(m)[1] for m in members if typing.get_origin(m) is dict), Any)
+        result = {}
+        for key, child in node.value.items():
+            fields = [m.model_fields[key] for m in models if key in m.model_fields]
+            inner = typing.Annotated[fields[0].annotation, *fields[0].metadata] if fields and fields[0].metadata else fields[0].annotation if fields else values
+            result[key] = resolve_paths(inner, child, files, problems, (*keys, key))
+        return result
+    return node.value
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return tuple(inner for member in typing.get_args(annotation) for inner in _members(member))
+    if typing.get_origin(annotation) is typing.Annotated:
+        return _members(typing.get_args(annotation)[0])
+    return (annotation,)
+
+
+def _resolve(node: Node, files: dict[Keys, Path], problems: list[Problem], keys: Keys) -> str:
+    try:
+        path = expand(node.value, node.origin.base)
+    except KeyError as error:
+        problems.append(Problem(f"the environment variable {error.args[0]} is not set", str(node.origin), f"export {error.args[0]}=..."))
+        return node.value
+    pattern = glob.has_magic(str(path))
+    if not (glob.glob(str(path), recursive=True) if pattern else path.exists()):
+        problems.append(Problem(f"{'.'.join(map(str, keys))}: nothing is at '{node.value}'", str(node.origin), f"looked for {path}"))
+    files[keys] = path
+    return str(path)
+
+
+# --- pydantic ---------------------------------------------------------------------------------------------------------
+
+
+def validate(model: type[StageConfig], block: Node, values: dict[str, Any], stage: str, problems: list[Problem]) -> StageConfig | None:
+    """Build a Config; None, and Problems with file:line, where that fails."""
+    try:
+        config = model.model_validate(values)
+    except ValidationError as error:
+        problems.extend(_explain(model, block, values, stage, error))
+        return None
+    for keys, training in _trainings(config):
+        where, _ = find(block, (*keys, "trl"))
+        typed = type(training).model_fields
+        for name in training.trl:
+            field = name if name in typed else TRL_ALIASES.get(name)
+            if field in typed or field in ("outputs", "seed"):
+                at = str(find(where, (name,))[0].origin)
+                problems.append(
+                    Problem(
+                        f"stages.{stage}.{'.'.join((*keys, 'trl', name))} shadows a field of ours",
+                        at,
+                        f"set {'.'.join((*keys, str(field)))} instead",
+                    )
+                )
+    if config.launch.profile == "process" and config.launch.num_processes != 1 and any(True for _ in _trainings(config)):
+        at = str(find(block, ("launch", "num_processes"))[0].origin)
+        problems.append(
+            Problem(
+                f"stages.{stage}.launch: a training stage on several ranks needs a profile",
+                at,
+                "profile: ddp, zero1, zero2, zero3 or fsdp2",
+            )
+        )
+    if config.launch.profile == "process" and config.launch.nodes > 1:
+        problems.append(
+            Problem(
+                f"stages.{stage}.launch: profile process is one machine",
+                str(find(block, ("launch", "nodes"))[0].origin),
+                "another profile, or nodes: 1",
+            )
+        )
+    return config
+
+
+def _trainings(value: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Training]]:
+    if isinstance(value, Training):
+        yield keys, value
+    elif isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from _trainings(getattr(value, name), (*keys, name))
+
+
+def _explain(model: type[BaseModel], block: Node, values: dict[str, Any], stage: str, error: ValidationError) -> list[Problem]:
+    """pydantic's errors in our words. Of a union's branches, only the one that fits best is heard."""
+    heard: dict[tuple[Keys, str], list[tuple[Keys, dict[str, Any]]]] = {}
+    for item in error.errors(include_url=False):
+        loc = tuple(item["loc"])
+        walked = find(block, loc)[1]
+        branch = next((str(key) for i, key in enumerate(loc) if i >= len(walked) or key != walked[i]), "")
+        missing = item["type"] in ("missing", "extra_forbidden") and len(walked) in (len(loc), len(loc) - 1)
+        prefix = walked[: next((i for i, key in enumerate(loc) if i >= len(walked) or key != walked[i]), len(loc))]
+        heard.setdefault((prefix, "" if missing or len(prefix) == len(loc) else branch), []).append((loc, dict(item)))
+    best: dict[Keys, list[tuple[Keys, dict[str, Any]]]] = {}
+    plainly: list[tuple[Keys, dict[str, Any]]] = []
+    for (prefix, branch), items in heard.items():
+        if not branch:
+            plainly += items
+        elif prefix not in best or len(items) < len(best[prefix]):
+            best[prefix] = items
+    problems = []
+    for loc, item in [*plainly, *(pair for items in best.values() for pair in items)]:
+        node, walked = find(block, loc)
+        dotted = ".".join(["stages", stage, *map(str, walked)])
+        problems.append(_problem(model, loc, item, node, walked, dotted))
+    return problems
+
+
+def _problem(model: type[BaseModel], loc: Keys, item: dict[str, Any], node: Node, walked: Keys, dotted: str) -> Problem:
+    where, kind = str(node.origin), item["type"]
+    if kind == "extra_forbidden":
+        known = _fields_at(model, loc[:-1])
+        return Problem(f"unknown key '{loc[-1]}' in {dotted.rsplit('.', 1)[0]}", where, nearest(str(loc[-1]), known))
+    if kind == "missing":
+        return Problem(f"{dotted}: '{loc[-1]}' is missing", where, f"add {loc[-1]}: ...")
+    message = str(item["msg"]).removeprefix("Value error, ").removeprefix("Input ")
+    given = plain(node)
+    shown = f"; it is {given!r}" if not isinstance(given, dict | list) else ""
+    return Problem(f"{dotted}: {message}{shown}", where)
+
+
+def _fields_at(model: type[BaseModel], loc: Keys) -> list[str]:
+    """The keys that may stand at a place, over all branches of unions."""
+    level: list[Any] = [model]
+    for key in loc:
+        following: list[Any] = []
+        for member in level:
+            if isinstance(member, type) and issubclass(member, BaseModel):
+                if key in member.model_fields:
+                    following += _members(member.model_fields[str(key)].annotation)
+                elif key == member.__name__:
+                    following.append(member)
+            elif typing.get_origin(member) in (list, tuple, dict):
+                following += _members(typing.get_args(member)[-1])
+        level = following or level
+    return sorted({name for member in level if isinstance(member, type) and issubclass(member, BaseModel) for name in member.model_fields})
