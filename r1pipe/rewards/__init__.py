@@ -1,0 +1,183 @@
+"""Rewards: pure functions from responses to numbers, and the one place that combines them.
+
+`REWARDS[name](completions, **columns) -> list[float | None]` has TRL's signature. None means 'cannot judge', which is not 0:
+TRL alone would sum it as 0, so that a timeout punishes the policy without a word. `score` therefore keeps apart
+
+- not applicable: the row lacks what the reward reads, or is of another domain; the component is None, the row is scored without it;
+- not judged: the reward applies and returned None. If the component is required, the whole row is unscorable: its total is None.
+
+`helpful` and `harmless` are no functions of the text alone; their models come in through `models`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from r1pipe.data.response import split_response
+from r1pipe.data.rows import GENERAL_DOMAIN, HARMFUL_DOMAIN, LOOKALIKE_DOMAIN
+from r1pipe.errors import ConfigError
+from r1pipe.rewards.accuracy import accuracy
+from r1pipe.rewards.code import code
+from r1pipe.rewards.controls import constant, random_reward
+from r1pipe.rewards.format import format_reward
+from r1pipe.rewards.language import language
+from r1pipe.rewards.length import length
+from r1pipe.rewards.repetition import repetition
+from r1pipe.rewards.texts import Completion, prompt_of, text_of
+from r1pipe.schema import RewardSpec
+
+Reward = Callable[..., list[float | None]]
+Scorer = Callable[[list[str], list[str]], list[float]]  # (prompts, responses) -> rewards; a reward model, already calibrated
+
+REWARDS: dict[str, Reward] = {
+    "accuracy": accuracy,
+    "code": code,
+    "format": format_reward,
+    "language": language,
+    "repetition": repetition,
+    "length": length,
+    "constant": constant,
+    "random": random_reward,
+}
+# Domains that a model's reward applies to unless the spec says otherwise (v2 3.1: each general query is in one set or the other).
+MODEL_REWARDS: dict[str, tuple[str, ...]] = {
+    "helpful": (GENERAL_DOMAIN, LOOKALIKE_DOMAIN),
+    "harmless": (HARMFUL_DOMAIN,),
+}
+REQUIRED = frozenset({"accuracy", "code", *MODEL_REWARDS})
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What `score` found, one entry a completion.
+
+    Attributes:
+        components: name -> rewards before weighting; None = not applicable or not judged.
+        totals: weighted sums; None = unscorable: a required component could not judge, or none applied.
+        applied: name -> rows that the component applies to.
+        unjudged: name -> how many of those it returned None for.
+    """
+
+    components: dict[str, list[float | None]]
+    totals: list[float | None]
+    applied: dict[str, list[bool]] = field(default_factory=dict)
+    unjudged: dict[str, int] = field(default_factory=dict)
+
+
+def resolve(name: str) -> Reward:
+    """The reward function of that name: a key of REWARDS, or package.module:function.
+
+    Raises:
+        ConfigError: there is no such function.
+    """
+    if name in REWARDS:
+        return REWARDS[name]
+    module, colon, function = name.partition(":")
+    if colon:
+        try:
+            found = getattr(importlib.import_module(module), function)
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(f"reward `{name}` cannot be imported: {error}", fix="give package.module:function of something on the Python path") from error
+        if callable(found):
+            return cast(Reward, found)
+    known = ", ".join([*REWARDS, *MODEL_REWARDS])
+    raise ConfigError(f"there is no reward `{name}`", fix=f"use one of {known}, or package.module:function")
+
+
+def applies(spec: RewardSpec, row: Mapping[str, Any]) -> bool:
+    """Whether the component has anything to judge in this row.
+
+    Accuracy needs an `answer`, code needs `tests`; a row with both is judged by its tests alone.
+    """
+    domain = row.get("domain")
+    if spec.domains is not None:
+        if domain not in spec.domains:
+            return False
+    elif spec.name in MODEL_REWARDS:
+        return domain in MODEL_REWARDS[spec.name]
+    if spec.name == "accuracy":
+        return row.get("answer") is not None and not row.get("tests")
+    if spec.name == "code":
+        return bool(row.get("tests"))
+    return True
+
+
+def score(
+    specs: Sequence[RewardSpec],
+    completions: Sequence[Completion],
+    rows: Sequence[Mapping[str, Any]],
+    models: Mapping[str, Scorer] | None = None,
+) -> Scores:
+    """Judge every completion by every component that applies to its row.
+
+    Args:
+        specs: the components; a name may stand twice, the second is then called name#2.
+        completions: one response a row.
+        rows: what each response answers (r1pipe/data/rows.py); give `completion_ids` or `tokens` for the length reward.
+        models: `helpful` and `harmless`, where specs name them. helpful is given the summary only, harmless the whole response.
+
+    Raises:
+        ConfigError: an unknown reward, parameters it does not take, or a model that is not there.
+    """
+    assert len(completions) == len(rows), f"{len(completions)} completions for {len(rows)} rows"
+    components: dict[str, list[float | None]] = {}
+    applied: dict[str, list[bool]] = {}
+    unjudged: dict[str, int] = {}
+    totals: list[float | None] = [0.0] * len(rows)
+    scorable = [False] * len(rows)
+    for spec in specs:
+        name, copies = spec.name, 2
+        while name in components:
+            name, copies = f"{spec.name}#{copies}", copies + 1
+        applied[name] = [applies(spec, row) for row in rows]
+        chosen = [i for i, yes in enumerate(applied[name]) if yes]
+        values = _judge(spec, [completions[i] for i in chosen], [rows[i] for i in chosen], models or {}) if chosen else []
+        required = spec.required if spec.required is not None else spec.name in REQUIRED
+        components[name] = [None] * len(rows)
+        unjudged[name] = sum(value is None for value in values)
+        for i, value in zip(chosen, values, strict=True):
+            components[name][i] = value
+            total = totals[i]
+            if value is None:
+                totals[i] = None if required else total
+            elif total is not None:
+                totals[i] = total + spec.weight * value
+            scorable[i] |= value is not None
+    return Scores(components, [total if ok else None for total, ok in zip(totals, scorable, strict=True)], applied, unjudged)
+
+
+def _judge(spec: RewardSpec, completions: list[Completion], rows: list[Mapping[str, Any]], models: Mapping[str, Scorer]) -> list[float | None]:
+    if spec.name in MODEL_REWARDS:
+        if spec.name not in models:
+            raise ConfigError(f"the reward `{spec.name}` needs a reward model", fix=f"give the stage a `{spec.name}` reward model as input")
+        texts = [text_of(completion) for completion in completions]
+        # v2 3.2.2: helpfulness is judged on the summary, safety on the whole response.
+        judged = [split_response(text).summary for text in texts] if spec.name == "helpful" else texts
+        values = list(models[spec.name]([prompt_of(row.get("prompt")) for row in rows], judged))
+        return [None if value != value else float(value) for value in values]  # a model's NaN is no verdict
+    names = {key: None for row in rows for key in row if key not in spec.params}
+    columns = {key: [row.get(key) for row in rows] for key in names if key != "completions"}
+    try:
+        values = resolve(spec.name)(completions, **spec.params, **columns)
+    except TypeError as error:
+        if "argument" not in str(error):
+            raise
+        raise ConfigError(f"the reward `{spec.name}` does not take these parameters: {error}", fix="see its signature in r1pipe/rewards") from error
+    assert len(values) == len(rows), f"{spec.name} returned {len(values)} rewards for {len(rows)} completions"
+    return list(values)
+
+
+def correct(completions: Sequence[Completion], rows: Sequence[Mapping[str, Any]]) -> list[bool | None]:
+    """The verdict on each response: by the row's tests, else by its answer; None where neither is there or it cannot be judged.
+
+    >>> correct(["<think>6*7</think>42", "hello"], [{"answer": "42"}, {}])
+    [True, None]
+    """
+    scores = score([RewardSpec.model_validate({"name": name}) for name in ("accuracy", "code")], completions, rows)
+    return [None if total is None else total == 1.0 for total in scores.totals]
+
+
+__all__ = ["MODEL_REWARDS", "REQUIRED", "REWARDS", "Completion", "Reward", "Scorer", "Scores", "applies", "correct", "resolve", "score"]
