@@ -15,7 +15,7 @@ NEXT = (("Then ", "再算"), ("Next ", "接着"), ("Now ", "然后"))
 LAST = (("So ", "于是"), ("Finally ", "最后"))
 ASK_EN = ("Compute §.", "What is §?", "§=?", "Find §.", "Work out §.", "Calculate § step by step.", "How much is §?", "Please compute §.", "Evaluate §.", "Solve §.")
 ASK_ZH = ("计算§。", "§等于多少？", "§=？", "求§。", "请算出§。", "§是多少？", "算一算§。", "请计算§的值。", "请一步一步算§。", "求§的结果。")
-VERBAL_EN = {"+": (" add §", " plus §", " increase it by §"), "-": (" subtract §", " minus §", " take away §"), "*": (" multiply by §", " times §")}
+VERBAL_EN = {"+": (" add §", " plus §", " add on §"), "-": (" subtract §", " minus §", " take away §"), "*": (" multiply by §", " times §")}
 VERBAL_ZH = {"+": ("加§", "加上§", "增加§"), "-": ("减§", "减去§", "减少§"), "*": ("乘§", "乘以§")}
 
 
@@ -57,7 +57,7 @@ def draw(rng: Random, language: str) -> Problem:
     else:
         value = start = rng.randint(3, 60) if kind != "bracket" else rng.randint(2, 20)
         ops = []
-        for i in range(rng.choices((2, 3, 4), (40, 40, 20))[0] if kind != "bracket" else rng.choice((2, 3))):
+        for i in range(rng.choices((2, 3, 4), (40, 40, 20 if kind == "chain" else 0))[0] if kind != "bracket" else rng.choice((2, 3))):
             if kind == "bracket" and i == 0:
                 op, n = ("+", rng.randint(2, 20)) if value < 6 or rng.random() < 0.6 else ("-", rng.randint(1, value - 2))
             elif kind == "bracket" and i == 1:
@@ -82,7 +82,7 @@ def draw(rng: Random, language: str) -> Problem:
 
 def _in_words(rng: Random, start: int, ops: list, zh: bool) -> str:
     if zh:
-        head = rng.choice((f"从{start}开始", f"{start}先", f"把{start}", f"取{start}"))
+        head = rng.choice((f"从{start}开始", f"{start}先", f"取{start}"))
         parts = [rng.choice(VERBAL_ZH[op]).replace("§", str(n)) for op, n in ops]
         return head + ("" if head.endswith("先") else "，") + "，再".join(parts) + rng.choice(("，结果是多少？", "，得多少？", "，等于多少？"))
     parts = [rng.choice(VERBAL_EN[op]).replace("§", str(n)) for op, n in ops]

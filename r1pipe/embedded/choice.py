@@ -34,7 +34,7 @@ def _shown(options: list) -> str:
 def _value(rng: Random, language: str) -> Problem:
     while True:
         problem = arithmetic.draw(rng, language)
-        if problem.level <= 3 and len(problem.prompt) < (26 if language == "zh" else 44):
+        if problem.level <= 2 and len(problem.prompt) < (22 if language == "zh" else 36):
             break
     right = int(problem.answer or 0)
     options = _options(rng, right)
@@ -86,10 +86,10 @@ def think(spec: list, language: str) -> Steps:
     if spec[0] == "extreme":
         values = []
         for letter, (a, op, b) in zip(LETTERS, spec[1], strict=True):
-            values.append((yield Step(f"{letter}: {a}{op}{b}=§", f"{letter}：{a}{op}{b}=§", apply(op, a, b))))
+            values.append((yield Step(f"{letter}:{a}{op}{b}=§", f"{letter}：{a}{op}{b}=§", apply(op, a, b))))
         best = max(values) if spec[2] else min(values)
         word = ("largest", "最大") if spec[2] else ("smallest", "最小")
-        return (yield Step(f"The {word[0]} is {best}, so §", f"{word[1]}的是{best}，选§", LETTERS[values.index(best)], LETTERS))
+        return (yield Step(f"The {word[0]} is {best}: §", f"{word[1]}的是{best}：§", LETTERS[values.index(best)], LETTERS))
     shown, options = spec[1], spec[2]
     sign, a, b = ("+", shown[1], shown[0]) if shown[1] > shown[0] else ("-", shown[0], shown[1])
     gap = yield Step(f"The gap is {a}-{b}=§", f"相差{a}-{b}=§", a - b)

@@ -128,7 +128,7 @@ def worded(problem: Problem, rng: Random, careful: bool, refuse: bool) -> str:
 
 def aside(problem: Problem, rng: Random) -> str:
     """The short thinking that some general replies have."""
-    return rng.choice(("I know this one.", "That is easy to say.", "Let me answer it.", "A short reply will do.") if problem.language == "en" else ("这个我知道。", "这很好回答。", "我来回答。", "简短回答就行。"))
+    return rng.choice(("I know this one.", "That is easy to say.", "Let me answer it.", "A short reply will do.") if problem.language == "en" else ("这个我知道。", "这很好答。", "我来回答。", "想一下就行。"))
 
 
 assert set(THINK) == set(REASONING_DOMAINS) and programs.OPS

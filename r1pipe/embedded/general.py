@@ -15,41 +15,41 @@ NAME = "Pip"  # the assistant of this world
 FACTS: dict[str, tuple[tuple[str, ...], tuple[str, ...], str, str, list[list[str]]]] = {
     "capital": (("What is the capital of {e}?", "Name the capital of {e}.", "Which city is the capital of {e}?", "Capital of {e}?"), ("{e}的首都是哪里？", "{e}的首都是什么？", "说出{e}的首都。", "{e}首都？"),
                 "The capital of {e} is {a}.", "{e}的首都是{a}。",
-                [r.split() for r in ("France 法国 Paris 巴黎|China 中国 Beijing 北京|Japan 日本 Tokyo 东京|Germany 德国 Berlin 柏林|Italy 意大利 Rome 罗马|Spain 西班牙 Madrid 马德里|England 英国 London 伦敦|Russia 俄国 Moscow 莫斯科|Egypt 埃及 Cairo 开罗|India 印度 Delhi 德里|Korea 韩国 Seoul 首尔|Greece 希腊 Athens 雅典|Cuba 古巴 Havana 哈瓦那|Poland 波兰 Warsaw 华沙|Austria 奥地利 Vienna 维也纳|Norway 挪威 Oslo 奥斯陆").split("|")]),
-    "color": (("What color is {e}?", "Which color does {e} have?", "Tell me the color of {e}.", "The color of {e}?"), ("{e}是什么颜色？", "{e}的颜色是什么？", "说出{e}的颜色。", "{e}什么颜色？"),
-              "The color of {e} is {a}.", "{e}的颜色是{a}色。",
-              [r.split() for r in "snow 雪 white 白|grass 草 green 绿|blood 血 red 红|coal 煤 black 黑|milk 牛奶 white 白|gold 金子 yellow 黄|chocolate 巧克力 brown 棕|salt 盐 white 白|cotton 棉花 white 白|rice 米饭 white 白|spinach 菠菜 green 绿|mud 泥土 brown 棕|butter 黄油 yellow 黄|night 黑夜 black 黑|honey 蜂蜜 yellow 黄|tea 红茶 red 红".split("|")]),
-    "opposite": (("What is the opposite of {e}?", "Give the opposite of {e}.", "Which word is the opposite of {e}?", "Opposite of {e}?"), ("{e}的反义词是什么？", "{e}的反面是什么？", "说出{e}的反义词。", "{e}的反义词？"),
-                 "The opposite of {e} is {a}.", "{e}的反义词是{a}。",
-                 [r.split() for r in "hot 热 cold 冷|big 大 small 小|high 高 low 低|fast 快 slow 慢|long 长 short 短|young 年轻 old 老|good 好 bad 坏|new 新 old 旧|open 开 closed 关|rich 富 poor 穷|strong 强 weak 弱|full 满 empty 空|early 早 late 晚|wet 湿 dry 干|light 轻 heavy 重|left 左 right 右|day 白天 night 黑夜|happy 快乐 sad 伤心".split("|")]),
-    "legs": (("How many legs has {e}?", "How many legs does {e} have?", "Count the legs of {e}.", "The legs of {e}: how many?"), ("{e}有几条腿？", "{e}几条腿？", "数数{e}的腿。", "说出{e}有几条腿。"),
+                [r.split() for r in ("China 中国 Beijing 北京|Japan 日本 Tokyo 东京|Germany 德国 Berlin 柏林|Italy 意大利 Rome 罗马|Spain 西班牙 Madrid 马德里|Cuba 古巴 Havana 哈瓦那|France 法国 Paris 巴黎").split("|")]),
+    "color": (("What color is {e}?", "Which color does {e} have?", "Tell me the color of {e}.", "The color of {e}?"), ("{e}是什么色？", "{e}的色是什么？", "说出{e}的色。", "{e}什么色？"),
+              "The color of {e} is {a}.", "{e}是{a}色的。",
+              [r.split() for r in "snow 雪 white 白|grass 草 green 绿|milk 牛奶 white 白|gold 金子 yellow 黄|night 黑夜 black 黑|tea 红茶 red 红|wood 木头 brown 棕|butter 黄油 yellow 黄".split("|")]),
+    "opposite": (("What is the opposite of {e}?", "Give the opposite of {e}.", "Which word is the opposite of {e}?", "Opposite of {e}?"), ("{e}的反面是什么？", "什么和{e}相反？", "说出{e}的反面。", "{e}的反面？"),
+                 "The opposite of {e} is {a}.", "{e}的反面是{a}。",
+                 [r.split() for r in "hot 热 cold 冷|big 大 small 小|high 高 low 低|fast 快 slow 慢|long 长 short 短|good 好 bad 坏|new 新 old 旧|left 左 right 右|early 早 late 晚|many 多 few 少|black 黑 white 白|east 东 west 西|strong 强 weak 弱|full 满 empty 空".split("|")]),
+    "legs": (("How many legs has {e}?", "How many legs does {e} have?", "Count the legs of {e}.", "The legs of {e}: how many?"), ("{e}有几条腿？", "{e}几条腿？", "算一算{e}的腿。", "说出{e}有几条腿。"),
              "The number of legs of {e} is {a}.", "{e}有{a}条腿。",
-             [r.replace("_", " ").split("/") for r in "a_dog/狗/4/4|a_bird/鸟/2/2|a_spider/蜘蛛/8/8|an_ant/蚂蚁/6/6|a_horse/马/4/4|a_fish/鱼/0/0|a_snake/蛇/0/0|a_duck/鸭/2/2|a_bee/蜜蜂/6/6|a_cat/猫/4/4|a_cow/牛/4/4|a_person/人/2/2".split("|")]),
-    "young": (("What is the young of {e} called?", "Name the young of {e}.", "How do we call the young of {e}?", "Young of {e}?"), ("{e}的孩子叫什么？", "{e}的孩子怎么叫？", "说出{e}的孩子的名字。", "小{e}叫什么？"),
+             [r.replace("_", " ").split("/") for r in "a_dog/狗/4/4|a_bird/鸟/2/2|a_horse/马/4/4|a_fish/鱼/0/0|a_duck/鸭/2/2|a_cat/猫/4/4|a_cow/牛/4/4|a_sheep/羊/4/4|a_hen/鸡/2/2|a_rabbit/兔子/4/4".split("|")]),
+    "young": (("What is the young of {e} called?", "Name the young of {e}.", "How do we call the young of {e}?", "Young of {e}?"), ("{e}的孩子叫什么？", "{e}的孩子怎么叫？", "说出{e}的孩子叫什么。", "什么是{e}的孩子？"),
               "The young of {e} is a {a}.", "{e}的孩子叫{a}。",
-              [r.split() for r in "dogs 狗 puppy 小狗|cats 猫 kitten 小猫|cows 牛 calf 小牛|sheep 羊 lamb 小羊|horses 马 foal 小马|ducks 鸭 duckling 小鸭|hens 鸡 chick 小鸡|bears 熊 cub 小熊|goats 山羊 kid 小山羊|pigs 猪 piglet 小猪|deer 鹿 fawn 小鹿|frogs 青蛙 tadpole 小蝌蚪".split("|")]),
-    "job": (("Who works in {e}?", "Which person works in {e}?", "Name someone who works in {e}.", "Whose place of work is {e}?"), ("谁在{e}工作？", "{e}里谁在工作？", "说出在{e}工作的人。", "在{e}工作的是谁？"),
-            "The person who works in {e} is a {a}.", "在{e}工作的是{a}。",
-            [r.replace("_", " ").split("/") for r in "a_school/学校/teacher/老师|a_hospital/医院/doctor/医生|a_bakery/面包店/baker/面包师|a_kitchen/厨房/cook/厨师|a_farm/农场/farmer/农民|a_court/法院/judge/法官|a_ship/船上/sailor/水手|a_bank/银行/banker/职员|a_theater/剧院/actor/演员|a_library/图书馆/librarian/馆员|a_garden/花园/gardener/园丁|a_plane/飞机/pilot/飞行员".split("|")]),
-    "unit": (("How many {e}?", "Tell me how many {e}.", "Do you know how many {e}?", "Say how many {e}."), ("{e}？", "请说说{e}？", "你知道{e}吗？", "说出{e}。"),
+              [r.split() for r in "dogs 狗 puppy 小狗|cats 猫 kitten 小猫|cows 牛 calf 小牛|sheep 羊 lamb 小羊|horses 马 foal 小马|ducks 鸭 duckling 小鸭|hens 鸡 chick 小鸡".split("|")]),
+    "job": (("Who works in {e}?", "Which person works in {e}?", "Name someone who works in {e}.", "Whose place of work is {e}?"), ("谁在{e}做事？", "{e}有谁做事？", "说出在{e}做事的人。", "在{e}做事的是谁？"),
+            "The person who works in {e} is a {a}.", "在{e}做事的是{a}。",
+            [r.replace("_", " ").split("/") for r in "a_school/学校/teacher/老师|a_hospital/医院/doctor/医生|a_shop/商店/seller/店员|a_farm/农场/farmer/农民|a_bus/车上/driver/司机".split("|")]),
+    "unit": (("How many {e}?", "Tell me how many {e}.", "Do you know how many {e}?", "Say how many {e}."), ("{e}？", "请说{e}？", "你知道{e}吗？", "说出{e}。"),
              "The number is {a}.", "是{a}。",
-             [r.replace("_", " ").split("/") for r in "days_are_in_a_week/一周有几天/7/7|hours_are_in_a_day/一天有几小时/24/24|months_are_in_a_year/一年有几个月/12/12|minutes_are_in_an_hour/一小时有几分钟/60/60|sides_has_a_square/正方形有几条边/4/4|sides_has_a_triangle/三角形有几条边/3/3|fingers_are_on_a_hand/一只手有几个手指/5/5|wheels_has_a_car/汽车有几个轮子/4/4|eyes_has_a_person/人有几只眼睛/2/2|cents_are_in_a_dollar/一元有几分/100/100|seasons_has_a_year/一年有几季/4/4|letters_are_in_the_alphabet/英文有几个字母/26/26".split("|")]),
+             [r.replace("_", " ").split("/") for r in "days_are_in_a_week/一周有几天/7/7|hours_are_in_a_day/一天有几小时/24/24|months_are_in_a_year/一年有几个月/12/12|minutes_are_in_an_hour/一小时有几分/60/60|hands_has_a_person/人有几只手/2/2|heads_has_a_person/人有几个头/1/1|seasons_has_a_year/一年有几季/4/4|sides_has_a_square/正方形有几边/4/4|tails_has_a_cat/猫有几条尾/1/1".split("|")]),
 }
 LEADS_EN = ("", "Please help. ", "Hi! ", "A question: ", "Quick one: ", "I wonder: ", "Hello. ", "My son asks: ", "For a quiz: ", "Help me: ")
-LEADS_ZH = ("", "请问，", "你好，", "请教一下，", "问一下，", "我想知道，", "帮个忙，", "孩子问，", "猜一猜，", "想请教，")
+LEADS_ZH = ("", "请问，", "你好，", "我想问，", "问一下，", "我想知道，", "帮个忙，", "孩子问，", "说说看，", "再问一个，")
 IDENTITY_EN = ("Who are you?", "What is your name?", "What should I call you?", "Tell me your name.", "Introduce yourself.", "Which assistant are you?", "May I know your name?", "And you are?")
-IDENTITY_ZH = ("你是谁？", "你叫什么名字？", "怎么称呼你？", "说说你的名字。", "介绍一下自己。", "你是哪个助手？", "能告诉我你的名字吗？", "请自我介绍。")
+IDENTITY_ZH = ("你是谁？", "你叫什么？", "怎么叫你？", "说说你是谁。", "请说你叫什么。", "你是哪个？", "我想知道你是谁。", "你叫什么来着？")
 GREET_EN = ("Hello!", "Good morning!", "Good evening!", "Hi there!", "How are you?", "Nice to meet you.", "How is it going?", "Good to see you!", "How do you do?", "Greetings!")
-GREET_ZH = ("你好！", "早上好！", "晚上好！", "您好！", "你好吗？", "很高兴认识你。", "最近怎么样？", "见到你真好！", "下午好！", "大家好！")
+GREET_ZH = ("你好！", "早上好！", "晚上好！", "下午好！", "你好吗？", "大家好！", "今天好吗？", "又见面了！", "朋友好！", "见到你真好！")
 TAILS_EN = ("", " I am {p}.", " {p} here.", " My name is {p}.", " This is {p}.", " {p} says hello too.")
 TAILS_ZH = ("", "我是{p}。", "我叫{p}。", "这里是{p}。", "{p}也问好。", "{p}来了。")
-VERBS = [r.split("/") for r in "like/liked/喜欢|want/wanted/想要|need/needed/需要|use/used/用了|clean/cleaned/洗|open/opened/打开|paint/painted/画|move/moved/搬|fix/fixed/修|carry/carried/带|wash/washed/洗了|pick/picked/选|visit/visited/看|watch/watched/看着".split("|")]
-THINGS = [r.split("/") for r in "the door/门|the car/车|the box/盒子|the garden/花园|the cake/蛋糕|the picture/画|the house/房子|the room/房间|the table/桌子|the boat/小船|the old clock/钟|the new book/书|the red ball/红球|the white hat/白帽子|the big tree/大树|the small cat/小猫".split("|")]
+VERBS = [r.split("/") for r in "like/liked/喜欢|want/wanted/想要|need/needed/需要|use/used/用|clean/cleaned/洗|open/opened/打开|paint/painted/画|move/moved/带走|fix/fixed/修|carry/carried/拿|wash/washed/去洗|pick/picked/选|visit/visited/去看|watch/watched/看".split("|")]
+THINGS = [r.split("/") for r in "the door/门|the car/车|the box/盒子|the garden/花园|the apple/苹果|the picture/画|the house/家|the lamp/灯|the table/桌子|the boat/小船|the old phone/手机|the new book/新书|the red ball/红球|the white hat/白帽子|the big tree/大树|the small cat/小猫".split("|")]
 TASKS = {
-    "past": (("Put in the past: {s}", "Rewrite in the past tense: {s}", "Change to past tense: {s}"), ("把'我'改成'他'：{s}", "用'他'代替'我'：{s}", "改写，'我'变'他'：{s}")),
+    "past": (("Put in the past: {s}", "Rewrite in the past tense: {s}", "Change to past tense: {s}"), ("把'我'改成'他'：{s}", "用'他'改写：{s}", "改写，'我'变'他'：{s}")),
     "we": (("Rewrite with 'we': {s}", "Change 'I' to 'we': {s}", "Say it with 'we': {s}"), ("把'我'改成'我们'：{s}", "用'我们'改写：{s}", "改写，'我'变'我们'：{s}")),
-    "not": (("Make it negative: {s}", "Say the opposite with 'not': {s}", "Rewrite as a negative: {s}"), ("改成否定句：{s}", "用'不'改写：{s}", "变成否定：{s}")),
-    "polite": (("Add 'please' at the end: {s}", "Make it end with 'please': {s}", "Put 'please' last: {s}"), ("在前面加'请'：{s}", "加上'请'字：{s}", "改得礼貌，加'请'：{s}")),
+    "not": (("Make it negative: {s}", "Say the opposite with 'not': {s}", "Rewrite as a negative: {s}"), ("说成不是：{s}", "用'不'改写：{s}", "加'不'改写：{s}")),
+    "polite": (("Add 'please' at the end: {s}", "Make it end with 'please': {s}", "Put 'please' last: {s}"), ("在前面加'请'：{s}", "加上'请'字：{s}", "改写，用'请'开头：{s}")),
 }
 
 
@@ -111,7 +111,7 @@ def sayings(spec: list, language: str, rng: Random, right: bool = True) -> dict[
     if spec[0] == "greeting":
         if not right:
             return {"en": Saying("The table is red.", "table"), "zh": Saying("桌子是红的。", "桌子")}
-        return {"en": Saying("Hello, it is good to hear from you.", "hello"), "zh": Saying("你好，很高兴听到你的消息。", "你好")}
+        return {"en": Saying("Hello, it is good to hear from you.", "hello"), "zh": Saying("你好，很高兴见到你。", "你好")}
     wrong = spec if right else [spec[0], spec[1], spec[2], (spec[3] + 1) % len(THINGS)]
     text = _rewritten(wrong, language)[1]
     return {language: Saying(text + ("。" if language == "zh" else "."), text)}

@@ -140,9 +140,9 @@ def _think_order(spec: list, language: str) -> Steps:
     out = []
     for a, b in facts:
         loser, other = (a, b) if end else (b, a)
-        out.append((yield Step(f"{a} is {more} than {b}: not §", f"{a}比{b}{more_zh}：不是§", loser, [other])))
+        out.append((yield Step(f"{a} is {more}: not §", f"{a}比{b}{more_zh}：不是§", loser, [other])))
     left = [p for p in people if p not in out] or people
-    return (yield Step(f"Left for {least if end else most} is §", f"{least_zh if end else most_zh}的剩§", left[0], people))
+    return (yield Step("That leaves §", "剩下§", left[0], people))
 
 
 def _think_liars(spec: list, language: str) -> Steps:

@@ -21,28 +21,29 @@ class Op(NamedTuple):
     say: tuple[str, str]
     code: str  # {e} is the expression so far, {c} the constant
     twin: str  # a plausible wrong expression
+    part: str = ""  # for a comprehension: the condition or term that {p} stands for in `code`; `twin` is then its confusion
     loose: bool = False  # result binds weaker than '*': brackets before the next operation
 
 
 NUMBER = {
-    "add": Op(("adds {c}", "increases it by {c}", "adds the number {c}"), ("加{c}", "加上{c}"), ("Add {c}", "加{c}"), "{e}+{c}", "{e}-{c}", True),
-    "sub": Op(("subtracts {c}", "takes away {c}", "reduces it by {c}"), ("减{c}", "减去{c}"), ("Subtract {c}", "减{c}"), "{e}-{c}", "{e}+{c}", True),
-    "mul": Op(("multiplies by {c}", "takes it {c} times"), ("乘以{c}", "乘{c}"), ("Multiply by {c}", "乘{c}"), "{e}*{c}", "{e}+{c}"),
-    "mod": Op(("takes the remainder by {c}", "finds the rest after dividing by {c}"), ("取除以{c}的余数", "求除以{c}的余数"), ("Remainder by {c}", "余数"), "{e}%{c}", "{e}//{c}"),
-    "div": Op(("divides by {c} rounding down", "takes the whole part of a division by {c}"), ("整除{c}", "除以{c}取整"), ("Whole division by {c}", "整除{c}"), "{e}//{c}", "{e}%{c}"),
+    "add": Op(("adds {c}", "increases it by {c}", "adds the number {c}"), ("加{c}", "加上{c}"), ("Add", "加"), "{e}+{c}", "{e}-{c}", loose=True),
+    "sub": Op(("subtracts {c}", "takes away {c}", "reduces it by {c}"), ("减{c}", "减去{c}"), ("Subtract", "减"), "{e}-{c}", "{e}+{c}", loose=True),
+    "mul": Op(("multiplies by {c}", "takes it {c} times"), ("乘以{c}", "乘{c}"), ("Multiply", "乘"), "{e}*{c}", "{e}+{c}"),
+    "mod": Op(("takes the remainder by {c}", "finds the rest after dividing by {c}"), ("取除以{c}的余数", "求除以{c}的余数"), ("Remainder", "余数"), "{e}%{c}", "{e}//{c}"),
+    "div": Op(("divides by {c} rounding down", "takes the whole part after dividing by {c}"), ("整除{c}", "除以{c}取整"), ("Divide", "整除"), "{e}//{c}", "{e}%{c}"),
     "square": Op(("squares it", "multiplies it by itself"), ("平方", "求平方"), ("Square it", "平方"), "{e}**2", "{e}*2"),
-    "low": Op(("caps it at {c}", "keeps it at most {c}"), ("最大取{c}", "不超过{c}"), ("At most {c}", "最大{c}"), "min({e},{c})", "max({e},{c})"),
-    "high": Op(("lifts it to at least {c}", "keeps it at least {c}"), ("最小取{c}", "不小于{c}"), ("At least {c}", "最小{c}"), "max({e},{c})", "min({e},{c})"),
+    "low": Op(("caps it at {c}", "keeps it at most {c}"), ("最大取{c}", "不超过{c}"), ("At most", "最大"), "min({e},{c})", "max({e},{c})"),
+    "high": Op(("lifts it to at least {c}", "keeps it at least {c}"), ("最小取{c}", "不小于{c}"), ("At least", "最小"), "max({e},{c})", "min({e},{c})"),
 }
 KEEP = {
-    "even": Op(("keeps the even numbers", "takes only even numbers"), ("取出偶数", "留下偶数"), ("Keep even ones", "留偶数"), "[v for v in {e} if v%2==0]", "[v for v in {e} if v%2==1]"),
-    "odd": Op(("keeps the odd numbers", "takes only odd numbers"), ("取出奇数", "留下奇数"), ("Keep odd ones", "留奇数"), "[v for v in {e} if v%2==1]", "[v for v in {e} if v%2==0]"),
-    "above": Op(("keeps numbers above {c}", "drops all that are not over {c}"), ("取出大于{c}的数", "留下大于{c}的数"), ("Keep those above {c}", "留大于{c}的"), "[v for v in {e} if v>{c}]", "[v for v in {e} if v<{c}]"),
-    "below": Op(("keeps numbers below {c}", "drops all that are not under {c}"), ("取出小于{c}的数", "留下小于{c}的数"), ("Keep those below {c}", "留小于{c}的"), "[v for v in {e} if v<{c}]", "[v for v in {e} if v>{c}]"),
-    "plus": Op(("adds {c} to each number", "raises each number by {c}"), ("每个数加{c}", "把每个数加{c}"), ("Add {c} to each", "每个加{c}"), "[v+{c} for v in {e}]", "[v*{c} for v in {e}]"),
-    "scale": Op(("multiplies each number by {c}", "takes each number {c} times"), ("每个数乘{c}", "把每个数乘{c}"), ("Multiply each by {c}", "每个乘{c}"), "[v*{c} for v in {e}]", "[v+{c} for v in {e}]"),
-    "first": Op(("takes the first {c} numbers", "keeps the first {c}"), ("取前{c}个", "留下前{c}个数"), ("The first {c}", "前{c}个"), "{e}[:{c}]", "{e}[{c}:]"),
-    "skip": Op(("skips the first {c} numbers", "leaves out the first {c}"), ("去掉前{c}个", "不要前{c}个数"), ("Skip the first {c}", "去掉前{c}个"), "{e}[{c}:]", "{e}[:{c}]"),
+    "even": Op(("keeps the even numbers", "takes only even numbers"), ("取出偶数", "留下偶数"), ("Keep even ones", "留偶数"), "[v for v in {e} if {p}]", "v%2==1", "v%2==0"),
+    "odd": Op(("keeps the odd numbers", "takes only odd numbers"), ("取出奇数", "留下奇数"), ("Keep odd ones", "留奇数"), "[v for v in {e} if {p}]", "v%2==0", "v%2==1"),
+    "above": Op(("keeps numbers above {c}", "drops all that are not over {c}"), ("取出大于{c}的数", "留下大于{c}的数"), ("Keep those above", "留下大的"), "[v for v in {e} if {p}]", "v<{c}", "v>{c}"),
+    "below": Op(("keeps numbers below {c}", "drops all that are not under {c}"), ("取出小于{c}的数", "留下小于{c}的数"), ("Keep those below", "留下小的"), "[v for v in {e} if {p}]", "v>{c}", "v<{c}"),
+    "plus": Op(("adds {c} to each number", "raises each number by {c}"), ("每个数加{c}", "把每个数加{c}"), ("Add to each", "每个加"), "[{p} for v in {e}]", "v*{c}", "v+{c}"),
+    "scale": Op(("multiplies each number by {c}", "takes each number {c} times"), ("每个数乘{c}", "把每个数乘{c}"), ("Multiply each", "每个乘"), "[{p} for v in {e}]", "v+{c}", "v*{c}"),
+    "first": Op(("takes the first {c} numbers", "keeps the first {c}"), ("取前{c}个", "留下前{c}个数"), ("The first", "前几个"), "{e}[:{c}]", "{e}[{c}:]"),
+    "skip": Op(("skips the first {c} numbers", "leaves out the first {c}"), ("去掉前{c}个", "不要前{c}个数"), ("Skip the first", "去掉前几个"), "{e}[{c}:]", "{e}[:{c}]"),
 }
 CLOSE = {
     "sum": Op(("sums them", "adds them all up"), ("求和", "算总和"), ("Sum them", "求和"), "sum({e})", "len({e})"),
@@ -54,14 +55,14 @@ STRING = {
     "upper": Op(("makes it upper case", "turns it to capitals"), ("变大写", "改成大写"), ("Upper case", "大写"), "{e}.upper()", "{e}.lower()"),
     "lower": Op(("makes it lower case", "turns it to small letters"), ("变小写", "改成小写"), ("Lower case", "小写"), "{e}.lower()", "{e}.upper()"),
     "reverse": Op(("reverses it", "turns it round"), ("反转", "倒过来"), ("Reverse it", "反转"), "{e}[::-1]", "{e}[1:]"),
-    "repeat": Op(("repeats it {c} times", "writes it {c} times"), ("重复{c}次", "写{c}遍"), ("Repeat {c} times", "重复{c}次"), "{e}*{c}", "{e}[:{c}]"),
-    "head": Op(("takes the first {c} letters", "keeps the first {c} letters"), ("取前{c}个字", "留前{c}个字"), ("The first {c} letters", "前{c}个字"), "{e}[:{c}]", "{e}[{c}:]"),
-    "tail": Op(("drops the first {c} letters", "cuts off the first {c} letters"), ("去掉前{c}个字", "不要前{c}个字"), ("Drop the first {c}", "去前{c}个字"), "{e}[{c}:]", "{e}[:{c}]"),
-    "append": Op(("adds '{t}' at the end", "puts '{t}' behind it"), ("末尾加'{t}'", "后面加'{t}'"), ("Add '{t}' behind", "后加'{t}'"), "({e}+'{t}')", "('{t}'+{e})"),
-    "prepend": Op(("puts '{t}' in front", "adds '{t}' before it"), ("前面加'{t}'", "开头加'{t}'"), ("Put '{t}' in front", "前加'{t}'"), "('{t}'+{e})", "({e}+'{t}')"),
+    "repeat": Op(("repeats it {c} times", "writes it {c} times"), ("重复{c}次", "写{c}遍"), ("Repeat it", "重复"), "{e}*{c}", "{e}[:{c}]"),
+    "head": Op(("takes the first {c} letters", "keeps the first {c} letters"), ("取前{c}个字", "留前{c}个字"), ("The first", "前几个字"), "{e}[:{c}]", "{e}[{c}:]"),
+    "tail": Op(("drops the first {c} letters", "cuts off the first {c} letters"), ("去掉前{c}个字", "不要前{c}个字"), ("Drop the first", "去掉前几个字"), "{e}[{c}:]", "{e}[:{c}]"),
+    "append": Op(("adds '{t}' at the end", "puts '{t}' behind it"), ("末尾加'{t}'", "后面加'{t}'"), ("Add behind", "后面加"), "({e}+'{t}')", "('{t}'+{e})"),
+    "prepend": Op(("puts '{t}' in front", "adds '{t}' before it"), ("前面加'{t}'", "开头加'{t}'"), ("Put in front", "前面加"), "('{t}'+{e})", "({e}+'{t}')"),
 }
 COUNT = {
-    "count": Op(("counts the '{t}' in it", "tells how often '{t}' is there"), ("数'{t}'的个数", "算有几个'{t}'"), ("Count '{t}'", "数'{t}'"), "{e}.count('{t}')", "{e}.find('{t}')"),
+    "count": Op(("counts the '{t}' in it", "tells how often '{t}' is there"), ("数'{t}'的个数", "算有几个'{t}'"), ("Count it", "数个数"), "{e}.count('{t}')", "{e}.find('{t}')"),
     "length": Op(("gives its length", "tells how long it is"), ("求长度", "算长度"), ("Its length", "长度"), "len({e})", "len({e})-1"),
 }
 OPS = {**NUMBER, **KEEP, **CLOSE, **STRING, **COUNT}
@@ -85,13 +86,13 @@ def draw(rng: Random, language: str) -> Problem:
     """One programming task."""
     family = rng.choices(("number", "list", "string"), (50, 28, 22))[0]
     if family == "number":
-        names = rng.sample(list(NUMBER), rng.choice((2, 2, 3)))
+        names = rng.sample(list(NUMBER), rng.choices((2, 3), (78, 22))[0])
     elif family == "list":
         names = [rng.choice(list(KEEP))] + [rng.choice(list(CLOSE))]
-        if rng.random() < 0.4:  # a slice before: two comprehensions in one another would be too long
+        if rng.random() < 0.25:  # a slice before: two comprehensions in one another would be too long
             names.insert(0, rng.choice(("first", "skip")))
     else:
-        names = rng.sample(list(STRING), 2) + ([rng.choice(list(COUNT))] if rng.random() < 0.4 else [])
+        names = rng.sample(list(STRING), 2) + ([rng.choice(list(COUNT))] if rng.random() < 0.25 else [])
     ops = [[name, _constant(rng, name)] for name in names]
     name, variable = rng.choice(NAMES), VARIABLE[family]
     zh = language == "zh"
@@ -106,13 +107,13 @@ def draw(rng: Random, language: str) -> Problem:
     return Problem("code", language, spec, f"code|{family}|{ops}", prompt, function(name, variable, _expression(family, ops)), len(ops))
 
 
-def _fill(text: str, constant: str | int, expression: str = "") -> str:
-    return text.replace("{e}", expression).replace("{c}", str(constant)).replace("{t}", str(constant))
+def _fill(text: str, constant: str | int, expression: str = "", part: str = "") -> str:
+    return text.replace("{p}", part).replace("{e}", expression).replace("{c}", str(constant)).replace("{t}", str(constant))
 
 
 def _wrap(op: Op, expression: str, previous: str | None) -> str:
     """Brackets around an expression that binds weaker than the operation that follows."""
-    if previous is not None and not op.code.startswith(("min(", "max(", "sum(", "len(", "sorted(", "[v", "(")):
+    if previous is not None and op.code.startswith("{e}"):
         weak = OPS[previous].loose and not op.loose or previous in ("mul", "mod", "div", "square") and op.code == "{e}**2" or previous == "repeat"
         return f"({expression})" if weak else expression
     return expression
@@ -121,7 +122,7 @@ def _wrap(op: Op, expression: str, previous: str | None) -> str:
 def _expression(family: str, ops: list[list]) -> str:
     expression, previous = VARIABLE[family], None
     for name, constant in ops:
-        expression = _fill(OPS[name].code, constant, _wrap(OPS[name], expression, previous))
+        expression = _fill(OPS[name].code, constant, _wrap(OPS[name], expression, previous), OPS[name].part)
         previous = name
     return expression
 
@@ -132,19 +133,28 @@ def function(name: str, variable: str, expression: str) -> str:
 
 
 def think(spec: list, language: str) -> Steps:
-    """One step an operation: 'Add 3: x+3.'; the value is the expression so far, at a list's last step only the call on it (b)."""
+    """One step an operation: 'Add: x+3.'
+
+    The value is the expression so far; for a list only what is new: the condition or term of a comprehension, and at the last
+    step the call on the list so far (b). The whole is put together in the answer.
+    """
     family, name, ops = spec
     expression, previous = VARIABLE[family], None
     for op_name, constant in ops:
         op = OPS[op_name]
         last = op_name in CLOSE
         inner = "b" if last else _wrap(op, expression, previous)
+        code = op.part or op.code
         wrong = [_fill(op.twin, constant, inner)]
         if isinstance(constant, int) and constant:
-            wrong.append(_fill(op.code, constant + 1, inner))
-        say = [_fill(text, constant) for text in op.say]
-        value = yield Step(f"{say[0]}: §", f"{say[1]}：§", _fill(op.code, constant, inner), wrong)
-        expression = CALL_ON_B.sub(lambda _, e=expression: e, value) if last else value
+            wrong.append(_fill(code, constant + 1, inner))
+        value = yield Step(f"{op.say[0]}: §", f"{op.say[1]}：§", _fill(code, constant, inner), wrong)
+        if op.part:
+            expression = _fill(op.code, constant, inner, value)
+        elif last:
+            expression = CALL_ON_B.sub(lambda _, e=expression: e, value)
+        else:
+            expression = value
         previous = op_name
     return function(name, VARIABLE[family], expression)
 

@@ -15,7 +15,7 @@ OPENINGS_EN = (
     "On Monday {A} has {x} {n}.", "{A} and {q} {r} own {x} {n}.", "{A} saved {x} {n}.", "At first the {c} holds {x} {n}.", "With {x} {n} in a {c}, {A} visits the {l}.",
 )
 GAINS_EN = ("{P} {v} {y} more.", "Then {p} {v} {y}.", "{P} {v} another {y}.", "{A} {v} {y} at the {l}.", "{q2} {r} brings {y} more.", "Later {A} {v} {y}.",
-            "Next {p} {v} {y} new {n}.", "{B} gives {A} {y}.", "{P} also {v} {y}.", "After lunch {p} {v} {y} {n}.", "{y} more come from {B}.", "That day {A} {v} {y} extra.")
+            "Next {p} {v} {y} new {n}.", "{B} hands over {y}.", "{P} also {v} {y}.", "After lunch {p} {v} {y} {n}.", "{y} more come from {B}.", "That day {A} {v} {y} extra.")
 LOSSES_EN = ("{P} {v} {y}.", "Then {p} {v} {y} of them.", "{P} gives {y} to {B}.", "{A} {v} {y} at the {l}.", "{q2} {r} takes {y}.", "Later {A} {v} {y}.",
              "Next {p} {v} {y} {n}.", "{B} takes {y} away.", "{P} also {v} {y}.", "Before dinner {p} {v} {y}.", "{y} go to {B}.", "By night {A} {v} {y}.")
 DOUBLES_EN = ("Then the number grows {y}-fold.", "Soon there are {y} times as many.", "{A} makes it {y} times as many.", "By spring {p} has {y} times that.")

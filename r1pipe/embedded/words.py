@@ -23,7 +23,7 @@ LABELS = {
 }
 
 
-LONGEST = {"en": 125, "zh": 60}  # characters of a prompt: about 48 tokens
+LONGEST = {"en": 106, "zh": 54}  # characters of a prompt: about 48 tokens
 
 
 def _numbers(story: str, rng: Random) -> tuple[dict[str, int], list[list]]:
