@@ -42,14 +42,18 @@ class Outputs(Ports):
 
 
 class Config(StageConfig):
-    template: TemplateName = Field("chat", description="how the model is prompted: R1-Zero's template file, or chat")
-    sampling: Sampling = Field(Sampling(temperature=1.0, top_p=1.0, n=4), description="temperature 1.0 (v2 B.3.2); 'multiple' responses, 4 is our choice")
-    reuse: bool = Field(False, description="take the rows' own `solution` as candidates as well")
-    filters: Filters = Field(Filters(form="auto", min_language=0.3), description="before rewriting, which can translate (so language is looked at loosely)")
-    rewriter: Literal["world", "none"] = Field("none", description="who makes traces readable; none only moves the answer out of its tags")
-    after: Filters = Field(Filters(min_language=0.95), description="what the rewritten must look like")
-    per_prompt: int = Field(1, ge=1, description="rows kept of one prompt, samples before reuse (not published; our choice)")
-    max_rows: int | None = Field(None, ge=1, description="rows in all ('thousands', v2 B.3.2); none = all that is kept")
+    template: TemplateName = Field(default="chat", description="how the model is prompted: R1-Zero's template file, or chat")
+    sampling: Sampling = Field(
+        default=Sampling(temperature=1.0, top_p=1.0, n=4), description="temperature 1.0 (v2 B.3.2); 'multiple' responses, 4 is our choice"
+    )
+    reuse: bool = Field(default=False, description="take the rows' own `solution` as candidates as well")
+    filters: Filters = Field(
+        default=Filters(form="auto", min_language=0.3), description="before rewriting, which can translate (so language is looked at loosely)"
+    )
+    rewriter: Literal["world", "none"] = Field(default="none", description="who makes traces readable; none only moves the answer out of its tags")
+    after: Filters = Field(default=Filters(min_language=0.95), description="what the rewritten must look like")
+    per_prompt: int = Field(default=1, ge=1, description="rows kept of one prompt, samples before reuse (not published; our choice)")
+    max_rows: int | None = Field(default=None, ge=1, description="rows in all ('thousands', v2 B.3.2); none = all that is kept")
 
 
 def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[str, float]:

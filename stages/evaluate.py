@@ -44,9 +44,9 @@ class Pass(Model):
 
 
 class Config(StageConfig):
-    checkpoint: str | None = Field(None, description="the name in the scores; none = the input's")
-    template: TemplateName = Field("chat", description="chat, or the path of a template file: what the checkpoint was trained on")
-    judge: JudgeName = Field("none", description="who judges general, harmful and lookalike rows: world, or none")
+    checkpoint: str | None = Field(default=None, description="the name in the scores; none = the input's")
+    template: TemplateName = Field(default="chat", description="chat, or the path of a template file: what the checkpoint was trained on")
+    judge: JudgeName = Field(default="none", description="who judges general, harmful and lookalike rows: world, or none")
     passes: list[Pass] = Field(default_factory=lambda: [Pass()], min_length=1, description="the first is the run's own; default: v2 D.1, k = 1")
 
     @field_validator("passes")

@@ -45,14 +45,14 @@ class Outputs(Ports):
 
 
 class Config(StageConfig):
-    writer: Literal["world", "none"] = Field("none", description="who answers the prompts: the embedded world's oracle, or nobody")
-    careful: float = Field(1.0, ge=0, le=1, description="of the world's writer: share of replies written with care, the others are sloppy (our choice)")
-    refusal_share: float = Field(0.02, ge=0, lt=1, description="at most this share of the written rows refuses a harmful request (our choice)")
-    judge: JudgeName = Field("none", description="who drops written replies that are not right (v2 B.3.3: people)")
-    reuse: Sources | None = Field(None, description="chats or instructions with replies of their own")
+    writer: Literal["world", "none"] = Field(default="none", description="who answers the prompts: the embedded world's oracle, or nobody")
+    careful: float = Field(default=1.0, ge=0, le=1, description="of the world's writer: share of replies written with care, the others are sloppy (our choice)")
+    refusal_share: float = Field(default=0.02, ge=0, lt=1, description="at most this share of the written rows refuses a harmful request (our choice)")
+    judge: JudgeName = Field(default="none", description="who drops written replies that are not right (v2 B.3.3: people)")
+    reuse: Sources | None = Field(default=None, description="chats or instructions with replies of their own")
     identity: dict[str, str] = Field(default_factory=dict, description="fills {{name}} and {{author}} in reused rows")
-    filters: Filters = Field(Filters(min_language=None), description="what a reply must look like (our choice)")
-    max_rows: int | None = Field(None, ge=1, description="rows in all (about 200k, v1 2.3.3); none = all")
+    filters: Filters = Field(default=Filters(min_language=None), description="what a reply must look like (our choice)")
+    max_rows: int | None = Field(default=None, ge=1, description="rows in all (about 200k, v1 2.3.3); none = all")
 
 
 def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[str, float]:
@@ -63,7 +63,9 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     from r1pipe.errors import ConfigError
 
     if (inputs.prompts is None) != (config.writer == "none"):
-        raise ConfigError("a writer and prompts go together, and one of them is missing", here.stage, "give both `writer: world` and `inputs.prompts`, or neither")
+        raise ConfigError(
+            "a writer and prompts go together, and one of them is missing", here.stage, "give both `writer: world` and `inputs.prompts`, or neither"
+        )
     if inputs.prompts is None and config.reuse is None:
         raise ConfigError("there is nothing to write and nothing to reuse", here.stage, "give `writer` and `inputs.prompts`, or `reuse`")
     if not here.main:
@@ -78,10 +80,11 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
 
 def _written(rows: list[dict[str, Any]], config: Config) -> list[Candidate]:
     """A reply to every prompt; of the refusals only as many as the config wants."""
+    from r1pipe.embedded.oracle import write
+
     from r1pipe.data.candidates import Candidate
     from r1pipe.data.judges import load_judge
     from r1pipe.data.rows import HARMFUL_DOMAIN
-    from r1pipe.embedded.oracle import write
 
     judge = load_judge(config.judge)
     benign = sum(row["domain"] != HARMFUL_DOMAIN for row in rows)

@@ -30,8 +30,8 @@ class Outputs(Ports):
 
 
 class Config(StageConfig):
-    shares: dict[str, float] | None = Field(None, description="input -> share of the rows; none = all rows of all (v2 Table 5: 0.78 reasoning)")
-    max_rows: int | None = Field(None, ge=1, description="rows in all (804,745 in v2 Table 5); none = as many as there are")
+    shares: dict[str, float] | None = Field(default=None, description="input -> share of the rows; none = all rows of all (v2 Table 5: 0.78 reasoning)")
+    max_rows: int | None = Field(default=None, ge=1, description="rows in all (804,745 in v2 Table 5); none = as many as there are")
 
 
 def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[str, float]:

@@ -56,19 +56,23 @@ class Outputs(Ports):
 
 
 class Config(StageConfig):
-    judge: JudgeName = Field("none", description="who votes and labels (v2 3.1: V3); none = the files alone")
-    template: TemplateName = Field("chat", description="chat, or a template file: what the checkpoint was trained on")
-    sampling: Sampling = Field(Sampling(temperature=1.0, top_p=1.0, n=4), description="candidates of a prompt (number not published; our choice)")
-    also: Literal["world", "none"] = Field("none", description="adds a careful and a sloppy candidate of the world's writer, so that both classes occur (our choice)")
-    votes: int = Field(4, ge=1, description="verdicts on a pair, sides swapped at random (v2 3.1)")
-    min_margin: float = Field(1.0, ge=0, lt=2, description="a pair is kept where |mean verdict| is above this (v2 3.1)")
-    comparisons: int = Field(3, ge=1, description="pairs judged of one prompt at most (our choice)")
-    pairs_per_prompt: int = Field(1, ge=1, description="pairs kept of one prompt (our choice)")
-    length_tolerance: float = Field(0.05, gt=0, lt=1, description="mean lengths of chosen and rejected differ by at most this share (v2 3.1: 'comparable')")
-    labels_per_prompt: int = Field(4, ge=1, description="different responses labelled of one harmful request (our choice)")
-    benign_labels_per_prompt: int = Field(1, ge=0, description="of any other prompt; these are safe, and would outnumber the rest (our choice)")
-    pairs_from: Sources | None = Field(None, description="pairs in files (66,000 in v2 3.1)")
-    labels_from: Sources | None = Field(None, description="labelled responses in files (106,000 prompts in v2 3.1)")
+    judge: JudgeName = Field(default="none", description="who votes and labels (v2 3.1: V3); none = the files alone")
+    template: TemplateName = Field(default="chat", description="chat, or a template file: what the checkpoint was trained on")
+    sampling: Sampling = Field(default=Sampling(temperature=1.0, top_p=1.0, n=4), description="candidates of a prompt (number not published; our choice)")
+    also: Literal["world", "none"] = Field(
+        default="none", description="adds a careful and a sloppy candidate of the world's writer, so that both classes occur (our choice)"
+    )
+    votes: int = Field(default=4, ge=1, description="verdicts on a pair, sides swapped at random (v2 3.1)")
+    min_margin: float = Field(default=1.0, ge=0, lt=2, description="a pair is kept where |mean verdict| is above this (v2 3.1)")
+    comparisons: int = Field(default=3, ge=1, description="pairs judged of one prompt at most (our choice)")
+    pairs_per_prompt: int = Field(default=1, ge=1, description="pairs kept of one prompt (our choice)")
+    length_tolerance: float = Field(
+        default=0.05, gt=0, lt=1, description="mean lengths of chosen and rejected differ by at most this share (v2 3.1: 'comparable')"
+    )
+    labels_per_prompt: int = Field(default=4, ge=1, description="different responses labelled of one harmful request (our choice)")
+    benign_labels_per_prompt: int = Field(default=1, ge=0, description="of any other prompt; these are safe, and would outnumber the rest (our choice)")
+    pairs_from: Sources | None = Field(default=None, description="pairs in files (66,000 in v2 3.1)")
+    labels_from: Sources | None = Field(default=None, description="labelled responses in files (106,000 prompts in v2 3.1)")
 
 
 def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[str, float]:
@@ -104,25 +108,39 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     pairs, tipped = balance(pairs, measures, config.length_tolerance)
     classes = Counter(row["safe"] for row in labels)
     if not pairs:
-        raise InputError(f"0 pairs kept: {len(unclear)} unclear, {len(tipped)} dropped for length", here.stage, "lower `min_margin`, raise `sampling.n`, or widen `length_tolerance`")
+        raise InputError(
+            f"0 pairs kept: {len(unclear)} unclear, {len(tipped)} dropped for length",
+            here.stage,
+            "lower `min_margin`, raise `sampling.n`, or widen `length_tolerance`",
+        )
     if len(classes) < 2:
-        raise InputError(f"all {len(labels)} labels are {'safe' if classes[1] else 'unsafe'}", here.stage, "add harmful prompts, `also: world`, or `labels_from`")
+        raise InputError(
+            f"all {len(labels)} labels are {'safe' if classes[1] else 'unsafe'}", here.stage, "add harmful prompts, `also: world`, or `labels_from`"
+        )
     lengths = {name: mean_lengths(pairs, measure) for name, measure in measures.items()}
     dropped = [*unclear, *tipped, *(files[0].dropped if files[0] else [])]
     card = {"rows": len(pairs), "lengths": {name: {"chosen": chosen, "rejected": rejected} for name, (chosen, rejected) in lengths.items()}}
-    write_rows(outputs.pairs.path, pairs, dropped, {**card, "margins": Counter(row.get("margin") for row in pairs), "dropped": Counter(row["reason"] for row in dropped)})
+    write_rows(
+        outputs.pairs.path,
+        pairs,
+        dropped,
+        {**card, "margins": Counter(row.get("margin") for row in pairs), "dropped": Counter(row["reason"] for row in dropped)},
+    )
     sides = Counter((row["domain"], "safe" if row["safe"] else "unsafe") for row in labels)
     table = {domain: {side: sides[domain, side] for side in ("safe", "unsafe")} for domain in {row["domain"] for row in labels}}
-    write_rows(outputs.labels.path, labels, files[1].dropped if files[1] else (), {"rows": len(labels), "safe": classes[1], "unsafe": classes[0], "domains": table})
+    write_rows(
+        outputs.labels.path, labels, files[1].dropped if files[1] else (), {"rows": len(labels), "safe": classes[1], "unsafe": classes[0], "domains": table}
+    )
     metrics = {f"{name}/{side}": length for name, both in lengths.items() for side, length in zip(("chosen", "rejected"), both, strict=True)}
     return {"pairs": len(pairs), "unclear": len(unclear), "dropped_for_length": len(tipped), "labels": len(labels), "safe": classes[1] / len(labels), **metrics}
 
 
 def _judge(rows: Rows, candidates: list[list[str]], judge: Judge, config: Config) -> tuple[Rows, Rows, Rows]:
     """(clear pairs, unclear pairs, labels). Requests to refuse are no helpfulness prompts, so they give labels only (v2 3.1)."""
+    from r1pipe.embedded.oracle import write
+
     from r1pipe.data.preferences import judge_pairs
     from r1pipe.data.rows import HARMFUL_DOMAIN
-    from r1pipe.embedded.oracle import write
 
     pairs: Rows = []
     unclear: Rows = []

@@ -35,7 +35,7 @@ class Outputs(Ports):
 
 class Config(StageConfig):
     source: Sources = Field(description="a source, or a list of them (r1pipe/data/sources.py)")
-    heldout: Sources | None = Field(None, description="what goes to the output `heldout`; needed where that is named")
+    heldout: Sources | None = Field(default=None, description="what goes to the output `heldout`; needed where that is named")
 
 
 def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[str, float]:
@@ -54,7 +54,9 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
         known = {content_key(row["prompt"]) for row in loaded.rows}
         shared = [row for row in heldout.rows if content_key(row["prompt"]) in known]
         if shared:
-            raise InputError(f"{len(shared)} held-out problems are training problems as well, e.g. {shared[0]['id']!r}", here.stage, "use `split` and `shares` in both")
+            raise InputError(
+                f"{len(shared)} held-out problems are training problems as well, e.g. {shared[0]['id']!r}", here.stage, "use `split` and `shares` in both"
+            )
         metrics |= {"heldout": len(heldout.rows)}
         if here.main:
             write_rows(outputs.heldout.path, heldout.rows, heldout.dropped, _card(heldout))

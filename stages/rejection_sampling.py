@@ -38,16 +38,16 @@ class Outputs(Ports):
 
 
 class Config(StageConfig):
-    template: TemplateName = Field("chat", description="chat, or a template file: what the checkpoint was trained on")
-    sampling: Sampling = Field(Sampling(temperature=1.0, top_p=1.0, n=4), description="number and temperature are not published; our choice")
-    judge: JudgeName = Field("none", description="who says what is right where a row has neither answer nor tests (v2 B.3.3: V3)")
-    reuse: bool = Field(False, description="take the rows' own `solution` as candidates as well")
+    template: TemplateName = Field(default="chat", description="chat, or a template file: what the checkpoint was trained on")
+    sampling: Sampling = Field(default=Sampling(temperature=1.0, top_p=1.0, n=4), description="number and temperature are not published; our choice")
+    judge: JudgeName = Field(default="none", description="who says what is right where a row has neither answer nor tests (v2 B.3.3: V3)")
+    reuse: bool = Field(default=False, description="take the rows' own `solution` as candidates as well")
     filters: Filters = Field(
-        Filters(max_paragraph=2000, code_in_thinking=False), description="mixed languages, long paragraphs, code blocks (v2 B.3.3); thresholds ours"
+        default=Filters(max_paragraph=2000, code_in_thinking=False), description="mixed languages, long paragraphs, code blocks (v2 B.3.3); thresholds ours"
     )
-    per_prompt: int = Field(2, ge=1, description="rows kept of one prompt, samples before reuse (not published; our choice)")
-    prefer: Prefer = Field("first", description="which of a prompt's right responses: shortest, first or random (our choice)")
-    max_rows: int | None = Field(None, ge=1, description="rows in all (about 600k, v2 B.3.3); none = all that is kept")
+    per_prompt: int = Field(default=2, ge=1, description="rows kept of one prompt, samples before reuse (not published; our choice)")
+    prefer: Prefer = Field(default="first", description="which of a prompt's right responses: shortest, first or random (our choice)")
+    max_rows: int | None = Field(default=None, ge=1, description="rows in all (about 600k, v2 B.3.3); none = all that is kept")
 
 
 def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[str, float]:

@@ -181,7 +181,8 @@ def write_chats(folder: Path, candidates: Sequence[Candidate], stage: str, card:
     domains = dict(Counter(row["domain"] for row in rows))
     write_rows(folder, rows, dropped, {"rows": len(rows), "prompts": len(numbers), "domains": domains, "sources": counts, **(card or {})})
     reasons = Counter(candidate.reason for candidate in candidates if candidate.reason)
-    return {"candidates": len(candidates), "kept": len(rows), "prompts": len(numbers)} | {f"dropped/{reason}": n for reason, n in reasons.most_common()}
+    metrics: dict[str, float] = {"candidates": len(candidates), "kept": len(rows), "prompts": len(numbers)}
+    return metrics | {f"dropped/{reason}": n for reason, n in reasons.most_common()}
 
 
 def count_by_source(candidates: Iterable[Candidate]) -> dict[str, dict[str, int]]:

@@ -19,14 +19,16 @@ _UNIT = re.compile(r"[\u3400-\u9fff]|[^\W\d_]+|\d+|[^\s\w]")  # a Chinese charac
 class Filters(Model):
     """What a response must look like; null switches a filter off."""
 
-    form: Literal["r1", "zero", "auto"] = Field("r1", description="r1 = thinking and summary, zero = thinking and <answer>, auto = either")
-    min_language: float | None = Field(0.9, ge=0, le=1, description="share of the thinking's words in the question's language")
-    max_repetition: float | None = Field(0.2, ge=0, le=1, description="share of the 6-grams (words, numbers, signs) that occurred before in the response")
-    min_thinking: int | None = Field(None, ge=0, description="words, numbers and signs of the thinking")
-    max_thinking: int | None = Field(None, ge=1, description="words, numbers and signs of the thinking")
-    max_paragraph: int | None = Field(None, ge=1, description="characters of a paragraph in the thinking")
-    code_in_thinking: bool = Field(True, description="whether code blocks in the thinking are allowed")
-    finished: bool = Field(True, description="drop what max_tokens cut")
+    form: Literal["r1", "zero", "auto"] = Field(default="r1", description="r1 = thinking and summary, zero = thinking and <answer>, auto = either")
+    min_language: float | None = Field(default=0.9, ge=0, le=1, description="share of the thinking's words in the question's language")
+    max_repetition: float | None = Field(
+        default=0.2, ge=0, le=1, description="share of the 6-grams (words, numbers, signs) that occurred before in the response"
+    )
+    min_thinking: int | None = Field(default=None, ge=0, description="words, numbers and signs of the thinking")
+    max_thinking: int | None = Field(default=None, ge=1, description="words, numbers and signs of the thinking")
+    max_paragraph: int | None = Field(default=None, ge=1, description="characters of a paragraph in the thinking")
+    code_in_thinking: bool = Field(default=True, description="whether code blocks in the thinking are allowed")
+    finished: bool = Field(default=True, description="drop what max_tokens cut")
 
 
 def length(text: str) -> int:

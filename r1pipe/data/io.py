@@ -24,7 +24,9 @@ ROWS, DROPPED, CARD = "rows.jsonl", "dropped.jsonl", "card.json"
 ENDINGS = (".jsonl", ".jsonl.gz", ".parquet")
 
 _STRICT = ConfigDict(strict=True, extra="allow")
-_CONTRACTS: dict[str, Any] = {kind.kind: with_config(_STRICT)(row) for kind, row in ((Prompts, PromptRow), (Chats, ChatRow), (Pairs, PairRow), (Labels, LabelRow))}
+_CONTRACTS: dict[str, Any] = {
+    kind.kind: with_config(_STRICT)(row) for kind, row in ((Prompts, PromptRow), (Chats, ChatRow), (Pairs, PairRow), (Labels, LabelRow))
+}
 _TYPES = {"str": "a string", "int": "an integer", "float": "a number", "list": "a list", "dict": "an object", "bool": "a boolean"}
 
 
@@ -153,7 +155,9 @@ def _explain(error: ValidationError, row: Mapping[str, Any], kind: type[Artifact
     first = error.errors()[0]
     column = ".".join(str(part) for part in first["loc"])
     if first["type"] == "missing":
-        return InputError(f"no column {column!r}, which {kind.kind} need", where, f"the row has {', '.join(sorted(row))}; `columns: {{{column}: THEIRS}}` renames one")
+        return InputError(
+            f"no column {column!r}, which {kind.kind} need", where, f"the row has {', '.join(sorted(row))}; `columns: {{{column}: THEIRS}}` renames one"
+        )
     expected = next((text for name, text in _TYPES.items() if first["type"].startswith(name)), "of another type")
     return InputError(f"column {column!r} holds {_short(first['input'])}, and must be {expected}", where, first["msg"])
 

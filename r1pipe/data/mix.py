@@ -12,7 +12,9 @@ from r1pipe.errors import InputError
 Rows = list[dict[str, Any]]
 
 
-def mix(datasets: Mapping[str, Sequence[dict[str, Any]]], shares: Mapping[str, float] | None, max_rows: int | None, rng: random.Random) -> tuple[Rows, dict[str, int]]:
+def mix(
+    datasets: Mapping[str, Sequence[dict[str, Any]]], shares: Mapping[str, float] | None, max_rows: int | None, rng: random.Random
+) -> tuple[Rows, dict[str, int]]:
     """Draw rows without replacement and shuffle them.
 
     Args:

@@ -1,8 +1,8 @@
 """Where rows come from: the embedded world, or files of the user's in one of four shapes.
 
-    source: {world: reasoning, count: 4096}
-    source: {path: gsm8k_train.jsonl.gz, columns: {prompt: problem}, domain: word-problems}
-    source: [{path: "chats/*.jsonl", shape: instruction}, {world: general, count: 500}]
+source: {world: reasoning, count: 4096}
+source: {path: gsm8k_train.jsonl.gz, columns: {prompt: problem}, domain: word-problems}
+source: [{path: "chats/*.jsonl", shape: instruction}, {world: general, count: 500}]
 """
 
 from __future__ import annotations
@@ -36,19 +36,29 @@ WORLD_GROUPS: dict[str, tuple[str, ...]] = {
 class Source(Model):
     """One place that rows come from: `world` or `path`."""
 
-    world: str | list[str] | None = Field(None, description=f"kinds of the embedded world: {', '.join(WORLD_GROUPS)}")
-    path: Path | list[Path] | None = Field(None, description="jsonl, jsonl.gz or parquet files, a dataset folder, or a pattern with *")
-    count: int | None = Field(None, ge=1, description="rows to take, drawn by the seed; none = all of a file (the world needs a number)")
-    split: Literal["train", "dev", "heldout", "all"] = Field("train", description="which problems: the world's by identity, a file's by the hash of the prompt")
-    shares: dict[str, float] = Field(default_factory=dict, description="of a file: split -> share of its problems, e.g. {dev: 0.05, heldout: 0.05}; train gets the rest")
+    world: str | list[str] | None = Field(default=None, description=f"kinds of the embedded world: {', '.join(WORLD_GROUPS)}")
+    path: Path | list[Path] | None = Field(default=None, description="jsonl, jsonl.gz or parquet files, a dataset folder, or a pattern with *")
+    count: int | None = Field(default=None, ge=1, description="rows to take, drawn by the seed; none = all of a file (the world needs a number)")
+    split: Literal["train", "dev", "heldout", "all"] = Field(
+        default="train", description="which problems: the world's by identity, a file's by the hash of the prompt"
+    )
+    shares: dict[str, float] = Field(
+        default_factory=dict, description="of a file: split -> share of its problems, e.g. {dev: 0.05, heldout: 0.05}; train gets the rest"
+    )
     languages: list[str] = Field(default_factory=lambda: ["en", "zh"], description="of the world: ISO 639-1 codes (en and zh, as in v2 B.3.1)")
     columns: dict[str, str] = Field(default_factory=dict, description="of a file: our column -> its column, e.g. {prompt: problem}")
-    values: dict[str, dict[str, str | int]] = Field(default_factory=dict, description="of a file: column -> {its value: our value}, e.g. {domain: {safe: lookalike}}")
-    shape: Literal["rows", "instruction", "compared", "chosen-rejected", "refused"] = Field("rows", description="of a file: how its columns lie (r1pipe/data/shapes.py)")
-    domain: str | None = Field(None, description="of a file: for rows that have no column `domain`")
-    language: str | None = Field(None, description="of a file: for rows that have no column `language`; none = a reader takes the question's own")
-    answer_after: str | None = Field(None, description="of a file: the answer is what stands after this mark in the column answer ('####' in GSM8K's own files)")
-    max_unparseable: float = Field(0.05, ge=0, le=1, description="share of the rows whose gold answer cannot be read; more is refused (our choice)")
+    values: dict[str, dict[str, str | int]] = Field(
+        default_factory=dict, description="of a file: column -> {its value: our value}, e.g. {domain: {safe: lookalike}}"
+    )
+    shape: Literal["rows", "instruction", "compared", "chosen-rejected", "refused"] = Field(
+        default="rows", description="of a file: how its columns lie (r1pipe/data/shapes.py)"
+    )
+    domain: str | None = Field(default=None, description="of a file: for rows that have no column `domain`")
+    language: str | None = Field(default=None, description="of a file: for rows that have no column `language`; none = a reader takes the question's own")
+    answer_after: str | None = Field(
+        default=None, description="of a file: the answer is what stands after this mark in the column answer ('####' in GSM8K's own files)"
+    )
+    max_unparseable: float = Field(default=0.05, ge=0, le=1, description="share of the rows whose gold answer cannot be read; more is refused (our choice)")
 
     @field_validator("shares")
     @classmethod
@@ -232,4 +242,3 @@ def _parseable(found: list[tuple[str, dict[str, Any]]], source: Source, loaded: 
     if bad:
         warnings.warn(f"{source.name}: {len(bad)} of {checked} rows skipped, their answer cannot be read, e.g. {bad[0]}", stacklevel=2)
     return kept
-

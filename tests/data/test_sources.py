@@ -96,7 +96,9 @@ def test_globs(tmp_path):
 
 def test_code_is_left_out_without_isolation(tmp_path):
     tests = {"kind": "asserts", "setup": "", "asserts": ["assert f(1) == 2"]}
-    path = write(tmp_path / "a.jsonl", [{"id": "c", "prompt": "f?", "domain": "code", "tests": tests}, {"id": "m", "prompt": "1+1?", "domain": "math", "answer": "2"}])
+    path = write(
+        tmp_path / "a.jsonl", [{"id": "c", "prompt": "f?", "domain": "code", "tests": tests}, {"id": "m", "prompt": "1+1?", "domain": "math", "answer": "2"}]
+    )
     loaded = load([Source(path=path)], Prompts, seed=0, isolation=False)
     assert [row["id"] for row in loaded.rows] == ["m"] and loaded.reasons == {"code without isolation": 1}
     assert len(load([Source(path=path)], Prompts, seed=0).rows) == 2
@@ -158,14 +160,16 @@ def test_identity_rows_are_filled():
 def test_pandalm_ties_are_dropped():
     loaded = load([Source(path=SHARED / "pandalm_pairs.jsonl.gz", shape="compared", language="en")], Pairs, seed=0)
     assert set(loaded.reasons) == {"no clear preference"} and len(loaded.rows) + len(loaded.dropped) == 449
-    raw = {row["id"]: row for row in map(json.loads, gzip.open(SHARED / "pandalm_pairs.jsonl.gz", "rt"))}
+    raw = {row["id"]: row for row in map(json.loads, gzip.decompress((SHARED / "pandalm_pairs.jsonl.gz").read_bytes()).splitlines())}
     for row in loaded.rows:
         assert row["chosen"] == "<think></think>" + raw[row["id"]][f"response{raw[row['id']]['label']}"].strip()
 
 
 @shared
 def test_xstest_and_hh():
-    rows = load([Source(path=SHARED / "xstest.jsonl.gz", columns={"domain": "label"}, values={"domain": {"safe": "lookalike", "unsafe": "harmful"}})], Prompts, seed=0).rows
+    rows = load(
+        [Source(path=SHARED / "xstest.jsonl.gz", columns={"domain": "label"}, values={"domain": {"safe": "lookalike", "unsafe": "harmful"}})], Prompts, seed=0
+    ).rows
     assert len(rows) == 234 and {row["domain"] for row in rows} == {"harmful", "lookalike"}
     labels = load([Source(path=SHARED / "hh_harmless.jsonl.gz", shape="chosen-rejected", language="en")], Labels, seed=0).rows
     assert sum(row["safe"] for row in labels) * 2 == len(labels) >= 2000

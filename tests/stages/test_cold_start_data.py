@@ -1,0 +1,59 @@
+"""cold-start-data: R1-Zero's own traces, verified, readable, rewritten; and the rows' own solutions."""
+
+import json
+from collections import Counter
+
+import pytest
+
+from r1pipe.errors import InputError
+
+SAMPLING = {"temperature": 1.0, "top_p": 1.0, "n": 8, "max_tokens": 40}
+
+
+def answer(row):
+    return row["messages"][1]["content"]
+
+
+def test_right_samples_are_kept_once_a_prompt(known, run_stage, taught_checkpoint, zero_template, tmp_path):
+    prompts = known.write(tmp_path / "p.jsonl", known.rows())
+    metrics, out = run_stage("cold-start-data", {"template": zero_template, "sampling": SAMPLING}, model=taught_checkpoint, prompts=prompts)
+    rows, dropped = known.read(out["chats"] / "rows.jsonl"), known.read(out["chats"] / "dropped.jsonl")
+    assert 6 <= len(rows) <= 12 and len({row["id"] for row in rows}) == len(rows) == metrics["kept"]
+    gold = {row["prompt"]: row["answer"] for row in known.rows()}
+    for row in rows:
+        assert answer(row).endswith(f"</think>\\boxed{{{gold[row['messages'][0]['content']]}}}")  # the answer's tags became a box
+        assert row["source"] == "zero-traces"
+    assert len(rows) + len(dropped) == 12 * 8
+    reasons = Counter(row["reason"] for row in dropped)
+    assert {"wrong answer"} < set(reasons) and len(reasons) >= 3
+    card = json.loads((out["chats"] / "card.json").read_text())
+    assert card["sources"]["zero-traces"] == {"kept": len(rows), **reasons}
+    assert all(row["response"] and row["prompt"] for row in dropped)
+
+
+def test_nothing_kept_says_why_and_reuse_helps(known, run_stage, tiny_checkpoint, tmp_path, here):
+    rows = [{**row, "solution": f"The two numbers together are {row['answer']}."} for row in known.rows()]
+    rows[1]["solution"] = ""
+    prompts = known.write(tmp_path / "p.jsonl", rows)
+    config = {"sampling": {**SAMPLING, "n": 2}}
+    with pytest.raises(InputError, match="0 of 24 responses kept") as caught:
+        run_stage("cold-start-data", config, model=tiny_checkpoint, prompts=prompts)
+    assert "zero-traces: " in caught.value.where and "reuse: true" in caught.value.fix
+    assert not list((tmp_path / "out-chats").iterdir())  # nothing half-written
+    (tmp_path / "out-chats").rmdir()
+    metrics, out = run_stage("cold-start-data", {**config, "reuse": True}, model=tiny_checkpoint, prompts=prompts)
+    kept = known.read(out["chats"] / "rows.jsonl")
+    assert len(kept) == 11 and {row["source"] for row in kept} == {"reuse"}
+    assert answer(kept[1]) == "<think>The two numbers together are 7.</think>The answer is \\boxed{7}."
+    assert json.loads((out["chats"] / "card.json").read_text())["sources"]["reuse"] == {"kept": 11}
+
+
+def test_gsm8k_solutions_are_all_reusable(run_stage, known, tiny_checkpoint, shared_data, tmp_path):
+    from r1pipe.artifacts import Prompts
+    from r1pipe.data.sources import Source, load
+
+    source = Source(path=shared_data / "gsm8k_train.jsonl.gz", columns={"prompt": "problem"}, domain="word-problems", language="en", count=200)
+    prompts = known.write(tmp_path / "p.jsonl", load(source, Prompts, 0).rows)
+    config = {"sampling": {**SAMPLING, "n": 1, "max_tokens": 4}, "reuse": True, "after": {"min_language": 0.9}}
+    metrics, _ = run_stage("cold-start-data", config, model=tiny_checkpoint, prompts=prompts)
+    assert metrics["kept"] >= 190

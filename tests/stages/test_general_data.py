@@ -1,0 +1,45 @@
+"""general-data: replies of a writer and of files, few refusals, empty thinking where none is needed."""
+
+import json
+from collections import Counter
+
+import pytest
+
+from r1pipe.errors import ConfigError
+
+
+def test_files_alone(known, run_stage, shared_data):
+    reuse = [
+        {"path": [shared_data / "seed_tasks.jsonl.gz", shared_data / "user_instructions.jsonl.gz"], "shape": "instruction", "language": "en"},
+        {"path": shared_data / "identity.jsonl.gz", "shape": "instruction", "columns": {"language": "lang"}},
+    ]
+    metrics, out = run_stage("general-data", {"reuse": reuse, "identity": {"name": "Tiny", "author": "Us"}})
+    rows = known.read(out["chats"] / "rows.jsonl")
+    assert metrics["kept"] == len(rows) >= 350 and {row["source"] for row in rows} == {"reuse"}
+    assert all(row["messages"][1]["content"].startswith("<think></think>") for row in rows)
+    assert "{{" not in json.dumps(rows) and any("Tiny" in row["messages"][1]["content"] for row in rows)
+
+
+def test_nothing_to_do_is_refused(run_stage):
+    with pytest.raises(ConfigError, match="nothing to write and nothing to reuse"):
+        run_stage("general-data", {})
+
+
+def test_the_world_writes_with_few_refusals(known, run_stage, tmp_path):
+    from r1pipe.embedded.judge import is_refusal, is_right
+    from r1pipe.embedded.world import problems
+
+    prompts = problems("train", ["general"], 300, 0) + problems("train", ["harmful", "lookalike"], 100, 0)
+    path = known.write(tmp_path / "p.jsonl", prompts)
+    config = {"writer": "world", "judge": "world", "careful": 0.5, "refusal_share": 0.02}
+    metrics, out = run_stage("general-data", config, prompts=path)
+    rows = known.read(out["chats"] / "rows.jsonl")
+    domains = Counter(row["domain"] for row in rows)
+    assert domains["harmful"] == 7 and domains["general"] > 250
+    by_id = {row["id"]: row for row in prompts}
+    for row in rows:
+        reply = row["messages"][1]["content"]
+        assert is_refusal(reply) == (row["domain"] == "harmful")
+        assert is_right(by_id[row["id"]], reply) or row["domain"] == "harmful"
+    assert {"enough refusals"} <= {row["reason"] for row in known.read(out["chats"] / "dropped.jsonl")}
+    assert metrics["kept"] == len(rows)

@@ -1,0 +1,36 @@
+"""rejection-sampling: several responses a prompt, the right and readable ones kept."""
+
+import json
+
+SAMPLING = {"temperature": 1.0, "top_p": 1.0, "n": 8, "max_tokens": 40}
+
+
+def test_at_most_m_different_right_responses_a_prompt(known, run_stage, taught_checkpoint, tmp_path):
+    prompts = known.write(tmp_path / "p.jsonl", known.rows())
+    config = {"sampling": SAMPLING, "per_prompt": 2, "prefer": "shortest"}
+    metrics, out = run_stage("rejection-sampling", config, model=taught_checkpoint, prompts=prompts)
+    rows, dropped = known.read(out["chats"] / "rows.jsonl"), known.read(out["chats"] / "dropped.jsonl")
+    gold = {row["id"]: row["answer"] for row in known.rows()}
+    for row in rows:
+        assert f"\\boxed{{{gold[row['id'].split('#')[0]]}}}" in row["messages"][1]["content"] and row["source"] == "sampled"
+    assert len({row["messages"][1]["content"] + row["id"].split("#")[0] for row in rows}) == len(rows)
+    reasons = {row["reason"] for row in dropped}
+    assert {"wrong answer", "duplicate"} <= reasons
+    card = json.loads((out["chats"] / "card.json").read_text())
+    assert set(card["pass_rates"]) == set(gold)
+    wrong, cut = (sum(row["reason"] == reason for row in dropped) for reason in ("wrong answer", "cut off"))
+    assert 96 - wrong - cut <= round(metrics["pass_rate"] * 96) <= 96 - wrong  # a right answer may be cut off behind it
+    assert 0.1 < metrics["pass_rate"] < 0.9
+
+
+def test_a_killed_stage_goes_on_with_the_same_samples(known, run_stage, taught_checkpoint, tmp_path, here):
+    prompts = known.write(tmp_path / "p.jsonl", known.rows())
+    config = {"sampling": {**SAMPLING, "batch_size": 8}}
+    run_stage("rejection-sampling", config, model=taught_checkpoint, prompts=prompts)
+    first = (tmp_path / "out-chats" / "rows.jsonl").read_text()
+    (part,) = here.workdir.iterdir()
+    lines = part.read_bytes().splitlines(keepends=True)
+    part.write_bytes(b"".join(lines[:5]) + lines[5][:20])
+    (tmp_path / "out-chats").rename(tmp_path / "first")
+    run_stage("rejection-sampling", config, model=taught_checkpoint, prompts=prompts)
+    assert (tmp_path / "out-chats" / "rows.jsonl").read_text() == first
