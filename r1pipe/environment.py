@@ -25,9 +25,9 @@ def base_environment() -> dict[str, str]:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
-        "WANDB_MODE": "offline",
         **os.environ,
         "OPENBLAS_NUM_THREADS": "1",  # numpy's pool would start threads at import, in the fork server too
+        "JE_ARROW_MALLOC_CONF": "background_thread:false",  # as pyarrow's allocator would
         "PYTHONHASHSEED": "0",  # set order must not differ between two runs, nor between a fork and a fresh process
         "PYTHONUNBUFFERED": "1",
         "PYTHONSAFEPATH": "1",  # a ./datasets or ./stages of the user's must not shadow a library

@@ -7,6 +7,9 @@ Importing them costs 8-10 s a process on two cores; a fork costs milliseconds. T
 - It dies with the driver, also after kill -9, and its children die with it.
 - Results are the same without it: R1PIPE_FORKSERVER=0.
 
+While the server still imports, stages start as fresh processes (a light one needs no torch and should not wait);
+R1PIPE_FORKSERVER=always waits for it.
+
 Server: `python -m r1pipe.forkserver`, one JSON line a request on stdin, one a reply on stdout.
 """
 
@@ -176,15 +179,17 @@ class Forked:
 class Client:
     """Starts the server and talks to it. Starting does not wait for the imports; the first fork does."""
 
-    def __init__(self, environment: dict[str, str]) -> None:
+    def __init__(self, environment: dict[str, str], log: Path) -> None:
+        stream = log.open("wb")
         self._process = subprocess.Popen(
             [sys.executable, "-m", "r1pipe.forkserver"],
             env=environment | {"R1PIPE_PARENT": str(os.getpid())},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=stream,
             start_new_session=True,
         )
+        stream.close()
         self._pending = b""
         self._codes: dict[int, int] = {}
         self._forked: list[int] = []
@@ -197,8 +202,15 @@ class Client:
     def alive(self) -> bool:
         return self._process.poll() is None
 
+    def usable(self) -> bool:
+        """It has imported everything; with R1PIPE_FORKSERVER=always, waits until it has."""
+        always = os.environ.get("R1PIPE_FORKSERVER") == "always"
+        while self.ready is None and self._read(wait=None if always else 0):
+            pass
+        return self.ready is not None and self.alive()
+
     def fork(self, stage_json: Path, environment: dict[str, str], log: Path) -> Forked:
-        """Ask for a worker and wait until it exists (the first time: until the imports are through)."""
+        """Ask for a worker and wait until it exists."""
         request = {"stage_json": str(stage_json), "env": environment, "log": str(log), "cwd": os.getcwd()}
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(request).encode() + b"\n")
@@ -233,12 +245,10 @@ class Client:
 
     def close(self) -> None:
         assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.close()
-        try:
-            self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:  # still importing
+        if self.ready is None:  # still importing, so there are no children either
             self._process.kill()
-            self._process.wait()
+        self._process.stdin.close()
+        self._process.wait()
         self._process.stdout.close()
 
 

@@ -138,7 +138,7 @@ def _import(kind: str, module: str) -> types.ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name and (module == error.name or module.startswith(error.name + ".")):
-            raise ConfigError(f"there is no kind '{kind}': no module {error.name}", fix=nearest(kind, builtin_kinds())) from None
+            raise ConfigError(f"there is no kind '{kind}': no module {error.name}", fix="is its folder on PYTHONPATH, beside the config, or here?") from None
         raise ConfigError(f"kind '{kind}' cannot be imported: no module {error.name}", fix=f"install {error.name}") from error
     except Exception as error:
         raise ConfigError(f"kind '{kind}' cannot be imported: {type(error).__name__}: {error}", fix=f"try `python -c 'import {module}'`") from error

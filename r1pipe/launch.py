@@ -63,7 +63,12 @@ def free_port() -> int:
 class Launcher:
     """Starts stages; a context manager that leaves no process behind."""
 
-    def __init__(self) -> None:
+    def __init__(self, log: Path) -> None:
+        """
+        Args:
+            log: takes what the fork server prints.
+        """
+        self._log = log
         self._server: Any = None
         self._running: list[Process] = []
 
@@ -80,7 +85,7 @@ class Launcher:
         from r1pipe import forkserver
 
         if self._server is None and forkserver.wanted() and sum(_forkable(launch) for launch in launches) > 1:
-            self._server = forkserver.Client(base_environment())
+            self._server = forkserver.Client(base_environment(), self._log)
 
     def run(self, launch: Launch, stage_json: Path, log: Callable[[int], Path], tick: Callable[[], None]) -> list[int]:
         """Run one stage and wait for it.
@@ -107,7 +112,7 @@ class Launcher:
 
     def _start(self, launch: Launch, stage_json: Path, log: Callable[[int], Path]) -> list[Process]:
         here, port = ranks(launch), free_port()
-        server = self._server if self._server is not None and _forkable(launch) and self._server.alive() else None
+        server = self._server if self._server is not None and _forkable(launch) and self._server.usable() else None
         started: list[Process] = []
         for rank in range(here.count):
             own = rank_environment(launch, rank, here.threads, here.count, port)

@@ -48,7 +48,7 @@ def run(replan: Callable[[], Plan], console: Console) -> dict[str, Any]:
     if fetch_hub(plan):
         plan = replan()
     check_machine(plan)
-    with plan.folder as lock, interruptible(), Launcher() as launcher:
+    with plan.folder as lock, interruptible(), Launcher(plan.folder.path / ".forkserver.log") as launcher:
         plan = replan()
         refuse(plan)
         launcher.warm([plan.pipeline.stages[name].config.launch for name in plan.todo])

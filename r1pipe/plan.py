@@ -81,7 +81,7 @@ def refuse(plan: Plan) -> None:
         lines = [f"{name}: " + "; ".join(plan.standings[name].reasons) for name in stale]
         what = f"{len(stale)} stage(s) on disk no longer match the config:\n" + "\n".join(lines)
         again = " ".join(f"--rebuild {name}" for name in roots)
-        fix = f"redo them: {again} (the old ones move to {plan.folder.path.name}/.old/); or keep both: --run NEW-NAME; or put the value back"
+        fix = f"redo them: {again} (the old ones move to runs/{plan.pipeline.run}/.old/); or keep both: --run NEW-NAME; or put the value back"
         raise StaleError(what, str(plan.folder.path), fix)
     if plan.strict:
         for name in plan.selected:

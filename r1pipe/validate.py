@@ -198,6 +198,9 @@ def _explain(model: type[BaseModel], block: Node, values: dict[str, Any], stage:
             plainly += items
         elif prefix not in best or len(items) < len(best[prefix]):
             best[prefix] = items
+        elif len(items) == len(best[prefix]) == 1 and not isinstance(plain(find(block, prefix)[0]), dict | list):
+            first = best[prefix][0][1]  # a scalar that fits no branch: say what each would take
+            first["msg"] = f"{first['msg']}, or {str(items[0][1]['msg']).removeprefix('Input ')}"
     problems = []
     for loc, item in [*plainly, *(pair for items in best.values() for pair in items)]:
         node, walked = find(block, loc)

@@ -1,0 +1,76 @@
+"""Shared by the tests of the engine: the command line as a process, in a folder of its own, with the fake kinds importable."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+FIXTURES = ROOT / "tests" / "fixtures"
+
+CHAIN = """
+stages:
+  rows: {kind: r1pipe_fakes.rows, outputs: {rows: first}}
+  more: {kind: r1pipe_fakes.rows, inputs: {source: first}, outputs: {rows: second}, count: 5}
+  score: {kind: r1pipe_fakes.score, inputs: {prompts: second}, outputs: {report: scores-base}}
+"""
+
+
+def environment(**extra: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{FIXTURES}", "PYTHONSAFEPATH": "1", "R1PIPE_FORKSERVER": "0", "COLUMNS": "200", **extra}
+
+
+def r1pipe(folder: Path, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line to its end."""
+    command = [sys.executable, "-m", "r1pipe.cli", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment(**extra), capture_output=True, text=True, timeout=120)
+
+
+def start(folder: Path, *arguments: str, **extra: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "r1pipe.cli", *arguments]
+    return subprocess.Popen(command, cwd=folder, env=environment(**extra), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def config(folder: Path, text: str = CHAIN, name: str = "t.yaml") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf8")
+    return path
+
+
+def manifest(folder: Path, stage: str, run: str = "t") -> dict[str, Any]:
+    return json.loads((folder / "runs" / run / stage / "manifest.json").read_text())
+
+
+def rows(folder: Path, stage: str, run: str = "t") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "runs" / run / stage / "out/rows/rows.jsonl").read_text().splitlines()]
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 30) -> Any:
+    deadline = time.time() + seconds
+    while time.time() < deadline:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.05)
+    raise AssertionError(f"not within {seconds} s: {condition}")
+
+
+def alive(pid: int) -> bool:
+    """A zombie counts as dead."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def states(folder: Path, *arguments: str) -> dict[str, str]:
+    """What `plan --json` says."""
+    done = r1pipe(folder, "plan", "t.yaml", "--json", *arguments)
+    assert done.returncode == 0, done.stderr
+    return {stage["name"]: stage["state"] for stage in json.loads(done.stdout)["stages"]}
