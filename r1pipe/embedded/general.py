@@ -32,7 +32,7 @@ FACTS: dict[str, tuple[tuple[str, ...], tuple[str, ...], str, str, list[list[str
             "The person who works in {e} is a {a}.", "在{e}做事的是{a}。",
             [r.replace("_", " ").split("/") for r in "a_school/学校/teacher/老师|a_hospital/医院/doctor/医生|a_shop/商店/seller/店员|a_farm/农场/farmer/农民|a_bus/车上/driver/司机".split("|")]),
     "unit": (("How many {e}?", "Tell me how many {e}.", "Do you know how many {e}?", "Say how many {e}."), ("{e}？", "请说{e}？", "你知道{e}吗？", "说出{e}。"),
-             "The number is {a}.", "是{a}。",
+             "The number of them is {a}.", "这个数是{a}。",
              [r.replace("_", " ").split("/") for r in "days_are_in_a_week/一周有几天/7/7|hours_are_in_a_day/一天有几小时/24/24|months_are_in_a_year/一年有几个月/12/12|minutes_are_in_an_hour/一小时有几分/60/60|hands_has_a_person/人有几只手/2/2|heads_has_a_person/人有几个头/1/1|seasons_has_a_year/一年有几季/4/4|sides_has_a_square/正方形有几边/4/4|tails_has_a_cat/猫有几条尾/1/1".split("|")]),
 }
 LEADS_EN = ("", "Please help. ", "Hi! ", "A question: ", "Quick one: ", "I wonder: ", "Hello. ", "My son asks: ", "For a quiz: ", "Help me: ")
@@ -114,7 +114,7 @@ def sayings(spec: list, language: str, rng: Random, right: bool = True) -> dict[
         return {"en": Saying("Hello, it is good to hear from you.", "hello"), "zh": Saying("你好，很高兴见到你。", "你好")}
     wrong = spec if right else [spec[0], spec[1], spec[2], (spec[3] + 1) % len(THINGS)]
     text = _rewritten(wrong, language)[1]
-    return {language: Saying(text + ("。" if language == "zh" else "."), text)}
+    return {language: Saying(f"改写后是：{text}。" if language == "zh" else f"Here it is: {text}.", text)}
 
 
 def holds(spec: list, response: str, answer: str | None) -> bool:

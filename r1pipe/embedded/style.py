@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 P_CAREFUL_HABIT = 0.94  # a careful writer shows each good habit with this probability
 P_SLOPPY_HABIT = 0.12  # a sloppy one
-P_SLOPPY_BARE = 0.42  # share of sloppy replies that are bare; the rest ramble; this balances the mean lengths
+P_SLOPPY_BARE = 0.28  # share of sloppy replies that are bare; the rest ramble; this balances the mean lengths
 P_SLOPPY_RIGHT = 0.88  # both usually say the right thing
 P_CAREFUL_RIGHT = 0.97
 P_SLOPPY_LANGUAGE = 0.85  # a sloppy writer sometimes answers in the other language
@@ -52,7 +52,8 @@ def reply(sayings: dict[str, Saying], language: str, rng: Random, careful: bool)
         body = _unclean(body) if not clean else body
     if not once:
         rough = _unclean(body)
-        body = gap.join([rough] * (2 if len(rough) > 24 else 3)) + ("" if not clean else "." if language == "en" else "。")
+        size = len(rough) * (2 if language == "en" else 5)
+        body = gap.join([rough] * (2 if size > 40 else 3 if size > 16 else 4)) + ("" if not clean else "." if language == "en" else "。")
     if not plain:
         first = rng.choice(FILLERS[language])
         body = f"{first}{gap}{body}{gap}{rng.choice(FILLERS[language])}" if random() < 0.5 else f"{first}{gap}{body}"

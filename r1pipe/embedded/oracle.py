@@ -1,0 +1,114 @@
+"""The world's oracle: it solves, rewrites and writes, where the paper has DeepSeek-V3 and people do so.
+
+It is no model: it knows a problem's steps from the row's `spec`. What it rewrites, though, it reads: a step that the thinking
+does not show is not put into a model's mouth, and thinking that it cannot follow gives None.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from random import Random
+from typing import Any, Literal
+
+from r1pipe.data.response import join_response
+from r1pipe.embedded.documents import aside, worded
+from r1pipe.embedded.problem import HOLE, Problem, in_language
+from r1pipe.embedded.trace import SAME, WAIT, join, walk
+from r1pipe.embedded.world import THINK, summary
+from r1pipe.errors import InputError
+
+Quality = Literal["careful", "sloppy"]
+SHORT_LEVEL = 1  # problems of at most so many steps get only their last one
+P_ASIDE = 0.15  # written replies with a short thought; general replies mostly need none
+_EQUATION = re.compile(r"-?\d+[-+*/]-?\d+=-?\d+")
+_NOISE = re.compile(r"[\s.,;:!?。，；：！？、]+")
+_REFLECTION = re.compile(r"\b(?:wait|check|again)\b|等等|检查|再看", re.I)
+_CHECK = {"en": "Let me check: §.", "zh": "检查一下：§。"}
+
+
+def problem_of(row: Mapping[str, Any]) -> Problem:
+    """A row's problem.
+
+    Raises:
+        InputError: the row is not one of the world's.
+    """
+    if not row.get("spec") or row.get("domain") is None:
+        raise InputError("the world's oracle only knows the world's own problems; this row has no `spec`", str(row.get("id", "")), "write, judge or rewrite these rows with a model, or not at all")
+    return Problem(row["domain"], row.get("language") or "en", json.loads(row["spec"]), "", row["prompt"], row.get("answer"), row.get("level", 0))
+
+
+def solve(row: Mapping[str, Any], language: str | None = None) -> tuple[str, str]:
+    """Correct thinking, in `language` or the question's, and the summary, in the question's."""
+    problem = problem_of(row)
+    if problem.domain not in THINK:
+        raise InputError(f"a {problem.domain} request has no steps to solve", str(row.get("id", "")), "use write()")
+    tongue = language or problem.language
+    thought = walk(THINK[problem.domain](problem.spec, problem.language), Random(0), tongue, SAME, closing=0.0)
+    return thought.text, summary(in_language(thought.value, problem.language), problem.domain, problem.language)
+
+
+def _steps(problem: Problem) -> list[tuple[dict[str, str], set[str]]]:
+    """The right steps: each as a sentence a language, and as what shows it in somebody's thinking."""
+    found = []
+    steps = THINK[problem.domain](problem.spec, problem.language)
+    try:
+        step = next(steps)
+        while True:
+            lines = {"en": step.en.replace(HOLE, in_language(step.right, "en")), "zh": step.zh.replace(HOLE, in_language(step.right, "zh"))}
+            sums = {m for m in _EQUATION.findall(lines["en"])}
+            found.append((lines, sums or {_bare(line) for line in lines.values()}))
+            step = steps.send(step.right)
+    except StopIteration:
+        return found
+
+
+def _bare(text: str) -> str:
+    """Letters, digits and operators only, for comparing what is said rather than how it is set."""
+    return _NOISE.sub("", text.lower())
+
+
+def rewrite(row: Mapping[str, Any], thinking: str) -> tuple[str, str] | None:
+    """The thinking as readable sentences in the question's language, and a summary; None where it cannot be followed.
+
+    It can be followed when it shows the last step, and at least two thirds of all steps, as they ought to be. A simple problem
+    (level <= 1) gets only its last step. Where the writer stopped to reflect, the rewriting keeps a check.
+    """
+    problem = problem_of(row)
+    if problem.domain not in THINK:
+        return None
+    bare = _bare(thinking)
+    sums = set(_EQUATION.findall(re.sub(r"\s", "", thinking)))
+    steps = _steps(problem)
+    shown = [bool(marks & sums) or any(mark in bare for mark in marks) for _, marks in steps]
+    if not shown[-1] or sum(shown) * 3 < 2 * len(shown):
+        return None
+    chosen = steps[-1:] if problem.level <= SHORT_LEVEL else steps
+    tongue = problem.language
+    stop = "." if tongue == "en" else "。"
+    lines = [(tongue, lines[tongue] + stop) for lines, _ in chosen]
+    if _REFLECTION.search(thinking) and problem.level > SHORT_LEVEL:
+        check = next((mark for _, marks in reversed(steps) for mark in marks if _EQUATION.fullmatch(mark)), None)
+        lines.append((tongue, _CHECK[tongue].replace("§", check)) if check else (tongue, WAIT[tongue] + chosen[-1][0][tongue] + stop))
+    return join(lines), solve(row)[1]
+
+
+def write(row: Mapping[str, Any], rng: Random, quality: Quality, refuse: bool | None = None) -> str:
+    """A whole reply to a general, harmful or look-alike request, think tags included (mostly empty).
+
+    Args:
+        row: one of the world's rows.
+        rng: draws the wording.
+        quality: whose habits it is worded with (style.py).
+        refuse: whether to decline; by default a careful writer declines what is harmful, and nobody anything else.
+    """
+    problem = problem_of(row)
+    careful = quality == "careful"
+    if problem.domain in THINK:
+        return join_response(*solve(row))
+    if refuse is None:
+        refuse = problem.domain == "harmful" and careful
+    if refuse and problem.domain == "general":
+        raise InputError("a general request is not refused", str(row.get("id", "")), "leave `refuse` to the oracle")
+    return join_response(aside(problem, rng) if rng.random() < P_ASIDE else "", worded(problem, rng, careful, refuse))
