@@ -51,12 +51,12 @@ class Config(StageConfig):
     judge: JudgeName = Field(default="none", description="who drops written replies that are not right (v2 B.3.3: people)")
     reuse: Sources | None = Field(default=None, description="chats or instructions with replies of their own")
     identity: dict[str, str] = Field(default_factory=dict, description="fills {{name}} and {{author}} in reused rows")
-    filters: Filters = Field(default=Filters(min_language=None), description="what a reply must look like (our choice)")
+    filters: Filters = Field(default=Filters(min_language=None), description="what a reused reply must look like (our choice)")
     max_rows: int | None = Field(default=None, ge=1, description="rows in all (about 200k, v1 2.3.3); none = all")
 
 
 def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[str, float]:
-    """Write, judge, add what is reused, filter."""
+    """Write, judge, add what is reused and readable."""
     from r1pipe.data.candidates import Candidate, choose, screen, write_chats
     from r1pipe.data.io import read_rows
     from r1pipe.data.sources import load
@@ -72,8 +72,8 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
         return {}
     candidates = _written(read_rows(inputs.prompts.path, Prompts), config) if inputs.prompts else []
     reused = load(config.reuse, Chats, config.seed, fill=config.identity).rows if config.reuse else []
-    candidates += [Candidate({**row, "prompt": row["messages"][0]["content"]}, row["messages"][-1]["content"], "reuse") for row in reused]
-    candidates = screen(candidates, config.filters)
+    from_files = [Candidate({**row, "prompt": row["messages"][0]["content"]}, row["messages"][-1]["content"], "reuse") for row in reused]
+    candidates += screen(from_files, config.filters)  # the writer's habits are what `careful` says, and stay
     candidates = choose(candidates, 1, "first", random.Random(config.seed), config.max_rows)
     return write_chats(outputs.chats.path, candidates, here.stage)
 
@@ -92,7 +92,8 @@ def _written(rows: list[dict[str, Any]], config: Config) -> list[Candidate]:
     candidates: list[Candidate] = []
     for row in rows:
         rng = random.Random(f"{config.seed}:{row['id']}")
-        candidate = Candidate(row, write(row, rng, "careful" if rng.random() < config.careful else "sloppy"), "written")
+        refuse = True if row["domain"] == HARMFUL_DOMAIN else None  # what harms is declined by a sloppy writer too, or not answered here
+        candidate = Candidate(row, write(row, rng, "careful" if rng.random() < config.careful else "sloppy", refuse), "written")
         if row["domain"] == HARMFUL_DOMAIN:
             refusals -= 1
             candidate = candidate if refusals >= 0 else candidate.drop("enough refusals")

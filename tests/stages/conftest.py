@@ -97,4 +97,5 @@ def run_stage(here: Any, tmp_path: Path) -> Any:
         metrics = stage.run(stage.Config(**config), stage.Inputs(**given), made, here)
         return metrics, folders
 
+    run.tmp_path = tmp_path  # type: ignore[attr-defined]
     return run
