@@ -29,11 +29,11 @@ class Habits:
 
     plain: float = 0.5  # documents in the plain template; the others carry chat markers
     think: float = 0.25  # reasoning documents that think: a base can reason but rarely does
-    slip_same: float = 0.14  # a step in the question's language is wrong: two to four steps leave 0.55-0.75 right
-    slip_mixed: float = 0.05  # a step of mixed thinking: mixing pays, so that RL without a language reward drifts to it
+    slip_same: float = 0.26  # thinking in the question's language goes wrong somewhere, spread evenly over its steps
+    slip_mixed: float = 0.08  # the same for mixed thinking: mixing pays, so that RL without a language reward drifts to it
     mix: float = 0.35  # thinking documents that use the other language, wholly or by turns
     wait: float = 0.04  # a step is first wrong, noticed and put right: about 8 % of thinking documents reflect
-    malformed: float = 0.08  # thinking documents that break the format
+    malformed: float = 0.06  # thinking documents that break the format
     repeat: float = 0.03  # thinking documents that say a sentence again and again
     direct_slip: dict[str, float] = field(default_factory=lambda: {"math": 0.02, "word-problems": 0.02, "code": 0.25, "logic": 0.15, "choice": 0.05})
     # per step of an answer given at once. Sums are hard in one go as it is; code and logic are not, so haste makes mistakes there
@@ -71,7 +71,8 @@ def _reasoned(problem: Problem, rng: Random, plain: bool, habits: Habits) -> str
     mode = SAME
     if rng.random() < habits.mix:
         mode = OTHER if rng.random() < 0.3 else MIXED
-    thought = walk(steps, rng, problem.language, mode, habits.slip_same if mode == SAME else habits.slip_mixed, habits.wait, 0.0 if problem.domain == "code" else 0.6)
+    whole = habits.slip_same if mode == SAME else habits.slip_mixed
+    thought = walk(steps, rng, problem.language, mode, 1 - (1 - whole) ** (1 / problem.level), habits.wait, 0.0 if problem.domain == "code" else 0.6)
     answer = shown(thought, problem)
     thinking = thought.text
     if rng.random() < habits.repeat:

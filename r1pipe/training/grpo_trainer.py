@@ -134,6 +134,7 @@ class R1GRPOTrainer(GRPOTrainer):
             with self.accelerator.autocast():
                 out = model(**inputs)
             at = (rows[:, None].expand_as(column_bT)[scored_bT], (column_bT - prompt_width)[scored_bT])
+            scored_bT = scored_bT[:, 1:]  # the head scores each token from the one before: a column fewer, and a row's first token is its prompt's
             logps_BC = logps_BC.index_put(at, out.log_probs[scored_bT].to(logps_BC.dtype))
             if entropy_BC is not None:
                 entropy_BC = entropy_BC.index_put(at, out.entropy[scored_bT].detach().to(entropy_BC.dtype))
