@@ -209,6 +209,9 @@ class Remote:
             raise AttributeError(name)
         return self._link.ask({"op": "attr", "on": self._number, "name": name})
 
+    def __setattr__(self, name: str, value: object) -> None:
+        self._do("setattr", name, value)
+
     def _do(self, name: str, *args: object) -> object:
         return self._link.ask({"op": "special", "on": self._number, "name": name, "args": encode(list(args), self._link)})
 
@@ -238,7 +241,8 @@ class Remote:
 
 
 _SIMPLE = (datetime.datetime, datetime.date, datetime.time)
-_ITERATORS = (types.GeneratorType, map, filter, zip, reversed, enumerate, itertools.chain, itertools.islice, *(type(iter(x)) for x in ([], (), "", {}, range(1))))
+_LAZY = (types.GeneratorType, map, filter, zip, reversed, enumerate, itertools.chain, itertools.islice)
+_ITERATORS = (*_LAZY, *(type(iter(x)) for x in ([], (), "", {}, range(1))))
 
 
 def encode(value: object, link: Link, depth: int = 0) -> object:
@@ -285,6 +289,8 @@ def encode(value: object, link: Link, depth: int = 0) -> object:
             return encode(base(typing.cast(typing.Any, value)), link, down)
     if isinstance(value, types.ModuleType):
         return ["module", value.__name__]
+    if isinstance(value, type) and getattr(builtins, value.__name__, None) is value:
+        return ["type", value.__name__]
     return link.hand_out(value)
 
 
@@ -311,6 +317,8 @@ def decode(data: object, link: Link) -> object:
         return {"complex": complex, "range": range, "Decimal": decimal.Decimal, "Fraction": fractions.Fraction, "timedelta": datetime.timedelta}[tag](*rest)
     if tag in ("datetime", "date", "time"):
         return getattr(datetime, tag).fromisoformat(rest[0])
+    if tag == "type":
+        return getattr(builtins, rest[0])
     if tag == "module":
         if rest[0].split(".")[0] not in sys.stdlib_module_names:
             raise NameError(rest[0])
@@ -326,6 +334,7 @@ _SPECIAL: dict[str, typing.Callable[..., object]] = {
     "repr": repr,
     "getitem": operator.getitem,
     "eq": operator.eq,
+    "setattr": setattr,
 }
 
 
@@ -428,18 +437,20 @@ def be_program(header: dict) -> None:
     sys.modules["candidate"] = module  # dataclasses and pickling look their module up
     names = module.__dict__
     try:
-        for source in header["sources"]:
-            exec(compile(source, "<program>", "exec"), names)
+        # The tests' setup, for the imports and classes that a program may rely on. One that needs the program's own names fails
+        # here and runs in the checker.
+        with contextlib.suppress(Exception):
+            exec(compile(header.get("setup") or "", "<setup>", "exec"), names)
+        exec(compile(header["source"], "<program>", "exec"), names)
     except BaseException as error:
         link.send({"error": type(error).__name__, "text": str(error)[:200]})
         return
     link.send({"value": None})
     while True:
         request = link.receive()
-        if request["op"] == "name":
-            known = request["name"] in names
+        if request["op"] == "names":
             try:
-                link.send({"value": encode(names[request["name"]], link) if known else None, "known": known})
+                link.send({"value": ["dict", *[[name, encode(names[name], link)] for name in request["names"] if name in names]]})
             except BaseException as error:
                 link.send({"error": type(error).__name__})
         else:
@@ -465,72 +476,101 @@ def be_checker(header: dict, tests: dict) -> dict:
     raise Broken(f"unknown kind of tests: {kind}")
 
 
-def bind(link: Link, code: types.CodeType, names: dict[str, object]) -> None:
-    """Look up in the program what the test code names and neither it nor Python defines."""
-    for name in code.co_names:
-        if name not in names and not hasattr(builtins, name):
-            link.send({"op": "name", "name": name})
-            reply = link.receive()
-            if reply.get("known"):
-                names[name] = decode(reply["value"], link)
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            bind(link, constant, names)
+class Source:
+    """Test code, compiled, with the names it leaves open."""
+
+    def __init__(self, source: str) -> None:
+        try:
+            tree = ast.parse(source, "<tests>")
+            self.code = compile(tree, "<tests>", "exec")
+        except (SyntaxError, ValueError) as error:
+            raise Broken(f"the tests do not compile: {error}") from None
+        bound, used, self.bases = set(), set(), set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Name):
+                (used if isinstance(node.ctx, ast.Load) else bound).add(node.id)
+            elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+                bound.add(node.name)
+            elif isinstance(node, ast.arg):
+                bound.add(node.arg)
+            elif isinstance(node, ast.alias):
+                bound.add((node.asname or node.name).split(".")[0])
+            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                self.bases.add(node.value.id)
+        self.open = used - bound
 
 
-def compiled(source: str) -> types.CodeType:
-    try:
-        return compile(source, "<tests>", "exec")
-    except (SyntaxError, ValueError) as error:
-        raise Broken(f"the tests do not compile: {error}") from None
+def bind(link: Link, sources: list[Source], names: dict[str, object]) -> set[str]:
+    """Give the test code what it leaves open: modules are Python's own (`math.isclose` is not for the program to define), and so are
+    builtins, unless the tests name nothing else that could be the function under test. The rest the program defines.
+
+    Returns: the names that come from the program.
+    """
+    wanted = set().union(*(source.open for source in sources)) - set(names)
+    modules = {name for source in sources for name in source.bases & wanted if name in sys.stdlib_module_names and not hasattr(builtins, name)}
+    for name in modules:
+        names[name] = importlib.import_module(name)
+    own = {name for name in wanted - modules if not hasattr(builtins, name)} or wanted - modules
+    if not own:
+        return set()
+    given = typing.cast("dict[str, object]", link.ask({"op": "names", "names": sorted(own)}))
+    # What is asked for and not there is a NameError when the test runs; what was not asked for is dropped.
+    names.update({name: given[name] for name in own if name in given})
+    return own
 
 
 def prepare(link: Link, setup: str) -> dict[str, object]:
     names: dict[str, object] = {"__name__": "tests"}
     if setup.strip():
-        code = compiled(setup)
-        bind(link, code, names)
+        source = Source(setup)
+        foreign = {name for name in bind(link, [source], names) if not hasattr(builtins, name)}
         try:
-            exec(code, names)
+            exec(source.code, names)
         except Exception as error:
+            if foreign:
+                raise  # it uses what the program should define
             raise Broken(f"the tests' setup fails: {type(error).__name__}: {error}") from None
     return names
 
 
 def check_asserts(link: Link, tests: dict) -> dict:
     names = prepare(link, tests.get("setup") or "")
-    codes = [compiled(source) for source in tests["asserts"]]
+    sources = [Source(source) for source in tests["asserts"]]
+    bind(link, sources, names)
     passed, why = 0, ""
-    for i, code in enumerate(codes):
+    for i, source in enumerate(sources):
         try:
-            bind(link, code, names)
-            exec(code, names)
+            exec(source.code, names)
             passed += 1
         except Exception as error:
             why = why or f"assert {i + 1}: {type(error).__name__}: {error}"
-    return {"passed": passed, "total": len(codes), "why": why}
+    return {"passed": passed, "total": len(sources), "why": why}
 
 
 def check_function(link: Link, tests: dict, entry_point: str | None) -> dict:
     names = prepare(link, tests.get("setup") or "")
-    code = compiled(tests["code"])
-    bind(link, code, names)
+    source = Source(tests["code"])
+    bind(link, [source], names)
     try:
-        exec(code, names)
+        exec(source.code, names)
     except Exception as error:
         raise Broken(f"the tests fail before they call anything: {type(error).__name__}: {error}") from None
     check = typing.cast("typing.Callable[[object], object]", names.get("check"))
     if entry_point is None or not callable(check):
         raise Broken("tests of kind `check` need an entry_point and a function check(candidate)")
-    link.send({"op": "name", "name": entry_point})
-    reply = link.receive()
     try:
-        if not reply.get("known"):
-            raise NameError(entry_point)
-        check(decode(reply["value"], link))
+        check(defined(link, entry_point))
     except Exception as error:
         return {"passed": 0, "total": 1, "why": f"{type(error).__name__}: {error}"}
     return {"passed": 1, "total": 1, "why": ""}
+
+
+def defined(link: Link, name: str) -> typing.Callable[..., object]:
+    """What the program calls `name`."""
+    given = typing.cast("dict[str, typing.Callable[..., object]]", link.ask({"op": "names", "names": [name]}))
+    if name not in given:
+        raise NameError(f"name '{name}' is not defined")
+    return given[name]
 
 
 def alike(a: object, b: object, tolerance: float) -> bool:
@@ -552,20 +592,23 @@ def check_calls(link: Link, tests: dict, entry_point: str | None, partial: bool)
     entry_point = tests.get("entry_point") or entry_point
     if not entry_point:
         raise Broken("tests of kind `calls` need an entry_point")
-    names = prepare(link, tests.get("reference") or "") if tests.get("reference") else {}
+    names: dict[str, object] = {"__name__": "reference"}
+    if tests.get("reference"):
+        try:
+            exec(Source(tests["reference"]).code, names)
+        except Exception as error:
+            raise Broken(f"the reference fails: {type(error).__name__}: {error}") from None
     reference = names.get(entry_point)
-    link.send({"op": "name", "name": entry_point})
-    reply = link.receive()
-    if not reply.get("known"):
-        return {"passed": 0, "total": len(tests["inputs"]), "why": f"NameError: {entry_point}"}
-    candidate = typing.cast("typing.Callable[..., object]", decode(reply["value"], link))
+    candidate = defined(link, entry_point)
     outputs = tests.get("outputs")
     passed, total, why = 0, 0, ""
     for i, args in enumerate(tests["inputs"]):
         if callable(reference):
             try:
-                # Through the same coding as the candidate's values, so that both sides have the same types.
-                expected = decode(json.loads(json.dumps(encode(reference(*copy.deepcopy(args)), link))), link)
+                expected = reference(*copy.deepcopy(args))
+                # Through the same coding as the candidate's values, so that both sides have the same types. Of a match only
+                # counts that there is one.
+                expected = expected if isinstance(expected, re.Match) else decode(json.loads(json.dumps(encode(expected, link))), link)
             except Exception:
                 continue  # where the reference itself fails there is nothing to compare with
         elif outputs is not None:
@@ -578,7 +621,7 @@ def check_calls(link: Link, tests: dict, entry_point: str | None, partial: bool)
             value, expected = ((list(x) if isinstance(x, types.GeneratorType | type(iter([]))) else x) for x in (value, expected))
             if not callable(reference):  # JSON knows no tuples
                 value = json.loads(json.dumps(value, default=list))
-            good = alike(value, expected, float(tests.get("atol") or 0))
+            good = bool(value) if isinstance(expected, re.Match) else alike(value, expected, float(tests.get("atol") or 0))
         except Exception as error:
             good, value = False, error
         passed += good
@@ -654,7 +697,7 @@ def run_stdio(header: dict, rules: bytes) -> dict:
             module = types.ModuleType("__main__")
             sys.modules["__main__"] = module
             try:
-                exec(compile(header["sources"][0], "<program>", "exec"), module.__dict__)
+                exec(compile(header["source"], "<program>", "exec"), module.__dict__)
                 status = 0
             except SystemExit as stop:
                 status = 0 if stop.code in (None, 0) else 1

@@ -63,7 +63,7 @@ def code(
     entry_point: Sequence[str | None] | None = None,
     prompt: Sequence[Any] | None = None,
     *,
-    timeout: float = 5.0,
+    timeout: float = 10.0,
     memory_mb: int = 512,
     partial: bool = False,
     **columns: Any,
@@ -98,7 +98,6 @@ def code(
         else:
             jobs[i] = sandbox.CodeJob(complete_program(program, prompt_of(question), entry), test, entry)
     verdicts = sandbox.run_tests(list(jobs.values()), sandbox.Limits(cpu_s=timeout, memory_mb=memory_mb), partial=partial)
-    rewards = [*rewards]
     for i, verdict in zip(jobs, verdicts, strict=True):
         rewards[i] = verdict
     return rewards

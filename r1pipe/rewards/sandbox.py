@@ -10,7 +10,8 @@ What is covered
   builtins or assert, leaving with any exit status, printing, and reading frames or memory for the tests do not help.
 What is not covered
 - A hole in the Linux kernel; side channels (timing, caches).
-- A program that returns an object of its own class decides itself what two such objects are worth when a test compares them.
+- A program that returns an object of its own class decides itself what two such objects are worth when a test compares them; and
+  a helper that the tests use without defining or importing it (other than a builtin or `module.name`) is the program's.
 - Programs that need subprocesses, sockets or packages beyond the standard library fail.
 - Memory of all workers together: at most workers x (memory_mb of the program + 1 GiB of the checker).
 
@@ -32,12 +33,13 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from r1pipe.errors import MissingToolError
+from r1pipe.errors import InputError, MissingToolError
 
 _RUNNER = Path(__file__).with_name("_sandbox_runner.py")
 _START_S = 30.0  # seconds a runner may take to start on a busy machine
@@ -55,7 +57,7 @@ class Limits:
         output_mb: standard output of one run, MiB.
     """
 
-    cpu_s: float = 5.0
+    cpu_s: float = 10.0
     memory_mb: int = 512
     file_mb: int = 16
     output_mb: int = 8
@@ -106,7 +108,7 @@ def _probe(bwrap: str | None) -> str | None:
         return f"bubblewrap cannot be started: {error}"
     try:
         tests = {"kind": "asserts", "setup": "", "asserts": ["assert ready() == 42"]}
-        reply = runner.ask({"sources": ["def ready(): return 42"], "entry_point": None, "partial": False}, tests, Limits(cpu_s=10))
+        reply = runner.ask({"source": "def ready(): return 42", "entry_point": None, "partial": False}, tests, Limits(cpu_s=10))
     except OSError:
         why = runner.complaint()
         return f"bubblewrap does not start here{': ' + why if why else ''} (unprivileged user namespaces may be switched off)"
@@ -256,6 +258,7 @@ def run_tests(jobs: Sequence[CodeJob], limits: Limits | None = None, *, partial:
 
     Raises:
         MissingToolError: there is no isolation here.
+        InputError: tests of a shape that is not known.
     """
     if not jobs:
         return []
@@ -264,6 +267,8 @@ def run_tests(jobs: Sequence[CodeJob], limits: Limits | None = None, *, partial:
     bwrap = shutil.which("bwrap")
     assert bwrap is not None
     limits = limits or Limits()
+    for job in jobs:
+        _check_shape(job)
     places: dict[str, list[int]] = {}
     for i, job in enumerate(jobs):
         places.setdefault(json.dumps([job.program, job.entry_point, job.tests], default=str), []).append(i)
@@ -286,11 +291,10 @@ def run_tests(jobs: Sequence[CodeJob], limits: Limits | None = None, *, partial:
             _give(runner)
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = [threading.Thread(target=drive, daemon=True) for _ in range(min(workers or min(16, cores), len(places)))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    count = min(workers or min(16, cores), len(places))
+    with ThreadPoolExecutor(count) as threads:
+        for future in [threads.submit(drive) for _ in range(count)]:
+            future.result()  # an error in a thread is ours, not a verdict
     return verdicts
 
 
@@ -309,19 +313,31 @@ def _judge(bwrap: str, runner: Runner | None, job: CodeJob, limits: Limits, part
     return (0.0 if _probe(bwrap) is None else None), None
 
 
+_COLUMNS = {"asserts": ("asserts",), "check": ("code",), "calls": ("inputs",), "stdio": ("inputs", "outputs")}
+
+
+def _check_shape(job: CodeJob) -> None:
+    kind = job.tests.get("kind")
+    if kind not in _COLUMNS:
+        raise InputError(f"tests of kind {kind!r} are not known", fix=f"kind is one of {', '.join(_COLUMNS)}")
+    if missing := [column for column in _COLUMNS[kind] if job.tests.get(column) is None]:
+        raise InputError(f"tests of kind {kind!r} lack {', '.join(missing)}", fix="see r1pipe.rewards.sandbox.CodeJob for the shapes")
+    if kind in ("check", "calls") and not job.entry_point:
+        raise InputError(f"tests of kind {kind!r} need the column entry_point", fix="name the function that the tests call")
+
+
 def _verdict(runner: Runner, job: CodeJob, limits: Limits, partial: bool) -> float | None:
     tests = job.tests
     if tests.get("kind") == "stdio":
         passed, total = 0, len(tests["inputs"])
         for runs, (given, expected) in enumerate(zip(tests["inputs"], tests["outputs"], strict=True), 1):
-            reply = runner.ask({"sources": [job.program], "stdin": given}, None, limits)
+            reply = runner.ask({"source": job.program, "stdin": given}, None, limits)
             passed += bool(reply["ok"] and same_output(reply["out"], expected))
             if passed < runs and not partial:
                 return 0.0
         return None if not total else passed / total if partial else float(passed == total)
-    # A setup that defines what the program may use (imports, classes) runs in front of it as well.
-    sources = [tests["setup"]] * bool((tests.get("setup") or "").strip()) + [job.program]
-    reply = runner.ask({"sources": sources, "entry_point": job.entry_point, "partial": partial}, tests, limits)
+    header = {"source": job.program, "setup": tests.get("setup"), "entry_point": job.entry_point, "partial": partial}
+    reply = runner.ask(header, tests, limits)
     if "broken" in reply or reply.get("total") == 0:
         return None
     share = reply["passed"] / reply["total"] if reply["passed"] else 0.0
