@@ -44,14 +44,20 @@ def _split(value: Any) -> Any:
     return {k: _split(v) for k, v in value.items()} if isinstance(value, dict) else value.split()
 
 
+def _mixed(general: list[str], own: list[str]) -> list[str]:
+    """Two lists as one, the common words of both in front."""
+    longest = max(len(general), len(own))
+    return [words[i].replace("-", " ") for i in range(longest) for words in (general, own) if i < len(words)]
+
+
 LEXICON: dict[str, Any] = _split(json.loads((Path(__file__).parent / "lexicon.json").read_text("utf8")))
 NOUNS: dict[str, list[Noun]] = {kind: [Noun(w) for w in words] for kind, words in LEXICON["nouns_en"].items()}
 NOUNS_ZH = [NounZh(w) for w in LEXICON["nouns_zh"]]
 CONTAINERS = [Noun(w) for w in LEXICON["containers_en"]]
 SHE, HE, NAMES_ZH = LEXICON["names_en"]["she"], LEXICON["names_en"]["he"], LEXICON["names_zh"]
 _verbs = LEXICON["verbs_en"]
-GAIN = {k: [v.replace("-", " ") for v in vs + _verbs["gain"]["any"]] for k, vs in _verbs["gain"].items()}
-LOSS = {k: [v.replace("-", " ") for v in vs + _verbs["loss"]["any"]] for k, vs in _verbs["loss"].items()}
+GAIN = {k: _mixed(_verbs["gain"]["any"], vs) for k, vs in _verbs["gain"].items()}
+LOSS = {k: _mixed(_verbs["loss"]["any"], vs) for k, vs in _verbs["loss"].items()}
 RATE = [(verb, [Noun(w) for w in LEXICON["nouns_en"]["work"]] if len(nouns) == 1 else [Noun(w) for w in nouns]) for verb, nouns in _verbs["rate_of"].items()]
 
 

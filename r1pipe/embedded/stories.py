@@ -10,9 +10,9 @@ from __future__ import annotations
 
 OPENINGS_EN = (
     "{A} has {x} {n}.", "{A} starts with {x} {n}.", "There are {x} {n} at {A}'s {l}.", "{A} keeps {x} {n} in a {c}.", "{x} {n} are in {A}'s {c}.",
-    "{A} owns {x} {n}.", "{A} brings {x} {n} to the {l}.", "A {c} holds {x} {n}.", "{A} counts {x} {n}.", "This morning {A} had {x} {n}.",
-    "{A}'s {r} leaves {q} {x} {n}.", "In a {c} there are {x} {n}.", "The {l} has {x} {n}.", "{A} carries {x} {n}.", "{A} puts {x} {n} in a {c}.",
-    "On Monday {A} has {x} {n}.", "{A} and {q} {r} own {x} {n}.", "{A} saved {x} {n}.", "At first the {c} holds {x} {n}.", "With {x} {n} in a {c}, {A} visits the {l}.",
+    "{A} owns {x} {n}.", "{A} brings {x} {n} to the {l}.", "{A}'s {c} holds {x} {n}.", "{A} counts {x} {n}.", "This morning {A} had {x} {n}.",
+    "{A}'s {r} leaves {q} {x} {n}.", "In {A}'s {c} there are {x} {n}.", "{A}'s {l} has {x} {n}.", "{A} carries {x} {n}.", "{A} puts {x} {n} in a {c}.",
+    "On Monday {A} has {x} {n}.", "{A} and {q} {r} own {x} {n}.", "{A} saved {x} {n}.", "At first {A}'s {c} holds {x} {n}.", "With {x} {n} in a {c}, {A} visits the {l}.",
 )
 GAINS_EN = ("{P} {v} {y} more.", "Then {p} {v} {y}.", "{P} {v} another {y}.", "{A} {v} {y} at the {l}.", "{q2} {r} brings {y} more.", "Later {A} {v} {y}.",
             "Next {p} {v} {y} new {n}.", "{B} hands over {y}.", "{P} also {v} {y}.", "After lunch {p} {v} {y} {n}.", "{y} more come from {B}.", "That day {A} {v} {y} extra.")
@@ -30,6 +30,10 @@ GAINS_ZH = ("{v}{y}{m}。", "后来{v}{y}{m}。", "{B}给了{y}{m}。", "又来�
 LOSSES_ZH = ("{v}{y}{m}。", "后来{v}{y}{m}。", "给{B}{y}{m}。", "{B}拿走{y}{m}。", "再{v}{y}{m}。", "晚上{v}{y}{m}。", "第二天{v}{y}{m}。", "{A}又{v}{y}{m}。")
 DOUBLES_ZH = ("后来变成{y}倍。", "数量变为{y}倍。", "不久有了{y}倍。")
 STOCK_ASKS_ZH = ("现在有多少{m}{n}？", "还有多少{m}{n}？", "现在一共有几{m}？", "最后有多少{m}{n}？", "{A}现在有几{m}{n}？", "最后剩几{m}？", "求现在的数量。", "这时{n}有多少{m}？", "{A}手里有多少{m}？", "一共还有几{m}{n}？")
+
+# before any of the questions
+LEADS_EN = ("So ", "Then ", "Now ", "In the end, ", "After that, ", "Tell me, ", "By then, ", "At last, ", "If so, ", "Next, ", "Well, ", "By night, ")
+LEADS_ZH = ("请问", "那么", "这样", "请说", "算一算，", "于是")
 
 # --- stories of a fixed build: (parts in English), (parts in Chinese) ------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from r1pipe.embedded.arithmetic import apply
 from r1pipe.embedded.lexicon import CONTAINERS, GAIN, HE, LEXICON, LOSS, NAMES_ZH, NOUNS, NOUNS_ZH, RATE, SHE, common
 from r1pipe.embedded.problem import Problem, Step, Steps
 from r1pipe.embedded.stories import (
-    DOUBLES_EN, DOUBLES_ZH, GAINS_EN, GAINS_ZH, LOSSES_EN, LOSSES_ZH, OPENINGS_EN, OPENINGS_ZH, STOCK_ASKS_EN, STOCK_ASKS_ZH, STORIES,
+    DOUBLES_EN, DOUBLES_ZH, GAINS_EN, GAINS_ZH, LEADS_EN, LEADS_ZH, LOSSES_EN, LOSSES_ZH, OPENINGS_EN, OPENINGS_ZH, STOCK_ASKS_EN, STOCK_ASKS_ZH, STORIES,
 )
 
 # what a step says before its sum; {a} {b} are its operands
@@ -106,6 +106,21 @@ def _article(text: str) -> str:
     return text
 
 
+def _lead_in(rng: Random, prompt: str, zh: bool) -> str:
+    """A word or two before the question, in a quarter of the problems."""
+    if rng.random() > 0.25:
+        return prompt
+    at = max(prompt.rfind("。"), prompt.rfind("，")) + 1 if zh else max(prompt.rfind(". "), prompt.rfind(", ")) + 2
+    if at < 2 or (zh and prompt[at - 1] == "，"):
+        return prompt
+    question = prompt[at:]
+    if zh:
+        return prompt[:at] + rng.choice(LEADS_ZH) + question
+    if not question.startswith(("How", "What", "Which")):
+        return prompt
+    return prompt[:at] + rng.choice(LEADS_EN) + question[0].lower() + question[1:]
+
+
 def _stock(rng: Random, zh: bool) -> tuple[str, list[list]]:
     kind = rng.choice(("food", "goods", "nature"))
     slots = _slots(rng, zh, kind)
@@ -119,10 +134,10 @@ def _stock(rng: Random, zh: bool) -> tuple[str, list[list]]:
             op, y, label, pool = "*", rng.randint(2, 4), "fold", DOUBLES_ZH if zh else DOUBLES_EN
         elif u < 0.55 and value < 140 or value < 4:
             op, y, label, pool = "+", rng.randint(2, 50), "more", GAINS_ZH if zh else GAINS_EN
-            slots["v"] = common(rng, LEXICON["gain_zh"]) if zh else rng.choice(GAIN[kind])
+            slots["v"] = common(rng, LEXICON["gain_zh"]) if zh else common(rng, GAIN[kind])
         else:
             op, y, label, pool = "-", rng.randint(2, min(50, value - 1)), "less", LOSSES_ZH if zh else LOSSES_EN
-            slots["v"] = common(rng, LEXICON["loss_zh"]) if zh else rng.choice(LOSS[kind])
+            slots["v"] = common(rng, LEXICON["loss_zh"]) if zh else common(rng, LOSS[kind])
         slots["y"] = y
         parts.append(rng.choice(pool).format_map(slots))
         steps.append([label, op, left, y])
@@ -152,12 +167,13 @@ def _draw(rng: Random, language: str) -> Problem:
             slots["v"], things = common(rng, RATE)
             slots["n"] = rng.choice(things).many
         elif not zh and story == "share-less":
-            slots["v"] = rng.choice(LOSS["goods"])
+            slots["v"] = common(rng, LOSS["goods"])
         elif zh and story == "share-less":
             slots["v"] = common(rng, LEXICON["loss_zh"])
         prompt = ("" if zh else " ").join([rng.choice(texts).format_map(slots) for texts in STORIES[story][zh]])
     if not zh:
         prompt = _article(prompt)
+    prompt = _lead_in(rng, prompt, zh)
     return Problem("word-problems", language, ["steps", steps], f"word|{story}|{steps}", prompt, str(_answer(steps)), len(steps))
 
 
