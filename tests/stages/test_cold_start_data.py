@@ -57,3 +57,35 @@ def test_gsm8k_solutions_are_all_reusable(run_stage, known, tiny_checkpoint, sha
     config = {"sampling": {**SAMPLING, "n": 1, "max_tokens": 4}, "reuse": True, "after": {"min_language": 0.9}}
     metrics, _ = run_stage("cold-start-data", config, model=tiny_checkpoint, prompts=prompts)
     assert metrics["kept"] >= 190
+
+
+@pytest.mark.parametrize("mode", ["same", "mixed", "other"])
+def test_the_world_rewrites_into_the_questions_language(mode):
+    import random
+
+    from r1pipe.data.candidates import Candidate, screen, verify
+    from r1pipe.data.filters import Filters
+    from r1pipe.data.response import split_response
+    from r1pipe.embedded.oracle import problem_of
+    from r1pipe.embedded.trace import walk
+    from r1pipe.embedded.world import THINK, problems
+    from r1pipe.kinds import load_kind
+
+    stage = load_kind("cold-start-data")
+    candidates = []
+    for row in problems("train", ["math", "word-problems", "logic", "choice"], 80, 0):
+        problem = problem_of(row)
+        thinking = walk(THINK[problem.domain](problem.spec, problem.language), random.Random(row["id"]), problem.language, mode).text
+        candidates.append(Candidate(row, f"<think>{thinking}</think><answer>{row['answer']}</answer>", "zero-traces"))
+    found = screen(verify(candidates), Filters(form="auto", min_language=0.3))
+    if mode == "other":
+        assert Counter(candidate.reason for candidate in found)["mixed or other language"] > 60
+        found = candidates  # and rewriting could translate them
+    readable = screen(verify([stage.module._rewrite(candidate, "world") for candidate in found]), Filters(min_language=0.95))
+    kept = [candidate for candidate in readable if not candidate.reason]
+    assert len(kept) > (60 if mode == "same" else 40)
+    for candidate in kept:
+        thinking, summary = split_response(candidate.response)
+        assert f"\\boxed{{{candidate.row['answer']}}}" in summary and "<answer>" not in candidate.response
+        if candidate.row["level"] <= 1:
+            assert len(thinking) <= len(split_response(candidate.row["solution"]).thinking)

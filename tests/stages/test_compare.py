@@ -32,3 +32,28 @@ def test_what_cannot_be_compared(known, run_stage, tmp_path):
     (tmp_path / "out-report").rmdir()
     with pytest.raises(InputError, match="'base' holds the scores of other"):
         run_stage("compare", {"differences": [["base", "base"]]}, reports=reports)
+
+
+def test_the_world_compares_careful_with_sloppy_replies(known, run_stage, tmp_path):
+    import random
+
+    from r1pipe.embedded.oracle import write
+    from r1pipe.embedded.world import problems
+
+    rows, rng = problems("heldout", ["general"], 120, 0), random.Random(0)
+    prompts = known.write(tmp_path / "p.jsonl", rows)
+    reports = {
+        name: report(known, tmp_path / name, name, [{"id": row["id"], "response": write(row, rng, quality), "scores": {"general": 1.0}} for row in rows])
+        for name, quality in (("dev3", "sloppy"), ("r1", "careful"))
+    }
+    config = {"judge": "world", "against": "dev3", "differences": [["r1", "dev3"]]}
+    metrics, out = run_stage("compare", config, reports=reports, prompts=prompts)
+    scores = json.loads((out["report"] / "scores.json").read_text())
+    mine = scores["r1"]["helpful"]
+    assert mine["pass@1"] == metrics["helpful/r1"] > 0.7 and mine["won"] > 0.8 and 0.9 < mine["won_low"] < mine["won"] <= mine["won_high"]
+    assert mine["wins"] + mine["losses"] + mine["ties"] == 120 and mine["decided"] == (mine["wins"] + mine["losses"]) / 120
+    assert mine["pass@1/seen"] > 0.6 and mine["n"] == 120 and mine["tokens"] == 5
+    assert scores["dev3"]["helpful"]["pass@1"] == 0.5 and scores["dev3"]["helpful"]["decided"] == 0
+    helpful = next(one for one in json.loads((out["report"] / "paired.json").read_text()) if one["suite"] == "helpful")
+    assert helpful["difference"] == pytest.approx(mine["pass@1"] - 0.5) and helpful["low"] > 0
+    assert len(known.read(out["report"] / "rows.jsonl")) == 240

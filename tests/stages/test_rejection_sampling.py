@@ -34,3 +34,34 @@ def test_a_killed_stage_goes_on_with_the_same_samples(known, run_stage, taught_c
     (tmp_path / "out-chats").rename(tmp_path / "first")
     run_stage("rejection-sampling", config, model=taught_checkpoint, prompts=prompts)
     assert (tmp_path / "out-chats" / "rows.jsonl").read_text() == first
+
+
+def test_two_ranks_give_what_one_gives(known, run_stage, taught_checkpoint, tmp_path, here):
+    import time
+    from concurrent.futures import ThreadPoolExecutor
+    from dataclasses import replace
+
+    from r1pipe.artifacts import Chats, Checkpoint, Prompts
+    from r1pipe.kinds import load_kind
+
+    prompts = known.write(tmp_path / "p.jsonl", known.rows())
+    config = {"sampling": {**SAMPLING, "batch_size": 16}}
+    run_stage("rejection-sampling", config, model=taught_checkpoint, prompts=prompts)
+    stage, out = load_kind("rejection-sampling"), tmp_path / "two"
+    out.mkdir()
+    first, second = [replace(here, workdir=tmp_path / "workdir2", rank=rank, world_size=2) for rank in range(2)]
+    first.workdir.mkdir()
+
+    def run(rank):
+        inputs = stage.Inputs(model=Checkpoint(taught_checkpoint), prompts=Prompts(prompts))
+        return stage.run(stage.Config(**config), inputs, stage.Outputs(chats=Chats(out)), rank)
+
+    with ThreadPoolExecutor(1) as pool:  # the ranks meet in workdir only; one after the other, since threads share torch's generator
+        waiting = pool.submit(run, second)
+        part = first.workdir / "samples-1-of-2.jsonl"
+        while not part.exists() or len(part.read_bytes().splitlines()) < 3:
+            assert not waiting.done(), waiting.result()
+            time.sleep(0.05)
+        assert run(first)["kept"] > 0
+        assert waiting.result() == {}
+    assert (out / "rows.jsonl").read_text() == (tmp_path / "out-chats" / "rows.jsonl").read_text()
