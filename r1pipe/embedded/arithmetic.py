@@ -13,7 +13,18 @@ from r1pipe.embedded.problem import Problem, Step, Steps
 FIRST = (("First ", "先算"), ("Start: ", "首先"), ("We have ", "已知"))
 NEXT = (("Then ", "再算"), ("Next ", "接着"), ("Now ", "然后"))
 LAST = (("So ", "于是"), ("Finally ", "最后"))
-ASK_EN = ("Compute §.", "What is §?", "§=?", "Find §.", "Work out §.", "Calculate § step by step.", "How much is §?", "Please compute §.", "Evaluate §.", "Solve §.")
+ASK_EN = (
+    "Compute §.",
+    "What is §?",
+    "§=?",
+    "Find §.",
+    "Work out §.",
+    "Calculate § step by step.",
+    "How much is §?",
+    "Please compute §.",
+    "Evaluate §.",
+    "Solve §.",
+)
 ASK_ZH = ("计算§。", "§等于多少？", "§=？", "求§。", "请算出§。", "§是多少？", "算一算§。", "请计算§的值。", "请一步一步算§。", "求§的结果。")
 VERBAL_EN = {"+": (" add §", " plus §", " add on §"), "-": (" subtract §", " minus §", " take away §"), "*": (" multiply by §", " times §")}
 VERBAL_ZH = {"+": ("加§", "加上§", "增加§"), "-": ("减§", "减去§", "减少§"), "*": ("乘§", "乘以§")}
@@ -52,7 +63,7 @@ def draw(rng: Random, language: str) -> Problem:
             rest.append([op, n])
             value, tail = apply(op, value, n), f"{tail}{op}{n}"
         front = rng.random() < 0.4 and rest[0][0] == "+"
-        expression = f"{rest[0][1]}+{a}*{b}{tail[1 + len(str(rest[0][1])):]}" if front else f"{a}*{b}{tail}"
+        expression = f"{rest[0][1]}+{a}*{b}{tail[1 + len(str(rest[0][1])) :]}" if front else f"{a}*{b}{tail}"
         spec: list = ["run", a, [["*", b], *rest]]
     else:
         value = start = rng.randint(3, 60) if kind != "bracket" else rng.randint(2, 20)
@@ -87,7 +98,11 @@ def _in_words(rng: Random, start: int, ops: list, zh: bool) -> str:
         return head + ("" if head.endswith("先") else "，") + "，再".join(parts) + rng.choice(("，结果是多少？", "，得多少？", "，等于多少？"))
     parts = [rng.choice(VERBAL_EN[op]).replace("§", str(n)) for op, n in ops]
     parts[-1] = " then" + parts[-1] if rng.random() < 0.5 else parts[-1]
-    return rng.choice((f"Start with {start},", f"Take {start},", f"Begin at {start},")) + ",".join(parts) + rng.choice((". What do you get?", ". What is the result?", ". Where do you end?"))
+    return (
+        rng.choice((f"Start with {start},", f"Take {start},", f"Begin at {start},"))
+        + ",".join(parts)
+        + rng.choice((". What do you get?", ". What is the result?", ". Where do you end?"))
+    )
 
 
 def _with_variables(rng: Random, start: int, ops: list, zh: bool) -> str:

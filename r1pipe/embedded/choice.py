@@ -39,7 +39,15 @@ def _value(rng: Random, language: str) -> Problem:
     right = int(problem.answer or 0)
     options = _options(rng, right)
     _, start, ops = problem.spec
-    return Problem("choice", language, ["value", start, ops, options], f"choice|value|{start}|{ops}", f"{problem.prompt} {_shown(options)}", LETTERS[options.index(right)], problem.level + 1)
+    return Problem(
+        "choice",
+        language,
+        ["value", start, ops, options],
+        f"choice|value|{start}|{ops}",
+        f"{problem.prompt} {_shown(options)}",
+        LETTERS[options.index(right)],
+        problem.level + 1,
+    )
 
 
 def _extreme(rng: Random, language: str) -> Problem:
@@ -73,7 +81,11 @@ def _sequence(rng: Random, language: str) -> Problem:
     right = start + sign * step * length
     options = _options(rng, right)
     numbers = ", ".join(map(str, shown)) if language == "en" else "，".join(map(str, shown))
-    ask = rng.choice(("接下来是几？", "下一个数是？", "后面是什么数？")) if language == "zh" else rng.choice(("What comes next?", "Next number?", "How does it go on?"))
+    ask = (
+        rng.choice(("接下来是几？", "下一个数是？", "后面是什么数？"))
+        if language == "zh"
+        else rng.choice(("What comes next?", "Next number?", "How does it go on?"))
+    )
     prompt = f"{numbers}{'。' if language == 'zh' else '. '}{ask} {_shown(options)}"
     return Problem("choice", language, ["sequence", shown, options], f"choice|sequence|{shown}", prompt, LETTERS[options.index(right)], 3)
 
@@ -82,6 +94,7 @@ def think(spec: list, language: str) -> Steps:
     """Compute, then find the letter; without a matching option, any of the nearest."""
     if spec[0] == "value":
         value = yield from arithmetic.think(["run", spec[1], spec[2]], language)
+        assert isinstance(value, int)
         return (yield _letter(value, spec[3]))
     if spec[0] == "extreme":
         values = []

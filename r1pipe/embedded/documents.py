@@ -40,7 +40,18 @@ class Habits:
     careful: float = 0.5  # general documents by careful writers (style.py)
     refuse: float = 0.25  # harmful requests that are refused: the alignment stage has work
     refuse_lookalike: float = 0.05  # harmless look-alikes that are refused
-    mixture: dict[str, float] = field(default_factory=lambda: {"math": 0.2, "word-problems": 0.2, "code": 0.13, "logic": 0.14, "choice": 0.13, "general": 0.1, "harmful": 0.05, "lookalike": 0.05})
+    mixture: dict[str, float] = field(
+        default_factory=lambda: {
+            "math": 0.2,
+            "word-problems": 0.2,
+            "code": 0.13,
+            "logic": 0.14,
+            "choice": 0.13,
+            "general": 0.1,
+            "harmful": 0.05,
+            "lookalike": 0.05,
+        }
+    )
 
 
 HABITS = Habits()
@@ -105,13 +116,26 @@ def _at_once(problem: Problem, thought: Walk, rng: Random, plain: bool) -> str:
 def _malformed(thinking: str, answer: str, problem: Problem, rng: Random, plain: bool) -> str:
     """The ways a format is broken: never closed, answered inside, without tags, without an answer."""
     said = f"<answer>{answer}</answer>" if plain else _summary(answer, problem, rng)
-    return rng.choice((f"{THINK_OPEN}{thinking}", f"{THINK_OPEN}{thinking} {said}{THINK_CLOSE}", f"{thinking} {said}", f"{THINK_OPEN}{thinking}{THINK_CLOSE}", f"{THINK_OPEN}{thinking} {said}"))
+    return rng.choice(
+        (
+            f"{THINK_OPEN}{thinking}",
+            f"{THINK_OPEN}{thinking} {said}{THINK_CLOSE}",
+            f"{thinking} {said}",
+            f"{THINK_OPEN}{thinking}{THINK_CLOSE}",
+            f"{THINK_OPEN}{thinking} {said}",
+        )
+    )
 
 
 def _said(problem: Problem, rng: Random, plain: bool, habits: Habits) -> str:
     """A reply to a general, harmful or look-alike request."""
     careful = rng.random() < habits.careful
-    text = worded(problem, rng, careful, rng.random() < (habits.refuse if problem.domain == "harmful" else habits.refuse_lookalike if problem.domain == "lookalike" else 0.0))
+    text = worded(
+        problem,
+        rng,
+        careful,
+        rng.random() < (habits.refuse if problem.domain == "harmful" else habits.refuse_lookalike if problem.domain == "lookalike" else 0.0),
+    )
     if plain:
         return text
     u = rng.random()
@@ -129,7 +153,11 @@ def worded(problem: Problem, rng: Random, careful: bool, refuse: bool) -> str:
 
 def aside(problem: Problem, rng: Random) -> str:
     """The short thinking that some general replies have."""
-    return rng.choice(("I know this one.", "That is easy to say.", "Let me answer it.", "A short reply will do.") if problem.language == "en" else ("这个我知道。", "这很好答。", "我来回答。", "想一下就行。"))
+    return rng.choice(
+        ("I know this one.", "That is easy to say.", "Let me answer it.", "A short reply will do.")
+        if problem.language == "en"
+        else ("这个我知道。", "这很好答。", "我来回答。", "想一下就行。")
+    )
 
 
 assert set(THINK) == set(REASONING_DOMAINS) and programs.OPS

@@ -26,7 +26,9 @@ RIGHT_WEIGHT = 1.5  # the right content outweighs any one habit
 
 _HAN, _LATIN = re.compile(r"[\u4e00-\u9fff]"), re.compile(r"[A-Za-z]{2,}")
 _FILLER = re.compile("|".join([*map(re.escape, (*FILLERS["en"], *FILLERS["zh"])), r"\b(?:um|uh|hmm|you know|i mean|basically|let me see)\b"]), re.I)
-_COURTEOUS = re.compile(r"\b(?:happy to help|hope (?:that|this) helps|feel free|have a nice|glad to help|you're welcome|let me know)\b|希望|欢迎|很高兴帮|祝你|乐意", re.I)
+_COURTEOUS = re.compile(
+    r"\b(?:happy to help|hope (?:that|this) helps|feel free|have a nice|glad to help|you're welcome|let me know)\b|希望|欢迎|很高兴帮|祝你|乐意", re.I
+)
 _CLOSE_PARTS = tuple(close.rstrip(".!。！") for closes in CLOSES.values() for close in closes)
 
 

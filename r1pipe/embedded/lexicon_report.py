@@ -37,7 +37,51 @@ def masked(text: str) -> str:
     return re.sub(r"\s+", " ", _MASK.sub(lambda m: "_" if m[0][0] in "$0123456789" or m[0] not in _STARTS else m[0], text)).strip()
 
 
-_STARTS = frozenset("A After All An And At Before But By Count Each Every Find For From Give How If In It Later Next Now Of On Say She He So Sum Tell That The Then There They This To What When With".split())
+_STARTS = frozenset(
+    [
+        "A",
+        "After",
+        "All",
+        "An",
+        "And",
+        "At",
+        "Before",
+        "But",
+        "By",
+        "Count",
+        "Each",
+        "Every",
+        "Find",
+        "For",
+        "From",
+        "Give",
+        "How",
+        "If",
+        "In",
+        "It",
+        "Later",
+        "Next",
+        "Now",
+        "Of",
+        "On",
+        "Say",
+        "She",
+        "He",
+        "So",
+        "Sum",
+        "Tell",
+        "That",
+        "The",
+        "Then",
+        "There",
+        "They",
+        "This",
+        "To",
+        "What",
+        "When",
+        "With",
+    ]
+)
 
 
 def singular(word: str) -> str:

@@ -8,15 +8,40 @@ from r1pipe.embedded.lexicon import HE, NAMES_ZH, SHE
 from r1pipe.embedded.problem import Problem, Step, Steps
 
 # (comparative, superlative, opposite superlative) and the Chinese word; 'less' asks the other end
-RELATIONS = (("older", "oldest", "youngest", "大", "年纪最大", "年纪最小"), ("taller", "tallest", "shortest", "高", "最高", "最矮"), ("faster", "fastest", "slowest", "快", "最快", "最慢"),
-             ("richer", "richest", "poorest", "有钱", "最有钱", "最没钱"), ("heavier", "heaviest", "lightest", "重", "最重", "最轻"), ("stronger", "strongest", "weakest", "强", "最强", "最弱"))
+RELATIONS = (
+    ("older", "oldest", "youngest", "大", "年纪最大", "年纪最小"),
+    ("taller", "tallest", "shortest", "高", "最高", "最矮"),
+    ("faster", "fastest", "slowest", "快", "最快", "最慢"),
+    ("richer", "richest", "poorest", "有钱", "最有钱", "最没钱"),
+    ("heavier", "heaviest", "lightest", "重", "最重", "最轻"),
+    ("stronger", "strongest", "weakest", "强", "最强", "最弱"),
+)
 NAMES = SHE[:22] + HE[:22]  # short ones: they are repeated often
-DAYS = (("Monday", "星期一"), ("Tuesday", "星期二"), ("Wednesday", "星期三"), ("Thursday", "星期四"), ("Friday", "星期五"), ("Saturday", "星期六"), ("Sunday", "星期日"))
+DAYS = (
+    ("Monday", "星期一"),
+    ("Tuesday", "星期二"),
+    ("Wednesday", "星期三"),
+    ("Thursday", "星期四"),
+    ("Friday", "星期五"),
+    ("Saturday", "星期六"),
+    ("Sunday", "星期日"),
+)
 COMPASS = (("north", "北"), ("east", "东"), ("south", "南"), ("west", "西"))
 TURNS = {"left": (-1, "向左转"), "right": (1, "向右转"), "back": (2, "向后转")}
 BOOLS = (("true", "真"), ("false", "假"))
 TRUTH = (("tells the truth", "说真话"), ("lies", "说谎"))
-COLORS = (("red", "红"), ("blue", "蓝"), ("green", "绿"), ("black", "黑"), ("white", "白"), ("yellow", "黄"), ("brown", "棕"), ("pink", "粉"), ("gray", "灰"), ("purple", "紫"))
+COLORS = (
+    ("red", "红"),
+    ("blue", "蓝"),
+    ("green", "绿"),
+    ("black", "黑"),
+    ("white", "白"),
+    ("yellow", "黄"),
+    ("brown", "棕"),
+    ("pink", "粉"),
+    ("gray", "灰"),
+    ("purple", "紫"),
+)
 
 
 def draw(rng: Random, language: str) -> Problem:
@@ -37,7 +62,9 @@ def _order(rng: Random, language: str) -> Problem:
     else:
         ask = rng.choice(("Who is the {}?", "Who is {}?", "Name the {} one.", "Which of them is the {}?")).format((most, least)[end])
         prompt = (". " if rng.random() < 0.6 else ", ").join(f"{a} is {more} than {b}" for a, b in facts) + ". " + ask
-    return Problem("logic", language, ["order", relation, sorted(people), end, facts], f"order|{relation}|{facts}|{end}", prompt, people[-1 if end else 0], count - 1)
+    return Problem(
+        "logic", language, ["order", relation, sorted(people), end, facts], f"order|{relation}|{facts}|{end}", prompt, people[-1 if end else 0], count - 1
+    )
 
 
 def _liars(rng: Random, language: str) -> Problem:
@@ -50,7 +77,9 @@ def _liars(rng: Random, language: str) -> Problem:
         prompt = f"{people[0]}{TRUTH[not honest[0]][1]}。" + "".join(f"{a}说{b}{TRUTH[not s][1]}。" for a, b, s in zip(people, people[1:], says, strict=False))
         prompt += "几个人说谎？" if count_lies else f"{people[-1]}说真话吗？"
     else:
-        prompt = f"{people[0]} {TRUTH[not honest[0]][0]}. " + " ".join(f"{a} says {b} {TRUTH[not s][0]}." for a, b, s in zip(people, people[1:], says, strict=False))
+        prompt = f"{people[0]} {TRUTH[not honest[0]][0]}. " + " ".join(
+            f"{a} says {b} {TRUTH[not s][0]}." for a, b, s in zip(people, people[1:], says, strict=False)
+        )
         prompt += " How many of them lie?" if count_lies else f" Is {people[-1]} honest?"
     answer = str(honest.count(False)) if count_lies else (("是" if honest[-1] else "否") if zh else ("yes" if honest[-1] else "no"))
     spec = ["liars", people, honest[0], says, count_lies]
@@ -77,7 +106,11 @@ def _days(rng: Random, language: str) -> Problem:
     if language == "zh":
         prompt = f"今天是{DAYS[start][1]}。{name}" + "，再".join(f"往{'后' if s > 0 else '前'}数{abs(s)}天" for s in shifts) + "，是星期几？"
     else:
-        prompt = f"Today is {DAYS[start][0]}. {name} goes " + ", then ".join(f"{abs(s)} day{'s' * (abs(s) > 1)} {'on' if s > 0 else 'back'}" for s in shifts) + ". Which day is it?"
+        prompt = (
+            f"Today is {DAYS[start][0]}. {name} goes "
+            + ", then ".join(f"{abs(s)} day{'s' * (abs(s) > 1)} {'on' if s > 0 else 'back'}" for s in shifts)
+            + ". Which day is it?"
+        )
     return Problem("logic", language, ["days", start, shifts], f"days|{name}|{start}|{shifts}", prompt, DAYS[end][language == "zh"], len(shifts))
 
 
@@ -87,13 +120,20 @@ def _sets(rng: Random, language: str) -> Problem:
     picks = rng.sample(range(10), 5)
     common = picks[0]
     first, second = [common, *picks[1:3]], [common, *picks[3:5]]
-    rng.shuffle(first), rng.shuffle(second)
+    rng.shuffle(first)
+    rng.shuffle(second)
     odd = rng.random() < 0.5  # ask what both like, or what the first likes and is not in the rest
     if odd:
         second = [v for v in first if v != common] + [picks[3]]
         rng.shuffle(second)
     if zh:
-        prompt = f"{a}喜欢" + "、".join(COLORS[v][1] for v in first) + f"，{b}喜欢" + "、".join(COLORS[v][1] for v in second) + (f"。哪个只有{a}喜欢？" if odd else "。哪个两人都喜欢？")
+        prompt = (
+            f"{a}喜欢"
+            + "、".join(COLORS[v][1] for v in first)
+            + f"，{b}喜欢"
+            + "、".join(COLORS[v][1] for v in second)
+            + (f"。哪个只有{a}喜欢？" if odd else "。哪个两人都喜欢？")
+        )
     else:
         prompt = f"{a} likes {_list(first)}; {b} likes {_list(second)}. " + (f"Which color does only {a} like?" if odd else "Which color do both like?")
     return Problem("logic", language, ["sets", a, b, first, second, odd], f"sets|{a}|{b}|{first}|{second}|{odd}", prompt, COLORS[common][zh], 3)
@@ -130,7 +170,9 @@ def _walk_truth(values: list[bool], ops: list[str], negated: list[bool]) -> bool
 
 def think(spec: list, language: str) -> Steps:
     """Chains of conclusions; a step's value is what is concluded."""
-    return {"order": _think_order, "liars": _think_liars, "turns": _think_turns, "days": _think_days, "sets": _think_sets, "truth": _think_truth}[spec[0]](spec, language)
+    return {"order": _think_order, "liars": _think_liars, "turns": _think_turns, "days": _think_days, "sets": _think_sets, "truth": _think_truth}[spec[0]](
+        spec, language
+    )
 
 
 def _think_order(spec: list, language: str) -> Steps:
@@ -172,7 +214,9 @@ def _think_turns(spec: list, language: str) -> Steps:
 def _think_days(spec: list, language: str) -> Steps:
     _, at, shifts = spec
     for s in shifts:
-        value = yield Step(f"{DAYS[at][0]} {'plus' if s > 0 else 'minus'} {abs(s)} is §", f"{DAYS[at][1]}{'加' if s > 0 else '减'}{abs(s)}天是§", DAYS[(at + s) % 7], DAYS)
+        value = yield Step(
+            f"{DAYS[at][0]} {'plus' if s > 0 else 'minus'} {abs(s)} is §", f"{DAYS[at][1]}{'加' if s > 0 else '减'}{abs(s)}天是§", DAYS[(at + s) % 7], DAYS
+        )
         at = DAYS.index(tuple(value))
     return DAYS[at]
 
@@ -193,14 +237,11 @@ def _think_truth(spec: list, language: str) -> Steps:
     _, letters, values, ops, negated = spec
     at: bool | None = None
     for i in range(2):
-        if at is None:
-            left = values[0] != negated[0]
-        else:
-            left = at
+        left = values[0] != negated[0] if at is None else at
         right = values[i + 1] != negated[i + 1]
         result = (left and right) if ops[i] == "and" else (left or right)
         zh_op = "且" if ops[i] == "and" else "或"
-        l, r = BOOLS[not left], BOOLS[not right]
-        value = yield Step(f"{l[0]} {ops[i]} {r[0]} is §", f"{l[1]}{zh_op}{r[1]}为§", BOOLS[not result], BOOLS)
+        one, two = BOOLS[not left], BOOLS[not right]
+        value = yield Step(f"{one[0]} {ops[i]} {two[0]} is §", f"{one[1]}{zh_op}{two[1]}为§", BOOLS[not result], BOOLS)
         at = tuple(value) == BOOLS[0]
     return BOOLS[not at]

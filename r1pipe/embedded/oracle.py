@@ -35,7 +35,11 @@ def problem_of(row: Mapping[str, Any]) -> Problem:
         InputError: the row is not one of the world's.
     """
     if not row.get("spec") or row.get("domain") is None:
-        raise InputError("the world's oracle only knows the world's own problems; this row has no `spec`", str(row.get("id", "")), "write, judge or rewrite these rows with a model, or not at all")
+        raise InputError(
+            "the world's oracle only knows the world's own problems; this row has no `spec`",
+            str(row.get("id", "")),
+            "write, judge or rewrite these rows with a model, or not at all",
+        )
     return Problem(row["domain"], row.get("language") or "en", json.loads(row["spec"]), "", row["prompt"], row.get("answer"), row.get("level", 0))
 
 

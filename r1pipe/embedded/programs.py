@@ -29,21 +29,77 @@ NUMBER = {
     "add": Op(("adds {c}", "increases it by {c}", "adds the number {c}"), ("加{c}", "加上{c}"), ("Add", "加"), "{e}+{c}", "{e}-{c}", loose=True),
     "sub": Op(("subtracts {c}", "takes away {c}", "reduces it by {c}"), ("减{c}", "减去{c}"), ("Subtract", "减"), "{e}-{c}", "{e}+{c}", loose=True),
     "mul": Op(("multiplies by {c}", "takes it {c} times"), ("乘以{c}", "乘{c}"), ("Multiply", "乘"), "{e}*{c}", "{e}+{c}"),
-    "mod": Op(("takes the remainder by {c}", "finds the rest after dividing by {c}"), ("取除以{c}的余数", "求除以{c}的余数"), ("Remainder", "余数"), "{e}%{c}", "{e}//{c}"),
-    "div": Op(("divides by {c} rounding down", "takes the whole part after dividing by {c}"), ("整除{c}", "除以{c}取整"), ("Divide", "整除"), "{e}//{c}", "{e}%{c}"),
+    "mod": Op(
+        ("takes the remainder by {c}", "finds the rest after dividing by {c}"),
+        ("取除以{c}的余数", "求除以{c}的余数"),
+        ("Remainder", "余数"),
+        "{e}%{c}",
+        "{e}//{c}",
+    ),
+    "div": Op(
+        ("divides by {c} rounding down", "takes the whole part after dividing by {c}"), ("整除{c}", "除以{c}取整"), ("Divide", "整除"), "{e}//{c}", "{e}%{c}"
+    ),
     "square": Op(("squares it", "multiplies it by itself"), ("平方", "求平方"), ("Square it", "平方"), "{e}**2", "{e}*2"),
     "low": Op(("caps it at {c}", "keeps it at most {c}"), ("最大取{c}", "不超过{c}"), ("At most", "最大"), "min({e},{c})", "max({e},{c})"),
     "high": Op(("lifts it to at least {c}", "keeps it at least {c}"), ("最小取{c}", "不小于{c}"), ("At least", "最小"), "max({e},{c})", "min({e},{c})"),
 }
 KEEP = {
-    "even": Op(("keeps the even numbers", "takes only even numbers"), ("取出偶数", "留下偶数"), ("Keep even ones", "留偶数"), "[v for v in {e} if {p}]", "v%2==1", "v%2==0"),
-    "odd": Op(("keeps the odd numbers", "takes only odd numbers"), ("取出奇数", "留下奇数"), ("Keep odd ones", "留奇数"), "[v for v in {e} if {p}]", "v%2==0", "v%2==1"),
-    "above": Op(("keeps numbers above {c}", "drops all that are not over {c}"), ("取出大于{c}的数", "留下大于{c}的数"), ("Keep those above", "留下大的"), "[v for v in {e} if {p}]", "v<{c}", "v>{c}"),
-    "below": Op(("keeps numbers below {c}", "drops all that are not under {c}"), ("取出小于{c}的数", "留下小于{c}的数"), ("Keep those below", "留下小的"), "[v for v in {e} if {p}]", "v>{c}", "v<{c}"),
-    "plus": Op(("adds {c} to each number", "raises each number by {c}"), ("每个数加{c}", "把每个数加{c}"), ("Add to each", "每个加"), "[{p} for v in {e}]", "v*{c}", "v+{c}"),
-    "scale": Op(("multiplies each number by {c}", "takes each number {c} times"), ("每个数乘{c}", "把每个数乘{c}"), ("Multiply each", "每个乘"), "[{p} for v in {e}]", "v+{c}", "v*{c}"),
+    "even": Op(
+        ("keeps the even numbers", "takes only even numbers"),
+        ("取出偶数", "留下偶数"),
+        ("Keep even ones", "留偶数"),
+        "[v for v in {e} if {p}]",
+        "v%2==1",
+        "v%2==0",
+    ),
+    "odd": Op(
+        ("keeps the odd numbers", "takes only odd numbers"),
+        ("取出奇数", "留下奇数"),
+        ("Keep odd ones", "留奇数"),
+        "[v for v in {e} if {p}]",
+        "v%2==0",
+        "v%2==1",
+    ),
+    "above": Op(
+        ("keeps numbers above {c}", "drops all that are not over {c}"),
+        ("取出大于{c}的数", "留下大于{c}的数"),
+        ("Keep those above", "留下大的"),
+        "[v for v in {e} if {p}]",
+        "v<{c}",
+        "v>{c}",
+    ),
+    "below": Op(
+        ("keeps numbers below {c}", "drops all that are not under {c}"),
+        ("取出小于{c}的数", "留下小于{c}的数"),
+        ("Keep those below", "留下小的"),
+        "[v for v in {e} if {p}]",
+        "v>{c}",
+        "v<{c}",
+    ),
+    "plus": Op(
+        ("adds {c} to each number", "raises each number by {c}"),
+        ("每个数加{c}", "把每个数加{c}"),
+        ("Add to each", "每个加"),
+        "[{p} for v in {e}]",
+        "v*{c}",
+        "v+{c}",
+    ),
+    "scale": Op(
+        ("multiplies each number by {c}", "takes each number {c} times"),
+        ("每个数乘{c}", "把每个数乘{c}"),
+        ("Multiply each", "每个乘"),
+        "[{p} for v in {e}]",
+        "v+{c}",
+        "v*{c}",
+    ),
     "first": Op(("takes the first {c} numbers", "keeps the first {c}"), ("取前{c}个", "留下前{c}个数"), ("The first", "前几个"), "{e}[:{c}]", "{e}[{c}:]"),
-    "skip": Op(("skips the first {c} numbers", "leaves out the first {c}"), ("去掉前{c}个", "不要前{c}个数"), ("Skip the first", "去掉前几个"), "{e}[{c}:]", "{e}[:{c}]"),
+    "skip": Op(
+        ("skips the first {c} numbers", "leaves out the first {c}"),
+        ("去掉前{c}个", "不要前{c}个数"),
+        ("Skip the first", "去掉前几个"),
+        "{e}[{c}:]",
+        "{e}[:{c}]",
+    ),
 }
 CLOSE = {
     "sum": Op(("sums them", "adds them all up"), ("求和", "算总和"), ("Sum them", "求和"), "sum({e})", "len({e})"),
@@ -56,22 +112,47 @@ STRING = {
     "lower": Op(("makes it lower case", "turns it to small letters"), ("变小写", "改成小写"), ("Lower case", "小写"), "{e}.lower()", "{e}.upper()"),
     "reverse": Op(("reverses it", "turns it round"), ("反转", "倒过来"), ("Reverse it", "反转"), "{e}[::-1]", "{e}[1:]"),
     "repeat": Op(("repeats it {c} times", "writes it {c} times"), ("重复{c}次", "写{c}遍"), ("Repeat it", "重复"), "{e}*{c}", "{e}[:{c}]"),
-    "head": Op(("takes the first {c} letters", "keeps the first {c} letters"), ("取前{c}个字", "留前{c}个字"), ("The first", "前几个字"), "{e}[:{c}]", "{e}[{c}:]"),
-    "tail": Op(("drops the first {c} letters", "cuts off the first {c} letters"), ("去掉前{c}个字", "不要前{c}个字"), ("Drop the first", "去掉前几个字"), "{e}[{c}:]", "{e}[:{c}]"),
+    "head": Op(
+        ("takes the first {c} letters", "keeps the first {c} letters"), ("取前{c}个字", "留前{c}个字"), ("The first", "前几个字"), "{e}[:{c}]", "{e}[{c}:]"
+    ),
+    "tail": Op(
+        ("drops the first {c} letters", "cuts off the first {c} letters"),
+        ("去掉前{c}个字", "不要前{c}个字"),
+        ("Drop the first", "去掉前几个字"),
+        "{e}[{c}:]",
+        "{e}[:{c}]",
+    ),
     "append": Op(("adds '{t}' at the end", "puts '{t}' behind it"), ("末尾加'{t}'", "后面加'{t}'"), ("Add behind", "后面加"), "({e}+'{t}')", "('{t}'+{e})"),
     "prepend": Op(("puts '{t}' in front", "adds '{t}' before it"), ("前面加'{t}'", "开头加'{t}'"), ("Put in front", "前面加"), "('{t}'+{e})", "({e}+'{t}')"),
 }
 COUNT = {
-    "count": Op(("counts the '{t}' in it", "tells how often '{t}' is there"), ("数'{t}'的个数", "算有几个'{t}'"), ("Count it", "数个数"), "{e}.count('{t}')", "{e}.find('{t}')"),
+    "count": Op(
+        ("counts the '{t}' in it", "tells how often '{t}' is there"),
+        ("数'{t}'的个数", "算有几个'{t}'"),
+        ("Count it", "数个数"),
+        "{e}.count('{t}')",
+        "{e}.find('{t}')",
+    ),
     "length": Op(("gives its length", "tells how long it is"), ("求长度", "算长度"), ("Its length", "长度"), "len({e})", "len({e})-1"),
 }
 OPS = {**NUMBER, **KEEP, **CLOSE, **STRING, **COUNT}
 CALL_ON_B = re.compile(r"\bb\b")
 VARIABLE = {"number": "x", "list": "a", "string": "s"}
 NAMES = ("f", "g", "h", "solve", "calc", "run", "work", "apply")
-ASK_EN = ("Write {f}({v}) that § {v}: {t}.", "Write a function {f}({v}) that {t}.", "Define {f}({v}): it {t}.", "Code {f}({v}) in Python. It {t}.", "I need {f}({v}) that {t}.", "Give a function {f}({v}) which {t}.")
+ASK_EN = (
+    "Write {f}({v}) that § {v}: {t}.",
+    "Write a function {f}({v}) that {t}.",
+    "Define {f}({v}): it {t}.",
+    "Code {f}({v}) in Python. It {t}.",
+    "I need {f}({v}) that {t}.",
+    "Give a function {f}({v}) which {t}.",
+)
 ASK_ZH = ("写函数{f}({v})：{t}。", "定义{f}({v})，{t}。", "用代码写{f}({v})，{t}。", "请写函数{f}({v})，它{t}。", "写一个{f}({v})：{t}。")
-INPUTS: dict[str, list[Any]] = {"number": [0, 1, 7, 12, 35, 4], "list": [[3, 8, 1, 10, 6, 5], [], [2, 2, 9], [15, 4, 7, 20, 11]], "string": ["Hello", "banana", "", "Ab cd", "xyzab"]}
+INPUTS: dict[str, list[Any]] = {
+    "number": [0, 1, 7, 12, 35, 4],
+    "list": [[3, 8, 1, 10, 6, 5], [], [2, 2, 9], [15, 4, 7, 20, 11]],
+    "string": ["Hello", "banana", "", "Ab cd", "xyzab"],
+}
 
 
 def _constant(rng: Random, op: str) -> str | int:
@@ -79,7 +160,13 @@ def _constant(rng: Random, op: str) -> str | int:
         return rng.choice("abcdehklmnorstxyz")
     if op in ("mod", "div", "repeat", "first", "skip", "head", "tail"):
         return rng.randint(2, 9 if op in ("mod", "div") else 4)
-    return rng.randint(2, 9) if op in ("mul", "scale") else 0 if op in ("square", "even", "odd", "upper", "lower", "reverse", *CLOSE, "length") else rng.randint(2, 30)
+    return (
+        rng.randint(2, 9)
+        if op in ("mul", "scale")
+        else 0
+        if op in ("square", "even", "odd", "upper", "lower", "reverse", *CLOSE, "length")
+        else rng.randint(2, 30)
+    )
 
 
 def draw(rng: Random, language: str) -> Problem:
@@ -101,7 +188,7 @@ def draw(rng: Random, language: str) -> Problem:
         task = "，再".join(said) if rng.random() < 0.5 else "先" + "，然后".join(said)
         prompt = rng.choice(ASK_ZH).format(f=name, v=variable, t=task)
     else:
-        task = (", ".join(said[:-1]) + rng.choice((" and ", ", then ", " and then ")) + said[-1])
+        task = ", ".join(said[:-1]) + rng.choice((" and ", ", then ", " and then ")) + said[-1]
         prompt = rng.choice(ASK_EN[1:]).format(f=name, v=variable, t=task)
     spec = [family, name, ops]
     return Problem("code", language, spec, f"code|{family}|{ops}", prompt, function(name, variable, _expression(family, ops)), len(ops))

@@ -18,8 +18,14 @@ P_SLOPPY_RIGHT = 0.88  # both usually say the right thing
 P_CAREFUL_RIGHT = 0.97
 P_SLOPPY_LANGUAGE = 0.85  # a sloppy writer sometimes answers in the other language
 
-CLOSES = {"en": ("Happy to help!", "Hope that helps.", "Feel free to ask more.", "Have a nice day!"), "zh": ("希望帮到你。", "欢迎再问。", "很高兴帮到你。", "祝你今天好。")}
-FILLERS = {"en": ("um well you know", "hmm so like", "ok so basically", "well I mean", "uh let me see"), "zh": ("嗯那个就是", "嗯怎么说", "这个那个", "就是说", "那么其实")}
+CLOSES = {
+    "en": ("Happy to help!", "Hope that helps.", "Feel free to ask more.", "Have a nice day!"),
+    "zh": ("希望帮到你。", "欢迎再问。", "很高兴帮到你。", "祝你今天好。"),
+}
+FILLERS = {
+    "en": ("um well you know", "hmm so like", "ok so basically", "well I mean", "uh let me see"),
+    "zh": ("嗯那个就是", "嗯怎么说", "这个那个", "就是说", "那么其实"),
+}
 
 
 class Saying(NamedTuple):

@@ -8,8 +8,9 @@ beside a Qwen2 model. Digits are single. Every text round-trips, as bytes if nee
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from r1pipe.data.response import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN
 from r1pipe.embedded.documents import ASSISTANT, END, USER, Habits, documents
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 VOCAB_SIZE = 1800  # entries in all, special and added ones included
 DOCUMENTS = 60_000  # that it is trained on
 PIECES = r"[ !-/:-@\[-`{-~]?[A-Za-z]+|\p{Han}+|\p{N}|[^\s\p{L}\p{N}]+|\s+"
-MIXTURE = Habits(mixture={"math": 0.1, "word-problems": 0.45, "code": 0.1, "logic": 0.1, "choice": 0.05, "general": 0.1, "harmful": 0.05, "lookalike": 0.05})  # words over sums
+MIXTURE = Habits(
+    mixture={"math": 0.1, "word-problems": 0.45, "code": 0.1, "logic": 0.1, "choice": 0.05, "general": 0.1, "harmful": 0.05, "lookalike": 0.05}
+)  # words over sums
 PAD = "<|pad|>"
 SPECIAL = (PAD, END, USER, ASSISTANT)
 TAGS = (THINK_OPEN, THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE)  # ordinary: decoding for the rewards skips special tokens
@@ -38,15 +41,23 @@ def build_tokenizer(folder: Path, vocab_size: int = VOCAB_SIZE, count: int = DOC
     raw = Tokenizer(models.BPE())
     raw.normalizer = normalizers.NFC()
     # narrower pieces than Qwen2's, so that no entry is spent on punctuation glued to a Chinese phrase
-    raw.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(PIECES), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    raw.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(PIECES), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     raw.decoder = decoders.ByteLevel()
     markers = [*SPECIAL, *TAGS]
-    trainer = trainers.BpeTrainer(vocab_size=vocab_size - len(markers), max_token_length=12, min_frequency=2, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - len(markers), max_token_length=12, min_frequency=2, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
     raw.train_from_iterator(_pieces(count, markers), trainer)
     state = json.loads(raw.to_str())["model"]
+    merges: Any = [tuple(merge) for merge in state["merges"]]
     # Qwen2's class adds what its config names as special tokens after the vocabulary; markers get the first free ids in a fixed order
-    tokenizer = Qwen2Tokenizer(vocab=state["vocab"], merges=[tuple(m) for m in state["merges"]], unk_token=PAD, pad_token=PAD, eos_token=END, bos_token=None, additional_special_tokens=[USER, ASSISTANT])
-    tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in TAGS])
+    tokenizer = Qwen2Tokenizer(
+        vocab=state["vocab"], merges=merges, unk_token=PAD, pad_token=PAD, eos_token=END, bos_token=None, additional_special_tokens=[USER, ASSISTANT]
+    )
+    tags: Any = [AddedToken(tag, special=False, normalized=False) for tag in TAGS]
+    tokenizer.add_tokens(tags)
     tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.model_max_length = 512
     folder.mkdir(parents=True, exist_ok=True)
@@ -54,7 +65,7 @@ def build_tokenizer(folder: Path, vocab_size: int = VOCAB_SIZE, count: int = DOC
     return tokenizer
 
 
-def _pieces(count: int, markers: list[str]):  # noqa: ANN202 - an iterator of str
+def _pieces(count: int, markers: list[str]) -> Iterator[str]:
     """What merges are learned from: documents without their markers, then every Chinese character often enough to become one entry."""
     characters: set[str] = set()
     for text in documents(count, seed=17, habits=MIXTURE):

@@ -1,25 +1,37 @@
-"""word-problems: little stories about stocks, rates, money, ages, ways; the sentences stand in stories.py, the words in lexicon.json.
+"""word-problems: little stories about stocks, rates, money, ages, ways; the sentences stand in stories.json, the words in lexicon.json.
 
 A problem's identity is its story and numbers; names, nouns and wording do not make it a new one.
 """
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from random import Random
+from typing import Any
 
 from r1pipe.embedded.arithmetic import apply
 from r1pipe.embedded.lexicon import CONTAINERS, GAIN, HE, LEXICON, LOSS, NAMES_ZH, NOUNS, NOUNS_ZH, RATE, SHE, common
 from r1pipe.embedded.problem import Problem, Step, Steps
-from r1pipe.embedded.stories import (
-    DOUBLES_EN, DOUBLES_ZH, GAINS_EN, GAINS_ZH, LEADS_EN, LEADS_ZH, LOSSES_EN, LOSSES_ZH, OPENINGS_EN, OPENINGS_ZH, STOCK_ASKS_EN, STOCK_ASKS_ZH, STORIES,
-)
+
+_STORIES: dict[str, Any] = json.loads((Path(__file__).parent / "stories.json").read_text("utf8"))
 
 # what a step says before its sum; {a} {b} are its operands
 LABELS = {
-    "more": ("Add {b} more: ", "加上{b}："), "less": ("Take away {b}: ", "去掉{b}："), "fold": ("{b} times that: ", "变成{b}倍："),
-    "product": ("{b} times {a} is: ", "{b}份{a}共："), "both": ("Both together: ", "两人共："), "gap": ("The difference is: ", "相差："),
-    "cost": ("They cost: ", "花费："), "left": ("That leaves: ", "剩下："), "each": ("Each part gets: ", "每份："), "older": ("{b} years older: ", "大{b}岁："),
-    "younger": ("{b} years younger: ", "小{b}岁："), "later": ("After {b} years: ", "{b}年后："), "sum": ("Add them up: ", "一共："), "has": ("The other has: ", "另一个有："),
+    "more": ("Add {b} more: ", "加上{b}："),
+    "less": ("Take away {b}: ", "去掉{b}："),
+    "fold": ("{b} times that: ", "变成{b}倍："),
+    "product": ("{b} times {a} is: ", "{b}份{a}共："),
+    "both": ("Both together: ", "两人共："),
+    "gap": ("The difference is: ", "相差："),
+    "cost": ("They cost: ", "花费："),
+    "left": ("That leaves: ", "剩下："),
+    "each": ("Each part gets: ", "每份："),
+    "older": ("{b} years older: ", "大{b}岁："),
+    "younger": ("{b} years younger: ", "小{b}岁："),
+    "later": ("After {b} years: ", "{b}年后："),
+    "sum": ("Add them up: ", "一共："),
+    "has": ("The other has: ", "另一个有："),
 }
 
 
@@ -88,15 +100,39 @@ def _slots(rng: Random, zh: bool, kind: str | None = None) -> dict[str, object]:
     if zh:
         noun = common(rng, NOUNS_ZH)
         a, b = rng.sample(NAMES_ZH, 2)
-        return {"A": a, "B": b, "n": noun.word, "m": noun.measure, "n2": common(rng, NOUNS_ZH).word, "l": common(rng, LEXICON["places_zh"]), "c": common(rng, LEXICON["containers_zh"]), "v": common(rng, LEXICON["make_zh"])}
+        return {
+            "A": a,
+            "B": b,
+            "n": noun.word,
+            "m": noun.measure,
+            "n2": common(rng, NOUNS_ZH).word,
+            "l": common(rng, LEXICON["places_zh"]),
+            "c": common(rng, LEXICON["containers_zh"]),
+            "v": common(rng, LEXICON["make_zh"]),
+        }
     name, p, q, q2, p3 = _person(rng)
     noun = common(rng, NOUNS[kind or rng.choice(("food", "goods", "nature"))])
     box = common(rng, CONTAINERS)
     other = _person(rng)[0]
     while other == name:
         other = _person(rng)[0]
-    return {"A": name, "B": other, "p": p, "P": p.capitalize(), "q": q, "q2": q2, "p3": p3, "n": noun.many, "o": noun.one, "o2": common(rng, NOUNS["goods"]).one,
-            "c": box.one, "cs": box.many, "l": common(rng, LEXICON["places_en"]), "s": common(rng, LEXICON["shops_en"]), "r": common(rng, LEXICON["relatives_en"])}
+    return {
+        "A": name,
+        "B": other,
+        "p": p,
+        "P": p.capitalize(),
+        "q": q,
+        "q2": q2,
+        "p3": p3,
+        "n": noun.many,
+        "o": noun.one,
+        "o2": common(rng, NOUNS["goods"]).one,
+        "c": box.one,
+        "cs": box.many,
+        "l": common(rng, LEXICON["places_en"]),
+        "s": common(rng, LEXICON["shops_en"]),
+        "r": common(rng, LEXICON["relatives_en"]),
+    }
 
 
 def _article(text: str) -> str:
@@ -115,34 +151,35 @@ def _lead_in(rng: Random, prompt: str, zh: bool) -> str:
         return prompt
     question = prompt[at:]
     if zh:
-        return prompt[:at] + rng.choice(LEADS_ZH) + question
+        return prompt[:at] + rng.choice(_STORIES["zh"]["leads"]) + question
     if not question.startswith(("How", "What", "Which")):
         return prompt
-    return prompt[:at] + rng.choice(LEADS_EN) + question[0].lower() + question[1:]
+    return prompt[:at] + rng.choice(_STORIES["en"]["leads"]) + question[0].lower() + question[1:]
 
 
 def _stock(rng: Random, zh: bool) -> tuple[str, list[list]]:
+    texts = _STORIES["zh" if zh else "en"]
     kind = rng.choice(("food", "goods", "nature"))
     slots = _slots(rng, zh, kind)
     value = rng.randint(5, 60)
     slots["x"] = value
-    parts, steps = [rng.choice(OPENINGS_ZH if zh else OPENINGS_EN).format_map(slots)], []
+    parts, steps = [rng.choice(texts["openings"]).format_map(slots)], []
     left: object = value
     for i in range(rng.choices((2, 3), (70, 30))[0]):
         u = rng.random()
         if u < 0.12 and value <= 40:
-            op, y, label, pool = "*", rng.randint(2, 4), "fold", DOUBLES_ZH if zh else DOUBLES_EN
+            op, y, label, pool = "*", rng.randint(2, 4), "fold", texts["folds"]
         elif u < 0.55 and value < 140 or value < 4:
-            op, y, label, pool = "+", rng.randint(2, 50), "more", GAINS_ZH if zh else GAINS_EN
+            op, y, label, pool = "+", rng.randint(2, 50), "more", texts["gains"]
             slots["v"] = common(rng, LEXICON["gain_zh"]) if zh else common(rng, GAIN[kind])
         else:
-            op, y, label, pool = "-", rng.randint(2, min(50, value - 1)), "less", LOSSES_ZH if zh else LOSSES_EN
+            op, y, label, pool = "-", rng.randint(2, min(50, value - 1)), "less", texts["losses"]
             slots["v"] = common(rng, LEXICON["loss_zh"]) if zh else common(rng, LOSS[kind])
         slots["y"] = y
         parts.append(rng.choice(pool).format_map(slots))
         steps.append([label, op, left, y])
         left, value = f"${i}", apply(op, value, y)
-    parts.append(rng.choice(STOCK_ASKS_ZH if zh else STOCK_ASKS_EN).format_map(slots))
+    parts.append(rng.choice(texts["asks"]).format_map(slots))
     return ("" if zh else " ").join(parts), steps
 
 
@@ -170,14 +207,14 @@ def _draw(rng: Random, language: str) -> Problem:
             slots["v"] = common(rng, LOSS["goods"])
         elif zh and story == "share-less":
             slots["v"] = common(rng, LEXICON["loss_zh"])
-        prompt = ("" if zh else " ").join([rng.choice(texts).format_map(slots) for texts in STORIES[story][zh]])
+        prompt = ("" if zh else " ").join([rng.choice(texts).format_map(slots) for texts in _STORIES[language]["stories"][story]])
     if not zh:
         prompt = _article(prompt)
     prompt = _lead_in(rng, prompt, zh)
     return Problem("word-problems", language, ["steps", steps], f"word|{story}|{steps}", prompt, str(_answer(steps)), len(steps))
 
 
-_NAMES = tuple(STORIES)
+_NAMES = tuple(_STORIES["en"]["stories"])
 
 
 def _answer(steps: list[list]) -> int:

@@ -29,7 +29,13 @@ DRAW: dict[str, Callable[[Random, str], Problem]] = {
     "harmful": lambda rng, language: safety.draw(rng, language, True),
     "lookalike": lambda rng, language: safety.draw(rng, language, False),
 }
-THINK: dict[str, Callable[[list, str], Steps]] = {"math": arithmetic.think, "word-problems": words.think, "code": programs.think, "logic": logic.think, "choice": choice.think}
+THINK: dict[str, Callable[[list, str], Steps]] = {
+    "math": arithmetic.think,
+    "word-problems": words.think,
+    "code": programs.think,
+    "logic": logic.think,
+    "choice": choice.think,
+}
 SHARES = {domain: REASONING_SHARES if domain in REASONING_DOMAINS else GENERAL_SHARES for domain in DRAW}
 MOST_TRIES = 4000  # draws without a new problem after which a domain counts as exhausted
 
@@ -75,7 +81,9 @@ def problems(split: str, domains: Sequence[str], count: int, seed: int, language
             if problem.key in seen:
                 misses += 1
                 if misses > MOST_TRIES:
-                    raise InputError(f"the world holds only about {len(found)} problems of {domain} in {language} in '{split}', not {want}", fix="ask for fewer")
+                    raise InputError(
+                        f"the world holds only about {len(found)} problems of {domain} in {language} in '{split}', not {want}", fix="ask for fewer"
+                    )
                 continue
             misses = 0
             seen.add(problem.key)
@@ -86,7 +94,14 @@ def problems(split: str, domains: Sequence[str], count: int, seed: int, language
 
 def row(problem: Problem) -> PromptRow:
     """A problem as a row of data."""
-    made: dict[str, Any] = {"id": identity(problem), "prompt": problem.prompt, "domain": problem.domain, "language": problem.language, "level": problem.level, "spec": json.dumps(problem.spec, ensure_ascii=False)}
+    made: dict[str, Any] = {
+        "id": identity(problem),
+        "prompt": problem.prompt,
+        "domain": problem.domain,
+        "language": problem.language,
+        "level": problem.level,
+        "spec": json.dumps(problem.spec, ensure_ascii=False),
+    }
     if problem.domain == "code":
         made["tests"], made["entry_point"] = programs.tests(problem.spec), problem.spec[1]
     elif problem.answer is not None:
