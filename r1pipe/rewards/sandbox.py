@@ -15,7 +15,7 @@ What is not covered
 - Programs that need subprocesses, sockets or packages beyond the standard library fail.
 - Memory of all workers together: at most workers x (memory_mb of the program + 1 GiB of the checker).
 
-A runner (bubblewrap with a warm Python, _sandbox_runner.py) forks for each program, so a small test costs milliseconds.
+A runner (isolation.py, sandboxed/runner.py) forks for each program, so a small test costs milliseconds.
 """
 
 from __future__ import annotations
@@ -23,49 +23,16 @@ from __future__ import annotations
 import atexit
 import json
 import os
-import platform
 import queue
-import select
 import shutil
-import struct
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from functools import lru_cache
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from r1pipe.errors import InputError, MissingToolError
-
-_RUNNER = Path(__file__).with_name("_sandbox_runner.py")
-_START_S = 30.0  # seconds a runner may take to start on a busy machine
-_TMP_MB = 64
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one program may use.
-
-    Attributes:
-        cpu_s: seconds of CPU time, rounded up to whole ones by the kernel; for stdio of each run.
-        memory_mb: address space, MiB.
-        file_mb: size of one written file, MiB.
-        output_mb: standard output of one run, MiB.
-    """
-
-    cpu_s: float = 10.0
-    memory_mb: int = 512
-    file_mb: int = 16
-    output_mb: int = 8
-
-    @property
-    def wall_s(self) -> float:
-        """Seconds of wall time: twice the CPU time and one more, since cores may be shared."""
-        return 2 * self.cpu_s + 1
+from r1pipe.rewards.isolation import Limits, Runner, available, probe
 
 
 @dataclass(frozen=True)
@@ -84,129 +51,6 @@ class CodeJob:
     program: str
     tests: Mapping[str, Any]
     entry_point: str | None = None
-
-
-# --- availability -----------------------------------------------------------------------------------------------------------
-
-
-def available() -> str | None:
-    """None if programs can be isolated here, else the reason, with what to install. Cheap after the first call."""
-    return _probe(shutil.which("bwrap"))
-
-
-@lru_cache(maxsize=8)
-def _probe(bwrap: str | None) -> str | None:
-    if not sys.platform.startswith("linux"):
-        return f"isolation needs Linux (this is {sys.platform})"
-    if platform.machine() not in ("x86_64", "aarch64"):
-        return f"the system call filter is not written for {platform.machine()}"
-    if bwrap is None:
-        return "bubblewrap is not installed (the package is called `bubblewrap`, the program `bwrap`)"
-    try:
-        runner = Runner(bwrap)
-    except OSError as error:
-        return f"bubblewrap cannot be started: {error}"
-    try:
-        tests = {"kind": "asserts", "setup": "", "asserts": ["assert ready() == 42"]}
-        reply = runner.ask({"source": "def ready(): return 42", "entry_point": None, "partial": False}, tests, Limits(cpu_s=10))
-    except OSError:
-        why = runner.complaint()
-        return f"bubblewrap does not start here{': ' + why if why else ''} (unprivileged user namespaces may be switched off)"
-    finally:
-        runner.close()
-    return None if reply.get("passed") == 1 else f"a program inside bubblewrap does not run: {reply.get('why') or reply.get('broken')}"
-
-
-def _command(bwrap: str) -> list[str]:
-    python = os.path.realpath(sys.executable)
-    folders = {os.path.realpath(sys.base_prefix), os.path.realpath(sys.base_exec_prefix), os.path.dirname(os.path.dirname(python))}
-    command = [bwrap, "--unshare-all", "--new-session", "--clearenv", "--cap-drop", "ALL", "--hostname", "sandbox"]
-    for name, value in {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0", "HOME": "/tmp"}.items():
-        command += ["--setenv", name, value]
-    command += ["--ro-bind", "/usr", "/usr"]
-    for folder in ("/lib", "/lib64", "/lib32", "/bin"):
-        if os.path.islink(folder):
-            command += ["--symlink", os.readlink(folder), folder]
-        elif os.path.isdir(folder):
-            command += ["--ro-bind", folder, folder]
-    for path in ("/etc/ld.so.cache", "/etc/localtime"):
-        if os.path.exists(path):
-            command += ["--ro-bind", path, path]
-    for folder in sorted(folders):
-        if not folder.startswith("/usr/") and folder != "/usr":
-            command += ["--ro-bind", folder, folder]
-    for device in ("null", "zero", "urandom", "random"):
-        command += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
-    command += ["--ro-bind", str(_RUNNER), "/runner.py"]
-    command += ["--size", str(_TMP_MB << 20), "--tmpfs", "/tmp"] if _can_limit_tmp(bwrap) else ["--tmpfs", "/tmp", "--remount-ro", "/tmp"]
-    return [*command, "--remount-ro", "/", "--chdir", "/tmp", "--", python, "-P", "-S", "-s", "-B", "/runner.py"]
-
-
-@lru_cache(maxsize=8)
-def _can_limit_tmp(bwrap: str) -> bool:
-    try:
-        return "--size" in subprocess.run([bwrap, "--help"], capture_output=True, text=True, timeout=10).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-
-
-# --- one runner ---------------------------------------------------------------------------------------------------------------
-
-
-class Runner:
-    """A bubblewrap with a warm interpreter in it; one job at a time."""
-
-    def __init__(self, bwrap: str) -> None:
-        self.process = subprocess.Popen(_command(bwrap), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, cwd="/")
-        assert self.process.stdin and self.process.stdout and self.process.stderr
-        self.input, self.output, self.errors = self.process.stdin, self.process.stdout, self.process.stderr
-        os.set_blocking(self.input.fileno(), False)
-        self.fresh = True
-
-    def ask(self, header: dict[str, Any], tests: Mapping[str, Any] | None, limits: Limits) -> dict[str, Any]:
-        """Run one job. Raises OSError where the runner ends or does not answer in time; it is of no use then."""
-        request = _frame({**header, "limits": {**asdict(limits), "wall_s": limits.wall_s}}) + (_frame(tests) if tests is not None else b"")
-        deadline = time.monotonic() + limits.wall_s + 5 + (_START_S if self.fresh else 0)
-        left = memoryview(request)
-        while left:
-            if not select.select([], [self.input], [], max(0.0, deadline - time.monotonic()))[1]:
-                raise OSError("the runner does not read")
-            left = left[os.write(self.input.fileno(), left[: 1 << 16]) :]
-        (size,) = struct.unpack("<Q", self._read(8, deadline))
-        reply = json.loads(self._read(size, deadline))
-        self.fresh = False
-        return reply
-
-    def _read(self, size: int, deadline: float) -> bytes:
-        parts: list[bytes] = []
-        while size:
-            if not select.select([self.output], [], [], max(0.0, deadline - time.monotonic()))[0]:
-                raise OSError("the runner does not answer")
-            chunk = os.read(self.output.fileno(), min(size, 1 << 20))
-            if not chunk:
-                raise OSError("the runner ended")
-            parts.append(chunk)
-            size -= len(chunk)
-        return b"".join(parts)
-
-    def complaint(self) -> str:
-        """The last line that bubblewrap or Python wrote to stderr before it ended."""
-        self.process.kill()
-        self.process.wait()
-        lines = self.errors.read().decode("utf8", "replace").strip().splitlines()
-        return lines[-1] if lines else ""
-
-    def close(self, kill: bool = True) -> None:
-        if kill:
-            self.process.kill()  # bubblewrap's death ends its process namespace, and with it everything inside
-            self.process.wait()
-        for stream in (self.input, self.output, self.errors):
-            stream.close()
-
-
-def _frame(content: Any) -> bytes:
-    data = json.dumps(content).encode()
-    return struct.pack("<Q", len(data)) + data
 
 
 # --- the pool -------------------------------------------------------------------------------------------------------------------
@@ -309,8 +153,8 @@ def _judge(bwrap: str, runner: Runner | None, job: CodeJob, limits: Limits, part
             if runner is not None:
                 runner.close()
             runner = None
-    _probe.cache_clear()
-    return (0.0 if _probe(bwrap) is None else None), None
+    probe.cache_clear()
+    return (0.0 if probe(bwrap) is None else None), None
 
 
 _COLUMNS = {"asserts": ("asserts",), "check": ("code",), "calls": ("inputs",), "stdio": ("inputs", "outputs")}
@@ -359,3 +203,6 @@ def _near(a: str, b: str) -> bool:
     except ValueError:
         return False
     return abs(x - y) <= 1e-6 * max(1.0, abs(y))
+
+
+__all__ = ["CodeJob", "Limits", "available", "close", "run_tests", "same_output"]
