@@ -137,10 +137,9 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
 
 def _judge(rows: Rows, candidates: list[list[str]], judge: Judge, config: Config) -> tuple[Rows, Rows, Rows]:
     """(clear pairs, unclear pairs, labels). Requests to refuse are no helpfulness prompts, so they give labels only (v2 3.1)."""
-    from r1pipe.embedded.oracle import write
-
     from r1pipe.data.preferences import judge_pairs
     from r1pipe.data.rows import HARMFUL_DOMAIN
+    from r1pipe.embedded.oracle import write
 
     pairs: Rows = []
     unclear: Rows = []

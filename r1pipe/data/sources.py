@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, GetCoreSchemaHandler, field_validator, model_validator
-from pydantic_core import core_schema
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from r1pipe.artifacts import Artifact, Prompts
 from r1pipe.data.io import check_row, read_raw
@@ -53,6 +52,9 @@ class Source(Model):
     shape: Literal["rows", "instruction", "compared", "chosen-rejected", "refused"] = Field(
         default="rows", description="of a file: how its columns lie (r1pipe/data/shapes.py)"
     )
+    where: dict[str, list[str]] = Field(
+        default_factory=dict, description="of a file: column -> the values of the rows to take, e.g. {lang: [en, zh]}; its own names"
+    )
     domain: str | None = Field(default=None, description="of a file: for rows that have no column `domain`")
     language: str | None = Field(default=None, description="of a file: for rows that have no column `language`; none = a reader takes the question's own")
     answer_after: str | None = Field(
@@ -80,7 +82,7 @@ class Source(Model):
                 raise ValueError("the world is endless: give a `count`")
             if self.split == "all":
                 raise ValueError("the world is asked for one split: train, dev or heldout")
-            of_files = {"shares", "columns", "values", "shape", "domain", "language", "answer_after"} & self.model_fields_set
+            of_files = {"shares", "columns", "values", "where", "shape", "domain", "language", "answer_after"} & self.model_fields_set
             if of_files:
                 raise ValueError(f"{', '.join(sorted(of_files))} would be ignored: the world's rows need no mapping")
         elif self.split not in ("train", "all") and not self.shares.get(self.split):
@@ -100,16 +102,11 @@ class Source(Model):
         return "+".join(self.worlds) if self.world else "+".join(path.name for path in self.paths)
 
 
-class _OneOrMore:
-    """Validates `Source | list[Source]` as a list. A plain union would report the mistakes of both branches."""
-
-    def __get_pydantic_core_schema__(self, annotation: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        several = handler.generate_schema(Annotated[list[Source], Field(min_length=1)])
-        return core_schema.no_info_before_validator_function(lambda value: value if isinstance(value, list) else [value], several)
-
-
-Sources = Annotated[Source | list[Source], _OneOrMore()]
-"""One source or a list of them; a list once it is validated."""
+Sources = Annotated[
+    Annotated[Source, Tag("one")] | Annotated[list[Source], Tag("several"), Field(min_length=1)],
+    Discriminator(lambda value: "several" if isinstance(value, list) else "one"),  # a plain union would report the mistakes of both branches
+]
+"""One source or a list of them."""
 
 
 @dataclass
@@ -174,6 +171,8 @@ def _from_files(source: Source, kind: type[Artifact], seed: int, loaded: Loaded,
     for path in _expand(source.paths):
         for where, raw in read_raw(path):
             total += 1
+            if any(str(raw.get(column)) not in values for column, values in source.where.items()):
+                continue
             try:
                 shaped = SHAPES[source.shape](raw, source, where)
             except Skip as skip:

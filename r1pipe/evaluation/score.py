@@ -25,6 +25,7 @@ from r1pipe.generation import Completion
 
 PREFERENCE_DOMAINS = (GENERAL_DOMAIN, HARMFUL_DOMAIN, LOOKALIKE_DOMAIN)
 JUDGED_SUITES = {HARMFUL_DOMAIN: "harmless", LOOKALIKE_DOMAIN: "over-refusal"}
+NEED_JUDGE = (GENERAL_DOMAIN, *JUDGED_SUITES.values())
 SHARED_SUITES = ("reasoning", "format", "language")
 
 # v2 C.2: ten words that three experts chose; the Chinese ones are ours.
@@ -131,7 +132,7 @@ def summarise(lines: Sequence[dict[str, Any]], k: int) -> dict[str, dict[str, fl
         mean = mean_by_problem(by_problem(members, suite))
         unjudged = sum(line["scores"][suite] is None for line in members)
         if not mean.n:
-            summary[suite] = not_run("no judge")
+            summary[suite] = not_run("no judge" if suite in NEED_JUDGE else "cannot be judged")
             continue
         summary[suite] = {
             "pass@1": mean.mean,

@@ -174,3 +174,10 @@ def test_xstest_and_hh():
     labels = load([Source(path=SHARED / "hh_harmless.jsonl.gz", shape="chosen-rejected", language="en")], Labels, seed=0).rows
     assert sum(row["safe"] for row in labels) * 2 == len(labels) >= 2000
     assert all(isinstance(row["prompt"], str) for row in labels)
+
+
+@shared
+def test_rows_are_selected_by_a_column():
+    mgsm = Source(path=SHARED / "mgsm.jsonl.gz", columns={"prompt": "problem", "language": "lang"}, where={"lang": ["en", "zh"]}, domain="word-problems")
+    rows = load([mgsm], Prompts, seed=0).rows
+    assert {row["language"] for row in rows} == {"en", "zh"} and 150 < len(rows) < 300

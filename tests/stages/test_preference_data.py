@@ -8,7 +8,12 @@ from r1pipe.errors import ConfigError, InputError
 
 
 def files(shared_data):
-    xstest = {"path": shared_data / "xstest.jsonl.gz", "shape": "refused", "columns": {"domain": "label"}, "values": {"domain": {"safe": "lookalike", "unsafe": "harmful"}}}
+    xstest = {
+        "path": shared_data / "xstest.jsonl.gz",
+        "shape": "refused",
+        "columns": {"domain": "label"},
+        "values": {"domain": {"safe": "lookalike", "unsafe": "harmful"}},
+    }
     hh = {"path": shared_data / "hh_harmless.jsonl.gz", "shape": "chosen-rejected"}
     return {"pairs_from": {"path": shared_data / "pandalm_pairs.jsonl.gz", "shape": "compared"}, "labels_from": [hh, xstest]}
 
