@@ -80,11 +80,10 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
 
 def _written(rows: list[dict[str, Any]], config: Config) -> list[Candidate]:
     """A reply to every prompt; of the refusals only as many as the config wants."""
-    from r1pipe.embedded.oracle import write
-
     from r1pipe.data.candidates import Candidate
     from r1pipe.data.judges import load_judge
     from r1pipe.data.rows import HARMFUL_DOMAIN
+    from r1pipe.embedded.oracle import write
 
     judge = load_judge(config.judge)
     benign = sum(row["domain"] != HARMFUL_DOMAIN for row in rows)
