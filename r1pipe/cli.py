@@ -246,16 +246,31 @@ def _print_json(value: Any) -> None:
 def main() -> None:
     try:
         app()
-    except Exception as error:
+    except BrokenPipeError:  # `| head` has seen enough
+        sys.stdout = None  # nothing is left to flush into
+        raise SystemExit(141) from None
+    except Exception as raised:
         from r1pipe.console import RichConsole, make_console
         from r1pipe.errors import R1PipeError
 
+        error = _explain(raised)
         if not isinstance(error, R1PipeError):
             raise
         (RichConsole() if sys.stderr.isatty() else make_console()).error(error)
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+
+
+def _explain(error: Exception) -> Exception:
+    """An operating system's refusal as one of our errors; everything else as it is."""
+    import errno
+
+    from r1pipe.errors import InputError
+
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+        return InputError(f"cannot write or read: {error.strerror}", str(error.filename or ""), "free space or permissions, then the same command goes on")
+    return error
 
 
 if __name__ == "__main__":

@@ -56,6 +56,7 @@ class Console:
         self._started = self._said = 0.0
         self._notes = 0
         self._stage = ""
+        self._first: tuple[float, float] | None = None
 
     def line(self, text: str = "") -> None:
         print(text, flush=True)
@@ -79,22 +80,26 @@ class Console:
         self.line(f"note: {text}")
 
     def begin(self, stage: Stage, attempt: int, resumed: bool) -> None:
-        self._stage, self._started, self._said, self._notes = stage.name, time.time(), time.time(), 0
+        self._stage, self._started, self._said, self._notes, self._first = stage.name, time.time(), time.time(), 0, None
         again = f" (attempt {attempt}{', goes on from what it saved' if resumed else ''})" if attempt > 1 else ""
         self.line(f"{stage.name}: started{again}")
 
     def tick(self, progress: dict[str, Any] | None, notes: Path) -> None:
         self._show_notes(notes)
-        if progress and time.time() - self._said > PLAIN_EVERY_S:
-            self._said = time.time()
-            self.line(f"{self._stage}: {progress['done']}/{progress['total']}  {shown(progress)}  {self._left(progress)}")
+        if progress:
+            left = self._left(progress)
+            if time.time() - self._said > PLAIN_EVERY_S:
+                self._said = time.time()
+                self.line(f"{self._stage}: {progress['done']}/{progress['total']}  {shown(progress)}  {left}".rstrip())
 
     def _left(self, progress: dict[str, Any]) -> str:
-        """Time left, from the mean pace so far; imports and loading count as pace, so it starts too high and falls."""
-        done, total = progress.get("done", 0), progress.get("total", 0)
-        if not done or done >= total:
+        """Time left, by the pace since the first progress seen: neither imports nor what an earlier attempt did count."""
+        done, total = progress["done"], progress["total"]
+        if self._first is None or done < self._first[1]:
+            self._first = (progress["time"], done)
+        if done <= self._first[1] or done >= total:
             return ""
-        return f"{seconds((time.time() - self._started) / done * (total - done))} left"
+        return f"{seconds((progress['time'] - self._first[0]) / (done - self._first[1]) * (total - done))} left"
 
     def _show_notes(self, notes: Path) -> None:
         try:
@@ -196,7 +201,7 @@ class RichConsole(Console):
     def begin(self, stage: Stage, attempt: int, resumed: bool) -> None:
         from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-        self._stage, self._started, self._notes = stage.name, time.time(), 0
+        self._stage, self._started, self._notes, self._first = stage.name, time.time(), 0, None
         columns = (
             SpinnerColumn(),
             TextColumn("{task.description:<22}"),

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -171,13 +172,25 @@ def _signal_group(pid: int, number: int) -> None:
         os.killpg(pid, number)
 
 
-def check_tools(launches: Sequence[Launch]) -> None:
+def check_tools(stages: Mapping[str, Launch]) -> None:
     """Refuse before anything starts what the launchers will miss.
 
     Raises:
-        MissingToolError: a package that a profile needs is not installed.
+        MissingToolError: a package, compiler or device that a profile needs is not here.
     """
     import importlib.util
 
-    if any(launch.profile.startswith("zero") for launch in launches) and importlib.util.find_spec("deepspeed") is None:
-        raise MissingToolError("a stage's launch profile is DeepSpeed ZeRO and deepspeed is not installed", fix="pip install deepspeed")
+    for name, launch in stages.items():
+        where, here = f"stages.{name}.launch", ranks(launch)
+        if launch.profile.startswith("zero"):
+            if importlib.util.find_spec("deepspeed") is None:
+                raise MissingToolError(f"profile {launch.profile} needs deepspeed, which is not installed", where, "pip install 'r1pipe[deepspeed]'")
+            path = base_environment()["PATH"]
+            lacking = [tool for tool in ("g++", "ninja") if shutil.which(tool, path=path) is None]
+            if lacking and not gpus():
+                what = f"profile {launch.profile} on CPU builds a small operator at first use and lacks {', '.join(lacking)}"
+                raise MissingToolError(what, where, "apt install g++; pip install ninja")
+        if launch.profile == "fsdp2" and not gpus():
+            raise MissingToolError("profile fsdp2 needs GPUs: on CPU accelerate would quietly do plain data parallel", where, "profile: ddp, zero2 or zero3")
+        if launch.profile != "process" and gpus() and launch.nodes == 1 and here.count > len(gpus()):
+            raise MissingToolError(f"{here.count} ranks under {launch.profile} need as many GPUs; {len(gpus())} are visible", where, "num_processes: auto")

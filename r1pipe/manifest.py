@@ -171,7 +171,8 @@ def _standing(pipeline: Pipeline, stage: Stage, folder: RunFolder, prints: Finge
             [f"{changed[0]} changed after it was published" + (f" (and {len(changed) - 1} more)" if changed[1:] else "")],
             manifest=manifest,
         )
-    return Standing("done", warnings=version_differences(manifest, stage), manifest=manifest)
+    without = [] if manifest.get("isolation", True) else ["made where code could not be isolated: without the code kind"]
+    return Standing("done", without, warnings=version_differences(manifest, stage), manifest=manifest)
 
 
 def _port_of(stage: Stage, maker: str) -> str:

@@ -51,7 +51,7 @@ def run(replan: Callable[[], Plan], console: Console) -> dict[str, Any]:
     with plan.folder as lock, interruptible(), Launcher(plan.folder.path / ".forkserver.log") as launcher:
         plan = replan()
         refuse(plan)
-        launcher.warm([plan.pipeline.stages[name].config.launch for name in plan.todo])
+        launcher.warm([stage.config.launch for stage in map(plan.pipeline.stage, plan.todo) if not stage.use])
         write_json(plan.folder.path / "config.json", plain(plan.pipeline.tree))
         retire(plan, console)
         for name in plan.selected:
@@ -92,7 +92,7 @@ def run_stage(plan: Plan, stage: Stage, launcher: Launcher, console: Console, be
         write_json(folder.stage_json, told)
     if any(codes):
         error = explain(stage.name, folder, attempt, codes)
-        if isinstance(error, InputError):
+        if error.exit_code == 2:
             folder.discard()
         raise error
     outputs = {port: describe(plan, stage, folder, port) for port in stage.outputs}

@@ -114,7 +114,7 @@ def fetch_hub(plan: Plan) -> bool:
 def check_machine(plan: Plan) -> None:
     """Tools and space for what will run."""
     stages = [plan.pipeline.stages[name] for name in plan.todo]
-    check_tools([stage.config.launch for stage in stages])
+    check_tools({stage.name: stage.config.launch for stage in stages if not stage.use})
     plan.folder.check_writable(sum(_bytes_wanted(stage) for stage in stages))
 
 

@@ -94,7 +94,7 @@ def run_rank(file: Path) -> int:
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     folder = file.parent
     error_json = folder / f"error.{rank}.json"
-    random.seed(told["config"].get("seed", 0))  # numpy and torch are the stage's to seed; this one is drawn from everywhere
+    random.seed(told["config"].get("seed", 0))  # a stage seeds what it draws from, after its imports (they draw too); this is for what forgot
     try:
         kind = load_kind(told["kind"], tuple(told["search"]))
         warnings.simplefilter("default", UserWarning)
@@ -113,6 +113,7 @@ def run_rank(file: Path) -> int:
         )
         config = kind.Config.model_validate(told["config"])
         metrics = kind.run(config, kind.Inputs(**_ports(told["inputs"])), kind.Outputs(**_ports(told["outputs"])), here)
+        _leave_group()
         if rank == 0:
             (folder / "result.json").write_text(json.dumps({"metrics": _clean(metrics, kind)}), encoding="utf8")
     except R1PipeError as error:
@@ -128,8 +129,6 @@ def run_rank(file: Path) -> int:
     except Exception:
         traceback.print_exc()
         return 3
-    finally:
-        _leave_group()
     return 0
 
 
@@ -140,12 +139,13 @@ def _try_write(path: Path, value: dict[str, str]) -> None:
 
 
 def _leave_group() -> None:
-    """Take down torch.distributed if the stage set it up: without it NCCL and gloo complain and may hang at exit."""
+    """Take down torch.distributed if the stage set it up: without it NCCL and gloo complain and may hang at exit.
+
+    Only after success: a rank that failed would wait here for ranks that wait for it.
+    """
     torch = sys.modules.get("torch")
     if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
-        sys.stdout.flush()
-        if sys.exc_info()[0] is None:
-            torch.distributed.destroy_process_group()
+        torch.distributed.destroy_process_group()
 
 
 def main() -> None:

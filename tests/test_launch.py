@@ -1,0 +1,244 @@
+"""Processes: ranks, environments, the fork server's rules, DeepSpeed on CPU ranks."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from engine import ROOT, alive, config, environment, r1pipe, rows, start, wait_for
+
+from r1pipe import device, launch
+from r1pipe.environment import PROFILES, accelerate_environment, base_environment, rank_environment
+from r1pipe.errors import ConfigError, MissingToolError
+from r1pipe.forkserver import Client
+from r1pipe.schema import Launch, Slurm
+from r1pipe.slurm import sbatch, srun
+
+TWO = "stages:\n  a: {kind: r1pipe_fakes.rows, outputs: {rows: first}, launch: {num_processes: 2, threads: 1}}\n"
+
+
+@pytest.fixture
+def four_gpus(monkeypatch: pytest.MonkeyPatch):
+    for module in (launch, __import__("r1pipe.environment", fromlist=["gpus"])):
+        monkeypatch.setattr(module, "gpus", lambda: ("0", "1", "2", "3"))
+
+
+def test_two_ranks_of_a_data_stage(tmp_path: Path):
+    config(tmp_path, TWO)
+    done = r1pipe(tmp_path, "run-all", "t.yaml")
+    assert done.returncode == 0, done.stderr
+    row = rows(tmp_path, "a")[0]
+    assert row["world"] == 2 and row["environment"]["WORLD_SIZE"] == "2" and row["environment"]["MASTER_ADDR"] == "127.0.0.1"
+    assert row["environment"]["OMP_NUM_THREADS"] == "1"
+    assert (tmp_path / "runs/t/a/logs/attempt_1.rank1.log").exists()
+
+
+def test_one_process_has_no_rank_variables(tmp_path: Path):
+    """LOCAL_RANK=0 alone would make accelerate set up a process group."""
+    config(tmp_path, TWO.replace("num_processes: 2, ", ""))
+    assert r1pipe(tmp_path, "run-all", "t.yaml", RANK="5", WORLD_SIZE="9", LOCAL_RANK="5").returncode == 0
+    assert set(rows(tmp_path, "a")[0]["environment"].values()) == {None, "1"}
+
+
+def test_a_process_stage_sees_one_gpu(four_gpus: None):
+    """TRL refuses several visible GPUs in one process."""
+    assert rank_environment(Launch(), 0, 1, 1, 29500)["CUDA_VISIBLE_DEVICES"] == "0"
+    assert rank_environment(Launch(num_processes=4), 2, 1, 4, 29500)["CUDA_VISIBLE_DEVICES"] == "2"
+    assert rank_environment(Launch(profile="zero2", num_processes=2), 1, 1, 2, 29500)["CUDA_VISIBLE_DEVICES"] == "0,1"
+    assert launch.ranks(Launch(profile="zero2", num_processes="auto")).count == 4
+
+
+def test_more_ranks_than_gpus_is_refused(four_gpus: None):
+    with pytest.raises(MissingToolError, match="need as many GPUs"):
+        launch.check_tools({"a": Launch(profile="ddp", num_processes=8)})
+
+
+def test_fsdp_on_cpu_is_refused():
+    with pytest.raises(MissingToolError, match="needs GPUs"):
+        launch.check_tools({"a": Launch(profile="fsdp2", num_processes=2)})
+
+
+def test_cores_are_shared_by_the_ranks(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(launch, "cpu_cores", lambda: 16)
+    assert launch.ranks(Launch(num_processes=4)).threads == 4
+    assert launch.ranks(Launch(num_processes=4, threads=3)).threads == 3
+    assert launch.ranks(Launch(num_processes=32)).threads == 1
+
+
+@pytest.mark.parametrize("profile", ["ddp", "zero1", "zero2", "zero3", "fsdp2"])
+def test_a_profile_gives_what_accelerate_s_launcher_would(profile: str, four_gpus: None):
+    """accelerate's own launcher, asked for its environment, is the reference."""
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+    from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
+
+    words = ["--config_file", str(PROFILES / f"{profile}.yaml"), "--num_processes", "2", "script.py"]
+    arguments, _, _ = _validate_launch_command(launch_command_parser().parse_args(words))
+    arguments.deepspeed_fields_from_accelerate_config = ""  # launch_command's own work; it matters only beside a DeepSpeed JSON
+    theirs = prepare_deepspeed_cmd_env(arguments)[1] if profile.startswith("zero") else prepare_multi_gpu_env(arguments)
+    ours = accelerate_environment(profile)
+    assert ours and {name: theirs.get(name) for name in ours} == ours
+    # what they set beyond ours is neutral: defaults, threads, paths
+    beyond = {name for name in theirs if name.startswith(("ACCELERATE_", "FSDP_")) and name not in ours and name not in os.environ}
+    neutral = {"ACCELERATE_CONFIG_DS_FIELDS"} | {n for n in beyond if "DYNAMO" in n or theirs[n].lower() in ("none", "false", "full_shard", "backward_pre")}
+    extra = beyond - neutral
+    assert extra <= {"FSDP_USE_ORIG_PARAMS", "FSDP_SYNC_MODULE_STATES", "FSDP_MIN_NUM_PARAMS"}, {name: theirs[name] for name in extra}
+
+
+def test_several_machines_need_slurm_and_dry_run_prints_the_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    many = Launch(profile="zero3", num_processes=8, nodes=4, slurm=Slurm(partition="gpu", time="10:00:00", extra=["--account=x"]))
+    with pytest.raises(ConfigError, match="no Slurm allocation"):
+        srun(many, tmp_path / "stage.json", tmp_path / "log")
+    script = sbatch("r1", "reasoning-rl", many, ["configs/r1.yaml"])
+    for line in ("--nodes=4", "--gpus-per-node=8", "--partition=gpu", "--time=10:00:00", "--account=x"):
+        assert f"#SBATCH {line}" in script
+    assert "r1pipe run-all configs/r1.yaml --only reasoning-rl" in script
+
+
+def test_inside_an_allocation_srun_starts_one_accelerate_a_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    fake = tmp_path / "srun"
+    fake.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    assert srun(Launch(profile="zero3", num_processes=8, nodes=4), tmp_path / "stage.json", tmp_path / "log").wait() == 0
+    said = (tmp_path / "log").read_text()
+    assert "--nodes=4\n--ntasks-per-node=1\n" in said
+    for part in ("zero3.yaml", "--num_machines 4", "--num_processes $((8 * 4))", "--machine_rank $SLURM_NODEID", "--module r1pipe.worker", "stage.json"):
+        assert part in said
+
+
+def test_gpus_are_counted_without_torch(monkeypatch: pytest.MonkeyPatch):
+    device.gpus.cache_clear()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert device.gpus() == ()
+    device.gpus.cache_clear()
+
+
+# --- the fork server --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory):
+    os.environ.pop("R1PIPE_FORKSERVER", None)
+    client = Client(environment() | base_environment() | {"PYTHONPATH": environment()["PYTHONPATH"]}, tmp_path_factory.mktemp("server") / "log")
+    os.environ["R1PIPE_FORKSERVER"] = "always"
+    try:
+        assert client.usable()
+        yield client
+    finally:
+        os.environ.pop("R1PIPE_FORKSERVER", None)
+        client.close()
+
+
+def told(folder: Path, kind: str, config_: dict | None = None) -> Path:
+    """A stage.json as the driver writes it."""
+    (folder / "workdir").mkdir(parents=True)
+    (folder / "out/rows").mkdir(parents=True)
+    stage = {
+        "stage": "a",
+        "kind": kind,
+        "config": config_ or {},
+        "inputs": {},
+        "outputs": {"rows": {"type": "prompts", "name": "z", "path": str(folder / "out/rows")}},
+        "workdir": str(folder / "workdir"),
+        "metrics": str(folder / "metrics.jsonl"),
+        "progress": str(folder / "progress.jsonl"),
+        "resumed": False,
+        "isolation": True,
+        "search": [],
+    }
+    (folder / "stage.json").write_text(json.dumps(stage))
+    return folder / "stage.json"
+
+
+def forked(server: Client, folder: Path, kind: str, threads: int = 1, config_: dict | None = None) -> dict:
+    child = server.fork(told(folder, kind, config_), {"OMP_NUM_THREADS": str(threads), "R1PIPE_TEST": "in the child"}, folder / "log")
+    code = wait_for(lambda: (child.poll() is not None) and [child.poll()], 60)[0]
+    assert code == 0, (folder / "log").read_text()
+    return json.loads((folder / "out/rows/rows.jsonl").read_text().splitlines()[0])
+
+
+def test_the_server_only_imports(server: Client):
+    """One thread: no pool was started by a tensor operation, an allocator or a dataset."""
+    assert server.ready is not None and server.ready["threads"] == 1
+    assert len(os.listdir(f"/proc/{server.pid}/task")) == 1
+    maps = Path(f"/proc/{server.pid}/maps").read_text()
+    assert "libtorch" in maps
+    assert not any("nvidia" in os.readlink(f"/proc/{server.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{server.pid}/fd"))
+
+
+def test_a_fork_imports_nothing_more_sets_its_own_environment_and_computes_in_parallel(server: Client, tmp_path: Path):
+    row = forked(server, tmp_path / "a", "r1pipe_fakes.torch_work", threads=2)
+    assert row["was_imported"] and row["environment"] == "in the child" and row["threads"] == 2
+    assert row["parent"] == server.pid and row["seconds"] < 5
+    assert forked(server, tmp_path / "b", "r1pipe_fakes.torch_work")["threads"] == 1
+    assert len(os.listdir(f"/proc/{server.pid}/task")) == 1
+
+
+def test_a_fork_computes_what_a_fresh_process_does(server: Client, tmp_path: Path):
+    import subprocess
+    import sys
+
+    inside = forked(server, tmp_path / "a", "r1pipe_fakes.torch_work")
+    fresh = environment() | base_environment() | {"PYTHONPATH": environment()["PYTHONPATH"], "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-m", "r1pipe.worker", str(told(tmp_path / "b", "r1pipe_fakes.torch_work"))], env=fresh, check=True, capture_output=True)
+    outside = json.loads((tmp_path / "b/out/rows/rows.jsonl").read_text().splitlines()[0])
+    assert not outside["was_imported"]
+    assert inside["result"] == outside["result"]
+
+
+def test_a_failing_fork_leaves_the_server_alive(server: Client, tmp_path: Path):
+    child = server.fork(told(tmp_path / "a", "r1pipe_fakes.rows", {"then": "kill"}), {"OMP_NUM_THREADS": "1"}, tmp_path / "log")
+    assert wait_for(lambda: child.poll()) == -9
+    assert server.alive()
+
+
+def test_gpu_and_sharded_stages_do_not_fork(four_gpus: None):
+    assert not launch._forkable(Launch())
+    assert not launch._forkable(Launch(profile="zero2", num_processes=2))
+
+
+def test_sharded_stages_do_not_fork_on_cpu_either():
+    assert launch._forkable(Launch()) and launch._forkable(Launch(num_processes=2))
+    assert not launch._forkable(Launch(profile="zero2", num_processes=2))
+
+
+@pytest.mark.parametrize("number", [pytest.param(15, marks=pytest.mark.slow), 9])
+def test_server_and_forks_end_with_the_driver(tmp_path: Path, number: int):
+    text = "stages:\n  a: {kind: r1pipe_fakes.rows, outputs: {rows: a}}\n  b: {kind: r1pipe_fakes.rows, inputs: {source: a}, outputs: {rows: b}, then: sleep}\n"
+    config(tmp_path, text)
+    driver = start(tmp_path, "run-all", "t.yaml", R1PIPE_FORKSERVER="always")
+    pid = int(wait_for(lambda: (tmp_path / "runs/t/b/workdir/pid.0").exists() and (tmp_path / "runs/t/b/workdir/pid.0").read_text(), 90))
+    server = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    assert "r1pipe.forkserver" in Path(f"/proc/{server}/cmdline").read_text()
+    driver.send_signal(number)
+    driver.communicate(timeout=30)
+    wait_for(lambda: not alive(pid) and not alive(server), 5)
+
+
+# --- DeepSpeed on two CPU ranks ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("profile", ["ddp", "zero2", "zero3"])
+def test_two_cpu_ranks_train_one_model(tmp_path: Path, tiny_checkpoint: Path, profile: str):
+    pytest.importorskip("deepspeed")
+    launch_ = f"launch: {{profile: {profile}, num_processes: 2}}"
+    config(tmp_path, f"stages:\n  a: {{kind: r1pipe_fakes.train, inputs: {{model: {tiny_checkpoint}}}, outputs: {{checkpoint: z}}, {launch_}}}\n")
+    done = r1pipe(tmp_path, "run-all", "t.yaml")
+    assert done.returncode == 0, done.stderr
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    out = tmp_path / "runs/t/a/out/checkpoint"
+    before, after = AutoModelForCausalLM.from_pretrained(tiny_checkpoint), AutoModelForCausalLM.from_pretrained(out)
+    AutoTokenizer.from_pretrained(out)
+    shapes = {name: weight.shape for name, weight in after.state_dict().items()}
+    assert shapes == {name: weight.shape for name, weight in before.state_dict().items()}
+    assert any((weight != after.state_dict()[name]).any() for name, weight in before.state_dict().items())
+    manifest = json.loads((tmp_path / "runs/t/a/manifest.json").read_text())
+    assert manifest["metrics"]["ranks"] == 2
+
+
+def test_the_root_of_the_checkout_is_where_profiles_are():
+    assert PROFILES == ROOT / "configs/accelerate"
