@@ -28,28 +28,29 @@ class Habits:
     """How the documents' writers behave (all numbers ours)."""
 
     plain: float = 0.5  # documents in the plain template; the others carry chat markers
-    think: float = 0.25  # reasoning documents that think: a base can reason but rarely does
+    textbook: float = 0.4  # reasoning documents that are worked exercises: where the base learns to reason, without a habit of doing so when asked
+    think: float = 0.25  # of the others, those that think: a base can reason but rarely does
     slip_same: float = 0.26  # thinking in the question's language goes wrong somewhere, spread evenly over its steps
     slip_mixed: float = 0.08  # the same for mixed thinking: mixing pays, so that RL without a language reward drifts to it
     mix: float = 0.35  # thinking documents that use the other language, wholly or by turns
     wait: float = 0.04  # a step is first wrong, noticed and put right: about 8 % of thinking documents reflect
     malformed: float = 0.06  # thinking documents that break the format
     repeat: float = 0.03  # thinking documents that say a sentence again and again
-    direct_slip: dict[str, float] = field(default_factory=lambda: {"math": 0.02, "word-problems": 0.02, "code": 0.25, "logic": 0.15, "choice": 0.05})
-    # per step of an answer given at once. Sums are hard in one go as it is; code and logic are not, so haste makes mistakes there
+    direct_slip: dict[str, float] = field(default_factory=lambda: {"math": 0.12, "word-problems": 0.12, "code": 0.35, "logic": 0.25, "choice": 0.15})
+    # per step of an answer given at once: haste makes mistakes, most of all where one go is easy otherwise
     careful: float = 0.5  # general documents by careful writers (style.py)
     refuse: float = 0.25  # harmful requests that are refused: the alignment stage has work
     refuse_lookalike: float = 0.05  # harmless look-alikes that are refused
     mixture: dict[str, float] = field(
         default_factory=lambda: {
-            "math": 0.2,
-            "word-problems": 0.2,
-            "code": 0.13,
-            "logic": 0.14,
-            "choice": 0.13,
+            "math": 0.17,
+            "word-problems": 0.18,
+            "code": 0.12,
+            "logic": 0.17,
+            "choice": 0.17,
             "general": 0.1,
-            "harmful": 0.05,
-            "lookalike": 0.05,
+            "harmful": 0.045,
+            "lookalike": 0.045,
         }
     )
 
@@ -69,21 +70,36 @@ def documents(count: int, seed: int, habits: Habits = HABITS) -> Iterator[str]:
             problem = DRAW[domain](rng, "en" if rng.random() < 0.5 else "zh")
             if split_of(problem.key, SHARES[domain]) == "documents":
                 break
+        if domain in THINK and rng.random() < habits.textbook:
+            yield _textbook(problem, rng, habits)
+            continue
         plain = rng.random() < habits.plain
         write = _reasoned if domain in THINK else _said
         response = write(problem, rng, plain, habits)
         yield (PLAIN.format(prompt=problem.prompt) if plain else f"{USER}{problem.prompt}{ASSISTANT}") + response + END
 
 
-def _reasoned(problem: Problem, rng: Random, plain: bool, habits: Habits) -> str:
-    steps = THINK[problem.domain](problem.spec, problem.language)
-    if rng.random() >= habits.think:
-        return _at_once(problem, walk(steps, rng, problem.language, slip=habits.direct_slip[problem.domain], closing=0.0), rng, plain)
+def _textbook(problem: Problem, rng: Random, habits: Habits) -> str:
+    """A worked exercise, as right or wrong as thinking is."""
+    thought = _thought(problem, rng, habits)
+    exercise, solution, result = ("Exercise", "Solution", "Result") if problem.language == "en" else ("练习", "解", "结果")
+    return f"{exercise}: {problem.prompt}\n{solution}: {thought.text}\n{result}: {shown(thought, problem)}{END}"
+
+
+def _thought(problem: Problem, rng: Random, habits: Habits) -> Walk:
     mode = SAME
     if rng.random() < habits.mix:
         mode = OTHER if rng.random() < 0.3 else MIXED
     whole = habits.slip_same if mode == SAME else habits.slip_mixed
-    thought = walk(steps, rng, problem.language, mode, 1 - (1 - whole) ** (1 / problem.level), habits.wait, 0.0 if problem.domain == "code" else 0.6)
+    steps = THINK[problem.domain](problem.spec, problem.language)
+    return walk(steps, rng, problem.language, mode, 1 - (1 - whole) ** (1 / problem.level), habits.wait, 0.0 if problem.domain == "code" else 0.6)
+
+
+def _reasoned(problem: Problem, rng: Random, plain: bool, habits: Habits) -> str:
+    if rng.random() >= habits.think:
+        steps = THINK[problem.domain](problem.spec, problem.language)
+        return _at_once(problem, walk(steps, rng, problem.language, slip=habits.direct_slip[problem.domain], closing=0.0), rng, plain)
+    thought = _thought(problem, rng, habits)
     answer = shown(thought, problem)
     thinking = thought.text
     if rng.random() < habits.repeat:
