@@ -82,9 +82,11 @@ class Source(Model):
                 raise ValueError("the world is endless: give a `count`")
             if self.split == "all":
                 raise ValueError("the world is asked for one split: train, dev or heldout")
-            of_files = {"shares", "columns", "values", "where", "shape", "domain", "language", "answer_after"} & self.model_fields_set
+            # By value and not by what was stated: a resolved config states every default.
+            names = ("shares", "columns", "values", "where", "shape", "domain", "language", "answer_after")
+            of_files = [name for name in names if getattr(self, name) not in ({}, None, "rows")]
             if of_files:
-                raise ValueError(f"{', '.join(sorted(of_files))} would be ignored: the world's rows need no mapping")
+                raise ValueError(f"{', '.join(of_files)} would be ignored: the world's rows need no mapping")
         elif self.split not in ("train", "all") and not self.shares.get(self.split):
             raise ValueError(f"split {self.split} is empty: give it a share, e.g. shares: {{{self.split}: 0.05}}")
         return self

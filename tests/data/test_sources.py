@@ -121,6 +121,12 @@ def test_a_wrong_source_is_refused_with_the_config(config, says):
         Source(**config)
 
 
+@pytest.mark.parametrize("config", [{"world": "math", "count": 3}, {"path": "a.jsonl", "shape": "compared"}])
+def test_a_resolved_config_is_read_back(config):
+    one = Source(**config)
+    assert Source.model_validate(json.loads(one.model_dump_json())) == one
+
+
 def test_a_bad_tests_column_is_named(tmp_path):
     path = write(tmp_path / "a.jsonl", [{"id": "c", "prompt": "f?", "domain": "code", "tests": {"kind": "assert"}}])
     with pytest.raises(InputError, match="tests has kind 'assert'"):

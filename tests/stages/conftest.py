@@ -94,7 +94,8 @@ def run_stage(here: Any, tmp_path: Path) -> Any:
         for folder in folders.values():
             folder.mkdir()
         made = stage.Outputs(**{name: stage.outputs[name].type(folder, name) for name, folder in folders.items()})
-        metrics = stage.run(stage.Config(**config), stage.Inputs(**given), made, here)
+        settings = stage.Config.model_validate(stage.Config(**config).model_dump(mode="json"))  # as a worker reads it: every default stated
+        metrics = stage.run(settings, stage.Inputs(**given), made, here)
         return metrics, folders
 
     run.tmp_path = tmp_path  # type: ignore[attr-defined]
