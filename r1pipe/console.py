@@ -103,7 +103,7 @@ class Console:
 
     def _show_notes(self, notes: Path) -> None:
         try:
-            lines = notes.read_text(encoding="utf8").splitlines()
+            lines = notes.read_text(encoding="utf8").split("\n")[:-1]  # the last may be half-written
         except OSError:
             return
         for line in lines[self._notes :]:
@@ -129,29 +129,46 @@ class Console:
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
 
 
-def _cell(score: dict[str, Any]) -> str:
+def _cell(score: Any) -> str:
+    if not isinstance(score, dict):
+        return "-"
     value, error = score.get("pass@1"), score.get("stderr")
     if value is None:
         return str(score.get("status", "-"))
-    return f"{value:.3f}" + (f" ±{error:.3f}" if isinstance(error, int | float) else "")
+    return f"{value:.3f}" + (f"±{error:.3f}" if isinstance(error, int | float) else "")
 
 
-def score_table(scores: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows: a checkpoint a row, a suite a column; pass@1 ± its standard error, and mean tokens of `reasoning`."""
+def score_tables(scores: dict[str, Any], width: int) -> list[list[list[str]]]:
+    """Tables of at most `width` characters, each with its head: a checkpoint a row, a suite a column.
+
+    A cell is pass@1 ± its standard error; `tokens` is the mean response on the suite `reasoning`.
+    """
     suites = list(dict.fromkeys(suite for of in scores.values() for suite, score in of.items() if isinstance(score, dict) and "pass@1" in score))
-    rows = []
-    for checkpoint, of in scores.items():
-        if isinstance(of, dict):
-            rows.append([checkpoint, *(_cell(of[suite]) if isinstance(of.get(suite), dict) else "-" for suite in suites)])
-    return ["checkpoint", *suites], rows
-
-
-def score_lines(scores: dict[str, Any]) -> list[str]:
-    head, rows = score_table(scores)
-    if not rows or len(head) == 1:
+    if not suites:
         return []
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    return ["", *("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [head, *rows]), ""]
+    columns = [["checkpoint", *scores]]
+    for suite in suites:
+        columns.append([suite, *(_cell(of.get(suite)) for of in scores.values())])
+        if suite == "reasoning":
+            tokens = [(of.get(suite) or {}).get("tokens") for of in scores.values()]
+            columns.append(["tokens", *("-" if value is None else f"{value:.0f}" for value in tokens)])
+    tables, chosen, used = [], [columns[0]], max(map(len, columns[0]))
+    for column in columns[1:]:
+        wide = max(map(len, column)) + 2
+        if used + wide > width and len(chosen) > 1:
+            tables.append(chosen)
+            chosen, used = [columns[0]], max(map(len, columns[0]))
+        chosen.append(column)
+        used += wide
+    return [[list(row) for row in zip(*table, strict=True)] for table in [*tables, chosen]]
+
+
+def score_lines(scores: dict[str, Any], width: int = 150) -> list[str]:
+    lines = []
+    for table in score_tables(scores, width):
+        widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+        lines += ["", *("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table)]
+    return [*lines, ""] if lines else []
 
 
 class RichConsole(Console):
@@ -232,15 +249,15 @@ class RichConsole(Console):
         self._rich.print(f"[green]●[/] {stage.name:<24} {seconds(wall_s):>12}  [dim]{shown(metrics, 6)}[/]")
 
     def finish(self, plan: Plan, summary: dict[str, Any]) -> dict[str, Any]:
+        from rich.box import SIMPLE_HEAD
         from rich.table import Table
 
         self.close()
-        head, rows = score_table(summary["scores"])
-        if rows and len(head) > 1:
-            table = Table(title="scores: pass@1 ± standard error", header_style="bold")
-            for column in head:
+        for part in score_tables(summary["scores"], self._rich.width - 4):
+            table = Table(title="scores: pass@1 ± standard error", header_style="bold", box=SIMPLE_HEAD, padding=(0, 1))
+            for column in part[0]:
                 table.add_column(column, justify="left" if column == "checkpoint" else "right", no_wrap=True)
-            for row in rows:
+            for row in part[1:]:
                 table.add_row(*row)
             self._rich.print(table)
         if not plan.todo:

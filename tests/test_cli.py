@@ -141,7 +141,7 @@ def test_logs_and_status(done: Path):
     wrong = r1pipe(done, "logs", "mroe")
     assert wrong.returncode == 2 and "did you mean 'more'?" in wrong.stderr
     status = r1pipe(done, "status").stdout
-    assert "3 of 3 stages done" in status and "0.500 ±0.010" in status
+    assert "3 of 3 stages done" in status and "0.500±0.010" in status
 
 
 def test_logs_follow_until_the_stage_ends(tmp_path: Path):
@@ -178,6 +178,6 @@ def test_a_terminal_gets_boxes_and_a_panel(tmp_path: Path):
 
     done = terminal("run-all", "t.yaml")
     assert done.returncode == 0, done.stdout
-    assert "╭" in done.stdout and "score" in done.stdout and "0.500 ±0.010" in done.stdout
+    assert "╭" in done.stdout and "score" in done.stdout and "0.500±0.010" in done.stdout
     wrong = terminal("run-all", "t.yaml", "--set", "stages.more.count=9")
     assert wrong.returncode == 2 and "StaleError" in wrong.stdout and "╭" in wrong.stdout

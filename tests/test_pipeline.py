@@ -133,7 +133,7 @@ def test_reports_are_merged_by_checkpoint_and_suite(tmp_path: Path):
     done = r1pipe(tmp_path, "run-all", "t.yaml")
     assert done.returncode == 0
     assert set(json.loads((tmp_path / "runs/t/summary.json").read_text())["scores"]) == {"base", "zero"}
-    assert "zero        0.750 ±0.010" in done.stdout
+    assert "zero        0.750±0.010" in done.stdout
 
 
 # --- isolation --------------------------------------------------------------------------------------------------------
