@@ -86,10 +86,10 @@ def normalize(text: str) -> str:
     """
     if not text.isascii():
         text = "".join(c if c.isascii() or unicodedata.category(c) != "Nd" else str(unicodedata.digit(c)) for c in text.translate(_TABLE))
-    text = text.strip()
+    text = text.strip().replace("{,}", ",")
     if "\\" in text or "~" in text:
         text = _SPACING.sub(lambda m: " " if m[0] in ("\\ ", "~", "\\quad", "\\qquad") else "", text).replace("\\$", "$ ").replace("\\%", "%")
-        text = _UNIT_TEXT.sub(r" \1", text).replace("{,}", ",").strip()
+        text = _UNIT_TEXT.sub(r" \1", text).strip()
     text = _DEGREES.sub("", text)
     before = None
     while before != text:
@@ -191,8 +191,9 @@ def _close(a: int | Fraction, b: int | Fraction, decimals: int) -> bool:
 
 
 def _listed(text: str) -> str:
-    """`2, 1` and `1 and 2` and `{1,2}` as one key, if every part is a plain number."""
-    parts = [parse(part) for part in re.split(r"\s*(?:,|;|\band\b|\bor\b|和|或)\s*", text.strip("{}\\ ")) if part.strip()]
+    """`2, 1` and `1 \\text{ and } 2` and `{1,2}` as one key, if every part is a plain number."""
+    text = re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", text).strip("{}\\ ")
+    parts = [parse(part) for part in re.split(r"\s*(?:,|;|\band\b|\bor\b|和|或)\s*", text) if part.strip()]
     return ";".join(sorted(str(part.value) for part in parts)) if len(parts) > 1 and all(part.kind == "number" for part in parts) else ""
 
 
@@ -210,7 +211,7 @@ def compare(gold: str, found: str) -> float | None:
     if right.kind == "number" and given.kind == "number":
         if _equal_numbers(right, given):
             return 1.0
-        return 1.0 if "," in gold and (listed := _listed(right.text)) and listed == _listed(given.text) else 0.0
+        return float("," in gold and bool(listed := _listed(right.text)) and listed == _listed(given.text))
     if right.kind in ("number", "arithmetic") and given.kind == "arithmetic" and right.text != given.text:
         return 0.0
     if right.kind == "letter" or (right.kind == "words" and given.kind != "maths") or (right.kind == "number" and given.kind in ("words", "letter")):
@@ -218,8 +219,9 @@ def compare(gold: str, found: str) -> float | None:
     tight = [re.sub(r"\s+", "", re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", answer.text)) for answer in (right, given)]
     if tight[0] == tight[1]:
         return 1.0
-    if right.kind == "number" and "," in gold and (listed := _listed(right.text)) and listed == _listed(re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", given.text)):
-        return 1.0
+    listed = _listed(given.text)
+    if listed and (right.kind == "number" or _listed(right.text)):
+        return float(listed == _listed(right.text))
     if re.search(r"\\(?:sim|approx)(?![a-z])|[~≈]|\.\.|\\[lc]?dots", given.text):  # a range or an estimate is no answer to compare
         return 0.0
     return None

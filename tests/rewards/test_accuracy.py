@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from r1pipe.rewards import symbolic
+from r1pipe.rewards.accuracy import accuracy, boxed, extract
+from tests.rewards.shared import load
+
+
+def one(text: str, gold: object, **params: object) -> float | None:
+    return accuracy([text], [gold], **params)[0]  # pyright: ignore
+
+
+def test_the_answer_is_read_after_the_thinking_only() -> None:
+    assert one("<think>it is \\boxed{42}</think>", "42") == 0.0
+    assert one("<think>it is \\boxed{42}", "42") == 0.0
+    assert one("<think>so</think>41<think>no, \\boxed{42}", "42") == 0.0
+    assert one("\\boxed{42}<think>hm</think>41", "42") == 0.0  # given before the thinking
+    assert one("<think>41</think>The answer is 42.", "42") == 1.0
+    assert one("42", "42") == 1.0  # no thinking at all
+
+
+def test_boxed_before_tags_before_the_last_number() -> None:
+    text = "<think>x</think>3 apples, <answer>2</answer> and \\boxed{1} of 9"
+    assert extract(text, "number") == "1"
+    assert extract(text, "number", ["tags", "boxed"]) == "2"
+    assert extract(text, "number", ["last"]) == "9"
+    assert one(text, "9", extract_from=["last"]) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("\\boxed{\\frac{1}{2}}", "\\frac{1}{2}"),
+        ("\\boxed{1}, then \\boxed{2}", "2"),
+        ("\\boxed{1} and \\boxed{2}", "1, 2"),
+        ("$\\boxed{5}$", "5"),
+        ("\\boxed 7", "7"),
+        ("\\boxed{1", None),
+        ("\\boxed{}", ""),
+        ("none", None),
+    ],
+)
+def test_boxed(text: str, found: str | None) -> None:
+    assert boxed(text) == found
+
+
+def test_several_boxes_are_no_way_to_try_several_answers() -> None:
+    assert one("<think></think>\\boxed{41} or \\boxed{42}", "42") == 0.0
+    assert one("<think></think>\\boxed{1} and \\boxed{2}", "1,2") == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "gold", "verdict"),
+    [
+        ("so 3+4=7", "7", 1.0),
+        ("It costs $1,250.50 in all.", "1250.5", 1.0),
+        ("所以答案是12。", "12", 1.0),
+        ("the answer is 12 (not 13)", "12", 0.0),
+        ("Answer: B", "B", 1.0),
+        ("答案选C。", "C", 1.0),
+        ("The answer is (D), a cat", "D", 1.0),
+        ("A dog is B, so B", "A", 0.0),
+        ("The capital of France is Paris.", "Paris", 1.0),
+        ("It is not Paris.", "Paris", 0.0),
+        ("Rome or Paris", "Paris", 0.0),
+        ("Comparis", "Paris", 0.0),
+        ("答案是不对", "对", 0.0),
+        ("所以答案是对。", "对", 1.0),
+        ("yes", "yes", 1.0),
+        ("", "yes", 0.0),
+    ],
+)
+def test_without_box_and_tags_the_closing_answer_counts(text: str, gold: str, verdict: float) -> None:
+    assert one(f"<think>hm</think>{text}", gold) == verdict
+
+
+def test_no_gold_is_none_and_never_zero_or_one() -> None:
+    assert accuracy(["\\boxed{1}"] * 4, [None, "", "\\frac{1}{", "1"]) == [None, None, None, 1.0]
+    assert accuracy(["\\boxed{1}"]) == [None]
+    assert one("\\boxed{\\frac{1}{}", "\\frac{1}{") is None
+
+
+def test_trl_form_and_several_accepted_answers() -> None:
+    completion = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "<think></think>\\boxed{NYC}"}]
+    assert accuracy([completion, completion], [["New York", "NYC"], ["Boston", "LA"]]) == [1.0, 0.0]
+    assert one("\\boxed{42}", 42) == 1.0
+
+
+@pytest.mark.parametrize("found", ["2n", "2 pi", "2r", "2^n", "x \\neq 2", "2 + y"])
+def test_a_number_with_more_around_it_is_not_the_number(found: str) -> None:
+    assert one(f"\\boxed{{{found}}}", "2", timeout=10) == 0.0
+
+
+def test_gold_and_answer_are_not_swapped() -> None:
+    """math-verify is not symmetric: an equation in the answer may stand for its value, one in the gold may not be cut."""
+    assert one("\\boxed{x=\\sqrt{2}}", "\\sqrt{2}") == 1.0
+
+
+def test_verifier_pairs() -> None:
+    rows = load("verifier_pairs")
+    verdicts = accuracy([f"<think>so</think>\\boxed{{{row['candidate']}}}" for row in rows], [row["gold"] for row in rows], timeout=10)
+    false = [(row["gold"], row["candidate"]) for row, verdict in zip(rows, verdicts, strict=True) if verdict == 1.0 and not row["equal"]]
+    wrong = [(row["gold"], row["candidate"], verdict) for row, verdict in zip(rows, verdicts, strict=True) if verdict != float(row["equal"])]
+    assert not false
+    assert len(wrong) <= 0.005 * len(rows), wrong
+
+
+def test_gsm8k_model_solutions() -> None:
+    rows = [(row["answer"], solution) for row in load("gsm8k_model_solutions") for solution in row["completions"]]
+    verdicts = accuracy([solution["text"] for _, solution in rows], [answer for answer, _ in rows])
+    wrong = [solution["text"][-60:] for (_, solution), verdict in zip(rows, verdicts, strict=True) if verdict != float(solution["correct"])]
+    assert len(wrong) <= 0.005 * len(rows), wrong
+
+
+def test_gsm8k_train_solutions_score_one() -> None:
+    rows = load("gsm8k_train")
+    texts = [f"<think>{row['solution']}</think>The answer is \\boxed{{{row['answer']}}}." for row in rows]
+    assert set(accuracy(texts, [row["answer"] for row in rows])) == {1.0}
+    assert set(accuracy([f"<think></think><answer>{row['answer']}1</answer>" for row in rows], [row["answer"] for row in rows])) == {0.0}
+
+
+HANGING = ["10000000!", "9^{9^{9^{9}}}", "\\int_0^1 e^{x^{x^x}} dx"]  # the first is one C call, which no signal handler interrupts
+
+
+def test_a_hung_pair_costs_its_own_verdict_only() -> None:
+    golds = ["\\sqrt{2}", "\\sqrt{8}", "x+1", "\\frac{\\pi}{2}", "2^{100}"]
+    texts = ["\\boxed{2^{1/2}}", "\\boxed{2\\sqrt{2}}", "\\boxed{1+x}", "\\boxed{\\pi/3}", "\\boxed{4^{50}}"]
+    assert accuracy(texts, golds, timeout=10) == [1.0, 1.0, 1.0, 0.0, 1.0]
+    start = time.monotonic()
+    hung = [f"\\boxed{{{text}}}" for text in HANGING]
+    verdicts = accuracy([*texts[:2], *hung, *texts[2:]], [*golds[:2], *["\\sqrt{3}"] * 3, *golds[2:]], timeout=2)
+    assert verdicts == [1.0, 1.0, None, None, None, 1.0, 0.0, 1.0]
+    assert time.monotonic() - start < 60
+
+
+def test_works_in_threads_at_once() -> None:
+    """math-verify's own limits are off, or raise, outside the main thread."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda n: symbolic.equal([(f"x+{n}", f"{n}+x"), ("x", f"x+{n + 1}")], timeout=10), range(8)))
+    assert found == [[1.0, 0.0]] * 8

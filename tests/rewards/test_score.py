@@ -1,0 +1,123 @@
+"""What counts as judged, and what a total is made of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from r1pipe.errors import ConfigError
+from r1pipe.rewards import REWARDS, correct, score
+from r1pipe.schema import RewardSpec
+
+
+def spec(name: str, **fields: Any) -> RewardSpec:
+    return RewardSpec.model_validate({"name": name, **fields})
+
+
+MATH = {"id": "m", "domain": "math", "language": "en", "prompt": "What is 6*7?", "answer": "42"}
+GENERAL = {"id": "g", "domain": "general", "language": "en", "prompt": "Say hello."}
+HARMFUL = {"id": "h", "domain": "harmful", "language": "en", "prompt": "Do harm."}
+LOOKALIKE = {"id": "l", "domain": "lookalike", "language": "en", "prompt": "How do I kill a process?"}
+RIGHT = "<think>six times seven</think>\\boxed{42}"
+
+
+def test_components_are_summed_with_their_weights() -> None:
+    scores = score([spec("accuracy"), spec("format", weight=0.5), spec("language", params={"target": "en"})], [RIGHT, "42"], [MATH, MATH])
+    assert scores.components == {"accuracy": [1.0, 1.0], "format": [1.0, 0.0], "language": [1.0, 0.0]}
+    assert scores.totals == [2.5, 1.0]
+
+
+def test_a_row_without_answer_is_scored_by_the_rest() -> None:
+    scores = score([spec("accuracy"), spec("code"), spec("format")], ["<think></think>Hello.", RIGHT], [GENERAL, MATH])
+    assert scores.components["accuracy"] == [None, 1.0]
+    assert scores.components["code"] == [None, None]
+    assert scores.totals == [1.0, 2.0]
+    assert scores.unjudged == {"accuracy": 0, "code": 0, "format": 0}
+
+
+def test_a_required_component_that_cannot_judge_makes_the_row_unscorable() -> None:
+    """TRL would sum the None as 0, and an unparseable gold would punish the policy."""
+    broken = {**MATH, "answer": "\\frac{1}{"}
+    scores = score([spec("accuracy"), spec("format")], [RIGHT, RIGHT], [broken, MATH])
+    assert scores.totals == [None, 2.0]
+    assert scores.unjudged["accuracy"] == 1
+    assert score([spec("accuracy", required=False), spec("format")], [RIGHT], [broken]).totals == [1.0]
+
+
+def test_nothing_applies_is_unscorable_too() -> None:
+    assert score([spec("accuracy")], ["hello"], [GENERAL]).totals == [None]
+    assert score([], ["hello"], [GENERAL]).totals == [None]
+    assert score([spec("format")], [], []).totals == []
+
+
+def test_domains_restrict() -> None:
+    scores = score([spec("format", domains=["math"]), spec("constant")], [RIGHT, RIGHT], [MATH, GENERAL])
+    assert scores.components["format"] == [1.0, None]
+    assert scores.totals == [2.0, 1.0]
+
+
+def test_helpful_sees_the_summary_and_harmless_the_whole_response() -> None:
+    seen: dict[str, tuple[list[str], list[str]]] = {}
+
+    def model(name: str, value: float) -> Any:
+        def judge(prompts: list[str], responses: list[str]) -> list[float]:
+            seen[name] = (prompts, responses)
+            return [value] * len(prompts)
+
+        return judge
+
+    text = "<think>secret</think>Hello."
+    specs = [spec("helpful"), spec("harmless"), spec("accuracy")]
+    scores = score(
+        specs, [text, text, text, RIGHT], [GENERAL, HARMFUL, LOOKALIKE, MATH], {"helpful": model("helpful", 0.7), "harmless": model("harmless", 0.2)}
+    )
+    assert seen["helpful"] == (["Say hello.", "How do I kill a process?"], ["Hello.", "Hello."])
+    assert seen["harmless"] == (["Do harm."], [text])
+    assert scores.totals == [0.7, 0.2, 0.7, 1.0]
+
+
+def test_a_models_nan_is_no_verdict() -> None:
+    scores = score([spec("helpful"), spec("format")], ["<think></think>Hi."], [GENERAL], {"helpful": lambda prompts, responses: [float("nan")]})
+    assert scores.totals == [None]
+
+
+def test_mistakes_are_said() -> None:
+    with pytest.raises(ConfigError, match="accuracyy"):
+        score([spec("accuracyy")], [RIGHT], [MATH])
+    with pytest.raises(ConfigError, match="reward model"):
+        score([spec("helpful")], ["hi"], [GENERAL])
+    with pytest.raises(ConfigError, match="max_tokens"):
+        score([spec("length")], [RIGHT], [MATH])
+    with pytest.raises(ConfigError, match="no_such"):
+        score([spec("math:no_such")], [RIGHT], [MATH])
+
+
+def test_a_function_of_the_users() -> None:
+    scores = score([spec("tests.rewards.test_score:shout", params={"loud": 2.0}), spec("constant"), spec("constant")], ["a!", "b"], [MATH, MATH])
+    assert list(scores.components) == ["tests.rewards.test_score:shout", "constant", "constant#2"]
+    assert scores.totals == [4.0, 2.0]
+
+
+def shout(completions: list[str], loud: float = 1.0, **columns: Any) -> list[float | None]:
+    return [loud if text.endswith("!") else None for text in completions]
+
+
+def test_every_reward_takes_trls_columns() -> None:
+    columns = {"prompts": ["q"] * 2, "completion_ids": [[1], [2]], "answer": ["1", None], "language": ["en", "zh"], "trainer_state": None, "log_metric": print}
+    for name, reward in REWARDS.items():
+        values = reward(completions=[[{"role": "assistant", "content": "1"}], "2"], **columns, **({"max_tokens": 8} if name == "length" else {}))
+        assert len(values) == 2, name
+        assert all(value is None or isinstance(value, float) for value in values), name
+
+
+def test_correct_is_none_where_nothing_can_be_checked() -> None:
+    assert correct([RIGHT, "41", "Hello", RIGHT], [MATH, MATH, GENERAL, {**MATH, "answer": ""}]) == [True, False, None, None]
+
+
+def test_no_torch() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, r1pipe.rewards; bad = {'torch', 'sympy', 'transformers'} & set(sys.modules); sys.exit(str(bad) if bad else 0)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
