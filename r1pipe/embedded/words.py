@@ -35,7 +35,7 @@ LABELS = {
 }
 
 
-LONGEST = {"en": 106, "zh": 54}  # characters of a prompt: about 48 tokens
+LONGEST = {"en": 102, "zh": 64}  # characters of a prompt, digits three times since each is a token: at most 48 tokens
 
 
 def _numbers(story: str, rng: Random) -> tuple[dict[str, int], list[list]]:
@@ -187,7 +187,7 @@ def draw(rng: Random, language: str) -> Problem:
     """One word problem."""
     while True:
         problem = _draw(rng, language)
-        if len(problem.prompt) <= LONGEST[language]:
+        if len(problem.prompt) + 2 * sum(map(str.isdigit, problem.prompt)) <= LONGEST[language]:
             return problem
 
 
