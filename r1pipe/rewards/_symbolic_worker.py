@@ -29,11 +29,15 @@ def on_alarm(_signum: int, _frame: Any) -> None:
 def serve(lines: Any, out: Any) -> None:
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 
-    config = (LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig())
+    latex = LatexExtractionConfig(boxed_match_priority=0)
 
     @lru_cache(maxsize=4096)
     def parsed(text: str) -> list[Any]:
-        return parse(f"${text}$", extraction_config=config, parsing_timeout=0)
+        # Everything comes between dollar signs, so the slower search for plain expressions is needed where LaTeX fails only.
+        for config in ((latex,), (latex, ExprExtractionConfig())):
+            if found := parse(f"${text}$", extraction_config=config, parsing_timeout=0):
+                return found
+        return []
 
     def verdict(gold: str, found: str) -> tuple[float | None, str]:
         right = parsed(gold)

@@ -197,6 +197,13 @@ def _listed(text: str) -> str:
     return ";".join(sorted(str(part.value) for part in parts)) if len(parts) > 1 and all(part.kind == "number" for part in parts) else ""
 
 
+@lru_cache(maxsize=1 << 16)
+def _tight(text: str) -> str:
+    """Without what LaTeX does not print: spaces, braces around one character, the size of a fraction, text's upright shape."""
+    text = re.sub(r"\\[dtc]frac", r"\\frac", re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", text))
+    return re.sub(r"\{(\w)\}", r"\1", re.sub(r"\s+", "", text))
+
+
 def compare(gold: str, found: str) -> float | None:
     """1.0 equal, 0.0 not, None where algebra must decide. `parse(gold)` must not be broken.
 
@@ -216,8 +223,7 @@ def compare(gold: str, found: str) -> float | None:
         return 0.0
     if right.kind == "letter" or (right.kind == "words" and given.kind != "maths") or (right.kind == "number" and given.kind in ("words", "letter")):
         return float(right.kind == given.kind and right.text == given.text)
-    tight = [re.sub(r"\s+", "", re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", answer.text)) for answer in (right, given)]
-    if tight[0] == tight[1]:
+    if _tight(right.text) == _tight(given.text):
         return 1.0
     listed = _listed(given.text)
     if listed and (right.kind == "number" or _listed(right.text)):
