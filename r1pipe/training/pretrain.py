@@ -103,6 +103,7 @@ def train_base(folder: Path, rows_NT: np.ndarray, architecture: Any, params: Any
     )
     trainer.train(resume_from_checkpoint=resume_from(here))
     model = trainer.accelerator.unwrap_model(trainer.model).float()
+    model.config.use_cache = True  # the trainer turned it off
     if here.main:
         model.save_pretrained(folder)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
