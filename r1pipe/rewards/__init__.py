@@ -170,14 +170,17 @@ def _judge(spec: RewardSpec, completions: list[Completion], rows: list[Mapping[s
     return list(values)
 
 
-def correct(completions: Sequence[Completion], rows: Sequence[Mapping[str, Any]]) -> list[bool | None]:
+def correct(completions: Sequence[Completion], rows: Sequence[Mapping[str, Any]], *, code_timeout: float = 10.0) -> list[bool | None]:
     """The verdict on each response: by the row's tests, else by its answer; None where neither is there or it cannot be judged.
+
+    Args:
+        code_timeout: seconds of CPU time for one program.
 
     >>> correct(["<think>6*7</think>42", "hello"], [{"answer": "42"}, {}])
     [True, None]
     """
-    scores = score([RewardSpec.model_validate({"name": name}) for name in ("accuracy", "code")], completions, rows)
-    return [None if total is None else total == 1.0 for total in scores.totals]
+    specs = [RewardSpec.model_validate(spec) for spec in ({"name": "accuracy"}, {"name": "code", "params": {"timeout": code_timeout}})]
+    return [None if total is None else total == 1.0 for total in score(specs, completions, rows).totals]
 
 
 __all__ = ["MODEL_REWARDS", "REQUIRED", "REWARDS", "Completion", "Reward", "Scorer", "Scores", "applies", "correct", "resolve", "score"]

@@ -28,7 +28,7 @@ import shutil
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from r1pipe.errors import InputError, MissingToolError
@@ -45,6 +45,7 @@ class CodeJob:
             {"kind": "check", "code"}: defines check(candidate) (HumanEval);
             {"kind": "calls", "inputs": [[args]], "outputs": [value] or "reference": source, "atol"}: values compared (MBPP+);
             {"kind": "stdio", "inputs": [str], "outputs": [str]}: one run each, output compared.
+            Any of them may hold "timeout", seconds of CPU time, where less than the limit is enough.
         entry_point: the function that check and calls are about.
     """
 
@@ -172,6 +173,8 @@ def _check_shape(job: CodeJob) -> None:
 
 def _verdict(runner: Runner, job: CodeJob, limits: Limits, partial: bool) -> float | None:
     tests = job.tests
+    if tests.get("timeout"):
+        limits = replace(limits, cpu_s=min(limits.cpu_s, float(tests["timeout"])))
     if tests.get("kind") == "stdio":
         passed, total = 0, len(tests["inputs"])
         for runs, (given, expected) in enumerate(zip(tests["inputs"], tests["outputs"], strict=True), 1):

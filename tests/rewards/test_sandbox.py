@@ -194,6 +194,13 @@ def test_partial_credit_is_an_option() -> None:
 
 
 @needs_isolation
+def test_tests_may_ask_for_less_time() -> None:
+    start = time.monotonic()
+    assert run("def add(a, b):\n    while True: pass", {**ADD, "timeout": 1}, cpu_s=60) == 0.0
+    assert time.monotonic() - start < 20
+
+
+@needs_isolation
 def test_broken_tests_are_none_not_zero() -> None:
     assert run(GOOD, {"kind": "asserts", "setup": "", "asserts": ["assert add("]}) is None
     assert run(GOOD, {"kind": "asserts", "setup": "1/0", "asserts": ["assert add(1, 2) == 3"]}) is None
