@@ -213,7 +213,7 @@ def init(folder: Annotated[Path, typer.Argument(help="where `configs/` is to be"
     if target.resolve() == SHIPPED.resolve():
         raise InputError(f"{target} is the shipped folder itself", fix="another folder: `r1pipe init DIR`")
     try:
-        shutil.copytree(SHIPPED, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "*.pyc", "__init__.py"))
+        shutil.copytree(SHIPPED, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "*.pyc", "__init__.py", "*.sh"))
     except OSError as error:
         raise InputError(f"cannot write {target}: {error.strerror}", str(folder)) from None
     print(f"{target}/ is yours to edit; next: r1pipe run-all {target / 'r1.yaml'}")

@@ -30,7 +30,8 @@ def base_environment() -> dict[str, str]:
         "OPENBLAS_NUM_THREADS": "1",  # numpy's pool would start threads at import, in the fork server too
         "JE_ARROW_MALLOC_CONF": "background_thread:false",  # as pyarrow's allocator would
         "PYTHONHASHSEED": "0",  # set order must not differ between two runs, nor between a fork and a fresh process
-        "PATH": os.pathsep.join(filter(None, [str(Path(sys.executable).parent), os.environ.get("PATH")])),  # ninja, in an environment not activated
+        # ninja, in an environment not activated; last, because two versions of ninja undo each other's builds
+        "PATH": os.pathsep.join(filter(None, [os.environ.get("PATH"), str(Path(sys.executable).parent)])),
         "PYTHONUNBUFFERED": "1",
         "PYTHONSAFEPATH": "1",  # a ./datasets or ./stages of the user's must not shadow a library
         "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),

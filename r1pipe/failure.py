@@ -23,7 +23,7 @@ def explain(stage: str, folder: StageFolder, attempt: int, codes: Sequence[int])
             where = f"stage {stage}" + (f", {told['where']}" if told["where"] else "")
             return kind(told["what"], where, told["fix"])
     # the rank that failed first is rarely rank 0; those we ended ourselves carry SIGTERM
-    rank = next((r for r, code in enumerate(codes) if code not in (0, -signal.SIGTERM)), next(r for r, code in enumerate(codes) if code))
+    rank = next((r for r, code in enumerate(codes) if code not in (0, -signal.SIGTERM, 128 + signal.SIGTERM)), next(r for r, code in enumerate(codes) if code))
     code, log = codes[rank], folder.log(attempt, rank)
     ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"failed (exit code {code})"
     fix = "run again: it goes on from what it saved"

@@ -104,6 +104,7 @@ def _child(request: dict[str, Any], server: int) -> None:
 
         worker.die_with(server)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, worker.terminate)
         import faulthandler
 
         faulthandler.enable()
@@ -111,6 +112,8 @@ def _child(request: dict[str, Any], server: int) -> None:
 
         torch.set_num_threads(int(request["env"]["OMP_NUM_THREADS"]))  # the variable itself was read when torch was imported
         code = worker.run_rank(Path(request["stage_json"]))
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 3
     except BaseException:
         traceback.print_exc()
     finally:

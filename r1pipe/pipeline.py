@@ -95,8 +95,10 @@ def run_stage(plan: Plan, stage: Stage, launcher: Launcher, console: Console, be
         if error.exit_code == 2:
             folder.discard()
         raise error
-    outputs = {port: describe(plan, stage, folder, port) for port in stage.outputs}
     result = read_json(folder.result)
+    if result is None:
+        raise StageError(f"stage {stage.name} ended without a result", stage.kind.module.__name__, "did its run() leave the process?")
+    outputs = {port: describe(plan, stage, folder, port) for port in stage.outputs}
     told["wall_s"] = round(before + time.time() - started, 3)
     manifest = {key: told[key] for key in ("stage", "kind", "fingerprint", "material", "read", "isolation", "wall_s")} | {
         "outputs": outputs,

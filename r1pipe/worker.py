@@ -29,6 +29,7 @@ from r1pipe.here import Here
 from r1pipe.kinds import STAGES, Kind, load_kind
 
 PR_SET_PDEATHSIG = 1
+STALE_BUILD_S = 900.0  # DeepSpeed's CPU operator builds in one to three minutes
 
 
 def die_with(parent: int) -> None:
@@ -148,11 +149,32 @@ def _leave_group() -> None:
         torch.distributed.destroy_process_group()
 
 
+def _release_stale_build() -> None:
+    """Remove the lock of an operator build that was killed: torch would wait for it for ever, without a word."""
+    root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or Path.home() / ".cache" / "torch_extensions")
+    for lock in root.glob("**/deepspeed_shm_comm/lock"):
+        with contextlib.suppress(OSError):
+            if time.time() - lock.stat().st_mtime > STALE_BUILD_S:
+                lock.unlink()
+                print(f"removed {lock}: it was left by a build that was killed", file=sys.stderr)
+
+
+def terminate(*_: object) -> None:
+    """SIGTERM as an exception, so that locks and temporary files on the way out are released."""
+    raise SystemExit(128 + signal.SIGTERM)
+
+
 def main() -> None:
     if "R1PIPE_PARENT" in os.environ:
         die_with(int(os.environ["R1PIPE_PARENT"]))
     faulthandler.enable()
-    code = run_rank(Path(sys.argv[1]))
+    signal.signal(signal.SIGTERM, terminate)
+    if os.environ.get("DS_ACCELERATOR") == "cpu":
+        _release_stale_build()
+    try:
+        code = run_rank(Path(sys.argv[1]))
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 3
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # thread pools of the libraries may hold an interpreter that is done

@@ -26,10 +26,10 @@ def environment(**extra: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{FIXTURES}", "PYTHONSAFEPATH": "1", "R1PIPE_FORKSERVER": "0", "COLUMNS": "200", **extra}
 
 
-def r1pipe(folder: Path, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
+def r1pipe(folder: Path, *arguments: str, timeout: float = 120, **extra: str) -> subprocess.CompletedProcess[str]:
     """Run the command line to its end."""
     command = [sys.executable, "-m", "r1pipe.cli", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment(**extra), capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=folder, env=environment(**extra), capture_output=True, text=True, timeout=timeout)
 
 
 def start(folder: Path, *arguments: str, **extra: str) -> subprocess.Popen[str]:
