@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
 import select
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -115,9 +117,19 @@ class Runner:
     """A bubblewrap with a warm interpreter in it; one job at a time."""
 
     def __init__(self, bwrap: str) -> None:
-        self.process = subprocess.Popen(_command(bwrap), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, cwd="/")
+        told, tell = os.pipe()
+        try:
+            command = [bwrap, "--info-fd", str(tell), *_command(bwrap)[1:]]
+            pipe = subprocess.PIPE
+            self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0, cwd="/", pass_fds=[tell])
+        except OSError:
+            os.close(told)
+            raise
+        finally:
+            os.close(tell)
         assert self.process.stdin and self.process.stdout and self.process.stderr
         self.input, self.output, self.errors = self.process.stdin, self.process.stdout, self.process.stderr
+        self.info: int | None = told
         os.set_blocking(self.input.fileno(), False)
         self.fresh = True
 
@@ -149,15 +161,28 @@ class Runner:
 
     def complaint(self) -> str:
         """The last line that bubblewrap or Python wrote to stderr before it ended."""
-        self.process.kill()
-        self.process.wait()
+        self.kill()
         lines = self.errors.read().decode("utf8", "replace").strip().splitlines()
         return lines[-1] if lines else ""
 
+    def kill(self) -> None:
+        """End everything inside: the kernel does when the first process of the namespace dies. Killing bubblewrap alone would not
+        do, and its --die-with-parent would end the sandbox with the thread that started it."""
+        if self.info is not None:
+            # Written before the runner starts; empty where bubblewrap failed.
+            if select.select([self.info], [], [], 1.0)[0] and (text := os.read(self.info, 1 << 16)) and self.process.poll() is None:
+                with contextlib.suppress(OSError, ValueError, KeyError):
+                    os.kill(int(json.loads(text)["child-pid"]), signal.SIGKILL)
+            os.close(self.info)
+            self.info = None
+        self.process.kill()
+        self.process.wait()
+
     def close(self, kill: bool = True) -> None:
         if kill:
-            self.process.kill()  # bubblewrap's death ends its process namespace, and with it everything inside
-            self.process.wait()
+            self.kill()
+        elif self.info is not None:
+            os.close(self.info)
         for stream in (self.input, self.output, self.errors):
             stream.close()
 

@@ -222,6 +222,22 @@ def test_a_batch_keeps_its_order_and_survives_a_dead_runner() -> None:
 
 
 @needs_isolation
+def test_a_killed_runner_leaves_nothing_running() -> None:
+    """Killing bubblewrap's outer process alone leaves the inside alive for as long as it likes."""
+    runner = isolation.Runner("bwrap")
+    tests = {"kind": "asserts", "asserts": ["assert add(1, 2) == 3"]}
+    assert runner.ask({"source": GOOD, "partial": False}, tests, Limits())["passed"] == 1
+    inside = Path(f"/proc/{runner.process.pid}/task/{runner.process.pid}/children").read_text().split()
+    assert inside
+    runner.kill()
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in inside) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in inside)
+    runner.close(kill=False)
+
+
+@needs_isolation
 def test_a_forked_process_starts_runners_of_its_own() -> None:
     assert run(GOOD) == 1.0
     child = os.fork()
