@@ -38,7 +38,8 @@ def shown(metrics: dict[str, Any], limit: int = 4) -> str:
     for key, value in metrics.items():
         if key in ("time", "done", "total") or value is None:
             continue
-        parts.append(f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}")
+        whole = isinstance(value, float) and value.is_integer() and abs(value) < 1e9
+        parts.append(f"{key} {value:.0f}" if whole else f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}")
     return "  ".join(parts[:limit])
 
 

@@ -137,7 +137,7 @@ def validate(model: type[StageConfig], block: Node, values: dict[str, Any], stag
     try:
         config = model.model_validate(values)
     except ValidationError as error:
-        problems.extend(_explain(model, block, values, stage, error))
+        problems.extend(_explain(model, block, stage, error))
         return None
     for keys, training in _trainings(config):
         where, _ = find(block, (*keys, "trl"))
@@ -181,35 +181,47 @@ def _trainings(value: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[s
             yield from _trainings(getattr(value, name), (*keys, name))
 
 
-def _explain(model: type[BaseModel], block: Node, values: dict[str, Any], stage: str, error: ValidationError) -> list[Problem]:
+Error = tuple[Keys, dict[str, Any]]  # pydantic's loc and the error itself
+
+
+def _explain(model: type[BaseModel], block: Node, stage: str, error: ValidationError) -> list[Problem]:
     """pydantic's errors in our words. Of a union's branches, only the one that fits best is heard."""
-    heard: dict[tuple[Keys, str], list[tuple[Keys, dict[str, Any]]]] = {}
+    plainly: list[Error] = []
+    unions: dict[Keys, dict[str, list[Error]]] = {}  # place of the union -> branch -> its errors
     for item in error.errors(include_url=False):
         loc = tuple(item["loc"])
-        walked = find(block, loc)[1]
-        branch = next((str(key) for i, key in enumerate(loc) if i >= len(walked) or key != walked[i]), "")
-        missing = item["type"] in ("missing", "extra_forbidden") and len(walked) in (len(loc), len(loc) - 1)
-        prefix = walked[: next((i for i, key in enumerate(loc) if i >= len(walked) or key != walked[i]), len(loc))]
-        heard.setdefault((prefix, "" if missing or len(prefix) == len(loc) else branch), []).append((loc, dict(item)))
-    best: dict[Keys, list[tuple[Keys, dict[str, Any]]]] = {}
-    plainly: list[tuple[Keys, dict[str, Any]]] = []
-    for (prefix, branch), items in heard.items():
-        if not branch:
-            plainly += items
-        elif prefix not in best or len(items) < len(best[prefix]):
-            best[prefix] = items
-        elif len(items) == len(best[prefix]) == 1 and not isinstance(plain(find(block, prefix)[0]), dict | list):
-            first = best[prefix][0][1]  # a scalar that fits no branch: say what each would take
-            first["msg"] = f"{first['msg']}, or {str(items[0][1]['msg']).removeprefix('Input ')}"
+        place, branch = _branch(block, loc[:-1] if item["type"] == "missing" else loc)
+        if branch is None:
+            plainly.append((loc, dict(item)))
+        else:
+            unions.setdefault(place, {}).setdefault(branch, []).append((loc, dict(item)))
+    for place, branches in unions.items():
+        plainly += _heard(find(block, place)[0], list(branches.values()))
     problems = []
-    for loc, item in [*plainly, *(pair for items in best.values() for pair in items)]:
+    for loc, item in plainly:
         node, walked = find(block, loc)
-        dotted = ".".join(["stages", stage, *map(str, walked)])
-        problems.append(_problem(model, loc, item, node, walked, dotted))
+        problems.append(_problem(model, loc, item, node, ".".join(["stages", stage, *map(str, walked)])))
     return problems
 
 
-def _problem(model: type[BaseModel], loc: Keys, item: dict[str, Any], node: Node, walked: Keys, dotted: str) -> Problem:
+def _branch(block: Node, loc: Keys) -> tuple[Keys, str | None]:
+    """How far a loc follows the data, and the first step that does not: pydantic's name of a union's branch."""
+    for end in range(len(loc)):
+        if len(find(block, loc[: end + 1])[1]) <= end:
+            return loc[:end], str(loc[end])
+    return loc, None
+
+
+def _heard(given: Node, branches: list[list[Error]]) -> list[Error]:
+    shapes = [branch for branch in branches if len(branch) == 1 and str(branch[0][1]["type"]).endswith(("_type", "_parsing", "literal_error"))]
+    if not isinstance(given.value, dict | list) and len(shapes) == len(branches):
+        loc, item = branches[0][0]  # a scalar that fits no branch: say what each would take
+        others = [str(branch[0][1]["msg"]).removeprefix("Input ") for branch in branches[1:]]
+        return [(loc, item | {"msg": ", or ".join([item["msg"], *others])})]
+    return min(branches, key=lambda branch: (branch in shapes, len(branch)))
+
+
+def _problem(model: type[BaseModel], loc: Keys, item: dict[str, Any], node: Node, dotted: str) -> Problem:
     where, kind = str(node.origin), item["type"]
     if kind == "extra_forbidden":
         known = _fields_at(model, loc[:-1])

@@ -59,4 +59,5 @@ def test_each_note_is_shown_once(capsys: pytest.CaptureFixture[str], tmp_path: P
 
 def test_words():
     assert seconds(7.4) == "7.4 s" and seconds(754) == "12 min 34 s" and seconds(7265) == "2 h 01 min"
+    assert shown({"prompts": 4096.0, "rate": 1234.5}) == "prompts 4096  rate 1.23e+03"
     assert shown({"reward": 0.123456, "done": 3, "time": 1, "n": 4, "lost": None}) == "reward 0.123  n 4"
