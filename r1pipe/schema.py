@@ -161,7 +161,9 @@ class GRPOParams(Training):
     def _divides(self) -> GRPOParams:
         if self.batch_size % self.num_generations:
             near = max(self.num_generations, self.batch_size // self.num_generations * self.num_generations)
-            raise ValueError(f"batch_size {self.batch_size} is not a multiple of num_generations {self.num_generations}; nearest: {near} or {near + self.num_generations}")
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of num_generations {self.num_generations}; nearest: {near} or {near + self.num_generations}"
+            )
         return self
 
     @property

@@ -17,7 +17,7 @@ from r1pipe.schema import Ports, SFTParams, StageConfig
 
 class Inputs(Ports):
     model: Checkpoint
-    chats: dict[str, Chats]  # any names: reasoning, general
+    chats: Chats
 
 
 class Outputs(Ports):
@@ -32,5 +32,5 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     from r1pipe.data.io import read_rows
     from r1pipe.training.sft import train_sft
 
-    chats = [row for part in inputs.chats.values() for row in read_rows(part.path, Chats)]
+    chats = read_rows(inputs.chats.path, Chats)
     return train_sft(inputs.model.path, chats, config.sft, outputs.checkpoint.path, here, config.seed)
