@@ -37,6 +37,9 @@ THINK: dict[str, Callable[[list, str], Steps]] = {
     "choice": choice.think,
 }
 SHARES = {domain: REASONING_SHARES if domain in REASONING_DOMAINS else GENERAL_SHARES for domain in DRAW}
+# Share of the drawn problems that are asked, where it is not all of them. The shipped base, made to think and sampled
+# greedily, is near chance on these sorts (0.19-0.30): many of them would be noise to RL, none would hide that they exist.
+ASKED = {("choice", "value"): 0.25, ("choice", "sequence"): 0.0}
 MOST_TRIES = 4000  # draws without a new problem after which a domain counts as exhausted
 
 
@@ -50,8 +53,11 @@ def draws(name: str, domain: str, language: str, rng: Random) -> Iterator[Proble
     make, shares = DRAW[domain], SHARES[domain]
     while True:
         problem = make(rng, language)
-        if split_of(problem.key, shares) == name:
-            yield problem
+        if split_of(problem.key, shares) != name:
+            continue
+        if name != "documents" and rng.random() >= ASKED.get((domain, problem.spec[0]), 1.0):
+            continue
+        yield problem
 
 
 def problems(split: str, domains: Sequence[str], count: int, seed: int, languages: Sequence[str] = LANGUAGES) -> list[PromptRow]:
