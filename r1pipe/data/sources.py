@@ -1,4 +1,4 @@
-"""Where rows come from: the embedded world, or files of the user's in one of four shapes.
+"""Where rows come from: the embedded world, or files of the user's in one of five shapes.
 
 source: {world: reasoning, count: 4096}
 source: {path: gsm8k_train.jsonl.gz, columns: {prompt: problem}, domain: word-problems}

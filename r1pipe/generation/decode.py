@@ -1,4 +1,4 @@
-"""Sampling with a plain PyTorch model, as fast as one process can do it on a CPU; the fall-back where there is no vLLM.
+"""Sampling with a plain PyTorch model, as fast as one process can do it on a CPU; every stage samples with it.
 
 Three things make it faster than `model.generate` for groups of responses: each prompt is read once for all its
 responses; keys and values are written in place instead of concatenated at every token (the concatenation was 58 % of
