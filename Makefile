@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 READY := $(VENV)/.ready
 
-.PHONY: help install run test check smoke slow bench clean
+.PHONY: help install run test check ranks smoke slow bench clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -28,6 +28,9 @@ test: $(READY)  ## the tests, without the slow ones
 
 slow: $(READY)  ## the slow tests
 	$(BIN)/python -m pytest -m slow -n 0
+
+ranks: $(READY)  ## ZeRO-2 and ZeRO-3 on two CPU ranks (the first time builds DeepSpeed's CPU operator: a minute)
+	$(BIN)/python -m pytest -n 0 tests/stages/test_zero.py
 
 check: $(READY)  ## ruff and pyright
 	$(BIN)/ruff check .

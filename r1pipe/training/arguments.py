@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from r1pipe.errors import ConfigError
@@ -35,6 +36,7 @@ def common_arguments(params: Training, here: Here, seed: int, steps: int | None)
     import torch
 
     gpu = torch.cuda.is_available()
+    ranks = "RANK" in os.environ  # the launcher's; one process on its own has none
     bf16 = gpu and torch.cuda.is_bf16_supported() if params.bf16 == "auto" else params.bf16
     return {
         "output_dir": str(here.workdir / "trainer"),
@@ -46,7 +48,8 @@ def common_arguments(params: Training, here: Here, seed: int, steps: int | None)
         "adam_beta2": params.adam_betas[1],
         "max_grad_norm": params.max_grad_norm,
         "bf16": bf16,  # TRL's default is on, also on a CPU, where it is slower and coarser
-        "use_cpu": not gpu,
+        "use_cpu": not gpu and not ranks,  # with it, transformers would not start DeepSpeed, and each rank would train alone
+        "ddp_backend": "gloo" if not gpu and ranks else None,
         "gradient_checkpointing": params.gradient_checkpointing,
         "save_strategy": "steps" if params.save_every else "no",
         "save_steps": params.save_every or 500,

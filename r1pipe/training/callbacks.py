@@ -47,7 +47,7 @@ class Heldout(TrainerCallback):
         if not self.rows:
             return
         scores = self.trainer.score_heldout(self.rows, self.prompt_ids)
-        best = max((s["heldout/accuracy"] for _, s in self.curve), default=-1.0)
+        best = max((s["heldout/accuracy"] for step, s in self.curve if step > 0), default=-1.0)  # a policy that was trained, if not better than before
         self.curve.append((state.global_step, scores))
         self.here.log(step=state.global_step, **{k: round(v, 4) for k, v in scores.items()})
         if self.params.keep == "best" and state.global_step > 0 and scores["heldout/accuracy"] > best:

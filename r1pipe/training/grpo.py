@@ -88,12 +88,13 @@ def train_grpo(
     text = read_template(template)
     rows = order_prompts(params, prompts, seed)
     asked = heldout[: params.eval_prompts]
+    args = GRPOConfig(**grpo_arguments(params, here, seed))  # before the model: under ZeRO-3 it is then loaded in shards
     trainer = R1GRPOTrainer(
         params=params,
         rows=rows,
         models=models,
+        args=args,
         model=load_model(checkpoint, training=True),
-        args=GRPOConfig(**grpo_arguments(params, here, seed)),
         train_dataset=Dataset.from_dict({"prompt": [render_prompt(row, text) for row in rows], "row": list(range(len(rows)))}),
         processing_class=tokenizer,
         callbacks=[Report(here)],

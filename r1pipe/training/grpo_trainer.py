@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather, gather_object
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import add_fused_lm_head
@@ -25,6 +26,7 @@ from r1pipe.generation.decode import decode
 from r1pipe.schema import GRPOParams, Phase, RewardSpec
 from r1pipe.training.models import end_ids
 from r1pipe.training.rollouts import phase_at
+from r1pipe.training.zero import uncoordinated
 
 CHUNK = 16  # sequences a forward pass of log-probs on a CPU: small enough for equal lengths, large enough for the cores
 
@@ -69,14 +71,17 @@ class R1GRPOTrainer(GRPOTrainer):
     def _generate_single_turn(
         self, prompt_ids: list[list[int]], images: Any, multimodal_fields: dict[str, Any], num_generations: int, has_tool_images: bool = False
     ) -> Any:
-        if self.use_vllm or self.use_transformers_continuous_batching or self.is_fsdp_enabled or images or multimodal_fields:
+        sharded = self.is_fsdp_enabled or (is_deepspeed_zero3_enabled() and not self.args.ds3_gather_for_generation)
+        if self.use_vllm or self.use_transformers_continuous_batching or sharded or images or multimodal_fields:
             return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, has_tool_images)
         grouped = len(prompt_ids) % num_generations == 0 and all(prompt_ids[i] == prompt_ids[i - i % num_generations] for i in range(len(prompt_ids)))
         n = num_generations if grouped else 1
-        with unwrap_model_for_generation(self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation) as model:
+        gathered = unwrap_model_for_generation(self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation)
+        with gathered as model, uncoordinated(self.model_wrapped):
             training = model.training
             model.eval()
-            completion_ids = decode(
+            # a rank may have no held-out prompt of its own, but the gathering of shards around this is everyone's
+            completion_ids = prompt_ids and decode(
                 model,
                 prompt_ids[::n],
                 n=n,
@@ -170,7 +175,7 @@ class R1GRPOTrainer(GRPOTrainer):
         torch.manual_seed(self.args.seed + 1 + rank)
         completion_ids, _ = self._generate_single_turn([prompt_ids[i] for i in mine], None, {}, 1)
         torch.set_rng_state(state)
-        texts = self.processing_class.batch_decode(completion_ids, skip_special_tokens=True)
+        texts = [self._tokenizer.decode(ids, skip_special_tokens=True) for ids in completion_ids]
         verdicts = rewards.correct(texts, [rows[i] for i in mine])
         found = gather_object([(v, len(ids)) for v, ids in zip(verdicts, completion_ids, strict=True)])
         judged = [float(v) for v, _ in found if v is not None]
