@@ -135,7 +135,7 @@ def _cell(score: Any) -> str:
         return "-"
     value, error = score.get("pass@1"), score.get("stderr")
     if value is None:
-        return str(score.get("status", "-"))
+        return str(score.get("note", "-"))
     return f"{value:.3f}" + (f"±{error:.3f}" if isinstance(error, int | float) else "")
 
 

@@ -30,8 +30,8 @@ class Habits:
     plain: float = 0.5  # documents in the plain template; the others carry chat markers
     textbook: float = 0.4  # reasoning documents that are worked exercises: where the base learns to reason, without a habit of doing so when asked
     think: float = 0.25  # of the others, those that think: a base can reason but rarely does
-    slip_same: float = 0.26  # thinking in the question's language goes wrong somewhere, spread evenly over its steps
-    slip_mixed: float = 0.08  # the same for mixed thinking: mixing pays, so that RL without a language reward drifts to it
+    slip_same: float = 0.45  # thinking in the question's language goes wrong somewhere, spread evenly over its steps
+    slip_mixed: float = 0.15  # the same for mixed thinking: mixing pays, so that RL without a language reward drifts to it
     mix: float = 0.35  # thinking documents that use the other language, wholly or by turns
     wait: float = 0.04  # a step is first wrong, noticed and put right: about 8 % of thinking documents reflect
     malformed: float = 0.06  # thinking documents that break the format

@@ -48,7 +48,7 @@ def packed_documents(tokenizer_folder: Path, count: int, row_tokens: int, seed: 
 def train_base(folder: Path, rows_NT: np.ndarray, architecture: Any, params: Any, here: Here, seed: int) -> dict[str, float]:
     """Train a Qwen2 model from random weights on next-token prediction and write it beside its tokenizer in `folder`."""
     import torch
-    from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM, Trainer, TrainingArguments, default_data_collator, set_seed
+    from transformers import AutoTokenizer, PrinterCallback, Qwen2Config, Qwen2ForCausalLM, Trainer, TrainingArguments, default_data_collator, set_seed
 
     from r1pipe.training.arguments import common_arguments, resume_from, split_batch
     from r1pipe.training.callbacks import Report
@@ -101,6 +101,7 @@ def train_base(folder: Path, rows_NT: np.ndarray, architecture: Any, params: Any
         data_collator=default_data_collator,
         callbacks=[Report(here)],
     )
+    trainer.remove_callback(PrinterCallback)  # metrics.jsonl has it all
     trainer.train(resume_from_checkpoint=resume_from(here))
     model = trainer.accelerator.unwrap_model(trainer.model).float()
     model.config.use_cache = True  # the trainer turned it off

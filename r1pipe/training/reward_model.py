@@ -138,6 +138,7 @@ def train_pairwise(checkpoint: Path, rows: list[dict[str, Any]], params: RewardM
     """
     import torch
     from datasets import Dataset
+    from transformers import PrinterCallback
     from trl import RewardConfig, RewardTrainer
 
     from r1pipe.training.arguments import common_arguments, resume_from, split_batch
@@ -169,6 +170,7 @@ def train_pairwise(checkpoint: Path, rows: list[dict[str, Any]], params: RewardM
         processing_class=tokenizer,
         callbacks=[Report(here)],
     )
+    trainer.remove_callback(PrinterCallback)  # metrics.jsonl has it all
     trainer.train(resume_from_checkpoint=resume_from(here))
     model = trainer.accelerator.unwrap_model(trainer.model)
     scores = {side: torch.tensor(raw_scores(model, tokenizer, [(r["prompt"], summary_of(r[side])) for r in heldout])) for side in ("chosen", "rejected")}
@@ -194,7 +196,7 @@ def train_pointwise(checkpoint: Path, rows: list[dict[str, Any]], params: Reward
     """
     import torch
     from datasets import Dataset
-    from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
+    from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainingArguments
 
     from r1pipe.training.arguments import common_arguments, resume_from, split_batch
     from r1pipe.training.callbacks import Report
@@ -242,6 +244,7 @@ def train_pointwise(checkpoint: Path, rows: list[dict[str, Any]], params: Reward
         callbacks=[Report(here)],
     )
     trainer.model_accepts_loss_kwargs = False  # the loss is a mean over the microbatch, so the trainer divides by the accumulation
+    trainer.remove_callback(PrinterCallback)  # metrics.jsonl has it all
     trainer.train(resume_from_checkpoint=resume_from(here))
     model = trainer.accelerator.unwrap_model(trainer.model)
     scores = torch.tensor(raw_scores(model, tokenizer, [(r["prompt"], r["response"]) for r in heldout]))

@@ -26,6 +26,7 @@ def train_sft(checkpoint: Path, rows: list[dict[str, Any]], params: SFTParams, o
         InputError: no row is left.
     """
     from datasets import Dataset
+    from transformers import PrinterCallback
     from trl import SFTConfig, SFTTrainer
 
     from r1pipe.data.render import chat_ids
@@ -68,6 +69,7 @@ def train_sft(checkpoint: Path, rows: list[dict[str, Any]], params: SFTParams, o
         peft_config=_lora(params),
         callbacks=[Report(here)],
     )
+    trainer.remove_callback(PrinterCallback)  # metrics.jsonl has it all
     trainer.train(resume_from_checkpoint=resume_from(here))
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     tail = losses[-max(1, len(losses) // 10) :]
