@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,21 @@ class Model(BaseModel):
     """Frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _over_the_default(cls, data: Any) -> Any:
+        """A block that states part of a field is laid over the field's default: `sft: {lr: 8e-5}` keeps the stage's own batch size."""
+        if not isinstance(data, dict):
+            return data
+        return {name: _laid_over(cls.model_fields.get(name), value) for name, value in data.items()}
+
+
+def _laid_over(field: FieldInfo | None, value: Any) -> Any:
+    if field is None or not isinstance(field.default, Model) or not isinstance(value, dict):
+        return value
+    stated = {name: getattr(field.default, name) for name in field.default.model_fields_set}
+    return stated | value
 
 
 class Ports(Model):

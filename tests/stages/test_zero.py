@@ -76,7 +76,7 @@ def test_zero2_cold_start(tmp_path: Path, tiny_checkpoint: Path) -> None:
 
 @pytest.mark.parametrize(("keep", "prompts"), [("last", 5), ("best", 1)])
 def test_zero3_reasoning_rl(tmp_path: Path, tiny_checkpoint: Path, keep: str, prompts: int) -> None:
-    """Generation, the reference's replacement and both phases' temperatures, with the weights in shards; one held-out prompt leaves a rank none, so that the ranks' responses differ in length."""
+    """Generation, the reference's replacement, both phases; one held-out prompt leaves a rank none, so responses differ in length."""
     lines = [json.dumps({"id": str(i), "prompt": f"what is {i} + 2 ?", "domain": "math", "answer": str(i + 2)}) + "\n" for i in range(8)]
     (tmp_path / "prompts.jsonl").write_text("".join(lines))
     metrics = run(tmp_path, RL.replace("MODEL", str(tiny_checkpoint)).replace("KEEP", keep).replace("PROMPTS", str(prompts)), "reasoning-rl", "zero3")
