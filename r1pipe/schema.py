@@ -56,25 +56,25 @@ class Slurm(Model):
     """What goes into the sbatch header."""
 
     partition: str | None = None
-    time: str | None = Field(None, description="HH:MM:SS")
-    gpus_per_node: int = Field(8, ge=1)
+    time: str | None = Field(default=None, description="HH:MM:SS")
+    gpus_per_node: int = Field(default=8, ge=1)
     extra: list[str] = Field(default_factory=list, description="further #SBATCH lines")
 
 
 class Launch(Model):
     """How a stage becomes processes. Not part of its fingerprint."""
 
-    profile: Literal["process", "ddp", "zero1", "zero2", "zero3", "fsdp2"] = Field("process", description="configs/accelerate/<profile>.yaml")
-    num_processes: int | Literal["auto"] = Field(1, description="ranks on this machine; auto = one a GPU")
-    nodes: int = Field(1, ge=1)
-    threads: int | None = Field(None, ge=1, description="CPU threads a rank; none = cores / ranks")
+    profile: Literal["process", "ddp", "zero1", "zero2", "zero3", "fsdp2"] = Field(default="process", description="configs/accelerate/<profile>.yaml")
+    num_processes: int | Literal["auto"] = Field(default=1, description="ranks on this machine; auto = one a GPU")
+    nodes: int = Field(default=1, ge=1)
+    threads: int | None = Field(default=None, ge=1, description="CPU threads a rank; none = cores / ranks")
     slurm: Slurm | None = None
 
 
 class StageConfig(Model):
     """Base of every stage's Config. `launch` and `logging` are not fingerprinted."""
 
-    seed: int = Field(0, ge=0, description="every random draw of the stage derives from it (our choice)")
+    seed: int = Field(default=0, ge=0, description="every random draw of the stage derives from it (our choice)")
     launch: Launch = Launch()
 
 
@@ -84,11 +84,11 @@ class StageConfig(Model):
 class Sampling(Model):
     """How responses are drawn."""
 
-    temperature: float = Field(0.6, ge=0, description="0 = greedy; evaluation uses 0.6 (v2 D.1), cold-start sampling 1.0 (v2 B.3.2)")
-    top_p: float = Field(0.95, gt=0, le=1, description="v2 D.1")
-    max_tokens: int = Field(32768, ge=1, description="tokens of a response (v2 D.1)")
-    n: int = Field(1, ge=1, description="responses a prompt")
-    batch_size: int = Field(256, ge=1, description="sequences a forward pass, per process (our choice)")
+    temperature: float = Field(default=0.6, ge=0, description="0 = greedy; evaluation uses 0.6 (v2 D.1), cold-start sampling 1.0 (v2 B.3.2)")
+    top_p: float = Field(default=0.95, gt=0, le=1, description="v2 D.1")
+    max_tokens: int = Field(default=32768, ge=1, description="tokens of a response (v2 D.1)")
+    n: int = Field(default=1, ge=1, description="responses a prompt")
+    batch_size: int = Field(default=256, ge=1, description="sequences a forward pass, per process (our choice)")
 
 
 TemplateName = Annotated[str, PathOr("chat", "r1-zero")]
@@ -102,10 +102,10 @@ class RewardSpec(Model):
     """One component of the reward; components are summed (v2 eq. 4, 8)."""
 
     name: str = Field(description="a name in r1pipe.rewards.REWARDS, or package.module:function")
-    weight: float = Field(1.0, description="the paper adds components with the same weight (v2 eq. 4)")
+    weight: float = Field(default=1.0, description="the paper adds components with the same weight (v2 eq. 4)")
     params: dict[str, Any] = Field(default_factory=dict)
-    required: bool | None = Field(None, description="a row on which this returns None is left out of its group; none = the reward's own default")
-    domains: list[str] | None = Field(None, description="rows it applies to; none = wherever it can judge")
+    required: bool | None = Field(default=None, description="a row on which this returns None is left out of its group; none = the reward's own default")
+    domains: list[str] | None = Field(default=None, description="rows it applies to; none = wherever it can judge")
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -115,35 +115,35 @@ class Training(Model):
     """What all training stages share."""
 
     lr: float = Field(gt=0, description="peak learning rate")
-    warmup_ratio: float = Field(0.0, ge=0, lt=1, description="share of the steps (not published; our choice)")
-    weight_decay: float = Field(0.0, ge=0, description="not published; our choice")
-    adam_betas: tuple[float, float] = Field((0.9, 0.95), description="not published; our choice")
-    max_grad_norm: float = Field(1.0, gt=0, description="not published; our choice")
-    microbatch: int | None = Field(None, ge=1, description="sequences a forward pass and device; none = derived")
-    gradient_checkpointing: bool = Field(False, description="recompute activations to save memory")
-    bf16: bool | Literal["auto"] = Field("auto", description="auto = on GPUs that have it, off on CPU")
-    save_every: int | None = Field(None, ge=1, description="optimizer steps between checkpoints to resume from; none = only at the end")
+    warmup_ratio: float = Field(default=0.0, ge=0, lt=1, description="share of the steps (not published; our choice)")
+    weight_decay: float = Field(default=0.0, ge=0, description="not published; our choice")
+    adam_betas: tuple[float, float] = Field(default=(0.9, 0.95), description="not published; our choice")
+    max_grad_norm: float = Field(default=1.0, gt=0, description="not published; our choice")
+    microbatch: int | None = Field(default=None, ge=1, description="sequences a forward pass and device; none = derived")
+    gradient_checkpointing: bool = Field(default=False, description="recompute activations to save memory")
+    bf16: bool | Literal["auto"] = Field(default="auto", description="auto = on GPUs that have it, off on CPU")
+    save_every: int | None = Field(default=None, ge=1, description="optimizer steps between checkpoints to resume from; none = only at the end")
     trl: dict[str, Any] = Field(default_factory=dict, description="passed on to TRL's config; may not shadow a field above")
 
 
 class SFTParams(Training):
     """Supervised fine-tuning (v2 B.4.2)."""
 
-    lr: float = Field(5e-5, gt=0, description="v2 B.4.2")
-    lr_end_ratio: float = Field(0.1, ge=0, le=1, description="cosine from lr to lr * this (v2 B.4.2: 5e-5 -> 5e-6; B.4.3: 1/10)")
-    epochs: float = Field(2.0, gt=0, description="v2 B.4.2: 2-3; v1 2.3.3: 2")
-    batch_size: int = Field(128, ge=1, description="sequences (v2 B.4.2)")
-    max_length: int = Field(32768, ge=1, description="tokens (v2 B.4.2)")
-    max_steps: int | None = Field(None, ge=1, description="optimizer steps; stops before the epochs are over")
-    lora: dict[str, Any] | None = Field(None, description="peft.LoraConfig's arguments; none = all weights")
+    lr: float = Field(default=5e-5, gt=0, description="v2 B.4.2")
+    lr_end_ratio: float = Field(default=0.1, ge=0, le=1, description="cosine from lr to lr * this (v2 B.4.2: 5e-5 -> 5e-6; B.4.3: 1/10)")
+    epochs: float = Field(default=2.0, gt=0, description="v2 B.4.2: 2-3; v1 2.3.3: 2")
+    batch_size: int = Field(default=128, ge=1, description="sequences (v2 B.4.2)")
+    max_length: int = Field(default=32768, ge=1, description="tokens (v2 B.4.2)")
+    max_steps: int | None = Field(default=None, ge=1, description="optimizer steps; stops before the epochs are over")
+    lora: dict[str, Any] | None = Field(default=None, description="peft.LoraConfig's arguments; none = all weights")
 
 
 class Phase(Model):
     """A stretch of RL. Optimizer, scheduler, reference and step count go on from one phase to the next."""
 
     steps: int = Field(ge=1, description="policy updates (v2 Fig. 1: a step is one update)")
-    max_tokens: int = Field(32768, ge=1, description="tokens of a response (v2 2.1, 3.2.1)")
-    temperature: float = Field(1.0, gt=0, description="v2 2.1, 3.2.1: 1.0; 3.2.2: 0.7")
+    max_tokens: int = Field(default=32768, ge=1, description="tokens of a response (v2 2.1, 3.2.1)")
+    temperature: float = Field(default=1.0, gt=0, description="v2 2.1, 3.2.1: 1.0; 3.2.2: 0.7")
     prompts: dict[str, float] = Field(default_factory=lambda: {"prompts": 1.0}, description="input port -> share of the prompts (mix not published)")
     rewards: list[RewardSpec] = Field(min_length=1)
 
@@ -158,20 +158,20 @@ class Phase(Model):
 class GRPOParams(Training):
     """Group relative policy optimisation (v2 2.1, 3.2.1; DeepSeekMath 4.1.1)."""
 
-    lr: float = Field(3e-6, gt=0, description="v2 2.1; schedule not published, constant is our choice")
-    beta: float = Field(0.001, ge=0, description="weight of the k3 KL to the reference, in the loss (v2 2.1)")
-    epsilon: float = Field(10.0, gt=0, description="clip range of the ratio: v2 3.2.1 for stage 1; for R1-Zero not published, the same is our choice")
-    num_generations: int = Field(16, ge=2, description="responses a question (v2 2.1)")
-    batch_size: int = Field(512, ge=2, description="completions an update: 32 questions x 16 (v2 2.1)")
-    minibatches_per_rollout: int = Field(16, ge=1, description="updates a rollout: 8,192 outputs in 16 minibatches (v2 2.1)")
-    inner_epochs: int = Field(1, ge=1, description="passes over a rollout (v2 2.1)")
-    ref_replace_every: int = Field(400, ge=1, description="updates until the reference becomes the policy (v2 2.1)")
-    loss_type: str = Field("grpo", description="per token, 1/|o_i| (DeepSeekMath eq. 3); other TRL names work as ablations")
-    scale_rewards: Literal["group", "batch", "none"] = Field("group", description="advantage = (r - mean) / std of the group (v2 eq. 3)")
+    lr: float = Field(default=3e-6, gt=0, description="v2 2.1; schedule not published, constant is our choice")
+    beta: float = Field(default=0.001, ge=0, description="weight of the k3 KL to the reference, in the loss (v2 2.1)")
+    epsilon: float = Field(default=10.0, gt=0, description="clip range of the ratio: v2 3.2.1 for stage 1; for R1-Zero not published, the same is our choice")
+    num_generations: int = Field(default=16, ge=2, description="responses a question (v2 2.1)")
+    batch_size: int = Field(default=512, ge=2, description="completions an update: 32 questions x 16 (v2 2.1)")
+    minibatches_per_rollout: int = Field(default=16, ge=1, description="updates a rollout: 8,192 outputs in 16 minibatches (v2 2.1)")
+    inner_epochs: int = Field(default=1, ge=1, description="passes over a rollout (v2 2.1)")
+    ref_replace_every: int = Field(default=400, ge=1, description="updates until the reference becomes the policy (v2 2.1)")
+    loss_type: str = Field(default="grpo", description="per token, 1/|o_i| (DeepSeekMath eq. 3); other TRL names work as ablations")
+    scale_rewards: Literal["group", "batch", "none"] = Field(default="group", description="advantage = (r - mean) / std of the group (v2 eq. 3)")
     phases: list[Phase] = Field(min_length=1)
-    eval_every: int = Field(100, ge=1, description="updates between scores of the held-out prompts (our choice)")
-    eval_prompts: int = Field(64, ge=0, description="held-out prompts scored each time (our choice)")
-    keep: Literal["last", "best"] = Field("last", description="which policy becomes the checkpoint, by the held-out score (our choice)")
+    eval_every: int = Field(default=100, ge=1, description="updates between scores of the held-out prompts (our choice)")
+    eval_prompts: int = Field(default=64, ge=0, description="held-out prompts scored each time (our choice)")
+    keep: Literal["last", "best"] = Field(default="last", description="which policy becomes the checkpoint, by the held-out score (our choice)")
 
     @model_validator(mode="after")
     def _divides(self) -> GRPOParams:
@@ -191,8 +191,8 @@ class GRPOParams(Training):
 class RewardModelParams(Training):
     """Reward models, pairwise and pointwise (v2 3.1)."""
 
-    lr: float = Field(6e-6, gt=0, description="v2 3.1")
-    epochs: float = Field(1.0, gt=0, description="v2 3.1")
-    batch_size: int = Field(256, ge=1, description="pairs or labels (v2 3.1)")
-    max_length: int = Field(8192, ge=1, description="tokens in training; no limit when scoring (v2 3.1)")
-    heldout: float = Field(0.1, gt=0, lt=1, description="share of the rows that measures and calibrates, never trained on (our choice)")
+    lr: float = Field(default=6e-6, gt=0, description="v2 3.1")
+    epochs: float = Field(default=1.0, gt=0, description="v2 3.1")
+    batch_size: int = Field(default=256, ge=1, description="pairs or labels (v2 3.1)")
+    max_length: int = Field(default=8192, ge=1, description="tokens in training; no limit when scoring (v2 3.1)")
+    heldout: float = Field(default=0.1, gt=0, lt=1, description="share of the rows that measures and calibrates, never trained on (our choice)")

@@ -38,7 +38,7 @@ class Outputs(Ports):
 class Config(StageConfig):
     template: TemplateName = "chat"
     grpo: GRPOParams = Field(
-        GRPOParams(
+        default=GRPOParams(
             phases=[
                 Phase(steps=1300, temperature=0.7, rewards=RULES),
                 Phase(steps=400, temperature=0.7, prompts={"prompts": 0.5, "general": 0.5}, rewards=[*RULES, *PREFERENCES]),

@@ -25,7 +25,7 @@ class Outputs(Ports):
 
 
 class Config(StageConfig):
-    sft: SFTParams = Field(SFTParams(lr=1e-4, batch_size=64), description="v2 B.4.3 and Table 6, Qwen-1.5B")
+    sft: SFTParams = Field(default=SFTParams(lr=1e-4, batch_size=64), description="v2 B.4.3 and Table 6, Qwen-1.5B")
 
 
 def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[str, float]:

@@ -29,27 +29,27 @@ class Architecture(Model):
     """A Qwen2 model, embeddings tied."""
 
     hidden_size: int = 128
-    layers: int = Field(4, description="decoder layers")
+    layers: int = Field(default=4, description="decoder layers")
     intermediate_size: int = 352
     heads: int = 4
     kv_heads: int = 2
-    max_positions: int = Field(512, description="tokens")
+    max_positions: int = Field(default=512, description="tokens")
 
 
 class Pretraining(Training):
-    lr: float = Field(3e-3, gt=0)
+    lr: float = Field(default=3e-3, gt=0)
     warmup_ratio: float = 0.02
     weight_decay: float = 0.1
-    documents: int = Field(2_000_000, ge=1, description="documents written")
-    epochs: float = Field(2.0, gt=0, description="passes over them")
-    row_tokens: int = Field(256, ge=16, description="documents are joined and cut into rows of this many tokens")
-    batch_tokens: int = Field(131_072, ge=16, description="tokens an update")
+    documents: int = Field(default=2_000_000, ge=1, description="documents written")
+    epochs: float = Field(default=2.0, gt=0, description="passes over them")
+    row_tokens: int = Field(default=256, ge=16, description="documents are joined and cut into rows of this many tokens")
+    batch_tokens: int = Field(default=131_072, ge=16, description="tokens an update")
 
 
 class Config(StageConfig):
     architecture: Architecture = Architecture()
     pretraining: Pretraining = Pretraining()
-    probes: int = Field(1024, ge=0, description="held-out problems answered at the end")
+    probes: int = Field(default=1024, ge=0, description="held-out problems answered at the end")
 
 
 def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[str, float]:

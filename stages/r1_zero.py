@@ -32,9 +32,9 @@ class Outputs(Ports):
 
 
 class Config(StageConfig):
-    template: TemplateName = Field("r1-zero", description="v2 Table 1, in our wording; nothing is prefilled")
+    template: TemplateName = Field(default="r1-zero", description="v2 Table 1, in our wording; nothing is prefilled")
     grpo: GRPOParams = Field(
-        GRPOParams(phases=[Phase(steps=8200, max_tokens=32768, rewards=REWARDS), Phase(steps=2200, max_tokens=65536, rewards=REWARDS)]),
+        default=GRPOParams(phases=[Phase(steps=8200, max_tokens=32768, rewards=REWARDS), Phase(steps=2200, max_tokens=65536, rewards=REWARDS)]),
         description="v2 2.1",
     )
 

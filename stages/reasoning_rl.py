@@ -32,7 +32,7 @@ class Outputs(Ports):
 
 class Config(StageConfig):
     template: TemplateName = "chat"
-    grpo: GRPOParams = Field(GRPOParams(phases=[Phase(steps=2000, rewards=REWARDS)]), description="v2 3.2.1")
+    grpo: GRPOParams = Field(default=GRPOParams(phases=[Phase(steps=2000, rewards=REWARDS)]), description="v2 3.2.1")
 
 
 def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[str, float]:

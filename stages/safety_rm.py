@@ -25,7 +25,7 @@ class Outputs(Ports):
 
 
 class Config(StageConfig):
-    rm: RewardModelParams = Field(RewardModelParams(), description="v2 3.1")
+    rm: RewardModelParams = Field(default=RewardModelParams(), description="v2 3.1")
 
 
 def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[str, float]:

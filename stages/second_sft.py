@@ -25,7 +25,7 @@ class Outputs(Ports):
 
 
 class Config(StageConfig):
-    sft: SFTParams = Field(SFTParams(), description="v2 B.4.2")
+    sft: SFTParams = Field(default=SFTParams(), description="v2 B.4.2")
 
 
 def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[str, float]:
