@@ -54,7 +54,6 @@ class Config(StageConfig):
 
 def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[str, float]:
     from r1pipe.embedded.tokenizer import build_tokenizer
-
     from r1pipe.training.pretrain import headroom, packed_documents, train_base
 
     build_tokenizer(outputs.checkpoint.path)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from r1pipe.errors import InputError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 SLOT = "{prompt}"
 TEMPLATES = Path(__file__).parents[2] / "configs" / "templates"
@@ -38,7 +35,7 @@ def render_prompt(row: dict[str, Any], template: str | None) -> str | list[dict[
     return [{"role": "user", "content": row["prompt"]}]
 
 
-def prompt_ids(rows: list[dict[str, Any]], template: str | None, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+def prompt_ids(rows: list[dict[str, Any]], template: str | None, tokenizer: Any) -> list[list[int]]:
     """Token ids up to where the response begins, a list a row."""
     rendered = [render_prompt(row, template) for row in rows]
     if template is not None:
@@ -46,7 +43,7 @@ def prompt_ids(rows: list[dict[str, Any]], template: str | None, tokenizer: PreT
     return tokenizer.apply_chat_template(rendered, add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"]
 
 
-def chat_ids(messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+def chat_ids(messages: list[dict[str, str]], tokenizer: Any) -> tuple[list[int], list[int]]:
     """Token ids of a conversation and its completion mask, 1 on the last assistant turn (which turns carry loss: our choice)."""
     assert messages[-1]["role"] == "assistant", "rows are checked when they are read"
     before = tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"]

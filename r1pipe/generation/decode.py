@@ -46,6 +46,7 @@ class InPlaceLayer(DynamicLayer):
         self.keys, self.values = (room[..., :length, :] for room in self._room)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
+        assert self.keys is not None, "the prompts were read before"
         batch = torch.arange(self.keys.shape[0], device=self.keys.device)
         self.batch_select_indices(batch.repeat_interleave(repeats))
 
@@ -104,7 +105,7 @@ def decode(
     ids_PT, mask_PT = ids_PT.to(device), mask_PT.to(device)
     if not all(type(layer) is DynamicLayer for layer in cache.layers):
         return _generate(model, ids_PT, mask_PT, n, max_new_tokens, temperature, top_p, eos_ids, pad_id)
-    cache.layers = [InPlaceLayer(width + max_new_tokens) for _ in cache.layers]
+    cache.layers[:] = [InPlaceLayer(width + max_new_tokens) for _ in cache.layers]
 
     eos = torch.tensor(eos_ids, device=device)
     total = len(prompt_ids) * n
@@ -144,7 +145,7 @@ def decode(
 
 
 def _generate(
-    model: PreTrainedModel,
+    model: Any,
     ids_PT: torch.Tensor,
     mask_PT: torch.Tensor,
     n: int,

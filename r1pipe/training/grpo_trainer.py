@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from accelerate.utils import gather, gather_object
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
-from trl import GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import add_fused_lm_head
 
@@ -40,11 +40,15 @@ class R1GRPOTrainer(GRPOTrainer):
         models: scorers for rewards that need one (helpful, harmless).
     """
 
+    args: GRPOConfig
+    _tokenizer: Any  # transformers' own annotations allow lists and None where there is one number
+
     def __init__(self, *, params: GRPOParams, rows: list[dict[str, Any]], models: dict[str, Callable[..., list[float]]] | None = None, **kwargs: Any) -> None:
         self.params, self.rows, self.models = params, rows, models or {}
         self.phase: Phase = params.phases[0]
         specs = unique_specs(params.phases)
-        super().__init__(reward_funcs=[_named(spec.name) for spec in specs], **kwargs)
+        names: list[Any] = [_named(spec.name) for spec in specs]
+        super().__init__(reward_funcs=names, **kwargs)
         self.reward_names = [spec.name for spec in specs]
         self.reward_weights = torch.ones(len(specs))  # the weights are a phase's, so they are applied in _calculate_rewards
 
@@ -54,7 +58,8 @@ class R1GRPOTrainer(GRPOTrainer):
             return
         if phase.temperature != self.temperature:
             self.temperature = phase.temperature
-            for model in (self.accelerator.unwrap_model(self.model), self.ref_model and self.accelerator.unwrap_model(self.ref_model)):
+            models: list[Any] = [self.accelerator.unwrap_model(self.model), self.ref_model and self.accelerator.unwrap_model(self.ref_model)]
+            for model in models:
                 if model is not None:
                     add_fused_lm_head(model, temperature=phase.temperature, outputs=("log_probs", "entropy"))
         self.max_completion_length = phase.max_tokens
@@ -76,8 +81,9 @@ class R1GRPOTrainer(GRPOTrainer):
             return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, has_tool_images)
         grouped = len(prompt_ids) % num_generations == 0 and all(prompt_ids[i] == prompt_ids[i - i % num_generations] for i in range(len(prompt_ids)))
         n = num_generations if grouped else 1
-        gathered = unwrap_model_for_generation(self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation)
-        with gathered as model, uncoordinated(self.model_wrapped):
+        wrapped: Any = self.model_wrapped
+        gathered: Any = unwrap_model_for_generation(wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation)
+        with gathered as model, uncoordinated(wrapped):
             training = model.training
             model.eval()
             # a rank may have no held-out prompt of its own, but the gathering of shards around this is everyone's
@@ -164,7 +170,8 @@ class R1GRPOTrainer(GRPOTrainer):
         self._log_metric("rewards/unscorable", unscorable / len(texts))
         thinking = [split_response(text).thinking for text in texts]
         self._log_metric("thinks", sum(t is not None for t in thinking) / len(texts))
-        return gather(rewards_BR.to(self.accelerator.device))
+        everywhere: Any = gather(rewards_BR.to(self.accelerator.device))
+        return everywhere
 
     @torch.no_grad()
     def score_heldout(self, rows: Sequence[dict[str, Any]], prompt_ids: list[list[int]]) -> dict[str, float]:
@@ -175,7 +182,7 @@ class R1GRPOTrainer(GRPOTrainer):
         torch.manual_seed(self.args.seed + 1 + rank)
         completion_ids, _ = self._generate_single_turn([prompt_ids[i] for i in mine], None, {}, 1)
         torch.set_rng_state(state)
-        texts = [self._tokenizer.decode(ids, skip_special_tokens=True) for ids in completion_ids]
+        texts: list[Any] = [self._tokenizer.decode(ids, skip_special_tokens=True) for ids in completion_ids]
         verdicts = rewards.correct(texts, [rows[i] for i in mine])
         found = gather_object([(v, len(ids)) for v, ids in zip(verdicts, completion_ids, strict=True)])
         judged = [float(v) for v, _ in found if v is not None]

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
-def load_tokenizer(checkpoint: Path) -> PreTrainedTokenizerBase:
-    """The checkpoint's tokenizer, which must know how to chat, to end and to pad.
+def load_tokenizer(checkpoint: Path) -> Any:
+    """The checkpoint's tokenizer (a PreTrainedTokenizerBase, whose own annotations are too wide to use), which must know how to chat, to end and to pad.
 
     Raises:
         InputError: no tokenizer, no chat template or no end token.
@@ -60,7 +60,7 @@ def load_model(checkpoint: Path, *, training: bool, device: str | torch.device |
     except (ValueError, OSError) as error:
         raise InputError(f"the checkpoint cannot be loaded: {str(error).splitlines()[0]}", str(checkpoint), "check config.json and the weights") from error
     if not training:
-        model = model.to(device or ("cuda" if gpu else "cpu")).eval()
+        torch.nn.Module.to(model, device or ("cuda" if gpu else "cpu")).eval()
     return model
 
 

@@ -103,7 +103,7 @@ def train_base(folder: Path, rows_NT: np.ndarray, architecture: Any, params: Any
     )
     trainer.remove_callback(PrinterCallback)  # metrics.jsonl has it all
     trainer.train(resume_from_checkpoint=resume_from(here))
-    model = trainer.accelerator.unwrap_model(trainer.model).float()
+    model: Any = trainer.accelerator.unwrap_model(trainer.model).float()
     model.config.use_cache = True  # the trainer turned it off
     if here.main:
         model.save_pretrained(folder)
@@ -136,7 +136,7 @@ def headroom(folder: Path, probes: int, seed: int, split: str = "dev") -> dict[s
     tokenizer, model = load_tokenizer(folder), load_model(folder, training=False)
     rows = problems(split, REASONING_DOMAINS, probes, seed)
     template = read_template(str(TEMPLATES / "embedded-zero.txt"))
-    asked = prompt_ids(rows, template, tokenizer)
+    asked = prompt_ids([dict(row) for row in rows], template, tokenizer)
     opened = tokenizer(THINK_OPEN, add_special_tokens=False)["input_ids"]
     found: dict[str, float] = {}
     for name, prefix, temperature in (("base", [], 1.0), ("think", opened, 1.0), ("think_greedy", opened, 0.0)):

@@ -63,7 +63,15 @@ def test_a_model_with_sliding_windows_goes_through_the_librarys_loop():
 
     torch.manual_seed(0)
     config = MistralConfig(
-        vocab_size=64, hidden_size=16, num_hidden_layers=2, intermediate_size=32, num_attention_heads=2, num_key_value_heads=1, sliding_window=4, bos_token_id=None, eos_token_id=1
+        vocab_size=64,
+        hidden_size=16,
+        num_hidden_layers=2,
+        intermediate_size=32,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        sliding_window=4,
+        bos_token_id=None,
+        eos_token_id=1,
     )
     model = MistralForCausalLM(config).eval()
     out = decode(model, [[3, 4, 5, 6, 7, 8], [9, 10]], n=2, max_new_tokens=6, temperature=0, eos_ids=[1], pad_id=0)

@@ -16,7 +16,16 @@ ROWS = [{"id": str(i), "prompt": f"what is {i} + 1 ?", "answer": str(i + 1), "do
 
 def params(**changes) -> GRPOParams:
     phases = [Phase(steps=4, max_tokens=10, rewards=REWARDS), Phase(steps=2, max_tokens=16, temperature=0.7, rewards=REWARDS)]
-    fields = {"lr": 1e-4, "num_generations": 4, "batch_size": 8, "minibatches_per_rollout": 2, "ref_replace_every": 2, "eval_every": 2, "eval_prompts": 4, "phases": phases}
+    fields = {
+        "lr": 1e-4,
+        "num_generations": 4,
+        "batch_size": 8,
+        "minibatches_per_rollout": 2,
+        "ref_replace_every": 2,
+        "eval_every": 2,
+        "eval_prompts": 4,
+        "phases": phases,
+    }
     return GRPOParams(**{**fields, **changes})
 
 
