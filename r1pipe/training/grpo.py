@@ -67,6 +67,7 @@ def train_grpo(
         steps, kept_step, reward (mean of the last tenth), and the held-out accuracy and tokens at the start and of the policy that was kept.
     """
     from datasets import Dataset
+    from transformers import PrinterCallback
     from trl import GRPOConfig
 
     from r1pipe.data.render import prompt_ids, read_template, render_prompt
@@ -101,6 +102,7 @@ def train_grpo(
     )
     watch = Heldout(trainer, asked, prompt_ids(asked, text, tokenizer) if asked else [], here, params)
     trainer.add_callback(watch)
+    trainer.remove_callback(PrinterCallback)  # metrics.jsonl has it all
     trainer.train(resume_from_checkpoint=resume_from(here))
     if params.keep == "best" and watch.best_folder is not None:
         if here.main:
