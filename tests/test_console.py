@@ -12,7 +12,7 @@ SCORES = {
     "zero": {
         "math": {"pass@1": 0.5},
         "reasoning": {"pass@1": 0.61, "stderr": 0.01, "tokens": 41.0},
-        "code": {"pass@1": None, "status": "not run: no isolation"},
+        "code": {"pass@1": None, "note": "not run: no isolation"},
     },
 }
 

@@ -61,7 +61,7 @@ def wilson(wins: int, losses: int) -> tuple[float, float]:
     share, z2 = wins / n, Z95**2
     middle = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = Z95 * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    return middle - half, middle + half
+    return min(middle - half, share), max(middle + half, share)  # at 0 and 1 rounding may leave the share outside
 
 
 def _mean_stderr(values: Sequence[float]) -> tuple[float, float]:

@@ -99,7 +99,7 @@ def test_short_enough(tokenizer):
         assert max(prompts) <= 48 and mean(prompts) <= 36, domain
         if domain in REASONING_DOMAINS:
             responses = [count(tokenizer, row["solution"]) + 1 for row in rows]
-            assert max(responses) <= 80 and mean(responses) <= 50, domain
+            assert max(responses) <= 80 and mean(responses) <= 55, domain  # choice writes out four sums
 
 
 def test_training_is_deterministic(tmp_path: Path):

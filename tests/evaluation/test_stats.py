@@ -52,3 +52,11 @@ def test_wilson():
 def test_reflection_words():
     assert REFLECTION.search("Wait, that is 14.") and REFLECTION.search("等等，再算") and REFLECTION.search("let me check")
     assert not REFLECTION.search("the waiter has a checkered button")
+
+
+def test_the_interval_holds_its_own_share_at_the_ends():
+    """34 of 34 gave an upper end of 0.9999999999999999."""
+    for wins in range(1, 200):
+        low, high = wilson(wins, 0)
+        assert low <= 1.0 <= high
+        assert wilson(0, wins)[0] <= 0.0
