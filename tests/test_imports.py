@@ -26,7 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli",),
 )
 DEPTH = {module: depth for depth, layer in enumerate(LAYERS) for module in layer}
-LIBRARY = ("data", "generation", "rewards", "training", "evaluation", "embedded", "reporting")
+LIBRARY = ("data", "generation", "rewards", "training", "evaluation", "embedded")
 HEAVY = ("torch", "transformers", "trl", "datasets", "deepspeed", "accelerate", "peft", "pandas", "pyarrow", "numpy")
 
 
