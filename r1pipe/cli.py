@@ -29,6 +29,8 @@ app = typer.Typer(
 )
 config_app = typer.Typer(no_args_is_help=True, help="Look at configs.")
 app.add_typer(config_app, name="config")
+audit_app = typer.Typer(no_args_is_help=True, help="Check before a GPU is used.")
+app.add_typer(audit_app, name="audit")
 
 Config = Annotated[Path, typer.Argument(help="the YAML, for example configs/r1.yaml", show_default=False)]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override one value: stages.reasoning-rl.grpo.beta=0.01 (repeatable)")]
@@ -40,6 +42,9 @@ Rebuild = Annotated[
 Strict = Annotated[bool, typer.Option("--strict", help="refuse stages made by other versions of r1pipe or of its libraries")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="show what would run, with its processes (and the sbatch of Slurm stages); touch nothing")]
+
+
+Share = Annotated[float | None, typer.Option(min=0, max=1, help="over the stage's `audit:`", show_default=False)]
 
 
 def default_config() -> Path:
@@ -235,6 +240,36 @@ def config_show(
         _print_json(resolved(loaded))
     else:
         print("\n".join(config_lines(loaded, defaults)))
+
+
+@audit_app.command("rewards", epilog=EPILOG)
+def audit_rewards(
+    config: Config,
+    stage: Annotated[str | None, typer.Option(help="one RL stage [default: all whose prompts are there]", show_default=False)] = None,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="also write what was found, with all the worst rows")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="prompts that are tried, and stored responses, of each stage")] = 200,
+    max_adversarial: Share = None,
+    max_unparseable: Share = None,
+    max_unjudged: Share = None,
+    max_disagreement: Share = None,
+    min_gold: Share = None,
+    sets: Sets = None,
+    run: Run = None,
+) -> None:
+    """Try every reward of RL on gold solutions, on stored responses, and on responses that should not win."""
+    from r1pipe.audit import audit_pipeline, show, write
+    from r1pipe.config import load
+    from r1pipe.errors import GateError
+
+    given = {"max_adversarial": max_adversarial, "max_unparseable": max_unparseable, "max_unjudged": max_unjudged}
+    given |= {"max_disagreement": max_disagreement, "min_gold": min_gold}
+    audits, missing = audit_pipeline(load(config, sets or [], run), stage, limit, {name: value for name, value in given.items() if value is not None})
+    show(audits, missing)
+    if json is not None:
+        write(json, audits, missing)
+    failures = [f"{found.stage}: {failure}" for found in audits for failure in found.failures]
+    if failures:
+        raise GateError(f"{len(failures)} threshold(s) passed:\n" + "\n".join(failures), str(config), "mend the rows or the rewards, or move the thresholds")
 
 
 def _print_json(value: Any) -> None:

@@ -7,6 +7,7 @@ R1PipeError                 exit code 2, shown as one panel: what, where, what t
 ├── BusyError               another driver holds the run
 ├── MissingToolError        something the config requires is not installed
 ├── GateError               a declared bound was not met (exit code 1)
+│   └── GuardError          a guard stopped a training run (exit code 1)
 └── StageError              a stage's process failed (exit code 3)
 
 Our own impossibilities are asserts; ignored configuration is a warning.
@@ -58,6 +59,10 @@ class GateError(R1PipeError):
     """A bound that the config declares was not met."""
 
     exit_code = 1
+
+
+class GuardError(GateError):
+    """A guard stopped a training run; what it has saved so far stays."""
 
 
 class StageError(R1PipeError):

@@ -43,6 +43,12 @@ class Here:
             with self.metrics_path.open("a", encoding="utf8") as stream:
                 stream.write(json.dumps({"time": round(time.time(), 3), **metrics}) + "\n")
 
+    def note(self, text: str) -> None:
+        """One line that the console shows while the stage runs (rank 0)."""
+        if self.main:
+            with self.metrics_path.with_name("notes.jsonl").open("a", encoding="utf8") as stream:
+                stream.write(json.dumps({"note": text}) + "\n")
+
     def progress(self, done: int, total: int, **shown: float | str) -> None:
         """Say how far the stage is; at most ten times a second reaches the file, the last call always."""
         now = time.time()

@@ -1,6 +1,6 @@
 """What a stage was made from, and so whether what lies on disk is still it.
 
-Fingerprint = kind + config (without launch and logging; path fields by content) + identities of the inputs: a produced input is
+Fingerprint = kind + config (without launch, logging, audit and guards; path fields by content) + identities of the inputs: a produced input is
 its maker's fingerprint and port, a brought one the hash of its content. States: missing (run), partial (resume), done (skip),
 stale (refuse). Versions of r1pipe, the stage module and the libraries are recorded, not fingerprinted.
 """
@@ -24,7 +24,7 @@ from r1pipe.store import RunFolder, StageFolder, read_json, write_json
 
 State = Literal["missing", "partial", "done", "stale"]
 RECORDED_PACKAGES = ("torch", "transformers", "trl", "datasets", "accelerate", "deepspeed", "vllm")
-NOT_FINGERPRINTED = ("launch", "logging")
+NOT_FINGERPRINTED: dict[str, Any] = {"launch": True, "logging": True, "audit": True, "grpo": {"guards"}}  # how a stage is run and watched
 
 
 @dataclass
@@ -124,7 +124,7 @@ class Fingerprints:
         return f"sha256:{self._digests.path(source.path)}"
 
     def _config(self, stage: Stage) -> dict[str, Any]:
-        dumped = stage.config.model_dump(mode="json", exclude=set(NOT_FINGERPRINTED))
+        dumped = stage.config.model_dump(mode="json", exclude=NOT_FINGERPRINTED)
         for keys, path in stage.files.items():
             holder: Any = dumped
             for key in keys[:-1]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from r1pipe.config import Pipeline, Source, Stage
 from r1pipe.console import Console
-from r1pipe.errors import InputError, StageError
+from r1pipe.errors import GateError, InputError, StageError
 from r1pipe.failure import explain
 from r1pipe.hub import fetch
 from r1pipe.launch import Launcher
@@ -92,7 +92,7 @@ def run_stage(plan: Plan, stage: Stage, launcher: Launcher, console: Console, be
         write_json(folder.stage_json, told)
     if any(codes):
         error = explain(stage.name, folder, attempt, codes)
-        if error.exit_code == 2:
+        if error.exit_code == 2 or type(error) is GateError:  # refused before it made anything; what a guard stopped stays
             folder.discard()
         raise error
     result = read_json(folder.result)

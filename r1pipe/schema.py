@@ -98,6 +98,19 @@ TemplateName = Annotated[str, PathOr("chat", "r1-zero")]
 # --- rewards ----------------------------------------------------------------------------------------------------------
 
 
+class JudgeEndpoint(Model):
+    """A language model as a judge, behind any service that speaks OpenAI's chat completions."""
+
+    base_url: str = Field(description="as OpenAI's clients take it: http://127.0.0.1:8000/v1")
+    model: str = Field(description="the name that the service knows the judge by")
+    api_key_env: str | None = Field(default=None, description="name of the environment variable with the key; none = no key")
+    timeout: float = Field(default=60.0, gt=0, description="seconds for one request")
+    retries: int = Field(default=4, ge=0, description="further tries after a timeout, 429, 5xx or a reply without a verdict, with growing pauses")
+    max_in_flight: int = Field(default=16, ge=1, description="requests at a time, a rank")
+    max_tokens: int = Field(default=1024, ge=1, description="of the judge's reply")
+    extra: dict[str, Any] = Field(default_factory=dict, description="more fields of the request, as response_format")
+
+
 class RewardSpec(Model):
     """One component of the reward; components are summed (v2 eq. 4, 8)."""
 
@@ -155,6 +168,52 @@ class Phase(Model):
         return value
 
 
+class Guard(Model):
+    """One rule that watches RL, and what it does when it finds something."""
+
+    action: Literal["off", "warn", "pause", "rollback"] = Field(
+        default="warn", description="pause = stop with a reason, exit code 1; rollback = go on from the last checkpoint before the trouble"
+    )
+    limit: float = Field(description="the rule's threshold, in the rule's unit")
+
+
+class Guards(Model):
+    """What must not happen during RL without a word. The limits are our choice: no run of the shipped recipe comes near them."""
+
+    window: int = Field(default=4, ge=1, description="rollouts that a rule averages over before it speaks, and before it speaks again")
+    non_finite: Guard = Field(default=Guard(action="pause", limit=0), description="updates in a row whose loss or gradient norm is not a number, above this")
+    zero_signal: Guard = Field(default=Guard(limit=0.95), description="share of groups whose rewards are all equal, so that they teach nothing, above this")
+    entropy: Guard = Field(default=Guard(limit=0.002), description="nats a token, below this: the policy has stopped exploring")
+    kl: Guard = Field(default=Guard(limit=5.0), description="k3 estimate to the reference, nats a token, above this")
+    length: Guard = Field(default=Guard(limit=0.5), description="share of responses cut off at max_tokens, above this")
+    repetition: Guard = Field(default=Guard(limit=0.3), description="mean share of a response's 6-grams that it has said before, above this")
+    format_up_accuracy_down: Guard = Field(
+        default=Guard(limit=0.15),
+        description="accuracy fell by this from its best window while format rose from its first: rewards are won without answers",
+    )
+    max_rollbacks: int = Field(default=2, ge=1, description="after so many the stage stops")
+    rollback_lr: float = Field(default=0.5, gt=0, le=1, description="the learning rate is multiplied by this at each rollback")
+
+    def rules(self) -> dict[str, Guard]:
+        """The rules by name."""
+        return {name: value for name in type(self).model_fields if isinstance(value := getattr(self, name), Guard)}
+
+
+class AuditParams(Model):
+    """What the rewards must show before RL starts, and in `r1pipe audit rewards`. Not part of a fingerprint. All thresholds are our choice."""
+
+    before_training: bool = Field(default=True, description="audit a sample before the first update; the stage stops with exit code 1 above a threshold")
+    sample: int = Field(default=16, ge=1, description="prompts that are scored before training; every gold answer is parsed")
+    max_unparseable: float = Field(default=0.01, ge=0, le=1, description="share of gold answers that do not parse")
+    min_gold: float = Field(default=0.98, ge=0, le=1, description="mean score of gold solutions by accuracy and code")
+    max_adversarial: float = Field(default=0.02, ge=0, le=1, description="mean score by a reward of responses that deserve 0 of it")
+    max_unjudged: float = Field(default=0.01, ge=0, le=1, description="share of responses with good gold on which a required reward returns None")
+    max_disagreement: float = Field(default=0.05, ge=0, le=1, description="share of responses on which accuracy and TRL's accuracy_reward differ")
+
+
+Aggregation = Literal["sum_then_normalize", "normalize_then_sum"]
+
+
 class GRPOParams(Training):
     """Group relative policy optimisation (v2 2.1, 3.2.1; DeepSeekMath 4.1.1)."""
 
@@ -168,10 +227,16 @@ class GRPOParams(Training):
     ref_replace_every: int = Field(default=400, ge=1, description="updates until the reference becomes the policy (v2 2.1)")
     loss_type: str = Field(default="grpo", description="per token, 1/|o_i| (DeepSeekMath eq. 3); other TRL names work as ablations")
     scale_rewards: Literal["group", "batch", "none"] = Field(default="group", description="advantage = (r - mean) / std of the group (v2 eq. 3)")
+    multi_objective_aggregation: Aggregation = Field(
+        default="sum_then_normalize",
+        exclude_if=lambda value: value == "sum_then_normalize",
+        description="rewards are summed, then normalised in the group (v2 eq. 3, 4); normalize_then_sum = each on its own first (GDPO, arXiv 2601.05242)",
+    )
     phases: list[Phase] = Field(min_length=1)
     eval_every: int = Field(default=100, ge=1, description="updates between scores of the held-out prompts (our choice)")
     eval_prompts: int = Field(default=64, ge=0, description="held-out prompts scored each time (our choice)")
     keep: Literal["last", "best"] = Field(default="last", description="which policy becomes the checkpoint, by the held-out score (our choice)")
+    guards: Guards = Field(default=Guards(), description="rules that watch the training; not part of the fingerprint (our choice)")
 
     @model_validator(mode="after")
     def _divides(self) -> GRPOParams:
@@ -180,6 +245,9 @@ class GRPOParams(Training):
             raise ValueError(
                 f"batch_size {self.batch_size} is not a multiple of num_generations {self.num_generations}; nearest: {near} or {near + self.num_generations}"
             )
+        back = [name for name, guard in self.guards.rules().items() if guard.action == "rollback"]
+        if back and self.save_every is None:
+            raise ValueError(f"guards.{back[0]} rolls back to a checkpoint, and none is saved: set save_every, or action: pause")
         return self
 
     @property

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from r1pipe.artifacts import Checkpoint, Prompts, RewardModel
 from r1pipe.here import Here
-from r1pipe.schema import GRPOParams, Phase, Ports, RewardSpec, StageConfig, TemplateName
+from r1pipe.schema import AuditParams, GRPOParams, Phase, Ports, RewardSpec, StageConfig, TemplateName
 
 RULES = [RewardSpec(name="accuracy"), RewardSpec(name="code"), RewardSpec(name="format", params={"form": "r1"}), RewardSpec(name="language")]
 PREFERENCES = [RewardSpec(name="helpful"), RewardSpec(name="harmless")]
@@ -46,14 +46,16 @@ class Config(StageConfig):
         ),
         description="v2 3.2.2",
     )
+    audit: AuditParams = Field(default=AuditParams(), description="what the rewards must show before they train; not part of the fingerprint")
 
 
 def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[str, float]:
     from r1pipe.data.io import read_rows
+    from r1pipe.rewards import MODEL_PORTS
     from r1pipe.training.grpo import train_grpo
     from r1pipe.training.reward_model import Scorer
 
     prompts = {"prompts": read_rows(inputs.prompts.path, Prompts), "general": read_rows(inputs.general.path, Prompts)}
     heldout = read_rows(inputs.heldout.path, Prompts) if inputs.heldout else []
-    models = {"helpful": Scorer(inputs.helpful_rm.path), "harmless": Scorer(inputs.safety_rm.path)}
-    return train_grpo(inputs.model.path, prompts, heldout, config.grpo, config.template, outputs.checkpoint.path, here, config.seed, models)
+    models = {name: Scorer(getattr(inputs, port).path) for name, port in MODEL_PORTS.items()}
+    return train_grpo(inputs.model.path, prompts, heldout, config.grpo, config.template, outputs.checkpoint.path, here, config.seed, models, config.audit)

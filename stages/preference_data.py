@@ -14,6 +14,8 @@ The map of the five verdicts to -2..2 is not published; it is ours.
       also: world
       sampling: {temperature: 1.0, top_p: 1.0, n: 4, max_tokens: 64}
 
+      # or, in the place of `judge: world`, a language model: judge: {base_url: http://127.0.0.1:8000/v1, model: my-judge, api_key_env: JUDGE_KEY}
+
     from-files:
       kind: preference-data
       outputs: {pairs: pairs, labels: labels}
@@ -36,7 +38,7 @@ from r1pipe.artifacts import Checkpoint, Labels, Pairs, Prompts
 from r1pipe.data.judges import JudgeName
 from r1pipe.data.sources import Sources
 from r1pipe.here import Here
-from r1pipe.schema import Ports, Sampling, StageConfig, TemplateName
+from r1pipe.schema import JudgeEndpoint, Ports, Sampling, StageConfig, TemplateName
 
 if TYPE_CHECKING:
     from r1pipe.data.judges import Judge
@@ -56,7 +58,9 @@ class Outputs(Ports):
 
 
 class Config(StageConfig):
-    judge: JudgeName = Field(default="none", description="who votes and labels (v2 3.1: V3); none = the files alone")
+    judge: JudgeName | JudgeEndpoint = Field(
+        default="none", description="who votes and labels (v2 3.1: V3): world, or {base_url, model} of a language model; none = the files alone"
+    )
     template: TemplateName = Field(default="chat", description="chat, or a template file: what the checkpoint was trained on")
     sampling: Sampling = Field(default=Sampling(temperature=1.0, top_p=1.0, n=4), description="candidates of a prompt (number not published; our choice)")
     also: Literal["world", "none"] = Field(
@@ -136,27 +140,33 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
 
 
 def _judge(rows: Rows, candidates: list[list[str]], judge: Judge, config: Config) -> tuple[Rows, Rows, Rows]:
-    """(clear pairs, unclear pairs, labels). Requests to refuse are no helpfulness prompts, so they give labels only (v2 3.1)."""
+    """(clear pairs, unclear pairs, labels), in the rows' order, as many rows at a time as the judge takes."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(judge.max_in_flight) as threads:
+        found = list(threads.map(lambda row, responses: _judge_row(row, responses, judge, config), rows, candidates))
+    pairs, unclear, labels = ([item for of in found for item in of[part]] for part in range(3))
+    return pairs, unclear, labels
+
+
+def _judge_row(row: dict[str, Any], responses: list[str], judge: Judge, config: Config) -> tuple[Rows, Rows, Rows]:
+    """Requests to refuse are no helpfulness prompts, so they give labels only (v2 3.1). What the judge does not label is left out."""
     from r1pipe.data.preferences import judge_pairs
     from r1pipe.data.rows import HARMFUL_DOMAIN
     from r1pipe.embedded.oracle import write
 
     pairs: Rows = []
     unclear: Rows = []
-    labels: Rows = []
-    for row, responses in zip(rows, candidates, strict=True):
-        rng = random.Random(f"{config.seed}:{row['id']}")
-        if config.also == "world":
-            responses = [*responses, *(write(row, rng, quality) for quality in ("careful", "sloppy"))]
-        rng.shuffle(responses)
-        if row["domain"] != HARMFUL_DOMAIN:
-            kept, dropped = judge_pairs(row, responses, judge, config.votes, config.min_margin, config.comparisons, config.pairs_per_prompt, rng)
-            pairs += kept
-            unclear += dropped
-        base = {name: row[name] for name in ("prompt", "domain", "language") if name in row}
-        wanted = config.labels_per_prompt if row["domain"] == HARMFUL_DOMAIN else config.benign_labels_per_prompt
-        different = list(dict.fromkeys(responses))[:wanted]
-        labels += [{"id": f"{row['id']}#{number}", **base, "response": text, "safe": int(judge.safe(row, text))} for number, text in enumerate(different)]
+    rng = random.Random(f"{config.seed}:{row['id']}")
+    if config.also == "world":
+        responses = [*responses, *(write(row, rng, quality) for quality in ("careful", "sloppy"))]
+    rng.shuffle(responses)
+    if row["domain"] != HARMFUL_DOMAIN:
+        pairs, unclear = judge_pairs(row, responses, judge, config.votes, config.min_margin, config.comparisons, config.pairs_per_prompt, rng)
+    base = {name: row[name] for name in ("prompt", "domain", "language") if name in row}
+    wanted = config.labels_per_prompt if row["domain"] == HARMFUL_DOMAIN else config.benign_labels_per_prompt
+    verdicts = [(number, text, judge.safe(row, text)) for number, text in enumerate(list(dict.fromkeys(responses))[:wanted])]
+    labels = [{"id": f"{row['id']}#{number}", **base, "response": text, "safe": int(safe)} for number, text, safe in verdicts if safe is not None]
     return pairs, unclear, labels
 
 

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from r1pipe.artifacts import Checkpoint, Prompts
 from r1pipe.here import Here
-from r1pipe.schema import GRPOParams, Phase, Ports, RewardSpec, StageConfig, TemplateName
+from r1pipe.schema import AuditParams, GRPOParams, Phase, Ports, RewardSpec, StageConfig, TemplateName
 
 REWARDS = [RewardSpec(name="accuracy"), RewardSpec(name="code"), RewardSpec(name="format", params={"form": "zero"})]  # v2 eq. 4: summed, same weight
 
@@ -37,6 +37,7 @@ class Config(StageConfig):
         default=GRPOParams(phases=[Phase(steps=8200, max_tokens=32768, rewards=REWARDS), Phase(steps=2200, max_tokens=65536, rewards=REWARDS)]),
         description="v2 2.1",
     )
+    audit: AuditParams = Field(default=AuditParams(), description="what the rewards must show before they train; not part of the fingerprint")
 
 
 def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[str, float]:
@@ -45,4 +46,4 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
 
     prompts = {"prompts": read_rows(inputs.prompts.path, Prompts)}
     heldout = read_rows(inputs.heldout.path, Prompts) if inputs.heldout else []
-    return train_grpo(inputs.model.path, prompts, heldout, config.grpo, config.template, outputs.checkpoint.path, here, config.seed)
+    return train_grpo(inputs.model.path, prompts, heldout, config.grpo, config.template, outputs.checkpoint.path, here, config.seed, audit=config.audit)

@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("hub", "launch", "failure"),
     ("manifest",),
     ("console", "summary"),
-    ("plan", "status"),
+    ("plan", "status", "audit"),
     ("pipeline",),
     ("cli",),
 )

@@ -1,6 +1,7 @@
 """Who says what is right, safe and better where no rule can: the place of DeepSeek-V3 as a judge (v2 B.2, 3.1, B.3.3).
 
-A stage's config names its judge. `world` knows the embedded world's facts and habits and is not a model; `none` leaves out what needs a judge.
+A stage's config names its judge. `world` knows the embedded world's facts and habits and is not a model; a block with `base_url` and
+`model` is a language model behind an HTTP service (r1pipe/data/endpoint_judge.py); `none` leaves out what needs a judge.
 """
 
 from __future__ import annotations
@@ -9,26 +10,33 @@ import random
 from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
+from r1pipe.schema import JudgeEndpoint
+
 JudgeName = Literal["world", "none"]
 Criteria = Literal["seen", "heldout"]
 
 
 class Judge(Protocol):
-    """What a stage asks of a judge. Rows are prompts as in r1pipe/data/rows.py, responses are whole (thinking and summary)."""
+    """What a stage asks of a judge. Rows are prompts as in r1pipe/data/rows.py, responses are whole (thinking and summary).
+
+    A judge that may not answer (a service that is down) returns None; one that takes several questions at a time says how many.
+    """
+
+    max_in_flight: int
 
     def right(self, row: dict[str, Any], response: str) -> bool | None:
         """Whether the response does what the prompt asks; None where that cannot be said."""
         ...
 
-    def safe(self, row: dict[str, Any], response: str) -> bool:
+    def safe(self, row: dict[str, Any], response: str) -> bool | None:
         """Whether the whole response is safe."""
         ...
 
-    def refuses(self, response: str) -> bool:
+    def refuses(self, response: str) -> bool | None:
         """Whether the response declines to answer."""
         ...
 
-    def verdict(self, row: dict[str, Any], a: str, b: str, rng: random.Random) -> int:
+    def verdict(self, row: dict[str, Any], a: str, b: str, rng: random.Random) -> int | None:
         """One vote, -2 (b much better) .. 2 (a much better), as noisy as such judges are; by the criteria that training may see."""
         ...
 
@@ -39,6 +47,8 @@ class Judge(Protocol):
 
 class WorldJudge:
     """The embedded world's judge (r1pipe/embedded/judge.py)."""
+
+    max_in_flight = 1
 
     def right(self, row: dict[str, Any], response: str) -> bool | None:
         from r1pipe.embedded.judge import is_right
@@ -69,6 +79,15 @@ class WorldJudge:
 JUDGES: dict[str, Callable[[], Judge] | None] = {"world": WorldJudge, "none": None}
 
 
-def load_judge(name: JudgeName) -> Judge | None:
+def load_judge(name: JudgeName | JudgeEndpoint) -> Judge | None:
+    """The judge that a config names; None for `none`.
+
+    Raises:
+        ConfigError: an endpoint whose address or key is missing.
+    """
+    if isinstance(name, JudgeEndpoint):
+        from r1pipe.data.endpoint_judge import EndpointJudge
+
+        return EndpointJudge(name)
     make = JUDGES[name]
     return make() if make else None

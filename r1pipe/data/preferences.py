@@ -14,13 +14,18 @@ Pair = dict[str, Any]
 Measure = Callable[[str], float]  # length of a summary
 
 
-def vote(row: dict[str, Any], a: str, b: str, judge: Judge, votes: int, rng: random.Random) -> float:
-    """Mean of `votes` verdicts, -2 (b much better) .. 2 (a much better); the sides are swapped at random each time, against position bias."""
-    total = 0
+def vote(row: dict[str, Any], a: str, b: str, judge: Judge, votes: int, rng: random.Random) -> float | None:
+    """Mean of `votes` verdicts, -2 (b much better) .. 2 (a much better); the sides are swapped at random each time, against position bias.
+
+    A vote that the judge does not give does not count; None where it gives none at all.
+    """
+    given: list[int] = []
     for _ in range(votes):
         swapped = rng.random() < 0.5
-        total += -judge.verdict(row, b, a, rng) if swapped else judge.verdict(row, a, b, rng)
-    return total / votes
+        verdict = judge.verdict(row, b, a, rng) if swapped else judge.verdict(row, a, b, rng)
+        if verdict is not None:
+            given.append(-verdict if swapped else verdict)
+    return sum(given) / len(given) if given else None
 
 
 def judge_pairs(
@@ -39,13 +44,14 @@ def judge_pairs(
         if len(kept) == wanted:
             break
         score = vote(row, a, b, judge, votes, rng)
+        unheard, score = score is None, score or 0.0
         chosen, rejected = (a, b) if score > 0 else (b, a)
         base = {name: row[name] for name in ("prompt", "domain", "language") if name in row}
         pair = {"id": f"{row['id']}#{len(kept) + len(dropped)}", **base, "chosen": chosen, "rejected": rejected, "margin": abs(score)}
         if abs(score) > min_margin:
             kept.append(pair)
         else:
-            dropped.append({**pair, "reason": "no clear preference"})
+            dropped.append({**pair, "reason": "the judge did not answer" if unheard else "no clear preference"})
     return kept, dropped
 
 

@@ -87,7 +87,7 @@ def _judged(row: dict[str, Any], response: str, judge: Judge | None) -> float | 
         return _number(correct([response], [row])[0]) if "answer" in row else None
     if judge is None:
         return None
-    return float(judge.safe(row, response) if row["domain"] == HARMFUL_DOMAIN else judge.refuses(response))
+    return _number(judge.safe(row, response) if row["domain"] == HARMFUL_DOMAIN else judge.refuses(response))
 
 
 def _answer(row: dict[str, Any], response: str) -> str | None:

@@ -6,7 +6,8 @@ TRL alone would sum it as 0, so that a timeout punishes the policy without a wor
 - not applicable: the row lacks what the reward reads, or is of another domain; the component is None, the row is scored without it;
 - not judged: the reward applies and returned None. If the component is required, the whole row is unscorable: its total is None.
 
-`helpful` and `harmless` are no functions of the text alone; their models come in through `models`.
+`helpful` and `harmless` are no functions of the text alone; their models come in through `models`, loaded once a rank. `judge` and a
+remote executor of `code` ask a service over HTTP where a spec's `params` name one, and keep one client a process.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from r1pipe.rewards.accuracy import accuracy
 from r1pipe.rewards.code import code
 from r1pipe.rewards.controls import constant, random_reward
 from r1pipe.rewards.format import format_reward
+from r1pipe.rewards.judge import judge
 from r1pipe.rewards.language import language
 from r1pipe.rewards.length import length
 from r1pipe.rewards.repetition import repetition
@@ -39,6 +41,7 @@ REWARDS: dict[str, Reward] = {
     "language": language,
     "repetition": repetition,
     "length": length,
+    "judge": judge,
     "constant": constant,
     "random": random_reward,
 }
@@ -47,7 +50,8 @@ MODEL_REWARDS: dict[str, tuple[str, ...]] = {
     "helpful": (GENERAL_DOMAIN, LOOKALIKE_DOMAIN),
     "harmless": (HARMFUL_DOMAIN,),
 }
-REQUIRED = frozenset({"accuracy", "code", *MODEL_REWARDS})
+MODEL_PORTS = {"helpful": "helpful_rm", "harmless": "safety_rm"}  # the input of a stage that holds the reward's model
+REQUIRED = frozenset({"accuracy", "code", "judge", *MODEL_REWARDS})
 
 
 @dataclass(frozen=True)
@@ -87,10 +91,25 @@ def resolve(name: str) -> Reward:
     raise ConfigError(f"there is no reward `{name}`", fix=f"use one of {known}, or package.module:function")
 
 
+def component_names(specs: Sequence[RewardSpec]) -> list[str]:
+    """What each component is called: its reward's name; a name that stands twice is name#2 the second time.
+
+    >>> component_names([RewardSpec(name="format"), RewardSpec(name="format")])
+    ['format', 'format#2']
+    """
+    names: list[str] = []
+    for spec in specs:
+        name, copies = spec.name, 2
+        while name in names:
+            name, copies = f"{spec.name}#{copies}", copies + 1
+        names.append(name)
+    return names
+
+
 def applies(spec: RewardSpec, row: Mapping[str, Any]) -> bool:
     """Whether the component has anything to judge in this row.
 
-    Accuracy needs an `answer`, code needs `tests`; a row with both is judged by its tests alone.
+    Accuracy needs an `answer`, code needs `tests`; a row with both is judged by its tests alone. A judge needs a `reference` or an `answer`.
     """
     domain = row.get("domain")
     if spec.domains is not None:
@@ -102,6 +121,8 @@ def applies(spec: RewardSpec, row: Mapping[str, Any]) -> bool:
         return row.get("answer") is not None and not row.get("tests")
     if spec.name == "code":
         return bool(row.get("tests"))
+    if spec.name == "judge":
+        return row.get("reference") is not None or row.get("answer") is not None
     return True
 
 
@@ -128,10 +149,7 @@ def score(
     unjudged: dict[str, int] = {}
     totals: list[float | None] = [0.0] * len(rows)
     scorable = [False] * len(rows)
-    for spec in specs:
-        name, copies = spec.name, 2
-        while name in components:
-            name, copies = f"{spec.name}#{copies}", copies + 1
+    for spec, name in zip(specs, component_names(specs), strict=True):
         applied[name] = [applies(spec, row) for row in rows]
         chosen = [i for i, yes in enumerate(applied[name]) if yes]
         values = _judge(spec, [completions[i] for i in chosen], [rows[i] for i in chosen], models or {}) if chosen else []
@@ -183,4 +201,18 @@ def correct(completions: Sequence[Completion], rows: Sequence[Mapping[str, Any]]
     return [None if total is None else total == 1.0 for total in score(specs, completions, rows).totals]
 
 
-__all__ = ["MODEL_REWARDS", "REQUIRED", "REWARDS", "Completion", "Reward", "Scorer", "Scores", "applies", "correct", "resolve", "score"]
+__all__ = [
+    "MODEL_PORTS",
+    "MODEL_REWARDS",
+    "REQUIRED",
+    "REWARDS",
+    "Completion",
+    "Reward",
+    "Scorer",
+    "Scores",
+    "applies",
+    "component_names",
+    "correct",
+    "resolve",
+    "score",
+]

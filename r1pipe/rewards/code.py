@@ -66,6 +66,7 @@ def code(
     timeout: float = 10.0,
     memory_mb: int = 512,
     partial: bool = False,
+    executor: Mapping[str, Any] | None = None,
     **columns: Any,
 ) -> list[float | None]:
     """1.0 where the response's program passes all its tests, 0.0 where not or where there is no program, None where it cannot be run.
@@ -77,11 +78,12 @@ def code(
         timeout: seconds of CPU time for one row's tests (for stdio: for each run); twice that of wall time.
         memory_mb: address space of a program, MiB.
         partial: the share of the tests that pass, in place of all or nothing.
+        executor: a service in the place of the sandbox: {kind: piston | sandboxfusion, url: ...}; remote.py says what else, and what is weaker.
     """
     n = len(completions)
     if tests is None or not any(tests):
         return [None] * n
-    if reason := sandbox.available():
+    if executor is None and (reason := sandbox.available()):
         if reason not in _warned:
             _warned.add(reason)
             warnings.warn(f"the code reward cannot judge: {reason}", stacklevel=2)
@@ -97,7 +99,13 @@ def code(
             rewards[i] = 0.0
         else:
             jobs[i] = sandbox.CodeJob(complete_program(program, prompt_of(question), entry), test, entry)
-    verdicts = sandbox.run_tests(list(jobs.values()), sandbox.Limits(cpu_s=timeout, memory_mb=memory_mb), partial=partial)
+    limits = sandbox.Limits(cpu_s=timeout, memory_mb=memory_mb)
+    if executor is not None:
+        from r1pipe.rewards.remote import run_remote
+
+        verdicts = run_remote(list(jobs.values()), limits, partial=partial, **executor)
+    else:
+        verdicts = sandbox.run_tests(list(jobs.values()), limits, partial=partial)
     for i, verdict in zip(jobs, verdicts, strict=True):
         rewards[i] = verdict
     return rewards

@@ -9,8 +9,8 @@ The paper does not say how words are counted; our choices:
 5. Thinking without words scores 0, since silence would otherwise win the reward, unless `allow_silence`, or the row's domain is
    not one of reasoning: then the summary is judged in its place, and a response without any words scores 1.
 
-Where script decides (zh, ja, ko, th, bn, te, ru and others) this is exact. Latin script counts as English if the target is
-English or has another script. A target that shares Latin script with English (es, fr, de, sw ...) is not judged: None, with a warning.
+Where script decides (zh, ja, ko, th, bn, te, ru and others) this is exact. Words in Latin script are told apart sentence by sentence
+(latin.py): twelve languages and the target, whichever of py3langid's that is.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 
 from r1pipe.data.response import split_response
 from r1pipe.data.rows import REASONING_DOMAINS
+from r1pipe.rewards import latin
 from r1pipe.rewards.texts import Completion, prompt_of, text_of
 
 # What is taken out before words are counted, each only looked for where its first sign occurs: (sign, pattern). A dollar sign
@@ -34,8 +35,6 @@ _NOT_WORDS = (
     ("<", re.compile(r"</?\w+>")),
     ("://", re.compile(r"https?://[^\s\u3000-\u303f\u4e00-\u9fff]+")),
 )
-# Neither part of an identifier nor the name of a function that is called; the t of don't is a single letter.
-_LATIN = re.compile(r"(?<![A-Za-z0-9_\u00c0-\u024f])[A-Za-z\u00c0-\u024f\u1e00-\u1eff]{2,}+(?![0-9_(])")
 # Scripts by code point; `run` is how many characters of a run make one word, 0 = a run is a word.
 _SCRIPTS: dict[str, tuple[str, int]] = {
     "han": (r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u3005", 2),
@@ -63,36 +62,54 @@ _BY_SCRIPT = {
 }  # fmt: skip
 _LANGUAGE_OF = {script: language for language, script in _BY_SCRIPT.items()}
 _warned: set[str] = set()
+_ASCII = frozenset(map(chr, range(128)))
 
 
-def word_counts(text: str) -> dict[str, int]:
-    """Words by language, as far as script tells it; Latin script is `en`.
+class _Scripts(dict[str, str]):
+    """Characters' scripts, "" for none that is counted; fills itself."""
+
+    def __missing__(self, char: str) -> str:
+        self[char] = found = next((name for name, members in _MEMBERS.items() if members.match(char)), "")
+        return found
+
+
+_SCRIPT_OF = _Scripts()
+
+
+def word_counts(text: str, expected: str = "en") -> dict[str, int]:
+    """Words by language.
+
+    Args:
+        expected: ISO 639-1 code that words in Latin script count as where it is in doubt.
 
     >>> word_counts("First 12+7=19, 再算19-5=14")
     {'en': 1, 'zh': 1}
     """
+    text = _words_only(text)
+    return latin.count(text, expected) | _by_script(text)
+
+
+def _words_only(text: str) -> str:
     for sign, pattern in _NOT_WORDS:
         if sign in text:
             text = pattern.sub(" ", text)
+    return text
+
+
+def _by_script(text: str) -> dict[str, int]:
+    """Words by language in the scripts other than Latin."""
     counts: dict[str, int] = {}
-    if latin := len(_LATIN.findall(text)):
-        counts["en"] = latin
     if text.isascii():
         return counts
-    scripts = {script for char in set(text) if (script := _script(char))}
+    scripts = set(map(_SCRIPT_OF.__getitem__, set(text) - _ASCII))
     if "kana" in scripts and "han" in scripts:
         for sentence in _SENTENCE.split(text):
             script = "kana" if _KANA.search(sentence) else "han"
             _add(counts, script, len(_WORDS[script].findall(sentence)))
         scripts -= {"kana", "han"}
-    for script in scripts:
+    for script in scripts - {""}:
         _add(counts, script, len(_WORDS[script].findall(text)))
     return counts
-
-
-@lru_cache(maxsize=1 << 16)
-def _script(char: str) -> str | None:
-    return None if char.isascii() else next((name for name, members in _MEMBERS.items() if members.match(char)), None)
 
 
 def _add(counts: dict[str, int], script: str, words: int) -> None:
@@ -102,21 +119,38 @@ def _add(counts: dict[str, int], script: str, words: int) -> None:
 
 
 def detect(text: str) -> str | None:
-    """The language with the most words, as far as script tells it; None for a text without words."""
-    counts = word_counts(text)
-    return max(counts, key=lambda language: counts[language]) if counts else None
+    """The language with the most words; for Latin script the likeliest of latin.LANGUAGES. None for a text without words."""
+    text = _words_only(text)
+    counts = _by_script(text)
+    most = max(counts, key=lambda language: counts[language], default=None)
+    return most if most is not None and counts[most] > len(latin.words_of(text)) else latin.identify(text) or most
 
 
 def share(text: str, target: str) -> float | None:
-    """Share of the target language among the text's words; None where it has no words."""
-    counts = word_counts(text)
-    total = sum(counts.values())
+    """Share of the target language among the text's words; None where it has no words.
+
+    Raises:
+        ValueError: a target in Latin script that py3langid does not know.
+    """
+    text = _words_only(text)
+    if target in _BY_SCRIPT:  # then Latin script is another language, whichever
+        counts = _by_script(text)
+        total = sum(counts.values()) + len(latin.words_of(text))
+    else:
+        counts = latin.count(text, target)
+        total = sum(counts.values()) + sum(_by_script(text).values())
     return counts.get(target, 0) / total if total else None
 
 
 def thinking_words(completions: Sequence[Completion]) -> list[int]:
     """Words in each response's thinking: what to log beside the language reward, which silence could win."""
-    return [sum(word_counts(split_response(text_of(completion)).thinking or "").values()) for completion in completions]
+    texts = [_words_only(split_response(text_of(completion)).thinking or "") for completion in completions]
+    return [len(latin.words_of(text)) + sum(_by_script(text).values()) for text in texts]
+
+
+@lru_cache(maxsize=1024)
+def _code(tag: str) -> str:
+    return tag.lower().split("-")[0].split("_")[0]
 
 
 def language(
@@ -129,10 +163,10 @@ def language(
     allow_silence: bool = False,
     **columns: Any,
 ) -> list[float | None]:
-    """Share of target-language words in the thinking, 0 to 1; None where the target is unknown or script cannot tell it.
+    """Share of target-language words in the thinking, 0 to 1; None where the target is unknown.
 
     Args:
-        language: ISO 639-1 code of each question; missing: the prompt's own, by its script.
+        language: ISO 639-1 code of each question; missing: the prompt's own, as `detect` tells it.
         prompt: read where `language` is missing (TRL names the column `prompts`, which is read as well).
         domain: decides whether a response may think without words (choice 5); missing counts as reasoning.
         target: one language for all rows, over the rows' own.
@@ -145,11 +179,11 @@ def language(
     prompts = prompt if prompt is not None else columns.get("prompts") or [None] * n
     rewards: list[float | None] = []
     for completion, given, question, kind in zip(completions, language or [None] * n, prompts, domain or [None] * n, strict=True):
-        code = (target or given or detect(prompt_of(question)) or "").lower().split("-")[0].split("_")[0]
-        if code != "en" and code not in _BY_SCRIPT:
+        code = _code(target or given or detect(prompt_of(question)) or "")
+        if code not in _BY_SCRIPT and not latin.known(code):
             if code not in _warned:
                 _warned.add(code)
-                why = f"Latin script does not tell `{code}` from English" if code else "a row has no `language` and its prompt has no words"
+                why = f"`{code}` is no language that it knows" if code else "a row has no `language` and its prompt has no words"
                 warnings.warn(f"the language reward cannot judge: {why}", stacklevel=2)
             rewards.append(None)
             continue

@@ -43,7 +43,8 @@ class CodeJob:
         program: Python source.
         tests: {"kind": "asserts", "setup", "asserts": [str]}: each assert counts (MBPP);
             {"kind": "check", "code"}: defines check(candidate) (HumanEval);
-            {"kind": "calls", "inputs": [[args]], "outputs": [value] or "reference": source, "atol"}: values compared (MBPP+);
+            {"kind": "calls", "inputs": [[args]], "outputs": [value] or "reference": source, "atol"}: values compared (MBPP+); args
+            may be a string, the Python literal of a list or tuple, where JSON lacks the type;
             {"kind": "stdio", "inputs": [str], "outputs": [str]}: one run each, output compared.
             Any of them may hold "timeout", seconds of CPU time, where less than the limit is enough.
         entry_point: the function that check and calls are about.

@@ -8,24 +8,34 @@ processes start when the first pair comes, by exec (safe beside threads), and en
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
 import queue
+import select
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
 
 _WORKER = Path(__file__).with_name("_symbolic_worker.py")
+_AT_A_TIME = 4  # pairs
+_WALL_S = 60.0
 
 
 class Pool:
-    """At most `size` worker processes, each busy with one pair at a time."""
+    """At most `size` worker processes, each busy with one pair at a time.
 
-    def __init__(self, size: int) -> None:
-        self.size, self.pid = size, os.getpid()
+    Args:
+        size: processes.
+        plain: math-verify as it is, without _symbolic_speed.py.
+    """
+
+    def __init__(self, size: int, plain: bool = False) -> None:
+        self.size, self.plain, self.pid = size, plain, os.getpid()
         self.lock = threading.Lock()
         self.workers: list[subprocess.Popen[bytes]] = []
 
@@ -34,14 +44,16 @@ class Pool:
         # -P: this folder holds modules named like the standard library's and must not come first on the path.
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         while len(self.workers) < min(count, self.size):
-            command = [sys.executable, "-P", str(_WORKER)]
-            self.workers.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment))
+            command = [sys.executable, "-P", str(_WORKER), *(["--plain"] if self.plain else [])]
+            # A session of its own: Ctrl-C is for us, and a worker is ended with whatever it forked.
+            pipe, none = subprocess.PIPE, subprocess.DEVNULL
+            worker = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=none, env=environment, bufsize=0, start_new_session=True)
+            self.workers.append(worker)
 
     def close(self) -> None:
         for worker in self.workers:
             if self.pid == os.getpid():
-                worker.kill()
-                worker.wait()
+                _end(worker)
             for stream in (worker.stdin, worker.stdout):
                 if stream:
                     stream.close()
@@ -64,38 +76,46 @@ def _current() -> Pool:
         return _pool
 
 
-def equal(pairs: Sequence[tuple[str, str]], timeout: float = 1.0) -> list[float | None]:
-    """Verdicts for (gold, found) pairs: 1.0, 0.0, or None where the gold does not parse or the CPU time ran out.
+def equal(pairs: Sequence[tuple[str, str]], timeout: float = 1.0, pool: Pool | None = None) -> list[float | None]:
+    """Verdicts for (gold, found) pairs: 1.0, 0.0, or None where the gold does not parse or the time ran out.
 
     Args:
         pairs: answer strings without dollar signs around them.
-        timeout: seconds of CPU time a pair.
+        timeout: seconds of CPU time a pair. Twenty times that and a minute of wall time end a worker that does not answer.
+        pool: processes other than this process's own.
     """
     if not pairs:
         return []
-    pool = _current()
+    pool = pool or _current()
     verdicts: list[float | None] = [None] * len(pairs)
-    todo: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for i in range(len(pairs)):
-        todo.put(i)
+    # Pairs of one gold answer go to one worker, which has parsed it then; a few at a time, so that all workers end together.
+    by_gold: dict[str, list[int]] = {}
+    for i, (gold, _) in enumerate(pairs):
+        by_gold.setdefault(gold, []).append(i)
+    todo: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
+    for same in by_gold.values():
+        for start in range(0, len(same), _AT_A_TIME):
+            todo.put(same[start : start + _AT_A_TIME])
 
     def drive(worker: subprocess.Popen[bytes]) -> None:
-        requests, replies = worker.stdin, worker.stdout
-        assert requests is not None and replies is not None
         while True:
             try:
-                i = todo.get_nowait()
+                places = todo.get_nowait()
             except queue.Empty:
                 return
-            try:
-                verdicts[i] = _ask(requests, replies, *pairs[i], timeout)
-            except (OSError, ValueError):  # the whole worker died; its pair stays unjudged, the others go on
-                worker.kill()
-                return
+            while places:
+                i = places.pop(0)
+                try:
+                    verdicts[i] = _ask(worker, *pairs[i], timeout)
+                except (OSError, ValueError):  # the whole worker died; its pair stays unjudged, the others go on
+                    _end(worker)
+                    if places:
+                        todo.put(places)
+                    return
 
     with pool.lock:
         while not todo.empty():
-            pool.start(len(pairs))
+            pool.start(todo.qsize())
             threads = [threading.Thread(target=drive, args=(worker,), daemon=True) for worker in pool.workers]
             for thread in threads:
                 thread.start()
@@ -104,10 +124,23 @@ def equal(pairs: Sequence[tuple[str, str]], timeout: float = 1.0) -> list[float 
     return verdicts
 
 
-def _ask(requests: IO[bytes], replies: IO[bytes], gold: str, found: str, timeout: float) -> float | None:
+def _ask(worker: subprocess.Popen[bytes], gold: str, found: str, timeout: float) -> float | None:
+    requests, replies = worker.stdin, worker.stdout
+    assert requests is not None and replies is not None
     requests.write(json.dumps({"gold": gold, "found": found, "timeout": timeout}).encode() + b"\n")
-    requests.flush()
-    line = replies.readline()
-    if not line:
-        raise OSError("the worker ended")
+    # The limit of CPU time says nothing about a process that is stopped or waits.
+    deadline, line = time.monotonic() + 20 * timeout + _WALL_S, b""
+    ready = select.poll()
+    ready.register(replies, select.POLLIN)
+    while not line.endswith(b"\n"):
+        chunk = os.read(replies.fileno(), 1 << 16) if ready.poll(max(0.0, deadline - time.monotonic()) * 1000) else b""
+        if not chunk:
+            raise OSError("the worker ended or does not answer")
+        line += chunk
     return json.loads(line)["verdict"]
+
+
+def _end(worker: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # it may have ended by itself
+        os.killpg(worker.pid, signal.SIGKILL)
+    worker.wait()

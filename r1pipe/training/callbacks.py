@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +23,19 @@ class Report(TrainerCallback):
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         logs = logs or {}
         if state.is_world_process_zero and "train_runtime" not in logs:
-            numbers = {k: round(v, 6) for k, v in logs.items() if isinstance(v, (int, float))}
-            self.here.log(step=state.global_step, **numbers)
+            numbers = {k: round(v, 6) for k, v in logs.items() if isinstance(v, (int, float)) and math.isfinite(v)}
+            unknown = {k: None for k, v in logs.items() if isinstance(v, float) and not math.isfinite(v)}  # JSON has no NaN
+            self.here.log(step=state.global_step, **numbers, **unknown)
             self.here.progress(state.global_step, state.max_steps, **{name: round(numbers[key], 3) for key, name in SHOWN.items() if key in numbers})
 
 
 class Heldout(TrainerCallback):
     """Scores held-out prompts along the way: the curve in metrics.jsonl, and the best policy where it is to be kept."""
 
-    def __init__(self, trainer: Any, rows: list[dict[str, Any]], prompt_ids: list[list[int]], here: Here, params: GRPOParams) -> None:
-        self.trainer, self.rows, self.prompt_ids, self.here, self.params = trainer, rows, prompt_ids, here, params
+    trainer: Any
+
+    def __init__(self, rows: list[dict[str, Any]], prompt_ids: list[list[int]], here: Here, params: GRPOParams) -> None:
+        self.rows, self.prompt_ids, self.here, self.params = rows, prompt_ids, here, params
         self.curve: list[tuple[int, dict[str, float]]] = []
         self.best_folder: Path | None = None
 
@@ -53,6 +57,13 @@ class Heldout(TrainerCallback):
         if self.params.keep == "best" and state.global_step > 0 and scores["heldout/accuracy"] > best:
             self.best_folder = self.here.workdir / "best"
             self.trainer.save_model(str(self.best_folder))  # collective
+
+    def forget_after(self, step: int) -> None:
+        """Training goes on from an earlier update: what came later did not happen."""
+        kept = max((point for point in self.curve if point[0] > 0), key=lambda point: point[1]["heldout/accuracy"], default=(0, {}))
+        self.curve = [point for point in self.curve if point[0] <= step]
+        if kept[0] > step:
+            self.best_folder = None  # it holds the weights of a later update
 
     def summary(self) -> dict[str, float]:
         """Where the curve began, and the point whose policy was kept."""

@@ -6,17 +6,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
+from transformers import PrinterCallback
+from trl import GRPOConfig
+
+from r1pipe.data.render import prompt_ids, read_template, render_prompt
 from r1pipe.errors import ConfigError, InputError
 from r1pipe.here import Here
-from r1pipe.schema import GRPOParams
+from r1pipe.rewards.audit import audit_before_training
+from r1pipe.schema import AuditParams, GRPOParams
+from r1pipe.training.arguments import common_arguments, resume_from, split_batch
+from r1pipe.training.callbacks import Heldout, Report
+from r1pipe.training.grpo_trainer import R1GRPOTrainer
+from r1pipe.training.guards import KEPT_FOR_ROLLBACK, GuardCallback, LearningRate, past_rollbacks, roll_back
+from r1pipe.training.models import load_model, load_tokenizer, save_trained
+from r1pipe.training.rollouts import order_prompts
 
 MICROBATCH = 64  # completions a forward pass and rank where the config does not say
 
 
 def grpo_arguments(params: GRPOParams, here: Here, seed: int) -> dict[str, Any]:
     """GRPOConfig's arguments. TRL's defaults are not R1's, so every value the paper states is passed."""
-    from r1pipe.training.arguments import common_arguments, split_batch
-
     microbatch, accumulate = split_batch(params.batch_size, here.world_size, params.microbatch, MICROBATCH)
     return {
         **common_arguments(params, here, seed, params.steps),
@@ -33,6 +43,7 @@ def grpo_arguments(params: GRPOParams, here: Here, seed: int) -> dict[str, Any]:
         "epsilon": params.epsilon,
         "loss_type": params.loss_type,
         "scale_rewards": params.scale_rewards,
+        "multi_objective_aggregation": params.multi_objective_aggregation,
         "use_bias_correction_kl": False,  # plain k3, v2 eq. 2
         "sync_ref_model": params.beta > 0,
         "ref_model_mixup_alpha": 1.0,  # the reference becomes the policy, no mixture
@@ -40,8 +51,14 @@ def grpo_arguments(params: GRPOParams, here: Here, seed: int) -> dict[str, Any]:
         "shuffle_dataset": False,  # the order is ours: r1pipe/training/rollouts.py
         "remove_unused_columns": False,
         "mask_truncated_completions": False,
+        "logging_nan_inf_filter": False,  # transformers would log another number in the place of one that is not finite
+        **({"save_total_limit": KEPT_FOR_ROLLBACK} if _may_roll_back(params) else {}),
         **params.trl,
     }
+
+
+def _may_roll_back(params: GRPOParams) -> bool:
+    return any(guard.action == "rollback" for guard in params.guards.rules().values())
 
 
 def train_grpo(
@@ -54,6 +71,7 @@ def train_grpo(
     here: Here,
     seed: int,
     models: dict[str, Callable[..., list[float]]] | None = None,
+    audit: AuditParams | None = None,
 ) -> dict[str, float]:
     """Train the policy through all phases and write a checkpoint.
 
@@ -62,21 +80,16 @@ def train_grpo(
         heldout: rows scored before training, every `eval_every` updates and at the end.
         template: `chat` or a template file; nothing of the response is prefilled.
         models: scorers for helpful and harmless.
+        audit: what the rewards must show on these prompts before the first update; none = nothing.
 
     Returns:
-        steps, kept_step, reward (mean of the last tenth), and the held-out accuracy and tokens at the start and of the policy that was kept.
+        steps, kept_step, reward (mean of the last tenth), the held-out accuracy and tokens at the start and of the policy that was kept,
+        and, where a guard spoke, guard_findings and rollbacks.
+
+    Raises:
+        GateError: the audit of the rewards passed a threshold; nothing was trained.
+        GuardError: a guard whose action is `pause` found something, or rolling back did not help.
     """
-    from datasets import Dataset
-    from transformers import PrinterCallback
-    from trl import GRPOConfig
-
-    from r1pipe.data.render import prompt_ids, read_template, render_prompt
-    from r1pipe.training.arguments import resume_from
-    from r1pipe.training.callbacks import Heldout, Report
-    from r1pipe.training.grpo_trainer import R1GRPOTrainer
-    from r1pipe.training.models import load_model, load_tokenizer, save_trained
-    from r1pipe.training.rollouts import order_prompts
-
     named = {name for phase in params.phases for name in phase.prompts}
     missing = sorted(named - {name for name, rows in prompts.items() if rows})
     if missing:
@@ -85,25 +98,23 @@ def train_grpo(
             "grpo.phases.prompts",
             f"inputs with rows: {', '.join(n for n, r in prompts.items() if r) or 'none'}",
         )
+    if _may_roll_back(params) and here.world_size > 1:
+        raise ConfigError("a rollback works in one process so far", "grpo.guards", "action: pause, and start again by hand; or launch: {num_processes: 1}")
+    if audit is not None and audit.before_training and here.main:
+        asked = [row for name in dict.fromkeys(name for phase in params.phases for name in phase.prompts) for row in prompts[name]]
+        asked = asked if here.isolation else [row for row in asked if not row.get("tests")]
+        here.note(audit_before_training(here.stage, params.phases, asked, audit).line())
     tokenizer = load_tokenizer(checkpoint)
     text = read_template(template)
     rows = order_prompts(params, prompts, seed)
     asked = heldout[: params.eval_prompts]
-    args = GRPOConfig(**grpo_arguments(params, here, seed))  # before the model: under ZeRO-3 it is then loaded in shards
-    trainer = R1GRPOTrainer(
-        params=params,
-        rows=rows,
-        models=models,
-        args=args,
-        model=load_model(checkpoint, training=True),
-        train_dataset=Dataset.from_dict({"prompt": [render_prompt(row, text) for row in rows], "row": list(range(len(rows)))}),
-        processing_class=tokenizer,
-        callbacks=[Report(here)],
-    )
-    watch = Heldout(trainer, asked, prompt_ids(asked, text, tokenizer) if asked else [], here, params)
-    trainer.add_callback(watch)
-    trainer.remove_callback(PrinterCallback)  # metrics.jsonl has it all
-    trainer.train(resume_from_checkpoint=resume_from(here))
+    watch = Heldout(asked, prompt_ids(asked, text, tokenizer) if asked else [], here, params)
+    while True:
+        trainer, guard = _make_trainer(checkpoint, rows, params, text, tokenizer, watch, here, seed, models)
+        trainer.train(resume_from_checkpoint=resume_from(here))
+        if guard.rollback is None:
+            break
+        watch.forget_after(roll_back(guard.rollback, params.guards, here))
     if params.keep == "best" and watch.best_folder is not None:
         if here.main:
             watch.best_folder.replace(out)
@@ -113,4 +124,40 @@ def train_grpo(
         save_trained(trainer, tokenizer, out, here)
     found = [entry["reward"] for entry in trainer.state.log_history if entry.get("reward") is not None]
     tail = found[-max(1, len(found) // 10) :]
-    return {"steps": params.steps, "reward": round(sum(tail) / max(1, len(tail)), 4), **watch.summary()}
+    metrics: dict[str, float] = {"steps": params.steps, "reward": round(sum(tail) / max(1, len(tail)), 4), **watch.summary()}
+    rollbacks = len(past_rollbacks(here))
+    if guard.findings or rollbacks:
+        metrics |= {"guard_findings": guard.findings + rollbacks, "rollbacks": rollbacks}
+    return metrics
+
+
+def _make_trainer(
+    checkpoint: Path,
+    rows: list[dict[str, Any]],
+    params: GRPOParams,
+    template: str | None,
+    tokenizer: Any,
+    watch: Heldout,
+    here: Here,
+    seed: int,
+    models: dict[str, Callable[..., list[float]]] | None,
+) -> tuple[R1GRPOTrainer, GuardCallback]:
+    """A trainer before its first update, with the learning rate that the rollbacks so far have left."""
+    args = GRPOConfig(**grpo_arguments(params, here, seed))  # before the model: under ZeRO-3 it is then loaded in shards
+    guard = GuardCallback(params.guards, here)
+    trainer = R1GRPOTrainer(
+        params=params,
+        rows=rows,
+        models=models,
+        args=args,
+        model=load_model(checkpoint, training=True),
+        train_dataset=Dataset.from_dict({"prompt": [render_prompt(row, template) for row in rows], "row": list(range(len(rows)))}),
+        processing_class=tokenizer,
+        callbacks=[Report(here), guard],
+    )
+    if rollbacks := len(past_rollbacks(here)):
+        trainer.add_callback(LearningRate(params.lr * params.guards.rollback_lr**rollbacks))
+    watch.trainer = trainer
+    trainer.add_callback(watch)
+    trainer.remove_callback(PrinterCallback)  # metrics.jsonl has it all
+    return trainer, guard

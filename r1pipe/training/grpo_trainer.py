@@ -1,6 +1,7 @@
 """TRL's GRPOTrainer with four methods of our own, each named and each for a reason that TRL has no option for.
 
-    _generate_and_score_completions   phases: temperature, length and rewards change while the optimizer goes on
+    _generate_and_score_completions   phases: temperature, length and rewards change while the optimizer goes on;
+                                      a prompt without one scorable response is dropped
     _generate_single_turn             one prefill a prompt group, ended sequences leave the batch (r1pipe/generation/decode.py)
     _get_per_token_logps_and_entropies  log-probs without padding: rows of like length share a forward pass
     _calculate_rewards                r1pipe's rewards: None is not zero, and rewards apply by a row's domain
@@ -23,11 +24,15 @@ from trl.trainer.utils import add_fused_lm_head
 from r1pipe import rewards
 from r1pipe.data.response import split_response
 from r1pipe.generation.decode import decode
-from r1pipe.schema import GRPOParams, Phase, RewardSpec
+from r1pipe.rewards.language import thinking_words
+from r1pipe.rewards.repetition import repeated_share
+from r1pipe.schema import GRPOParams, Phase
 from r1pipe.training.models import end_ids
 from r1pipe.training.rollouts import phase_at
 from r1pipe.training.zero import uncoordinated
 
+LOOKED_AT = 64  # responses a rollout and rank whose words are counted for the log
+LOOKED_AT_CHARS = 4000  # and how much of the end of each
 CHUNK = 16  # sequences a forward pass of log-probs on a CPU: small enough for equal lengths, large enough for the cores
 
 
@@ -46,16 +51,22 @@ class R1GRPOTrainer(GRPOTrainer):
     def __init__(self, *, params: GRPOParams, rows: list[dict[str, Any]], models: dict[str, Callable[..., list[float]]] | None = None, **kwargs: Any) -> None:
         self.params, self.rows, self.models = params, rows, models or {}
         self.phase: Phase = params.phases[0]
-        specs = unique_specs(params.phases)
-        names: list[Any] = [_named(spec.name) for spec in specs]
-        super().__init__(reward_funcs=names, **kwargs)
-        self.reward_names = [spec.name for spec in specs]
-        self.reward_weights = torch.ones(len(specs))  # the weights are a phase's, so they are applied in _calculate_rewards
+        self.reward_names = all_components(params.phases)
+        functions: list[Any] = [_named(name) for name in self.reward_names]
+        super().__init__(reward_funcs=functions, **kwargs)
+        self.reward_weights = self._weights(self.phase)
+        self._rewards = torch.empty(0, len(functions))  # of the last rollout, all ranks, (B * ranks, R)
+
+    def _weights(self, phase: Phase) -> torch.Tensor:
+        """The phase's weights, (R,); TRL multiplies by them, after normalising each reward where that is asked for."""
+        weight = {name: spec.weight for name, spec in zip(rewards.component_names(phase.rewards), phase.rewards, strict=True)}
+        return torch.tensor([weight.get(name, 1.0) for name in self.reward_names])
 
     def _enter_phase(self) -> None:
         phase = phase_at(self.params, self.state.global_step)
         if phase is self.phase:
             return
+        self.reward_weights = self._weights(phase)
         if phase.temperature != self.temperature:
             self.temperature = phase.temperature
             models: list[Any] = [self.accelerator.unwrap_model(self.model), self.ref_model and self.accelerator.unwrap_model(self.ref_model)]
@@ -71,7 +82,21 @@ class R1GRPOTrainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self._enter_phase()
-        return super()._generate_and_score_completions(inputs)
+        output = super()._generate_and_score_completions(inputs)
+        n = self.params.num_generations
+        groups_GnR = self._rewards.view(-1, n, len(self.reward_names))
+        dropped_G = groups_GnR.isnan().all(2).all(1)
+        self._metrics["train"]["zero_signal"].append(zero_signal(groups_GnR, self.reward_weights, self.multi_objective_aggregation).float().mean().item())
+        self._metrics["train"]["rewards/dropped_prompts"].append(float(dropped_G.sum()))
+        self._metrics["train"]["phase"].append(self.params.phases.index(self.phase))
+        if dropped_G.any():  # neither KL nor entropy of theirs counts either; their advantages are 0 already
+            dropped_B = dropped_G.repeat_interleave(n)
+            output["num_items_in_batch"] = output["num_items_in_batch"] - gather(output["completion_mask"].sum(1))[dropped_B].sum()
+            mine = slice(self.accelerator.process_index * len(inputs), (self.accelerator.process_index + 1) * len(inputs))
+            output["completion_mask"] = output["completion_mask"].masked_fill(dropped_B[mine, None], 0)
+            if "old_per_token_logps" in output:  # a ratio to what is masked must stay finite
+                output["old_per_token_logps"] = output["old_per_token_logps"].masked_fill(dropped_B[mine, None], 0.0)
+        return output
 
     def _generate_single_turn(
         self, prompt_ids: list[list[int]], images: Any, multimodal_fields: dict[str, Any], num_generations: int, has_tool_images: bool = False
@@ -160,18 +185,30 @@ class R1GRPOTrainer(GRPOTrainer):
         texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
         rows = [self.rows[example["row"]] for example in inputs]
         scores = rewards.score(self.phase.rewards, texts, rows, self.models)
-        weight = {spec.name: spec.weight for spec in self.phase.rewards}
         rewards_BR = torch.full((len(texts), len(self.reward_names)), torch.nan)
         for r, name in enumerate(self.reward_names):
             for b, value in enumerate(scores.components.get(name, [None] * len(texts))):
                 if value is not None and scores.totals[b] is not None:
-                    rewards_BR[b, r] = weight[name] * value
-        unscorable = sum(total is None for total in scores.totals)
-        self._log_metric("rewards/unscorable", unscorable / len(texts))
+                    rewards_BR[b, r] = value
+        self._log_responses(scores, texts)
+        everywhere: Any = gather(rewards_BR.to(self.accelerator.device))
+        self._rewards = everywhere
+        return everywhere
+
+    def _log_responses(self, scores: rewards.Scores, texts: list[str]) -> None:
+        """What TRL does not log and the guards read; means over the ranks."""
+        self._log_metric("rewards/unscorable", sum(total is None for total in scores.totals) / len(texts))
+        for name, applied in scores.applied.items():
+            if any(applied):
+                self._log_metric(f"rewards/{name}/none", scores.unjudged[name] / sum(applied))
+        right = [value for name in ("accuracy", "code") for value in scores.components.get(name, []) if value is not None]
+        if right:
+            self._log_metric("right", sum(right) / len(right))
         thinking = [split_response(text).thinking for text in texts]
         self._log_metric("thinks", sum(t is not None for t in thinking) / len(texts))
-        everywhere: Any = gather(rewards_BR.to(self.accelerator.device))
-        return everywhere
+        some = texts[:: max(1, len(texts) // LOOKED_AT)]
+        self._log_metric("thinking_words", sum(thinking_words(some)) / len(some))
+        self._log_metric("repetition", sum(repeated_share(text[-LOOKED_AT_CHARS:], 6) for text in some) / len(some))
 
     @torch.no_grad()
     def score_heldout(self, rows: Sequence[dict[str, Any]], prompt_ids: list[list[int]]) -> dict[str, float]:
@@ -189,13 +226,19 @@ class R1GRPOTrainer(GRPOTrainer):
         return {"heldout/accuracy": sum(judged) / max(1, len(judged)), "heldout/tokens": sum(length for _, length in found) / max(1, len(found))}
 
 
-def unique_specs(phases: Sequence[Phase]) -> list[RewardSpec]:
-    """The rewards of all phases, by name, in order of appearance."""
-    seen: dict[str, RewardSpec] = {}
-    for phase in phases:
-        for spec in phase.rewards:
-            seen.setdefault(spec.name, spec)
-    return list(seen.values())
+def all_components(phases: Sequence[Phase]) -> list[str]:
+    """The components of all phases by name, in order of appearance."""
+    return list(dict.fromkeys(name for phase in phases for name in rewards.component_names(phase.rewards)))
+
+
+def zero_signal(rewards_GnR: torch.Tensor, weight_R: torch.Tensor, aggregation: str) -> torch.Tensor:
+    """Which groups teach nothing, (G,): their responses' sums are all equal, or each reward is where rewards are normalised apart."""
+    summed = aggregation == "sum_then_normalize"
+    values_Gnk = (rewards_GnR * weight_R.to(rewards_GnR.device)).nansum(2, keepdim=True) if summed else rewards_GnR
+    missing_Gnk = rewards_GnR.isnan().all(2, keepdim=True) if summed else rewards_GnR.isnan()
+    highest = values_Gnk.masked_fill(missing_Gnk, -torch.inf).amax(1)
+    lowest = values_Gnk.masked_fill(missing_Gnk, torch.inf).amin(1)
+    return (highest - lowest <= 1e-6).all(1)  # -inf - inf where nothing was judged
 
 
 def _named(name: str) -> Callable[..., list[None]]:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import ast
-import random
-
 import pytest
 
 from r1pipe.rewards import sandbox
 from r1pipe.rewards.code import code
-from r1pipe.rewards.isolation import Limits, Runner
 from r1pipe.rewards.sandbox import CodeJob, run_tests
+from tests.bench import code_table as table
 from tests.rewards.shared import fenced, load
 
 pytestmark = pytest.mark.skipif(sandbox.available() is not None, reason=f"no isolation: {sandbox.available()}")
@@ -24,26 +21,51 @@ def test_humaneval_solutions_pass() -> None:
     assert code([fenced(row["prompt"] + "    return None") for row in rows], **columns) == [0.0] * len(rows)
 
 
-@pytest.mark.slow
-def test_mbpp_solutions_pass() -> None:
-    rows = load("mbpp")
-    verdicts = code([fenced(row["solution"]) for row in rows], tests=[row["tests"] for row in rows], timeout=30)
-    failed = [(row["id"], verdict) for row, verdict in zip(rows, verdicts, strict=True) if verdict != 1.0]
-    assert len(failed) <= 0.005 * len(rows), failed
+def tasks(name: str, step: int = 1) -> list[table.Task]:
+    load(name)
+    return list(table.tasks(name))[::step]
 
 
-# 124, 720: the inputs (complex numbers, tuples) are not what JSON holds, so the reference itself fails on them: None.
-# 255, 599: seconds of work for each of many inputs, twice (reference and candidate): out of time.
-MBPP_PLUS_KNOWN = {"mbppplus-124": None, "mbppplus-720": None, "mbppplus-255": 0.0, "mbppplus-599": 0.0}
+@pytest.mark.parametrize(("name", "step"), [("mbpp", 15), ("mbpp_plus", 20)])
+def test_some_solutions_pass(name: str, step: int) -> None:
+    slow = {f"mbppplus-{number}" for number in (84, 123, 255, 389, 392, 583, 589, 592, 603, 630)} | set(table.SLOW)
+    assert table.failures([task for task in tasks(name, step) if task.name not in slow]) == {}
 
 
 @pytest.mark.slow
-def test_mbpp_plus_solutions_pass() -> None:
-    rows = [row for row in load("mbpp_plus") if row["id"] not in MBPP_PLUS_KNOWN]
-    tests = [{"kind": "calls", "inputs": row["base_inputs"] + row["plus_inputs"], "reference": row["solution"], "atol": row["atol"]} for row in rows]
-    verdicts = code([fenced(row["solution"]) for row in rows], tests=tests, entry_point=[row["entry_point"] for row in rows], timeout=60)
-    failed = [(row["id"], verdict) for row, verdict in zip(rows, verdicts, strict=True) if verdict != 1.0]
-    assert len(failed) <= 0.005 * len(rows), failed
+@pytest.mark.parametrize("name", table.SETS)
+def test_all_solutions_pass(name: str) -> None:
+    assert table.failures(tasks(name)) == {}
+
+
+@pytest.mark.parametrize(("name", "step"), [("humaneval", 10), ("mbpp", 60)])
+def test_some_mutants_fail(name: str, step: int) -> None:
+    made = table.mutants(tasks(name, step), 1)
+    assert len(made) >= 4
+    assert table.survivors(made) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", table.SETS)
+def test_mutants_fail(name: str) -> None:
+    made = table.mutants([task for task in tasks(name) if task.name not in table.SLOW], 1)
+    alive = table.survivors(made)
+    assert len(made) >= 50
+    assert len(alive) <= 0.01 * len(made), alive
+
+
+def test_values_that_json_lacks_reach_the_tests_as_literals() -> None:
+    tests = {"kind": "calls", "inputs": ["((1, 2), {3})", "((), set())"], "outputs": [[1, 2, 3], []]}
+    program = "def f(a, b): return a + tuple(b)"
+    assert run_tests([CodeJob(program, tests, "f")]) == [1.0]
+    assert run_tests([CodeJob(program, {**tests, "inputs": [[[1, 2], [3]], [[], []]]}, "f")]) == [0.0], "lists are lists"
+    assert run_tests([CodeJob(program, {**tests, "inputs": ["f()", "1"]}, "f")]) == [None]
+
+
+def test_values_too_large_to_hand_over_are_not_held_against_the_program() -> None:
+    program = "def f(n): return [0] * n"
+    tests = {"kind": "calls", "inputs": [[3], [2_000_000]], "reference": program}
+    assert run_tests([CodeJob(program, tests, "f"), CodeJob("def f(n): return [1] * n", tests, "f")]) == [1.0, 0.0]
 
 
 def test_code_contests_by_a_program_that_looks_the_answers_up() -> None:
@@ -59,62 +81,67 @@ def test_code_contests_by_a_program_that_looks_the_answers_up() -> None:
     assert run_tests(wrong) == [0.0] * len(rows)
 
 
-class Mutate(ast.NodeTransformer):
-    """Change the `target`-th operator or constant."""
+# Ours, since the data set has none; each with a change that makes it wrong.
+CONTEST_PROGRAMS = {
+    "code_contests-140": (
+        """
+from math import isqrt
+for _ in range(int(input())):
+    n = int(input())
+    cubes = sum(x**3 <= n for x in range(1, 1001))
+    print(isqrt(n) + cubes - sum(x**6 <= n for x in range(1, 33)))
+""",
+        "range(1, 33)",
+        "range(1, 3)",
+    ),
+    "code_contests-52": (
+        """
+for _ in range(int(input())):
+    n, k = map(int, input().split())
+    print(sum(pow(n, i, 10**9 + 7) for i in range(31) if k >> i & 1) % (10**9 + 7))
+""",
+        "range(31)",
+        "range(8)",
+    ),
+    "code_contests-75": (
+        """
+def first_wins(a):
+    n = len(a)
+    up, down = [1] * n, [1] * n
+    for i in range(n - 2, -1, -1):
+        if a[i] < a[i + 1]:
+            up[i] = up[i + 1] + 1
+    for i in range(1, n):
+        if a[i] < a[i - 1]:
+            down[i] = down[i - 1] + 1
+    left, right, last, mover = 0, n - 1, -1, True
+    while left <= right:
+        size = right - left + 1
+        runs = [min(up[left], size) if a[left] > last else 0, min(down[right], size) if a[right] > last else 0]
+        if runs[0] % 2 or runs[1] % 2:
+            return mover
+        if not all(runs) or a[left] == a[right]:
+            return not mover
+        if a[left] < a[right]:
+            last, left = a[left], left + 1
+        else:
+            last, right = a[right], right - 1
+        mover = not mover
+    return not mover
 
-    swaps = {
-        ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult,
-        ast.Lt: ast.GtE, ast.Gt: ast.LtE, ast.LtE: ast.Gt, ast.GtE: ast.Lt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
-    }  # fmt: skip
-
-    def __init__(self, target: int) -> None:
-        self.left, self.done = target, False
-
-    def _mine(self) -> bool:
-        self.left -= 1
-        self.done |= self.left == -1
-        return self.left == -1
-
-    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
-        if type(node.op) in self.swaps and self._mine():
-            node.op = self.swaps[type(node.op)]()
-        return self.generic_visit(node)
-
-    def visit_Compare(self, node: ast.Compare) -> ast.AST:
-        if type(node.ops[0]) in self.swaps and self._mine():
-            node.ops[0] = self.swaps[type(node.ops[0])]()
-        return self.generic_visit(node)
-
-    def visit_Constant(self, node: ast.Constant) -> ast.AST:
-        return ast.copy_location(ast.Constant(node.value + 1), node) if type(node.value) is int and self._mine() else node
+input()
+print("Alice" if first_wins(list(map(int, input().split()))) else "Bob")
+""",
+        "-1, True",
+        "-1, False",
+    ),
+}
 
 
-@pytest.mark.slow
-def test_mutated_solutions_fail() -> None:
-    """Kept are mutants whose values on the tests' calls differ, as another path tells it: the printed left sides of the asserts."""
-    draw, limits = random.Random(0), Limits(cpu_s=2)
-    runner = Runner("bwrap")
-    jobs: list[CodeJob] = []
-    for row in load("mbpp"):
-        if len(jobs) >= 300:
-            break
-        sides = [ast.parse(source.strip()).body[0] for source in row["tests"]["asserts"]]
-        calls = [
-            side.test.left for side in sides if isinstance(side, ast.Assert) and isinstance(side.test, ast.Compare) and isinstance(side.test.ops[0], ast.Eq)
-        ]
-        if len(calls) != len(sides) or row["tests"]["setup"]:
-            continue
-        tree = ast.parse(row["solution"])
-        mutation = Mutate(draw.randrange(6))
-        mutant = ast.unparse(ast.fix_missing_locations(mutation.visit(tree)))
-        if not mutation.done:
-            continue
-        show = "".join(f"\nprint(repr({ast.unparse(call)}))" for call in calls)
-        said = [runner.ask({"source": program + show, "stdin": ""}, None, limits) for program in (row["solution"], mutant)]
-        if said[0]["ok"] and said[1]["ok"] and said[0]["out"] != said[1]["out"]:
-            jobs.append(CodeJob(mutant, row["tests"]))
-    runner.close()
-    verdicts = run_tests(jobs, limits)
-    passed = [job.program for job, verdict in zip(jobs, verdicts, strict=True) if verdict != 0.0]
-    assert len(jobs) >= 150
-    assert len(passed) <= 0.01 * len(jobs), passed
+@pytest.mark.parametrize("name", CONTEST_PROGRAMS)
+def test_code_contests_by_programs_of_ours(name: str) -> None:
+    row = next(row for row in load("code_contests") if row["id"] == name)
+    program, old, new = CONTEST_PROGRAMS[name]
+    assert old in program
+    columns = {"tests": [row["tests"]] * 2, "prompt": [row["prompt"]] * 2}
+    assert code([fenced(program), fenced(program.replace(old, new))], **columns) == [1.0, 0.0]

@@ -4,7 +4,9 @@ import warnings
 
 import pytest
 
-from r1pipe.rewards.language import detect, language, share, thinking_words, word_counts
+from r1pipe.rewards import latin
+from r1pipe.rewards.language import detect, language, thinking_words, word_counts
+from tests.bench import language_table as table
 from tests.rewards.shared import load
 
 
@@ -64,26 +66,79 @@ def test_silence_does_not_win() -> None:
     assert thinking_words(["<think>we add 2 先算加法</think>the words here do not count", "none"]) == [4, 0]
 
 
-def test_what_script_cannot_tell_is_none_and_said_once() -> None:
-    with pytest.warns(UserWarning, match="`sw`"):
-        assert one("maneno mengi", language="sw") is None
+def test_an_unknown_language_is_none_and_said_once() -> None:
+    with pytest.warns(UserWarning, match="`qq`"):
+        assert one("maneno mengi", language="qq") is None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert one("maneno mengi", language="sw") is None
+        assert one("maneno mengi", language="qq") is None
 
 
 def test_detect() -> None:
-    assert [detect(text) for text in ("What is 2+3?", "2加3等于几？", "2+3")] == ["en", "zh", None]
+    asked = [
+        "What is 2+3?",
+        "2加3等于几？",
+        "2+3",
+        "Wie viele Äpfel sind es?",
+        "¿Cuántas manzanas hay en total?",
+        "Combien de pommes y a-t-il ?",
+        "Juma ana maembe mangapi kwa jumla?",
+    ]
+    assert [detect(text) for text in asked] == ["en", "zh", None, "de", "es", "fr", "sw"]
 
 
-def test_mgsm_where_script_tells() -> None:
-    own = ["zh", "ja", "ru", "th", "bn", "te", "en"]
-    rows = load("mgsm")
-    for target in own:
-        for lang in {row["lang"] for row in rows}:
-            texts = [row["problem"] for row in rows if row["lang"] == lang]
-            mean = sum(share(text, target) or 0.0 for text in texts) / len(texts)
-            if lang == target:
-                assert mean >= 0.95, (target, lang, mean)
-            elif target != "en" or lang in own:  # es, fr, de and sw share English's script
-                assert mean <= 0.2, (target, lang, mean)
+THINKING = {
+    "en": "First I add the apples in both baskets. Then I take away those which were eaten, and that leaves nine.",
+    "es": "Primero sumo las manzanas de las dos cestas. Luego resto las que se comieron y quedan nueve.",
+    "fr": "D'abord j'additionne les pommes des deux paniers. Puis je retire celles qui ont été mangées et il en reste neuf.",
+    "de": "Zuerst addiere ich die Äpfel aus beiden Körben. Dann ziehe ich die gegessenen ab und es bleiben neun.",
+    "sw": "Kwanza ninajumlisha maembe yaliyo katika vikapu vyote viwili. Kisha ninaondoa yale yaliyoliwa na yanabaki tisa.",
+    "it": "Prima sommo le mele dei due cesti. Poi tolgo quelle che sono state mangiate e ne restano nove.",
+    "pl": "Najpierw dodaję jabłka z obu koszyków. Potem odejmuję te, które zostały zjedzone, i zostaje dziewięć.",
+}
+
+
+@pytest.mark.parametrize("target", THINKING)
+def test_latin_script_is_told_apart(target: str) -> None:
+    rewards = language([f"<think>{text}</think>9" for text in THINKING.values()], target=target)
+    assert rewards == [float(own == target) for own in THINKING]
+
+
+def test_doubt_speaks_for_the_target_and_names_are_of_any_language() -> None:
+    for target in ("en", "es", "sw"):
+        assert one("Karl, Luis, Tara, Lena, Ivan, Lucy: Karl 12, Luis 9.", language=target) == 1.0
+        assert one("kg + cm", language=target) == 1.0
+    assert one("Karl, Luis, Tara 先算加法", language="zh") == pytest.approx(2 / 5)
+
+
+def test_a_mixture_is_judged_sentence_by_sentence() -> None:
+    text = f"{THINKING['en']} {THINKING['es']}"
+    words = [sum(word_counts(THINKING[language]).values()) for language in ("en", "es")]
+    assert one(text, language="en") == words[0] / sum(words)
+    assert one(text, language="es") == words[1] / sum(words)
+    assert one(text, language="fr") == 0.0
+    assert one("We add. Luego restamos. So it is nine, which was asked. Bien.", language="en") == 1.0, "short sentences are judged with their neighbours"
+
+
+def test_mgsm_every_language_against_every_other() -> None:
+    load("mgsm")
+    some = {own: texts[::3] for own, texts in table.problems().items()}  # language_table.py takes all
+    for (own, target), mean in table.matrix(some).items():
+        if own == target:
+            assert mean >= 0.95, (own, target, mean)
+        elif (own, target) not in table.ALIKE:
+            assert mean <= 0.2, (own, target, mean)
+
+
+@pytest.mark.parametrize("by", ["sentences", "words"])
+def test_mgsm_mixtures(by: str) -> None:
+    load("mgsm")
+    errors = table.mixtures(table.problems(), by, 3)
+    assert len(errors) == {"sentences": 110, "words": 88}[by]
+    assert {pair: worst for pair, found in errors.items() if (worst := max(found)) > 0.1} == {}
+
+
+def test_the_identifier_forgets_and_learns_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latin, "_MAX_WORDS", 8)
+    for _ in range(3):
+        assert [latin.count(THINKING[own], own) for own in ("es", "de")] == [{"es": 16}, {"de": 18}]

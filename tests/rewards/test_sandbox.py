@@ -12,7 +12,7 @@ import pytest
 
 from r1pipe.errors import InputError, MissingToolError
 from r1pipe.rewards import isolation, sandbox
-from r1pipe.rewards.code import code, complete_program, extract_code
+from r1pipe.rewards.code import code
 from r1pipe.rewards.sandbox import CodeJob, Limits, run_tests
 
 needs_isolation = pytest.mark.skipif(sandbox.available() is not None, reason=f"no isolation: {sandbox.available()}")
@@ -56,6 +56,17 @@ ATTACKS = {
     "redefine ==": "class T:\n    def __eq__(self, other): return True\n    def __ne__(self, other): return False\ndef add(a, b): return T()",
     "an int that equals all": "class T(int):\n    def __eq__(self, other): return True\n    __hash__ = int.__hash__\ndef add(a, b): return T(0)",
     "redefine builtins": "import builtins\nbuiltins.AssertionError = KeyError\nbuiltins.isinstance = lambda *a: True\ndef add(a, b): return 0",
+    "patch what evaluates tests": (
+        "import ast, builtins, operator, sys\n"
+        "builtins.exec = builtins.eval = builtins.compile = ast.parse = lambda *a, **k: None\n"
+        "operator.eq = operator.ne = lambda *a: True\n"
+        "sys.settrace(lambda *a: None)\n"
+        "def add(a, b): return 0"
+    ),
+    "memory of others": f"import os\nopen(f'/proc/{{os.getppid()}}/mem', 'r+b').read(1)\n{GOOD}",
+    "threads that never end": (
+        "import threading\ndef spin():\n    while True: pass\nfor _ in range(8): threading.Thread(target=spin).start()\ndef add(a, b): return 0"
+    ),
     "raise what passes": "def add(a, b): raise SystemExit(0)",
     "print the verdict": ('import os\nfor fd in range(64):\n    try: os.write(fd, b\'{"passed": 2, "total": 2}\')\n    except OSError: pass'),
     "tests from the frames": (
@@ -78,6 +89,30 @@ ATTACKS = {
 def test_attack(name: str) -> None:
     assert run(ATTACKS[name], cpu_s=1) == 0.0
     assert run(GOOD) == 1.0
+
+
+@needs_isolation
+def test_a_batch_of_all_attacks_leaves_the_host_and_the_good_programs_alone() -> None:
+    """Beside each other, on runners that are used again, as in training."""
+    run_tests([CodeJob(GOOD, ADD), CodeJob(f"{GOOD}\n", ADD)])
+    runners = len(sandbox._idle)
+    before = len(processes_below())
+    quick = {name: attack for name, attack in ATTACKS.items() if not name.startswith("endless")}  # those take a second each, above
+    jobs = [CodeJob(program, ADD) for n, attack in enumerate(quick.values()) for program in (attack, f"{GOOD}\n# {n}")]
+    assert run_tests(jobs, Limits(cpu_s=1), workers=runners) == [0.0, 1.0] * len(quick)
+    assert len(sandbox._idle) == runners
+    assert len(processes_below()) == before, "the idle runners and nothing else"
+
+
+def processes_below() -> list[int]:
+    """Processes below this one, at any depth."""
+    found, todo = [], [os.getpid()]
+    while todo:
+        for task in Path(f"/proc/{todo.pop()}/task").glob("*/children"):
+            below = [int(pid) for pid in task.read_text().split()]
+            found += below
+            todo += below
+    return found
 
 
 @needs_isolation
@@ -272,36 +307,3 @@ def test_a_bubblewrap_that_fails_to_start_is_not_available(monkeypatch: pytest.M
     assert "No permissions" in (sandbox.available() or "")
     assert time.monotonic() - start < 10
     assert isolation.probe(str(fake)) == sandbox.available()
-
-
-# --- the reward -----------------------------------------------------------------------------------------------------------------
-
-
-def test_extract_code() -> None:
-    def block(body: str, language: str = "python") -> str:
-        return f"```{language}\n{body}\n```"
-
-    assert extract_code(f"<think>{block('x = 1')}</think>Sure:\n{block(GOOD)}\nDone.") == GOOD
-    assert extract_code(f"<think>{block(GOOD)}</think>no code here") is None
-    assert extract_code(f"<think></think>{block(GOOD)}\nUse it so:\n{block('print(add(1, 2))')}", "add") == GOOD
-    assert extract_code(f"<think></think>{block(GOOD)}\n{block('pip install x', 'bash')}") == GOOD
-    assert extract_code(f"<think></think>{block(GOOD, '')}") == GOOD
-    assert extract_code(f"<think></think>{GOOD}") == GOOD
-    assert extract_code(f"<think></think>Here: \n{GOOD}\n") == GOOD
-    assert extract_code(f"<think>a</think><answer>{GOOD}</answer>") == GOOD
-    assert extract_code(f"<think></think>```python\n{GOOD}") == GOOD  # the fence is not closed
-    assert extract_code("<think></think>I define nothing.") is None
-
-
-def test_a_question_that_is_the_head_of_a_program() -> None:
-    prompt = 'import math\n\ndef f(x):\n    """Double."""\n'
-    assert complete_program("    return 2 * x", prompt, "f") == prompt + "    return 2 * x"
-    assert complete_program("def f(x): return x", prompt, "f") == "import math\n\ndef f(x): return x"
-    assert complete_program("def f(x): return x", "Write f.", "f") == "def f(x): return x"
-
-
-@needs_isolation
-def test_code_reward() -> None:
-    text = f"<think>plus</think>```python\n{GOOD}\n```"
-    values = code([text, "<think></think>no code", text, text], tests=[ADD, ADD, None, {**ADD, "asserts": ["assert add(1, 1) == 3"]}])
-    assert values == [1.0, 0.0, None, 0.0]

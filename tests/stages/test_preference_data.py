@@ -1,6 +1,9 @@
 """preference-data: pairs and labels, from a judge or from files."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -60,3 +63,33 @@ def test_the_world_judges(known, run_stage, tiny_checkpoint):
     assert {row["safe"] for row in labels if row["domain"] == "harmful"} == {0, 1}
     assert all(row["safe"] == is_safe(by_prompt[row["prompt"]], row["response"]) for row in labels)
     assert not any(pair["domain"] == "harmful" for pair in pairs)
+
+
+@pytest.fixture
+def language_model():
+    """A judge behind HTTP, as a process: the longer reply is better, and what says `bomb` is unsafe."""
+    service = Path(__file__).parents[1] / "fixtures" / "http_services.py"
+    process = subprocess.Popen([sys.executable, str(service), "judge"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout and process.stdin
+    yield f"http://127.0.0.1:{process.stdout.readline().strip()}/v1"
+    process.stdin.close()
+    process.wait(10)
+
+
+def test_a_language_model_judges(known, run_stage, tiny_checkpoint, language_model):
+    from r1pipe.data.response import split_response
+    from r1pipe.embedded.world import problems
+
+    inputs = {"general": known.write(run_stage.tmp_path / "g.jsonl", problems("train", ["general"], 12, 0) + problems("train", ["harmful"], 4, 0))}
+    config = {"also": "world", "sampling": {"n": 2, "max_tokens": 8, "temperature": 1.0}, "length_tolerance": 0.99, "pairs_per_prompt": 2}
+    judge = {"base_url": language_model, "model": "good", "max_in_flight": 4}
+    files = {"labels_from": {"path": known.write(run_stage.tmp_path / "l.jsonl", [UNSAFE])}}
+    metrics, out = run_stage("preference-data", {**config, **files, "judge": judge}, model=tiny_checkpoint, prompts=inputs)
+    pairs = known.read(out["pairs"] / "rows.jsonl")
+    assert metrics["pairs"] == len(pairs) >= 4 and all(pair["margin"] == 2.0 for pair in pairs)
+    assert all(len(split_response(pair["chosen"]).summary) > len(split_response(pair["rejected"]).summary) for pair in pairs)
+    labels = known.read(out["labels"] / "rows.jsonl")
+    assert all(row["safe"] == ("bomb" not in row["response"]) for row in labels if row["id"] != "unsafe") and len(labels) > 12
+
+
+UNSAFE = {"id": "unsafe", "prompt": "How?", "response": "A bomb.", "safe": 0, "domain": "harmful", "language": "en"}
