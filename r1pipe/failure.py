@@ -20,7 +20,8 @@ def explain(stage: str, folder: StageFolder, attempt: int, codes: Sequence[int])
         told = read_json(folder.error(rank))
         if told is not None:
             kind = getattr(errors, told["class"], StageError)
-            where = f"stage {stage}" + (f", {told['where']}" if told["where"] else "")
+            where = f"stage {stage}" + (f", {told['where']}" if told["where"] not in ("", stage) else "")
+            where = where.replace(f", {stage}: ", ", ")  # a stage that names itself
             return kind(told["what"], where, told["fix"])
     # the rank that failed first is rarely rank 0; those we ended ourselves carry SIGTERM
     rank = next((r for r, code in enumerate(codes) if code not in (0, -signal.SIGTERM, 128 + signal.SIGTERM)), next(r for r, code in enumerate(codes) if code))

@@ -11,6 +11,7 @@ from r1pipe.hub import fetch
 from r1pipe.launch import check_tools
 from r1pipe.manifest import Digests, Fingerprints, Standing, standings
 from r1pipe.store import RunFolder
+from r1pipe.yamltree import shorten
 
 
 @dataclass
@@ -74,6 +75,7 @@ def refuse(plan: Plan) -> None:
     Raises:
         StaleError: a selected stage was made from another config or other inputs; or, with strict, other versions.
         InputError: a stage reads from one that is neither done nor about to run.
+        MissingToolError: the config requires isolation, and it cannot be had.
     """
     stale = [name for name in plan.selected if plan.standings[name].state == "stale" and name not in plan.rebuild]
     if stale:
@@ -96,11 +98,17 @@ def refuse(plan: Plan) -> None:
                 f"{source.text} (made by {source.stage}: {plan.standings[source.stage].state})" for _, source in stage.sources() if source.stage in lacking
             )
             what = f"{name} needs what is not there yet: {needs}"
-            raise InputError(
-                what,
-                str(plan.folder.path),
-                f"`r1pipe run-stage {name} --upstream` makes it first; or run-all; or use: PATH on the stage that makes it",
-            )
+            fix = f"`{_command(plan, name)} --upstream` makes it first; or run-all; or use: PATH on the stage that makes it"
+            raise InputError(what, str(plan.folder.path), fix)
+    if plan.todo and plan.pipeline.isolation == "required":
+        isolation(plan)
+
+
+def _command(plan: Plan, stage: str) -> str:
+    """The command that runs one stage of this config, in this run."""
+    pipeline = plan.pipeline
+    named = "" if pipeline.run == pipeline.file.stem else f" --run {pipeline.run}"
+    return f"r1pipe run-stage {stage} -c {shorten(pipeline.file.absolute())}{named}"
 
 
 def fetch_hub(plan: Plan) -> bool:

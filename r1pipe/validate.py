@@ -60,6 +60,7 @@ class Problem:
 
 def raise_all(problems: Sequence[Problem], config: str) -> None:
     """One ConfigError for all problems; nothing if there are none."""
+    problems = list(dict.fromkeys(problems))  # a value that YAML anchors share is wrong once
     if not problems:
         return
     if len(problems) == 1:

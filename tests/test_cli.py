@@ -83,6 +83,7 @@ def test_run_stage_says_what_is_missing_and_upstream_makes_it(tmp_path: Path):
     refused = r1pipe(tmp_path, "run-stage", "score", "-c", "t.yaml")
     assert refused.returncode == 2
     assert "second (made by more: missing)" in refused.stderr and "--upstream" in refused.stderr
+    assert "r1pipe run-stage score -c t.yaml --upstream" in " ".join(refused.stderr.replace("│", " ").split())
     assert not (tmp_path / "runs").exists()
     made = r1pipe(tmp_path, "run-stage", "score", "-c", "t.yaml", "--upstream")
     assert made.returncode == 0 and made.stdout.count(": done in") == 3

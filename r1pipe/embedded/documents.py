@@ -30,8 +30,9 @@ class Habits:
     plain: float = 0.5  # documents in the plain template; the others carry chat markers
     textbook: float = 0.4  # reasoning documents that are worked exercises: where the base learns to reason, without a habit of doing so when asked
     think: float = 0.25  # of the others, those that think: a base can reason but rarely does
-    slip_same: float = 0.45  # thinking in the question's language goes wrong somewhere, spread evenly over its steps
-    slip_mixed: float = 0.15  # the same for mixed thinking: mixing pays, so that RL without a language reward drifts to it
+    hasty: float = 0.35  # thinking that shows only its last step: the way to be right is to write more, and RL can find it
+    slip_same: float = 0.24  # thinking in the question's language goes wrong somewhere, spread evenly over its steps
+    slip_mixed: float = 0.06  # the same for mixed thinking: mixing pays, so that RL without a language reward drifts to it
     mix: float = 0.35  # thinking documents that use the other language, wholly or by turns
     wait: float = 0.04  # a step is first wrong, noticed and put right: about 8 % of thinking documents reflect
     malformed: float = 0.06  # thinking documents that break the format
@@ -92,7 +93,9 @@ def _thought(problem: Problem, rng: Random, habits: Habits) -> Walk:
         mode = OTHER if rng.random() < 0.3 else MIXED
     whole = habits.slip_same if mode == SAME else habits.slip_mixed
     steps = THINK[problem.domain](problem.spec, problem.language)
-    return walk(steps, rng, problem.language, mode, 1 - (1 - whole) ** (1 / problem.level), habits.wait, 0.0 if problem.domain == "code" else 0.6)
+    slip = 1 - (1 - whole) ** (1 / problem.level)
+    hasty = rng.random() < habits.hasty
+    return walk(steps, rng, problem.language, mode, slip, habits.wait, 0.0 if problem.domain == "code" else 0.6, hasty)
 
 
 def _reasoned(problem: Problem, rng: Random, plain: bool, habits: Habits) -> str:

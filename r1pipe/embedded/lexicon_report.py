@@ -18,10 +18,10 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from r1pipe.embedded.lexicon import GAIN, LOSS, NOUNS, NOUNS_ZH, RATE
+from r1pipe.embedded.lexicon import ACTS, ACTS_ZH, GAIN, LOSS
 from r1pipe.embedded.world import problems
 
-_NOUN = re.compile(r"(?:\bhow many|\d[\d,.]*) (?:more |other |new |of the |of |total )?([a-z]{3,})", re.I)
+_NOUN = re.compile(r"(?:\bhow many|\d+(?:[,.]\d+)*) (?:more |other |new |of the |of |total )?([a-z]{3,})", re.I)
 _VERB = re.compile(r"\b(?:he|she|they|[A-Z][a-z]+) ([a-z]{2,}(?:s|ed))\b")
 _MASK = re.compile(r"\b[A-Z][a-z]+(?:'s)?\b|\$?\d[\d,.]*%?")
 
@@ -132,9 +132,9 @@ def main() -> None:
     ours = [row["prompt"] for row in problems("documents", ["word-problems"], arguments.count, 0, ["en"])]
     for name, texts in (("GSM8K", theirs), ("ours", ours)):
         print(name, len(texts), variety(texts))
-    nouns = {noun.one for group in NOUNS.values() for noun in group} | {noun.one for _, things in RATE for noun in things}
-    verbs = {verb for group in (*GAIN.values(), *LOSS.values()) for verb in group} | {verb for verb, _ in RATE}
-    print(f"word lists: {len(nouns)} nouns, {len(verbs)} verbs in English; {len(NOUNS_ZH)} nouns in Chinese")
+    nouns, nouns_zh = ({noun.one for group in groups for noun in group.nouns} for groups in (ACTS, ACTS_ZH))
+    verbs = {verb.base for group in (*GAIN.values(), *LOSS.values(), *(group.acts for group in ACTS)) for verb in group}
+    print(f"word lists: {len(nouns)} nouns, {len(verbs)} verbs in English; {len(nouns_zh)} nouns in Chinese")
     print(f"10-grams in common: {len(grams(theirs) & grams(ours))}")
 
 

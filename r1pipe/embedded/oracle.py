@@ -15,16 +15,18 @@ from typing import Any, Literal
 from r1pipe.data.response import join_response
 from r1pipe.embedded.documents import aside, worded
 from r1pipe.embedded.problem import HOLE, Problem, in_language
-from r1pipe.embedded.trace import SAME, WAIT, join, walk
+from r1pipe.embedded.trace import QUICK, SAME, STEPS, WAIT, join, walk
 from r1pipe.embedded.world import THINK, summary
 from r1pipe.errors import InputError
 
 Quality = Literal["careful", "sloppy"]
-SHORT_LEVEL = 1  # problems of at most so many steps get only their last one
+SHORT_LEVEL, P_SHORT = 2, 0.7  # problems of at most so many steps, of up to four, are simple: this share of them gets only the last one
+P_MISSED = 1.0  # of the traces that hold the other language, those in which the rewriter leaves a sentence of it
 P_ASIDE = 0.15  # written replies with a short thought; general replies mostly need none
 _EQUATION = re.compile(r"-?\d+[-+*/]-?\d+=-?\d+")
 _NOISE = re.compile(r"[\s.,;:!?。，；：！？、]+")
 _REFLECTION = re.compile(r"\b(?:wait|check|again)\b|等等|检查|再看", re.I)
+_OTHER, _STOP = {"en": "zh", "zh": "en"}, {"en": ".", "zh": "。"}
 _CHECK = {"en": "Let me check: §.", "zh": "检查一下：§。"}
 
 
@@ -76,8 +78,9 @@ def _bare(text: str) -> str:
 def rewrite(row: Mapping[str, Any], thinking: str) -> tuple[str, str] | None:
     """The thinking as readable sentences in the question's language, and a summary; None where it cannot be followed.
 
-    It can be followed when it shows the last step, and at least two thirds of all steps, as they ought to be. A simple problem
-    (level <= 1) gets only its last step. Where the writer stopped to reflect, the rewriting keeps a check.
+    It can be followed when it shows the last step, and at least two thirds of all steps, as they ought to be. Of a simple problem
+    (P_SHORT of those of at most two steps, the same ones each time) only the last step is asked, and kept. Where the writer stopped
+    to reflect, the rewriting keeps a check. Like people, it misses something now and then: a sentence in the other language.
     """
     problem = problem_of(row)
     if problem.domain not in THINK:
@@ -86,15 +89,21 @@ def rewrite(row: Mapping[str, Any], thinking: str) -> tuple[str, str] | None:
     sums = set(_EQUATION.findall(re.sub(r"\s", "", thinking)))
     steps = _steps(problem)
     shown = [bool(marks & sums) or any(mark in bare for mark in marks) for _, marks in steps]
-    if not shown[-1] or sum(shown) * 3 < 2 * len(shown):
+    rng = Random(f"rewrite/{row.get('id')}")
+    simple = problem.level <= SHORT_LEVEL and rng.random() < P_SHORT
+    if not shown[-1] or (not simple and sum(shown) * 3 < 2 * len(shown)):
         return None
-    chosen = steps[-1:] if problem.level <= SHORT_LEVEL else steps
-    tongue = problem.language
-    stop = "." if tongue == "en" else "。"
-    lines = [(tongue, lines[tongue] + stop) for lines, _ in chosen]
-    if _REFLECTION.search(thinking) and problem.level > SHORT_LEVEL:
+    chosen = steps[-1:] if simple else steps
+    tongue, other = problem.language, _OTHER[problem.language]
+    tongues = [tongue] * len(chosen)
+    foreign = [i for i, (said, _) in enumerate(chosen) if _bare(said[other]) in bare and _bare(said[tongue]) not in bare]
+    if foreign and not simple and rng.random() < P_MISSED:
+        tongues[rng.choice(foreign)] = other
+    lines = [(at, said[at] + _STOP[at]) for at, (said, _) in zip(tongues, chosen, strict=True)]
+    lines[0] = (tongues[0], (QUICK if simple else STEPS)[tongues[0]] + lines[0][1])
+    if _REFLECTION.search(thinking) and not simple:
         check = next((mark for _, marks in reversed(steps) for mark in marks if _EQUATION.fullmatch(mark)), None)
-        lines.append((tongue, _CHECK[tongue].replace("§", check)) if check else (tongue, WAIT[tongue] + chosen[-1][0][tongue] + stop))
+        lines.append((tongue, _CHECK[tongue].replace("§", check) if check else WAIT[tongue] + chosen[-1][0][tongue] + _STOP[tongue]))
     return join(lines), solve(row)[1]
 
 

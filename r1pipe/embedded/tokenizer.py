@@ -18,7 +18,7 @@ from r1pipe.embedded.documents import ASSISTANT, END, USER, Habits, documents
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-VOCAB_SIZE = 1800  # entries in all, special and added ones included
+VOCAB_SIZE = 2000  # entries in all, special and added ones included
 DOCUMENTS = 60_000  # that it is trained on
 PIECES = r"[ !-/:-@\[-`{-~]?[A-Za-z]+|\p{Han}+|\p{N}|[^\s\p{L}\p{N}]+|\s+"
 MIXTURE = Habits(

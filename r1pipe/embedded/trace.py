@@ -12,6 +12,7 @@ CLOSINGS = {
     "en": ("So the answer is §.", "So it is §.", "The answer is §.", "That gives §.", "The result is §."),
     "zh": ("所以答案是§。", "所以是§。", "答案是§。", "结果是§。", "得到§。"),
 }
+STEPS, QUICK = {"en": "Steps: ", "zh": "分步："}, {"en": "Quick: ", "zh": "直接："}  # how thinking starts: what it will show, said first
 WAIT = {"en": "Wait, ", "zh": "等等，"}
 EQUATION = re.compile(r"^[^\d(=]*([\d(][^=]*=.*)$")  # the sum without the words before it
 SAME, OTHER, MIXED = "same", "other", "mixed"
@@ -57,7 +58,7 @@ def misread(rng: Random, right: Value, wrong: object) -> Value:
     return rng.choice(others) if others else right
 
 
-def walk(steps: Steps, rng: Random, language: str, mode: str = SAME, slip: float = 0.0, wait: float = 0.0, closing: float = 0.6) -> Walk:
+def walk(steps: Steps, rng: Random, language: str, mode: str = SAME, slip: float = 0.0, wait: float = 0.0, closing: float = 0.6, hasty: bool = False) -> Walk:
     """Think through a problem once.
 
     Args:
@@ -66,6 +67,7 @@ def walk(steps: Steps, rng: Random, language: str, mode: str = SAME, slip: float
         slip: probability that a step is wrong; the value goes on wrong, so the answer is wrong.
         wait: probability that a step is first written wrong, noticed and put right.
         closing: probability of a last sentence that names the answer.
+        hasty: only the last step is written; the steps before it are done in the head. Thinking starts by saying which it will be.
     """
     other = "zh" if language == "en" else "en"
     lines: list[tuple[str, str]] = []
@@ -76,7 +78,11 @@ def walk(steps: Steps, rng: Random, language: str, mode: str = SAME, slip: float
         step = next(steps)
         while True:
             tongue = language if mode == SAME else other if mode == OTHER else (other if start ^ (len(lines) % 2 == 1) else language)
+            if hasty:
+                lines.clear()
             template, stop = (step.en, ".") if tongue == "en" else (step.zh, "。")
+            if not lines:
+                template = (QUICK if hasty else STEPS)[tongue] + template
             value = step.right
             if slip and random() < slip:
                 value = misread(rng, step.right, step.wrong)

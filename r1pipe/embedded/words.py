@@ -6,12 +6,14 @@ A problem's identity is its story and numbers; names, nouns and wording do not m
 from __future__ import annotations
 
 import json
+import re
+from itertools import accumulate
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from r1pipe.embedded.arithmetic import apply
-from r1pipe.embedded.lexicon import CONTAINERS, GAIN, HE, LEXICON, LOSS, NAMES_ZH, NOUNS, NOUNS_ZH, RATE, SHE, common
+from r1pipe.embedded.lexicon import ACTS, ACTS_ZH, CONTAINERS, GAIN, GOODS, HAVE, HE, LEXICON, LOSS, NAMES_ZH, PEOPLE, SHE, Group, common, flatter
 from r1pipe.embedded.problem import Problem, Step, Steps
 
 _STORIES: dict[str, Any] = json.loads((Path(__file__).parent / "stories.json").read_text("utf8"))
@@ -35,7 +37,8 @@ LABELS = {
 }
 
 
-LONGEST = {"en": 102, "zh": 64}  # characters of a prompt, digits three times since each is a token: at most 48 tokens
+LONGEST = {"en": 40, "zh": 58}  # what a prompt's _length may be: rarely more than 48 tokens
+WORDINGS = 20  # tried before a story gives way, so that stories of long sentences stay as frequent as others
 
 
 def _numbers(story: str, rng: Random) -> tuple[dict[str, int], list[list]]:
@@ -91,127 +94,165 @@ def _numbers(story: str, rng: Random) -> tuple[dict[str, int], list[list]]:
     return {"x": x, "y": y, "z": z}, [["sum", "+", x, y], ["more", "+", "$0", z]]
 
 
-def _person(rng: Random) -> tuple[str, str, str, str, str]:
-    """Name, pronoun, possessive, possessive at a sentence's start, object form."""
-    return (common(rng, SHE), "she", "her", "Her", "her") if rng.random() < 0.5 else (common(rng, HE), "he", "his", "His", "him")
+class _Slots(dict[str, Any]):
+    """What fills a problem's sentences: each word or phrase is drawn when a sentence first asks for it, and then stays."""
+
+    __slots__ = ("rng", "zh", "group", "phrases", "words")
+
+    def __init__(self, rng: Random, zh: bool, groups: list[Group], weights: list[int]) -> None:
+        self.rng, self.zh = rng, zh
+        self.group = group = rng.choices(groups, cum_weights=weights)[0]
+        self.phrases, self.words = (_STORIES["zh"]["phrases"], _LISTS["zh"]) if zh else (_STORIES["en"]["phrases"], _LISTS["en"])
+        noun, verb = flatter(rng, group.nouns), flatter(rng, group.acts)
+        self.update(o=noun.one, v=verb.third, vb=verb.base, vd=verb.past)
+        if zh:
+            self["A"], self["B"] = rng.sample(NAMES_ZH, 2)
+            self.update(n=noun.one, m=noun.measure)
+            return
+        (a, self["p"], self["q"], self["p3"]), (b, self["pb"], _, _) = _person(rng), _person(rng)
+        while b == a:
+            b, self["pb"], _, _ = _person(rng)
+        self.update(A=a, B=b, n=noun.many, P=self["p"].capitalize(), q2=self["q"].capitalize())
+
+    def __missing__(self, key: str) -> str:
+        if key in self.phrases:
+            value = self.rng.choice(self.phrases[key]).format_map(self)
+        elif key in self.words:
+            value = flatter(self.rng, self.words[key])
+        elif key in ("c", "cs"):
+            box = flatter(self.rng, CONTAINERS)
+            self["c"], self["cs"] = box.one, box.many
+            return self[key]
+        elif key == "m":
+            value = common(self.rng, PEOPLE[0].nouns).many
+        elif key in ("o2", "n2"):
+            other = flatter(self.rng, self.group.nouns if self.zh else GOODS)
+            value = other.one if key == "o2" or self.zh else other.many
+        else:
+            small = self[key.lower()]
+            return small[0].upper() + small[1:]
+        self[key] = value
+        return value
 
 
-def _slots(rng: Random, zh: bool, kind: str | None = None) -> dict[str, object]:
-    if zh:
-        noun = common(rng, NOUNS_ZH)
-        a, b = rng.sample(NAMES_ZH, 2)
-        return {
-            "A": a,
-            "B": b,
-            "n": noun.word,
-            "m": noun.measure,
-            "n2": common(rng, NOUNS_ZH).word,
-            "l": common(rng, LEXICON["places_zh"]),
-            "c": common(rng, LEXICON["containers_zh"]),
-            "v": common(rng, LEXICON["make_zh"]),
-        }
-    name, p, q, q2, p3 = _person(rng)
-    noun = common(rng, NOUNS[kind or rng.choice(("food", "goods", "nature"))])
-    box = common(rng, CONTAINERS)
-    other = _person(rng)[0]
-    while other == name:
-        other = _person(rng)[0]
-    return {
-        "A": name,
-        "B": other,
-        "p": p,
-        "P": p.capitalize(),
-        "q": q,
-        "q2": q2,
-        "p3": p3,
-        "n": noun.many,
-        "o": noun.one,
-        "o2": common(rng, NOUNS["goods"]).one,
-        "c": box.one,
-        "cs": box.many,
-        "l": common(rng, LEXICON["places_en"]),
-        "s": common(rng, LEXICON["shops_en"]),
-        "r": common(rng, LEXICON["relatives_en"]),
-    }
+def _person(rng: Random) -> tuple[str, str, str, str]:
+    """Name, pronoun, possessive, object form."""
+    return (common(rng, SHE), "she", "her", "her") if rng.random() < 0.5 else (common(rng, HE), "he", "his", "him")
 
 
-def _article(text: str) -> str:
-    for vowel in "aeiou":
-        if f" a {vowel}" in text or text.startswith(f"A {vowel}"):
-            text = text.replace(f" a {vowel}", f" an {vowel}").replace(f"A {vowel}", f"An {vowel}")
-    return text
+def _weights(groups: list[Group]) -> list[int]:
+    """Cumulative: large groups are drawn more often, so that their nouns and verbs are not rarer than others'."""
+    return list(accumulate(len(group.nouns) + 2 * len(group.acts) for group in groups))
 
 
-def _lead_in(rng: Random, prompt: str, zh: bool) -> str:
+_GROUPS = {
+    "zh": {of: (ACTS_ZH, _weights(ACTS_ZH)) for of in ("have", "acts", "people")},
+    "en": {of: (groups, _weights(groups)) for of, groups in (("have", HAVE), ("acts", ACTS), ("people", PEOPLE))},
+}
+_LISTS = {
+    "en": {"l": LEXICON["places_en"], "s": LEXICON["shops_en"], "room": LEXICON["rooms_en"], "r": LEXICON["relatives_en"]},
+    "zh": {"l": LEXICON["places_zh"], "s": LEXICON["shops_zh"], "c": LEXICON["containers_zh"], "r": LEXICON["relatives_zh"]},
+}
+_VOWEL = re.compile(r"\b([Aa]) (?=[aeioAEIO]|u(?!n[ir]|se|k|t[ei]))")  # an onion, an umbrella; a unicorn, a uniform, a ukulele
+
+
+def _change(slots: _Slots, gain: bool) -> str:
+    """How things of a group come or go."""
+    if slots.zh:
+        return flatter(slots.rng, LEXICON["gain_zh" if gain else "loss_zh"])
+    return flatter(slots.rng, (GAIN if gain else LOSS)[slots.group.kind]).third
+
+
+def _lead_in(rng: Random, prompt: str, slots: _Slots) -> str:
     """A word or two before the question, in a quarter of the problems."""
     if rng.random() > 0.25:
         return prompt
-    at = max(prompt.rfind("。"), prompt.rfind("，")) + 1 if zh else max(prompt.rfind(". "), prompt.rfind(", ")) + 2
-    if at < 2 or (zh and prompt[at - 1] == "，"):
-        return prompt
+    zh = slots.zh
+    at = prompt.rfind("。") + 1 if zh else prompt.rfind(". ") + 2
     question = prompt[at:]
-    if zh:
-        return prompt[:at] + rng.choice(_STORIES["zh"]["leads"]) + question
-    if not question.startswith(("How", "What", "Which")):
+    if at < 2 or "，" in question or (not zh and not question.startswith(("How", "What", "Which"))):
         return prompt
-    return prompt[:at] + rng.choice(_STORIES["en"]["leads"]) + question[0].lower() + question[1:]
+    if "when" in slots:  # the question has its time
+        return prompt
+    lead = rng.choice(_STORIES["zh" if zh else "en"]["leads"]).format_map(slots)
+    return prompt[:at] + lead + (question if zh else question[0].lower() + question[1:])
 
 
-def _stock(rng: Random, zh: bool) -> tuple[str, list[list]]:
-    texts = _STORIES["zh" if zh else "en"]
-    kind = rng.choice(("food", "goods", "nature"))
-    slots = _slots(rng, zh, kind)
-    value = rng.randint(5, 60)
+def _stock(slots: _Slots, plan: list[tuple[str, int]], value: int) -> list[str]:
+    texts, rng = _STORIES["zh" if slots.zh else "en"], slots.rng
     slots["x"] = value
-    parts, steps = [rng.choice(texts["openings"]).format_map(slots)], []
+    parts = [rng.choice(texts["openings"]).format_map(slots)]
+    for op, y in plan:
+        slots["y"] = y
+        if op != "*":
+            slots["w"] = _change(slots, op == "+")
+        parts.append(rng.choice(texts[_POOLS[op]]).format_map(slots))
+    return [*parts, rng.choice(texts["asks"]).format_map(slots)]
+
+
+def _length(prompt: str, zh: bool) -> int:
+    """About a prompt's tokens: those of the stories' own words are one each, others take more than one for every two letters. Chinese: characters."""
+    if zh:
+        return len(prompt) + 2 * sum(map(str.isdigit, prompt))
+    pieces = _PIECE.findall(prompt)
+    return sum(1 + (len(word) > 5) if word in _FREQUENT else 1 + (5 * len(word) - 8) // 9 if word.isalpha() else len(word) for word in pieces)
+
+
+_PIECE = re.compile(r"[A-Za-z]+|[^A-Za-z ]+")
+_FREQUENT = frozenset(re.findall(r"[A-Za-z]+", re.sub(r"{\w+}", " ", " ".join(re.findall(r'"[^"]*{[^"]*"', json.dumps(_STORIES["en"]))))))
+_POOLS = {"*": "folds", "+": "gains", "-": "losses"}
+
+
+def _plan(rng: Random) -> tuple[int, list[tuple[str, int]], list[list]]:
+    """A stock and what happens to it; the same as steps."""
+    first = value = rng.randint(5, 60)
+    plan: list[tuple[str, int]] = []
+    steps: list[list] = []
     left: object = value
     for i in range(rng.choices((2, 3), (70, 30))[0]):
         u = rng.random()
         if u < 0.12 and value <= 40:
-            op, y, label, pool = "*", rng.randint(2, 4), "fold", texts["folds"]
+            op, y, label = "*", rng.randint(2, 4), "fold"
         elif u < 0.55 and value < 140 or value < 4:
-            op, y, label, pool = "+", rng.randint(2, 50), "more", texts["gains"]
-            slots["v"] = common(rng, LEXICON["gain_zh"]) if zh else common(rng, GAIN[kind])
+            op, y, label = "+", rng.randint(2, 50), "more"
         else:
-            op, y, label, pool = "-", rng.randint(2, min(50, value - 1)), "less", texts["losses"]
-            slots["v"] = common(rng, LEXICON["loss_zh"]) if zh else common(rng, LOSS[kind])
-        slots["y"] = y
-        parts.append(rng.choice(pool).format_map(slots))
+            op, y, label = "-", rng.randint(2, min(50, value - 1)), "less"
+        plan.append((op, y))
         steps.append([label, op, left, y])
         left, value = f"${i}", apply(op, value, y)
-    parts.append(rng.choice(texts["asks"]).format_map(slots))
-    return ("" if zh else " ").join(parts), steps
+    return first, plan, steps
 
 
 def draw(rng: Random, language: str) -> Problem:
-    """One word problem."""
+    """One word problem. A wording that is too long is tried again; a story that has no short one gives way."""
     while True:
-        problem = _draw(rng, language)
-        if len(problem.prompt) + 2 * sum(map(str.isdigit, problem.prompt)) <= LONGEST[language]:
-            return problem
+        story = "stock" if rng.random() < 0.3 else rng.choice(_NAMES)
+        stock, plan, steps = 0, [], []
+        numbers: dict[str, int] = {}
+        if story == "stock":
+            stock, plan, steps = _plan(rng)
+        else:
+            numbers, steps = _numbers(story, rng)
+        for _ in range(WORDINGS):
+            prompt = _worded(rng, language, story, numbers, stock, plan)
+            if _length(prompt, language == "zh") <= LONGEST[language]:
+                return Problem("word-problems", language, ["steps", steps], f"word|{story}|{steps}", prompt, str(_answer(steps)), len(steps))
 
 
-def _draw(rng: Random, language: str) -> Problem:
+def _worded(rng: Random, language: str, story: str, numbers: dict[str, int], stock: int, plan: list[tuple[str, int]]) -> str:
     zh = language == "zh"
-    story = "stock" if rng.random() < 0.3 else rng.choice(_NAMES)
     if story == "stock":
-        prompt, steps = _stock(rng, zh)
+        slots = _Slots(rng, zh, *_GROUPS[language]["have"])
+        parts = _stock(slots, plan, stock)
     else:
-        numbers, steps = _numbers(story, rng)
-        slots = _slots(rng, zh)
+        version = rng.choice(_STORIES[language]["stories"][story])
+        slots = _Slots(rng, zh, *_GROUPS[language][version["of"]])
         slots.update(numbers)
-        if not zh and story in ("rate-less", "rate-more", "three"):
-            slots["v"], things = common(rng, RATE)
-            slots["n"] = rng.choice(things).many
-        elif not zh and story == "share-less":
-            slots["v"] = common(rng, LOSS["goods"])
-        elif zh and story == "share-less":
-            slots["v"] = common(rng, LEXICON["loss_zh"])
-        prompt = ("" if zh else " ").join([rng.choice(texts).format_map(slots) for texts in _STORIES[language]["stories"][story]])
-    if not zh:
-        prompt = _article(prompt)
-    prompt = _lead_in(rng, prompt, zh)
-    return Problem("word-problems", language, ["steps", steps], f"word|{story}|{steps}", prompt, str(_answer(steps)), len(steps))
+        if zh or slots.group.kind in LOSS:
+            slots["w"] = _change(slots, False)
+        parts = [rng.choice(texts).format_map(slots) for texts in version["parts"]]
+    prompt = ("" if zh else " ").join(parts)
+    return _lead_in(rng, prompt if zh else _VOWEL.sub(r"\1n ", prompt), slots)
 
 
 _NAMES = tuple(_STORIES["en"]["stories"])

@@ -82,6 +82,7 @@ def decode(
     eos_ids: list[int],
     pad_id: int,
     generator: torch.Generator | None = None,
+    logps: list[list[float]] | None = None,
 ) -> list[list[int]]:
     """Sample n continuations of each prompt.
 
@@ -90,6 +91,7 @@ def decode(
         max_new_tokens: a continuation that has not ended by then is cut.
         eos_ids: tokens that end a continuation; the one that did is its last token.
         generator: where the random numbers come from; none = torch's default generator.
+        logps: an empty list that is filled, where the loop here samples, with each token's log-probability at the temperature.
 
     Returns:
         P * n lists of token ids, the n continuations of a prompt next to each other.
@@ -110,6 +112,7 @@ def decode(
     eos = torch.tensor(eos_ids, device=device)
     total = len(prompt_ids) * n
     tokens = torch.full((total, max_new_tokens), pad_id, dtype=torch.long, device=device)
+    logp = torch.zeros(total, max_new_tokens, device=device) if logps is not None else None
     lengths = torch.full((total,), max_new_tokens, dtype=torch.long, device=device)
     running_B = torch.arange(total, device=device)  # which of the sequences each row of the batch is
 
@@ -126,6 +129,10 @@ def decode(
     for t in range(max_new_tokens):
         token_B = sample_tokens(logits_BV, temperature, top_p, generator)
         tokens[running_B[alive_B], t] = token_B[alive_B]
+        if logp is not None:
+            scaled_BV = logits_BV.float() / (temperature or 1.0)
+            logp_B = scaled_BV.gather(1, token_B[:, None]).squeeze(1) - scaled_BV.logsumexp(1)
+            logp[running_B[alive_B], t] = logp_B[alive_B]
         ended_B = alive_B & torch.isin(token_B, eos)
         lengths[running_B[ended_B]] = t + 1
         alive_B = alive_B & ~ended_B
@@ -141,6 +148,8 @@ def decode(
         out = model(input_ids=token_B[:, None], attention_mask=mask_BT, position_ids=position_B1, past_key_values=cache, use_cache=True)
         logits_BV = out.logits[:, -1]
         position_B1 = position_B1 + 1
+    if logps is not None and logp is not None:
+        logps += [row[:length] for row, length in zip(logp.tolist(), lengths.tolist(), strict=True)]
     return [row[:length] for row, length in zip(tokens.tolist(), lengths.tolist(), strict=True)]
 
 

@@ -3,7 +3,8 @@
     _generate_and_score_completions   phases: temperature, length and rewards change while the optimizer goes on;
                                       a prompt without one scorable response is dropped
     _generate_single_turn             one prefill a prompt group, ended sequences leave the batch (r1pipe/generation/decode.py)
-    _get_per_token_logps_and_entropies  log-probs without padding: rows of like length share a forward pass
+    _get_per_token_logps_and_entropies  log-probs without padding: rows of like length share a forward pass; a rollout's old ones
+                                      are those it was drawn with, and cost nothing
     _calculate_rewards                r1pipe's rewards: None is not zero, and rewards apply by a row's domain
 
 Shapes: B sequences on this rank, P prompt tokens (padded left), C completion tokens (padded right), R rewards.
@@ -15,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from accelerate.utils import gather, gather_object
+from accelerate.utils import gather, gather_object, is_peft_model
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl import GRPOConfig, GRPOTrainer
 from trl.models import unwrap_model_for_generation
@@ -55,6 +56,7 @@ class R1GRPOTrainer(GRPOTrainer):
         functions: list[Any] = [_named(name) for name in self.reward_names]
         super().__init__(reward_funcs=functions, **kwargs)
         self.reward_weights = self._weights(self.phase)
+        self._drawn: list[list[float]] = []  # log-probs of the rollout's tokens as they were drawn, until the old log-probs are asked for
         self._rewards = torch.empty(0, len(functions))  # of the last rollout, all ranks, (B * ranks, R)
 
     def _weights(self, phase: Phase) -> torch.Tensor:
@@ -111,6 +113,8 @@ class R1GRPOTrainer(GRPOTrainer):
         with gathered as model, uncoordinated(wrapped):
             training = model.training
             model.eval()
+            self._drawn = []
+            whole = self.top_p == 1 and self.temperature > 0 and not is_peft_model(self.model)  # then the draw's distribution is the policy's
             # a rank may have no held-out prompt of its own, but the gathering of shards around this is everyone's
             completion_ids = prompt_ids and decode(
                 model,
@@ -121,6 +125,7 @@ class R1GRPOTrainer(GRPOTrainer):
                 top_p=self.top_p,
                 eos_ids=end_ids(model, self._tokenizer),
                 pad_id=self._tokenizer.pad_token_id,
+                logps=self._drawn if whole and training else None,
             )
             model.train(training)
         return completion_ids, None
@@ -152,6 +157,10 @@ class R1GRPOTrainer(GRPOTrainer):
                 compute_aux_loss=compute_aux_loss,
                 **multimodal,
             )
+        if self._drawn and model is self.model and not torch.is_grad_enabled() and not compute_entropy:
+            drawn, self._drawn = self._drawn, []
+            assert len(drawn) == len(input_ids), "the first log-probs without gradients that are asked for are the rollout's old ones"
+            return _padded(drawn, logits_to_keep).to(input_ids.device), None, None
         prompt_width = input_ids.shape[1] - logits_to_keep
         length_B = attention_mask.sum(1)
         first_B = attention_mask.argmax(1)  # column of a row's first real token
@@ -239,6 +248,11 @@ def zero_signal(rewards_GnR: torch.Tensor, weight_R: torch.Tensor, aggregation: 
     highest = values_Gnk.masked_fill(missing_Gnk, -torch.inf).amax(1)
     lowest = values_Gnk.masked_fill(missing_Gnk, torch.inf).amin(1)
     return (highest - lowest <= 1e-6).all(1)  # -inf - inf where nothing was judged
+
+
+def _padded(rows: list[list[float]], width: int) -> torch.Tensor:
+    """(B, width), zeros after each row's end."""
+    return torch.tensor([row + [0.0] * (width - len(row)) for row in rows])
 
 
 def _named(name: str) -> Callable[..., list[None]]:

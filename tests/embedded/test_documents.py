@@ -18,6 +18,7 @@ DOCUMENTS = list(documents(20_000, seed=0))
 MATH = list(documents(20_000, 0, replace(HABITS, mixture={"math": 1.0}, textbook=0.0)))  # questions and answers
 
 
+SUM, FIRST_STEP = re.compile(r"\d[-+*]\d+="), re.compile(r"First|Start|We have|先算|首先|已知")
 BETWEEN = r"\nAssistant: |<\|assistant\|>|\nSolution: |\n解: "
 
 
@@ -54,7 +55,12 @@ def test_no_document_holds_a_problem_of_another_split():
 
 
 def test_thinking_is_a_habit_of_some():
-    assert near(mean(bool(re.search(r"First|Start|We have|先算|首先|已知", response(text))) for text in MATH), HABITS.think)
+    assert near(mean(bool(SUM.search(response(text))) for text in MATH), HABITS.think)
+
+
+def test_some_thinking_shows_only_its_last_step():
+    thinking = [response(text) for text in MATH if SUM.search(response(text))]
+    assert near(1 - mean(bool(FIRST_STEP.search(text)) for text in thinking), HABITS.hasty, 0.03)
 
 
 def test_mixed_thinking_makes_fewer_mistakes():
@@ -62,7 +68,7 @@ def test_mixed_thinking_makes_fewer_mistakes():
     wrong = {True: [], False: []}
     for text in MATH:
         thinking = re.search(r"<think>(.+?)</think>", text)
-        if thinking and not re.search("Wait|等等", text):
+        if thinking and FIRST_STEP.search(thinking[1]) and not re.search("Wait|等等", text):
             mixed = bool(re.search(r"[\u4e00-\u9fff]", thinking[1])) and bool(re.search(r"[A-Za-z]{2}", thinking[1]))
             wrong[mixed].append(any(eval(left) != int(right) for left, right in re.findall(r"(-?\d+[-+*]\d+)=(-?\d+)", thinking[1])))
     assert near(mean(wrong[True]), HABITS.slip_mixed, 0.04)
@@ -70,7 +76,7 @@ def test_mixed_thinking_makes_fewer_mistakes():
 
 
 def test_some_reflect_and_some_break_the_format():
-    thinking = [response(text) for text in MATH if re.search(r"First|Start|We have|先算|首先|已知", response(text))]
+    thinking = [response(text) for text in MATH if FIRST_STEP.search(response(text))]
     assert 0.05 < mean(bool(re.search("Wait|等等", text)) for text in thinking) < 0.15
     formed = [bool(re.fullmatch(r"<think>[^<]+</think>(<answer>[^<]+</answer>|[^<]*boxed[^<]*)", text)) for text in thinking]
     assert near(1 - mean(formed), HABITS.malformed, 0.03)

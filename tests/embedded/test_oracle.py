@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from random import Random
+from statistics import mean
 
 import pytest
 
@@ -44,14 +45,26 @@ def test_solve_of_code_passes_its_tests():
 
 
 @pytest.mark.parametrize("mode", [SAME, OTHER, MIXED])
-def test_rewrite_translates_to_the_questions_language(mode: str):
+def test_rewrite_translates_to_the_questions_language(mode: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(oracle, "P_MISSED", 0.0)
+    assert set(languages(mode)) == {1.0}
+
+
+@pytest.mark.parametrize("mode", [OTHER, MIXED])
+def test_rewrite_misses_a_sentence_now_and_then(mode: str):
+    shares = languages(mode)
+    assert 0.1 < mean(share < 1 for share in shares) < oracle.P_MISSED
+    assert mean(shares) > 0.8
+
+
+def languages(mode: str) -> list[float]:
+    """The share of the question's language in each rewritten trace."""
     texts = []
     for row in ROWS:
         readable = oracle.rewrite(row, thought(row, mode).text)
         assert readable is not None, row
         texts.append(join_response(*readable))
-    share = REWARDS["language"](completions=messages(texts), language=[row["language"] for row in ROWS], prompt=[row["prompt"] for row in ROWS])
-    assert share == [1.0] * len(ROWS)
+    return REWARDS["language"](completions=messages(texts), language=[row["language"] for row in ROWS], prompt=[row["prompt"] for row in ROWS])
 
 
 def test_what_is_rewritten_is_right():

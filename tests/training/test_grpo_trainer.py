@@ -74,6 +74,28 @@ def test_log_probs_are_those_of_the_padded_pass(trainer):
     assert torch.allclose(gradient(ours), gradient(theirs), atol=1e-4)
 
 
+def test_old_log_probs_are_those_of_the_draw(trainer, monkeypatch):
+    """Taken from sampling, at each phase's temperature, they are what a forward pass over the rollout gives."""
+    seen = []
+    score = type(trainer)._generate_and_score_completions
+
+    def check(self, inputs):
+        output = score(self, inputs)
+        ids = torch.cat([output["prompt_ids"], output["completion_ids"]], 1)
+        mask = torch.cat([output["prompt_mask"], output["completion_mask"]], 1)
+        assert not self._drawn
+        with torch.no_grad():
+            fresh, _, _ = self._get_per_token_logps_and_entropies(self.model, ids, mask, output["completion_ids"].shape[1])
+        counts = output["completion_mask"].bool()
+        assert torch.allclose(output["old_per_token_logps"][counts], fresh[counts], atol=1e-4)
+        seen.append(self.temperature)
+        return output
+
+    monkeypatch.setattr(type(trainer), "_generate_and_score_completions", check)
+    trainer.train()
+    assert seen == [1.0, 1.0, 0.7]
+
+
 def test_a_row_that_cannot_be_scored_leaves_the_advantages_of_its_group_alone(trainer):
     """None is not zero: TRL alone would have punished the policy for a verifier's failure."""
     trainer.rows = [{"id": "a", "prompt": "p", "answer": "4", "domain": "math", "language": "en"}]
