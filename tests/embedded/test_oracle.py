@@ -53,8 +53,8 @@ def test_rewrite_translates_to_the_questions_language(mode: str, monkeypatch: py
 @pytest.mark.parametrize("mode", [OTHER, MIXED])
 def test_rewrite_misses_a_sentence_now_and_then(mode: str):
     shares = languages(mode)
-    assert 0.1 < mean(share < 1 for share in shares) < oracle.P_MISSED
-    assert mean(shares) > 0.8
+    assert 0.3 < mean(share < 1 for share in shares) < 0.8, "stepwise traces, one sentence each; short ones are translated whole"
+    assert mean(shares) > 0.6
 
 
 def languages(mode: str) -> list[float]:
