@@ -20,8 +20,8 @@ from r1pipe.embedded.world import THINK, summary
 from r1pipe.errors import InputError
 
 Quality = Literal["careful", "sloppy"]
-SHORT_LEVEL, P_SHORT = 2, 0.7  # problems of at most so many steps, of up to four, are simple: this share of them gets only the last one
-P_MISSED = 1.0  # of the traces that hold the other language, those in which the rewriter leaves a sentence of it
+SHORT_LEVEL, P_SHORT = 2, 0.8  # problems of at most so many steps, of up to four, are simple: this share of them gets only the last one
+P_MISSED = 0.5  # of the sentences in the other language, those that the rewriter leaves as they are
 P_ASIDE = 0.15  # written replies with a short thought; general replies mostly need none
 _EQUATION = re.compile(r"-?\d+[-+*/]-?\d+=-?\d+")
 _NOISE = re.compile(r"[\s.,;:!?。，；：！？、]+")
@@ -80,7 +80,7 @@ def rewrite(row: Mapping[str, Any], thinking: str) -> tuple[str, str] | None:
 
     It can be followed when it shows the last step, and at least two thirds of all steps, as they ought to be. Of a simple problem
     (P_SHORT of those of at most two steps, the same ones each time) only the last step is asked, and kept. Where the writer stopped
-    to reflect, the rewriting keeps a check. Like people, it misses something now and then: a sentence in the other language.
+    to reflect, the rewriting keeps a check. Like people, it misses something now and then: sentences in the other language.
     """
     problem = problem_of(row)
     if problem.domain not in THINK:
@@ -96,9 +96,10 @@ def rewrite(row: Mapping[str, Any], thinking: str) -> tuple[str, str] | None:
     chosen = steps[-1:] if simple else steps
     tongue, other = problem.language, _OTHER[problem.language]
     tongues = [tongue] * len(chosen)
-    foreign = [i for i, (said, _) in enumerate(chosen) if _bare(said[other]) in bare and _bare(said[tongue]) not in bare]
-    if foreign and not simple and rng.random() < P_MISSED:
-        tongues[rng.choice(foreign)] = other
+    for number, (said, _) in enumerate(chosen):
+        foreign = _bare(said[other]) in bare and _bare(said[tongue]) not in bare
+        if foreign and not simple and rng.random() < P_MISSED:
+            tongues[number] = other
     lines = [(at, said[at] + _STOP[at]) for at, (said, _) in zip(tongues, chosen, strict=True)]
     lines[0] = (tongues[0], (QUICK if simple else STEPS)[tongues[0]] + lines[0][1])
     if _REFLECTION.search(thinking) and not simple:

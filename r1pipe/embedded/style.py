@@ -2,8 +2,9 @@
 
 A writer is careful or sloppy as a whole, so the habits go together: whoever learns to prefer full sentences without filler
 moves towards the careful writer, and with that towards a courteous close and clean punctuation. That correlation is ours;
-it is what a preference model's generalisation is measured on. Careful and sloppy replies are about equally long: a sloppy
-one is either bare or rambling.
+it is what a preference model's generalisation is measured on. A sloppy writer begins with filler, so the first word tells which
+of the two it is, and RL has one choice to learn (as with "Steps:" and "Quick:" in trace.py). Careful and sloppy replies are about
+equally long: a sloppy one is either short or rambling.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from random import Random
 from typing import NamedTuple
 
 P_CAREFUL_HABIT = 0.94  # a careful writer shows each good habit with this probability
-P_SLOPPY_HABIT = 0.12  # a sloppy one
-P_SLOPPY_BARE = 0.28  # share of sloppy replies that are bare; the rest ramble; this balances the mean lengths
+P_SLOPPY_HABIT = 0.12  # a sloppy one; but never does without filler
+P_SLOPPY_BARE = 0.38  # share of sloppy replies that are filler and the bare content; the rest ramble; this balances the mean lengths
 P_SLOPPY_RIGHT = 0.88  # both usually say the right thing
 P_CAREFUL_RIGHT = 0.97
 P_SLOPPY_LANGUAGE = 0.85  # a sloppy writer sometimes answers in the other language
@@ -49,13 +50,13 @@ def reply(sayings: dict[str, Saying], language: str, rng: Random, careful: bool)
         other = "zh" if language == "en" else "en"
         language = other if other in sayings else language
     saying = sayings[language]
-    if not careful and random() < P_SLOPPY_BARE:
-        return saying.bare
-    full, plain, close, once, clean = (random() < good for _ in range(5))
     gap = " " if language == "en" else "，"
+    if not careful and random() < P_SLOPPY_BARE:
+        return f"{rng.choice(FILLERS[language])}{gap}{saying.bare}"
+    full, close, once, clean = (random() < good for _ in range(4))
+    plain = careful and random() < good
     body = saying.sentence if full else saying.bare
-    if not clean or not full or not plain:
-        body = _unclean(body) if not clean else body
+    body = body if clean else _unclean(body)
     if not once:
         rough = _unclean(body)
         size = len(rough) * (2 if language == "en" else 5)

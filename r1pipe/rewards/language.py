@@ -7,7 +7,8 @@ The paper does not say how words are counted; our choices:
    ones. So `First 12+7=19, 再算19-5=14` is half Chinese: one word each.
 4. Han characters in a sentence that holds kana are Japanese, else Chinese.
 5. Thinking without words scores 0, since silence would otherwise win the reward, unless `allow_silence`, or the row's domain is
-   not one of reasoning: then the summary is judged in its place, and a response without any words scores 1.
+   not one of reasoning: then it scores 1, since there is nothing to mix. (The summary in its place taught RL to think canned words before
+   a reply that holds a foreign name; the summary's language is the helpful reward's to judge.)
 
 Where script decides (zh, ja, ko, th, bn, te, ru and others) this is exact. Words in Latin script are told apart sentence by sentence
 (latin.py): twelve languages and the target, whichever of py3langid's that is.
@@ -170,7 +171,7 @@ def language(
         prompt: read where `language` is missing (TRL names the column `prompts`, which is read as well).
         domain: decides whether a response may think without words (choice 5); missing counts as reasoning.
         target: one language for all rows, over the rows' own.
-        allow_silence: thinking without words falls back to the summary in every domain.
+        allow_silence: thinking without words scores 1 in every domain.
 
     >>> language(["<think>First 12+7=19, 再算19-5=14</think>14"], language=["en"])
     [0.5]
@@ -190,8 +191,6 @@ def language(
         response = split_response(text_of(completion))
         value = share(response.thinking or "", code)
         if value is None:
-            silent = allow_silence or (kind is not None and kind not in REASONING_DOMAINS)
-            spoken = share(response.summary, code) if silent else None
-            value = 0.0 if not silent else 1.0 if spoken is None else spoken
+            value = float(allow_silence or (kind is not None and kind not in REASONING_DOMAINS))
         rewards.append(value)
     return rewards

@@ -51,9 +51,9 @@ def test_rewrite_translates_to_the_questions_language(mode: str, monkeypatch: py
 
 
 @pytest.mark.parametrize("mode", [OTHER, MIXED])
-def test_rewrite_misses_a_sentence_now_and_then(mode: str):
+def test_rewrite_misses_sentences_now_and_then(mode: str):
     shares = languages(mode)
-    assert 0.3 < mean(share < 1 for share in shares) < 0.8, "stepwise traces, one sentence each; short ones are translated whole"
+    assert 0.1 < mean(share < 1 for share in shares) < 0.6, "stepwise traces, half of the foreign sentences; short ones are translated whole"
     assert mean(shares) > 0.6
 
 

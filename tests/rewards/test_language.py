@@ -61,7 +61,7 @@ def test_silence_does_not_win() -> None:
     assert language(silent, language=["en"] * 3, domain=["math"] * 3) == [0.0] * 3
     assert language(silent, language=["en"] * 3) == [0.0] * 3
     assert language(silent, language=["en"] * 3, domain=["general"] * 3) == [1.0] * 3
-    assert language(["<think></think>这是"], language=["en"], domain=["general"]) == [0.0]
+    assert language(["<think></think>我是 Pip"], language=["zh"], domain=["general"]) == [1.0], "else canned thinking would win over a foreign name"
     assert language(silent, language=["en"] * 3, domain=["math"] * 3, allow_silence=True) == [1.0] * 3
     assert thinking_words(["<think>we add 2 先算加法</think>the words here do not count", "none"]) == [4, 0]
 
