@@ -11,6 +11,8 @@ from __future__ import annotations
 from random import Random
 from typing import NamedTuple
 
+from r1pipe.embedded.problem import OTHER_LANGUAGE
+
 P_CAREFUL_HABIT = 0.94  # a careful writer shows each good habit with this probability
 P_SLOPPY_HABIT = 0.12  # a sloppy one
 P_SLOPPY_BARE = 0.28  # share of sloppy replies that are bare; the rest ramble; this balances the mean lengths
@@ -46,7 +48,7 @@ def reply(sayings: dict[str, Saying], language: str, rng: Random, careful: bool)
     random = rng.random
     good = P_CAREFUL_HABIT if careful else P_SLOPPY_HABIT
     if not careful and random() > P_SLOPPY_LANGUAGE:
-        other = "zh" if language == "en" else "en"
+        other = OTHER_LANGUAGE[language]
         language = other if other in sayings else language
     saying = sayings[language]
     if not careful and random() < P_SLOPPY_BARE:

@@ -106,6 +106,11 @@ def component_names(specs: Sequence[RewardSpec]) -> list[str]:
     return names
 
 
+def is_required(spec: RewardSpec) -> bool:
+    """Whether a row that the component cannot judge is unscorable as a whole."""
+    return spec.required if spec.required is not None else spec.name in REQUIRED
+
+
 def applies(spec: RewardSpec, row: Mapping[str, Any]) -> bool:
     """Whether the component has anything to judge in this row.
 
@@ -153,14 +158,13 @@ def score(
         applied[name] = [applies(spec, row) for row in rows]
         chosen = [i for i, yes in enumerate(applied[name]) if yes]
         values = _judge(spec, [completions[i] for i in chosen], [rows[i] for i in chosen], models or {}) if chosen else []
-        required = spec.required if spec.required is not None else spec.name in REQUIRED
         components[name] = [None] * len(rows)
         unjudged[name] = sum(value is None for value in values)
         for i, value in zip(chosen, values, strict=True):
             components[name][i] = value
             total = totals[i]
             if value is None:
-                totals[i] = None if required else total
+                totals[i] = None if is_required(spec) else total
             elif total is not None:
                 totals[i] = total + spec.weight * value
             scorable[i] |= value is not None
@@ -213,6 +217,7 @@ __all__ = [
     "applies",
     "component_names",
     "correct",
+    "is_required",
     "resolve",
     "score",
 ]

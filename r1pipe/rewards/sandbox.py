@@ -114,7 +114,7 @@ def run_tests(jobs: Sequence[CodeJob], limits: Limits | None = None, *, partial:
     assert bwrap is not None
     limits = limits or Limits()
     for job in jobs:
-        _check_shape(job)
+        check_shape(job)
     places: dict[str, list[int]] = {}
     for i, job in enumerate(jobs):
         places.setdefault(json.dumps([job.program, job.entry_point, job.tests], default=str), []).append(i)
@@ -162,7 +162,8 @@ def _judge(bwrap: str, runner: Runner | None, job: CodeJob, limits: Limits, part
 _COLUMNS = {"asserts": ("asserts",), "check": ("code",), "calls": ("inputs",), "stdio": ("inputs", "outputs")}
 
 
-def _check_shape(job: CodeJob) -> None:
+def check_shape(job: CodeJob) -> None:
+    """Raises InputError for tests of a shape that is not known."""
     kind = job.tests.get("kind")
     if kind not in _COLUMNS:
         raise InputError(f"tests of kind {kind!r} are not known", fix=f"kind is one of {', '.join(_COLUMNS)}")
@@ -209,4 +210,4 @@ def _near(a: str, b: str) -> bool:
     return abs(x - y) <= 1e-6 * max(1.0, abs(y))
 
 
-__all__ = ["CodeJob", "Limits", "available", "close", "run_tests", "same_output"]
+__all__ = ["CodeJob", "Limits", "available", "check_shape", "close", "run_tests", "same_output"]
