@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any, cast
 
 from r1pipe.data.response import split_response
@@ -29,7 +30,7 @@ from r1pipe.rewards.language import language
 from r1pipe.rewards.length import length
 from r1pipe.rewards.repetition import repetition
 from r1pipe.rewards.texts import Completion, prompt_of, text_of
-from r1pipe.schema import RewardSpec
+from r1pipe.schema import JudgeEndpoint, RewardSpec
 
 Reward = Callable[..., list[float | None]]
 Scorer = Callable[[list[str], list[str]], list[float]]  # (prompts, responses) -> rewards; a reward model, already calibrated
@@ -180,10 +181,17 @@ def _judge(spec: RewardSpec, completions: list[Completion], rows: list[Mapping[s
         judged = [split_response(text).summary for text in texts] if spec.name == "helpful" else texts
         values = list(models[spec.name]([prompt_of(row.get("prompt")) for row in rows], judged))
         return [None if value != value else float(value) for value in values]  # a model's NaN is no verdict
-    names = {key: None for row in rows for key in row if key not in spec.params}
-    columns = {key: [row.get(key) for row in rows] for key in names if key != "completions"}
+    reward = resolve(spec.name)
+    parameters = signature(reward).parameters
+    known = [*parameters, *(JudgeEndpoint.model_fields if spec.name == "judge" else ())]
+    if unknown := [name for name in spec.params if name not in known and spec.name in REWARDS]:  # they would pass for columns, without a word
+        raise ConfigError(f"the reward `{spec.name}` does not take `{unknown[0]}`", fix=f"it takes {', '.join(known)}")
+    # A column that is called like a parameter, as `timeout`, is none.
+    taken = {"completions", *spec.params, *(name for name, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY)}
+    names = {key: None for row in rows for key in row if key not in taken}
+    columns = {key: [row.get(key) for row in rows] for key in names}
     try:
-        values = resolve(spec.name)(completions, **spec.params, **columns)
+        values = reward(completions, **spec.params, **columns)
     except TypeError as error:
         if "argument" not in str(error):
             raise

@@ -164,11 +164,17 @@ _COLUMNS = {"asserts": ("asserts",), "check": ("code",), "calls": ("inputs",), "
 
 def check_shape(job: CodeJob) -> None:
     """Raises InputError for tests of a shape that is not known."""
+    if not isinstance(job.tests, Mapping):
+        raise InputError(f"tests are a mapping with `kind`, not {type(job.tests).__name__}", fix="see r1pipe.rewards.sandbox.CodeJob for the shapes")
     kind = job.tests.get("kind")
     if kind not in _COLUMNS:
         raise InputError(f"tests of kind {kind!r} are not known", fix=f"kind is one of {', '.join(_COLUMNS)}")
     if missing := [column for column in _COLUMNS[kind] if job.tests.get(column) is None]:
         raise InputError(f"tests of kind {kind!r} lack {', '.join(missing)}", fix="see r1pipe.rewards.sandbox.CodeJob for the shapes")
+    if len({len(job.tests[column]) for column in ("inputs", "outputs") if job.tests.get(column) is not None}) > 1:
+        raise InputError(f"tests of kind {kind!r} have more inputs than outputs, or fewer", fix="give one output an input")
+    if kind == "stdio" and not all(isinstance(text, str) for column in ("inputs", "outputs") for text in job.tests[column]):
+        raise InputError("tests of kind 'stdio' hold something that is no string", fix="write inputs and outputs as the text that a program reads and prints")
     if kind in ("check", "calls") and not job.entry_point:
         raise InputError(f"tests of kind {kind!r} need the column entry_point", fix="name the function that the tests call")
 
