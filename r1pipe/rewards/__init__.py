@@ -183,11 +183,13 @@ def _judge(spec: RewardSpec, completions: list[Completion], rows: list[Mapping[s
         return [None if value != value else float(value) for value in values]  # a model's NaN is no verdict
     reward = resolve(spec.name)
     parameters = signature(reward).parameters
-    known = [*parameters, *(JudgeEndpoint.model_fields if spec.name == "judge" else ())]
-    if unknown := [name for name in spec.params if name not in known and spec.name in REWARDS]:  # they would pass for columns, without a word
-        raise ConfigError(f"the reward `{spec.name}` does not take `{unknown[0]}`", fix=f"it takes {', '.join(known)}")
-    # A column that is called like a parameter, as `timeout`, is none.
-    taken = {"completions", *spec.params, *(name for name, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY)}
+    taken = {"completions", *spec.params}
+    if spec.name in REWARDS:
+        known = [*parameters, *(JudgeEndpoint.model_fields if spec.name == "judge" else ())]
+        if unknown := [name for name in spec.params if name not in known]:  # it would pass for a column, without a word
+            raise ConfigError(f"the reward `{spec.name}` does not take `{unknown[0]}`", fix=f"it takes {', '.join(known)}")
+        # In ours what is keyword-only is a parameter, and a column of that name, as `timeout`, is none.
+        taken |= {name for name, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY}
     names = {key: None for row in rows for key in row if key not in taken}
     columns = {key: [row.get(key) for row in rows] for key in names}
     try:

@@ -132,6 +132,11 @@ def test_a_column_called_like_a_parameter_is_none() -> None:
     row = {**MATH, "timeout": 7, "form": "zero", "target": "zh", "n": 3, "value": 5, "extract_from": ["last"]}
     specs = [RewardSpec(name=name) for name in ("accuracy", "format", "language", "repetition", "constant")]
     assert score(specs, [RIGHT], [row]).components == score(specs, [RIGHT], [MATH]).components
+    assert score([RewardSpec(name=f"{__name__}:of_the_answer")], [RIGHT], [row]).totals == [2.0], "someone else's reward may name its columns so"
+
+
+def of_the_answer(completions: list[str], *, answer: list[str], **columns: Any) -> list[float | None]:
+    return [float(len(text)) for text in answer]
 
 
 @pytest.mark.parametrize("name", ["accuracy", "judge"])
