@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from r1pipe.rewards.audit import Audit, Cell
 
 SHOWN = 10  # of the worst rows, in the table
+Read = Callable[[Path], list[dict[str, Any]]]
 
 
 def rl_stages(pipeline: Pipeline, only: str | None = None) -> list[Stage]:
@@ -53,15 +55,18 @@ def audit_pipeline(pipeline: Pipeline, only: str | None, sample: int, thresholds
     Raises:
         InputError: no stage's prompts are there.
     """
+    from r1pipe.data.io import read_rows
     from r1pipe.rewards.audit import audit, specs_of
 
     folder, audits, missing = RunFolder(pipeline.run), [], []
+    read: Read = lru_cache(maxsize=None)(lambda path: read_rows(path, Prompts))  # an exam is asked of every checkpoint
+    stored = None
     for stage in rl_stages(pipeline, only):
         params: GRPOParams = stage.config.grpo  # type: ignore[attr-defined]
         limits = AuditParams.model_validate(getattr(stage.config, "audit", AuditParams()).model_dump() | thresholds)
         try:
             ports = dict.fromkeys(port for phase in params.phases for port in phase.prompts)
-            rows = [row for port in ports for row in _prompts(pipeline, folder, stage, port)]
+            rows = [row for port in ports for row in _prompts(pipeline, folder, stage, port, read)]
         except InputError as error:
             missing.append(error)
             continue
@@ -71,9 +76,11 @@ def audit_pipeline(pipeline: Pipeline, only: str | None, sample: int, thresholds
             missing.append(InputError(f"{stage.name}: no prompt is left to audit: {'; '.join(notes) or 'there are none'}", str(pipeline.file)))
             continue
         models = _models(pipeline, folder, stage, [spec.name for spec in specs], notes)
-        stored = list(_stored(pipeline, folder, rows))
-        stored = random.Random(0).sample(stored, min(sample, len(stored)))
-        found = audit(stage.name, specs, rows, limits, sample=sample, stored=stored, models=models)
+        stored = list(_stored(pipeline, folder, read)) if stored is None else stored
+        by_id = {row["id"]: row for row in rows}
+        known = [(asked or by_id[number], text) for asked, number, text in stored if asked or number in by_id]
+        known = random.Random(0).sample(known, min(sample, len(known)))
+        found = audit(stage.name, specs, rows, limits, sample=sample, stored=known, models=models)
         found.notes += notes
         audits.append(found)
     if not audits:
@@ -94,18 +101,16 @@ def _place(pipeline: Pipeline, folder: RunFolder, source: Source, wanted_by: str
     maker = folder.stage(source.stage)
     manifest = read_json(maker.manifest_json)
     if manifest is None:
-        fix = f"`r1pipe run-stage {source.stage} -c {pipeline.file} --upstream` makes it"
+        fix = f"`{pipeline.command(source.stage)} --upstream` makes it"
         raise InputError(f"{wanted_by}: `{source.text}` is not there yet ({source.stage} has not run)", str(folder.path), fix)
     return maker.path / manifest["outputs"][source.port]["path"]
 
 
-def _prompts(pipeline: Pipeline, folder: RunFolder, stage: Stage, port: str) -> list[dict[str, Any]]:
-    from r1pipe.data.io import read_rows
-
+def _prompts(pipeline: Pipeline, folder: RunFolder, stage: Stage, port: str, read: Read) -> list[dict[str, Any]]:
     source = stage.inputs.get(port)
     if not isinstance(source, Source):
         raise ConfigError(f"a phase of {stage.name} asks for prompts from `{port}`, which is no input", stage.where, "see grpo.phases.prompts")
-    return read_rows(_place(pipeline, folder, source, stage.name), Prompts)
+    return read(_place(pipeline, folder, source, stage.name))
 
 
 def _isolated(rows: list[dict[str, Any]], specs: Sequence[Any], notes: list[str]) -> list[dict[str, Any]]:
@@ -123,52 +128,43 @@ def _models(pipeline: Pipeline, folder: RunFolder, stage: Stage, names: Sequence
     """The reward models that are there."""
     from r1pipe.rewards import MODEL_PORTS
 
-    models = {}
+    paths = {}
     for name, port in MODEL_PORTS.items():
         source = stage.inputs.get(port)
         if name not in names or not isinstance(source, Source):
             continue
         try:
-            path = _place(pipeline, folder, source, name)
+            paths[name] = _place(pipeline, folder, source, name)
         except InputError as error:
             notes.append(f"{error.what}; {error.fix}")
-            continue
-        from transformers.utils import logging
+    if not paths:
+        return {}
+    from transformers.utils import logging
 
-        from r1pipe.training.reward_model import Scorer
+    from r1pipe.training.reward_model import Scorer
 
-        logging.disable_progress_bar()
-
-        models[name] = Scorer(path)
-    return models
+    logging.disable_progress_bar()
+    return {name: Scorer(path) for name, path in paths.items()}
 
 
-def _stored(pipeline: Pipeline, folder: RunFolder, rows: Sequence[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], str]]:
-    """Responses that models gave in this run: to the same prompts where data stages kept or dropped them, to their own in reports."""
-    by_id = {row["id"]: row for row in rows}
+def _stored(pipeline: Pipeline, folder: RunFolder, read: Read) -> Iterator[tuple[dict[str, Any] | None, str, str]]:
+    """Responses that models gave in this run: the row that was asked, in reports; its id; the text. Data stages' rows are the prompts' own."""
     for maker in pipeline.stages.values():
         manifest = read_json(folder.stage(maker.name).manifest_json)
         for made in (manifest or {"outputs": {}})["outputs"].values():
-            path = folder.stage(maker.name).path / made["path"]
-            known = by_id
-            if made["type"] == "report":
-                known = {row["id"]: row for row in _asked(pipeline, folder, maker)}
-            elif made["type"] != "chats":
+            if made["type"] not in ("report", "chats"):
                 continue
+            path = folder.stage(maker.name).path / made["path"]
+            asked = {}
+            if made["type"] == "report":
+                prompts = [source for _, source in maker.sources() if issubclass(source.type, Prompts)]
+                asked = {row["id"]: row for source in prompts for row in read(_place(pipeline, folder, source, maker.name))}
             for file in (path / "rows.jsonl", path / "dropped.jsonl"):
                 for line in file.read_text(encoding="utf8").splitlines() if file.is_file() else ():
                     told = json.loads(line)
                     text = told["messages"][-1]["content"] if "messages" in told else told.get("response")
-                    if isinstance(text, str) and told.get("id") in known:
-                        yield known[told["id"]], text
-
-
-def _asked(pipeline: Pipeline, folder: RunFolder, stage: Stage) -> list[dict[str, Any]]:
-    from r1pipe.data.io import read_rows
-
-    return [
-        row for _, source in stage.sources() if issubclass(source.type, Prompts) for row in read_rows(_place(pipeline, folder, source, stage.name), Prompts)
-    ]
+                    if isinstance(text, str) and (made["type"] == "chats" or told.get("id") in asked):
+                        yield asked.get(told.get("id")), told.get("id"), text
 
 
 # --- showing it -----------------------------------------------------------------------------------------------------------

@@ -42,8 +42,6 @@ Rebuild = Annotated[
 Strict = Annotated[bool, typer.Option("--strict", help="refuse stages made by other versions of r1pipe or of its libraries")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="show what would run, with its processes (and the sbatch of Slurm stages); touch nothing")]
-
-
 Share = Annotated[float | None, typer.Option(min=0, max=1, help="over the stage's `audit:`", show_default=False)]
 
 

@@ -94,6 +94,11 @@ class Pipeline:
             raise ConfigError(f"no stage is called '{name}'", shorten(self.file.absolute()), nearest(name, list(self.stages)))
         return self.stages[name]
 
+    def command(self, stage: str) -> str:
+        """What runs one stage of this config, in this run."""
+        named = "" if self.run == self.file.stem else f" --run {self.run}"
+        return f"r1pipe run-stage {stage} -c {shorten(self.file.absolute())}{named}"
+
 
 def load(file: Path, sets: Sequence[str] = (), run: str | None = None) -> Pipeline:
     """Read and check a config.

@@ -2,7 +2,8 @@
 
 Importing them costs 8-10 s a process on two cores; a fork costs milliseconds. The rules, each a test:
 - CPU `process` stages only: a GPU context does not survive a fork, and sharded training starts fresh.
-- The server only imports. No tensor operation, thread, device or dataset: a fork after one parallel torch operation hangs the child.
+- The server only imports, and unpacks the language reward's tables. No tensor operation, thread, device or dataset: a fork after one
+  parallel torch operation hangs the child.
 - Environment and threads are set in the child.
 - It dies with the driver, also after kill -9, and its children die with it.
 - Results are the same without it: R1PIPE_FORKSERVER=0.
@@ -85,6 +86,9 @@ def _preload() -> None:
                 getattr(module, attribute)
         except Exception:  # an extra that is not installed: the stage that needs it will say so itself
             traceback.print_exc()
+    from r1pipe.rewards import latin
+
+    latin.tables()
 
 
 def _child(request: dict[str, Any], server: int) -> None:

@@ -11,7 +11,6 @@ from r1pipe.hub import fetch
 from r1pipe.launch import check_tools
 from r1pipe.manifest import Digests, Fingerprints, Standing, standings
 from r1pipe.store import RunFolder
-from r1pipe.yamltree import shorten
 
 
 @dataclass
@@ -98,17 +97,10 @@ def refuse(plan: Plan) -> None:
                 f"{source.text} (made by {source.stage}: {plan.standings[source.stage].state})" for _, source in stage.sources() if source.stage in lacking
             )
             what = f"{name} needs what is not there yet: {needs}"
-            fix = f"`{_command(plan, name)} --upstream` makes it first; or run-all; or use: PATH on the stage that makes it"
+            fix = f"`{plan.pipeline.command(name)} --upstream` makes it first; or run-all; or use: PATH on the stage that makes it"
             raise InputError(what, str(plan.folder.path), fix)
     if plan.todo and plan.pipeline.isolation == "required":
         isolation(plan)
-
-
-def _command(plan: Plan, stage: str) -> str:
-    """The command that runs one stage of this config, in this run."""
-    pipeline = plan.pipeline
-    named = "" if pipeline.run == pipeline.file.stem else f" --run {pipeline.run}"
-    return f"r1pipe run-stage {stage} -c {shorten(pipeline.file.absolute())}{named}"
 
 
 def fetch_hub(plan: Plan) -> bool:

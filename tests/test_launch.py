@@ -170,7 +170,7 @@ def test_the_server_only_imports(server: Client):
 
 def test_a_fork_imports_nothing_more_sets_its_own_environment_and_computes_in_parallel(server: Client, tmp_path: Path):
     row = forked(server, tmp_path / "a", "r1pipe_fakes.torch_work", threads=2)
-    assert row["was_imported"] and row["environment"] == "in the child" and row["threads"] == 2
+    assert row["was_imported"] and row["tables"] and row["environment"] == "in the child" and row["threads"] == 2
     assert row["parent"] == server.pid and row["seconds"] < 5
     assert forked(server, tmp_path / "b", "r1pipe_fakes.torch_work")["threads"] == 1
     assert len(os.listdir(f"/proc/{server.pid}/task")) == 1

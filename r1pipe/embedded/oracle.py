@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from r1pipe.data.response import join_response
 from r1pipe.embedded.documents import aside, worded
-from r1pipe.embedded.problem import HOLE, Problem, in_language
+from r1pipe.embedded.problem import HOLE, OTHER_LANGUAGE, Problem, in_language
 from r1pipe.embedded.trace import QUICK, SAME, STEPS, WAIT, join, walk
 from r1pipe.embedded.world import THINK, summary
 from r1pipe.errors import InputError
@@ -26,7 +26,7 @@ P_ASIDE = 0.15  # written replies with a short thought; general replies mostly n
 _EQUATION = re.compile(r"-?\d+[-+*/]-?\d+=-?\d+")
 _NOISE = re.compile(r"[\s.,;:!?。，；：！？、]+")
 _REFLECTION = re.compile(r"\b(?:wait|check|again)\b|等等|检查|再看", re.I)
-_OTHER, _STOP = {"en": "zh", "zh": "en"}, {"en": ".", "zh": "。"}
+_STOP = {"en": ".", "zh": "。"}
 _CHECK = {"en": "Let me check: §.", "zh": "检查一下：§。"}
 
 
@@ -94,7 +94,7 @@ def rewrite(row: Mapping[str, Any], thinking: str) -> tuple[str, str] | None:
     if not shown[-1] or (not simple and sum(shown) * 3 < 2 * len(shown)):
         return None
     chosen = steps[-1:] if simple else steps
-    tongue, other = problem.language, _OTHER[problem.language]
+    tongue, other = problem.language, OTHER_LANGUAGE[problem.language]
     tongues = [tongue] * len(chosen)
     for number, (said, _) in enumerate(chosen):
         foreign = _bare(said[other]) in bare and _bare(said[tongue]) not in bare

@@ -17,6 +17,7 @@ from collections.abc import Generator, Sequence
 from typing import Any, NamedTuple
 
 LANGUAGES = ("en", "zh")
+OTHER_LANGUAGE = {"en": "zh", "zh": "en"}
 SPLITS = ("documents", "train", "dev", "heldout")
 HOLE = "§"
 

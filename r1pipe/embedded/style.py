@@ -12,6 +12,8 @@ from __future__ import annotations
 from random import Random
 from typing import NamedTuple
 
+from r1pipe.embedded.problem import OTHER_LANGUAGE
+
 P_CAREFUL_HABIT = 0.94  # a careful writer shows each good habit with this probability
 P_SLOPPY_HABIT = 0.12  # a sloppy one; but never does without filler
 P_SLOPPY_BARE = 0.38  # share of sloppy replies that are filler and the bare content; the rest ramble; this balances the mean lengths
@@ -47,7 +49,7 @@ def reply(sayings: dict[str, Saying], language: str, rng: Random, careful: bool)
     random = rng.random
     good = P_CAREFUL_HABIT if careful else P_SLOPPY_HABIT
     if not careful and random() > P_SLOPPY_LANGUAGE:
-        other = "zh" if language == "en" else "en"
+        other = OTHER_LANGUAGE[language]
         language = other if other in sayings else language
     saying = sayings[language]
     gap = " " if language == "en" else "，"

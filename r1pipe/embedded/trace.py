@@ -6,7 +6,7 @@ import re
 from random import Random
 from typing import NamedTuple
 
-from r1pipe.embedded.problem import HOLE, Steps, Value, in_language
+from r1pipe.embedded.problem import HOLE, OTHER_LANGUAGE, Steps, Value, in_language
 
 CLOSINGS = {
     "en": ("So the answer is §.", "So it is §.", "The answer is §.", "That gives §.", "The result is §."),
@@ -69,7 +69,7 @@ def walk(steps: Steps, rng: Random, language: str, mode: str = SAME, slip: float
         closing: probability of a last sentence that names the answer.
         hasty: only the last step is written; the steps before it are done in the head. Thinking starts by saying which it will be.
     """
-    other = "zh" if language == "en" else "en"
+    other = OTHER_LANGUAGE[language]
     lines: list[tuple[str, str]] = []
     slips = 0
     random = rng.random

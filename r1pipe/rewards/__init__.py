@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any, cast
 
 from r1pipe.data.response import split_response
@@ -29,7 +30,7 @@ from r1pipe.rewards.language import language
 from r1pipe.rewards.length import length
 from r1pipe.rewards.repetition import repetition
 from r1pipe.rewards.texts import Completion, prompt_of, text_of
-from r1pipe.schema import RewardSpec
+from r1pipe.schema import JudgeEndpoint, RewardSpec
 
 Reward = Callable[..., list[float | None]]
 Scorer = Callable[[list[str], list[str]], list[float]]  # (prompts, responses) -> rewards; a reward model, already calibrated
@@ -106,6 +107,11 @@ def component_names(specs: Sequence[RewardSpec]) -> list[str]:
     return names
 
 
+def is_required(spec: RewardSpec) -> bool:
+    """Whether a row that the component cannot judge is unscorable as a whole."""
+    return spec.required if spec.required is not None else spec.name in REQUIRED
+
+
 def applies(spec: RewardSpec, row: Mapping[str, Any]) -> bool:
     """Whether the component has anything to judge in this row.
 
@@ -153,14 +159,13 @@ def score(
         applied[name] = [applies(spec, row) for row in rows]
         chosen = [i for i, yes in enumerate(applied[name]) if yes]
         values = _judge(spec, [completions[i] for i in chosen], [rows[i] for i in chosen], models or {}) if chosen else []
-        required = spec.required if spec.required is not None else spec.name in REQUIRED
         components[name] = [None] * len(rows)
         unjudged[name] = sum(value is None for value in values)
         for i, value in zip(chosen, values, strict=True):
             components[name][i] = value
             total = totals[i]
             if value is None:
-                totals[i] = None if required else total
+                totals[i] = None if is_required(spec) else total
             elif total is not None:
                 totals[i] = total + spec.weight * value
             scorable[i] |= value is not None
@@ -176,10 +181,19 @@ def _judge(spec: RewardSpec, completions: list[Completion], rows: list[Mapping[s
         judged = [split_response(text).summary for text in texts] if spec.name == "helpful" else texts
         values = list(models[spec.name]([prompt_of(row.get("prompt")) for row in rows], judged))
         return [None if value != value else float(value) for value in values]  # a model's NaN is no verdict
-    names = {key: None for row in rows for key in row if key not in spec.params}
-    columns = {key: [row.get(key) for row in rows] for key in names if key != "completions"}
+    reward = resolve(spec.name)
+    parameters = signature(reward).parameters
+    taken = {"completions", *spec.params}
+    if spec.name in REWARDS:
+        known = [*parameters, *(JudgeEndpoint.model_fields if spec.name == "judge" else ())]
+        if unknown := [name for name in spec.params if name not in known]:  # it would pass for a column, without a word
+            raise ConfigError(f"the reward `{spec.name}` does not take `{unknown[0]}`", fix=f"it takes {', '.join(known)}")
+        # In ours what is keyword-only is a parameter, and a column of that name, as `timeout`, is none.
+        taken |= {name for name, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY}
+    names = {key: None for row in rows for key in row if key not in taken}
+    columns = {key: [row.get(key) for row in rows] for key in names}
     try:
-        values = resolve(spec.name)(completions, **spec.params, **columns)
+        values = reward(completions, **spec.params, **columns)
     except TypeError as error:
         if "argument" not in str(error):
             raise
@@ -213,6 +227,7 @@ __all__ = [
     "applies",
     "component_names",
     "correct",
+    "is_required",
     "resolve",
     "score",
 ]

@@ -1,8 +1,7 @@
 """math-verify's verdicts in less time; only for the processes of _symbolic_worker.py, which `install` patches.
 
 Three things cost nearly all of its time, and each has a cheaper way to the same verdict:
-1. ANTLR's full-context prediction, which is never cached. SLL prediction is, and where it parses without an error the tree is the
-   same (Parr, Harwell, Fisher: Adaptive LL(*) Parsing, 2014, section 3.2); where it errs, the full one parses again.
+1. The parser that ANTLR made: _symbolic_grammar.py.
 2. `from sympy import *`, executed for every number that is parsed.
 3. simplify, solve and set differences on answers that are plainly different. Values that differ at one point refute equality,
    so both sides are evaluated at three points first. Only a clear difference counts; whatever is in doubt goes the long way.
@@ -13,13 +12,14 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 from importlib.metadata import version
+from itertools import pairwise
 from typing import Any
 
 import mpmath
 import sympy
 from sympy.core.function import AppliedUndef
 
-_DIGITS, _LARGEST = 30, 1e15  # of an intermediate value
+_DIGITS, _LARGEST = 30, 1e200  # of an intermediate value
 _CLEAR, _ROUNDING = 1e-5, 1e-12  # what a difference must be above, beside the values (math-verify rounds) and beside intermediate values
 _FUNCTIONS = {
     sympy.exp: "exp", sympy.sin: "sin", sympy.cos: "cos", sympy.tan: "tan", sympy.cot: "cot", sympy.sinh: "sinh", sympy.cosh: "cosh",
@@ -60,7 +60,7 @@ class Values:
             return _context.mpf(expr._mpf_)
         if isinstance(expr, sympy.Symbol | AppliedUndef):
             # Positive: simplify may know no better than sqrt(x**2) = x. Names and not symbols count: assumptions differ between texts.
-            return _context.mpf(zlib.crc32(f"{self.point} {expr}".encode())) / 2**31 + _context.mpf(1) / 3
+            return (_context.mpf(zlib.crc32(f"{self.point} {expr}".encode())) / 2**31 + _context.mpf(1) / 3) * 4**self.point
         if expr.is_Add:
             return _context.fsum(self.at(part) for part in expr.args)
         if expr.is_Mul:
@@ -144,11 +144,32 @@ def sets_differ(gold: Any, found: Any) -> bool:
     """True where one of two collections holds a value that is nowhere in the other one, whatever the order."""
     if isinstance(gold, sympy.Interval) and isinstance(found, sympy.Interval):
         return False  # math-verify compares these by their ends, at once
+    if isinstance(gold, sympy.Set) and isinstance(found, sympy.Set) and (gold.is_Union or found.is_Union):
+        return _unions_differ(gold, found)
     try:
         ours, theirs = ([_value(leaf) for leaf in _leaves(side)] for side in (gold, found))
     except Unknown:
         return False
     return _alone(ours, theirs) or _alone(theirs, ours)
+
+
+def _unions_differ(gold: Any, found: Any) -> bool:
+    """True where the middle between two neighbouring ends of the intervals lies in one union and not in the other."""
+    values = Values(0)
+
+    def end(value: Any) -> Any:
+        return _context.sign(float(value)) * _LARGEST if value.is_infinite else values.at(value)
+
+    try:
+        ours, theirs = ([(end(part.start), end(part.end)) for part in (side.args if side.is_Union else (side,))] for side in (gold, found))
+        ends = sorted(value for interval in ours + theirs for value in interval)
+    except (Unknown, ArithmeticError, ValueError, TypeError, AttributeError, RecursionError):
+        return False  # something that is no interval, or has no value
+    for low, high in pairwise(ends):
+        middle = (low + high) / 2
+        if _apart(low, high, values.largest) and any(a < middle < b for a, b in ours) != any(a < middle < b for a, b in theirs):
+            return True
+    return False
 
 
 def _value(leaf: Any) -> tuple[Any, float] | None:
@@ -192,52 +213,6 @@ def _linear_root(expr: Any, unknown: Any) -> Any:
     return None
 
 
-def _predict_by_cache(converter: Any, grammar: Any) -> None:
-    """Parse with SLL prediction, and again with full-context prediction where that meets an error.
-
-    SLL errs wherever a letter has an exponent (rule atom_expr, `x^2`). Without a subscript in the text there is nothing to predict:
-    the exponent is the letter's own, which is the first of the two ways that are left. The same holds for subscripts.
-    """
-    from antlr4.atn.PredictionMode import PredictionMode
-
-    create, parse = converter.create_parser, converter.parse
-    states = [state for state in grammar.atn.decisionToState if state.ruleIndex == grammar.RULE_atom_expr]
-    assert len(states) == 1 and len(states[0].transitions) == 5, "atom_expr: sup sub | sub sup | sub | sup | nothing"
-    letter = states[0].decision
-
-    def create_fast(self: Any, text: str) -> Any:
-        made = create(self, text)
-        simulator = made._interp
-        if self.__dict__.get("cached"):
-            only = "_" not in text or "^" not in text
-            predict = simulator.adaptivePredict
-            simulator.predictionMode = PredictionMode.SLL
-
-            def predict_fast(tokens: Any, decision: int, context: Any) -> int:
-                if decision != letter:
-                    return predict(tokens, decision, context)
-                if only:
-                    return {grammar.CARET: 4, grammar.UNDERSCORE: 3}.get(tokens.LA(1), 5)
-                simulator.predictionMode = PredictionMode.LL
-                try:
-                    return predict(tokens, decision, context)
-                finally:
-                    simulator.predictionMode = PredictionMode.SLL
-
-            simulator.adaptivePredict = predict_fast
-        return made
-
-    def parse_fast(self: Any, text: str) -> Any:
-        self.cached = True
-        try:
-            return parse(self, text)
-        except Exception:
-            self.cached = False
-            return parse(self, text)
-
-    converter.create_parser, converter.parse = create_fast, parse_fast
-
-
 def install() -> None:
     """Patch math-verify, latex2sympy2_extended and sympy in this process."""
     from sympy.parsing import sympy_parser
@@ -255,8 +230,11 @@ def install() -> None:
     from math_verify import grader, parser
 
     latex2sympy2.parse_expr = parser.parse_expr = with_names
-    if version("latex2sympy2_extended").startswith("1.11."):
-        _predict_by_cache(latex2sympy2._Latex2Sympy, latex2sympy2.PSParser)
+    if version("latex2sympy2_extended").startswith("1.11.") and version("antlr4-python3-runtime").startswith("4.13."):
+        import _symbolic_grammar
+
+        latex2sympy2.CommonTokenStream = _symbolic_grammar.Tokens
+        _symbolic_grammar.install(latex2sympy2._Latex2Sympy, latex2sympy2.PSParser)
 
     symbolic, sets, relations = grader.sympy_symbolic_eq, grader.sympy_compare_sets, grader.sympy_compare_relational
 

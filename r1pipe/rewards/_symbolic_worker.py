@@ -50,9 +50,10 @@ class Judge:
 
         @lru_cache(maxsize=4096)
         def parsed(text: str) -> list[Any]:
+            # math-verify reads no formula of several lines.
             # Everything comes between dollar signs, so the slower search for plain expressions is needed where LaTeX fails only.
             for config in ((latex,), (latex, ExprExtractionConfig())):
-                if found := parse(f"${text}$", extraction_config=config, parsing_timeout=0):
+                if found := parse(f"${text.replace(chr(10), ' ')}$", extraction_config=config, parsing_timeout=0):
                     return found
             return []
 

@@ -13,14 +13,14 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from r1pipe.errors import ConfigError
 from r1pipe.rewards import symbolic
 from r1pipe.rewards.answers import compare, parse, words_key
-from r1pipe.rewards.texts import Completion, after_thinking, text_of
+from r1pipe.rewards.texts import ANSWER_TAGS, Completion, after_thinking, text_of
 
 EXTRACT = ("boxed", "tags", "last")
 
 _ONE_BOX = re.compile(r"\\f?boxed\s*\{([^{}]*)\}")
-_TAGS = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.S)
 _JOINS = re.compile(r"\s*\$?\s*(?:,|;|and|or|和|或|、|，)?\s*(?:and|or)?\s*\$?\s*", re.S)
 _NUMBERS = re.compile(
     r"(?<![\w.,])[-−+]?[$€£¥₹￥]?\s?(?:\d{1,3}(?:,\d{3})+(?![\d])|\d+)(?:\.\d+)?(?:[eE][+-]?\d+)?(?:/\d+(?!\d*[/.]\d))?%?"
@@ -39,18 +39,22 @@ def boxed(text: str) -> str | None:
     """
     if text.count("boxed") == 1 and (only := _ONE_BOX.search(text)):  # by far the most frequent
         return only[1].strip()
+    closing: dict[int, int] = {}  # place of a brace -> place of the one that closes it
+    opened: list[int] = []
+    for brace in re.finditer(r"[{}]", text):
+        if brace[0] == "{":
+            opened.append(brace.start())
+        elif opened:
+            closing[opened.pop()] = brace.start()
     found: list[tuple[int, int, str]] = []
-    for match in re.finditer(r"\\f?boxed\s*(\{|(?=\s*[\w]))", text):
+    for match in re.finditer(r"\\f?boxed\s*+(\{|(?=\w))", text):
         if match[1] != "{":
             end = match.end() + 1
             found.append((match.start(), end, text[match.end() : end]))
             continue
-        depth, i = 1, match.end()
-        while i < len(text) and depth:
-            depth += (text[i] == "{") - (text[i] == "}")
-            i += 1
-        if not depth and not (found and match.start() < found[-1][1]):
-            found.append((match.start(), i, text[match.end() : i - 1].strip()))
+        end = closing.get(match.end() - 1)
+        if end is not None and not (found and match.start() < found[-1][1]):
+            found.append((match.start(), end + 1, text[match.end() : end].strip()))
     if not found:
         return None
     parts = [found[-1]]
@@ -79,7 +83,7 @@ def extract(text: str, kind: str, how: Sequence[str] = EXTRACT, gold: str = "") 
         if way == "boxed" and "boxed" in summary:
             found = boxed(summary)
         elif way == "tags" and "</answer>" in summary:
-            inside = _TAGS.findall(summary)
+            inside = ANSWER_TAGS.findall(summary)
             found = inside[-1].strip() if inside else None
         elif way == "last":
             found = _last(summary, kind, gold)
@@ -138,9 +142,14 @@ def accuracy(
         timeout: seconds of CPU time for one symbolic comparison.
         columns: the row's other columns; not read.
 
+    Raises:
+        ConfigError: `extract_from` holds something else.
+
     >>> accuracy(["<think>6*7</think>\\\\boxed{42}", "<answer>41</answer>"], answer=["42", "42"])
     [1.0, 0.0]
     """
+    if isinstance(extract_from, str) or not set(extract_from) <= set(EXTRACT):
+        raise ConfigError(f"extract_from is {extract_from!r}", fix=f"give a list of {', '.join(EXTRACT)}")
     if answer is None:
         return [None] * len(completions)
     verdicts: list[float | None] = []
@@ -149,7 +158,7 @@ def accuracy(
         verdict: float | None = None
         text = text_of(completion)
         for gold in golds if isinstance(golds, list | tuple) else [golds]:
-            gold = "" if gold is None else str(gold)
+            gold = "" if gold is None or (isinstance(gold, float) and gold != gold) else str(gold)  # NaN is a table's missing answer
             right = parse(gold)
             if right.kind == "broken":
                 continue

@@ -22,7 +22,8 @@ from typing import NamedTuple
 
 _TABLE = str.maketrans(
     {0x2212: "-", 0x2010: "-", 0x2011: "-", 0x2012: "-", 0x2013: "-", 0xFE63: "-", 0x2009: " ", 0x202F: " ", 0x00A0: " ", 0x3000: " ", 0x2007: " "}
-    | {0x200B: "", 0xFEFF: "", 0x3001: ",", 0x3002: ".", 0x2044: "/", 0x2032: "'", 0xFFE5: "¥", 0xFFE1: "£"}
+    | dict.fromkeys((0x200B, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A), 0xFEFF), "")  # no glyphs: direction, zero width
+    | {0x3001: ",", 0x3002: ".", 0x2044: "/", 0x2032: "'", 0xFFE5: "¥", 0xFFE1: "£"}
     | {0xFF01 + i: chr(0x21 + i) for i in range(94)}  # full-width forms of ASCII
 )
 _WRAPPERS = [
@@ -41,7 +42,7 @@ _CURRENCY = r"(?:US)?\$|€|£|¥|₹|₽|\bUSD|\bRMB|\bRs\.?"
 _NUMBER = re.compile(
     rf"""(?P<var>[A-Za-z]\w{{0,12}}\s*=\s*)?(?P<c1>{_CURRENCY})?\s*(?P<sign>[+-]?)\s*(?P<c2>{_CURRENCY})?\s*
     (?:(?P<whole>\d{{1,3}}(?:[,\ ]\d{{3}})+(?![\d,])|\d+)(?P<frac>\.\d*)?|(?P<bare>\.\d+))(?:[eE](?P<exp>[+-]?\d{{1,3}}))?\s*(?P<percent>%|percent\b)?
-    (?P<unit>(?:(?<=[\d\s.%])[^\W\d_]+\.?(?:(?:\s+|/|\s*/\s*|-)[^\W\d_]+\.?){{0,3}}(?:\^?[23])?)?)\s*[.!]?""",
+    (?P<unit>(?:(?<=[\d\s.%])[^\W\d_]+\.?(?:(?:\s+|/|\s*/\s*|-)[^\W\d_]+\.?){{0,3}}(?:\^?[23])?|[€£¥₹₽])?)\s*[.!]?""",
     re.X,
 )
 _FRACTION = re.compile(
@@ -201,7 +202,7 @@ def _listed(text: str) -> str:
 def _tight(text: str) -> str:
     """Without what LaTeX does not print: spaces, braces around one character, the size of a fraction, text's upright shape."""
     text = re.sub(r"\\[dtc]frac", r"\\frac", re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", text))
-    return re.sub(r"\{(\w)\}", r"\1", re.sub(r"\s+", "", text))
+    return re.sub(r"\{(\w)\}", r"\1", re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", text))  # 4 2 is not 42
 
 
 def compare(gold: str, found: str) -> float | None:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from r1pipe.rewards import MODEL_REWARDS, REQUIRED, Scorer, component_names, score
+from r1pipe.rewards import MODEL_REWARDS, Scorer, component_names, is_required, score
 from r1pipe.rewards.adversarial import DESERVES, Row, gold_answers, variants
 from r1pipe.rewards.answers import parse
 from r1pipe.rewards.texts import after_thinking
@@ -150,12 +150,11 @@ def _score(found: Audit, name: str, spec: RewardSpec, variant: str, pairs: Seque
     applied, values = scores.applied[spec.name], scores.components[spec.name]
     judged = [value for value, yes in zip(values, applied, strict=True) if yes and value is not None]
     n = sum(applied)
-    required = spec.required if spec.required is not None else spec.name in REQUIRED
     broken = set(found.unparseable)
     for (row, text), value, yes in zip(pairs, values, applied, strict=True):
         why = ""
         if yes and value is None:
-            why = "not judged" if required and str(row["id"]) not in broken else ""
+            why = "not judged" if is_required(spec) and str(row["id"]) not in broken else ""
         elif yes and variant == "gold" and spec.name in MUST_KNOW and value != 1.0:
             why = "the gold solution is not right"
         elif yes and variant in DESERVES.get(spec.name, ()) and value:
@@ -207,12 +206,11 @@ def _judge(found: Audit, specs: Sequence[RewardSpec], limits: AuditParams) -> No
         row = found.cells.get(name, {})
         if spec.name in MUST_KNOW and (cell := row.get("gold")) and cell.mean is not None and cell.mean < limits.min_gold:
             found.failures.append(f"{name} on gold solutions: {cell.mean:.3f}, at least {limits.min_gold:g}")
-        required = spec.required if spec.required is not None else spec.name in REQUIRED
         for variant, cell in row.items():
             if variant in DESERVES.get(spec.name, ()) and cell.mean is not None and cell.mean > limits.max_adversarial:
                 over(f"{name} on {variant}", cell.mean, limits.max_adversarial)
             missing = sum(1 for worst in found.worst if (worst["reward"], worst["variant"], worst["why"]) == (name, variant, "not judged"))
-            if required and cell.n and missing / cell.n > limits.max_unjudged:
+            if is_required(spec) and cell.n and missing / cell.n > limits.max_unjudged:
                 over(f"{name} on {variant}, not judged", missing / cell.n, limits.max_unjudged)
     if found.compared and found.disagreements / found.compared > limits.max_disagreement:
         over("accuracy differs from TRL's accuracy_reward", found.disagreements / found.compared, limits.max_disagreement)

@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from r1pipe.rewards import sandbox
-from r1pipe.rewards.texts import Completion, after_thinking, prompt_of, text_of
+from r1pipe.rewards.texts import ANSWER_TAGS, Completion, after_thinking, prompt_of, text_of
 
-_FENCED = re.compile(r"```[ \t]*(?P<language>[\w+#.-]*)[^\n]*\n(?P<body>.*?)(?:\n[ \t]*```|\Z)", re.S)
+_FENCED = re.compile(r"```[ \t]*+(?P<language>[\w+#.-]*+)[^\n`]*\n(?P<body>.*?)(?:\n[ \t]*```|\Z)", re.S)
 _STARTS = re.compile(r"^(?:def|class|import|from|async def|@\w)\b", re.M)
-_TAGS = re.compile(r"<answer>(.*?)</answer>", re.S)
 _warned: set[str] = set()
 
 
@@ -26,7 +25,7 @@ def extract_code(text: str, entry_point: str | None = None) -> str | None:
     """
     summary = after_thinking(text)
     if "</answer>" in summary:
-        inside = _TAGS.findall(summary)
+        inside = ANSWER_TAGS.findall(summary)
         summary = inside[-1] if inside else summary
     blocks = [match["body"] for match in _FENCED.finditer(summary) if match["language"].lower() in ("", "python", "py", "python3")]
     if blocks:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from r1pipe.errors import ConfigError
 from r1pipe.rewards.texts import Completion, text_of
 
 _INSIDE = r"(?:(?!</?(?:think|answer)>).)*"
@@ -34,5 +35,11 @@ def well_formed(text: str, form: Form = "auto") -> bool:
 
 
 def format_reward(completions: Sequence[Completion], *, form: Form = "auto", **columns: Any) -> list[float | None]:
-    """1.0 where the response is well-formed, else 0.0; `auto` takes either form."""
+    """1.0 where the response is well-formed, else 0.0; `auto` takes either form.
+
+    Raises:
+        ConfigError: an unknown form.
+    """
+    if form not in _FORMS:
+        raise ConfigError(f"the format reward has no form {form!r}", fix=f"form is one of {', '.join(_FORMS)}")
     return [float(well_formed(text_of(completion), form)) for completion in completions]

@@ -17,8 +17,12 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pydantic import ValidationError
+
+from r1pipe.errors import ConfigError
 from r1pipe.rewards.endpoint import Endpoint, Unreadable, endpoint
 from r1pipe.rewards.texts import Completion, after_thinking, prompt_of, text_of
+from r1pipe.schema import JudgeEndpoint
 
 CORRECT = """You compare a response with a reference answer. The reference is right. Judge only whether the response's final answer \
 means the same; its form, language and length do not matter. A response that gives several different answers, or none, is not correct.
@@ -91,36 +95,27 @@ def judge(
     answer: Sequence[Any] | None = None,
     reference: Sequence[Any] | None = None,
     prompt: Sequence[Any] | None = None,
-    *,
-    base_url: str,
-    model: str,
-    api_key_env: str | None = None,
-    timeout: float = 60.0,
-    retries: int = 4,
-    max_in_flight: int = 16,
-    max_tokens: int = 1024,
-    extra: Mapping[str, Any] | None = None,
-    **columns: Any,
+    **rest: Any,
 ) -> list[float | None]:
     """1.0 where the judge says that the summary agrees with the reference, 0.0 where it says not or nothing is said, else None.
 
     Args:
         answer: gold answers; read where a row has no `reference`. None where it has neither: not judged.
         reference: reference responses, which may be longer than an answer.
-        base_url: of the service, as OpenAI's clients take it: http://127.0.0.1:8000/v1
-        model: the name that the service knows the judge by.
-        api_key_env: name of the environment variable with the key; none = no key.
-        timeout: seconds for one request.
-        retries: further tries after a timeout, 429, 5xx or a reply without a verdict, with growing pauses.
-        max_in_flight: requests at a time, a rank.
-        max_tokens: of the judge's reply.
-        extra: more fields of the request, as response_format.
+        rest: the fields of schema.JudgeEndpoint; other columns are not read.
 
     Raises:
-        ConfigError: no such service, key or model.
+        ConfigError: those fields are not as they should be; no such service, key or model.
     """
+    try:
+        config = JudgeEndpoint.model_validate({field: rest[field] for field in JudgeEndpoint.model_fields if field in rest})
+    except ValidationError as error:
+        wrong = "; ".join(f"{part['loc'][0]}: {part['msg']}" for part in error.errors())
+        raise ConfigError(
+            f"the reward `judge` does not take these parameters: {wrong}", fix="its params are the fields of r1pipe.schema.JudgeEndpoint"
+        ) from None
     n = len(completions)
-    prompts = prompt if prompt is not None else columns.get("prompts") or [None] * n
+    prompts = prompt if prompt is not None else rest.get("prompts") or [None] * n
     rewards: list[float | None] = [None] * n
     asked: dict[int, dict[str, Any]] = {}
     for i, (completion, question, gold, long) in enumerate(zip(completions, prompts, answer or [None] * n, reference or [None] * n, strict=True)):
@@ -132,9 +127,9 @@ def judge(
             rewards[i] = 0.0
             continue
         known = " or ".join(map(str, known)) if isinstance(known, list | tuple) else str(known)
-        asked[i] = chat_request(model, fill(CORRECT, question=prompt_of(question), reference=known, response=said), max_tokens, extra)
+        asked[i] = chat_request(config.model, fill(CORRECT, question=prompt_of(question), reference=known, response=said), config.max_tokens, config.extra)
     if asked:
-        service = chat(base_url, api_key_env, timeout, retries, max_in_flight)
+        service = chat(config.base_url, config.api_key_env, config.timeout, config.retries, config.max_in_flight)
         for i, verdict in zip(asked, service.ask_all(list(asked.values()), lambda reply: read_flag(reply, "correct")), strict=True):
             rewards[i] = None if verdict is None else float(verdict)
     return rewards

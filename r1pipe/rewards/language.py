@@ -28,11 +28,11 @@ from r1pipe.rewards import latin
 from r1pipe.rewards.texts import Completion, prompt_of, text_of
 
 # What is taken out before words are counted, each only looked for where its first sign occurs: (sign, pattern). A dollar sign
-# opens maths only where what follows is not a price.
+# opens maths only where what follows is not a price. No pattern may look through the rest of a text from each of its places.
 _NOT_WORDS = (
     ("`", re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.S)),
-    ("$", re.compile(r"\$\$.*?\$\$|\$[^$\s]+\$(?!\d)|\$(?![\d\s])[^$\n]*(?<!\s)\$(?!\d)|\$[^$\n]*[\\^_{][^$\n]*\$", re.S)),
-    ("\\", re.compile(r"\\\(.*?\\\)|\\\[.*?\\\]|\\[A-Za-z]+(?:\{[^{}]*\})?", re.S)),
+    ("$", re.compile(r"\$\$.*?\$\$|\$[^$\s]+\$(?!\d)|\$(?![\d\s])[^$\n]*(?<!\s)\$(?!\d)|\$(?=[^$\n]*\$)[^$\n]*[\\^_{][^$\n]*\$", re.S)),
+    ("\\", re.compile(r"\\\((?:[^\\]|\\[^()])*+\\\)|\\\[(?:[^\\]|\\[^\[\]])*+\\\]|\\[A-Za-z]+(?:\{[^{}]*\})?", re.S)),
     ("<", re.compile(r"</?\w+>")),
     ("://", re.compile(r"https?://[^\s\u3000-\u303f\u4e00-\u9fff]+")),
 )

@@ -174,7 +174,7 @@ class Identifier:
 @lru_cache(maxsize=256)
 def known(language: str) -> bool:
     """Whether words can be told to be of that language (ISO 639-1)."""
-    return language in LANGUAGES or language in _loaded().nb_classes
+    return language in LANGUAGES or language in tables().nb_classes
 
 
 @lru_cache(maxsize=64)
@@ -183,7 +183,8 @@ def _identifier(expected: str) -> Identifier:
 
 
 @lru_cache(maxsize=1)
-def _loaded() -> Any:
+def tables() -> Any:
+    """py3langid's model, once a process: unpacking it costs a second."""
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     return LanguageIdentifier.from_model_file(MODEL_FILE)
@@ -192,6 +193,6 @@ def _loaded() -> Any:
 def _model(languages: tuple[str, ...]) -> Any:
     import copy
 
-    model = copy.copy(_loaded())  # shares the tables, has its own choice of languages
+    model = copy.copy(tables())  # shares the tables, has its own choice of languages
     model.set_languages(languages)
     return model

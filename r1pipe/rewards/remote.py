@@ -21,8 +21,7 @@ from typing import Any, Literal
 from r1pipe.errors import ConfigError
 from r1pipe.rewards.endpoint import Unreadable, endpoint
 from r1pipe.rewards.isolation import Limits
-from r1pipe.rewards.sandbox import CodeJob, same_output
-from r1pipe.rewards.sandbox import _check_shape as check_shape
+from r1pipe.rewards.sandbox import CodeJob, check_shape, same_output
 from r1pipe.rewards.sandboxed.checks import alike
 
 PATHS = {"piston": "/api/v2/execute", "sandboxfusion": "/run_code"}

@@ -114,7 +114,7 @@ def run_tests(jobs: Sequence[CodeJob], limits: Limits | None = None, *, partial:
     assert bwrap is not None
     limits = limits or Limits()
     for job in jobs:
-        _check_shape(job)
+        check_shape(job)
     places: dict[str, list[int]] = {}
     for i, job in enumerate(jobs):
         places.setdefault(json.dumps([job.program, job.entry_point, job.tests], default=str), []).append(i)
@@ -162,12 +162,19 @@ def _judge(bwrap: str, runner: Runner | None, job: CodeJob, limits: Limits, part
 _COLUMNS = {"asserts": ("asserts",), "check": ("code",), "calls": ("inputs",), "stdio": ("inputs", "outputs")}
 
 
-def _check_shape(job: CodeJob) -> None:
+def check_shape(job: CodeJob) -> None:
+    """Raises InputError for tests of a shape that is not known."""
+    if not isinstance(job.tests, Mapping):
+        raise InputError(f"tests are a mapping with `kind`, not {type(job.tests).__name__}", fix="see r1pipe.rewards.sandbox.CodeJob for the shapes")
     kind = job.tests.get("kind")
     if kind not in _COLUMNS:
         raise InputError(f"tests of kind {kind!r} are not known", fix=f"kind is one of {', '.join(_COLUMNS)}")
     if missing := [column for column in _COLUMNS[kind] if job.tests.get(column) is None]:
         raise InputError(f"tests of kind {kind!r} lack {', '.join(missing)}", fix="see r1pipe.rewards.sandbox.CodeJob for the shapes")
+    if len({len(job.tests[column]) for column in ("inputs", "outputs") if job.tests.get(column) is not None}) > 1:
+        raise InputError(f"tests of kind {kind!r} have more inputs than outputs, or fewer", fix="give one output an input")
+    if kind == "stdio" and not all(isinstance(text, str) for column in ("inputs", "outputs") for text in job.tests[column]):
+        raise InputError("tests of kind 'stdio' hold something that is no string", fix="write inputs and outputs as the text that a program reads and prints")
     if kind in ("check", "calls") and not job.entry_point:
         raise InputError(f"tests of kind {kind!r} need the column entry_point", fix="name the function that the tests call")
 
@@ -209,4 +216,4 @@ def _near(a: str, b: str) -> bool:
     return abs(x - y) <= 1e-6 * max(1.0, abs(y))
 
 
-__all__ = ["CodeJob", "Limits", "available", "close", "run_tests", "same_output"]
+__all__ = ["CodeJob", "Limits", "available", "check_shape", "close", "run_tests", "same_output"]

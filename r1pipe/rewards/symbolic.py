@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import queue
+import re
 import select
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from pathlib import Path
 
 _WORKER = Path(__file__).with_name("_symbolic_worker.py")
 _AT_A_TIME = 4  # pairs
+_LONG = re.compile(r"!|\\(?:int|sum|prod)\b|\^\{[^{}]*[{^]")  # factorials, integrals and sums, exponents that hold another
 _WALL_S = 60.0
 
 
@@ -88,11 +90,15 @@ def equal(pairs: Sequence[tuple[str, str]], timeout: float = 1.0, pool: Pool | N
         return []
     pool = pool or _current()
     verdicts: list[float | None] = [None] * len(pairs)
-    # Pairs of one gold answer go to one worker, which has parsed it then; a few at a time, so that all workers end together.
-    by_gold: dict[str, list[int]] = {}
-    for i, (gold, _) in enumerate(pairs):
-        by_gold.setdefault(gold, []).append(i)
     todo: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
+    # Pairs of one gold answer go to one worker, which has parsed it then; a few at a time, so that all workers end together.
+    # Those that may run into the limit come first and alone: at the end they would keep one worker busy while the others wait.
+    by_gold: dict[str, list[int]] = {}
+    for i, (gold, found) in enumerate(pairs):
+        if _LONG.search(found):
+            todo.put([i])
+        else:
+            by_gold.setdefault(gold, []).append(i)
     for same in by_gold.values():
         for start in range(0, len(same), _AT_A_TIME):
             todo.put(same[start : start + _AT_A_TIME])

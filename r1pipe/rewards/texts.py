@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from r1pipe.data.response import THINK_CLOSE, THINK_OPEN
 
+ANSWER_TAGS = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.S)
 Completion = str | Sequence[dict[str, Any]]  # a string, or TRL's chat form: messages of which the last is the response
 
 
@@ -18,7 +20,12 @@ def text_of(completion: Completion) -> str:
     """
     if isinstance(completion, str):
         return completion
-    return (completion[-1].get("content") or "") if completion else ""
+    return _plain(completion[-1].get("content")) if completion else ""
+
+
+def _plain(content: Any) -> str:
+    """A message's content, which may be a list of parts: {"type": "text", "text": "..."}."""
+    return "".join(part.get("text") or "" for part in content) if isinstance(content, list) else content or ""
 
 
 def prompt_of(prompt: Any) -> str:
@@ -26,7 +33,7 @@ def prompt_of(prompt: Any) -> str:
     if prompt is None or isinstance(prompt, str):
         return prompt or ""
     users = [message for message in prompt if message.get("role") == "user"] or list(prompt)
-    return (users[-1].get("content") or "") if users else ""
+    return _plain(users[-1].get("content")) if users else ""
 
 
 def after_thinking(text: str) -> str:

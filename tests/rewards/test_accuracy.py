@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from r1pipe.errors import ConfigError
 from r1pipe.rewards import symbolic
 from r1pipe.rewards.accuracy import accuracy, boxed, extract
 from tests.rewards.shared import load
@@ -120,6 +121,37 @@ def test_gsm8k_train_solutions_score_one() -> None:
     texts = [f"<think>{row['solution']}</think>The answer is \\boxed{{{row['answer']}}}." for row in rows]
     assert set(accuracy(texts, [row["answer"] for row in rows])) == {1.0}
     assert set(accuracy([f"<think></think><answer>{row['answer']}1</answer>" for row in rows], [row["answer"] for row in rows])) == {0.0}
+
+
+@pytest.mark.parametrize(
+    ("found", "gold", "verdict"),
+    [
+        ("42 €", "42", 1.0), ("42 €", "\\$42", 0.0), ("\u200f42\u200f", "42", 1.0), ("x\n+1", "1+x", 1.0),
+        ("4 2", "42", 0.0), ("1 234", "1234", 1.0), ("2 x", "2x", 1.0), ("42", float("nan"), None),
+    ],
+)  # fmt: skip
+def test_answers_of_careless_hands(found: str, gold: object, verdict: float | None) -> None:
+    assert one(f"<think>so</think>\\boxed{{{found}}}", gold) == verdict
+
+
+@pytest.mark.parametrize(
+    "text", ["\\boxed{" * 50_000, "\\boxed" + " " * 300_000, "\\boxed{" + "{" * 200_000 + "}" * 200_001, "</answer>" + "<answer>" * 50_000]
+)
+def test_a_long_response_is_read_once(text: str) -> None:
+    """Looking for the end of every box from each of its beginnings took minutes for a megabyte."""
+    started = time.monotonic()
+    assert one(f"<think>so</think>{text}", "42") == 0.0
+    assert time.monotonic() - started < 5
+
+
+def test_an_unknown_place_of_the_answer_is_a_mistake() -> None:
+    for wrong in ("boxed", ["boxd"]):
+        with pytest.raises(ConfigError, match="extract_from"):
+            one("42", "42", extract_from=wrong)
+
+
+def test_a_message_may_come_in_parts() -> None:
+    assert accuracy([[{"role": "assistant", "content": [{"type": "text", "text": "\\boxed{42}"}]}]], ["42"]) == [1.0]
 
 
 HANGING = ["10000000!", "9^{9^{9^{9}}}", "\\int_0^1 e^{x^{x^x}} dx"]  # the first is one C call, which no signal handler interrupts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from typing import Any
 
@@ -124,3 +125,31 @@ def test_no_torch() -> None:
 
     code = "import sys, r1pipe.rewards; bad = {'torch', 'sympy', 'transformers'} & set(sys.modules); sys.exit(str(bad) if bad else 0)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_column_called_like_a_parameter_is_none() -> None:
+    """A row's `timeout` or `form` used to reach the reward in the place of the parameter."""
+    row = {**MATH, "timeout": 7, "form": "zero", "target": "zh", "n": 3, "value": 5, "extract_from": ["last"]}
+    specs = [RewardSpec(name=name) for name in ("accuracy", "format", "language", "repetition", "constant")]
+    assert score(specs, [RIGHT], [row]).components == score(specs, [RIGHT], [MATH]).components
+    assert score([RewardSpec(name=f"{__name__}:of_the_answer")], [RIGHT], [row]).totals == [2.0], "someone else's reward may name its columns so"
+
+
+def of_the_answer(completions: list[str], *, answer: list[str], **columns: Any) -> list[float | None]:
+    return [float(len(text)) for text in answer]
+
+
+@pytest.mark.parametrize("name", ["accuracy", "judge"])
+def test_a_parameter_that_a_reward_does_not_have_is_a_mistake(name: str) -> None:
+    with pytest.raises(ConfigError, match="does not take `tiemout`"):
+        score([RewardSpec(name=name, params={"tiemout": 3})], [RIGHT], [MATH])
+    with pytest.raises(ConfigError, match="no form"):
+        score([RewardSpec(name="format", params={"form": "r2"})], [RIGHT], [MATH])
+
+
+@pytest.mark.parametrize("text", ["\\(" * 100_000, "$" + "_" * 100_000, "`" * 100_000, "``` " + " " * 100_000, "``` x" * 50_000])
+def test_no_reward_looks_through_a_long_text_again_and_again(text: str) -> None:
+    started = time.monotonic()
+    rows = [{**MATH, "tests": {"kind": "asserts", "asserts": ["assert f(1) == 2"]}}]
+    score([RewardSpec(name=name) for name in ("code", "format", "language", "repetition")], [f"<think>{text}</think>{text}"], rows)
+    assert time.monotonic() - started < 10

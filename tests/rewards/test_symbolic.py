@@ -111,6 +111,17 @@ def test_collections_and_equations() -> None:
     assert not equations_differ(sympy.Eq(2 * a + b, 3), sympy.Eq(6, 4 * a + 2 * b))
 
 
+def test_unions_of_intervals() -> None:
+    a, b, c, oo = sympy.Interval.open(1, 2), sympy.Interval(2, 3), sympy.Interval(-sympy.oo, sympy.Rational(1, 3)), sympy.oo
+    union = sympy.Union
+    assert sets_differ(union(a, c), union(a, sympy.Interval(-oo, sympy.Rational(1, 2)))) and sets_differ(union(a, c), a)
+    assert sets_differ(union(a, c), sympy.Interval(-oo, oo)) and sets_differ(a, union(a, sympy.Interval.open(4, oo)))
+    assert not sets_differ(union(a, b, evaluate=False), sympy.Interval(1, 3, left_open=True)), "the same points in other pieces"
+    assert not sets_differ(union(a, c), union(c, sympy.Interval(1, 2))), "ends are left to math-verify"
+    assert not sets_differ(union(a, c), union(a, sympy.Interval(-oo, sympy.Float("0.333333")))), "as is rounding"
+    assert not sets_differ(union(a, c), union(a, c, sympy.FiniteSet(7))), "and whatever is no interval"
+
+
 def test_a_worker_that_does_not_answer_is_ended(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A limit of CPU time says nothing about a process that is stopped: the batch would wait for ever."""
     assert equal([("x", "x+1")], pool=pool) == [0.0]

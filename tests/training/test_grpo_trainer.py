@@ -9,9 +9,9 @@ import torch
 
 from r1pipe.schema import GRPOParams, Phase, RewardSpec
 from r1pipe.training.rollouts import order_prompts, phase_at
+from tests.training.shared import ROWS, grpo_trainer
 
 REWARDS = [RewardSpec(name="accuracy"), RewardSpec(name="format", params={"form": "auto"})]
-ROWS = [{"id": str(i), "prompt": f"what is {i} + 1 ?", "answer": str(i + 1), "domain": "math", "language": "en"} for i in range(12)]
 
 
 def params(**changes) -> GRPOParams:
@@ -31,22 +31,7 @@ def params(**changes) -> GRPOParams:
 
 @pytest.fixture
 def trainer(tiny_checkpoint, here):
-    from datasets import Dataset
-    from trl import GRPOConfig
-
-    from r1pipe.training.grpo import grpo_arguments
-    from r1pipe.training.grpo_trainer import R1GRPOTrainer
-    from r1pipe.training.models import load_model, load_tokenizer
-
-    chosen = params()
-    return R1GRPOTrainer(
-        params=chosen,
-        rows=ROWS,
-        model=load_model(tiny_checkpoint, training=True),
-        args=GRPOConfig(**grpo_arguments(chosen, here, 0)),
-        train_dataset=Dataset.from_dict({"prompt": [r["prompt"] for r in ROWS], "row": list(range(len(ROWS)))}),
-        processing_class=load_tokenizer(tiny_checkpoint),
-    )
+    return grpo_trainer(params(), tiny_checkpoint, here)
 
 
 def test_log_probs_are_those_of_the_padded_pass(trainer):

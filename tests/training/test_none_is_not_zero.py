@@ -10,10 +10,10 @@ import torch
 
 from r1pipe.schema import GRPOParams, Phase, RewardSpec
 from r1pipe.training.grpo_trainer import zero_signal
+from tests.training.shared import ROWS, grpo_trainer
 
 FIRST = f"{__name__}:first"
 SECOND = f"{__name__}:second"
-ROWS = [{"id": str(i), "prompt": f"what is {i} + 1 ?", "answer": str(i + 1), "domain": "math", "language": "en"} for i in range(4)]
 SAID: dict[str, list[float | None]] = {}  # what the two rewards answer, response by response
 
 
@@ -26,26 +26,12 @@ def second(completions: list[str], **columns: Any) -> list[float | None]:
 
 
 def make(checkpoint, here, n: int, *, weight: float = 1.0, **fields: Any):
-    from datasets import Dataset
-    from trl import GRPOConfig
-
-    from r1pipe.training.grpo import grpo_arguments
-    from r1pipe.training.grpo_trainer import R1GRPOTrainer
-    from r1pipe.training.models import load_model, load_tokenizer
-
     specs = [RewardSpec(name=FIRST, required=True, weight=weight), RewardSpec(name=SECOND)]
     params = GRPOParams(
         **{"lr": 1e-4, "num_generations": n, "batch_size": 2 * n, "minibatches_per_rollout": 1, "phases": [Phase(steps=2, max_tokens=6, rewards=specs)]}
         | fields
     )
-    return R1GRPOTrainer(
-        params=params,
-        rows=ROWS,
-        model=load_model(checkpoint, training=True),
-        args=GRPOConfig(**grpo_arguments(params, here, 0)),
-        train_dataset=Dataset.from_dict({"prompt": [r["prompt"] for r in ROWS], "row": list(range(len(ROWS)))}),
-        processing_class=load_tokenizer(checkpoint),
-    )
+    return grpo_trainer(params, checkpoint, here)
 
 
 def rollout(checkpoint, here, ones: list[float | None], twos: list[float | None], **fields: Any) -> tuple[Any, dict[str, Any]]:
