@@ -17,7 +17,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from r1pipe.rewards.endpoint import Endpoint, Unreadable, endpoint
+from r1pipe.endpoint import Endpoint, Unreadable, endpoint
 from r1pipe.rewards.texts import Completion, after_thinking, prompt_of, text_of
 
 CORRECT = """You compare a response with a reference answer. The reference is right. Judge only whether the response's final answer \
