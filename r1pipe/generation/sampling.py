@@ -67,7 +67,8 @@ class Sampler:
         self.source, self.settle, self.stop_after = source, settle, stop_after
         self.cohorts = generator.cohorts(stop_after is not None)
         self.drawn: list[list[Drawn]] = [[] for _ in rows]
-        self.arrived = self.settled = self.kept = self.ready = self.total = 0
+        self.drawn_now = self.present = self.settled = self.kept = self.saved = 0  # samples: of this attempt, of all, ..., not to be drawn
+        self.ready = self.total = 0  # rows
         self.refused: list[str] = []  # why, one for each sample
         self.started = time.monotonic()
 
@@ -133,6 +134,7 @@ class Sampler:
                     asked = todo.popleft()
                     if asked.unit.key in self.found:
                         came.append((asked, self.found.pop(asked.unit.key)))
+                        self.present += len(came[-1][1])
                     elif (halt := self.generator.halted(self.tokens_in, self.tokens_out)) is None:
                         future = drawers.submit(self.generator.draw, asked.unit)
                         drawing[future] = asked
@@ -198,9 +200,12 @@ class Sampler:
         self.refused += refused
         if not refused:
             self.samples.append(unit.key, samples=[asdict(one) for one in completions])
-        self.arrived += len(completions)
+        self.drawn_now += len(completions)
+        self.present += len(completions)
         self.tokens_in += sum(one.prompt_tokens for one in completions)
         self.tokens_out += sum(one.tokens for one in completions)
+        if self.settle is None or self.generator.alone:
+            self._show("sampling", self.present)
         return completions
 
     def _candidates(self, unit: Unit, completions: list[Completion]) -> list[Candidate]:
@@ -236,9 +241,13 @@ class Sampler:
                 for row, drawn in zip(unit.rows, round_.drawn[unit.key], strict=True):
                     self.drawn[row].append(drawn)
             following = self._round(round_.cohort, round_.number + 1)
-            self.ready += len({row for unit in round_.units for row in unit.rows}) - len({row for _, unit in following for row in unit.rows})
-        shown: dict[str, float | str] = {"what": "sampling", "rate": round(self.arrived / max(1e-6, time.monotonic() - self.started), 1)}
+            over = {row for unit in round_.units for row in unit.rows} - {row for _, unit in following for row in unit.rows}
+            self.ready += len(over)
+            self.saved += sum(self.n - len(self.drawn[row]) for row in over)
         if self.settle is not None:
-            shown["kept"] = round(self.kept / self.settled, 3)
-        self.here.progress(min(self.ready, self.total), self.total, **shown)
+            self._show("verifying" if self.generator.alone else "sampling", self.settled, kept=round(self.kept / self.settled, 3))
         return following
+
+    def _show(self, what: str, done: int, **shown: float) -> None:
+        total, rate = self.total * self.n - self.saved, self.drawn_now / max(1e-6, time.monotonic() - self.started)
+        self.here.progress(min(done, total), total, what=what, rate=round(rate, 1), **shown)
