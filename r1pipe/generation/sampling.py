@@ -171,6 +171,7 @@ class Sampler:
             drawers.shutdown(wait=False, cancel_futures=True)
             settler.shutdown(wait=False, cancel_futures=True)
         if halt is not None:
+            halt = self.generator.halted(self.tokens_in, self.tokens_out) or halt  # what was in flight has come since
             halt.where = f"{self.here.stage}: {self.ready} of {self.total} rows are done"
             raise halt
         if unanswered:
