@@ -88,6 +88,20 @@ def test_a_budget_stops_cleanly_and_a_larger_one_goes_on(service: str, tmp_path:
     assert output(tmp_path / "poor") == output(tmp_path / "whole")
 
 
+def test_from_the_command_line_a_larger_budget_goes_on(service: str, tmp_path: Path) -> None:
+    from engine import r1pipe
+
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows()))
+    block = {"inputs": {"prompts": "./p.jsonl"}, "outputs": {"chats": "c"}, "sampling": sampling(service, budget_tokens=1000)}
+    (tmp_path / "t.yaml").write_text(json.dumps({"stages": {"rejection-sampling": block}}))
+    poor = r1pipe(tmp_path, "run-all", "t.yaml")
+    assert poor.returncode == 1 and "budget_tokens is used up" in poor.stderr and "raise sampling.endpoint.budget_tokens" in poor.stderr, poor.stderr
+    before = stats(service)["requests"]
+    rich = r1pipe(tmp_path, "run-all", "t.yaml", "--set", "stages.rejection-sampling.sampling.endpoint.budget_tokens=100000")
+    assert rich.returncode == 0, rich.stderr
+    assert stats(service)["requests"] - before < 12 * 8 - 15, "what was paid for is not asked again"
+
+
 def test_what_is_refused_is_dropped_with_its_reason_and_asked_again_later(service: str, tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="refused 8 requests; the last: status 400.*context length"):
         run_stage(tmp_path, service, sampling=sampling(service, "too-long"))
