@@ -88,21 +88,19 @@ class Sampler:
         self.samples, self.verdicts = (Journal(self.here.workdir / f"{label}-{rank}-of-{world}.jsonl") for label in (self.label, f"{self.label}-verdicts"))
         try:
             self._work(mine)
+            if world > 1:
+                self._done(rank).touch()
+                if self.here.main:
+                    while not all(self._done(other).exists() for other in range(world)):  # a rank that dies takes the launcher, and so us, with it
+                        time.sleep(0.02)
+                    self._read()
+                    self._work(cohort for cohort in range(len(self.cohorts)) if cohort % world != rank)  # asks anew only what was refused there
         finally:
             self.samples.close()
             self.verdicts.close()
             if self.refused:
                 warnings.warn(f"{self.here.stage}: the service refused {len(self.refused)} requests; the last: {self.refused[-1]}", stacklevel=3)
-        if world > 1:
-            self._done(rank).touch()
-        if not self.here.main:
-            return []
-        if world > 1:
-            while not all(self._done(other).exists() for other in range(world)):  # a rank that dies takes the launcher, and so us, with it
-                time.sleep(0.02)
-            self._read()
-            self._work(cohort for cohort in range(len(self.cohorts)) if cohort % world != rank)
-        return self.drawn
+        return self.drawn if self.here.main else []
 
     def _done(self, rank: int) -> Path:
         return self.here.workdir / f"{self.label}-{rank}-of-{self.here.world_size}.done"
