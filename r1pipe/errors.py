@@ -7,7 +7,8 @@ R1PipeError                 exit code 2, shown as one panel: what, where, what t
 ├── BusyError               another driver holds the run
 ├── MissingToolError        something the config requires is not installed
 ├── GateError               a declared bound was not met (exit code 1)
-│   └── GuardError          a guard stopped a training run (exit code 1)
+│   ├── GuardError          a guard stopped a training run (exit code 1)
+│   └── BudgetError         a budget of tokens or money is used up (exit code 1)
 └── StageError              a stage's process failed (exit code 3)
 
 Our own impossibilities are asserts; ignored configuration is a warning.
@@ -63,6 +64,10 @@ class GateError(R1PipeError):
 
 class GuardError(GateError):
     """A guard stopped a training run; what it has saved so far stays."""
+
+
+class BudgetError(GateError):
+    """A budget is used up; what was paid for stays, and a larger one goes on from there."""
 
 
 class StageError(R1PipeError):

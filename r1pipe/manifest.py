@@ -1,8 +1,8 @@
 """What a stage was made from, and so whether what lies on disk is still it.
 
-Fingerprint = kind + config (without launch, logging, audit and guards; path fields by content) + identities of the inputs: a produced input is
-its maker's fingerprint and port, a brought one the hash of its content. States: missing (run), partial (resume), done (skip),
-stale (refuse). Versions of r1pipe, the stage module and the libraries are recorded, not fingerprinted.
+Fingerprint = kind + config (without launch, logging, audit, guards and how a service is asked; path fields by content) + identities of
+the inputs: a produced input is its maker's fingerprint and port, a brought one the hash of its content. States: missing (run), partial
+(resume), done (skip), stale (refuse). Versions of r1pipe, the stage module and the libraries are recorded, not fingerprinted.
 """
 
 from __future__ import annotations
@@ -20,11 +20,20 @@ from typing import Any, Literal
 
 from r1pipe.config import Pipeline, Source, Stage
 from r1pipe.hub import hub_commit
+from r1pipe.schema import SamplingEndpoint
 from r1pipe.store import RunFolder, StageFolder, read_json, write_json
 
 State = Literal["missing", "partial", "done", "stale"]
 RECORDED_PACKAGES = ("torch", "transformers", "trl", "datasets", "accelerate", "deepspeed", "vllm")
-NOT_FINGERPRINTED: dict[str, Any] = {"launch": True, "logging": True, "audit": True, "grpo": {"guards"}}  # how a stage is run and watched
+_SERVICE = {"endpoint": set(SamplingEndpoint.model_fields) - {"model", "extra"}}  # where and how a model is asked, and for how much money
+NOT_FINGERPRINTED: dict[str, Any] = {  # how a stage is run and watched
+    "launch": True,
+    "logging": True,
+    "audit": True,
+    "grpo": {"guards"},
+    "sampling": _SERVICE,
+    "passes": {"__all__": {"sampling": _SERVICE}},
+}
 
 
 @dataclass

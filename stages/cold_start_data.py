@@ -1,9 +1,11 @@
 """cold-start-data: thousands of readable long chains of thought from R1-Zero's own (v2 B.3.2, v1 2.3.1).
 
-Reads R1-Zero's checkpoint and prompts with answers or tests. Samples several responses a prompt at temperature 1.0, keeps what is right and
-readable, and has it rewritten: thinking in the question's language (translated where need be) and short for simple problems, and a
-summary that shows the solution where R1-Zero's holds only the answer. What was rewritten is verified again. Writes chats, card.json with
-counts by source and reason, and dropped.jsonl. `reuse` adds the rows' own solutions as a second source of candidates.
+Reads R1-Zero's checkpoint (or none: `sampling.endpoint` is a model behind a service) and prompts with answers or tests. Samples several
+responses a prompt at temperature 1.0 and, while others are sampled, keeps what is right and readable and has it rewritten: thinking in the
+question's language (translated where need be) and short for simple problems, and a summary that shows the solution where R1-Zero's holds only
+the answer. What was rewritten is verified again. Writes chats, card.json with counts by source and reason and the share of right samples of
+every prompt, and dropped.jsonl. `stop_after` saves what need not be sampled, `reuse` adds the rows' own solutions as a second source of
+candidates.
 Not done here: people, who convert the first traces and check all of them in the paper.
 
     cold-start-data:
@@ -26,14 +28,14 @@ from pydantic import Field
 from r1pipe.artifacts import Chats, Checkpoint, Prompts
 from r1pipe.data.filters import Filters
 from r1pipe.here import Here
-from r1pipe.schema import Ports, Sampling, StageConfig, TemplateName
+from r1pipe.schema import Ports, Sampling, SamplingConfig, TemplateName
 
 if TYPE_CHECKING:
     from r1pipe.data.candidates import Candidate
 
 
 class Inputs(Ports):
-    model: Checkpoint
+    model: Checkpoint | None = None
     prompts: Prompts
 
 
@@ -41,7 +43,7 @@ class Outputs(Ports):
     chats: Chats
 
 
-class Config(StageConfig):
+class Config(SamplingConfig):
     template: TemplateName = Field(default="chat", description="how the model is prompted: R1-Zero's template file, or chat")
     sampling: Sampling = Field(
         default=Sampling(temperature=1.0, top_p=1.0, n=4), description="temperature 1.0 (v2 B.3.2); 'multiple' responses, 4 is our choice"
@@ -52,29 +54,29 @@ class Config(StageConfig):
     )
     rewriter: Literal["world", "none"] = Field(default="none", description="who makes traces readable; none only moves the answer out of its tags")
     after: Filters = Field(default=Filters(min_language=0.95), description="what the rewritten must look like")
-    per_prompt: int = Field(default=1, ge=1, description="rows kept of one prompt, samples before reuse (not published; our choice)")
     max_rows: int | None = Field(default=None, ge=1, description="rows in all ('thousands', v2 B.3.2); none = all that is kept")
 
 
 def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[str, float]:
-    """Sample, verify, filter, rewrite, verify again, choose."""
+    """Sample; meanwhile verify, filter, rewrite and verify again; choose."""
     import random
 
-    from r1pipe.data.candidates import Candidate, choose, read_prompts, reuse_candidates, screen, verify, write_chats
-    from r1pipe.generation import sample
+    from r1pipe.data.candidates import choose, pass_rates, read_prompts, reuse_candidates, screen, verify, write_chats
+    from r1pipe.generation import sample_and_settle
 
-    rows = read_prompts(inputs.prompts.path, here)
-    completions = sample(inputs.model.path, rows, config.sampling, config.template, here, config.seed)
+    def settle(candidates: list[Candidate]) -> list[Candidate]:
+        readable = [_rewrite(candidate, config.rewriter) for candidate in screen(verify(candidates), config.filters)]
+        return screen(verify(readable), config.after)
+
+    rows, model = read_prompts(inputs.prompts.path, here), inputs.model.path if inputs.model else None
+    candidates = sample_and_settle(model, rows, config.sampling, config.template, here, config.seed, "zero-traces", settle, config.stop_after)
     if not here.main:
         return {}
-    candidates = [Candidate(row, one.text, "zero-traces", one.tokens, one.finished) for row, samples in zip(rows, completions, strict=True) for one in samples]
+    rates = pass_rates(candidates)
     if config.reuse:
-        candidates += reuse_candidates(rows)
-    candidates = screen(verify(candidates), config.filters)
-    candidates = [_rewrite(candidate, config.rewriter) for candidate in candidates]
-    candidates = screen(verify(candidates), config.after)
+        candidates += settle(reuse_candidates(rows))
     candidates = choose(candidates, config.per_prompt, "first", random.Random(config.seed), config.max_rows)
-    return write_chats(outputs.chats.path, candidates, here.stage)
+    return write_chats(outputs.chats.path, candidates, here.stage, card={"pass_rates": rates})
 
 
 def _rewrite(candidate: Candidate, rewriter: str) -> Candidate:

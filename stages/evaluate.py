@@ -1,8 +1,9 @@
 """evaluate: one checkpoint answers held-out prompts and is scored, suite by suite (v2 sec. 4 and D.1).
 
-Reads a checkpoint and one or several sets of prompts; the suites follow from the rows' domains (r1pipe/evaluation/score.py). Writes a
-report: scores.json {checkpoint: {suite: {pass@1, stderr, n, k, tokens, ...}}} and rows.jsonl with every response.
-pass@1 is the mean over k samples a problem; the paper samples at temperature 0.6 with top-p 0.95 and calls greedy decoding unreliable.
+Reads a checkpoint (or none: `sampling.endpoint` of every pass is a model behind a service) and one or several sets of prompts; the suites
+follow from the rows' domains (r1pipe/evaluation/score.py). Writes a report: scores.json {checkpoint: {suite: {pass@1, stderr, n, k, tokens,
+...}}} and rows.jsonl with every response. pass@1 is the mean over k samples a problem; the paper samples at temperature 0.6 with top-p 0.95
+and calls greedy decoding unreliable.
 
     scores-r1:
       kind: evaluate
@@ -28,7 +29,7 @@ from r1pipe.schema import Model, Ports, Sampling, StageConfig, TemplateName
 
 
 class Inputs(Ports):
-    model: Checkpoint
+    model: Checkpoint | None = None
     prompts: dict[str, Prompts]
 
 
@@ -57,6 +58,9 @@ class Config(StageConfig):
             raise ValueError("the first pass has no name, each other one has a name of its own")
         return value
 
+    def mismatch(self, given: set[str]) -> str:
+        return next(filter(None, (one.sampling.mismatch("model" in given) for one in self.passes)), "")
+
 
 def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[str, float]:
     """Sample, score, summarise."""
@@ -76,12 +80,12 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
             rows[row["id"]] = row
     left_out = {row["domain"] for row in rows.values() if row["domain"] == "code"} if not here.isolation else set()
     asked = [row for row in rows.values() if row["domain"] not in left_out]
-    judge = load_judge(config.judge)
+    judge, model = load_judge(config.judge), inputs.model.path if inputs.model else None
 
     suites: dict[str, dict[str, Any]] = {}
     lines: list[dict[str, Any]] = []
     for one in config.passes:
-        completions = sample(inputs.model.path, asked, one.sampling, config.template, here, config.seed, label=f"pass-{one.name or 'main'}")
+        completions = sample(model, asked, one.sampling, config.template, here, config.seed, label=f"pass-{one.name or 'main'}")
         if not here.main:
             continue
         scored = score_samples(asked, completions, judge)
@@ -91,7 +95,10 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     if not here.main:
         return {}
     suites |= {domain: not_run("no isolation") for domain in left_out}
-    name = config.checkpoint or inputs.model.name or inputs.model.path.name
+    served = config.passes[0].sampling.endpoint
+    own = served.model if served else inputs.model and (inputs.model.name or inputs.model.path.name)
+    assert own is not None, "sample() refuses a stage without a model"
+    name = config.checkpoint or own
     write_rows(outputs.report.path, lines)
     (outputs.report.path / "scores.json").write_text(json.dumps({name: suites}, indent=1) + "\n", encoding="utf8")
     return {f"{suite}/{key}": values[key] for suite, values in suites.items() for key in ("pass@1", "stderr", "tokens") if values.get(key) is not None}

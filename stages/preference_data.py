@@ -89,16 +89,18 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     from r1pipe.generation import sample
 
     judge = load_judge(config.judge)
-    if (judge is None) != (inputs.model is None) or (judge is None) != (not inputs.prompts):
-        raise ConfigError("a judge, a model and prompts go together", here.stage, "give `judge`, `inputs.model` and `inputs.prompts`, or none of them")
+    model = inputs.model.path if inputs.model else None
+    if len({judge is None, model is None and config.sampling.endpoint is None, not inputs.prompts}) > 1:
+        what = "a judge, a model and prompts go together"
+        raise ConfigError(what, here.stage, "give `judge`, `inputs.model` (or `sampling.endpoint`) and `inputs.prompts`, or none of them")
     if judge is None and (config.pairs_from is None or config.labels_from is None):
         raise ConfigError("without a judge, pairs and labels come from files", here.stage, "give `pairs_from` and `labels_from`")
     pairs: Rows = []
     labels: Rows = []
     unclear: Rows = []
-    if judge is not None and inputs.model is not None:
+    if judge is not None:
         rows = [row for prompts in (inputs.prompts or {}).values() for row in read_rows(prompts.path, Prompts)]
-        completions = sample(inputs.model.path, rows, config.sampling, config.template, here, config.seed)
+        completions = sample(model, rows, config.sampling, config.template, here, config.seed)
         if here.main:
             candidates = [list(dict.fromkeys(one.text for one in samples)) for samples in completions]
             pairs, unclear, labels = _judge(rows, candidates, judge, config)

@@ -6,19 +6,20 @@ import random
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from r1pipe.artifacts import Prompts
-from r1pipe.data.filters import Filters, shape_reason
+from r1pipe.data.filters import Filters, shape_reason, units
 from r1pipe.data.io import read_rows, write_rows
 from r1pipe.data.judges import Judge
 from r1pipe.data.response import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN, join_response, split_response
 from r1pipe.errors import InputError
 from r1pipe.here import Here
 
-Prefer = Literal["shortest", "first", "random"]
+Prefer = Literal["shortest", "first", "random", "diverse"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Candidate:
     tokens: int | None = None  # of the response; None where no tokenizer counted
     finished: bool = True
     reason: str = ""
+    right: bool = False  # it was verified, whatever became of it then
 
     def drop(self, reason: str) -> Candidate:
         return replace(self, reason=reason)
@@ -38,6 +40,10 @@ class Candidate:
     def record(self) -> dict[str, Any]:
         """A line of dropped.jsonl."""
         return {"id": self.row["id"], "source": self.source, "reason": self.reason, "prompt": self.row["prompt"], "response": self.response}
+
+    def verdict(self, drawn: str) -> dict[str, Any]:
+        """What settling made of a candidate that was drawn as the text `drawn`: the fields to replace."""
+        return {"reason": self.reason, "right": self.right, **({"response": self.response} if self.response != drawn else {})}
 
 
 def read_prompts(path: Path, here: Here) -> list[dict[str, Any]]:
@@ -111,25 +117,38 @@ def verify(candidates: Sequence[Candidate], judge: Judge | None = None) -> list[
     from r1pipe.rewards import correct
 
     open_ = [number for number, candidate in enumerate(candidates) if not candidate.reason]
-    verdicts = correct([candidates[number].response for number in open_], [candidates[number].row for number in open_])
+    verdicts = dict(zip(open_, correct([candidates[number].response for number in open_], [candidates[number].row for number in open_]), strict=True))
+    checkable = {number for number in open_ if "tests" in candidates[number].row or "answer" in candidates[number].row}
+    asked = [number for number in open_ if verdicts[number] is None and number not in checkable]
+    if judge is not None and asked:
+        with ThreadPoolExecutor(judge.max_in_flight) as threads:
+            verdicts.update(zip(asked, threads.map(lambda number: judge.right(candidates[number].row, candidates[number].response), asked), strict=True))
     verified = list(candidates)
-    for number, verdict in zip(open_, verdicts, strict=True):
+    for number, verdict in verdicts.items():
         candidate = candidates[number]
-        checkable = "tests" in candidate.row or "answer" in candidate.row
-        if verdict is None and not checkable and judge is not None:
-            verdict = judge.right(candidate.row, candidate.response)
         if verdict is None:
-            verified[number] = candidate.drop("not judged" if checkable or judge is not None else "no rule and no judge")
+            verified[number] = candidate.drop("not judged" if number in checkable or judge is not None else "no rule and no judge")
         elif not verdict:
             verified[number] = candidate.drop("wrong answer" if candidate.finished else "cut off")
+        else:
+            verified[number] = replace(candidate, right=True)
     return verified
+
+
+def pass_rates(candidates: Iterable[Candidate]) -> dict[str, float]:
+    """The share of right responses of every prompt, by its id."""
+    right: dict[str, list[bool]] = {}
+    for candidate in candidates:
+        right.setdefault(candidate.row["id"], []).append(candidate.right)
+    return {prompt: sum(verdicts) / len(verdicts) for prompt, verdicts in right.items()}
 
 
 def choose(candidates: Sequence[Candidate], per_prompt: int, prefer: Prefer, rng: random.Random, max_rows: int | None = None) -> list[Candidate]:
     """At most `per_prompt` of each prompt's kept candidates, none twice, and at most `max_rows` in all; the rest is dropped with a reason.
 
     Args:
-        prefer: of one prompt: `shortest` (by tokens, else characters), `first`, or `random`; samples always come before reuse.
+        prefer: of one prompt: `shortest` (by tokens, else characters), `first`, `random`, or `diverse` (the first, then again and again the one
+            whose nearest among those taken is farthest, by the overlap of their word 3-grams); samples always come before reuse.
     """
     chosen = list(candidates)
     prompts: dict[str, list[int]] = {}
@@ -138,7 +157,10 @@ def choose(candidates: Sequence[Candidate], per_prompt: int, prefer: Prefer, rng
             prompts.setdefault(candidate.row["id"], []).append(number)
     kept: list[int] = []
     for numbers in prompts.values():
-        order = {number: (rng.random() if prefer == "random" else _size(candidates[number]) if prefer == "shortest" else 0) for number in numbers}
+        if prefer == "diverse":
+            order: dict[int, float] = _spread({number: candidates[number] for number in numbers})
+        else:
+            order = {number: (rng.random() if prefer == "random" else _size(candidates[number]) if prefer == "shortest" else 0) for number in numbers}
         seen: set[str] = set()
         for number in sorted(numbers, key=lambda number: (candidates[number].source == "reuse", order[number], number)):
             if candidates[number].response in seen:
@@ -156,6 +178,21 @@ def choose(candidates: Sequence[Candidate], per_prompt: int, prefer: Prefer, rng
 
 def _size(candidate: Candidate) -> int:
     return candidate.tokens if candidate.tokens is not None else len(candidate.response)
+
+
+def _spread(candidates: Mapping[int, Candidate]) -> dict[int, float]:
+    """Each number's place when the next is always the one least like those before; samples before reuse."""
+    words = {number: units(candidate.response) for number, candidate in candidates.items()}
+    grams = {number: set(zip(found, found[1:], found[2:], strict=False)) for number, found in words.items()}
+    nearest = dict.fromkeys(candidates, 0.0)
+    places: dict[int, float] = {}
+    while nearest:
+        taken = min(nearest, key=lambda number: (candidates[number].source == "reuse", nearest[number], number))
+        places[taken] = len(places)
+        del nearest[taken]
+        for number in nearest:
+            nearest[number] = max(nearest[number], len(grams[number] & grams[taken]) / max(1, len(grams[number] | grams[taken])))
+    return places
 
 
 def write_chats(folder: Path, candidates: Sequence[Candidate], stage: str, card: Mapping[str, Any] | None = None) -> dict[str, float]:

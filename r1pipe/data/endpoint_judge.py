@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
 from r1pipe.data.response import split_response
+from r1pipe.endpoint import GIVE_UP_AFTER, Unreadable
 from r1pipe.errors import InputError
-from r1pipe.rewards.endpoint import GIVE_UP_AFTER, Unreadable
 from r1pipe.rewards.judge import CORRECT, chat, chat_request, fill, read_flag, read_object
 from r1pipe.rewards.texts import after_thinking
 from r1pipe.schema import JudgeEndpoint

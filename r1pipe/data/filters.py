@@ -31,9 +31,14 @@ class Filters(Model):
     finished: bool = Field(default=True, description="drop what max_tokens cut")
 
 
-def length(text: str) -> int:
+def units(text: str) -> list[str]:
     """Words, numbers and signs; each Chinese character counts as a word."""
-    return len(_UNIT.findall(text))
+    return _UNIT.findall(text)
+
+
+def length(text: str) -> int:
+    """How many units a text has."""
+    return len(units(text))
 
 
 def shape_reason(text: str, filters: Filters, finished: bool = True) -> str:

@@ -1,16 +1,27 @@
-"""Sampling responses: sharded over ranks, appended as they come, resumed where a kill left them."""
+"""Sampling responses from a model: in this process (hf, vllm) or behind a service (openai), chosen by `sampling.backend`.
+
+A Generator draws units; sampling.py decides which units, keeps each on disk as it arrives, and verifies while others are drawn. What is
+drawn follows from the config and the seed alone: not from a kill, the number of ranks, or what was ready first. Of a service that holds
+only as far as it honours `seed`.
+"""
 
 from __future__ import annotations
 
-import json
-import os
-import time
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from r1pipe.errors import ConfigError, R1PipeError
 from r1pipe.here import Here
 from r1pipe.schema import Sampling
+
+if TYPE_CHECKING:
+    from r1pipe.data.candidates import Candidate
+    from r1pipe.generation.sampling import Settle
+
+Key = tuple[int | str, ...]
 
 
 @dataclass(frozen=True)
@@ -20,102 +31,144 @@ class Completion:
     text: str
     tokens: int
     finished: bool
+    prompt_tokens: int = 0  # as a service counted them; 0 where nobody is paid
+    refused: str = ""  # why a service would not answer at all
+
+
+class Draw(NamedTuple):
+    """Samples first, first + 1, ... first + n - 1 of a row (by its number)."""
+
+    row: int
+    first: int
+    n: int
+
+
+class Unit(NamedTuple):
+    """What is drawn and kept as a whole. The key names it in this stage, whatever was drawn before."""
+
+    key: Key
+    draws: list[Draw]
+
+    @property
+    def rows(self) -> list[int]:
+        """The row of each sample."""
+        return [draw.row for draw in self.draws for _ in range(draw.n)]
+
+
+class Generator(Protocol):
+    """A model with the rows that it answers."""
+
+    in_flight: int  # units at a time; `draw` is called from threads
+    alone: bool  # it computes on this machine's CPU: verifying beside it would slow both (spinning OpenMP threads)
+
+    def cohorts(self, rounds: bool) -> list[list[int]]:
+        """The rows' numbers in the order in which they are asked, cut into what goes through its rounds together.
+
+        Args:
+            rounds: rows may be asked again, when it is known what was right.
+        """
+        ...
+
+    def units(self, prefix: tuple[int, ...], draws: Sequence[Draw]) -> list[Unit]:
+        """One round of a cohort, cut up; `prefix` is new with every round."""
+        ...
+
+    def draw(self, unit: Unit) -> list[Completion]:
+        """The unit's samples, draw after draw.
+
+        Raises:
+            NoAnswer: a service has none for this unit; others may have one.
+        """
+        ...
+
+    def halted(self, tokens_in: int, tokens_out: int) -> R1PipeError | None:
+        """Why nothing more is to be drawn after so many tokens; None while it may go on."""
+        ...
+
+
+def load_generator(checkpoint: Path | None, rows: list[dict[str, Any]], sampling: Sampling, template: str, seed: int, world_size: int = 1) -> Generator:
+    """The back end that the config names.
+
+    Args:
+        checkpoint: of hf and vllm; None of openai.
+        template: `chat` or the path of a template file (r1pipe/data/render.py).
+        world_size: processes that share a budget.
+
+    Raises:
+        ConfigError: no model, two models, or a service whose address or key is missing.
+        MissingToolError: vllm is not installed.
+    """
+    if mismatch := sampling.mismatch(checkpoint is not None):
+        raise ConfigError(mismatch, fix="give inputs.model, or sampling: {backend: openai, endpoint: {base_url: ..., model: ...}}")
+    if sampling.endpoint is not None:
+        from r1pipe.generation.openai import Service
+
+        return Service(rows, sampling, sampling.endpoint, template, seed, world_size)
+    assert checkpoint is not None
+    if sampling.backend == "vllm":
+        from r1pipe.generation.vllm import VLLM
+
+        return VLLM(checkpoint, rows, sampling, template, seed)
+    from r1pipe.generation.hf import HF
+
+    return HF(checkpoint, rows, sampling, template, seed)
+
+
+def sample_seed(seed: int, row_id: str, number: int) -> int:
+    """The seed of one sample, 31 bits: of the run's seed, the row and the sample's index, and of nothing else."""
+    return int.from_bytes(sha256(f"{seed}:{row_id}:{number}".encode()).digest()[:4]) & 0x7FFFFFFF
 
 
 def sample(
-    checkpoint: Path, rows: list[dict[str, Any]], sampling: Sampling, template: str, here: Here, seed: int, label: str = "samples"
+    checkpoint: Path | None, rows: list[dict[str, Any]], sampling: Sampling, template: str, here: Here, seed: int, label: str = "samples"
 ) -> list[list[Completion]]:
-    """Draw `sampling.n` responses to every row, in row order.
-
-    Rows are sorted by prompt length and cut into batches of at most `sampling.batch_size` sequences; a batch is drawn
-    with a seed of its own, so a resumed stage and any number of ranks give the same responses. A batch is a unit: it is
-    appended to workdir when it is whole, and a batch that a kill cut short is drawn again.
+    """Draw `sampling.n` responses to every row.
 
     Args:
-        template: `chat` or the path of a template file (r1pipe/data/render.py).
-        label: names the file in workdir; a stage that samples twice uses two.
+        checkpoint, template: as in load_generator.
+        label: names the files in workdir; a stage that samples twice uses two.
 
     Returns:
-        The same list on every rank.
-    """
-    import torch
+        The responses in the rows' order; on ranks other than 0 nothing, once their share is drawn.
 
-    from r1pipe.data.render import prompt_ids, read_template
-    from r1pipe.generation.decode import decode
-    from r1pipe.training.models import end_ids, load_model, load_tokenizer
+    Raises:
+        BudgetError, StageError: see r1pipe/generation/sampling.py. What was drawn stays in workdir.
+    """
+    from r1pipe.generation.sampling import Sampler
 
     if not rows:
         return []
-    tokenizer = load_tokenizer(checkpoint)
-    model = load_model(checkpoint, training=False)
-    ids = prompt_ids(rows, read_template(template), tokenizer)
-    order = sorted(range(len(rows)), key=lambda i: (len(ids[i]), i))
-    per_batch = max(1, sampling.batch_size // sampling.n)
-    batches = [order[i : i + per_batch] for i in range(0, len(order), per_batch)]
-    mine = range(here.rank, len(batches), here.world_size)
-    ends = end_ids(model, tokenizer)
-
-    part = here.workdir / f"{label}-{here.rank}-of-{here.world_size}.jsonl"
-    done = _read_part(part)
-    started = time.time()
-    with part.open("a", encoding="utf8") as stream:
-        for count, b in enumerate(mine):
-            if b not in done:
-                torch.manual_seed(hash((seed, b)) & 0x7FFFFFFF)
-                with torch.inference_mode():
-                    out = decode(
-                        model,
-                        [ids[i] for i in batches[b]],
-                        n=sampling.n,
-                        max_new_tokens=sampling.max_tokens,
-                        temperature=sampling.temperature,
-                        top_p=sampling.top_p,
-                        eos_ids=ends,
-                        pad_id=tokenizer.pad_token_id,
-                    )
-                finished = [bool(tokens) and tokens[-1] in ends for tokens in out]
-                bodies = [tokens[:-1] if end else tokens for tokens, end in zip(out, finished, strict=True)]
-                texts = tokenizer.batch_decode(bodies, skip_special_tokens=True)
-                done[b] = [Completion(text, len(tokens), end) for text, tokens, end in zip(texts, out, finished, strict=True)]
-                stream.write(json.dumps({"batch": b, "completions": [asdict(c) for c in done[b]]}) + "\n")
-                stream.flush()
-                os.fsync(stream.fileno())
-            here.progress(count + 1, len(mine), what="sampling", rate=round(sum(map(len, done.values())) / max(1e-6, time.time() - started), 1))
-    for rank in range(here.world_size):
-        if rank != here.rank:
-            done |= _wait_for_part(here.workdir / f"{label}-{rank}-of-{here.world_size}.jsonl", range(rank, len(batches), here.world_size))
-
-    completions: list[list[Completion]] = [[] for _ in rows]
-    for b, members in enumerate(batches):
-        for position, i in enumerate(members):
-            completions[i] = done[b][position * sampling.n : (position + 1) * sampling.n]
-    return completions
+    sampler = Sampler(load_generator(checkpoint, rows, sampling, template, seed, here.world_size), rows, sampling.n, here, label)
+    return [[completion for completion, _ in drawn] for drawn in sampler.run()]
 
 
-def _read_part(path: Path) -> dict[int, list[Completion]]:
-    """The whole batches in a part file; a last line that a kill cut short is left out and overwritten."""
-    if not path.exists():
-        return {}
-    done, whole = {}, 0
-    with path.open("rb") as stream:
-        for line in stream:
-            if not line.endswith(b"\n"):
-                break
-            batch = json.loads(line)
-            done[batch["batch"]] = [Completion(**c) for c in batch["completions"]]
-            whole += len(line)
-    with path.open("r+b") as stream:
-        stream.truncate(whole)
-    return done
+def sample_and_settle(
+    checkpoint: Path | None,
+    rows: list[dict[str, Any]],
+    sampling: Sampling,
+    template: str,
+    here: Here,
+    seed: int,
+    source: str,
+    settle: Settle,
+    stop_after: int | None = None,
+) -> list[Candidate]:
+    """Draw up to `sampling.n` candidates of every row and settle them (verify, filter) while others are drawn.
 
+    Args:
+        source: the candidates' source.
+        settle: what becomes of candidates, each for itself: it may drop and rewrite. Runs in a thread of its own.
+        stop_after: a row is drawn no further once so many different candidates are kept. A round draws as many as are missing, so exactly
+            those samples are drawn that one after the other would have been.
 
-def _wait_for_part(path: Path, batches: range) -> dict[int, list[Completion]]:
-    """Another rank's batches, once all are there. A rank that dies takes the launcher, and so us, with it."""
-    while True:
-        if path.exists():
-            with path.open("rb") as stream:
-                lines = [line for line in stream if line.endswith(b"\n")]
-            if len(lines) >= len(batches):
-                read = [json.loads(line) for line in lines]
-                return {b["batch"]: [Completion(**c) for c in b["completions"]] for b in read}
-        time.sleep(0.02)
+    Returns:
+        The candidates in the order of rows and samples; on ranks other than 0 nothing, once their share is drawn.
+
+    Raises:
+        BudgetError, StageError: see r1pipe/generation/sampling.py. What was drawn stays in workdir.
+    """
+    from r1pipe.generation.sampling import Sampler
+
+    generator = load_generator(checkpoint, rows, sampling, template, seed, here.world_size)
+    sampler = Sampler(generator, rows, sampling.n, here, "samples", source, settle, stop_after)
+    return [candidate for drawn in sampler.run() for _, candidate in drawn]

@@ -19,8 +19,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from r1pipe.endpoint import Endpoint, Unreadable, endpoint
 from r1pipe.errors import ConfigError
-from r1pipe.rewards.endpoint import Endpoint, Unreadable, endpoint
 from r1pipe.rewards.texts import Completion, after_thinking, prompt_of, text_of
 from r1pipe.schema import JudgeEndpoint
 

@@ -18,8 +18,8 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from r1pipe.endpoint import Unreadable, endpoint
 from r1pipe.errors import ConfigError
-from r1pipe.rewards.endpoint import Unreadable, endpoint
 from r1pipe.rewards.isolation import Limits
 from r1pipe.rewards.sandbox import CodeJob, check_shape, same_output
 from r1pipe.rewards.sandboxed.checks import alike

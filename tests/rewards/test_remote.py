@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from r1pipe import endpoint
 from r1pipe.errors import ConfigError, InputError
-from r1pipe.rewards import REWARDS, endpoint, sandbox, score
+from r1pipe.rewards import REWARDS, sandbox, score
 from r1pipe.schema import RewardSpec
 
 pytestmark = pytest.mark.skipif(sandbox.available() is not None, reason=f"the services run programs in the sandbox: {sandbox.available()}")

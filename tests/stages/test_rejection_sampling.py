@@ -28,9 +28,10 @@ def test_a_killed_stage_goes_on_with_the_same_samples(known, run_stage, taught_c
     config = {"sampling": {**SAMPLING, "batch_size": 8}}
     run_stage("rejection-sampling", config, model=taught_checkpoint, prompts=prompts)
     first = (tmp_path / "out-chats" / "rows.jsonl").read_text()
-    (part,) = here.workdir.iterdir()
-    lines = part.read_bytes().splitlines(keepends=True)
-    part.write_bytes(b"".join(lines[:5]) + lines[5][:20])
+    for label, whole in ("samples", 5), ("samples-verdicts", 3):
+        part = here.workdir / f"{label}-0-of-1.jsonl"
+        lines = part.read_bytes().splitlines(keepends=True)
+        part.write_bytes(b"".join(lines[:whole]) + lines[whole][:20])
     (tmp_path / "out-chats").rename(tmp_path / "first")
     run_stage("rejection-sampling", config, model=taught_checkpoint, prompts=prompts)
     assert (tmp_path / "out-chats" / "rows.jsonl").read_text() == first

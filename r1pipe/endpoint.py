@@ -1,6 +1,6 @@
 """One HTTP service that answers JSON with JSON: retries with back-off, a limit on requests in flight, None where no answer can be had.
 
-Used by the judge reward, by judges of pairs and by remote executors. httpx2 comes with huggingface_hub. A service that is a
+Used by the generator that is a service, the judge reward, judges of pairs and remote executors. httpx2 comes with huggingface_hub. A service that is a
 mistake in the config (unknown address, wrong key, no such model) is an error; everything else that goes wrong costs the one answer.
 """
 
@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ T = TypeVar("T")
 
 FIRST_WAIT_S = 0.5  # before the second try; doubled each time, with jitter
 LONGEST_WAIT_S = 30.0
+LONGEST_ASKED_WAIT_S = 600.0  # of a service that says itself when to come again
 LONGEST_REPLY = 4 << 20  # bytes
 GIVE_UP_AFTER = 32  # requests in a row without an answer, after which no more are made: a dead service must not cost hours
 AGAIN = object()  # in the place of a reply: ask again
@@ -31,6 +33,19 @@ MISTAKES = {401: "check the key", 403: "check the key's rights", 404: "check the
 
 class Unreadable(ValueError):
     """The service answered, but not with what was asked for; it is asked again."""
+
+
+class NoAnswer(Exception):
+    """No readable answer can be had.
+
+    Args:
+        why: what went wrong last.
+        refused: the service will not answer this very request, however often it is asked.
+    """
+
+    def __init__(self, why: str, refused: bool = False) -> None:
+        super().__init__(why)
+        self.why, self.refused = why, refused
 
 
 class Endpoint:
@@ -66,19 +81,28 @@ class Endpoint:
         self.why = ""  # what went wrong last
 
     def ask(self, body: Any, read: Callable[[Any], T]) -> T | None:
-        """Post `body`; what `read` makes of the reply, or None where no readable one can be had.
+        """`answer`, or None where there is none."""
+        try:
+            return self.answer(body, read)
+        except NoAnswer:
+            return None
+
+    def answer(self, body: Any, read: Callable[[Any], T]) -> T:
+        """Post `body`; what `read` makes of the reply. Once the service is given up, nothing is posted.
 
         Raises:
+            NoAnswer: no readable reply can be had.
             ConfigError: the service says that the request is a mistake of the config.
         """
         if self.gave_up:
-            return None
-        wait = 0.0
+            raise NoAnswer(self.why)
+        wait, refused = 0.0, False
         for attempt in range(1 + self.retries):
             if attempt:
-                time.sleep(min(LONGEST_WAIT_S, max(wait, FIRST_WAIT_S * 2 ** (attempt - 1) * self._jitter.uniform(0.5, 1.5))))
+                time.sleep(max(wait, min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** (attempt - 1) * self._jitter.uniform(0.5, 1.5))))
             reply, wait = self._try(body)
             if reply is None:
+                refused = True
                 break
             if reply is AGAIN:
                 continue
@@ -92,7 +116,7 @@ class Endpoint:
             return answer
         with self._lock:
             self._failures += 1
-        return None
+        raise NoAnswer(self.why, refused)
 
     @property
     def gave_up(self) -> bool:
@@ -156,8 +180,14 @@ def endpoint(url: str, api_key_env: str | None, timeout: float, retries: int, ma
 
 
 def _seconds(retry_after: str | None) -> float:
-    """A Retry-After header in seconds; its form as a date is passed over."""
-    try:
-        return max(0.0, float(retry_after or 0))
-    except ValueError:
+    """A Retry-After header, a number or a date, in seconds from now."""
+    if not retry_after:
         return 0.0
+    try:
+        seconds = float(retry_after)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(retry_after).timestamp() - time.time()
+        except ValueError:
+            return 0.0
+    return min(max(0.0, seconds), LONGEST_ASKED_WAIT_S)

@@ -1,0 +1,74 @@
+"""The back end `hf`: the PyTorch loop of decode.py over fixed batches.
+
+Rows are sorted by prompt length and cut into batches of at most `batch_size` sequences. A batch is a unit: it has a seed of its own, and one
+that a kill cut short is drawn again as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from r1pipe.data.render import prompt_ids, read_template
+from r1pipe.generation import Completion, Draw, Unit
+from r1pipe.generation.decode import decode
+from r1pipe.schema import Sampling
+from r1pipe.training.models import end_ids, load_model, load_tokenizer
+
+COHORT = 8  # batches that go through their rounds together: the later rounds are smaller, and what is too small wastes the batch
+
+
+class HF:
+    """A checkpoint in this process."""
+
+    in_flight = 1
+
+    def __init__(self, checkpoint: Path, rows: list[dict[str, Any]], sampling: Sampling, template: str, seed: int) -> None:
+        self._sampling, self._seed = sampling, seed
+        self._tokenizer = load_tokenizer(checkpoint)
+        self._model: Any = load_model(checkpoint, training=False)
+        self.alone = self._model.device.type == "cpu"
+        self._ids = prompt_ids(rows, read_template(template), self._tokenizer)
+        self._ends = end_ids(self._model, self._tokenizer)
+
+    def cohorts(self, rounds: bool) -> list[list[int]]:
+        order = sorted(range(len(self._ids)), key=lambda i: (len(self._ids[i]), i))
+        size = max(1, self._sampling.batch_size // self._sampling.n) * (COHORT if rounds else 1)
+        return [order[i : i + size] for i in range(0, len(order), size)]
+
+    def units(self, prefix: tuple[int, ...], draws: Sequence[Draw]) -> list[Unit]:
+        batches: list[list[Draw]] = []
+        room = 0
+        for draw in draws:
+            if not batches or draw.n > room:
+                batches.append([])
+                room = self._sampling.batch_size
+            batches[-1].append(draw)
+            room -= draw.n
+        return [Unit((*prefix, number) if number else prefix, batch) for number, batch in enumerate(batches)]
+
+    def draw(self, unit: Unit) -> list[Completion]:
+        torch.manual_seed(hash((self._seed, *unit.key)) & 0x7FFFFFFF)
+        sizes = {draw.n for draw in unit.draws}
+        n = sizes.pop() if len(sizes) == 1 else 1  # a group shares the reading of its prompt where all groups are of one size
+        with torch.inference_mode():
+            out = decode(
+                self._model,
+                [self._ids[draw.row] for draw in unit.draws for _ in range(draw.n // n)],
+                n=n,
+                max_new_tokens=self._sampling.max_tokens,
+                temperature=self._sampling.temperature,
+                top_p=self._sampling.top_p,
+                eos_ids=self._ends,
+                pad_id=self._tokenizer.pad_token_id,
+            )
+        finished = [bool(tokens) and tokens[-1] in self._ends for tokens in out]
+        bodies = [tokens[:-1] if end else tokens for tokens, end in zip(out, finished, strict=True)]
+        texts = self._tokenizer.batch_decode(bodies, skip_special_tokens=True)
+        return [Completion(text, len(tokens), end) for text, tokens, end in zip(texts, out, finished, strict=True)]
+
+    def halted(self, tokens_in: int, tokens_out: int) -> None:
+        return None

@@ -1,0 +1,83 @@
+"""Early stop on recorded rollouts: tokens drawn against a fixed number of samples, at the same rows kept.
+
+    python tests/bench/bench_early_stop.py
+
+Replays ../shared/data/reasoning_gym_rollouts.jsonl.gz as a generator: 3 completions a prompt (easy), in the file's order, right where the
+source's score is 1; tokens are words, numbers and signs (the file has no tokens). The same Sampler as in a stage decides what to draw.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from r1pipe.data.candidates import Candidate, choose
+from r1pipe.data.filters import length
+from r1pipe.generation import Completion, Draw, Unit
+from r1pipe.generation.sampling import Sampler
+from r1pipe.here import Here
+
+DATA = Path(__file__).parents[3] / "shared" / "data" / "reasoning_gym_rollouts.jsonl.gz"
+
+
+class Replay:
+    """Recorded completions as a generator."""
+
+    in_flight, alone = 1, False
+
+    def __init__(self, rows: list[dict]) -> None:
+        self.rows, self.tokens = rows, 0
+
+    def cohorts(self, rounds: bool) -> list[list[int]]:
+        return [[row] for row in range(len(self.rows))]
+
+    def units(self, prefix: tuple[int, ...], draws: Sequence[Draw]) -> list[Unit]:
+        return [Unit(prefix, list(draws))]
+
+    def draw(self, unit: Unit) -> list[Completion]:
+        found = [self.rows[draw.row]["completions"][draw.first + k] for draw in unit.draws for k in range(draw.n)]
+        completions = [Completion(one["text"], length(one["text"]), True) for one in found]
+        self.tokens += sum(one.tokens for one in completions)
+        return completions
+
+    def halted(self, tokens_in: int, tokens_out: int) -> None:
+        return None
+
+
+def settle(candidates: list[Candidate]) -> list[Candidate]:
+    """By the recorded scores."""
+    right = [any(one["text"] == candidate.response and one["score"] == 1 for one in candidate.row["completions"]) for candidate in candidates]
+    return [candidate if yes else candidate.drop("wrong answer") for candidate, yes in zip(candidates, right, strict=True)]
+
+
+def run(rows: list[dict], stop_after: int | None, per_prompt: int) -> tuple[int, int, int]:
+    """(rows kept, samples drawn, tokens drawn)"""
+    import random
+
+    replay = Replay(rows)
+    with tempfile.TemporaryDirectory() as folder:
+        here = Here("bench", Path(folder), Path(folder) / "metrics.jsonl", Path(folder) / "progress.jsonl")
+        drawn = [candidate for found in Sampler(replay, rows, 3, here, "samples", "sampled", settle, stop_after).run() for _, candidate in found]
+    return sum(not one.reason for one in choose(drawn, per_prompt, "first", random.Random(0))), len(drawn), replay.tokens
+
+
+def main() -> None:
+    if not DATA.exists():
+        print(f"{DATA.name} is not there: nothing is measured")
+        return
+    with gzip.open(DATA, "rt", encoding="utf8") as stream:
+        rows = [json.loads(line) for line in stream]
+    rows = [{**row, "prompt": row["problem"]} for row in rows if len(row["completions"]) == 3]
+    print(f"{len(rows)} prompts, 3 recorded completions each")
+    print(f"{'kept a prompt':>14} {'rows kept':>10} {'samples':>17} {'tokens':>21} {'saved':>7}")
+    for keep in (1, 2, 3):
+        fixed, early = run(rows, None, keep), run(rows, keep, keep)
+        assert fixed[0] == early[0], "early stop keeps the same rows"
+        print(f"{keep:>14} {early[0]:>10} {fixed[1]:>8} ->{early[1]:>6} {fixed[2]:>10} ->{early[2]:>8} {1 - early[2] / fixed[2]:>7.1%}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""Verifying while sampling: wall time against the larger of the two alone.
+
+    python tests/bench/bench_overlap.py
+
+A local server answers after 200 ms; a verdict costs 20 ms of this process's CPU. With few requests in flight sampling is the larger part,
+with many verifying is.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "generation"))
+from service import rows, sampling, writer
+
+from r1pipe.data.candidates import Candidate
+from r1pipe.generation import sample, sample_and_settle
+from r1pipe.here import Here
+from r1pipe.schema import Sampling
+
+ROWS, N, CPU_S = 64, 4, 0.020
+
+
+def verdict(candidates: list[Candidate]) -> list[Candidate]:
+    for _ in candidates:
+        until = time.thread_time() + CPU_S
+        while time.thread_time() < until:
+            pass
+    return candidates
+
+
+def main() -> None:
+    print(f"{ROWS * N} samples of 200 ms, verdicts of {CPU_S * 1000:.0f} ms of CPU")
+    print(f"{'in flight':>10} {'sampling s':>11} {'verifying s':>12} {'both s':>8} {'ratio':>6}")
+    for in_flight in (4, 8, 10, 16, 64):
+        with writer() as base_url, tempfile.TemporaryDirectory() as folder:
+            here = Here("bench", Path(folder), Path(folder) / "metrics.jsonl", Path(folder) / "progress.jsonl")
+            how = Sampling(**sampling(base_url, "slow", N, max_in_flight=in_flight, timeout=30))
+            started = time.monotonic()
+            alone = sample(None, rows(ROWS), how, "chat", here, 0, "alone")
+            drawn = time.monotonic() - started
+            candidates = [Candidate({}, one.text, "sampled") for found in alone for one in found]
+            started = time.monotonic()
+            verdict(candidates)
+            verified = time.monotonic() - started
+            started = time.monotonic()
+            sample_and_settle(None, rows(ROWS), how, "chat", here, 0, "sampled", verdict)
+            both = time.monotonic() - started
+        print(f"{in_flight:>10} {drawn:>11.2f} {verified:>12.2f} {both:>8.2f} {both / max(drawn, verified):>6.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,27 @@
+"""Which of a prompt's right responses are taken."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from r1pipe.data.candidates import Candidate, choose, pass_rates, verify
+
+ROW = {"id": "a", "prompt": "?", "domain": "math", "language": "en", "answer": "4"}
+TEXTS = ["add two and two, that is four", "add two and two, that is four, yes", "twice two gives four", "count one two three four"]
+
+
+@pytest.mark.parametrize(("prefer", "taken"), [("first", [0, 1]), ("shortest", [2, 3]), ("diverse", [0, 2])])
+def test_two_of_four(prefer: str, taken: list[int]) -> None:
+    candidates = [Candidate(ROW, text, "sampled") for text in TEXTS] + [Candidate(ROW, "quite another solution", "reuse")]
+    chosen = choose(candidates, 2, prefer, random.Random(0))  # type: ignore[arg-type]
+    assert [number for number, one in enumerate(chosen) if not one.reason] == taken
+    assert {one.reason for number, one in enumerate(chosen) if number not in taken} == {"enough of this prompt"}
+    assert not choose(candidates, 5, prefer, random.Random(0))[4].reason, "reuse comes last, and comes"  # type: ignore[arg-type]
+
+
+def test_what_was_right_stays_right_in_the_pass_rate() -> None:
+    verified = verify([Candidate(ROW, "<think>2+2</think>4", "s"), Candidate(ROW, "<think>2+2</think>5", "s"), Candidate(ROW, "", "s", reason="refused")])
+    assert [one.reason for one in verified] == ["", "wrong answer", "refused"]
+    assert pass_rates([verified[0].drop("long paragraph"), *verified[1:]]) == {"a": 1 / 3}

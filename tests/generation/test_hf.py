@@ -1,0 +1,41 @@
+"""The PyTorch back end in rounds: fixed batches, whatever the ranks."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from r1pipe.data.candidates import Candidate
+from r1pipe.generation import sample_and_settle
+from r1pipe.schema import Sampling
+
+ROWS = [{"id": f"r{i}", "prompt": "1 2 3 4"[: 1 + i % 7], "domain": "math", "language": "en"} for i in range(24)]
+SAMPLING = Sampling(temperature=1.0, top_p=1.0, n=4, max_tokens=6, batch_size=4)  # cohorts of 8 rows, so three of them
+
+
+def settle(candidates: list[Candidate]) -> list[Candidate]:
+    return [one if len(one.response) % 2 else one.drop("even") for one in candidates]
+
+
+def test_rounds_end_when_enough_is_kept_and_ranks_give_the_same(tiny_checkpoint: Path, here: Any, tmp_path: Path) -> None:
+    def run(rank: int, world: int, name: str) -> list[tuple[str, str, str]]:
+        there = replace(here, workdir=tmp_path / name, rank=rank, world_size=world)
+        there.workdir.mkdir(exist_ok=True)
+        found = sample_and_settle(tiny_checkpoint, ROWS, SAMPLING, "chat", there, 0, "sampled", settle, stop_after=2)
+        return [(one.row["id"], one.response, one.reason) for one in found]
+
+    alone = run(0, 1, "one")
+    assert run(0, 1, "one") == alone, "from the files"
+    for row in ROWS:
+        mine = [(text, reason) for row_id, text, reason in alone if row_id == row["id"]]
+        kept = [len({text for text, reason in mine[:k] if not reason}) for k in range(len(mine) + 1)]
+        assert kept[-1] == 2 or len(mine) == 4
+        assert max(kept[:-1]) < 2, "nothing is drawn beyond what was asked for"
+    assert 48 < len(alone) < 96
+    other: list[Any] = []
+    second = threading.Thread(target=lambda: other.append(run(1, 2, "two")))  # one after the other: threads share torch's generator
+    second.start()
+    second.join()
+    assert run(0, 2, "two") == alone and other == [[]]

@@ -1,0 +1,204 @@
+"""Sampling from a service: what is asked, kept, stopped and gone on with."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from service import output, rows, run_stage, sampling, stats, writer
+
+from r1pipe.data.candidates import Candidate
+from r1pipe.errors import BudgetError, ConfigError, MissingToolError, StageError
+from r1pipe.generation import load_generator, sample, sample_and_settle, sample_seed
+from r1pipe.schema import Sampling
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[str]:
+    with writer() as base_url:
+        yield base_url
+
+
+def journal(folder: Path, name: str = "samples-0-of-1") -> list[tuple[str, int]]:
+    return [tuple(json.loads(line)["key"]) for line in (folder / "work" / f"{name}.jsonl").read_text().splitlines()]
+
+
+def test_thinking_that_comes_apart_is_put_back_and_what_is_cut_is_not_finished(service: str, here: Any) -> None:
+    whole = sample(None, rows(), Sampling(**sampling(service)), "chat", here, 0, "whole")
+    apart = sample(None, rows(), Sampling(**sampling(service, "apart")), "chat", here, 0, "apart")
+    assert whole == apart and {one.finished for drawn in whole for one in drawn} == {True, False}
+    cut = next(one for drawn in whole for one in drawn if not one.finished)
+    assert "</think>" not in cut.text and cut.tokens >= 20 and cut.prompt_tokens == len("What is 2+3?")
+    assert len({one.text for one in whole[0]}) > 1, "each sample has a seed of its own"
+
+
+def test_with_a_template_file_the_prompt_is_ours(service: str, here: Any, tmp_path: Path) -> None:
+    (tmp_path / "zero.txt").write_text("User: {prompt}\nAssistant: ")
+    (drawn,) = sample(None, rows(1), Sampling(**sampling(service, n=1, extra={"top_p": None, "min_p": 0.1})), str(tmp_path / "zero.txt"), here, 7)
+    asked = stats(service)["last"]
+    assert asked["prompt"] == "User: What is 2+3?\nAssistant: " and asked["seed"] == sample_seed(7, "p0", 0) and "top_p" not in asked and asked["min_p"] == 0.1
+    assert drawn[0].text.startswith("<think>Adding")
+
+
+def test_early_stop_draws_what_one_after_the_other_would(service: str, tmp_path: Path) -> None:
+    run_stage(tmp_path / "all", service, per_prompt=8, filters={"max_repetition": None})
+    verdicts = {}
+    for line in (tmp_path / "all/work/samples-verdicts-0-of-1.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        verdicts[tuple(record["key"])] = not record["verdicts"][0]["reason"]
+    texts = {tuple(r["key"]): r["samples"][0]["text"] for r in map(json.loads, (tmp_path / "all/work/samples-0-of-1.jsonl").read_text().splitlines())}
+    wanted = set()
+    for row in rows():
+        kept: set[str] = set()
+        for number in range(8):
+            if len(kept) < 2:
+                wanted.add((row["id"], number))
+                kept |= {texts[row["id"], number]} if verdicts[row["id"], number] else set()
+    for in_flight in 1, 8:
+        folder = tmp_path / str(in_flight)
+        early = sampling(service, max_in_flight=in_flight)
+        run_stage(folder, service, sampling=early, stop_after=2, filters={"max_repetition": None})
+        assert set(journal(folder)) == wanted and len(wanted) < 12 * 8
+    assert output(tmp_path / "1") == output(tmp_path / "8")
+    rates = json.loads(output(tmp_path / "1")["card.json"])["pass_rates"]
+    assert set(rates) == {row["id"] for row in rows()} and 0 < sum(rates.values()) / 12 < 1
+
+
+@pytest.mark.parametrize("budget", [{"budget_tokens": 1000}, {"budget_money": 0.02, "price_in": 10, "price_out": 20}])
+def test_a_budget_stops_cleanly_and_a_larger_one_goes_on(service: str, tmp_path: Path, budget: dict[str, float]) -> None:
+    run_stage(tmp_path / "whole", service)
+    with pytest.raises(BudgetError, match="is used up: ") as caught:
+        run_stage(tmp_path / "poor", service, sampling=sampling(service, max_in_flight=2, **budget))
+    assert "of 12 rows are done" in caught.value.where and "raise sampling.endpoint.budget" in caught.value.fix
+    paid = journal(tmp_path / "poor")
+    records = [json.loads(line)["samples"][0] for line in (tmp_path / "poor/work/samples-0-of-1.jsonl").read_text().splitlines()]
+    spent = sum(one["tokens"] + one["prompt_tokens"] for one in records)
+    assert 0 < len(paid) < 96 and f"{sum(one['tokens'] for one in records)} response tokens" in caught.value.what
+    if "budget_tokens" in budget:
+        assert 1000 <= spent < 1000 + 2 * 60, "at most what was in flight is too much"
+    with pytest.raises(BudgetError):
+        run_stage(tmp_path / "poor", service, sampling=sampling(service, **budget))
+    assert journal(tmp_path / "poor") == paid, "the same budget buys nothing more"
+    run_stage(tmp_path / "poor", service)
+    assert output(tmp_path / "poor") == output(tmp_path / "whole")
+
+
+def test_from_the_command_line_a_larger_budget_goes_on(service: str, tmp_path: Path) -> None:
+    from engine import r1pipe
+
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows()))
+    block = {"inputs": {"prompts": "./p.jsonl"}, "outputs": {"chats": "c"}, "sampling": sampling(service, budget_tokens=1000)}
+    (tmp_path / "t.yaml").write_text(json.dumps({"stages": {"rejection-sampling": block}}))
+    poor = r1pipe(tmp_path, "run-all", "t.yaml")
+    assert poor.returncode == 1 and "budget_tokens is used up" in poor.stderr and "raise sampling.endpoint.budget_tokens" in poor.stderr, poor.stderr
+    before = stats(service)["requests"]
+    rich = r1pipe(tmp_path, "run-all", "t.yaml", "--set", "stages.rejection-sampling.sampling.endpoint.budget_tokens=100000")
+    assert rich.returncode == 0, rich.stderr
+    assert stats(service)["requests"] - before < 12 * 8 - 15, "what was paid for is not asked again"
+
+
+def test_what_is_refused_is_dropped_with_its_reason_and_asked_again_later(service: str, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="refused 8 requests; the last: status 400.*context length"):
+        run_stage(tmp_path, service, sampling=sampling(service, "too-long"))
+    dropped = [json.loads(line) for line in output(tmp_path)["dropped.jsonl"].splitlines()]
+    assert [row["id"] for row in dropped if row["reason"] == "refused by the service"] == ["p0"] * 8
+    assert "p0" not in {key[0] for key in journal(tmp_path)}
+
+
+def test_a_service_that_goes_away_costs_nothing_that_it_said(service: str, tmp_path: Path) -> None:
+    with pytest.raises(BudgetError):
+        run_stage(tmp_path, service, sampling=sampling(service, budget_tokens=500))
+    paid = journal(tmp_path)
+    with pytest.raises(StageError, match="no answers any more: status 500"):
+        run_stage(tmp_path, service, sampling=sampling(service, "broken", retries=0))
+    assert journal(tmp_path) == paid
+    with pytest.raises(StageError, match="3 requests had no answer; the last reason: Connect"):
+        run_stage(tmp_path / "few", "http://127.0.0.1:9/v1", count=3, sampling=sampling("http://127.0.0.1:9/v1", n=1, retries=0))
+
+
+def test_ranks_share_the_rows_and_another_number_of_them_repeats_nothing(service: str, tmp_path: Path) -> None:
+    run_stage(tmp_path / "one", service, stop_after=3)
+    second = threading.Thread(target=run_stage, args=(tmp_path / "two", service), kwargs={"rank": 1, "world": 2, "stop_after": 3})
+    second.start()
+    run_stage(tmp_path / "two", service, rank=0, world=2, stop_after=3)
+    second.join()
+    assert output(tmp_path / "two") == output(tmp_path / "one")
+    before = stats(service)["requests"]
+    run_stage(tmp_path / "two", service, stop_after=3)
+    assert stats(service)["requests"] == before and output(tmp_path / "two") == output(tmp_path / "one")
+
+
+def test_verdicts_are_given_while_others_are_drawn_and_change_nothing(service: str, here: Any) -> None:
+    draws, verdicts = [], []
+
+    def settle(candidates: list[Candidate]) -> list[Candidate]:
+        draws.append(stats(service)["requests"] - before)
+        verdicts.append(time.monotonic())
+        return [one if "=5" in one.response else one.drop("other") for one in candidates]
+
+    before = stats(service)["requests"]
+    slow = Sampling(**sampling(service, "slow", n=4, max_in_flight=4))
+    found = sample_and_settle(None, rows(4), slow, "chat", here, 0, "sampled", settle)
+    assert draws[0] < 16, "the first verdicts do not wait for the last draw"
+    completions = [one for drawn in sample(None, rows(4), slow, "chat", here, 0, "alone") for one in drawn]
+    assert [(one.response, one.reason) for one in found] == [(one.text, "" if "=5" in one.text else "other") for one in completions]
+
+
+def test_cold_start_data_samples_from_a_teacher_too(service: str, tmp_path: Path) -> None:
+    metrics = run_stage(tmp_path, service, kind="cold-start-data", stop_after=1, filters={"max_repetition": None}, after={"max_repetition": None})
+    assert metrics["kept"] >= 10 and len(journal(tmp_path)) < 48 and "pass_rates" in json.loads(output(tmp_path)["card.json"])
+
+
+def test_one_model_and_not_two(service: str, tmp_path: Path) -> None:
+    from r1pipe.config import load
+
+    base = "stages: {rejection-sampling: {inputs: {prompts: ./p.jsonl%s}, outputs: {chats: c}, sampling: {%s}}}"
+    endpoint = "backend: openai, endpoint: {base_url: 'http://x/v1', model: m}"
+    (tmp_path / "p.jsonl").write_text(json.dumps(rows()[0]) + "\n")
+    (tmp_path / "t.yaml").write_text(base % ("", endpoint))
+    load(tmp_path / "t.yaml")
+    for inputs, block, message in [
+        ("", "n: 2", "no model to sample from"),
+        (", model: embedded:base", endpoint, "two models"),
+        (", model: embedded:base", "backend: openai", "go together"),
+        (", model: embedded:base", "vllm: {seed: 1}", "would be ignored"),
+        ("", endpoint.replace("m}", "m, budget_money: 3}"), "price_in"),
+        ("", endpoint + "}, stop_after: 2, per_prompt: 3, x: {", "unknown key"),
+    ]:
+        (tmp_path / "t.yaml").write_text(base % (inputs, block))
+        with pytest.raises(ConfigError, match=message):
+            load(tmp_path / "t.yaml")
+    with pytest.raises(ConfigError, match="no model"):
+        load_generator(None, rows(), Sampling(), "chat", 0)
+
+
+def test_how_a_service_is_asked_is_no_part_of_the_fingerprint(tmp_path: Path) -> None:
+    from r1pipe.kinds import load_kind
+    from r1pipe.manifest import NOT_FINGERPRINTED
+
+    def dumped(kind: str, **endpoint: Any) -> dict[str, Any]:
+        block = {"backend": "openai", "endpoint": {"base_url": "http://x/v1", "model": "m", **endpoint}}
+        config = {"passes": [{"sampling": block}]} if kind == "evaluate" else {"sampling": block}
+        return load_kind(kind).Config(**config).model_dump(mode="json", exclude=NOT_FINGERPRINTED)
+
+    for kind in "rejection-sampling", "cold-start-data", "preference-data", "evaluate":
+        assert dumped(kind) == dumped(kind, base_url="http://y/v1", budget_tokens=9, retries=1, price_in=2)
+        assert dumped(kind) != dumped(kind, model="other") != dumped(kind, extra={"top_k": 5})
+        plain = load_kind(kind).Config().model_dump(mode="json")
+        block = plain["passes"][0]["sampling"] if kind == "evaluate" else plain["sampling"]
+        assert set(block) == {"temperature", "top_p", "max_tokens", "n", "batch_size"} and "stop_after" not in plain
+
+
+def test_vllm_that_is_not_there(tiny_checkpoint: Path) -> None:
+    try:
+        import vllm  # type: ignore[import-not-found]  # noqa: F401
+    except ImportError:
+        with pytest.raises(MissingToolError, match="r1pipe.vllm"):
+            load_generator(tiny_checkpoint, rows(), Sampling(backend="vllm"), "chat", 0)
+    else:
+        pytest.skip("vLLM is installed")
