@@ -107,7 +107,7 @@ def test_code_is_left_out_without_isolation(tmp_path):
 @pytest.mark.parametrize(
     ("config", "says"),
     [
-        ({}, "either `world` or `path`"),
+        ({}, "give one of `world`"),
         ({"world": "reasoning"}, "give a `count`"),
         ({"world": "reasonning", "count": 3}, "no 'reasonning'"),
         ({"world": "math", "count": 3, "columns": {"prompt": "q"}}, "would be ignored"),
