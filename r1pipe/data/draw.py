@@ -120,7 +120,7 @@ class Draw:
             for part, row in enumerate(rows):
                 if self.source.split == "all" or split_of(_question(row), self.source.shares) == self.source.split:
                     yield 2 * number + part, where, row
-        if self.total and missing:
+        if first and self.total and missing:
             raise InputError(f"no row has the column {min(missing)!r}, which `where` names", self.source.name, "`where` takes the file's own names")
 
     def _raw(self, bad: Bad) -> Iterator[Located]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import json
 import lzma
 import math
@@ -100,7 +101,7 @@ def _open(file: Path) -> BinaryIO:
     if file.suffix == ".zst":  # pyarrow is here anyway; in the standard library only from 3.14 on
         import pyarrow
 
-        return cast(BinaryIO, pyarrow.input_stream(str(file), compression="zstd"))
+        return io.BufferedReader(cast(Any, pyarrow.input_stream(str(file), compression="zstd")))
     openers: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
     return openers.get(file.suffix, open)(file, "rb")
 

@@ -29,7 +29,7 @@ TRIES = 20  # questions made for one that is new and in the split, before the ta
 
 @cache
 def task(name: str, settings: str = "{}") -> Any:
-    """A task of reasoning-gym; `settings` is JSON. Its question number i is the same wherever the settings are.
+    """A task of reasoning-gym; `settings` is JSON.
 
     Raises:
         MissingToolError: reasoning-gym is not installed.
@@ -41,12 +41,12 @@ def task(name: str, settings: str = "{}") -> Any:
     except ImportError:
         raise MissingToolError("reasoning-gym is not installed", fix="pip install 'r1pipe[reasoning-gym]'") from None
     if name not in DATASETS or name == "composite":
-        close = difflib.get_close_matches(name, DATASETS, n=1)
+        close = difflib.get_close_matches(name, DATASETS.keys() - {"composite"}, n=1)
         raise ConfigError(f"reasoning-gym has no task {name!r}", fix=f"did you mean {close[0]!r}?" if close else f"it has {', '.join(sorted(DATASETS))}")
     if name in EVALUATE:
         raise ConfigError(f"the scorer of reasoning-gym's {name!r} runs what the model wrote through Python's eval", fix="use another task")
     try:
-        return reasoning_gym.create_dataset(name, size=2**31, **json.loads(settings))
+        return reasoning_gym.create_dataset(name, **json.loads(settings))
     except (TypeError, ValueError, AssertionError) as error:
         raise ConfigError(f"reasoning-gym's {name!r} does not take these settings: {error}", fix=f"settings: {settings}") from None
 
@@ -67,10 +67,10 @@ def gym_rows(source: Source, seed: int) -> list[dict[str, Any]]:
 def _rows(name: str, settings: dict[str, Any], wanted: int, source: Source, seed: int) -> list[dict[str, Any]]:
     from reasoning_gym.dataset import ProceduralDataset
 
-    makes = task(name, json.dumps({**settings, "seed": seed}))
+    makes = task(name, json.dumps({"seed": seed, "size": TRIES * wanted, **settings}))
     own_scorer = type(makes).score_answer is not ProceduralDataset.score_answer
     rows: dict[str, dict[str, Any]] = {}
-    for index in range(TRIES * wanted):
+    for index in range(len(makes)):
         if len(rows) == wanted:
             break
         entry = makes[index]

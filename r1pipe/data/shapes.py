@@ -6,6 +6,7 @@
 | instruction | instruction, input?, output? | prompts or chats |
 | compared | (prompt or instruction, input?), response1, response2, label 1/2/tie | pairs; ties are dropped |
 | chosen-rejected | prompt (text or messages), chosen, rejected | pairs, or labels: chosen = safe, rejected = unsafe |
+| reference-tests | prompt, solution, entry_point, inputs (argument lists), atol? | prompts whose tests compare with what `solution` returns (EvalPlus) |
 | refused | prompt, domain | labels of harmful requests that have no replies: a plain refusal, safe; other rows are dropped |
 
 The labels of `chosen-rejected` are a proxy: that people preferred one reply does not say that the other is unsafe. It holds often
@@ -14,6 +15,7 @@ enough in harmlessness comparisons (Anthropic's HH) to train on where there is n
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -32,6 +34,22 @@ Raw = dict[str, Any]
 TEST_KINDS = {"asserts": ("asserts",), "check": ("code",), "stdio": ("inputs", "outputs")}
 REFUSALS = {"en": "I'm sorry, but I can't help with that.", "zh": "抱歉，我不能帮助你做这件事。"}
 UNREADABLE = "the answer cannot be read"
+
+
+REFERENCE_CHECK = """
+import copy, json, math
+reference = {{}}
+exec({solution!r}, reference)
+
+def same(a, b):
+    if isinstance(a, list | tuple) and type(a) is type(b):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b or (isinstance(a, float) and isinstance(b, float | int) and math.isclose(a, b, rel_tol=1e-7, abs_tol={atol!r}))
+
+def check(candidate):
+    for given in json.loads({inputs!r}):
+        assert same(reference[{entry_point!r}](*copy.deepcopy(given)), candidate(*given))
+"""
 
 
 class Skip(Exception):
@@ -72,6 +90,17 @@ def as_chosen_rejected(raw: Raw, source: Source, where: str) -> list[Raw]:
     return [{"id": row.get("id"), "prompt": row["prompt"], "chosen": row["chosen"], "rejected": row["rejected"], **_tags(row)}]
 
 
+def as_reference_tests(raw: Raw, source: Source, where: str) -> list[Raw]:
+    row = _own(raw, source, where)
+    _texts(row, ("solution", "entry_point"), where)
+    _need(row, ("inputs",), where)
+    if not isinstance(row["inputs"], list) or not all(isinstance(given, list) for given in row["inputs"]):
+        raise InputError("inputs is no list of argument lists", where, "map it with `columns: {inputs: THEIRS}`")
+    inputs, atol = json.dumps(row.pop("inputs")), float(row.pop("atol", 0))
+    code = REFERENCE_CHECK.format(solution=row["solution"], entry_point=row["entry_point"], inputs=inputs, atol=atol)
+    return [{**row, "tests": {"kind": "check", "code": code}}]
+
+
 def as_refused(raw: Raw, source: Source, where: str) -> list[Raw]:
     row = _own(raw, source, where)
     _need(row, ("prompt", "domain"), where)
@@ -85,6 +114,7 @@ SHAPES: dict[str, Callable[[Raw, Source, str], list[Raw]]] = {
     "instruction": as_instruction,
     "compared": as_compared,
     "chosen-rejected": as_chosen_rejected,
+    "reference-tests": as_reference_tests,
     "refused": as_refused,
 }
 

@@ -66,7 +66,7 @@ class Source(Model):
         exclude_if=_unless({}),
         description="of a file: our column -> a text with {ITS COLUMN}; a list gives its items as lines, {choices:A} as A) ..., B) ...",
     )
-    shape: Literal["rows", "instruction", "compared", "chosen-rejected", "refused"] = Field(
+    shape: Literal["rows", "instruction", "compared", "chosen-rejected", "reference-tests", "refused"] = Field(
         default="rows", description="of a file: how its columns lie (r1pipe/data/shapes.py)"
     )
     where: dict[str, list[bool | int | str]] = Field(
