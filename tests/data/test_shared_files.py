@@ -40,7 +40,11 @@ ENTRIES = {
     "nq_open": ("chats", 1873, "{columns: {prompt: question, response: answers.0}, language: en}"),
     "pandalm_pairs": ("pairs", 449, "{shape: compared, language: en}"),
     "processbench_gsm8k": ("chats", 197, '{columns: {prompt: problem}, templates: {response: "{steps}"}, where: {final_answer_correct: [true]}}'),
-    "reasoning_gym_rollouts": ("prompts", 3594, "{columns: {prompt: problem}, where: {exact_match_task: [true]}, domain: logic, language: en, count: 100}"),
+    "reasoning_gym_rollouts": (
+        "prompts",
+        3594,
+        "{columns: {prompt: problem}, where: {exact_match_task: [true]}, domain: logic, language: en, count: 100, max_unparseable: 0.2}",
+    ),
     "seed_tasks": ("chats", 175, "{shape: instruction, language: en}"),
     "truthfulqa": ("pairs", 410, "{shape: chosen-rejected, columns: {prompt: question, chosen: best_answer, rejected: incorrect_answers.0}}"),
     "user_instructions": ("chats", 119, "{shape: instruction, language: en}"),
