@@ -54,7 +54,7 @@ def stats(
     json: Json = False,
 ) -> None:
     """Count rows by domain, language and source, and dropped ones by reason; lengths of prompt, thinking and response."""
-    from r1pipe.data.show import statistics, tokens, visible, words
+    from r1pipe.data.show import NOT_STATED, PERCENTILES, statistics, tokens, visible, words
 
     found = statistics(place(artifact), tokens(tokenizer) if tokenizer else words)
     if json:
@@ -62,18 +62,14 @@ def stats(
         return
     print(f"{found['rows']:,} rows")
     for name in ("domain", "language", "source", "dropped"):
-        if found[name]:
+        if set(found[name]) - {NOT_STATED}:
             rows = [[visible(value), f"{count:,}", f"{count / sum(found[name].values()):.1%}"] for value, count in found[name].items()]
             _print_table([name, "rows", "share"], rows)
-    columns = ["rows", "mean", *(key for key in next(iter(found["lengths"]["all"].values()), {}) if key.startswith("p")), "max"]
-    only = len(found["lengths"]) == 2  # one domain, so `all` says the same
-    rows = [
-        [visible(domain), part, *(f"{of[part][key]:,}" for key in columns)]
-        for domain, of in found["lengths"].items()
-        for part in of
-        if not (only and domain != "all")
-    ]
-    _print_table([f"length in {'tokens' if tokenizer else 'words'}", "of", *columns], rows)
+    columns = ["rows", "mean", *(f"p{share}" for share in PERCENTILES), "max"]
+    domains = ["all", *found["domain"]] if len(found["domain"]) > 1 else ["all"]
+    rows = [[visible(domain), part, *(f"{sizes[key]:,}" for key in columns)] for domain in domains for part, sizes in found["lengths"].get(domain, {}).items()]
+    if rows:
+        _print_table([f"length in {'tokens' if tokenizer else 'words'}", "of", *columns], rows)
 
 
 @app.command()

@@ -20,6 +20,7 @@ Measure = Callable[[Sequence[str]], Sequence[int]]  # texts -> lengths
 
 TAGS = ("domain", "language", "source", "reason")
 RESPONSES = ("response", "chosen", "rejected")
+NOT_STATED = "not stated"
 PERCENTILES = (10, 50, 90, 99)
 # What would move a terminal's cursor, ring its bell, or turn the reading direction.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -75,7 +76,8 @@ def _said(who: str, text: str, full: bool) -> list[tuple[str, str]]:
     thinking, summary = split_response(text)
     if thinking is None or who not in ("assistant", *RESPONSES):
         return [(who, text)]
-    return [("thinking" if who in ("assistant", "response") else f"{who}: thinking", thinking if full else _fold(thinking)), (who, summary)]
+    label = "thinking" if who in ("assistant", "response") else f"{who}: thinking"
+    return [*([(label, thinking if full else _fold(thinking))] if thinking else []), (who, summary)]
 
 
 def _fold(text: str, width: int = 120) -> str:
@@ -106,10 +108,12 @@ def tokens(tokenizer: Path) -> Measure:
     Raises:
         InputError: there is none.
     """
+    if not tokenizer.is_dir():
+        raise InputError("there is no such folder", str(tokenizer), "name a checkpoint's folder")
     from transformers import AutoTokenizer
 
     try:
-        made = AutoTokenizer.from_pretrained(tokenizer)
+        made = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
     except (OSError, ValueError) as error:
         raise InputError(f"no tokenizer can be read: {str(error).splitlines()[0]}", str(tokenizer), "name a checkpoint's folder") from None
     return lambda texts: [len(ids) for ids in made(list(texts), add_special_tokens=False)["input_ids"]]
@@ -128,12 +132,12 @@ def statistics(path: Path, measure: Measure = words) -> dict[str, Any]:
         total += len(rows)
         for row in rows:
             for name, counter in counts.items():
-                counter[str(row.get(name, "not stated"))] += 1
-        parts = [(str(row.get("domain", "not stated")), part, text) for row in rows for part, text in _parts(row)]
+                counter[str(row.get(name, NOT_STATED))] += 1
+        parts = [(str(row.get("domain", NOT_STATED)), part, text) for row in rows for part, text in _parts(row)]
         for (domain, part, _), size in zip(parts, measure([text for _, _, text in parts]), strict=True):
             for key in ("all", domain):
                 lengths.setdefault(key, {}).setdefault(part, []).append(size)
-    reasons = Counter(str(row.get("reason", "not stated")) for row in pick(path, {}, (), dropped=True)) if path.is_dir() else Counter()
+    reasons = Counter(str(row.get("reason", NOT_STATED)) for row in pick(path, {}, (), dropped=True)) if path.is_dir() else Counter()
     return {
         "rows": total,
         **{name: dict(counter.most_common()) for name, counter in counts.items()},
