@@ -72,6 +72,7 @@ def test_stats(folder: Path):
     assert "3 rows" in shown and "wrong answer" in shown and "66.7%" in shown
 
 
+@pytest.mark.slow
 def test_stats_in_tokens(folder: Path):
     from transformers import AutoTokenizer
 
@@ -104,3 +105,12 @@ def test_review_is_resumed_and_feeds_a_mix(folder: Path):
         stream.write(json.dumps({**first, "decision": "reject"}) + "\n")
     stale = r1pipe(folder, "run-all", "m.yaml")
     assert stale.returncode == 2 and "reviews" in stale.stderr
+
+
+def test_examples():
+    import doctest
+
+    import r1pipe.data.show
+
+    result = doctest.testmod(r1pipe.data.show)
+    assert result.attempted and not result.failed
