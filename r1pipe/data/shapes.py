@@ -96,7 +96,9 @@ def as_reference_tests(raw: Raw, source: Source, where: str) -> list[Raw]:
     _need(row, ("inputs",), where)
     if not isinstance(row["inputs"], list) or not all(isinstance(given, list) for given in row["inputs"]):
         raise InputError("inputs is no list of argument lists", where, "map it with `columns: {inputs: THEIRS}`")
-    inputs, atol = json.dumps(row.pop("inputs")), float(row.pop("atol", 0))
+    inputs, atol = json.dumps(row.pop("inputs")), row.pop("atol", 0)
+    if not isinstance(atol, int | float):
+        raise InputError(f"column 'atol' holds {short(atol)}, and must be a number", where, "map another with `columns: {atol: THEIRS}`")
     code = REFERENCE_CHECK.format(solution=row["solution"], entry_point=row["entry_point"], inputs=inputs, atol=atol)
     return [{**row, "tests": {"kind": "check", "code": code}}]
 

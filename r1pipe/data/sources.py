@@ -4,7 +4,7 @@ source: {world: reasoning, count: 4096}
 source: {path: gsm8k_train.jsonl.gz, columns: {prompt: problem}, domain: word-problems}
 source: [{path: "chats/*.jsonl.zst", shape: instruction}, {world: general, count: 500}]
 source: {hub: openai/gsm8k, config: main, revision: <40 hex digits>, columns: {prompt: question}, answer_after: "####", domain: word-problems}
-source: {reasoning_gym: [chain_sum, countdown], count: 1000}
+source: {reasoning_gym: [chain_sum, sudoku], count: 1000}
 """
 
 from __future__ import annotations

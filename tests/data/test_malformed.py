@@ -128,6 +128,9 @@ def bad_rows() -> list[Case]:
     add("a value that is not mapped", "does not map", {**ROW, "domain": "maths"}, values={"domain": {"math": "math"}})
     add("no mark before the answer", "has no '####'", {**ROW, "id": "b"}, good={**ROW, "answer": "so #### 2"}, answer_after="####")
     add("a mark in an answer that is a list", "column 'answer'", {**ROW, "answer": [1]}, good={**ROW, "answer": "#### 2"}, answer_after="####")
+    plus = {"prompt": "q", "solution": "def f(x): return x", "entry_point": "f", "inputs": [[1]], "domain": "general"}
+    add("arguments that are no lists", "no list of argument lists", {**plus, "inputs": [1]}, good=plus, shape="reference-tests")
+    add("a tolerance in words", "column 'atol'", {**plus, "atol": "small"}, good=plus, shape="reference-tests")
     chat = CHAT["messages"]
     add("no messages", "no column 'prompt'", without(CHAT, "messages"), Chats)
     add("messages that are a string", "no column 'prompt'", {**CHAT, "messages": "hi"}, Chats)
