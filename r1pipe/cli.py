@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from r1pipe import cli_data
+
 if TYPE_CHECKING:
     from r1pipe.console import Console
     from r1pipe.plan import Plan
@@ -31,6 +33,7 @@ config_app = typer.Typer(no_args_is_help=True, help="Look at configs.")
 app.add_typer(config_app, name="config")
 audit_app = typer.Typer(no_args_is_help=True, help="Check before a GPU is used.")
 app.add_typer(audit_app, name="audit")
+app.add_typer(cli_data.app, name="data")
 
 Config = Annotated[Path, typer.Argument(help="the YAML, for example configs/r1.yaml", show_default=False)]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override one value: stages.reasoning-rl.grpo.beta=0.01 (repeatable)")]

@@ -42,7 +42,8 @@ def _checkpoint(type_: type[Artifact], path: Path) -> str:
 
 def _dataset(type_: type[Artifact], path: Path) -> str:
     """A first row that keeps the columns' contract. The rest is the reading stage's to check; Parquet as a whole is."""
-    from r1pipe.data.io import check_row, dataset_files, read_raw
+    from r1pipe.data.files import dataset_files, read_raw
+    from r1pipe.data.io import check_row
 
     try:
         first = dataset_files(path)[0]

@@ -59,7 +59,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     """Write, judge, add what is reused and readable."""
     from r1pipe.data.candidates import Candidate, choose, screen, write_chats
     from r1pipe.data.io import read_rows
-    from r1pipe.data.sources import load
+    from r1pipe.data.sources import Loaded, load
     from r1pipe.errors import ConfigError
 
     if (inputs.prompts is None) != (config.writer == "none"):
@@ -71,11 +71,11 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     if not here.main:
         return {}
     candidates = _written(read_rows(inputs.prompts.path, Prompts), config) if inputs.prompts else []
-    reused = load(config.reuse, Chats, config.seed, fill=config.identity).rows if config.reuse else []
-    from_files = [Candidate({**row, "prompt": row["messages"][0]["content"]}, row["messages"][-1]["content"], "reuse") for row in reused]
+    reused = load(config.reuse, Chats, config.seed, fill=config.identity) if config.reuse else Loaded()
+    from_files = [Candidate({**row, "prompt": row["messages"][0]["content"]}, row["messages"][-1]["content"], "reuse") for row in reused.rows]
     candidates += screen(from_files, config.filters)  # the writer's habits are what `careful` says, and stay
     candidates = choose(candidates, 1, "first", random.Random(config.seed), config.max_rows)
-    return write_chats(outputs.chats.path, candidates, here.stage)
+    return write_chats(outputs.chats.path, candidates, here.stage, unread=reused.dropped)
 
 
 def _written(rows: list[dict[str, Any]], config: Config) -> list[Candidate]:

@@ -8,11 +8,14 @@ reasoning and 22 % general.
       inputs: {chats: {reasoning: reasoning-chats, general: general-chats}}
       outputs: {chats: sft-chats}
       shares: {reasoning: 0.78, general: 0.22}
+      reviews: {general: general-reviews.jsonl}   # what people decided: `r1pipe data review r1/general-data --decisions general-reviews.jsonl`
 
 Alone: `r1pipe run-stage sft-mix -c my.yaml`.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from pydantic import Field
 
@@ -32,6 +35,9 @@ class Outputs(Ports):
 class Config(StageConfig):
     shares: dict[str, float] | None = Field(default=None, description="input -> share of the rows; none = all rows of all (v2 Table 5: 0.78 reasoning)")
     max_rows: int | None = Field(default=None, ge=1, description="rows in all (804,745 in v2 Table 5); none = as many as there are")
+    reviews: dict[str, Path] = Field(
+        default_factory=dict, exclude_if=lambda value: not value, description="input -> the decisions of `r1pipe data review`: rejected rows out, edits in"
+    )
 
 
 def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[str, float]:
@@ -40,10 +46,12 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
 
     from r1pipe.data.io import read_rows, write_rows
     from r1pipe.data.mix import composition, mix
+    from r1pipe.data.review import apply_reviews
 
     if not here.main:
         return {}
     datasets = {name: read_rows(chats.path, Chats) for name, chats in inputs.chats.items()}
+    datasets, rejected, reviews = apply_reviews(datasets, config.reviews)
     rows, counts = mix(datasets, config.shares, config.max_rows, random.Random(config.seed))
-    write_rows(outputs.chats.path, rows, card={"rows": len(rows), "sources": counts, "domains": composition(rows)})
+    write_rows(outputs.chats.path, rows, rejected, {"rows": len(rows), "sources": counts, "reviews": reviews, "domains": composition(rows)})
     return {"rows": len(rows), **{f"rows/{name}": count for name, count in counts.items()}}

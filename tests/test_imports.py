@@ -22,7 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("manifest",),
     ("console", "summary"),
     ("plan", "status", "audit"),
-    ("pipeline",),
+    ("pipeline", "cli_data"),
     ("cli",),
 )
 DEPTH = {module: depth for depth, layer in enumerate(LAYERS) for module in layer}

@@ -16,6 +16,7 @@ from r1pipe.data.filters import Filters, shape_reason, units
 from r1pipe.data.io import read_rows, write_rows
 from r1pipe.data.judges import Judge
 from r1pipe.data.response import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN, join_response, split_response
+from r1pipe.data.review import NOBODY
 from r1pipe.errors import InputError
 from r1pipe.here import Here
 
@@ -195,8 +196,10 @@ def _spread(candidates: Mapping[int, Candidate]) -> dict[int, float]:
     return places
 
 
-def write_chats(folder: Path, candidates: Sequence[Candidate], stage: str, card: Mapping[str, Any] | None = None) -> dict[str, float]:
-    """Write what was kept as chats and the rest with its reasons; returns the metrics.
+def write_chats(
+    folder: Path, candidates: Sequence[Candidate], stage: str, card: Mapping[str, Any] | None = None, unread: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, float]:
+    """Write what was kept as chats and the rest with its reasons, rows that a source left `unread` included; returns the metrics.
 
     Raises:
         InputError: nothing was kept; says why, by source.
@@ -214,10 +217,10 @@ def write_chats(folder: Path, candidates: Sequence[Candidate], stage: str, card:
     for candidate in kept:
         rows.append(as_chat(candidate, numbers[candidate.row["id"]]))
         numbers[candidate.row["id"]] += 1
-    dropped = [candidate.record() for candidate in candidates if candidate.reason]
+    dropped = [*unread, *(candidate.record() for candidate in candidates if candidate.reason)]
     domains = dict(Counter(row["domain"] for row in rows))
-    write_rows(folder, rows, dropped, {"rows": len(rows), "prompts": len(numbers), "domains": domains, "sources": counts, **(card or {})})
-    reasons = Counter(candidate.reason for candidate in candidates if candidate.reason)
+    write_rows(folder, rows, dropped, {"rows": len(rows), "prompts": len(numbers), "domains": domains, "sources": counts, "reviews": NOBODY, **(card or {})})
+    reasons = Counter(row["reason"] for row in dropped)
     metrics: dict[str, float] = {"candidates": len(candidates), "kept": len(rows), "prompts": len(numbers)}
     return metrics | {f"dropped/{reason}": n for reason, n in reasons.most_common()}
 

@@ -1,15 +1,13 @@
-"""Rows on disk: reading with every mistake named by file and line, writing so that a half-written dataset is never read.
+"""Rows on disk: checked when read, with every mistake named by file and line; written so that a half-written dataset is never read.
 
-A dataset is a folder with rows*.jsonl, rows*.jsonl.gz or rows*.parquet, or one such file. `null` in an optional column means absent.
+A dataset is a folder with rows*.jsonl (.gz, .zst, .xz, .bz2) or rows*.parquet, or one such file. `null` in an optional column means absent.
 A stage's own dataset also holds card.json (counts) and dropped.jsonl (rows left out, each with its `reason`).
 """
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,81 +15,17 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from r1pipe.artifacts import Artifact, Chats, Labels, Pairs, Prompts
+from r1pipe.data.files import read_raw
 from r1pipe.data.rows import ChatRow, LabelRow, PairRow, PromptRow
 from r1pipe.errors import InputError
 
 ROWS, DROPPED, CARD = "rows.jsonl", "dropped.jsonl", "card.json"
-ENDINGS = (".jsonl", ".jsonl.gz", ".parquet")
 
-_STRICT = ConfigDict(strict=True, extra="allow")
+_STRICT = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 _CONTRACTS: dict[str, Any] = {
     kind.kind: with_config(_STRICT)(row) for kind, row in ((Prompts, PromptRow), (Chats, ChatRow), (Pairs, PairRow), (Labels, LabelRow))
 }
 _TYPES = {"str": "a string", "int": "an integer", "float": "a number", "list": "a list", "dict": "an object", "bool": "a boolean"}
-
-
-def dataset_files(path: Path) -> list[Path]:
-    """The files that a dataset's path stands for, in name order.
-
-    Raises:
-        InputError: nothing is there, the folder holds no rows, or the file's ending is not one of ENDINGS.
-    """
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.name.startswith("rows") and file.name.endswith(ENDINGS))
-        if not files:
-            raise InputError("the folder holds no rows", str(path), f"a dataset folder has files named rows*{', rows*'.join(ENDINGS)}")
-        return files
-    if not path.exists():
-        raise InputError("no such file", str(path), "check the path; a relative one counts from the YAML that states it")
-    if not path.name.endswith(ENDINGS):
-        raise InputError(f"cannot read rows from a {path.suffix or 'nameless'} file", str(path), f"use one of {', '.join(ENDINGS)}")
-    return [path]
-
-
-def read_raw(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each row as it stands, with where it stands ("file:line").
-
-    Raises:
-        InputError: what a file holds is not JSON lines or Parquet, or a line is not an object.
-    """
-    for file in dataset_files(path):
-        yield from _read_parquet(file) if file.name.endswith(".parquet") else _read_jsonl(file)
-
-
-def _read_jsonl(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    number = 0
-    try:
-        with gzip.open(file, "rt", encoding="utf8") if file.name.endswith(".gz") else file.open(encoding="utf8") as stream:
-            for number, line in enumerate(stream, 1):
-                if line.strip():
-                    try:
-                        row = json.loads(line)
-                    except json.JSONDecodeError as error:
-                        raise InputError(f"broken JSON: {error.msg}", f"{file}:{number}", "each line is one JSON object") from None
-                    if not isinstance(row, dict):
-                        raise InputError(f"the line holds a {type(row).__name__}, not an object", f"{file}:{number}", "each line is one JSON object")
-                    yield f"{file}:{number}", row
-    except UnicodeDecodeError as error:
-        raise InputError(f"the file is not UTF-8: {error.reason}", f"{file}:{number + 1}", "convert it to UTF-8") from None
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise InputError(f"the file is not whole gzip: {error}", str(file), "fetch or write it again") from None
-    except OSError as error:
-        raise InputError(f"cannot read: {error.strerror or error}", str(file)) from None
-
-
-def _read_parquet(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        reader = pyarrow.parquet.ParquetFile(file)
-        number = 0
-        for batch in reader.iter_batches(batch_size=4096):
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{file}:{number}", row
-    except (pyarrow.ArrowInvalid, OSError) as error:
-        raise InputError(f"not a readable Parquet file: {error}", str(file), "write it again") from None
 
 
 def read_rows(path: Path, kind: type[Artifact], columns: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
@@ -117,13 +51,35 @@ def read_rows(path: Path, kind: type[Artifact], columns: Mapping[str, str] | Non
 
 
 def rename(raw: Mapping[str, Any], columns: Mapping[str, str], where: str) -> dict[str, Any]:
-    """The row under our column names, without its absent (null) columns."""
-    for ours, theirs in columns.items():
-        if theirs not in raw:
-            raise InputError(f"no column {theirs!r} (to be read as {ours!r})", where, f"the row has {', '.join(sorted(raw))}")
+    """The row under our column names, without its absent (null) columns. `turns.0` is the first of the list `turns`, `a.b` the key b of a."""
     row = {name: value for name, value in raw.items() if value is not None and name not in columns.values()}
-    row.update({ours: raw[theirs] for ours, theirs in columns.items() if raw[theirs] is not None})
+    for ours, theirs in columns.items():
+        value = value_at(raw, theirs, where, f" (to be read as {ours!r})")
+        if value is not None:
+            row[ours] = value
     return row
+
+
+def value_at(raw: Mapping[str, Any], name: str, where: str, why: str = "") -> Any:
+    """The value of a column, or of a place within one.
+
+    Raises:
+        InputError: the row has none.
+    """
+    value: Any = raw
+    for step in [name] if name in raw else name.split("."):
+        if isinstance(value, list) and step.isdecimal() and int(step) < len(value):
+            value = value[int(step)]
+        elif isinstance(value, Mapping) and step in value:
+            value = value[step]
+        else:
+            raise InputError(f"no column {name!r}{why}", where, f"the row has {names(raw)}")
+    return value
+
+
+def names(row: Mapping[str, Any]) -> str:
+    """The row's columns, for a message; of very many only the first."""
+    return ", ".join(sorted(row)[:30]) + (", ..." if len(row) > 30 else "")
 
 
 def check_row(row: Mapping[str, Any], kind: type[Artifact], where: str, seen: dict[str, str]) -> None:
@@ -141,9 +97,14 @@ def check_row(row: Mapping[str, Any], kind: type[Artifact], where: str, seen: di
         raise InputError(f"safe is {row['safe']}", where, "1 = safe, 0 = unsafe")
     if kind is Prompts and not row["prompt"].strip():
         raise InputError("the prompt is empty", where, "leave the row out, or fill it")
+    check_id(row, where, seen)
+
+
+def check_id(row: Mapping[str, Any], where: str, seen: dict[str, str]) -> None:
+    """Raise InputError if another row has this id; `seen` maps ids to where they stand."""
     first = seen.setdefault(row["id"], where)
     if first != where:
-        raise InputError(f"the id {row['id']!r} stands twice", f"{first} and {where}", "ids are unique in a dataset")
+        raise InputError(f"the id {short(row['id'])} stands twice", f"{first} and {where}", "ids are unique in a dataset")
 
 
 @cache
@@ -155,14 +116,13 @@ def _explain(error: ValidationError, row: Mapping[str, Any], kind: type[Artifact
     first = error.errors()[0]
     column = ".".join(str(part) for part in first["loc"])
     if first["type"] == "missing":
-        return InputError(
-            f"no column {column!r}, which {kind.kind} need", where, f"the row has {', '.join(sorted(row))}; `columns: {{{column}: THEIRS}}` renames one"
-        )
+        return InputError(f"no column {column!r}, which {kind.kind} need", where, f"the row has {names(row)}; `columns: {{{column}: THEIRS}}` renames one")
     expected = next((text for name, text in _TYPES.items() if first["type"].startswith(name)), "of another type")
-    return InputError(f"column {column!r} holds {_short(first['input'])}, and must be {expected}", where, first["msg"])
+    return InputError(f"column {column!r} holds {short(first['input'])}, and must be {expected}", where, first["msg"])
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A value for a message."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 

@@ -32,6 +32,7 @@ class PromptRow(Row):
     answer: NotRequired[str]  # gold, for the accuracy reward
     tests: NotRequired[dict[str, Any]]  # {"kind": "asserts", "setup", "asserts"} | {"kind": "check", "code"} | {"kind": "stdio", "inputs", "outputs"}
     entry_point: NotRequired[str]  # the function that the tests call
+    gym: NotRequired[dict[str, Any]]  # what a scorer of reasoning-gym reads: task, question, metadata
     solution: NotRequired[str]  # a worked solution ('reuse')
     level: NotRequired[int]  # reasoning steps needed
 

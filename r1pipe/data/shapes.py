@@ -2,10 +2,11 @@
 
 | shape | columns read | gives |
 | --- | --- | --- |
-| rows | ours, after `columns` and `values` | any kind |
+| rows | ours, after `columns`, `templates` and `values` | any kind; a chat from messages, or from prompt, response and thinking? |
 | instruction | instruction, input?, output? | prompts or chats |
 | compared | (prompt or instruction, input?), response1, response2, label 1/2/tie | pairs; ties are dropped |
 | chosen-rejected | prompt (text or messages), chosen, rejected | pairs, or labels: chosen = safe, rejected = unsafe |
+| reference-tests | prompt, solution, entry_point, inputs (argument lists), atol? | prompts whose tests compare with what `solution` returns (EvalPlus) |
 | refused | prompt, domain | labels of harmful requests that have no replies: a plain refusal, safe; other rows are dropped |
 
 The labels of `chosen-rejected` are a proxy: that people preferred one reply does not say that the other is unsafe. It holds often
@@ -14,12 +15,13 @@ enough in harmlessness comparisons (Anthropic's HH) to train on where there is n
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from r1pipe.artifacts import Artifact, Chats, Labels, Pairs, Prompts
-from r1pipe.data.io import rename
+from r1pipe.data.io import names, rename, short, value_at
 from r1pipe.data.response import THINK_OPEN, join_response
 from r1pipe.data.rows import GENERAL_DOMAIN, HARMFUL_DOMAIN, LOOKALIKE_DOMAIN
 from r1pipe.data.splits import content_key
@@ -34,24 +36,41 @@ REFUSALS = {"en": "I'm sorry, but I can't help with that.", "zh": "抱歉，我�
 UNREADABLE = "the answer cannot be read"
 
 
+REFERENCE_CHECK = """
+import copy, json, math
+reference = {{}}
+exec({solution!r}, reference)
+
+def same(a, b):
+    if isinstance(a, list | tuple) and type(a) is type(b):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b or (isinstance(a, float) and isinstance(b, float | int) and math.isclose(a, b, rel_tol=1e-7, abs_tol={atol!r}))
+
+def check(candidate):
+    for given in json.loads({inputs!r}):
+        assert same(reference[{entry_point!r}](*copy.deepcopy(given)), candidate(*given))
+"""
+
+
 class Skip(Exception):
     """This row is not used; the text is the reason in dropped.jsonl."""
 
 
 def as_rows(raw: Raw, source: Source, where: str) -> list[Raw]:
-    return [_values(rename(raw, source.columns, where), source, where)]
+    return [_own(raw, source, where)]
 
 
 def as_instruction(raw: Raw, source: Source, where: str) -> list[Raw]:
-    row = _values(rename(raw, source.columns, where), source, where)
+    row = _own(raw, source, where)
     prompt = _instruction(row, where)
     rest = {name: value for name, value in row.items() if name not in ("instruction", "input", "output")}
     return [{**rest, "prompt": prompt, **({"response": row["output"]} if "output" in row else {})}]
 
 
 def as_compared(raw: Raw, source: Source, where: str) -> list[Raw]:
-    row = _values(rename(raw, source.columns, where), source, where)
-    _need(row, ("response1", "response2", "label"), where)
+    row = _own(raw, source, where)
+    _texts(row, ("response1", "response2"), where)
+    _need(row, ("label",), where)
     label = str(row["label"])
     if label not in ("1", "2"):
         raise Skip("no clear preference")
@@ -63,15 +82,29 @@ def as_compared(raw: Raw, source: Source, where: str) -> list[Raw]:
 
 
 def as_chosen_rejected(raw: Raw, source: Source, where: str) -> list[Raw]:
-    row = _values(rename(raw, source.columns, where), source, where)
-    _need(row, ("prompt", "chosen", "rejected"), where)
+    row = _own(raw, source, where)
+    _need(row, ("prompt",), where)
+    _texts(row, ("chosen", "rejected"), where)
     if row["chosen"].strip() == row["rejected"].strip():
         raise Skip("the two responses are equal")
     return [{"id": row.get("id"), "prompt": row["prompt"], "chosen": row["chosen"], "rejected": row["rejected"], **_tags(row)}]
 
 
+def as_reference_tests(raw: Raw, source: Source, where: str) -> list[Raw]:
+    row = _own(raw, source, where)
+    _texts(row, ("solution", "entry_point"), where)
+    _need(row, ("inputs",), where)
+    if not isinstance(row["inputs"], list) or not all(isinstance(given, list) for given in row["inputs"]):
+        raise InputError("inputs is no list of argument lists", where, "map it with `columns: {inputs: THEIRS}`")
+    inputs, atol = json.dumps(row.pop("inputs")), row.pop("atol", 0)
+    if not isinstance(atol, int | float):
+        raise InputError(f"column 'atol' holds {short(atol)}, and must be a number", where, "map another with `columns: {atol: THEIRS}`")
+    code = REFERENCE_CHECK.format(solution=row["solution"], entry_point=row["entry_point"], inputs=inputs, atol=atol)
+    return [{**row, "tests": {"kind": "check", "code": code}}]
+
+
 def as_refused(raw: Raw, source: Source, where: str) -> list[Raw]:
-    row = _values(rename(raw, source.columns, where), source, where)
+    row = _own(raw, source, where)
     _need(row, ("prompt", "domain"), where)
     if row["domain"] != HARMFUL_DOMAIN:
         raise Skip("no response to label")
@@ -83,6 +116,7 @@ SHAPES: dict[str, Callable[[Raw, Source, str], list[Raw]]] = {
     "instruction": as_instruction,
     "compared": as_compared,
     "chosen-rejected": as_chosen_rejected,
+    "reference-tests": as_reference_tests,
     "refused": as_refused,
 }
 
@@ -100,6 +134,7 @@ def finish(row: Raw, kind: type[Artifact], source: Source, where: str, fill: dic
         if isinstance(row.get(column), (int, float)) and not isinstance(row[column], bool):
             row[column] = f"{row[column]:.15g}" if isinstance(row[column], float) else str(row[column])
     if source.answer_after and "answer" in row:
+        _texts(row, ("answer",), where)
         row["solution"], mark, answer = row["answer"].rpartition(source.answer_after)
         if not mark:
             raise InputError(f"the answer has no {source.answer_after!r}", where, "drop `answer_after`, or correct the row")
@@ -109,9 +144,10 @@ def finish(row: Raw, kind: type[Artifact], source: Source, where: str, fill: dic
     if kind is Chats:
         return [_chat(row, where, fill)]
     if kind is Pairs:
-        _need(row, ("chosen", "rejected"), where)
+        _texts(row, ("chosen", "rejected"), where)
         return [{**row, "chosen": whole(row["chosen"]), "rejected": whole(row["rejected"])}]
     if kind is Labels and "chosen" in row:
+        _texts(row, ("chosen", "rejected"), where)
         base = {name: value for name, value in row.items() if name not in ("chosen", "rejected")}
         return [{**base, "id": f"{row['id']}:{side}", "response": whole(row[side]), "safe": safe} for side, safe in (("chosen", 1), ("rejected", 0))]
     if kind is Labels and isinstance(row.get("response"), str):
@@ -131,12 +167,12 @@ def flatten(prompt: Any, where: str) -> str:
     if isinstance(prompt, str):
         return prompt
     try:
-        *before, last = [(message["role"], message["content"].strip()) for message in prompt]
+        *before, last = [(message["role"].capitalize(), message["content"].strip()) for message in prompt]
     except (TypeError, KeyError, ValueError, AttributeError):
         raise InputError("the prompt is neither a text nor a list of messages", where, "a message is {role, content}") from None
     if not before:
         return last[1]
-    return "\n\n".join(f"{role.capitalize()}: {content}" for role, content in (*before, last))
+    return "\n\n".join(f"{role}: {content}" for role, content in (*before, last))
 
 
 def unreadable_gold(rows: list[Raw]) -> list[str | None]:
@@ -147,7 +183,7 @@ def unreadable_gold(rows: list[Raw]) -> list[str | None]:
     reasons: list[str | None] = [None] * len(rows)
     algebra: list[int] = []
     for number, row in enumerate(rows):
-        if "answer" in row and "tests" not in row and row["domain"] not in (GENERAL_DOMAIN, HARMFUL_DOMAIN, LOOKALIKE_DOMAIN):
+        if "answer" in row and "tests" not in row and "gym" not in row and row["domain"] not in (GENERAL_DOMAIN, HARMFUL_DOMAIN, LOOKALIKE_DOMAIN):
             kind = parse(row["answer"]).kind
             if kind == "broken":
                 reasons[number] = UNREADABLE
@@ -161,10 +197,14 @@ def unreadable_gold(rows: list[Raw]) -> list[str | None]:
 
 def _chat(row: Raw, where: str, fill: dict[str, str]) -> Raw:
     if not isinstance(row.get("messages"), list):
-        _need(row, ("response",), where, hint="a chat needs messages, or prompt and response")
-        row["messages"] = [{"role": "user", "content": row.pop("prompt")}, {"role": "assistant", "content": row.pop("response")}]
-    messages = [{**message, "content": _fill(message["content"], fill, where)} for message in row["messages"]]
-    if messages[-1].get("role") == "assistant":
+        _texts(row, ("response", *(("thinking",) if "thinking" in row else ())), where, hint="a chat needs messages, or prompt and response")
+        response = join_response(row.pop("thinking"), row.pop("response")) if "thinking" in row else row.pop("response")
+        row["messages"] = [{"role": "user", "content": row.pop("prompt")}, {"role": "assistant", "content": response}]
+    try:
+        messages = [{**message, "content": _fill(message["content"], fill, where)} for message in row["messages"]]
+    except (TypeError, KeyError):
+        raise InputError("the messages are not all {role, content}, both texts", where, "a chat needs messages, or prompt and response") from None
+    if messages and messages[-1].get("role") == "assistant":
         messages[-1] = {**messages[-1], "content": whole(messages[-1]["content"])}
     return {**row, "messages": messages, "source": row.get("source", "reuse")}
 
@@ -179,17 +219,29 @@ def _fill(text: str, fill: dict[str, str], where: str) -> str:
 
 
 def _instruction(row: Raw, where: str) -> str:
-    _need(row, ("instruction",), where)
+    _texts(row, ("instruction", *(("input",) if row.get("input") else ())), where)
     return f"{row['instruction']}\n\n{row['input']}" if row.get("input") else row["instruction"]
 
 
-def _values(row: Raw, source: Source, where: str) -> Raw:
+def _own(raw: Raw, source: Source, where: str) -> Raw:
+    """The row under our names and with our values."""
+    row = rename(raw, source.columns, where)
+    row.update({ours: _filled(template, raw, where) for ours, template in source.templates.items()})
     for column, mapping in source.values.items():
         if column in row:
             if str(row[column]) not in mapping:
-                raise InputError(f"column {column!r} holds {row[column]!r}, which `values` does not map", where, f"it maps {', '.join(mapping)}")
+                raise InputError(f"column {column!r} holds {short(row[column])}, which `values` does not map", where, f"it maps {', '.join(mapping)}")
             row[column] = mapping[str(row[column])]
     return row
+
+
+def _filled(template: str, raw: Raw, where: str) -> str:
+    def text(match: re.Match[str]) -> str:
+        value = value_at(raw, match[1], where, f" (in the template {template!r})")
+        items = [str(item) for item in value] if isinstance(value, list) else [str(value)]
+        return "\n".join(f"{chr(ord('A') + number)}) {item}" for number, item in enumerate(items)) if match[2] else "\n".join(items)
+
+    return re.sub(r"\{([\w.-]+)(:A)?\}", text, template)
 
 
 def _tags(row: Raw) -> Raw:
@@ -199,7 +251,14 @@ def _tags(row: Raw) -> Raw:
 def _need(row: Raw, columns: tuple[str, ...], where: str, hint: str = "map it with `columns: {OURS: THEIRS}`") -> None:
     missing = [column for column in columns if column not in row]
     if missing:
-        raise InputError(f"no column {missing[0]!r}", where, f"the row has {', '.join(sorted(row))}; {hint}")
+        raise InputError(f"no column {missing[0]!r}", where, f"the row has {names(row)}; {hint}")
+
+
+def _texts(row: Raw, columns: tuple[str, ...], where: str, hint: str = "map it with `columns: {OURS: THEIRS}`") -> None:
+    _need(row, columns, where, hint)
+    for name in columns:
+        if not isinstance(row[name], str):
+            raise InputError(f"column {name!r} holds {short(row[name])}, and must be a string", where, hint)
 
 
 def _check_tests(tests: Any, where: str) -> None:

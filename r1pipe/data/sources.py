@@ -1,14 +1,15 @@
-"""Where rows come from: the embedded world, or files of the user's in one of five shapes.
+"""Where rows come from: the embedded world, files of the user's, a dataset on the hub, or reasoning-gym.
 
 source: {world: reasoning, count: 4096}
 source: {path: gsm8k_train.jsonl.gz, columns: {prompt: problem}, domain: word-problems}
-source: [{path: "chats/*.jsonl", shape: instruction}, {world: general, count: 500}]
+source: [{path: "chats/*.jsonl.zst", shape: instruction}, {world: general, count: 500}]
+source: {hub: openai/gsm8k, config: main, revision: <40 hex digits>, columns: {prompt: question}, answer_after: "####", domain: word-problems}
+source: {reasoning_gym: [chain_sum, sudoku], count: 1000}
 """
 
 from __future__ import annotations
 
-import random
-import warnings
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,9 +19,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from r1pipe.artifacts import Artifact, Prompts
-from r1pipe.data.io import check_row, read_raw
+from r1pipe.data.io import check_row
 from r1pipe.data.rows import GENERAL_DOMAIN, HARMFUL_DOMAIN, LOOKALIKE_DOMAIN, REASONING_DOMAINS
-from r1pipe.data.splits import content_key, split_of
 from r1pipe.errors import InputError
 from r1pipe.schema import Model
 
@@ -32,11 +32,23 @@ WORLD_GROUPS: dict[str, tuple[str, ...]] = {
 }
 
 
+def _unless(default: Any) -> Any:
+    """For a field that came later: its default is left out of the dump, so that older fingerprints stay."""
+    return lambda value: value == default
+
+
 class Source(Model):
-    """One place that rows come from: `world` or `path`."""
+    """One place that rows come from: `world`, `path`, `hub` or `reasoning_gym`."""
 
     world: str | list[str] | None = Field(default=None, description=f"kinds of the embedded world: {', '.join(WORLD_GROUPS)}")
-    path: Path | list[Path] | None = Field(default=None, description="jsonl, jsonl.gz or parquet files, a dataset folder, or a pattern with *")
+    path: Path | list[Path] | None = Field(default=None, description="jsonl (.gz, .zst, .xz, .bz2) or parquet files, a dataset folder, or a pattern with *")
+    hub: str | None = Field(default=None, exclude_if=_unless(None), description="OWNER/NAME of a dataset on the Hugging Face hub")
+    revision: str | None = Field(default=None, exclude_if=_unless(None), description="of the hub: the commit's 40 hex digits (`r1pipe data pin OWNER/NAME`)")
+    config: str | None = Field(default=None, exclude_if=_unless(None), description="of the hub: the dataset's configuration; none = its only one")
+    hub_split: str = Field(default="train", exclude_if=_unless("train"), description="of the hub: the dataset's own split; `split` and `shares` divide it")
+    reasoning_gym: list[str] | dict[str, dict[str, Any]] | None = Field(
+        default=None, exclude_if=_unless(None), description="names of tasks, or task -> its settings, e.g. {chain_sum: {max_terms: 8}} (r1pipe/data/gym.py)"
+    )
     count: int | None = Field(default=None, ge=1, description="rows to take, drawn by the seed; none = all of a file (the world needs a number)")
     split: Literal["train", "dev", "heldout", "all"] = Field(
         default="train", description="which problems: the world's by identity, a file's by the hash of the prompt"
@@ -49,10 +61,15 @@ class Source(Model):
     values: dict[str, dict[str, str | int]] = Field(
         default_factory=dict, description="of a file: column -> {its value: our value}, e.g. {domain: {safe: lookalike}}"
     )
-    shape: Literal["rows", "instruction", "compared", "chosen-rejected", "refused"] = Field(
+    templates: dict[str, str] = Field(
+        default_factory=dict,
+        exclude_if=_unless({}),
+        description="of a file: our column -> a text with {ITS COLUMN}; a list gives its items as lines, {choices:A} as A) ..., B) ...",
+    )
+    shape: Literal["rows", "instruction", "compared", "chosen-rejected", "reference-tests", "refused"] = Field(
         default="rows", description="of a file: how its columns lie (r1pipe/data/shapes.py)"
     )
-    where: dict[str, list[str]] = Field(
+    where: dict[str, list[bool | int | str]] = Field(
         default_factory=dict, description="of a file: column -> the values of the rows to take, e.g. {lang: [en, zh]}; its own names"
     )
     domain: str | None = Field(default=None, description="of a file: for rows that have no column `domain`")
@@ -61,6 +78,10 @@ class Source(Model):
         default=None, description="of a file: the answer is what stands after this mark in the column answer ('####' in GSM8K's own files)"
     )
     max_unparseable: float = Field(default=0.05, ge=0, le=1, description="share of the rows whose gold answer cannot be read; more is refused (our choice)")
+    on_bad_row: Literal["refuse", "skip"] = Field(
+        default="refuse", exclude_if=_unless("refuse"), description="of a file: a malformed row stops the stage, or goes to dropped.jsonl with its reason"
+    )
+    max_bad_rows: float = Field(default=0.01, ge=0, le=1, exclude_if=_unless(0.01), description="share of malformed rows that `skip` allows (our choice)")
 
     @field_validator("shares")
     @classmethod
@@ -73,22 +94,30 @@ class Source(Model):
 
     @model_validator(mode="after")
     def _one_place(self) -> Source:
-        if (self.world is None) == (self.path is None):
-            raise ValueError("give either `world` or `path`")
+        places = {name for name in ("world", "path", "hub", "reasoning_gym") if getattr(self, name) is not None}
+        if len(places) != 1:
+            raise ValueError("give one of `world`, `path`, `hub` and `reasoning_gym`")
+        generated = places & {"world", "reasoning_gym"}
+        if generated and self.count is None:
+            raise ValueError("the world is endless: give a `count`" if self.world else "reasoning-gym is endless: give a `count`")
         if self.world is not None:
             if unknown := [name for name in self.worlds if name not in WORLD_GROUPS]:
                 raise ValueError(f"the world has no {unknown[0]!r}; it has {', '.join(WORLD_GROUPS)}")
-            if self.count is None:
-                raise ValueError("the world is endless: give a `count`")
             if self.split == "all":
                 raise ValueError("the world is asked for one split: train, dev or heldout")
-            # By value and not by what was stated: a resolved config states every default.
-            names = ("shares", "columns", "values", "where", "shape", "domain", "language", "answer_after")
-            of_files = [name for name in names if getattr(self, name) not in ({}, None, "rows")]
-            if of_files:
-                raise ValueError(f"{', '.join(of_files)} would be ignored: the world's rows need no mapping")
         elif self.split not in ("train", "all") and not self.shares.get(self.split):
             raise ValueError(f"split {self.split} is empty: give it a share, e.g. shares: {{{self.split}: 0.05}}")
+        # By value and not by what was stated: a resolved config states every default.
+        of_files = ("columns", "values", "templates", "where", "shape", "language", "answer_after", "on_bad_row")
+        ignored = of_files + (("shares", "domain") if self.world else ()) if generated else ()
+        ignored += () if self.hub else ("revision", "config", "hub_split")
+        if stated := [name for name in ignored if getattr(self, name) != type(self).model_fields[name].get_default(call_default_factory=True)]:
+            raise ValueError(f"{', '.join(stated)} would be ignored: {'its rows need no mapping' if generated else 'it is no hub dataset'}")
+        if self.hub:
+            if not re.fullmatch(r"[\w.-]+/[\w.-]+", self.hub):
+                raise ValueError("hub is OWNER/NAME")
+            if not re.fullmatch(r"[0-9a-f]{40}", self.revision or ""):
+                raise ValueError(f"a dataset on the hub can change: give `revision`, 40 hex digits; `r1pipe data pin {self.hub}` prints today's")
         return self
 
     @property
@@ -101,7 +130,7 @@ class Source(Model):
 
     @property
     def name(self) -> str:
-        return "+".join(self.worlds) if self.world else "+".join(path.name for path in self.paths)
+        return self.hub or "+".join(self.worlds or self.reasoning_gym or [path.name for path in self.paths])
 
 
 Sources = Annotated[
@@ -137,13 +166,19 @@ def load(sources: Source | Sequence[Source], kind: type[Artifact], seed: int, is
     Raises:
         InputError: see r1pipe/data/io.py; also more than `max_unparseable` unreadable gold answers, or nothing left.
     """
+    from r1pipe.data.draw import Draw
+
     loaded = Loaded()
     seen: dict[str, str] = {}
     for source in [sources] if isinstance(sources, Source) else sources:
         before = len(loaded.rows)
-        found = _from_world(source, kind, seed) if source.world else _from_files(source, kind, seed, loaded, fill or {})
-        for where, row in found:
-            check_row(row, kind, where, seen)
+        if source.world or source.reasoning_gym:
+            found = _generated(source, kind, seed)
+            for where, row in found:
+                check_row(row, kind, where, seen)
+        else:
+            found = Draw(source, kind, loaded, fill or {}).rows(seed, seen)
+        for _, row in found:
             if not isolation and row["domain"] == "code":
                 loaded.dropped.append({**row, "reason": "code without isolation"})
             else:
@@ -154,92 +189,18 @@ def load(sources: Source | Sequence[Source], kind: type[Artifact], seed: int, is
     return loaded
 
 
-def _from_world(source: Source, kind: type[Artifact], seed: int) -> list[tuple[str, dict[str, Any]]]:
+def _generated(source: Source, kind: type[Artifact], seed: int) -> list[tuple[str, dict[str, Any]]]:
+    """Rows of the world, or of reasoning-gym."""
+    maker = "the world" if source.world else "reasoning-gym"
+    if kind is not Prompts:
+        raise InputError(f"{maker} gives prompts, not {kind.kind}", source.name, "let the stage write or judge them, or give a `path`")
+    if source.reasoning_gym:
+        from r1pipe.data.gym import gym_rows
+
+        return [(f"reasoning-gym {row['id']}", row) for row in gym_rows(source, seed)]
     from r1pipe.embedded.world import problems
 
-    if kind is not Prompts:
-        raise InputError(f"the world gives prompts, not {kind.kind}", source.name, "let the stage write or judge them, or give a `path`")
     domains = tuple(dict.fromkeys(domain for name in source.worlds for domain in WORLD_GROUPS[name]))
     assert source.count is not None
     rows = problems(source.split, domains, source.count, seed, tuple(source.languages))
     return [(f"world {source.name}, row {number}", dict(row)) for number, row in enumerate(rows, 1)]
-
-
-def _from_files(source: Source, kind: type[Artifact], seed: int, loaded: Loaded, fill: dict[str, str]) -> list[tuple[str, dict[str, Any]]]:
-    from r1pipe.data.shapes import SHAPES, Skip, finish
-
-    found: list[tuple[str, dict[str, Any]]] = []
-    total = 0
-    for path in _expand(source.paths):
-        for where, raw in read_raw(path):
-            total += 1
-            if any(str(raw.get(column)) not in values for column, values in source.where.items()):
-                continue
-            try:
-                shaped = SHAPES[source.shape](raw, source, where)
-            except Skip as skip:
-                loaded.dropped.append({"id": str(raw.get("id", where)), "where": where, "reason": str(skip)})
-                continue
-            for row in (made for one in shaped for made in finish(one, kind, source, where, fill)):
-                if source.split == "all" or split_of(_question(row), source.shares) == source.split:
-                    found.append((where, row))
-    if not total:
-        raise InputError("the dataset is empty", source.name, "give at least one row")
-    # By content, so that neither file order nor file names matter; then by the seed.
-    found.sort(key=lambda item: (content_key(_question(item[1])), str(item[1]["id"])))
-    random.Random(seed).shuffle(found)
-    if kind is Prompts:
-        found = _parseable(found, source, loaded)
-    elif source.count:
-        found = found[: source.count]
-    if source.count and len(found) < source.count:
-        warnings.warn(f"{source.name}: {source.count} rows were asked for and {len(found)} are there", stacklevel=2)
-    return found
-
-
-def _question(row: dict[str, Any]) -> str:
-    return row["prompt"] if "prompt" in row else row["messages"][0]["content"]
-
-
-def _expand(paths: Sequence[Path]) -> list[Path]:
-    files: list[Path] = []
-    for path in paths:
-        path = path.expanduser()
-        if any(mark in str(path) for mark in "*?["):
-            matches = sorted(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor) if path.anchor else path)))
-            if not matches:
-                raise InputError("no file matches", str(path), "check the pattern; a relative path counts from the YAML that states it")
-            files.extend(matches)
-        else:
-            files.append(path)
-    return files
-
-
-def _parseable(found: list[tuple[str, dict[str, Any]]], source: Source, loaded: Loaded) -> list[tuple[str, dict[str, Any]]]:
-    """The first `count` rows whose gold answer the verifier itself can read; the others are counted, and too many are refused."""
-    from r1pipe.data.shapes import unreadable_gold
-
-    kept: list[tuple[str, dict[str, Any]]] = []
-    wanted = source.count or len(found)
-    bad: list[str] = []
-    checked = 0
-    while len(kept) < wanted and checked < len(found):
-        chunk = found[checked : checked + max(256, wanted - len(kept))]
-        for (where, row), reason in zip(chunk, unreadable_gold([row for _, row in chunk]), strict=True):
-            if len(kept) == wanted:
-                break
-            checked += 1
-            if reason:
-                bad.append(f"{where} ({row.get('answer')!r})")
-                loaded.dropped.append({**row, "reason": reason})
-            else:
-                kept.append((where, row))
-    if bad and len(bad) > source.max_unparseable * checked:
-        raise InputError(
-            f"{len(bad)} of {checked} rows have an answer that cannot be read; {source.max_unparseable:.0%} may",
-            "; ".join(bad[:3]),
-            "correct or remove them, map another column with `columns: {answer: ...}`, use `answer_after`, or raise `max_unparseable`",
-        )
-    if bad:
-        warnings.warn(f"{source.name}: {len(bad)} of {checked} rows skipped, their answer cannot be read, e.g. {bad[0]}", stacklevel=2)
-    return kept

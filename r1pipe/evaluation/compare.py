@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from r1pipe.data.io import read_raw
+from r1pipe.data.files import read_raw
 from r1pipe.data.judges import Criteria, Judge
 from r1pipe.data.rows import GENERAL_DOMAIN
 from r1pipe.errors import InputError

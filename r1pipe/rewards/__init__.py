@@ -25,6 +25,7 @@ from r1pipe.rewards.accuracy import accuracy
 from r1pipe.rewards.code import code
 from r1pipe.rewards.controls import constant, random_reward
 from r1pipe.rewards.format import format_reward
+from r1pipe.rewards.gym import reasoning_gym
 from r1pipe.rewards.judge import judge
 from r1pipe.rewards.language import language
 from r1pipe.rewards.length import length
@@ -38,6 +39,7 @@ Scorer = Callable[[list[str], list[str]], list[float]]  # (prompts, responses) -
 REWARDS: dict[str, Reward] = {
     "accuracy": accuracy,
     "code": code,
+    "reasoning_gym": reasoning_gym,
     "format": format_reward,
     "language": language,
     "repetition": repetition,
@@ -52,7 +54,7 @@ MODEL_REWARDS: dict[str, tuple[str, ...]] = {
     "harmless": (HARMFUL_DOMAIN,),
 }
 MODEL_PORTS = {"helpful": "helpful_rm", "harmless": "safety_rm"}  # the input of a stage that holds the reward's model
-REQUIRED = frozenset({"accuracy", "code", "judge", *MODEL_REWARDS})
+REQUIRED = frozenset({"accuracy", "code", "reasoning_gym", "judge", *MODEL_REWARDS})
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,8 @@ def is_required(spec: RewardSpec) -> bool:
 def applies(spec: RewardSpec, row: Mapping[str, Any]) -> bool:
     """Whether the component has anything to judge in this row.
 
-    Accuracy needs an `answer`, code needs `tests`; a row with both is judged by its tests alone. A judge needs a `reference` or an `answer`.
+    Accuracy needs an `answer`, code needs `tests`, reasoning_gym needs `gym`; a row with tests or `gym` is judged by these alone.
+    A judge needs a `reference` or an `answer`.
     """
     domain = row.get("domain")
     if spec.domains is not None:
@@ -124,9 +127,11 @@ def applies(spec: RewardSpec, row: Mapping[str, Any]) -> bool:
     elif spec.name in MODEL_REWARDS:
         return domain in MODEL_REWARDS[spec.name]
     if spec.name == "accuracy":
-        return row.get("answer") is not None and not row.get("tests")
+        return row.get("answer") is not None and not row.get("tests") and not row.get("gym")
     if spec.name == "code":
         return bool(row.get("tests"))
+    if spec.name == "reasoning_gym":
+        return bool(row.get("gym"))
     if spec.name == "judge":
         return row.get("reference") is not None or row.get("answer") is not None
     return True
@@ -203,7 +208,7 @@ def _judge(spec: RewardSpec, completions: list[Completion], rows: list[Mapping[s
 
 
 def correct(completions: Sequence[Completion], rows: Sequence[Mapping[str, Any]], *, code_timeout: float = 10.0) -> list[bool | None]:
-    """The verdict on each response: by the row's tests, else by its answer; None where neither is there or it cannot be judged.
+    """The verdict on each response: by the row's tests or scorer, else by its answer; None where neither is there or it cannot be judged.
 
     Args:
         code_timeout: seconds of CPU time for one program.
@@ -211,7 +216,8 @@ def correct(completions: Sequence[Completion], rows: Sequence[Mapping[str, Any]]
     >>> correct(["<think>6*7</think>42", "hello"], [{"answer": "42"}, {}])
     [True, None]
     """
-    specs = [RewardSpec.model_validate(spec) for spec in ({"name": "accuracy"}, {"name": "code", "params": {"timeout": code_timeout}})]
+    rules = ({"name": "accuracy"}, {"name": "code", "params": {"timeout": code_timeout}}, {"name": "reasoning_gym"})
+    specs = [RewardSpec.model_validate(spec) for spec in rules]
     return [None if total is None else total == 1.0 for total in score(specs, completions, rows).totals]
 
 

@@ -116,7 +116,7 @@ def audit(
     started = time.perf_counter()
     found = Audit(stage, prompts=len(rows))
     if any(spec.name == "accuracy" for spec in specs):
-        answered = [row for row in rows if row.get("answer") is not None and not row.get("tests")]
+        answered = [row for row in rows if row.get("answer") is not None and not (row.get("tests") or row.get("gym"))]
         found.gold = len(answered)
         found.unparseable = [str(row["id"]) for row in answered if all(parse(str(gold)).kind == "broken" for gold in gold_answers(row))]
     chosen = spread(rows, sample)
@@ -174,7 +174,8 @@ def _compare(found: Audit, pairs: Sequence[tuple[Row, str]]) -> None:
 
     from r1pipe.rewards.accuracy import accuracy
 
-    asked = [(row, text) for row, text in pairs if row.get("answer") is not None and not row.get("tests") and not isinstance(row["answer"], list | tuple)]
+    asked = [(row, text) for row, text in pairs if row.get("answer") is not None and not isinstance(row["answer"], list | tuple)]
+    asked = [(row, text) for row, text in asked if not (row.get("tests") or row.get("gym"))]
     asked = [(row, text) for row, text in asked if parse(str(row["answer"])).kind not in ("letter", "words", "broken")]  # math-verify reads no words
     if not asked:
         return

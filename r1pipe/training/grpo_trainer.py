@@ -210,7 +210,7 @@ class R1GRPOTrainer(GRPOTrainer):
         for name, applied in scores.applied.items():
             if any(applied):
                 self._log_metric(f"rewards/{name}/none", scores.unjudged[name] / sum(applied))
-        right = [value for name in ("accuracy", "code") for value in scores.components.get(name, []) if value is not None]
+        right = [value for name in ("accuracy", "code", "reasoning_gym") for value in scores.components.get(name, []) if value is not None]
         if right:
             self._log_metric("right", sum(right) / len(right))
         thinking = [split_response(text).thinking for text in texts]

@@ -107,7 +107,7 @@ def test_code_is_left_out_without_isolation(tmp_path):
 @pytest.mark.parametrize(
     ("config", "says"),
     [
-        ({}, "either `world` or `path`"),
+        ({}, "give one of `world`"),
         ({"world": "reasoning"}, "give a `count`"),
         ({"world": "reasonning", "count": 3}, "no 'reasonning'"),
         ({"world": "math", "count": 3, "columns": {"prompt": "q"}}, "would be ignored"),
@@ -187,3 +187,41 @@ def test_rows_are_selected_by_a_column():
     mgsm = Source(path=SHARED / "mgsm.jsonl.gz", columns={"prompt": "problem", "language": "lang"}, where={"lang": ["en", "zh"]}, domain="word-problems")
     rows = load([mgsm], Prompts, seed=0).rows
     assert {row["language"] for row in rows} == {"en", "zh"} and 150 < len(rows) < 300
+
+
+def test_memory_follows_the_count_and_not_the_file(tmp_path):
+    """10 MB of rows, of which 50 are drawn: only keys are held of the others."""
+    import tracemalloc
+
+    path = tmp_path / "big.jsonl"
+    with path.open("w") as stream:
+        for number in range(1000):
+            stream.write(json.dumps({"id": f"p{number}", "question": f"{number} + 1?", "gold": str(number + 1), "padding": "x" * 10_000}) + "\n")
+    load([source(problems(tmp_path / "a.jsonl"), count=10)], Prompts, seed=0)  # what is imported at first use
+    tracemalloc.start()
+    some = load([source(path, count=50)], Prompts, seed=0).rows
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4e6
+    assert some == load([source(path)], Prompts, seed=0).rows[:50]
+
+
+RECORDED = [
+    ("gsm8k_train-4129", "gsm8k_train-4511", "5b7302daac769be0"),
+    ("hh_harmless-417:rejected", "hh_harmless-303:rejected", "b40775988e493d77"),
+]
+
+
+@shared
+def test_the_order_of_old_runs_stays():
+    """Recorded before files were read twice: a change of this order would make every run on files another one."""
+    gsm8k = Source(path=SHARED / "gsm8k_train.jsonl.gz", columns={"prompt": "problem"}, domain="word-problems", shares={"dev": 0.02}, count=200)
+    hh = Source(path=SHARED / "hh_harmless.jsonl.gz", shape="chosen-rejected", count=200)
+    found = [[row["id"] for row in load([one], kind, seed=3).rows] for one, kind in ((gsm8k, Prompts), (hh, Labels))]
+    assert [(ids[0], ids[-1], content_key("".join(ids))) for ids in found] == RECORDED
+
+
+@pytest.mark.parametrize("given", [{"path": "a.jsonl"}, {"world": "math", "count": 3}])
+def test_later_fields_leave_older_fingerprints_as_they_are(given):
+    old = {"world", "path", "count", "split", "shares", "languages", "columns", "values", "shape", "where", "domain", "language"}
+    assert set(Source(**given).model_dump(mode="json")) == old | {"answer_after", "max_unparseable"}

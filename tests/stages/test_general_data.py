@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from r1pipe.errors import ConfigError
+from r1pipe.errors import ConfigError, InputError
 
 
 def test_files_alone(known, run_stage, shared_data):
@@ -18,6 +18,23 @@ def test_files_alone(known, run_stage, shared_data):
     assert metrics["kept"] == len(rows) >= 350 and {row["source"] for row in rows} == {"reuse"}
     assert all(row["messages"][1]["content"].startswith("<think></think>") for row in rows)
     assert "{{" not in json.dumps(rows) and any("Tiny" in row["messages"][1]["content"] for row in rows)
+
+
+def test_a_slot_that_nothing_fills_is_an_error(run_stage, shared_data):
+    reuse = {"path": shared_data / "identity.jsonl.gz", "shape": "instruction", "columns": {"language": "lang"}}
+    with pytest.raises(InputError, match=r"nothing fills \{\{author\}\}") as caught:
+        run_stage("general-data", {"reuse": reuse, "identity": {"name": "Tiny"}})
+    assert "identity.jsonl.gz:1" in caught.value.where and "identity: {author: ...}" in caught.value.fix
+
+
+def test_what_a_source_leaves_out_is_in_dropped(known, run_stage, tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"instruction": "Say hi.", "output": "Hi."}\n{"instruction": \n{"instruction": "Say ho.", "output": "Ho."}\n')
+    reuse = {"path": tmp_path / "a.jsonl", "shape": "instruction", "on_bad_row": "skip", "max_bad_rows": 0.5}
+    with pytest.warns(UserWarning, match="1 of 3 rows skipped as malformed"):
+        metrics, out = run_stage("general-data", {"reuse": reuse})
+    (dropped,) = known.read(out["chats"] / "dropped.jsonl")
+    assert metrics["kept"] == 2 and dropped["reason"] == "malformed row" and dropped["where"].endswith("a.jsonl:2") and "broken JSON" in dropped["detail"]
+    assert json.loads((out["chats"] / "card.json").read_text())["reviews"] == "not reviewed by people"
 
 
 def test_nothing_to_do_is_refused(run_stage):
