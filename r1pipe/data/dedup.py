@@ -38,14 +38,14 @@ def shingle_words(text: str) -> list[str]:
     return found + [""] * (NGRAM - len(found))
 
 
-def bands(hashes_T: np.ndarray, offsets: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    """Hashed shingle words -> the number of 5-grams (R,) and the band keys (R, bands) uint64."""
+def bands(hashes_T: np.ndarray, offsets: np.ndarray, threshold: float) -> np.ndarray:
+    """Hashed shingle words of R texts -> the band keys (R, bands) uint64."""
     grams, starts = ngrams(hashes_T, offsets, NGRAM)
     matrix = RMinHash.digest_matrix_from_flat_token_hashes(grams, starts.astype(np.uint64), num_perm=HASHES, seed=_SEED)
     rows = band_rows(threshold)
     signatures = np.array(matrix.to_rows(), np.uint64).reshape(len(offsets) - 1, HASHES)[:, : HASHES // rows * rows]
     keys, _ = ngrams(signatures.ravel(), np.arange(0, signatures.size + 1, rows), rows)
-    return np.diff(starts), keys.reshape(len(signatures), -1)
+    return keys.reshape(len(signatures), -1)
 
 
 def near_duplicates(keys: np.ndarray, candidates: np.ndarray, text: Callable[[int], str], threshold: float) -> dict[int, tuple[int, float]]:
