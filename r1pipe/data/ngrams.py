@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 import xxhash
@@ -55,7 +56,7 @@ def hash_words(texts: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray]:
     """Texts as lists of words -> hashes_T uint64, offsets (R+1,) int64."""
     offsets = np.zeros(len(texts) + 1, np.int64)
     np.cumsum([len(text) for text in texts], out=offsets[1:])
-    return np.fromiter((_hashes[word] for text in texts for word in text), np.uint64, offsets[-1]), offsets
+    return np.fromiter(map(_hashes.__getitem__, chain.from_iterable(texts)), np.uint64, offsets[-1]), offsets
 
 
 def ngrams(hashes_T: np.ndarray, offsets: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:

@@ -12,13 +12,13 @@ import os
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import xxhash
@@ -32,8 +32,8 @@ from r1pipe.data.ngrams import hash_words
 from r1pipe.errors import InputError
 
 ROWS, ENTRIES = "rows.bin", "entries.bin"
-COLUMNS = ("id", "input", "domain", "rounds")  # of an entry, known when a row is read
-_CHUNK = 1 << 20  # characters that one process measures at a time
+COLUMNS = ("end", "id", "input", "domain", "rounds")  # of an entry, known when a row is read
+_CHUNK = 1 << 20  # bytes of rows that one process measures at a time
 _ALONE = 8 << 20  # bytes of input below which starting processes takes longer than they save
 
 
@@ -58,8 +58,11 @@ class Measure:
         place = [("end", "i8"), ("id", "u8"), ("input", "i4"), ("domain", "i4"), ("rounds", "i4"), ("characters", "i8")]
         return np.dtype([*place, ("tokens", "i8"), ("owner", "i8"), ("at", "i8"), ("shared", "i8"), ("bands", "u8", (bands,))])
 
-    def __call__(self, texts: list[list[str]]) -> np.ndarray:
-        """Entries (R,) of R rows' texts, without their place."""
+    def __call__(self, file: Path, start: int, end: int) -> np.ndarray:
+        """Entries (R,) of the R rows in these bytes of a file, without their place."""
+        with file.open("rb") as stream:
+            lines = os.pread(stream.fileno(), end - start, start).splitlines()
+        texts = [texts_of(json.loads(line)) for line in lines]
         entries = np.zeros(len(texts), self.entry)
         entries["owner"] = -1
         entries["characters"] = [sum(map(len, row)) for row in texts]
@@ -139,15 +142,10 @@ def scan(paths: Mapping[str, Path], kind: type[Artifact], measure: Measure, fold
         done = entries.tell() // measure.entry.itemsize
         entries.truncate(done * measure.entry.itemsize)
         rows.truncate(int(np.memmap(folder / ENTRIES, measure.entry, "r")["end"][-1]) if done else 0)
-        end = rows.seek(0, os.SEEK_END)
-        chunks = _chunks(paths, kind, domains, done)
-        for chunk, found in _measured(chunks, measure, _processes() if size > _ALONE else 0):
-            for column, values in chunk.columns.items():
+        chunks = _chunks(paths, kind, domains, done, rows)
+        for columns, found in _measured(chunks, measure, folder / ROWS, _processes() if size > _ALONE else 0):
+            for column, values in columns.items():
                 found[column] = values
-            found["end"] = end + np.cumsum([len(text) for text in chunk.lines])
-            end = int(found["end"][-1])
-            rows.writelines(chunk.lines)
-            rows.flush()
             entries.write(found.tobytes())
             entries.flush()
             done += len(found)
@@ -155,19 +153,18 @@ def scan(paths: Mapping[str, Path], kind: type[Artifact], measure: Measure, fold
     return Scan(folder, measure, paths, list(domains))
 
 
-@dataclass
-class _Chunk:
-    """Some rows in a row: their lines, their texts, and what is known of them already."""
-
-    lines: list[bytes]
-    texts: list[list[str]]
-    columns: dict[str, list[int]]
+Chunk = dict[str, list[int]]
+"""The COLUMNS of some rows in a row."""
 
 
-def _chunks(paths: Mapping[str, Path], kind: type[Artifact], domains: dict[str, int], skip: int) -> Iterator[_Chunk]:
-    """All rows behind the first `skip`, checked; `domains` is filled with a number for each domain, in order of appearance."""
-    chunk, size = _Chunk([], [], {name: [] for name in COLUMNS}), 0
+def _chunks(paths: Mapping[str, Path], kind: type[Artifact], domains: dict[str, int], skip: int, file: BinaryIO) -> Iterator[tuple[int, Chunk]]:
+    """Check all rows and write those behind the first `skip` to `file`; gives where each chunk starts, and its columns.
+
+    `domains` is filled with a number for each domain, in order of appearance.
+    """
     number = 0
+    start = end = file.seek(0, os.SEEK_END)
+    chunk: Chunk = {name: [] for name in COLUMNS}
     for place, path in enumerate(paths.values()):
         before = number
         for where, raw in read_raw(path):
@@ -178,35 +175,35 @@ def _chunks(paths: Mapping[str, Path], kind: type[Artifact], domains: dict[str, 
             if number <= skip:
                 continue
             try:
-                chunk.lines.append(line(row))
+                end += file.write(line(row))
             except UnicodeEncodeError:
                 raise InputError("a text holds half a character (a lone surrogate)", where, "write it as UTF-8") from None
-            texts = texts_of(row)
-            chunk.texts.append(texts)
-            for name, value in zip(COLUMNS, (xxhash.xxh3_64_intdigest(row["id"].encode()), place, domain, rounds_of(row)), strict=True):
-                chunk.columns[name].append(value)
-            size += sum(map(len, texts))
-            if size >= _CHUNK:
-                yield chunk
-                chunk, size = _Chunk([], [], {name: [] for name in COLUMNS}), 0
+            for name, value in zip(COLUMNS, (end, xxhash.xxh3_64_intdigest(row["id"].encode()), place, domain, rounds_of(row)), strict=True):
+                chunk[name].append(value)
+            if end - start >= _CHUNK:
+                file.flush()
+                yield start, chunk
+                start, chunk = end, {name: [] for name in COLUMNS}
         if number == before:
             raise InputError("the dataset is empty", str(path), "give at least one row")
-    if chunk.lines:
-        yield chunk
+    file.flush()
+    if end > start:
+        yield start, chunk
 
 
-def _measured(chunks: Iterator[_Chunk], measure: Measure, processes: int) -> Iterator[tuple[_Chunk, np.ndarray]]:
+def _measured(chunks: Iterator[tuple[int, Chunk]], measure: Measure, file: Path, processes: int) -> Iterator[tuple[Chunk, np.ndarray]]:
     """Each chunk with its entries, in order, so that the number of processes changes nothing."""
     if not processes:
-        yield from ((chunk, measure(chunk.texts)) for chunk in chunks)
+        yield from ((chunk, measure(file, start, chunk["end"][-1])) for start, chunk in chunks)
         return
-    waiting: deque[tuple[_Chunk, Any]] = deque()
+    waiting: deque[tuple[Chunk, Future[np.ndarray]]] = deque()
     with ProcessPoolExecutor(processes, get_context("spawn"), _start, (measure,)) as pool:
-        for chunk in chunks:
-            waiting.append((chunk, pool.submit(_measure, chunk.texts)))
+        for start, chunk in chunks:
+            # Texts are read there and not sent: with more in its pipe than that holds, a pool whose process was killed hangs (until Python 3.11.8).
+            waiting.append((chunk, pool.submit(_measure, file, start, chunk["end"][-1])))
             if len(waiting) > 2 * processes:
-                chunk, entries = waiting.popleft()
-                yield chunk, entries.result()
+                first, entries = waiting.popleft()
+                yield first, entries.result()
         yield from ((chunk, entries.result()) for chunk, entries in waiting)
 
 
@@ -221,8 +218,8 @@ def _start(measure: Measure) -> None:
     Thread(target=lambda: (connection.wait([parent.sentinel]), os._exit(1)), daemon=True).start()  # a killed parent could not end us
 
 
-def _measure(texts: list[list[str]]) -> np.ndarray:
-    return _here[0](texts)
+def _measure(file: Path, start: int, end: int) -> np.ndarray:
+    return _here[0](file, start, end)
 
 
 def _processes() -> int:
