@@ -61,6 +61,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     import random
 
     from r1pipe.data.candidates import Candidate, choose, read_prompts, reuse_candidates, screen, verify, write_chats
+    from r1pipe.data.card import token_counter
     from r1pipe.generation import sample
 
     rows = read_prompts(inputs.prompts.path, here)
@@ -74,7 +75,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     candidates = [_rewrite(candidate, config.rewriter) for candidate in candidates]
     candidates = screen(verify(candidates), config.after)
     candidates = choose(candidates, config.per_prompt, "first", random.Random(config.seed), config.max_rows)
-    return write_chats(outputs.chats.path, candidates, here.stage)
+    return write_chats(outputs.chats.path, candidates, here.stage, tokens=token_counter(inputs.model.path))
 
 
 def _rewrite(candidate: Candidate, rewriter: str) -> Candidate:

@@ -55,6 +55,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     import random
 
     from r1pipe.data.candidates import Candidate, choose, read_prompts, reuse_candidates, screen, verify, write_chats
+    from r1pipe.data.card import token_counter
     from r1pipe.data.judges import load_judge
     from r1pipe.generation import sample
 
@@ -70,5 +71,5 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     pass_rates = {prompt: sum(verdicts) / len(verdicts) for prompt, verdicts in right.items()}
 
     chosen = choose(screen(verified, config.filters), config.per_prompt, config.prefer, random.Random(config.seed), config.max_rows)
-    metrics = write_chats(outputs.chats.path, chosen, here.stage, card={"pass_rates": pass_rates})
+    metrics = write_chats(outputs.chats.path, chosen, here.stage, card={"pass_rates": pass_rates}, tokens=token_counter(inputs.model.path))
     return {**metrics, "pass_rate": sum(pass_rates.values()) / len(pass_rates), "unsolved": sum(not rate for rate in pass_rates.values())}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from r1pipe.artifacts import Prompts
+from r1pipe.data.card import TokenCounter
 from r1pipe.data.filters import Filters, shape_reason
 from r1pipe.data.io import read_rows, write_rows
 from r1pipe.data.judges import Judge
@@ -158,8 +159,10 @@ def _size(candidate: Candidate) -> int:
     return candidate.tokens if candidate.tokens is not None else len(candidate.response)
 
 
-def write_chats(folder: Path, candidates: Sequence[Candidate], stage: str, card: Mapping[str, Any] | None = None) -> dict[str, float]:
-    """Write what was kept as chats and the rest with its reasons; returns the metrics.
+def write_chats(
+    folder: Path, candidates: Sequence[Candidate], stage: str, card: Mapping[str, Any] | None = None, tokens: TokenCounter | None = None
+) -> dict[str, float]:
+    """Write what was kept as chats and the rest with its reasons; returns the metrics. `tokens` counts tokens for the cards.
 
     Raises:
         InputError: nothing was kept; says why, by source.
@@ -179,7 +182,7 @@ def write_chats(folder: Path, candidates: Sequence[Candidate], stage: str, card:
         numbers[candidate.row["id"]] += 1
     dropped = [candidate.record() for candidate in candidates if candidate.reason]
     domains = dict(Counter(row["domain"] for row in rows))
-    write_rows(folder, rows, dropped, {"rows": len(rows), "prompts": len(numbers), "domains": domains, "sources": counts, **(card or {})})
+    write_rows(folder, rows, dropped, {"rows": len(rows), "prompts": len(numbers), "domains": domains, "sources": counts, **(card or {})}, tokens)
     reasons = Counter(candidate.reason for candidate in candidates if candidate.reason)
     metrics: dict[str, float] = {"candidates": len(candidates), "kept": len(rows), "prompts": len(numbers)}
     return metrics | {f"dropped/{reason}": n for reason, n in reasons.most_common()}

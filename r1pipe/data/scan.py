@@ -25,7 +25,7 @@ import xxhash
 
 from r1pipe.artifacts import Artifact
 from r1pipe.data import dedup
-from r1pipe.data.card import rounds_of, texts_of, token_counter
+from r1pipe.data.card import rounds_of, texts_of, token_counter, tokens_of
 from r1pipe.data.decontaminate import Benchmarks
 from r1pipe.data.io import check_row, dataset_files, line, read_raw, rename
 from r1pipe.data.ngrams import hash_words
@@ -73,8 +73,7 @@ class Measure:
             if self.benchmarks is not None:
                 entries["owner"], entries["at"], entries["shared"] = self.benchmarks.find(hashes, offsets)
         if self.tokenizer is not None:
-            counts = token_counter(self.tokenizer)([text for row in texts for text in row])
-            entries["tokens"] = np.add.reduceat(counts, np.cumsum([0, *map(len, texts[:-1])]))
+            entries["tokens"] = tokens_of(texts, token_counter(self.tokenizer))
         return entries
 
 
