@@ -30,12 +30,13 @@ def write_parquet(folder: Path, lines: Callable[[], Iterator[bytes]], rows: int,
     """
     shards = -(-rows // shard_rows)
     try:
-        schema = pa.unify_schemas([pa.Table.from_pylist(batch).schema for batch in _batches(lines())], promote_options="permissive")
+        # Of an array of rows and not by Table.from_pylist, which takes the columns of its first row for those of all.
+        schema = pa.unify_schemas([pa.schema(pa.array(batch).type) for batch in _batches(lines())], promote_options="permissive")
         stream = lines()
         for shard in range(shards):
             with whole(folder / f"rows-{shard:05d}-of-{shards:05d}.parquet") as file, pyarrow.parquet.ParquetWriter(file, schema) as writer:
                 for batch in _batches(islice(stream, shard_rows)):
-                    writer.write_table(pa.Table.from_pylist(batch, schema=schema))
+                    writer.write_batch(pa.RecordBatch.from_struct_array(pa.array(batch, pa.struct(schema))))
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
         raise InputError(f"the rows do not fit into Parquet: {error}", str(folder), "give each column one type, or write `format: jsonl`") from None
 

@@ -35,7 +35,7 @@ def test_a_written_dataset_is_read_back(tmp_path):
     assert json.loads((tmp_path / "dropped.jsonl").read_text())["reason"] == "wrong"
     card = json.loads((tmp_path / "card.json").read_text())
     assert card["kept"] == 1 and card["statistics"]["domains"]["math"]["characters"]["mean"] == 4.0
-    assert "| math | 1 | 100.0% | 1 | 4.0 |" in (tmp_path / "card.md").read_text()
+    assert "| math | 1 | 100.0% | 1.0 | 4.0 |" in (tmp_path / "card.md").read_text()
 
 
 def test_a_write_that_fails_leaves_no_rows(tmp_path):
