@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import subprocess
 import sys
 import tempfile
@@ -25,7 +26,7 @@ import numpy as np
 DOMAINS = {"math": 395_285, "code": 211_129, "stem": 10_124, "logic": 10_395, "general": 177_812}  # v2 Table 5
 ROWS = sum(DOMAINS.values())
 KINDS = {"copy": 0.03, "relative": 0.02, "contaminated": 0.01, "near-miss": 0.01}
-BENCHMARKS = 5000  # questions, a fifth of them Chinese, with a solution each
+BENCHMARKS = 5000  # questions at most, a fifth of them Chinese, with a solution each
 _rng = np.random.default_rng(7)
 WORDS = np.array(["".join(word) for word in _rng.choice(list("abcdefghijklmnopqrstuvwxyz"), (30_000, 5))], dtype=object)
 CHARACTERS = np.array([chr(code) for code in range(0x4E00, 0x4E00 + 5000)], dtype=object)
@@ -40,7 +41,8 @@ def draw_text(rng: np.random.Generator, size: int, chinese: bool) -> list[str]:
 def make(folder: Path, rows: int, size: float = 1.0, seed: int = 0) -> dict[str, dict[str, Any]]:
     """Write rows.jsonl and benchmark.jsonl; returns what was planted: kind -> {id: of which row}. `size` scales the length of 1 KB."""
     rng = np.random.default_rng(seed)
-    benchmark = [[draw_text(rng, int(rng.integers(30, 80)), number % 5 == 0) for _ in range(2)] for number in range(BENCHMARKS)]
+    questions = min(BENCHMARKS, rows // 10)
+    benchmark = [[draw_text(rng, int(rng.integers(30, 80)), number % 5 == 0) for _ in range(2)] for number in range(questions)]
     with (folder / "benchmark.jsonl").open("w") as stream:
         for number, (question, solution) in enumerate(benchmark):
             mark = "" if number % 5 == 0 else " "
@@ -62,7 +64,7 @@ def make(folder: Path, rows: int, size: float = 1.0, seed: int = 0) -> dict[str,
                 words = words[:start] + draw_text(rng, end - start, chinese) + words[end:]
                 planted[kind][name] = of
             elif kind in ("contaminated", "near-miss"):
-                of_ = int(rng.integers(BENCHMARKS // 5)) * 5 + (0 if chinese else int(rng.integers(1, 5)))
+                of_ = int(rng.integers(questions // 5)) * 5 + (0 if chinese else int(rng.integers(1, 5)))
                 source = benchmark[of_][int(rng.integers(2))]
                 length = (16 if chinese else 10) - (kind == "near-miss")
                 at, to = int(rng.integers(len(source) - length)), int(rng.integers(len(words) // 2, len(words)))  # not across the two messages
@@ -124,12 +126,16 @@ def exact_jaccard(one: str, other: str) -> float:
     return len(sets[0] & sets[1]) / len(sets[0] | sets[1])
 
 
-def timed(folder: Path) -> tuple[float, float]:
-    """Wall seconds of the stage in a process of its own, and its peak memory in GiB: the sum of PSS over the process tree, every 0.3 s."""
+def timed(folder: Path) -> tuple[float, float, float]:
+    """Wall and CPU seconds of the stage in a process of its own, and its peak memory in GiB: the sum of PSS over the process tree, every 0.3 s."""
     import psutil
 
+    def cpu() -> float:
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
     child = subprocess.Popen([sys.executable, __file__, "--stage", str(folder)])
-    peak, started = 0, time.perf_counter()
+    peak, started, before = 0, time.perf_counter(), cpu()
 
     def watch() -> None:
         nonlocal peak
@@ -150,7 +156,7 @@ def timed(folder: Path) -> tuple[float, float]:
         raise SystemExit("the stage failed")
     wall = time.perf_counter() - started
     watcher.join()
-    return wall, peak / 2**30
+    return wall, cpu() - before, peak / 2**30
 
 
 def main() -> None:
@@ -166,7 +172,7 @@ def main() -> None:
         return
     scales = None if given.scales is None else given.scales or [100_000, 400_000, 800_000, 1_600_000]
     costs = {}
-    print(f"{'rows':>9} {'size':>5} {'made s':>7} {'wall s':>7} {'ms/row':>7} {'GiB':>5}")
+    print(f"{'rows':>9} {'bytes':>5} {'made s':>7} {'wall s':>7} {'CPU s':>7} {'ms/row':>7} {'GiB':>5}")
     for rows in scales or [given.rows]:
         with tempfile.TemporaryDirectory(dir=given.folder) as name:
             folder = Path(name)
@@ -174,12 +180,11 @@ def main() -> None:
             started = time.perf_counter()
             planted = make(folder, rows, size)
             made = time.perf_counter() - started
-            kb = (folder / "rows.jsonl").stat().st_size / rows
-            wall, peak = timed(folder)
+            size_of_row = (folder / "rows.jsonl").stat().st_size / rows
+            wall, cpu, peak = timed(folder)
             costs[rows] = wall / rows
-            print(f"{rows:9,} {kb:5.0f} {made:7.1f} {wall:7.1f} {1000 * wall / rows:7.3f} {peak:5.2f}", flush=True)
-            for what, share in found(folder, planted).items():
-                print(f"    {what:32s} {share:.5f}")
+            print(f"{rows:9,} {size_of_row:5.0f} {made:7.1f} {wall:7.1f} {cpu:7.1f} {1000 * wall / rows:7.3f} {peak:5.2f}", flush=True)
+            print("".join(f"    {what:32s} {share:.5f}\n" for what, share in found(folder, planted).items()), end="", flush=True)
     if scales and len(costs) > 1:
         print(f"seconds a row at {max(costs):,} rows: {costs[max(costs)] / costs[min(costs)]:.2f} x those at {min(costs):,}")
         try:
