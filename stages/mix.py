@@ -64,6 +64,9 @@ class Config(StageConfig):
     def _one_of(self) -> Config:
         if self.counts is not None and (self.shares is not None or self.max_rows is not None):
             raise ValueError("`counts` says how many rows; leave out `shares` and `max_rows`")
+        for stated in (self.shares, self.counts):
+            if stated is not None and (min(stated.values(), default=0) < 0 or not sum(stated.values())):
+                raise ValueError("shares and counts are at least 0, and one of them above")
         return self
 
 

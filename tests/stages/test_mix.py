@@ -63,9 +63,17 @@ def test_fewer_rows_than_counted_on(known, run_stage, tmp_path):
         assert run_stage("mix", {"counts": {"a": 9}}, chats={"a": chats(known, tmp_path / "a.jsonl", 3, "math")})[0]["rows"] == 3
 
 
-def test_counts_and_shares_exclude_each_other():
-    with pytest.raises(ValidationError, match="leave out `shares`"):
-        Config(counts={"a": 1}, max_rows=3)
+@pytest.mark.parametrize(
+    ("stated", "says"),
+    [
+        ({"counts": {"a": 1}, "max_rows": 3}, "leave out `shares`"),
+        ({"shares": {"a": 0.0}}, "one of them above"),
+        ({"counts": {"a": -1, "b": 3}}, "at least 0"),
+    ],
+)
+def test_what_makes_no_mix_is_refused_in_the_config(stated, says):
+    with pytest.raises(ValidationError, match=says):
+        Config(**stated)
 
 
 def test_what_is_removed_says_why(known, run_stage, tmp_path):
