@@ -89,8 +89,11 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     rows = scan(paths, Chats, measure, here.workdir, lambda done, total: here.progress(done, 2 * total, what="read"))
 
     left = rows.entries["owner"] < 0
-    copies = near_duplicates(rows.entries["bands"], left, rows.text, config.dedup.threshold) if config.dedup else {}
-    left[list(copies)] = False
+    copies: dict[int, tuple[int, float]] = {}
+    if config.dedup:
+        tell = lambda done, total: here.progress(len(left), 2 * len(left), what=f"near-duplicates {done}/{total}")  # noqa: E731
+        copies = near_duplicates(rows.entries["bands"], left, rows.text, config.dedup.threshold, tell)
+        left[list(copies)] = False
 
     names, group = (rows.inputs if config.by == "input" else rows.domains), rows.entries[config.by]
     groups = {name: np.flatnonzero(left & (group == number)).tolist() for number, name in enumerate(names)}

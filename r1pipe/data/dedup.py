@@ -48,13 +48,16 @@ def bands(hashes_T: np.ndarray, offsets: np.ndarray, threshold: float) -> np.nda
     return keys.reshape(len(signatures), -1)
 
 
-def near_duplicates(keys: np.ndarray, candidates: np.ndarray, text: Callable[[int], str], threshold: float) -> dict[int, tuple[int, float]]:
+def near_duplicates(
+    keys: np.ndarray, candidates: np.ndarray, text: Callable[[int], str], threshold: float, tell: Callable[[int, int], None]
+) -> dict[int, tuple[int, float]]:
     """The rows to remove. Of two near-duplicates the first in row order stays.
 
     Args:
         keys: band keys (R, bands) uint64.
         candidates: (R,) bool; the other rows are passed over.
         text: row number -> text.
+        tell: called with (rows done, rows in all) of those that agree with another in a band.
 
     Returns:
         removed row -> the kept row that it duplicates, and their exact Jaccard index.
@@ -73,7 +76,9 @@ def near_duplicates(keys: np.ndarray, candidates: np.ndarray, text: Callable[[in
 
     buckets: dict[tuple[int, int], list[int]] = {}
     removed: dict[int, tuple[int, float]] = {}
-    for row in np.flatnonzero(shared.any(axis=1)).tolist():
+    alike = np.flatnonzero(shared.any(axis=1)).tolist()
+    for done, row in enumerate(alike):
+        tell(done, len(alike))
         mine = [(band, int(keys[row, band])) for band in np.flatnonzero(shared[row]).tolist()]
         met = Counter(other for key in mine for other in buckets.get(key, ()))
         for other, _ in met.most_common(_FULL):

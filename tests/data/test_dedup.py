@@ -14,7 +14,9 @@ VOCABULARY = [f"w{number}" for number in range(5000)]
 
 def removed(texts, threshold=0.75, candidates=None):
     keys = bands(*hash_words([shingle_words(text) for text in texts]), threshold)
-    return near_duplicates(keys, np.ones(len(texts), bool) if candidates is None else np.array(candidates), texts.__getitem__, threshold)
+    return near_duplicates(
+        keys, np.ones(len(texts), bool) if candidates is None else np.array(candidates), texts.__getitem__, threshold, lambda done, total: None
+    )
 
 
 def text(size=150):
