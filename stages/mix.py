@@ -104,7 +104,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     sources = {name: int((rows.entries["input"][order] == number).sum()) for number, name in enumerate(rows.inputs)}
     card: dict[str, Any] = {"rows": len(order), "sources": sources, "dropped": dropped}
     if benchmarks:
-        card["benchmarks"] = {"rows": len(benchmarks.rows), "texts too short to match": benchmarks.too_short}
+        card["benchmarks"] = {"rows": len(benchmarks.rows), "too short to match": benchmarks.too_short}
     tell = lambda done, total: here.progress(total + done, 2 * total, what="written")  # noqa: E731
     write_mix(outputs.chats.path, rows, order, card, config.shard_rows if config.format == "parquet" else None, tell)
     return {"rows": len(order), **{f"rows/{name}": n for name, n in sources.items()}, **{f"dropped/{reason}": n for reason, n in dropped.items()}}

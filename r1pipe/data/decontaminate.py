@@ -59,7 +59,7 @@ class Benchmarks:
     Attributes:
         rows: the benchmark rows' ids, as "file: id".
         grams: one set for words, one for characters; a set that would be empty is left out.
-        too_short: texts without any n-gram, which can match nothing.
+        too_short: rows without any n-gram, which can match nothing.
     """
 
     rows: list[str]
@@ -80,11 +80,11 @@ class Benchmarks:
         too_short = 0
         for source in config.sources:
             for name, found in _read(source, seed):
-                for text in map(words, found):
-                    size = n_characters if mostly_characters(text) else n
+                sized = [(n_characters if mostly_characters(text) else n, text) for text in map(words, found)]
+                for size, text in sized:
                     texts[size].append(text)
                     owners[size].append(len(rows))
-                    too_short += len(text) < size
+                too_short += all(len(text) < size for size, text in sized)
                 rows.append(name)
         grams = [made for size in texts if len((made := Grams.of(texts[size], owners[size], size)).hashes_G)]
         if not grams:
@@ -119,9 +119,9 @@ def _read(source: Source, seed: int) -> Iterator[tuple[str, list[str]]]:
 
 
 def _texts(row: dict[str, Any], where: str) -> list[str]:
-    found = [message["content"] for message in row.get("messages", ())] + [row[column] for column in TEXTS if row.get(column) is not None]
-    if "prompt" not in row and "messages" not in row:
-        raise InputError("no column 'prompt'", where, f"the row has {', '.join(sorted(row))}; `columns: {{prompt: THEIRS, solution: THEIRS}}` renames")
-    if wrong := [text for text in found if not isinstance(text, str)]:
-        raise InputError(f"a question or solution is a {type(wrong[0]).__name__}", where, "map columns that hold text")
-    return found
+    """The row's questions and solutions; an answer that is a number has no n-gram."""
+    if "messages" not in row and not isinstance(row.get("prompt"), str):
+        raise InputError(
+            "no column 'prompt' with a text", where, f"the row has {', '.join(sorted(row))}; `columns: {{prompt: THEIRS, solution: THEIRS}}` renames"
+        )
+    return [message["content"] for message in row.get("messages", ())] + [row[column] for column in TEXTS if isinstance(row.get(column), str)]

@@ -73,8 +73,12 @@ def test_another_n(found):
 def test_a_row_without_a_question_is_named(found):
     with pytest.raises(InputError, match="no column 'problem'"):
         found(["x"], {"id": "s", "question": "?"})
-    with pytest.raises(InputError, match="is a list"):
+    with pytest.raises(InputError, match="no column 'prompt' with a text"):
         found(["x"], {"id": "s", "problem": ["a", "b"]})
+
+
+def test_a_short_answer_beside_a_long_question_is_no_row_that_is_too_short(found):
+    assert found(["x"], {**ENGLISH, "answer": 3}, {**CHINESE, "answer": "9"})[2].too_short == 0
 
 
 def test_a_benchmark_is_taken_whole(tmp_path):
