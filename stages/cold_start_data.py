@@ -62,6 +62,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     import random
 
     from r1pipe.data.candidates import choose, pass_rates, read_prompts, reuse_candidates, screen, verify, write_chats
+    from r1pipe.data.card import token_counter
     from r1pipe.generation import sample_and_settle
 
     def settle(candidates: list[Candidate]) -> list[Candidate]:
@@ -76,7 +77,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     if config.reuse:
         candidates += settle(reuse_candidates(rows))
     candidates = choose(candidates, config.per_prompt, "first", random.Random(config.seed), config.max_rows)
-    return write_chats(outputs.chats.path, candidates, here.stage, card={"pass_rates": rates})
+    return write_chats(outputs.chats.path, candidates, here.stage, {"pass_rates": rates}, token_counter(model) if model else None)
 
 
 def _rewrite(candidate: Candidate, rewriter: str) -> Candidate:

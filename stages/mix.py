@@ -1,14 +1,21 @@
 """mix: the reasoning and the general chats as the one dataset that the second SFT and the students learn from (v2 B.3.3, Table 5).
 
-Reads several datasets of chats. Writes one, shuffled, and card.json with the table of its domains. The paper's 804,745 rows are 78 %
-reasoning and 22 % general.
+Reads several datasets of chats, of any size: rows stay on disk. Removes, where asked, rows that share a 10-gram with a benchmark (v2 D.1) and
+near-duplicates of rows before them in the order of the inputs; draws by input or by domain; shuffles. Writes one dataset, card.json and
+card.md with the table of its domains, and dropped.jsonl with what was left out and why. The paper's 804,745 rows are 78 % reasoning and
+22 % general.
 
     sft-mix:
       kind: mix
-      inputs: {chats: {reasoning: reasoning-chats, general: general-chats}}
+      inputs: {chats: {reasoning: reasoning-chats, general: general-chats}, tokenizer: embedded:base}
       outputs: {chats: sft-chats}
       shares: {reasoning: 0.78, general: 0.22}
       reviews: {general: general-reviews.jsonl}   # what people decided: `r1pipe data review r1/general-data --decisions general-reviews.jsonl`
+      dedup: {threshold: 0.75}
+      decontaminate: {against: [{path: data/gsm8k_test.jsonl.gz, columns: {prompt: problem}}]}
+      format: parquet
+
+      # or, in the place of `shares`: by: domain, counts: {math: 395285, code: 211129, stem: 10124, logic: 10395, general: 177812}
 
 Alone: `r1pipe run-stage sft-mix -c my.yaml`.
 """
@@ -16,16 +23,19 @@ Alone: `r1pipe run-stage sft-mix -c my.yaml`.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from r1pipe.artifacts import Chats
+from r1pipe.artifacts import Chats, Checkpoint
+from r1pipe.data.mix import Decontaminate, Dedup
 from r1pipe.here import Here
 from r1pipe.schema import Ports, StageConfig
 
 
 class Inputs(Ports):
     chats: dict[str, Chats]
+    tokenizer: Checkpoint | None = None
 
 
 class Outputs(Ports):
@@ -33,25 +43,75 @@ class Outputs(Ports):
 
 
 class Config(StageConfig):
-    shares: dict[str, float] | None = Field(default=None, description="input -> share of the rows; none = all rows of all (v2 Table 5: 0.78 reasoning)")
+    shares: dict[str, float] | None = Field(default=None, description="input or domain -> share of the rows; none = all rows (v2 Table 5: 0.78 reasoning)")
     max_rows: int | None = Field(default=None, ge=1, description="rows in all (804,745 in v2 Table 5); none = as many as there are")
     reviews: dict[str, Path] = Field(
         default_factory=dict, exclude_if=lambda value: not value, description="input -> the decisions of `r1pipe data review`: rejected rows out, edits in"
     )
+    by: Literal["input", "domain"] = Field(
+        default="input", exclude_if=lambda value: value == "input", description="what `shares` and `counts` name (v2 Table 5: domains)"
+    )
+    counts: dict[str, int] | None = Field(
+        default=None, exclude_if=lambda value: value is None, description="input or domain -> rows, in the place of `shares` (v2 Table 5)"
+    )
+    dedup: Dedup | None = Field(default=None, exclude_if=lambda value: value is None, description="removes near-duplicates; none = keeps them (our choice)")
+    decontaminate: Decontaminate | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="removes rows that share an n-gram with these benchmarks (v2 D.1); none = compares with none",
+    )
+    format: Literal["jsonl", "parquet"] = Field(
+        default="jsonl", exclude_if=lambda value: value == "jsonl", description="one file to read by eye, or shards for large sets (our choice)"
+    )
+    shard_rows: int = Field(default=100_000, ge=1, exclude_if=lambda value: value == 100_000, description="rows of a Parquet shard (our choice)")
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Config:
+        if self.counts is not None and (self.shares is not None or self.max_rows is not None):
+            raise ValueError("`counts` says how many rows; leave out `shares` and `max_rows`")
+        for stated in (self.shares, self.counts):
+            if stated is not None and (min(stated.values(), default=0) < 0 or not sum(stated.values())):
+                raise ValueError("shares and counts are at least 0, and one of them above")
+        return self
 
 
 def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[str, float]:
-    """Read, draw, write."""
+    """Read and measure, remove, draw, write."""
     import random
 
-    from r1pipe.data.io import read_rows, write_rows
-    from r1pipe.data.mix import composition, mix
-    from r1pipe.data.review import apply_reviews
+    import numpy as np
+
+    from r1pipe.data.decontaminate import Benchmarks
+    from r1pipe.data.dedup import near_duplicates
+    from r1pipe.data.mix import draw, quotas, write_dropped, write_mix
+    from r1pipe.data.review import Reviews
+    from r1pipe.data.scan import Measure, scan
 
     if not here.main:
         return {}
-    datasets = {name: read_rows(chats.path, Chats) for name, chats in inputs.chats.items()}
-    datasets, rejected, reviews = apply_reviews(datasets, config.reviews)
-    rows, counts = mix(datasets, config.shares, config.max_rows, random.Random(config.seed))
-    write_rows(outputs.chats.path, rows, rejected, {"rows": len(rows), "sources": counts, "reviews": reviews, "domains": composition(rows)})
-    return {"rows": len(rows), **{f"rows/{name}": count for name, count in counts.items()}}
+    reviews = Reviews(inputs.chats, config.reviews)
+    benchmarks = Benchmarks.load(config.decontaminate, config.seed) if config.decontaminate else None
+    measure = Measure(config.dedup.threshold if config.dedup else None, benchmarks, inputs.tokenizer.path if inputs.tokenizer else None)
+    paths = {name: chats.path for name, chats in inputs.chats.items()}
+    rows = scan(paths, Chats, measure, here.workdir, lambda done, total: here.progress(done, 2 * total, what="read"), reviews)
+
+    left = rows.entries["owner"] < 0
+    copies: dict[int, tuple[int, float]] = {}
+    if config.dedup:
+        tell = lambda done, total: here.progress(len(left), 2 * len(left), what=f"near-duplicates {done}/{total}")  # noqa: E731
+        copies = near_duplicates(rows.entries["bands"], left, rows.text, config.dedup.threshold, tell)
+        left[list(copies)] = False
+
+    names, group = (rows.inputs if config.by == "input" else rows.domains), rows.entries[config.by]
+    groups = {name: np.flatnonzero(left & (group == number)).tolist() for number, name in enumerate(names)}
+    taken = quotas({name: len(members) for name, members in groups.items()}, config.shares, config.counts, config.max_rows)
+    order = draw(groups, taken, random.Random(config.seed))
+
+    dropped = write_dropped(outputs.chats.path, rows, order, copies, benchmarks, reviews)
+    sources = {name: int((rows.entries["input"][order] == number).sum()) for number, name in enumerate(rows.inputs)}
+    card: dict[str, Any] = {"rows": len(order), "sources": sources, "dropped": dropped, "reviews": reviews.summary()}
+    if benchmarks:
+        card["benchmarks"] = {"rows": len(benchmarks.rows), "too short to match": benchmarks.too_short}
+    tell = lambda done, total: here.progress(total + done, 2 * total, what="written")  # noqa: E731
+    write_mix(outputs.chats.path, rows, order, card, config.shard_rows if config.format == "parquet" else None, tell)
+    return {"rows": len(order), **{f"rows/{name}": n for name, n in sources.items()}, **{f"dropped/{reason}": n for reason, n in dropped.items()}}

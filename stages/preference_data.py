@@ -81,6 +81,7 @@ class Config(StageConfig):
 
 def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[str, float]:
     """Sample, vote, balance, label."""
+    from r1pipe.data.card import token_counter
     from r1pipe.data.io import read_rows, write_rows
     from r1pipe.data.judges import load_judge
     from r1pipe.data.preferences import balance, mean_lengths
@@ -125,17 +126,23 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
         )
     lengths = {name: mean_lengths(pairs, measure) for name, measure in measures.items()}
     dropped = [*unclear, *tipped, *(files[0].dropped if files[0] else [])]
+    tokens = token_counter(inputs.model.path) if inputs.model else None
     card = {"rows": len(pairs), "lengths": {name: {"chosen": chosen, "rejected": rejected} for name, (chosen, rejected) in lengths.items()}}
     write_rows(
         outputs.pairs.path,
         pairs,
         dropped,
         {**card, "margins": Counter(row.get("margin") for row in pairs), "dropped": Counter(row["reason"] for row in dropped)},
+        tokens,
     )
     sides = Counter((row["domain"], "safe" if row["safe"] else "unsafe") for row in labels)
     table = {domain: {side: sides[domain, side] for side in ("safe", "unsafe")} for domain in {row["domain"] for row in labels}}
     write_rows(
-        outputs.labels.path, labels, files[1].dropped if files[1] else (), {"rows": len(labels), "safe": classes[1], "unsafe": classes[0], "domains": table}
+        outputs.labels.path,
+        labels,
+        files[1].dropped if files[1] else (),
+        {"rows": len(labels), "safe": classes[1], "unsafe": classes[0], "domains": table},
+        tokens,
     )
     metrics = {f"{name}/{side}": length for name, both in lengths.items() for side, length in zip(("chosen", "rejected"), both, strict=True)}
     return {"pairs": len(pairs), "unclear": len(unclear), "dropped_for_length": len(tipped), "labels": len(labels), "safe": classes[1] / len(labels), **metrics}

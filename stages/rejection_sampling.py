@@ -65,6 +65,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     import random
 
     from r1pipe.data.candidates import choose, pass_rates, read_prompts, reuse_candidates, screen, verify, write_chats
+    from r1pipe.data.card import token_counter
     from r1pipe.data.judges import load_judge
     from r1pipe.generation import sample_and_settle
 
@@ -81,5 +82,5 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     if config.reuse:
         candidates += settle(reuse_candidates(rows))
     chosen = choose(candidates, config.per_prompt, config.prefer, random.Random(config.seed), config.max_rows)
-    metrics = write_chats(outputs.chats.path, chosen, here.stage, card={"pass_rates": rates})
+    metrics = write_chats(outputs.chats.path, chosen, here.stage, {"pass_rates": rates}, token_counter(model) if model else None)
     return {**metrics, "pass_rate": sum(rates.values()) / len(rates), "unsolved": sum(not rate for rate in rates.values())}

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from r1pipe.artifacts import Prompts
+from r1pipe.data.card import TokenCounter
 from r1pipe.data.filters import Filters, shape_reason, units
 from r1pipe.data.io import read_rows, write_rows
 from r1pipe.data.judges import Judge
 from r1pipe.data.response import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN, join_response, split_response
-from r1pipe.data.review import NOBODY
 from r1pipe.errors import InputError
 from r1pipe.here import Here
 
@@ -197,9 +197,16 @@ def _spread(candidates: Mapping[int, Candidate]) -> dict[int, float]:
 
 
 def write_chats(
-    folder: Path, candidates: Sequence[Candidate], stage: str, card: Mapping[str, Any] | None = None, unread: Sequence[Mapping[str, Any]] = ()
+    folder: Path,
+    candidates: Sequence[Candidate],
+    stage: str,
+    card: Mapping[str, Any] | None = None,
+    tokens: TokenCounter | None = None,
+    unread: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, float]:
     """Write what was kept as chats and the rest with its reasons, rows that a source left `unread` included; returns the metrics.
+
+    `tokens` counts tokens for the cards.
 
     Raises:
         InputError: nothing was kept; says why, by source.
@@ -219,7 +226,7 @@ def write_chats(
         numbers[candidate.row["id"]] += 1
     dropped = [*unread, *(candidate.record() for candidate in candidates if candidate.reason)]
     domains = dict(Counter(row["domain"] for row in rows))
-    write_rows(folder, rows, dropped, {"rows": len(rows), "prompts": len(numbers), "domains": domains, "sources": counts, "reviews": NOBODY, **(card or {})})
+    write_rows(folder, rows, dropped, {"rows": len(rows), "prompts": len(numbers), "domains": domains, "sources": counts, **(card or {})}, tokens)
     reasons = Counter(row["reason"] for row in dropped)
     metrics: dict[str, float] = {"candidates": len(candidates), "kept": len(rows), "prompts": len(numbers)}
     return metrics | {f"dropped/{reason}": n for reason, n in reasons.most_common()}

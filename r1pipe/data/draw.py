@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from r1pipe.artifacts import Artifact, Prompts
-from r1pipe.data.files import Bad, Located, read_raw
+from r1pipe.data.files import Bad, Located, read_raw, refuse
 from r1pipe.data.io import check_id, check_row
 from r1pipe.data.shapes import SHAPES, Skip, finish, unreadable_gold
 from r1pipe.data.splits import content_key, split_of
@@ -96,13 +96,13 @@ class Draw:
         """(place, where, row) of every row in the split. The second time, for some places `only`, nothing is counted or reported again."""
         first = only is None
         missing = set(self.source.where)
-        for number, (where, raw) in enumerate(self._raw(self._broken if first else _quiet)):
+        for number, (where, raw) in enumerate(raw_rows(self.source, self._broken if first else _quiet)):
             if first:
                 self.total += 1
                 missing -= raw.keys()
             elif only is not None and not {2 * number, 2 * number + 1} & only:
                 continue
-            if any(str(raw.get(column)) not in map(str, values) for column, values in self.source.where.items()):
+            if not selected(raw, self.source):
                 continue
             try:
                 rows = [made for one in SHAPES[self.source.shape](raw, self.source, where) for made in finish(one, self.kind, self.source, where, self.fill)]
@@ -122,14 +122,6 @@ class Draw:
                     yield 2 * number + part, where, row
         if first and self.total and missing:
             raise InputError(f"no row has the column {min(missing)!r}, which `where` names", self.source.name, "`where` takes the file's own names")
-
-    def _raw(self, bad: Bad) -> Iterator[Located]:
-        if self.source.hub:
-            from r1pipe.data.hub import read_hub
-
-            yield from read_hub(self.source, bad)
-        for path in expand(self.source.paths):
-            yield from read_raw(path, bad)
 
     def _broken(self, error: InputError) -> None:
         self.total += 1
@@ -161,6 +153,21 @@ class Draw:
         if self.bad:
             first = self.bad[0]
             warnings.warn(f"{source.name}: {len(self.bad)} of {self.total} rows skipped as malformed, e.g. {first.where}: {first.what}", stacklevel=3)
+
+
+def raw_rows(source: Source, bad: Bad = refuse) -> Iterator[Located]:
+    """The rows of a source of files or of the hub, as they stand; `bad` is told of the malformed ones."""
+    if source.hub:
+        from r1pipe.data.hub import read_hub
+
+        yield from read_hub(source, bad)
+    for path in expand(source.paths):
+        yield from read_raw(path, bad)
+
+
+def selected(raw: Mapping[str, Any], source: Source) -> bool:
+    """Whether the source's `where` takes this row."""
+    return all(str(raw.get(column)) in map(str, values) for column, values in source.where.items())
 
 
 def _quiet(error: InputError) -> None:

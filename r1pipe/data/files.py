@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".jsonl.xz", ".jsonl.bz2", ".parquet")
 MAX_LINE = 64 * 2**20  # bytes; a file without line ends must not fill the memory (our choice)
+UNREADABLE = (EOFError, zlib.error, lzma.LZMAError, OSError)
 MAX_DEPTH = 64  # lists and objects in each other; Python's own JSON gives up, either way, at about a thousand (our choice)
 
 Located = tuple[str, dict[str, Any]]  # where a row stands ("file:line"), and the row
@@ -76,7 +77,7 @@ def _read_jsonl(file: Path, bad: Bad) -> Iterator[Located]:
     try:
         if packed and not file.stat().st_size:  # gzip and zstd would take it for a file without rows
             raise EOFError("it is empty")
-        with _open(file) as stream:
+        with open_lines(file) as stream:
             number = 0
             while line := stream.readline(MAX_LINE + 1):
                 number += 1
@@ -91,13 +92,14 @@ def _read_jsonl(file: Path, bad: Bad) -> Iterator[Located]:
                         bad(InputError(error.what, f"{file}:{number}", error.fix))
                     else:
                         yield f"{file}:{number}", row
-    except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+    except UNREADABLE as error:
         if packed and not getattr(error, "errno", None):
             raise InputError(f"the file is not whole {packed}: {error}", str(file), "fetch or write it again") from None
         raise InputError(f"cannot read: {getattr(error, 'strerror', None) or error}", str(file)) from None
 
 
-def _open(file: Path) -> BinaryIO:
+def open_lines(file: Path) -> BinaryIO:
+    """A file of JSON lines, unpacked; reading it raises one of UNREADABLE."""
     if file.suffix == ".zst":  # pyarrow is here anyway; in the standard library only from 3.14 on
         import pyarrow
 

@@ -1,25 +1,27 @@
 """Rows on disk: checked when read, with every mistake named by file and line; written so that a half-written dataset is never read.
 
 A dataset is a folder with rows*.jsonl (.gz, .zst, .xz, .bz2) or rows*.parquet, or one such file. `null` in an optional column means absent.
-A stage's own dataset also holds card.json (counts) and dropped.jsonl (rows left out, each with its `reason`).
+A stage's own dataset also holds card.json and card.md (counts and lengths) and dropped.jsonl (rows left out, each with its `reason`).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from r1pipe.artifacts import Artifact, Chats, Labels, Pairs, Prompts
+from r1pipe.data.card import Counted, TokenCounter, write_card
 from r1pipe.data.files import read_raw
 from r1pipe.data.rows import ChatRow, LabelRow, PairRow, PromptRow
 from r1pipe.errors import InputError
 
-ROWS, DROPPED, CARD = "rows.jsonl", "dropped.jsonl", "card.json"
+ROWS, DROPPED = "rows.jsonl", "dropped.jsonl"
 
 _STRICT = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 _CONTRACTS: dict[str, Any] = {
@@ -127,19 +129,41 @@ def short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def write_rows(folder: Path, rows: Iterable[Mapping[str, Any]], dropped: Iterable[Mapping[str, Any]] = (), card: Mapping[str, Any] | None = None) -> None:
-    """Write a dataset into an existing folder; rows.jsonl comes last and whole, so that its being there means all is there."""
+def write_rows(
+    folder: Path,
+    rows: Iterable[Mapping[str, Any]],
+    dropped: Iterable[Mapping[str, Any]] = (),
+    card: Mapping[str, Any] | None = None,
+    tokens: TokenCounter | None = None,
+) -> None:
+    """Write a dataset into an existing folder; rows.jsonl comes last and whole, so that its being there means all is there.
+
+    Args:
+        card: what the cards say beside the statistics of the domains; None writes none.
+        tokens: counts tokens for these (card.token_counter); None counts characters alone.
+    """
     dropped = list(dropped)
     if dropped:
-        _write_jsonl(folder / DROPPED, dropped)
-    if card is not None:
-        (folder / CARD).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf8")
-    _write_jsonl(folder / ROWS, rows)
+        with whole(folder / DROPPED) as stream:
+            stream.writelines(line(row) for row in dropped)
+    with whole(folder / ROWS) as stream:
+        if card is None:
+            stream.writelines(line(row) for row in rows)
+        else:
+            counted = Counted(tokens)
+            stream.writelines(line(row) for row in counted.watch(rows))
+            write_card(folder, card, counted.statistics())
 
 
-def _write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+def line(row: Mapping[str, Any]) -> bytes:
+    """A row as a line of JSON."""
+    return (json.dumps(row, ensure_ascii=False) + "\n").encode()
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[BinaryIO]:
+    """A file that gets its name when all of it is written."""
     partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf8") as stream:
-        for row in rows:
-            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+    with partial.open("wb") as stream:
+        yield stream
     partial.replace(path)

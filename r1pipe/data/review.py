@@ -17,13 +17,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from r1pipe.data.card import NOBODY
 from r1pipe.data.files import parse_line
 from r1pipe.errors import InputError
 
 Row = dict[str, Any]
 DECISIONS = ("accept", "reject", "edit")
 REJECTED = "rejected in review"
-NOBODY = "not reviewed by people"
 COLUMNS = ("id", "content", "prompt", "response", "decision")
 
 
@@ -91,55 +91,67 @@ def open_rows(rows: Sequence[Row], decisions: Mapping[str, Row]) -> list[Row]:
     return [row for row in rows if decisions.get(row["id"], {}).get("content") != content(row)]
 
 
-def apply_reviews(datasets: Mapping[str, list[Row]], reviews: Mapping[str, Path]) -> tuple[dict[str, list[Row]], list[Row], dict[str, Any]]:
-    """Rejected rows out, edits in.
+class Reviews:
+    """Decisions on the inputs of a mix, applied to rows while they pass by.
 
     Args:
-        datasets: name -> chats.
-        reviews: name -> the decisions on it.
+        inputs: the names of all inputs.
+        files: input -> the decisions on it.
 
-    Returns:
-        the datasets; the dropped rows with their reason; and for the card, name -> counts of accepted, edited, rejected, open and outdated, or NOBODY.
+    Attributes:
+        rejected: (input, row) that are left out.
 
     Raises:
-        InputError: decisions for a dataset that is not there, or about none of its rows.
+        InputError: decisions on an input that is not there, or a line that is no decision.
     """
-    if unknown := sorted(set(reviews) - set(datasets)):
-        raise InputError(f"there are reviews of {unknown[0]!r}", f"the datasets are {', '.join(datasets)}", "name one of these")
-    kept: dict[str, list[Row]] = {}
-    dropped: list[Row] = []
-    card: dict[str, Any] = {}
-    for name, rows in datasets.items():
-        kept[name], out, card[name] = _reviewed(rows, reviews[name]) if name in reviews else (rows, [], NOBODY)
-        dropped += [{**row, "dataset": name} for row in out]
-    return kept, dropped, card
 
+    def __init__(self, inputs: Iterable[str], files: Mapping[str, Path]) -> None:
+        if unknown := sorted(set(files) - set(inputs)):
+            raise InputError(f"there are reviews of {unknown[0]!r}", f"the inputs are {', '.join(inputs)}", "name one of these")
+        self.rejected: list[tuple[str, Row]] = []
+        self._files = files
+        self._decisions = {name: read_decisions(path) for name, path in files.items()}
+        self._counts = {name: Counter(dict.fromkeys(("accepted", "edited", "rejected", "open", "outdated"), 0)) for name in inputs}
 
-def _reviewed(rows: list[Row], path: Path) -> tuple[list[Row], list[Row], Any]:
-    decisions = read_decisions(path)
-    kept: list[Row] = []
-    dropped: list[Row] = []
-    counts: Counter[str] = Counter()
-    for row in rows:
-        one = decisions.get(row["id"])
+    def __call__(self, name: str, row: Row) -> Row | None:
+        """The row as it was decided on; None for a rejected one."""
+        if name not in self._decisions:
+            return row
+        one = self._decisions[name].get(row["id"])
         if one is None or one["content"] != content(row):
-            counts["open"] += 1
-            kept.append(row)
-        elif one["decision"] == "reject":
-            counts["rejected"] += 1
-            dropped.append({**row, "reason": REJECTED})
-        elif one["decision"] == "edit":
-            counts["edited"] += 1
-            kept.append({**row, "messages": [*row["messages"][:-1], {**row["messages"][-1], "content": one["text"]}], "review": "edited"})
-        else:
-            counts["accepted"] += 1
-            kept.append({**row, "review": "accepted"})
-    counts["outdated"] = len(decisions) - (len(rows) - counts["open"])
-    if decisions and counts["open"] == len(rows):
-        raise InputError(f"none of the {len(decisions)} decisions is about a row as it is here", str(path), "review this dataset, or name its own file")
-    if counts["outdated"]:
-        warnings.warn(f"{path}: {counts['outdated']} decisions are about other rows or other texts, and are not taken", stacklevel=3)
-    return kept, dropped, {name: counts[name] for name in ("accepted", "edited", "rejected", "open", "outdated")} if decisions else NOBODY
+            self._counts[name]["open"] += 1
+            return row
+        if one["decision"] == "reject":
+            self._counts[name]["rejected"] += 1
+            self.rejected.append((name, row))
+            return None
+        if one["decision"] == "edit":
+            self._counts[name]["edited"] += 1
+            return {**row, "messages": [*row["messages"][:-1], {**row["messages"][-1], "content": one["text"]}], "review": "edited"}
+        self._counts[name]["accepted"] += 1
+        return {**row, "review": "accepted"}
+
+    def summary(self) -> dict[str, Any]:
+        """input -> counts, or NOBODY; when all rows have passed.
+
+        Raises:
+            InputError: a file's decisions are about none of the input's rows.
+        """
+        found: dict[str, Any] = {}
+        for name, counts in self._counts.items():
+            decisions = self._decisions.get(name)
+            found[name] = dict(counts) if decisions else NOBODY
+            if not decisions:
+                continue
+            taken = counts["accepted"] + counts["edited"] + counts["rejected"]
+            if not taken:
+                raise InputError(
+                    f"none of the {len(decisions)} decisions is about a row as it is here", str(self._files[name]), "review this dataset, or name its own file"
+                )
+            found[name]["outdated"] = len(decisions) - taken
+            if found[name]["outdated"]:
+                warnings.warn(f"{self._files[name]}: {found[name]['outdated']} decisions are about other rows or other texts, and are not taken", stacklevel=2)
+        return found
 
 
 # --- as a table for people --------------------------------------------------------------------------------------------

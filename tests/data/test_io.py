@@ -33,7 +33,9 @@ def test_a_written_dataset_is_read_back(tmp_path):
     write_rows(tmp_path, [ROW], dropped=[{"id": "b", "reason": "wrong"}], card={"kept": 1})
     assert read_rows(tmp_path, Prompts) == [ROW]  # and dropped.jsonl is not taken for rows
     assert json.loads((tmp_path / "dropped.jsonl").read_text())["reason"] == "wrong"
-    assert json.loads((tmp_path / "card.json").read_text()) == {"kept": 1}
+    card = json.loads((tmp_path / "card.json").read_text())
+    assert card["kept"] == 1 and card["statistics"]["domains"]["math"]["characters"]["mean"] == 4.0
+    assert "| math | 1 | 100.0% | 1.0 | 4.0 |" in (tmp_path / "card.md").read_text()
 
 
 def test_a_write_that_fails_leaves_no_rows(tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from r1pipe.data.review import NOBODY, REJECTED, add_decisions, apply_reviews, decide, export_csv, import_csv, open_rows, read_decisions
+from r1pipe.data.review import NOBODY, REJECTED, Reviews, add_decisions, decide, export_csv, import_csv, open_rows, read_decisions
 from r1pipe.errors import InputError
 
 
@@ -26,19 +26,23 @@ def test_rejected_rows_go_and_edits_come(tmp_path: Path):
     add_decisions(file, [decide(ROWS[2], "edit", "<think></think>hey")])  # the last decision counts
     add_decisions(file, [decide(chat(3, "another text"), "reject")])
     with pytest.warns(UserWarning, match="1 decisions are about other rows or other texts"):
-        kept, dropped, card = apply_reviews({"a": ROWS, "b": ROWS}, {"a": file})
-    assert [row["id"] for row in kept["a"]] == ["x0", "x2", "x3", "x4"] and kept["b"] == ROWS
-    assert kept["a"][1]["messages"][-1]["content"] == "<think></think>hey" and [row.get("review") for row in kept["a"]] == ["accepted", "edited", None, None]
-    assert [(row["id"], row["reason"], row["dataset"]) for row in dropped] == [("x1", REJECTED, "a")]
+        reviews = Reviews(["a", "b"], {"a": file})
+        kept = [found for row in ROWS if (found := reviews("a", row))]
+        assert [reviews("b", row) for row in ROWS] == ROWS
+        card = reviews.summary()
+    assert [row["id"] for row in kept] == ["x0", "x2", "x3", "x4"] and reviews.rejected == [("a", ROWS[1])]
+    assert kept[1]["messages"][-1]["content"] == "<think></think>hey" and [row.get("review") for row in kept] == ["accepted", "edited", None, None]
     assert card == {"a": {"accepted": 1, "edited": 1, "rejected": 1, "open": 2, "outdated": 1}, "b": NOBODY}
 
 
 def test_the_wrong_file_is_refused(tmp_path: Path):
     add_decisions(tmp_path / "r.jsonl", [decide(chat(9), "reject")])
     with pytest.raises(InputError, match="none of the 1 decisions"):
-        apply_reviews({"a": ROWS}, {"a": tmp_path / "r.jsonl"})
+        reviews = Reviews(["a"], {"a": tmp_path / "r.jsonl"})
+        assert [reviews("a", row) for row in ROWS] == ROWS
+        reviews.summary()
     with pytest.raises(InputError, match="reviews of 'c'"):
-        apply_reviews({"a": ROWS}, {"c": tmp_path / "r.jsonl"})
+        Reviews(["a"], {"c": tmp_path / "r.jsonl"})
 
 
 @pytest.mark.parametrize("cut", range(1, 60, 7))
@@ -118,5 +122,6 @@ def test_the_mix_applies_reviews_and_its_card_says_so(known, run_stage, tmp_path
     given = {"reviewed": known.write(tmp_path / "a.jsonl", ROWS), "other": known.write(tmp_path / "b.jsonl", [chat(7)])}
     metrics, out = run_stage("mix", {"reviews": {"reviewed": tmp_path / "r.jsonl"}}, chats=given)
     assert metrics["rows"] == 5 and [row["reason"] for row in known.read(out["chats"] / "dropped.jsonl")] == [REJECTED]
+    assert metrics[f"dropped/{REJECTED}"] == 1 and "- reviewed: accepted 1, edited 0, rejected 1" in (out["chats"] / "card.md").read_text()
     card = json.loads((out["chats"] / "card.json").read_text())
     assert card["reviews"] == {"reviewed": {"accepted": 1, "edited": 0, "rejected": 1, "open": 3, "outdated": 0}, "other": NOBODY}
