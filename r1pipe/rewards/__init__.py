@@ -54,7 +54,8 @@ MODEL_REWARDS: dict[str, tuple[str, ...]] = {
     "harmless": (HARMFUL_DOMAIN,),
 }
 MODEL_PORTS = {"helpful": "helpful_rm", "harmless": "safety_rm"}  # the input of a stage that holds the reward's model
-REQUIRED = frozenset({"accuracy", "code", "reasoning_gym", "judge", *MODEL_REWARDS})
+VERDICTS = frozenset({"accuracy", "code", "reasoning_gym"})
+REQUIRED = VERDICTS | {"judge", *MODEL_REWARDS}
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,9 @@ def score(
 ) -> Scores:
     """Judge every completion by every component that applies to its row.
 
+    A row that a reward model judges is not judged by a rule as well, unless the rule's `domains` name it (v2 3.2.2: rules for reasoning data,
+    reward models for general data): a rule reads an answer out of a courteous reply less often than out of a bare one, and would train that.
+
     Args:
         specs: the components; a name may stand twice, the second is then called name#2.
         completions: one response a row.
@@ -160,8 +164,10 @@ def score(
     unjudged: dict[str, int] = {}
     totals: list[float | None] = [0.0] * len(rows)
     scorable = [False] * len(rows)
+    modelled = {i for i, row in enumerate(rows) if any(spec.name in MODEL_REWARDS and applies(spec, row) for spec in specs)}
     for spec, name in zip(specs, component_names(specs), strict=True):
-        applied[name] = [applies(spec, row) for row in rows]
+        left = modelled if spec.name in VERDICTS and spec.domains is None else set()
+        applied[name] = [i not in left and applies(spec, row) for i, row in enumerate(rows)]
         chosen = [i for i, yes in enumerate(applied[name]) if yes]
         values = _judge(spec, [completions[i] for i in chosen], [rows[i] for i in chosen], models or {}) if chosen else []
         components[name] = [None] * len(rows)

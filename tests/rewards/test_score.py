@@ -59,6 +59,17 @@ def test_domains_restrict() -> None:
     assert scores.totals == [2.0, 1.0]
 
 
+def test_a_row_that_a_reward_model_judges_is_not_judged_by_a_rule_as_well() -> None:
+    """Else RL learns to leave the courtesy out, since the rule reads the answer more easily then."""
+    specs = [RewardSpec(name="accuracy"), RewardSpec(name="helpful")]
+    rows = [{"domain": "general", "prompt": "What has four sides?", "answer": "square"}, {"domain": "math", "prompt": "2+2?", "answer": "4"}]
+    models = {"helpful": lambda prompts, texts: [0.75] * len(texts)}
+    scores = score(specs, ["A square. Have a nice day!", "4"], rows, models)
+    assert scores.components == {"accuracy": [None, 1.0], "helpful": [0.75, None]} and scores.totals == [0.75, 1.0]
+    stated = [RewardSpec(name="accuracy", domains=["general", "math"]), RewardSpec(name="helpful")]
+    assert score(stated, ["square", "4"], rows, models).totals == [1.75, 1.0]
+
+
 def test_helpful_sees_the_summary_and_harmless_the_whole_response() -> None:
     seen: dict[str, tuple[list[str], list[str]]] = {}
 
