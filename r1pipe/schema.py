@@ -6,11 +6,12 @@ stands here and nowhere else. Batch sizes are global; per-device numbers are der
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 
@@ -55,7 +56,13 @@ class TextFile(Model):
     file: Path = Field(description="in UTF-8")
 
 
-Text = str | TextFile
+def _no_path(text: str) -> str:
+    if re.fullmatch(r"\S+\.(txt|md|jsonl?|ya?ml)", text):
+        raise ValueError(f"a text is wanted, and this is the name of a file: write {{file: {text}}}")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_no_path)] | TextFile
 """A text as it stands in the YAML, or `{file: PATH}`; r1pipe.data.render.read_text reads it."""
 
 

@@ -14,7 +14,8 @@ reason and the share of right samples of every prompt, and dropped.jsonl. `stop_
 Of a prompt of which more than `per_prompt` rows are kept, the source that is named first comes first, and reuse last.
 The teachers are services (`sampling`) or checkpoints (`inputs.teachers`), each source its own; so is the rewriter, where it is a model. It works
 on one rank, on the traces that were chosen.
-Not done here: people, who convert the first traces and check all of them in the paper; for the check see `r1pipe data review` (stages/mix.py).
+Not done here: people, who convert the first traces and check all of them in the paper. Who has people lets them decide with `r1pipe data review`,
+and puts a `mix` of this one input between here and cold-start, which leaves out what they rejected and takes what they edited.
 
     cold-start-data:
       kind: cold-start-data
@@ -31,14 +32,20 @@ Not done here: people, who convert the first traces and check all of them in the
         direct: {sampling: {backend: openai, endpoint: {base_url: http://127.0.0.1:8000/v1, model: v3}}}
       rewriter: {guidelines: {file: style.txt}, sampling: {n: 2, backend: openai, endpoint: {base_url: http://127.0.0.1:8000/v1, model: v3}}}
 
+    reviewed:
+      kind: mix
+      inputs: {chats: {traces: cold-start-chats}}
+      outputs: {chats: reviewed-chats}         # what cold-start reads then
+      reviews: {traces: traces-reviews.jsonl}  # of `r1pipe data review RUN/cold-start-data --decisions traces-reviews.jsonl`
+
 Alone: `r1pipe run-stage cold-start-data -c my.yaml`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from r1pipe.artifacts import Chats, Checkpoint, Prompts
 from r1pipe.data.filters import Filters
@@ -82,6 +89,11 @@ class Config(SamplingConfig):
     )
     after: Filters = Field(default=Filters(min_language=0.95), description="what the rewritten must look like")
     max_rows: int | None = Field(default=None, ge=1, description="rows in all ('thousands', v2 B.3.2); none = all that is kept")
+
+    @field_validator("sources", mode="before")
+    @classmethod
+    def _named_alone(cls, value: Any) -> Any:
+        return {name: {} if source is None else source for name, source in value.items()} if isinstance(value, dict) else value
 
     @model_validator(mode="after")
     def _said_once(self) -> Config:

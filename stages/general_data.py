@@ -71,7 +71,7 @@ class Config(EngineConfig):
 
     def mismatch(self, given: set[str]) -> str:
         if isinstance(self.writer, Writer):
-            return self.writer.sampling.mismatch("model" in given)
+            return self.writer.sampling.mismatch("model" in given) or ("" if "prompts" in given else "the writer has nothing to answer: give inputs.prompts")
         return f"inputs.model would not be asked: the writer is {self.writer}" if "model" in given else ""
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 
 import numpy as np
@@ -20,6 +20,8 @@ _WORDS = re.compile(rf"[{_CHARACTER}]|[^\W{_CHARACTER}]+")
 _ASCII_WORDS = re.compile(r"\w+")
 _CHARACTERS = re.compile(f"[{_CHARACTER}]")
 _BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, so that no bit of a hash is lost; else arbitrary
+_PIECE = 1 << 20  # characters whose words are hashed at a time; some 50 bytes each
+_BETWEEN = re.compile(r"\W")
 _MIX = np.uint64(0xD6E8FEB86659FD93)
 _NO_WORD = np.uint64(0x2545F4914F6CDD1D)  # stands for the words that a text is short of
 
@@ -64,7 +66,28 @@ def hash_texts(texts: Sequence[str], least: int = 0) -> tuple[np.ndarray, np.nda
     Returns:
         hashes_T uint64 of all texts, and their offsets (R+1,) int64.
     """
-    plain = [_plain(text) for text in texts]
+    plain = list(map(_plain, texts))
+    if max(map(len, plain), default=0) <= _PIECE:
+        hashes_T, counts_R = _hash_plain(plain)
+    else:  # a text at a time, in pieces
+        parts = [[_hash_plain([piece])[0] for piece in _pieces(text)] for text in plain]
+        hashes_T, counts_R = np.concatenate([part for of_text in parts for part in of_text]), np.array([sum(map(len, of_text)) for of_text in parts])
+    offsets = np.concatenate([[0], np.cumsum(counts_R)]).astype(np.int64)
+    return _filled(texts, hashes_T, offsets, least) if counts_R.min(initial=least) < least else (hashes_T, offsets)
+
+
+def _pieces(plain: str) -> Iterator[str]:
+    """A text cut between its words, so that the arrays of a long one stay small."""
+    start = 0
+    while start < len(plain):
+        cut = _BETWEEN.search(plain, start + _PIECE)
+        end = cut.end() if cut else len(plain)
+        yield plain[start:end]
+        start = end
+
+
+def _hash_plain(plain: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """hashes_T of all texts, and how many words each has (R,)."""
     points_C = np.frombuffer("\n".join(plain).encode("utf-32-le", "surrogatepass"), np.uint32)
     kinds_C = _kinds()[points_C]
     starts_C = kinds_C == 2
@@ -82,8 +105,7 @@ def hash_texts(texts: Sequence[str], least: int = 0) -> tuple[np.ndarray, np.nda
     hashes_T *= _MIX
     hashes_T ^= hashes_T >> np.uint64(29)
     ends = np.cumsum([len(text) + 1 for text in plain], dtype=np.int64)
-    offsets = np.concatenate([[0], np.searchsorted(starts_T, ends)]).astype(np.int64)
-    return _filled(texts, hashes_T, offsets, least) if np.diff(offsets).min(initial=least) < least else (hashes_T, offsets)
+    return hashes_T, np.diff(np.searchsorted(starts_T, ends), prepend=0)
 
 
 def _filled(texts: Sequence[str], hashes_T: np.ndarray, offsets: np.ndarray, least: int) -> tuple[np.ndarray, np.ndarray]:

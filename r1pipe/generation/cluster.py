@@ -9,6 +9,7 @@ does that again elsewhere. In-process back ends take a GPU each where the cluste
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,8 @@ from r1pipe.errors import ConfigError, MissingToolError, R1PipeError, StageError
 from r1pipe.generation import Completion, Draw, Generator, Unit
 from r1pipe.generation.sampling import Asked, Sampler, Settle, candidates_of
 
-AT_A_TIME = 2  # times `in_flight` units that a worker is handed at a time
+AT_A_TIME = 2  # times `in_flight` units that a worker is handed at a time; these are in flight with what waits to be verified
+MOST = 16384  # units that are on their way at a time, since each carries its rows
 
 Load = Callable[[], Generator]
 Item = dict[str, str]  # a unit on its way: `unit`, `rows` (one a draw), `samples` and `verdicts` as JSON, `error` pickled in hex
@@ -44,10 +46,14 @@ class RaySampler(Sampler):
         self._load, self._budgeted = load, budgeted
 
     def _work(self, cohorts: Iterable[int]) -> None:
-        if todo := [asked for cohort in cohorts for asked in self._round(cohort, 0)]:
-            start()
-        while todo:
-            todo = self._over(todo)
+        todo = [asked for cohort in cohorts for asked in self._round(cohort, 0)]
+        joined = start() if todo else None
+        try:
+            while todo:
+                todo = self._over(todo)
+        finally:
+            if joined:
+                joined.shutdown()
 
     def _over(self, todo: list[Asked]) -> list[Asked]:
         """One round of all cohorts; what is to be asked next."""
@@ -65,7 +71,7 @@ class RaySampler(Sampler):
                 waiting.append((asked, completions))
         workers, gpus = self._workers()
         size = max(1, self.generator.in_flight * AT_A_TIME)
-        wave = size * workers if self._budgeted else max(1, len(waiting))
+        wave = size * workers if self._budgeted else max(MOST, size * workers)
         unanswered: list[str] = []
         for first in range(0, len(waiting), wave):
             now = waiting[first : first + wave]
@@ -75,17 +81,17 @@ class RaySampler(Sampler):
             by_key = {asked.unit.key: (asked, completions) for asked, completions in now}
             for item in self._spread([self._item(*one) for one in now], size, workers, gpus):
                 asked, completions = by_key[_unit(item).key]
+                if completions is None and item["samples"]:
+                    completions = self._keep(asked.unit, [Completion(**one) for one in json.loads(item["samples"])])
                 if item["error"]:
                     error = _unpack(item["error"])
                     if not isinstance(error, NoAnswer):
                         raise error
                     unanswered.append(error.why)
                     continue
-                if completions is None:
-                    completions = self._keep(asked.unit, [Completion(**one) for one in json.loads(item["samples"])])
-                verdicts = json.loads(item["verdicts"])
+                assert completions is not None
                 drawn = candidates_of(asked.unit, self.rows, completions, self.source)
-                settled = [replace(candidate, **verdict) for candidate, verdict in zip(drawn, verdicts, strict=True)]
+                settled = [replace(candidate, **verdict) for candidate, verdict in zip(drawn, json.loads(item["verdicts"]), strict=True)]
                 self._keep_verdicts(asked.unit, completions, settled)
                 following += self._put(asked, completions, settled)
         if unanswered:
@@ -104,9 +110,8 @@ class RaySampler(Sampler):
 
         load, settle = _pack(self._load), _pack((self.settle, self.source))
         data = ray.data.from_items(items, override_num_blocks=-(-len(items) // size))
-        data = data.map_batches(
-            Drawing, fn_constructor_args=(load,), batch_size=size, concurrency=(1, workers), num_gpus=1 if gpus else 0, num_cpus=0 if gpus else 1
-        )
+        pool = ray.data.ActorPoolStrategy(min_size=1, max_size=workers)
+        data = data.map_batches(Drawing, fn_constructor_args=(load,), batch_size=size, compute=pool, num_gpus=min(gpus, 1), num_cpus=1 - min(gpus, 1))
         yield from data.map_batches(settling, fn_kwargs={"settle": settle}, batch_size=size, num_cpus=1).iter_rows()
 
     def _workers(self) -> tuple[int, int]:
@@ -120,8 +125,8 @@ class RaySampler(Sampler):
         return gpus or max(1, int(there["CPU"]) // 2), gpus
 
 
-def start() -> None:
-    """Join the cluster, or start one of this machine; nothing if that was done.
+def start() -> Any:
+    """Join the cluster, or start one of this machine; returns `ray` to be shut down, or None where this process was in one already.
 
     Raises:
         MissingToolError: Ray is not installed.
@@ -133,14 +138,16 @@ def start() -> None:
         import ray.data
     except ImportError as error:
         raise MissingToolError(f"`engine: ray` needs Ray, which cannot be imported: {error}", fix="pip install 'r1pipe[ray]'; or engine: local") from None
-    if not ray.is_initialized():
+    joins = not ray.is_initialized()
+    if joins:
         try:
             ray.init(logging_level="ERROR", log_to_driver=False)
         except (ConnectionError, ValueError, RuntimeError) as error:
             where = f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS', '')}"
             raise ConfigError(f"no Ray cluster can be joined: {str(error).splitlines()[0]}", where, "start it with `ray start --head`") from None
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False  # the stage shows its own
+    ray.data.DataContext.get_current().enable_progress_bars = False  # the stage shows its own
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    return ray if joins else None
 
 
 # --- on the workers ---------------------------------------------------------------------------------------------------

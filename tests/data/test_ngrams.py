@@ -71,3 +71,11 @@ def test_short_texts_are_filled_up():
 def test_many_english_words_share_no_hash():
     names = [f"{a}{b}{c}" for a in "abcdefghij" for b in range(100) for c in "klmnopqrstuvwxyz"] + [f"{n}" for n in range(200_000)]
     assert len(set(hash_texts([" ".join(names)])[0].tolist())) == len(names)
+
+
+def test_long_texts_are_hashed_in_pieces(monkeypatch):
+    texts = ["one two  three, four", "看了 九十页 and more", "", "unbroken" * 9]
+    whole = [found.tolist() for found in hash_texts(texts, 3)]
+    for size in (1, 4, 7):
+        monkeypatch.setattr("r1pipe.data.ngrams._PIECE", size)
+        assert [found.tolist() for found in hash_texts(texts, 3)] == whole
