@@ -142,7 +142,7 @@ def scan(
     total = sum(count_rows(file) for path in paths.values() for file in dataset_files(path))
     size = sum(file.stat().st_size for path in paths.values() for file in dataset_files(path))
     domains: dict[str, int] = {}
-    with (folder / ROWS).open("ab") as rows, (folder / ENTRIES).open("ab") as entries:
+    with (folder / ROWS).open("ab", buffering=_CHUNK) as rows, (folder / ENTRIES).open("ab") as entries:
         done = entries.tell() // measure.entry.itemsize
         entries.truncate(done * measure.entry.itemsize)
         rows.truncate(int(np.memmap(folder / ENTRIES, measure.entry, "r")["end"][-1]) if done else 0)

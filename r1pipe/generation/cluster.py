@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
+import socket
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -23,6 +25,7 @@ from r1pipe.generation import Completion, Draw, Generator, Unit
 from r1pipe.generation.sampling import Asked, Sampler, Settle, candidates_of
 
 AT_A_TIME = 2  # times `in_flight` units that a worker is handed at a time; these are in flight with what waits to be verified
+REACH_S = 10.0
 MOST = 16384  # units that are on their way at a time, since each carries its rows
 
 Load = Callable[[], Generator]
@@ -140,10 +143,13 @@ def start() -> Any:
         raise MissingToolError(f"`engine: ray` needs Ray, which cannot be imported: {error}", fix="pip install 'r1pipe[ray]'; or engine: local") from None
     joins = not ray.is_initialized()
     if joins:
+        address = os.environ.get("RAY_ADDRESS", "")
         try:
+            if named := re.fullmatch(r"\[?([^/]+?)\]?:(\d+)", address):  # Ray itself would try for minutes
+                socket.create_connection((named[1], int(named[2])), REACH_S).close()
             ray.init(logging_level="ERROR", log_to_driver=False)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            where = f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS', '')}"
+        except (OSError, OverflowError, ValueError, RuntimeError) as error:
+            where = f"RAY_ADDRESS={address}"
             raise ConfigError(f"no Ray cluster can be joined: {str(error).splitlines()[0]}", where, "start it with `ray start --head`") from None
     ray.data.DataContext.get_current().enable_progress_bars = False  # the stage shows its own
     logging.getLogger("ray.data").setLevel(logging.ERROR)
