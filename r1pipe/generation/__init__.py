@@ -60,8 +60,16 @@ class Generator(Protocol):
     """A model with the rows that it answers."""
 
     in_flight: int  # units at a time; `draw` is called from threads
-    alone: bool  # it computes on this machine's CPU: verifying beside it would slow both (spinning OpenMP threads)
-    remote: bool  # it computes elsewhere
+
+    @property
+    def alone(self) -> bool:
+        """It computes on this machine's CPU: verifying beside it would slow both (spinning OpenMP threads)."""
+        ...
+
+    @property
+    def remote(self) -> bool:
+        """It computes elsewhere."""
+        ...
 
     def cohorts(self, rounds: bool) -> list[list[int]]:
         """The rows' numbers in the order in which they are asked, cut into what goes through its rounds together.

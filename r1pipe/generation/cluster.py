@@ -41,22 +41,25 @@ class RaySampler(Sampler):
         rest: as Sampler's.
     """
 
-    alone = False  # nothing is drawn in this process
-
     def __init__(self, load: Load, budgeted: bool, *rest: Any, **named: Any) -> None:
         super().__init__(load(), *rest, **named)
         assert self.settle is not None
         self._load, self._budgeted = load, budgeted
+        self._joined: Any = None  # ray, once this process is part of a cluster
+
+    @property
+    def alone(self) -> bool:
+        return False  # nothing is drawn in this process
 
     def _work(self, cohorts: Iterable[int]) -> None:
         todo = [asked for cohort in cohorts for asked in self._round(cohort, 0)]
-        joined = start() if todo else None
         try:
             while todo:
                 todo = self._over(todo)
         finally:
-            if joined:
-                joined.shutdown()
+            if self._joined:
+                self._joined.shutdown()
+                self._joined = None
 
     def _over(self, todo: list[Asked]) -> list[Asked]:
         """One round of all cohorts; what is to be asked next."""
@@ -72,6 +75,9 @@ class RaySampler(Sampler):
                 following += self._put(asked, completions, known)
             else:
                 waiting.append((asked, completions))
+        if not waiting:
+            return following
+        self._joined = self._joined or start()
         workers, gpus = self._workers()
         size = max(1, self.generator.in_flight * AT_A_TIME)
         wave = size * workers if self._budgeted else max(MOST, size * workers)
@@ -115,7 +121,8 @@ class RaySampler(Sampler):
         data = ray.data.from_items(items, override_num_blocks=-(-len(items) // size))
         pool = ray.data.ActorPoolStrategy(min_size=1, max_size=workers)
         data = data.map_batches(Drawing, fn_constructor_args=(load,), batch_size=size, compute=pool, num_gpus=min(gpus, 1), num_cpus=1 - min(gpus, 1))
-        yield from data.map_batches(settling, fn_kwargs={"settle": settle}, batch_size=size, num_cpus=1).iter_rows()
+        verify: Any = settling  # its batches are of NumPy arrays
+        yield from data.map_batches(verify, fn_kwargs={"settle": settle}, batch_size=size, num_cpus=1).iter_rows()
 
     def _workers(self) -> tuple[int, int]:
         """(how many may draw at a time, GPUs to draw on); half of the CPUs are left to verifying."""
@@ -147,7 +154,7 @@ def start() -> Any:
         try:
             if named := re.fullmatch(r"\[?([^/]+?)\]?:(\d+)", address):  # Ray itself would try for minutes
                 socket.create_connection((named[1], int(named[2])), REACH_S).close()
-            ray.init(logging_level="ERROR", log_to_driver=False)
+            ray.init(logging_level=logging.ERROR, log_to_driver=False)
         except (OSError, OverflowError, ValueError, RuntimeError) as error:
             where = f"RAY_ADDRESS={address}"
             raise ConfigError(f"no Ray cluster can be joined: {str(error).splitlines()[0]}", where, "start it with `ray start --head`") from None
