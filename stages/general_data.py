@@ -80,6 +80,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     from r1pipe.data.candidates import Candidate, choose, screen, write_chats
     from r1pipe.data.card import token_counter
     from r1pipe.data.io import read_rows
+    from r1pipe.data.response import split_response
     from r1pipe.data.sources import Loaded, load
     from r1pipe.errors import ConfigError
 
@@ -97,7 +98,8 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     from_files = [Candidate({**row, "prompt": row["messages"][0]["content"]}, row["messages"][-1]["content"], "reuse") for row in reused.rows]
     candidates += screen(from_files, config.filters)  # the world's habits are what `careful` says, and stay
     candidates = choose(candidates, 1, "first", random.Random(config.seed), config.max_rows)
-    return write_chats(outputs.chats.path, candidates, here.stage, tokens=token_counter(model) if model else None, unread=reused.dropped)
+    card = {"with thinking": sum(bool(split_response(candidate.response).thinking) for candidate in candidates if not candidate.reason)}
+    return write_chats(outputs.chats.path, candidates, here.stage, card, token_counter(model) if model else None, reused.dropped)
 
 
 def _refusals(rows: list[dict[str, Any]], config: Config) -> int:

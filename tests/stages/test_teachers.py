@@ -75,6 +75,7 @@ def test_a_model_writes_general_rows(service: str, judge: str, tmp_path: Path) -
     assert sum(row["domain"] == "harmful" for row in kept) == 2
     reasons = Counter(row["reason"] for row in dropped)
     assert reasons["enough refusals"] == 2 and reasons["wrong by the judge"] >= 3
+    assert card["with thinking"] == len(kept) - 3
     assert card["sources"]["written"]["kept"] == len(kept) and card["reviews"] == "not reviewed by people"
     assert stats(judge)["last"]["messages"][0]["content"].startswith("Go by these guidelines:\nBe strict.\n")
     assert "Guidelines:\nName the numbers." in stats(service)["last"]["messages"][0]["content"]
