@@ -142,13 +142,16 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
 
     from r1pipe.data.candidates import choose, pass_rates, read_prompts, reuse_candidates, write_chats
     from r1pipe.data.card import token_counter
-    from r1pipe.data.teacher import prompted, rewrite_all
+    from r1pipe.data.teacher import Teacher, check, prompted, rewrite_all
     from r1pipe.generation import sample_and_settle
 
     rows, model = read_prompts(inputs.prompts.path, here), inputs.model.path if inputs.model else None
     teachers = {name: checkpoint.path for name, checkpoint in (inputs.teachers or {}).items()}
     sources = config.sources or {ZERO: Prompted(), **({"reuse": Prompted()} if config.reuse else {})}
     asked = {name: prompted(source, name, rows, config.seed) for name, source in sources.items() if name in SHOWN}
+    for name, source in [*sources.items(), ("rewrite", config.rewriter)]:
+        if name in (*SHOWN, "rewrite") and isinstance(source, Teacher):
+            check(source, name)
     settle, candidates = partial(_settle, config), []
     for name, source in sources.items():
         if name == ZERO:

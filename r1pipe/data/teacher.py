@@ -18,7 +18,7 @@ from pydantic import Field
 
 from r1pipe.artifacts import Chats
 from r1pipe.data.filters import units
-from r1pipe.data.render import read_text
+from r1pipe.data.render import read_template, read_text
 from r1pipe.data.response import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN, join_response, split_response
 from r1pipe.data.sources import Source, Sources, load
 from r1pipe.errors import InputError
@@ -120,6 +120,21 @@ def prompted(source: Prompted, name: str, rows: Sequence[Row], seed: int) -> lis
         drawn = random.Random(f"{seed}:{row['id']}").sample(texts, min(source.shots, len(texts)))
         found.append({**row, "prompt": fill(prompt=row["prompt"], examples="\n\n".join(drawn))})
     return found
+
+
+def check(teacher: Teacher, name: str) -> None:
+    """Find out before hours of sampling what would go wrong after them.
+
+    Raises:
+        InputError: as ask, or a template that is none.
+        ConfigError: a service whose address or key is missing.
+    """
+    from r1pipe.generation import load_generator
+
+    ask(teacher, name, teacher.instruction)
+    read_template(teacher.template)
+    if teacher.sampling.endpoint is not None:
+        load_generator(None, [], teacher.sampling, teacher.template, 0)
 
 
 # --- what is written --------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ sys.path.append(str(Path(__file__).parents[1] / "generation"))
 from service import rows, sampling, stats, writer  # noqa: E402
 
 from r1pipe.artifacts import Chats, Checkpoint, Prompts  # noqa: E402
-from r1pipe.errors import BudgetError, ConfigError  # noqa: E402
+from r1pipe.errors import BudgetError, ConfigError, InputError  # noqa: E402
 from r1pipe.here import Here  # noqa: E402
 from r1pipe.kinds import load_kind  # noqa: E402
 
@@ -149,6 +149,18 @@ def test_a_checkpoint_of_its_own_for_a_source(taught_checkpoint: Path, tmp_path:
     asked = [{**row, "prompt": f"What is {2 + n}+3?"} for n, row in enumerate(rows(4))]
     _, kept, _, _ = run(tmp_path, "cold-start-data", asked, config, teachers={"direct": Checkpoint(taught_checkpoint)})
     assert kept and {row["source"] for row in kept} == {"direct"}
+
+
+@pytest.mark.parametrize(
+    "rewriter, message",
+    [({"instruction": "Write it anew."}, r"holds \{answer\} 0 times"), ({"endpoint": {"api_key_env": "NO_SUCH_KEY"}}, "NO_SUCH_KEY is not set")],
+)
+def test_what_the_rewriter_lacks_is_said_before_anything_is_drawn(service: str, rewriter: dict[str, Any], message: str, tmp_path: Path) -> None:
+    block = {"sampling": sampling(service, "teacher", **rewriter.get("endpoint", {})), **{k: v for k, v in rewriter.items() if k != "endpoint"}}
+    before = stats(service)["requests"]
+    with pytest.raises((ConfigError, InputError), match=message):
+        run(tmp_path, "cold-start-data", rows(), {"sampling": sampling(service), "rewriter": block})
+    assert stats(service)["requests"] == before
 
 
 ENDPOINT = "backend: openai, endpoint: {base_url: 'http://x/v1', model: m}"
