@@ -202,7 +202,9 @@ def _stage(
     inputs = join_inputs(name, kind, block, made, later, problems)
     use = join_use(name, kind, block, problems)
     outputs = join_outputs(name, kind, block, use, made, problems)
-    if config is not None and not use and (mismatch := config.mismatch({port for port, source in inputs.items() if source})):
+    given = {port for port, source in inputs.items() if source}
+    given |= {f"{port}.{key}" for port, source in inputs.items() if isinstance(source, dict) for key in source}
+    if config is not None and not use and (mismatch := config.mismatch(given)):
         problems.append(Problem(f"stages.{name}: {mismatch}", where))
     return None if config is None else Stage(name, kind, config, inputs, outputs, use, files, where)
 

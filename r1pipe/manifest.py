@@ -1,6 +1,6 @@
 """What a stage was made from, and so whether what lies on disk is still it.
 
-Fingerprint = kind + config (without launch, logging, audit, guards and how a service is asked; path fields by content) + identities of
+Fingerprint = kind + config (without launch, engine, logging, audit, guards and how a service is asked; path fields by content) + identities of
 the inputs: a produced input is its maker's fingerprint and port, a brought one the hash of its content. States: missing (run), partial
 (resume), done (skip), stale (refuse). Versions of r1pipe, the stage module and the libraries are recorded, not fingerprinted.
 """
@@ -30,9 +30,13 @@ NOT_FINGERPRINTED: dict[str, Any] = {  # how a stage is run and watched
     "launch": True,
     "logging": True,
     "audit": True,
+    "engine": True,
     "grpo": {"guards"},
     "sampling": _SERVICE,
     "passes": {"__all__": {"sampling": _SERVICE}},
+    "sources": {"__all__": {"sampling": _SERVICE}},
+    "writer": {"sampling": _SERVICE},
+    "rewriter": {"sampling": _SERVICE},
 }
 
 

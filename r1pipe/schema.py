@@ -6,10 +6,12 @@ stands here and nowhere else. Batch sizes are global; per-device numbers are der
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 
@@ -48,6 +50,22 @@ def _laid_over(field: FieldInfo | None, value: Any) -> Any:
     return stated | value
 
 
+class TextFile(Model):
+    """A text that is too long for the YAML; its content is what enters the fingerprint."""
+
+    file: Path = Field(description="in UTF-8")
+
+
+def _no_path(text: str) -> str:
+    if re.fullmatch(r"\S+\.(txt|md|jsonl?|ya?ml)", text):
+        raise ValueError(f"a text is wanted, and this is the name of a file: write {{file: {text}}}")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_no_path)] | TextFile
+"""A text as it stands in the YAML, or `{file: PATH}`; r1pipe.data.render.read_text reads it."""
+
+
 class Ports(Model):
     """Base of a stage's Inputs and Outputs: each field's type is an Artifact, `Artifact | None`, or `dict[str, Artifact]`."""
 
@@ -78,7 +96,11 @@ class StageConfig(Model):
     launch: Launch = Launch()
 
     def mismatch(self, given: set[str]) -> str:
-        """Why this config does not go with the inputs that are given (names of ports); empty where it does. Asked when the YAML is read."""
+        """Why this config does not go with the inputs that are given; empty where it does. Asked when the YAML is read.
+
+        Args:
+            given: names of ports; of those that hold several, `port.key` too.
+        """
         return ""
 
 
@@ -101,6 +123,9 @@ class JudgeEndpoint(ServedModel):
     """A language model as a judge."""
 
     max_tokens: int = Field(default=1024, ge=1, description="of the judge's reply")
+    guidelines: Text | None = Field(
+        default=None, exclude_if=lambda value: value is None, description="what else it should go by: a text, or {file: PATH}; of a reward a text"
+    )
 
 
 class SamplingEndpoint(ServedModel):
@@ -153,7 +178,24 @@ class Sampling(Model):
         return "" if self.endpoint is not None or has_model else f"no model to sample from: `backend: {self.backend}` samples from the input `model`"
 
 
-class SamplingConfig(StageConfig):
+Engine = Literal["local", "ray"]
+
+
+class EngineConfig(StageConfig):
+    """Base of the Configs of stages that sample and verify, here or on a Ray cluster. Which does not enter the fingerprint."""
+
+    engine: Engine = Field(
+        default="local", exclude_if=lambda value: value == "local", description="ray = over the machines of a Ray cluster (r1pipe/generation/cluster.py)"
+    )
+
+    @model_validator(mode="after")
+    def _spread_once(self) -> EngineConfig:
+        if self.engine == "ray" and (self.launch.num_processes != 1 or self.launch.nodes != 1):
+            raise ValueError("`engine: ray` spreads the work itself; leave out launch.num_processes and launch.nodes")
+        return self
+
+
+class SamplingConfig(EngineConfig):
     """Base of the Configs of stages that sample from one model, which may be behind a service, and keep some rows of each prompt."""
 
     sampling: Sampling = Sampling()

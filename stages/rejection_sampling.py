@@ -17,6 +17,7 @@ cut off, while others are sampled. At most `per_prompt` responses of a prompt go
       # or from a service, in the place of inputs.model:
       sampling: {n: 16, backend: openai, endpoint: {base_url: http://127.0.0.1:8000/v1, model: my-teacher, budget_tokens: 50000000}}
       stop_after: 2
+      engine: ray   # over the machines of a Ray cluster: r1pipe/generation/cluster.py
 
 Alone: `r1pipe run-stage rejection-sampling -c my.yaml`.
 """
@@ -63,24 +64,30 @@ class Config(SamplingConfig):
 def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[str, float]:
     """Sample, verify and filter meanwhile, choose."""
     import random
+    from functools import partial
 
-    from r1pipe.data.candidates import choose, pass_rates, read_prompts, reuse_candidates, screen, verify, write_chats
+    from r1pipe.data.candidates import choose, pass_rates, read_prompts, reuse_candidates, write_chats
     from r1pipe.data.card import token_counter
     from r1pipe.data.judges import load_judge
     from r1pipe.generation import sample_and_settle
 
-    rows, judge = read_prompts(inputs.prompts.path, here), load_judge(config.judge)
-
-    def settle(candidates: list[Candidate]) -> list[Candidate]:
-        return screen(verify(candidates, judge), config.filters)
-
-    model = inputs.model.path if inputs.model else None
-    candidates = sample_and_settle(model, rows, config.sampling, config.template, here, config.seed, "sampled", settle, config.stop_after)
+    rows, model = read_prompts(inputs.prompts.path, here), inputs.model.path if inputs.model else None
+    load_judge(config.judge)  # what is wrong with it is said before anything is drawn
+    settle = partial(_settle, config)
+    drawn = sample_and_settle(model, rows, config.sampling, config.template, here, config.seed, "sampled", settle, config.stop_after, engine=config.engine)
     if not here.main:
         return {}
+    candidates = [candidate for of_row in drawn for candidate in of_row]
     rates = pass_rates(candidates)
     if config.reuse:
         candidates += settle(reuse_candidates(rows))
     chosen = choose(candidates, config.per_prompt, config.prefer, random.Random(config.seed), config.max_rows)
     metrics = write_chats(outputs.chats.path, chosen, here.stage, {"pass_rates": rates}, token_counter(model) if model else None)
     return {**metrics, "pass_rate": sum(rates.values()) / len(rates), "unsolved": sum(not rate for rate in rates.values())}
+
+
+def _settle(config: Config, candidates: list[Candidate]) -> list[Candidate]:
+    from r1pipe.data.candidates import screen, verify
+    from r1pipe.data.judges import load_judge
+
+    return screen(verify(candidates, load_judge(config.judge)), config.filters)

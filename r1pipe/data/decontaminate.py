@@ -17,7 +17,7 @@ import numpy as np
 from r1pipe.artifacts import Prompts
 from r1pipe.data.draw import raw_rows, selected
 from r1pipe.data.mix import Decontaminate
-from r1pipe.data.ngrams import hash_words, mostly_characters, ngrams, words
+from r1pipe.data.ngrams import hash_texts, mostly_characters, ngrams, words
 from r1pipe.data.sources import Source, load
 from r1pipe.errors import InputError
 
@@ -35,8 +35,8 @@ class Grams:
     seen: np.ndarray
 
     @classmethod
-    def of(cls, texts: Sequence[Sequence[str]], owners: Sequence[int], n: int) -> Grams:
-        hashes, offsets = ngrams(*hash_words(texts), n)
+    def of(cls, texts: Sequence[str], owners: Sequence[int], n: int) -> Grams:
+        hashes, offsets = ngrams(*hash_texts(texts), n)
         unique, first = np.unique(hashes, return_index=True)
         seen = np.zeros(int(_FILTER) + 1, bool)
         seen[unique & _FILTER] = True
@@ -76,16 +76,16 @@ class Benchmarks:
         """
         n, n_characters = config.ngram, config.ngram_characters
         rows: list[str] = []
-        texts: dict[int, list[list[str]]] = {n: [], n_characters: []}
+        texts: dict[int, list[str]] = {n: [], n_characters: []}
         owners: dict[int, list[int]] = {n: [], n_characters: []}
         too_short = 0
         for source in config.sources:
             for name, found in _read(source, seed):
-                sized = [(n_characters if mostly_characters(text) else n, text) for text in map(words, found)]
-                for size, text in sized:
+                sized = [(n_characters if mostly_characters(of_text) else n, len(of_text), text) for text in found for of_text in [words(text)]]
+                for size, _, text in sized:
                     texts[size].append(text)
                     owners[size].append(len(rows))
-                too_short += all(len(text) < size for size, text in sized)
+                too_short += all(length < size for size, length, _ in sized)
                 rows.append(name)
         grams = [made for size in texts if len((made := Grams.of(texts[size], owners[size], size)).hashes_G)]
         if not grams:

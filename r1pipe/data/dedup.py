@@ -14,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 from rensa import RMinHash  # pyright: ignore[reportAttributeAccessIssue]  # a Rust module without stubs
 
-from r1pipe.data.ngrams import hash_words, ngrams, words
+from r1pipe.data.ngrams import hash_texts, ngrams, words
 
 NGRAM = 5  # words (characters of Chinese); our choice, as is all of this: the paper does not say how it removes duplicates
 HASHES = 128  # of a signature
@@ -39,7 +39,7 @@ def shingle_words(text: str) -> list[str]:
 
 
 def bands(hashes_T: np.ndarray, offsets: np.ndarray, threshold: float) -> np.ndarray:
-    """Hashed shingle words of R texts -> the band keys (R, bands) uint64."""
+    """Words of R texts (ngrams.hash_texts, at least NGRAM each) -> the band keys (R, bands) uint64."""
     grams, starts = ngrams(hashes_T, offsets, NGRAM)
     matrix = RMinHash.digest_matrix_from_flat_token_hashes(grams, starts.astype(np.uint64), num_perm=HASHES, seed=_SEED)
     rows = band_rows(threshold)
@@ -72,7 +72,7 @@ def near_duplicates(
 
     @lru_cache(maxsize=1024)
     def shingles(row: int) -> np.ndarray:
-        return np.unique(ngrams(*hash_words([shingle_words(text(row))]), NGRAM)[0])
+        return np.unique(ngrams(*hash_texts([text(row)], NGRAM), NGRAM)[0])
 
     buckets: dict[tuple[int, int], list[int]] = {}
     removed: dict[int, tuple[int, float]] = {}

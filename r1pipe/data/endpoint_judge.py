@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 from r1pipe.data.response import split_response
 from r1pipe.endpoint import GIVE_UP_AFTER, Unreadable
 from r1pipe.errors import InputError
-from r1pipe.rewards.judge import CORRECT, chat, chat_request, fill, read_flag, read_object
+from r1pipe.rewards.judge import CORRECT, chat, chat_request, fill, guided, read_flag, read_object
 from r1pipe.rewards.texts import after_thinking
 from r1pipe.schema import JudgeEndpoint
 
@@ -40,10 +40,11 @@ class EndpointJudge:
 
     def __init__(self, config: JudgeEndpoint) -> None:
         self.config, self.max_in_flight = config, config.max_in_flight
+        self._guidelines = guided(config)
         self._service = chat(config.base_url, config.api_key_env, config.timeout, config.retries, config.max_in_flight)
 
     def _ask(self, text: str, read: Callable[[Any], T]) -> T | None:
-        answer = self._service.ask(chat_request(self.config.model, text, self.config.max_tokens, self.config.extra), read)
+        answer = self._service.ask(chat_request(self.config.model, self._guidelines + text, self.config.max_tokens, self.config.extra), read)
         if self._service.gave_up:
             what = f"the judge at {self.config.base_url} gave no answer {GIVE_UP_AFTER} times running: {self._service.why}"
             raise InputError(what, fix="start it, and the same command goes on")

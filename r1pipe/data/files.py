@@ -59,7 +59,12 @@ def dataset_files(path: Path) -> list[Path]:
 
 
 def read_raw(path: Path, bad: Bad = refuse) -> Iterator[Located]:
-    """Each row as it stands, with where it stands.
+    """Each row as it stands, with where it stands; see read_lines."""
+    return ((where, row) for where, row, _ in read_lines(path, bad))
+
+
+def read_lines(path: Path, bad: Bad = refuse) -> Iterator[tuple[str, dict[str, Any], bytes]]:
+    """Each row as it stands, with where it stands and its line of JSON; of Parquet the line is empty.
 
     Args:
         path: a dataset folder or one file.
@@ -69,10 +74,13 @@ def read_raw(path: Path, bad: Bad = refuse) -> Iterator[Located]:
         InputError: a file is not whole, or is no JSON lines or Parquet.
     """
     for file in dataset_files(path):
-        yield from _read_parquet(file, bad) if file.name.endswith(".parquet") else _read_jsonl(file, bad)
+        if file.name.endswith(".parquet"):
+            yield from ((where, row, b"") for where, row in _read_parquet(file, bad))
+        else:
+            yield from _read_jsonl(file, bad)
 
 
-def _read_jsonl(file: Path, bad: Bad) -> Iterator[Located]:
+def _read_jsonl(file: Path, bad: Bad) -> Iterator[tuple[str, dict[str, Any], bytes]]:
     packed = file.suffix.lstrip(".").replace("gz", "gzip") if file.suffix != ".jsonl" else ""
     try:
         if packed and not file.stat().st_size:  # gzip and zstd would take it for a file without rows
@@ -91,7 +99,7 @@ def _read_jsonl(file: Path, bad: Bad) -> Iterator[Located]:
                     except InputError as error:
                         bad(InputError(error.what, f"{file}:{number}", error.fix))
                     else:
-                        yield f"{file}:{number}", row
+                        yield f"{file}:{number}", row, line
     except UNREADABLE as error:
         if packed and not getattr(error, "errno", None):
             raise InputError(f"the file is not whole {packed}: {error}", str(file), "fetch or write it again") from None

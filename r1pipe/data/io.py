@@ -23,6 +23,7 @@ from r1pipe.errors import InputError
 
 ROWS, DROPPED = "rows.jsonl", "dropped.jsonl"
 
+_encode = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make a new encoder for every row
 _STRICT = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 _CONTRACTS: dict[str, Any] = {
     kind.kind: with_config(_STRICT)(row) for kind, row in ((Prompts, PromptRow), (Chats, ChatRow), (Pairs, PairRow), (Labels, LabelRow))
@@ -157,7 +158,7 @@ def write_rows(
 
 def line(row: Mapping[str, Any]) -> bytes:
     """A row as a line of JSON."""
-    return (json.dumps(row, ensure_ascii=False) + "\n").encode()
+    return (_encode(row) + "\n").encode()
 
 
 @contextmanager

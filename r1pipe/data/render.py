@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from r1pipe.errors import InputError
+from r1pipe.schema import Text, TextFile
 
 SLOT = "{prompt}"
 TEMPLATES = Path(__file__).parents[2] / "configs" / "templates"
@@ -26,6 +27,24 @@ def read_template(template: str) -> str | None:
     if text.count(SLOT) != 1:
         raise InputError(f"the prompt template holds {SLOT} {text.count(SLOT)} times", str(path), f"write {SLOT} once, where the question goes")
     return text
+
+
+def read_text(text: Text) -> str:
+    """A text of a config.
+
+    Raises:
+        InputError: its file cannot be read, is not UTF-8, or the text is empty.
+    """
+    where = str(text.file) if isinstance(text, TextFile) else ""
+    try:
+        found = (text.file.read_text(encoding="utf8") if isinstance(text, TextFile) else text).strip()
+    except OSError as error:
+        raise InputError(f"the text cannot be read: {error.strerror}", where, "check the path") from None
+    except UnicodeDecodeError:
+        raise InputError("the text is not UTF-8", where, "convert the file to UTF-8") from None
+    if not found:
+        raise InputError("the text is empty", where or "an instruction or guidelines", "write one, or leave it out")
+    return found
 
 
 def render_prompt(row: dict[str, Any], template: str | None) -> str | list[dict[str, str]]:

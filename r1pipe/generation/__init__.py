@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from r1pipe.errors import ConfigError, R1PipeError
 from r1pipe.here import Here
-from r1pipe.schema import Sampling
+from r1pipe.schema import Engine, Sampling
 
 if TYPE_CHECKING:
     from r1pipe.data.candidates import Candidate
@@ -59,7 +60,16 @@ class Generator(Protocol):
     """A model with the rows that it answers."""
 
     in_flight: int  # units at a time; `draw` is called from threads
-    alone: bool  # it computes on this machine's CPU: verifying beside it would slow both (spinning OpenMP threads)
+
+    @property
+    def alone(self) -> bool:
+        """It computes on this machine's CPU: verifying beside it would slow both (spinning OpenMP threads)."""
+        ...
+
+    @property
+    def remote(self) -> bool:
+        """It computes elsewhere."""
+        ...
 
     def cohorts(self, rounds: bool) -> list[list[int]]:
         """The rows' numbers in the order in which they are asked, cut into what goes through its rounds together.
@@ -152,7 +162,10 @@ def sample_and_settle(
     source: str,
     settle: Settle,
     stop_after: int | None = None,
-) -> list[Candidate]:
+    asked: list[dict[str, Any]] | None = None,
+    label: str = "samples",
+    engine: Engine = "local",
+) -> list[list[Candidate]]:
     """Draw up to `sampling.n` candidates of every row and settle them (verify, filter) while others are drawn.
 
     Args:
@@ -160,15 +173,28 @@ def sample_and_settle(
         settle: what becomes of candidates, each for itself: it may drop and rewrite. Runs in a thread of its own.
         stop_after: a row is drawn no further once so many different candidates are kept. A round draws as many as are missing, so exactly
             those samples are drawn that one after the other would have been.
+        asked: the rows as the model gets them, where that is not as they are; their ids are unique.
+        label: names the files in workdir; a stage that samples twice uses two.
+        engine: this process, or a Ray cluster (r1pipe/generation/cluster.py).
 
     Returns:
-        The candidates in the order of rows and samples; on ranks other than 0 nothing, once their share is drawn.
+        The candidates of every row, in the order of samples; on ranks other than 0 nothing, once their share is drawn.
 
     Raises:
         BudgetError, StageError: see r1pipe/generation/sampling.py. What was drawn stays in workdir.
+        MissingToolError, ConfigError: no Ray, or no cluster.
     """
     from r1pipe.generation.sampling import Sampler
 
-    generator = load_generator(checkpoint, rows, sampling, template, seed, here.world_size)
-    sampler = Sampler(generator, rows, sampling.n, here, "samples", source, settle, stop_after)
-    return [candidate for drawn in sampler.run() for _, candidate in drawn]
+    if not rows:
+        return []
+    asked = [{"id": row["id"], "prompt": row["prompt"]} for row in asked or rows]  # all that a generator reads: with `ray` it travels
+    load = partial(load_generator, checkpoint, asked, sampling, template, seed, here.world_size)
+    if engine == "ray":
+        from r1pipe.generation.cluster import RaySampler
+
+        budgeted = sampling.endpoint is not None and (sampling.endpoint.budget_tokens or sampling.endpoint.budget_money) is not None
+        sampler: Sampler = RaySampler(load, budgeted, rows, sampling.n, here, label, source, settle, stop_after)
+    else:
+        sampler = Sampler(load(), rows, sampling.n, here, label, source, settle, stop_after)
+    return [[candidate for _, candidate in drawn] for drawn in sampler.run()]

@@ -7,6 +7,7 @@ that a kill cut short is drawn again as a whole.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,25 @@ COHORT = 8  # batches that go through their rounds together: the later rounds ar
 class HF:
     """A checkpoint in this process."""
 
-    in_flight = 1
+    in_flight, remote = 1, False
 
     def __init__(self, checkpoint: Path, rows: list[dict[str, Any]], sampling: Sampling, template: str, seed: int) -> None:
         self._sampling, self._seed = sampling, seed
         self._tokenizer = load_tokenizer(checkpoint)
-        self._model: Any = load_model(checkpoint, training=False)
-        self.alone = self._model.device.type == "cpu"
+        self._checkpoint = checkpoint
         self._ids = prompt_ids(rows, read_template(template), self._tokenizer)
-        self._ends = end_ids(self._model, self._tokenizer)
+
+    @cached_property
+    def _model(self) -> Any:  # not before it draws: what only plans needs no weights
+        return load_model(self._checkpoint, training=False)
+
+    @cached_property
+    def _ends(self) -> Any:
+        return end_ids(self._model, self._tokenizer)
+
+    @property
+    def alone(self) -> bool:
+        return self._model.device.type == "cpu"
 
     def cohorts(self, rounds: bool) -> list[list[int]]:
         order = sorted(range(len(self._ids)), key=lambda i: (len(self._ids[i]), i))

@@ -25,7 +25,7 @@ from r1pipe.schema import Sampling, SamplingEndpoint
 class Service:
     """A model that is asked over HTTP."""
 
-    alone = False
+    alone, remote = False, True
 
     def __init__(self, rows: list[dict[str, Any]], sampling: Sampling, endpoint: SamplingEndpoint, template: str, seed: int, world_size: int) -> None:
         self._rows, self._sampling, self._config, self._seed, self._share = rows, sampling, endpoint, seed, 1 / world_size

@@ -49,6 +49,14 @@ class Asked(NamedTuple):
     unit: Unit
 
 
+def candidates_of(unit: Unit, rows: Any, completions: list[Completion], source: str) -> list[Candidate]:
+    """A unit's samples as candidates, none settled; `rows` gives a row by its number."""
+    return [
+        Candidate(rows[row], one.text, source, one.tokens, one.finished, REFUSED if one.refused else "")
+        for row, one in zip(unit.rows, completions, strict=True)
+    ]
+
+
 class Sampler:
     """Draws and settles all rows of a stage; see sample() and sample_and_settle() in r1pipe/generation."""
 
@@ -71,6 +79,10 @@ class Sampler:
         self.ready = self.total = 0  # rows
         self.refused: list[str] = []  # why, one for each sample
         self.started = time.monotonic()
+
+    @property
+    def alone(self) -> bool:
+        return self.generator.alone
 
     def run(self) -> list[list[Drawn]]:
         """Everything, by rows and in index order, on rank 0; nothing on the others, once their share is drawn.
@@ -123,7 +135,7 @@ class Sampler:
         drawers, settler = ThreadPoolExecutor(self.generator.in_flight), ThreadPoolExecutor(1)
         try:
             while True:
-                while halt is None and len(drawing) < self.generator.in_flight and not (self.generator.alone and settling):
+                while halt is None and len(drawing) < self.generator.in_flight and not (self.alone and settling):
                     if not todo:
                         if (cohort := next(fresh, None)) is None:
                             break
@@ -138,7 +150,7 @@ class Sampler:
                         drawing[future] = asked
                         future.add_done_callback(ended.put)
                 batch: list[tuple[Asked, list[Completion]]] = []
-                while came and not settling and not (self.generator.alone and drawing) and sum(len(completions) for _, completions in batch) < SETTLE_AT_A_TIME:
+                while came and not settling and not (self.alone and drawing) and sum(len(completions) for _, completions in batch) < SETTLE_AT_A_TIME:
                     asked, completions = came.popleft()
                     if (known := self._known(asked.unit, completions)) is not None:
                         todo.extendleft(reversed(self._put(asked, completions, known)))
@@ -203,15 +215,12 @@ class Sampler:
         self.present += len(completions)
         self.tokens_in += sum(one.prompt_tokens for one in completions)
         self.tokens_out += sum(one.tokens for one in completions)
-        if self.settle is None or self.generator.alone:
+        if self.settle is None or self.alone:
             self._show("sampling", self.present)
         return completions
 
     def _candidates(self, unit: Unit, completions: list[Completion]) -> list[Candidate]:
-        return [
-            Candidate(self.rows[row], one.text, self.source, one.tokens, one.finished, REFUSED if one.refused else "")
-            for row, one in zip(unit.rows, completions, strict=True)
-        ]
+        return candidates_of(unit, self.rows, completions, self.source)
 
     def _settle(self, batch: list[tuple[Asked, list[Completion]]]) -> list[Candidate]:
         assert self.settle is not None
@@ -244,7 +253,7 @@ class Sampler:
             self.ready += len(over)
             self.saved += sum(self.n - len(self.drawn[row]) for row in over)
         if self.settle is not None:
-            self._show("verifying" if self.generator.alone else "sampling", self.settled, kept=round(self.kept / self.settled, 3))
+            self._show("verifying" if self.alone else "sampling", self.settled, kept=round(self.kept / self.settled, 3))
         return following
 
     def _show(self, what: str, done: int, **shown: float) -> None:

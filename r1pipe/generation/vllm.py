@@ -6,6 +6,7 @@ A unit is as many sequences as `batch_size` says, which vLLM schedules among its
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +22,24 @@ COHORT = 4  # units that go through their rounds together
 class VLLM:
     """A checkpoint in vLLM's engine."""
 
-    in_flight, alone = 1, False
+    in_flight, alone, remote = 1, False, False
 
     def __init__(self, checkpoint: Path, rows: list[dict[str, Any]], sampling: Sampling, template: str, seed: int) -> None:
         try:
-            from vllm import LLM, SamplingParams  # type: ignore[import-not-found]
+            from vllm import SamplingParams  # type: ignore[import-not-found]
         except ImportError as error:
             raise MissingToolError(
                 f"`backend: vllm` needs vLLM, which cannot be imported: {error}", fix="pip install 'r1pipe[vllm]' on a machine with a GPU; or backend: hf"
             ) from None
         self._rows, self._sampling, self._seed, self._params = rows, sampling, seed, SamplingParams
         self._ids = prompt_ids(rows, read_template(template), load_tokenizer(checkpoint))
-        self._engine = LLM(model=str(checkpoint), seed=seed, **sampling.vllm)
+        self._checkpoint = checkpoint
+
+    @cached_property
+    def _engine(self) -> Any:  # not before it draws: what only plans needs no GPU
+        from vllm import LLM  # type: ignore[import-not-found]
+
+        return LLM(model=str(self._checkpoint), seed=self._seed, **self._sampling.vllm)
 
     def cohorts(self, rounds: bool) -> list[list[int]]:
         size = max(1, self._sampling.batch_size // self._sampling.n) * (COHORT if rounds else 1)

@@ -19,10 +19,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from r1pipe.data.render import read_text
 from r1pipe.endpoint import Endpoint, Unreadable, endpoint
 from r1pipe.errors import ConfigError
 from r1pipe.rewards.texts import Completion, after_thinking, prompt_of, text_of
-from r1pipe.schema import JudgeEndpoint
+from r1pipe.schema import JudgeEndpoint, TextFile
 
 CORRECT = """You compare a response with a reference answer. The reference is right. Judge only whether the response's final answer \
 means the same; its form, language and length do not matter. A response that gives several different answers, or none, is not correct.
@@ -57,6 +58,15 @@ def chat_request(model: str, text: str, max_tokens: int, extra: Mapping[str, Any
 def fill(template: str, **parts: str) -> str:
     """A template's fields filled in; `mark` is random, so that no text can close it."""
     return template.format(mark=f"=={secrets.token_hex(6)}==", **parts)
+
+
+def guided(config: JudgeEndpoint) -> str:
+    """What stands before every question to a judge that has guidelines.
+
+    Raises:
+        InputError: their file cannot be read.
+    """
+    return f"Go by these guidelines:\n{read_text(config.guidelines)}\n\n" if config.guidelines else ""
 
 
 def read_object(reply: Any, key: str) -> Any:
@@ -114,7 +124,9 @@ def judge(
         raise ConfigError(
             f"the reward `judge` does not take these parameters: {wrong}", fix="its params are the fields of r1pipe.schema.JudgeEndpoint"
         ) from None
-    n = len(completions)
+    if isinstance(config.guidelines, TextFile):
+        raise ConfigError("the guidelines of the reward `judge` are in a file", fix="write their text into `params`, which is what enters the fingerprint")
+    n, guidelines = len(completions), guided(config)
     prompts = prompt if prompt is not None else rest.get("prompts") or [None] * n
     rewards: list[float | None] = [None] * n
     asked: dict[int, dict[str, Any]] = {}
@@ -127,7 +139,8 @@ def judge(
             rewards[i] = 0.0
             continue
         known = " or ".join(map(str, known)) if isinstance(known, list | tuple) else str(known)
-        asked[i] = chat_request(config.model, fill(CORRECT, question=prompt_of(question), reference=known, response=said), config.max_tokens, config.extra)
+        text = guidelines + fill(CORRECT, question=prompt_of(question), reference=known, response=said)
+        asked[i] = chat_request(config.model, text, config.max_tokens, config.extra)
     if asked:
         service = chat(config.base_url, config.api_key_env, config.timeout, config.retries, config.max_in_flight)
         for i, verdict in zip(asked, service.ask_all(list(asked.values()), lambda reply: read_flag(reply, "correct")), strict=True):

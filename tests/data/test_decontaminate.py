@@ -7,9 +7,9 @@ import pytest
 from pydantic import ValidationError
 
 from r1pipe.data.decontaminate import Benchmarks
-from r1pipe.data.dedup import shingle_words
+from r1pipe.data.dedup import NGRAM, shingle_words
 from r1pipe.data.mix import Decontaminate
-from r1pipe.data.ngrams import hash_words
+from r1pipe.data.ngrams import hash_texts
 from r1pipe.errors import InputError
 
 ENGLISH = {
@@ -26,7 +26,7 @@ def found(tmp_path):
         path = tmp_path / "exam.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         benchmarks = Benchmarks.load(Decontaminate(against={"path": path, "columns": {"prompt": "problem"}}, **more), seed=0)
-        owner, at, n = benchmarks.find(*hash_words([shingle_words(text) for text in texts]))
+        owner, at, n = benchmarks.find(*hash_texts(texts, NGRAM))
         names = [benchmarks.rows[row] if row >= 0 else None for row in owner]
         return names, [" ".join(shingle_words(text)[i : i + k]) for text, i, k in zip(texts, at, n, strict=True)], benchmarks
 
@@ -97,12 +97,14 @@ def test_real_benchmarks(shared_data):
 
     def texts(name, count):
         with gzip.open(shared_data / name, "rt", encoding="utf8") as stream:
-            return [shingle_words(json.loads(line)["problem"]) for line in islice(stream, count)]
+            return [json.loads(line)["problem"] for line in islice(stream, count)]
 
     against = [{"path": shared_data / name, "columns": {"prompt": "problem"}} for name in ("gsm8k_test.jsonl.gz", "cmath_zh.jsonl.gz")]
     benchmarks = Benchmarks.load(Decontaminate(against=against), seed=0)
-    shares = {name: (benchmarks.find(*hash_words(texts(name, 400)))[0] >= 0).mean() for name in ("gsm8k_model_solutions.jsonl.gz", "gsm8k_train.jsonl.gz")}
+    shares = {
+        name: (benchmarks.find(*hash_texts(texts(name, 400), NGRAM))[0] >= 0).mean() for name in ("gsm8k_model_solutions.jsonl.gz", "gsm8k_train.jsonl.gz")
+    }
     assert shares["gsm8k_model_solutions.jsonl.gz"] > 0.99 and shares["gsm8k_train.jsonl.gz"] < 0.02, shares
     chinese = texts("cmath_zh.jsonl.gz", 400)
-    owners = benchmarks.find(*hash_words(chinese))[0]
-    assert all(owner >= 0 for owner, text in zip(owners, chinese, strict=True) if len(text) >= 16)
+    owners = benchmarks.find(*hash_texts(chinese, NGRAM))[0]
+    assert all(owner >= 0 for owner, text in zip(owners, chinese, strict=True) if len(shingle_words(text)) >= 16)

@@ -5,15 +5,15 @@ import random
 import numpy as np
 import pytest
 
-from r1pipe.data.dedup import band_rows, bands, near_duplicates, shingle_words
-from r1pipe.data.ngrams import hash_words
+from r1pipe.data.dedup import NGRAM, band_rows, bands, near_duplicates
+from r1pipe.data.ngrams import hash_texts
 
 RNG = random.Random(0)
 VOCABULARY = [f"w{number}" for number in range(5000)]
 
 
 def removed(texts, threshold=0.75, candidates=None):
-    keys = bands(*hash_words([shingle_words(text) for text in texts]), threshold)
+    keys = bands(*hash_texts(texts, NGRAM), threshold)
     return near_duplicates(
         keys, np.ones(len(texts), bool) if candidates is None else np.array(candidates), texts.__getitem__, threshold, lambda done, total: None
     )

@@ -119,3 +119,14 @@ def test_an_empty_dataset_is_refused(tmp_path):
 
 def test_entries_are_small():
     assert Measure(threshold=0.75).entry.itemsize < 256 and np.dtype(Measure().entry).itemsize < 100
+
+
+def test_lines_are_kept_as_they_stand_unless_people_could_not_read_them(tmp_path):
+    row = '{"id": "%s", "domain": "d",  "score": 1.50, "messages": [{"role": "assistant", "content": "%s"}]%s}'
+    lines = [row % ("a", "看", ""), row % ("b", "\\u770b", ""), row % ("c", "x", ', "none": null'), "  " + row % ("d", "x", "") + " \r"]
+    (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + "\n".join([*lines, row % ("e", "x", ',\r "more": 1')]).encode())
+    found = scan({"a": tmp_path / "a.jsonl"}, Chats, Measure(threshold=0.75), folder(tmp_path, "w"), quiet)
+    kept = [found.line(number).decode() for number in range(5)]
+    assert kept[0] == lines[0] + "\n" and kept[3] == lines[3].strip() + "\n"
+    assert "看" in kept[1] and "none" not in kept[2] and [json.loads(line)["id"] for line in kept] == list("abcde")
+    assert all(line.count("\n") == 1 and "\r" not in line for line in kept)

@@ -15,9 +15,9 @@ FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
 @contextmanager
-def writer() -> Iterator[str]:
+def writer(kind: str = "writer") -> Iterator[str]:
     """The address of a new service."""
-    process = subprocess.Popen([sys.executable, str(FIXTURES / "http_services.py"), "writer"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, str(FIXTURES / "http_services.py"), kind], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout and process.stdin
     yield f"http://127.0.0.1:{process.stdout.readline().strip()}/v1"
     process.stdin.close()

@@ -143,7 +143,7 @@ def test_verdicts_are_given_while_others_are_drawn_and_change_nothing(service: s
 
     before = stats(service)["requests"]
     slow = Sampling(**sampling(service, "slow", n=4, max_in_flight=4))
-    found = sample_and_settle(None, rows(4), slow, "chat", here, 0, "sampled", settle)
+    found = [one for of_row in sample_and_settle(None, rows(4), slow, "chat", here, 0, "sampled", settle) for one in of_row]
     assert draws[0] < 16, "the first verdicts do not wait for the last draw"
     completions = [one for drawn in sample(None, rows(4), slow, "chat", here, 0, "alone") for one in drawn]
     assert [(one.response, one.reason) for one in found] == [(one.text, "" if "=5" in one.text else "other") for one in completions]

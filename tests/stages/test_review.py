@@ -125,3 +125,14 @@ def test_the_mix_applies_reviews_and_its_card_says_so(known, run_stage, tmp_path
     assert metrics[f"dropped/{REJECTED}"] == 1 and "- reviewed: accepted 1, edited 0, rejected 1" in (out["chats"] / "card.md").read_text()
     card = json.loads((out["chats"] / "card.json").read_text())
     assert card["reviews"] == {"reviewed": {"accepted": 1, "edited": 0, "rejected": 1, "open": 3, "outdated": 0}, "other": NOBODY}
+
+
+def test_a_mix_of_one_input_is_the_review_of_it(known, run_stage, tmp_path: Path):
+    """As between cold-start-data and cold-start: nothing is lost but what people rejected, and columns travel along."""
+    rows = [{**row, "source": "zero-traces", "language": "zh"} for row in ROWS]
+    known.write(tmp_path / "traces.jsonl", rows)
+    add_decisions(tmp_path / "r.jsonl", [decide(rows[1], "reject"), decide(rows[3], "edit", "<think>better</think>ho")])
+    _, out = run_stage("mix", {"reviews": {"traces": tmp_path / "r.jsonl"}}, chats={"traces": tmp_path / "traces.jsonl"})
+    kept = {row["id"]: row for row in known.read(out["chats"] / "rows.jsonl")}
+    assert kept.pop("x3")["messages"][-1]["content"] == "<think>better</think>ho"
+    assert kept == {row["id"]: row for row in rows if row["id"] in ("x0", "x2", "x4")}
