@@ -39,11 +39,14 @@ BASE = {"vocab_size": 151936, "tie_word_embeddings": True, "max_position_embeddi
 SIDES = ("stock TRL", "TRL packed", "TRL padded", "r1pipe")
 OURS: dict[str, dict[str, Any]] = {  # candidate settings of ours; the first is r1pipe as it comes, but compiled
     "r1pipe": {},
+    "r1pipe 16k": {"pack_tokens": 16384},
     "r1pipe 8k": {"pack_tokens": 8192},
     "r1pipe 32k": {"pack_tokens": 32768},
     "r1pipe eager": {"compile": False},
     "r1pipe checkpointing": {"gradient_checkpointing": True},
-    "r1pipe 32k checkpointing": {"gradient_checkpointing": True, "pack_tokens": 32768},
+    "r1pipe 12k": {"pack_tokens": 12288},
+    "r1pipe workers": {"trl": {"dataloader_num_workers": 2}},
+    "r1pipe cudnn eager": {"cudnn": True, "compile": False},
     "r1pipe TRL's head": {"linear_ce": False},
     "r1pipe bf16 stream": {"bf16_stream": True},
     "r1pipe 8k eager": {"pack_tokens": 8192, "compile": False},
@@ -121,10 +124,18 @@ def ours(told: dict[str, Any], given: dict[str, Any], rows: Any, updates: int, f
     from r1pipe.training.packed import plan_packing
     from r1pipe.training.sft import sft_arguments
 
-    settings = {key: told[key] for key in ("pack_tokens", "compile", "gradient_checkpointing") if key in told}
+    settings = {key: told[key] for key in ("pack_tokens", "compile", "gradient_checkpointing", "trl") if key in told}
     params = SFTParams(batch_size=told["batch"], packing=True, max_length=told["longest"], lora=adapter, **{"compile": not told["tiny"], **settings})
     here = Here("bench", folder, folder / "metrics.jsonl", folder / "progress.jsonl")
     given["model"].config.save_pretrained(folder)
+    if told.get("cudnn"):  # torch has it and leaves it off; equal heads only. A loss that differs from the others' says why.
+        import torch.nn.attention.varlen as torch_varlen
+
+        from r1pipe.training import varlen
+
+        torch_varlen._should_use_cudnn = lambda index: True
+        varlen._SETTLED.append((varlen.settle()[0], None))
+        varlen._SETTLED.reverse()
     plan = plan_packing(folder, [len(ids) for ids in rows["input_ids"]], params, updates, here, seed=0)
     assert plan is not None
     print(here.metrics_path.read_text().strip(), flush=True)

@@ -33,7 +33,7 @@ def one_by_one(checkpoint: Path, params: SFTParams, updates: int, seed: int) -> 
     """The weights after plain SGD with each row in a pass of its own, and the loss divided by the update's tokens."""
     tokenizer, model = load_tokenizer(checkpoint), load_model(checkpoint, training=True)
     rows = [chat_ids(row["messages"], tokenizer) for row in chats()]
-    sampler = PackSampler([len(ids) for ids, _ in rows], params.batch_size, updates, 1, 0, params.pack_tokens, seed)
+    sampler = PackSampler([len(ids) for ids, _ in rows], params.batch_size, updates, 1, 0, params.pack_tokens or 0, seed)
     for batch in sampler.batches():
         total = sum(sum(rows[i][1]) for i in batch)
         model.zero_grad()
