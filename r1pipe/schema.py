@@ -231,7 +231,7 @@ class SFTParams(Training):
         default=None,
         ge=1,
         exclude_if=lambda value: value is None,
-        description="of packing: tokens a forward pass and device; none = of 8,192, 16,384 and 32,768 the most that fit without recomputing (our choice)",
+        description="of packing: tokens a forward pass and device; none = from 8,192 to 32,768 as many as fit without recomputing (our choice)",
     )
     compile: bool | Literal["auto"] = Field(
         default="auto",

@@ -16,6 +16,7 @@ import torch
 from r1pipe.data.render import chat_ids
 from r1pipe.here import Here
 from r1pipe.schema import SFTParams
+from r1pipe.training import varlen
 from r1pipe.training.models import load_model, load_tokenizer
 from r1pipe.training.packing import PackSampler
 from r1pipe.training.sft import train_sft
@@ -105,6 +106,18 @@ def test_stopped_and_resumed_equals_one_go(tiny_checkpoint: Path, tmp_path: Path
 def _stop_after_two(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
     if state.global_step == 3:
         raise KeyboardInterrupt
+
+
+def test_half_precision_goes_through_the_whole_trainer(tiny_checkpoint: Path, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    """bf16 autocast, as on a GPU: attention in half precision, weights and loss in float32."""
+    kinds: set[torch.dtype] = set()
+    plain = varlen._one_by_one
+    monkeypatch.setattr(varlen, "_one_by_one", lambda query, *rest: (kinds.add(query.dtype), plain(query, *rest))[1])
+    params = {"lr": 1e-3, "batch_size": 4, "max_steps": 1, "max_length": 512, "packing": True, "pack_tokens": 80}
+    losses = [train_sft(tiny_checkpoint, chats(), SFTParams(**params, bf16=half), here.workdir / str(half), here, seed=0)["loss"] for half in (False, True)]
+    assert kinds == {torch.float32, torch.bfloat16}
+    assert abs(losses[0] - losses[1]) < 1e-3
+    assert load_model(here.workdir / "True", training=True).dtype == torch.float32
 
 
 RANK = """
