@@ -186,7 +186,7 @@ def work(told: dict[str, Any]) -> dict[str, Any]:
             profiler.start()
         elif window == 2:
             profiler.stop()
-            print(profiler.key_averages().table(sort_by="self_cuda_time_total" if gpu else "self_cpu_time_total", row_limit=40, max_name_column_width=80))
+            print(profiler.key_averages().table(sort_by="self_device_time_total" if gpu else "self_cpu_time_total", row_limit=40, max_name_column_width=80))
 
     with tempfile.TemporaryDirectory() as folder:
         trainer = trainer_of(told, model, rows, Path(folder))
@@ -248,6 +248,7 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=110, help="of one side, after which no further window starts")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of TRL's weights; ours are float32 (LoRA: bfloat16 on all sides)")
+    parser.add_argument("--lora", action="store_true", help="adapters of rank 16 on all linear layers, weights in bfloat16; always so with 7B")
     parser.add_argument("--profile", action="store_true", help="print where the second window's time goes (its rate is then no result)")
     parser.add_argument("--out", type=Path, help="JSON of everything")
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
@@ -264,7 +265,7 @@ def main() -> None:
     assert rows % batch == 0, f"{rows} rows are no whole number of updates of {batch}"
     lengths = [longest] * rows if args.rows_32k else row_lengths(rows, longest, 32 if args.tiny else 1000)
     shared = {"shape": shape, "tiny": args.tiny, "longest": longest, "lengths": lengths, "batch": batch, "epochs": 1 + args.windows}
-    shared |= {"seconds": args.seconds, "profile": args.profile, "lora": shape == "7B"}
+    shared |= {"seconds": args.seconds, "profile": args.profile, "lora": args.lora or shape == "7B"}
     sides = [side for side in args.sides.split(",") if side]
     print(f"{shape} shape, {rows} rows of {min(lengths)} to {max(lengths)} tokens, {sum(lengths):,} in all, {batch} rows an update", flush=True)
     if "TRL packed" in sides and not importlib.util.find_spec("flash_attn"):
