@@ -46,6 +46,8 @@ def plan_packing(checkpoint: Path, lengths: list[int], params: SFTParams, update
     """The plan, said in metrics.jsonl; None where rows go in padded batches."""
     if params.packing is False or (params.packing == "auto" and not torch.cuda.is_available()):
         return None
+    if torch.cuda.is_available():  # passes differ in length, and blocks of fixed size would leave holes; read at the first allocation
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     skeleton = skeleton_of(checkpoint)
     if reason := why_not_packed(skeleton.config, skeleton):
         warnings.warn(f"rows are padded, not packed: of {type(skeleton).__name__}, {reason}", stacklevel=3)

@@ -219,6 +219,7 @@ def run(told: dict[str, Any], show: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder, "result.json")
         environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1"}
+        environment.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # as ours sets it
         done = subprocess.run([sys.executable, __file__, "--worker", json.dumps(told), str(result)], env=environment, capture_output=True, text=True)
         if show or done.returncode:
             print(done.stdout[-9000:], done.stderr[-4000:] if done.returncode else "", flush=True)

@@ -71,6 +71,7 @@ def test_states_are_sixteen_bytes_a_parameter_and_the_copies_two(qwen: Path) -> 
 
 def test_compiling_is_for_long_training(qwen: Path, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "")  # it would be set
     monkeypatch.setattr(packed, "device_memory", lambda: H100)
     monkeypatch.setattr(packed, "peak_flops", lambda: 989e12)
     assert not plan(qwen, here, [4096] * 8).compile
