@@ -35,19 +35,20 @@ class LinearCrossEntropy(torch.autograd.Function):
         weight_grad_VH = torch.zeros_like(weight_VH, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         nll, entropy, right = (torch.zeros((), device=device) for _ in range(3))
         tile_CV = torch.empty(min(n_all, CHUNK), words, device=device, dtype=half)
-        for start in range(0, n_all, CHUNK):
-            hidden_CH, targets_C = hidden_NH[start : start + CHUNK].to(half), targets_N[start : start + CHUNK]
-            logits_CV = tile_CV[: len(targets_C)]
-            torch.mm(hidden_CH, weight_half_VH.t(), out=logits_CV)
-            log_z_C, target_C, entropy_C, right_C = _statistics(logits_CV, targets_C)
-            nll, entropy, right = nll + (log_z_C - target_C).sum(), entropy + entropy_C.sum(), right + right_C.sum()
-            if hidden_grad_NH is None and weight_grad_VH is None:
-                continue
-            _to_gradients(logits_CV, targets_C, log_z_C)
-            if hidden_grad_NH is not None:
-                hidden_grad_NH[start : start + CHUNK] = torch.mm(logits_CV, weight_half_VH)
-            if weight_grad_VH is not None:
-                trl_kernels._addmm_fp32(weight_grad_VH, logits_CV.t(), hidden_CH)
+        with torch.autocast(device.type, enabled=False):  # types are chosen here, and sums stay float32
+            for start in range(0, n_all, CHUNK):
+                hidden_CH, targets_C = hidden_NH[start : start + CHUNK].to(half), targets_N[start : start + CHUNK]
+                logits_CV = tile_CV[: len(targets_C)]
+                torch.mm(hidden_CH, weight_half_VH.t(), out=logits_CV)
+                log_z_C, target_C, entropy_C, right_C = _statistics(logits_CV, targets_C)
+                nll, entropy, right = nll + (log_z_C - target_C).sum(), entropy + entropy_C.sum(), right + right_C.sum()
+                if hidden_grad_NH is None and weight_grad_VH is None:
+                    continue
+                _to_gradients(logits_CV, targets_C, log_z_C)
+                if hidden_grad_NH is not None:
+                    hidden_grad_NH[start : start + CHUNK] = torch.mm(logits_CV, weight_half_VH)
+                if weight_grad_VH is not None:
+                    trl_kernels._addmm_fp32(weight_grad_VH, logits_CV.t(), hidden_CH)
         ctx.grads, ctx.weight_dtype = (hidden_grad_NH, weight_grad_VH), weight_VH.dtype
         ctx.mark_non_differentiable(entropy, right)
         ctx.set_materialize_grads(False)
