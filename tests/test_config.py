@@ -105,12 +105,13 @@ stages:
   a:
     kind: r1pipe_fakes.train
     outputs: {checkpoint: z}
-    sft: {trl: {learning_rate: 1, max_length: 5, packing: true, per_device_train_batch_size: 2}}
+    sft: {trl: {learning_rate: 1, max_length: 5, packing: true, neftune_noise_alpha: 5, per_device_train_batch_size: 2}}
 """
     said = mistakes(tmp_path, text)
     assert "trl.learning_rate shadows a field of ours; set sft.lr instead" in said
     assert "trl.max_length shadows" in said and "sft.microbatch" in said
-    assert "packing" not in said
+    assert "set sft.packing instead" in said
+    assert "neftune" not in said
 
 
 def test_a_training_stage_on_several_ranks_needs_a_profile(tmp_path: Path):
