@@ -20,13 +20,13 @@ from r1pipe.training.grpo_trainer import R1GRPOTrainer
 READ_FROM = "1.16.0"
 OVERRIDDEN = {
     "_calculate_rewards": "736ae29b083840b5",
+    "_compute_loss": "80295546bbdbf6f7",
+    "_generate": "2a27fdf8f5e6f356",
     "_generate_and_score_completions": "1fa48922792dcd5c",
     "_generate_single_turn": "e0f02e4fc094cefd",
     "_get_per_token_logps_and_entropies": "ea73c3909275851d",
 }
 LEANED_ON: dict[str, tuple[Any, str]] = {  # not ours, but what we hand them or take from them must stay as it is
-    "GRPOTrainer._compute_loss": (GRPOTrainer._compute_loss, "80295546bbdbf6f7"),
-    "GRPOTrainer._generate": (GRPOTrainer._generate, "2a27fdf8f5e6f356"),
     "GRPOTrainer._prepare_inputs": (GRPOTrainer._prepare_inputs, "f824e7fb07147956"),
     "VLLMGeneration.generate": (VLLMGeneration.generate, "2d2ac2be5b1309c4"),
     "VLLMGeneration.sync_weights": (VLLMGeneration.sync_weights, "63d669fb32304ff5"),
@@ -39,7 +39,8 @@ def source_hash(function: Any) -> str:
 
 
 def overridden() -> set[str]:
-    return {name for name in vars(R1GRPOTrainer) if callable(getattr(R1GRPOTrainer, name)) and hasattr(GRPOTrainer, name) and not name.startswith("__")}
+    ours = [name for cls in R1GRPOTrainer.__mro__[: R1GRPOTrainer.__mro__.index(GRPOTrainer)] for name in vars(cls)]
+    return {name for name in ours if hasattr(GRPOTrainer, name) and callable(getattr(GRPOTrainer, name)) and not name.startswith("__")}
 
 
 def test_every_override_is_held() -> None:
