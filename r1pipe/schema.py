@@ -296,7 +296,7 @@ class VLLMRollout(Model):
     server_url: str | None = Field(default=None, description="server: http://host:port of `vllm serve` with --logprobs-mode processed_logprobs")
     server_timeout: float = Field(default=240.0, gt=0, description="server: seconds to wait until it answers (TRL's default)")
     group_port: int = Field(default=51216, ge=1, le=65535, description="server: port over which the weights go to it (TRL's default)")
-    correction: Literal["off", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"] = Field(
+    correction: Literal["none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"] = Field(
         default="sequence_mask",
         description="importance correction for the gap between vLLM's log-probs and the trainer's; *_mask drops what is above the cap (TRL's default)",
     )
@@ -359,10 +359,15 @@ class GRPOParams(Training):
         default="hf", exclude_if=lambda value: value == "hf", description="what draws responses: PyTorch here, vLLM on the same GPUs, or a vLLM server"
     )
     vllm: VLLMRollout | None = Field(default=None, exclude_if=lambda value: value is None, description="of rollout: vllm and vllm-server")
-    microbatch_tokens: int | Literal["auto", "off"] = Field(
+    microbatch_tokens: int | Literal["auto", "rows"] = Field(
         default="auto",
         exclude_if=lambda value: value == "auto",
-        description="tokens of a forward pass and device, packed without padding; auto = by the free memory on CUDA, off = rows (microbatch), as on a CPU",
+        description="tokens of a forward pass and device, packed without padding; auto = by the free memory on CUDA; rows = microbatches of rows, as on a CPU",
+    )
+    compile: bool | Literal["auto"] = Field(
+        default="auto",
+        exclude_if=lambda value: value == "auto",
+        description="torch.compile of the layers for packed rows; auto = on GPUs, where vLLM samples and there are 50 updates or more (our choice)",
     )
     phases: list[Phase] = Field(min_length=1)
     eval_every: int = Field(default=100, ge=1, description="updates between scores of the held-out prompts (our choice)")
@@ -392,6 +397,8 @@ class GRPOParams(Training):
         return self
 
     def _of_the_rollout(self) -> None:
+        if self.compile is True and self.rollout == "hf":
+            raise ValueError("compile: true needs rollout: vllm, since PyTorch's sampling here would compile for every length")
         stated = self.vllm.model_fields_set if self.vllm is not None else set()
         if self.rollout == "hf" and self.vllm is not None:
             raise ValueError("`vllm` would be ignored: rollout is hf")

@@ -11,7 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from r1pipe.here import Here
 from r1pipe.schema import GRPOParams
 
-SHOWN = {"reward": "reward", "completions/mean_length": "length", "loss": "loss", "mean_token_accuracy": "accuracy"}
+SHOWN = {"reward": "reward", "completions/mean_length": "length", "loss": "loss", "mean_token_accuracy": "accuracy", "tokens_per_second": "tok/s"}
 
 
 class Report(TrainerCallback):

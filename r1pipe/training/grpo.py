@@ -24,6 +24,7 @@ from r1pipe.training.models import load_model, load_tokenizer, save_trained
 from r1pipe.training.rollouts import order_prompts, spare_prompts
 from r1pipe.training.vllm import require_vllm, vllm_arguments
 
+COMPILED_FROM = 50  # updates (our choice)
 MICROBATCH = 64  # completions a forward pass and rank where the config does not say
 
 
@@ -71,10 +72,17 @@ def token_microbatches(params: GRPOParams) -> int | Literal["auto"] | None:
     """
     asked, adaptive = params.microbatch_tokens, params.trl.get("use_adaptive_entropy", False)
     if isinstance(asked, int) and adaptive:
-        raise ConfigError("microbatch_tokens does not go with trl.use_adaptive_entropy", "grpo.microbatch_tokens", "microbatch_tokens: off")
+        raise ConfigError("microbatch_tokens does not go with trl.use_adaptive_entropy", "grpo.microbatch_tokens", "microbatch_tokens: rows")
     if asked != "auto":
         return asked if isinstance(asked, int) else None
     return "auto" if torch.cuda.is_available() and params.microbatch is None and not adaptive else None
+
+
+def compiled_layers(params: GRPOParams) -> bool:
+    """Whether the layers are compiled: as the config says; auto = where vLLM samples and enough updates pay for the minute that it takes."""
+    if params.compile != "auto":
+        return params.compile
+    return torch.cuda.is_available() and params.rollout != "hf" and token_microbatches(params) is not None and params.steps >= COMPILED_FROM
 
 
 def _may_roll_back(params: GRPOParams) -> bool:
@@ -183,6 +191,7 @@ def _make_trainer(
         rows=list(rows),
         models=models,
         microbatch_tokens=token_microbatches(params),
+        compiled=compiled_layers(params),
         spare=spare,
         args=args,
         model=load_model(checkpoint, training=True),

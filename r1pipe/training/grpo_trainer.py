@@ -16,6 +16,7 @@ Shapes: B sequences on this rank, P prompt tokens (padded left), C completion to
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -35,7 +36,7 @@ from r1pipe.training.grpo_update import TokenMicrobatches
 from r1pipe.training.models import end_ids
 from r1pipe.training.rollouts import phase_at, updates_per_rollout
 from r1pipe.training.stopwatch import Timed
-from r1pipe.training.vllm import share_masked
+from r1pipe.training.vllm import share_masked, sync_weights
 from r1pipe.training.zero import uncoordinated
 
 LOOKED_AT = 64  # responses a rollout and rank whose words are counted for the log
@@ -74,8 +75,8 @@ class R1GRPOTrainer(TokenMicrobatches):
         self._judged: tuple[rewards.Scores, torch.Tensor] | None = None  # the rollout's rewards, where they were needed before TRL asks
         self._asked: list[dict[str, Any]] = []  # the rollout's examples, which _generate may replace
         if self.use_vllm:
-            sync = self.vllm_generation.sync_weights
-            self.vllm_generation.sync_weights = self.stopwatch.part("sync")(sync)  # a context manager is a decorator, too
+            sync = self.stopwatch.part("sync")(partial(sync_weights, self.vllm_generation))  # a context manager is a decorator, too
+            self.vllm_generation.sync_weights = sync
         self.add_callback(Timed(self.stopwatch, updates_per_rollout(self.params), self))
 
     def _weights(self, phase: Phase) -> torch.Tensor:
@@ -90,11 +91,11 @@ class R1GRPOTrainer(TokenMicrobatches):
         self.reward_weights = self._weights(phase)
         if phase.temperature != self.temperature:
             self.temperature = phase.temperature
-            models: list[Any] = [self.accelerator.unwrap_model(self.model), self.ref_model and self.accelerator.unwrap_model(self.ref_model)]
-            for model in models:
-                if model is not None:
-                    model = model.get_base_model() if is_peft_model(model) else model
-                    add_fused_lm_head(model, temperature=phase.temperature, outputs=("log_probs", "entropy"))
+            policy: Any = self.accelerator.unwrap_model(self.model)
+            policy = policy.get_base_model() if is_peft_model(policy) else policy
+            add_fused_lm_head(policy, temperature=phase.temperature, outputs=("log_probs", "entropy"))
+            if self.ref_model is not None:
+                add_fused_lm_head(self.accelerator.unwrap_model(self.ref_model), temperature=phase.temperature)
         self.max_completion_length = phase.max_tokens
         if self.use_vllm:
             self.vllm_generation.temperature, self.vllm_generation.max_completion_length = phase.temperature, phase.max_tokens
@@ -152,8 +153,7 @@ class R1GRPOTrainer(TokenMicrobatches):
         n, world, rank = self.params.num_generations, self.accelerator.num_processes, self.accelerator.process_index
         prompt_ids, completion_ids, _, completions, logps, *_ = drawn
         own = self._drawn
-        judged = [self._judge(self._asked, completions, completion_ids)]
-        rewards_BR = judged[0][1]
+        scores, rewards_BR = self._judged = self._judge(self._asked, completions, completion_ids)
         stream = islice(self.spare(self.state.global_step // updates_per_rollout(self.params)), rank, None, world)
         replaced = 0
         for _ in range(self.params.resample):
@@ -167,7 +167,7 @@ class R1GRPOTrainer(TokenMicrobatches):
             self.rows += spare_rows
             examples = [{"prompt": text, "row": first + i} for i, text in enumerate(texts) for _ in range(n)]
             again = super()._generate([example["prompt"] for example in examples])
-            new_BR = self._judge(examples, again[3], again[1])[1]
+            new_scores, new_BR = self._judge(examples, again[3], again[1])
             speaking_G = ~zero_signal(new_BR.view(-1, n, len(self.reward_names)), self.reward_weights, self.multi_objective_aggregation)
             for old, new in zip(lacking, speaking_G.nonzero().squeeze(-1).tolist(), strict=False):
                 replaced += 1
@@ -176,12 +176,12 @@ class R1GRPOTrainer(TokenMicrobatches):
                     prompts[to] = examples[source]["prompt"]
                     prompt_ids[to], completion_ids[to], completions[to] = again[0][source], again[1][source], again[3][source]
                     rewards_BR[to] = new_BR[source]
+                    scores.put(to, new_scores, source)
                     if logps is not None:
                         logps[to] = again[4][source]
                     if own and self._drawn:
                         own[to] = self._drawn[source]
         self._drawn = own
-        self._judged = self._judge(self._asked, completions, completion_ids) if replaced else judged[0]
         self._log_metric("resampled_groups", float(replaced))
         return drawn
 
@@ -234,7 +234,8 @@ class R1GRPOTrainer(TokenMicrobatches):
     def _judge(self, examples: list[dict[str, Any]], completions: list[Any], completion_ids: list[list[int]]) -> tuple[rewards.Scores, torch.Tensor]:
         """This rank's rewards, (B, R)."""
         rows = [{**self.rows[example["row"]], "tokens": len(ids)} for example, ids in zip(examples, completion_ids, strict=True)]
-        scores = rewards.score(self.phase.rewards, _texts(completions), rows, self.models)
+        with self.stopwatch.part("reward"):
+            scores = rewards.score(self.phase.rewards, _texts(completions), rows, self.models)
         rewards_BR = torch.full((len(rows), len(self.reward_names)), torch.nan)
         for r, name in enumerate(self.reward_names):
             for b, value in enumerate(scores.components.get(name, [None] * len(rows))):

@@ -33,6 +33,7 @@ class TokenMicrobatches(GRPOTrainer):
 
     Args:
         microbatch_tokens: of a forward pass; auto = by the free memory; none = TRL's rows.
+        compiled: torch.compile of the layers, where rows are packed.
 
     Attributes:
         packed: rows are packed; otherwise the model's attention cannot, or rows were asked for.
@@ -42,7 +43,7 @@ class TokenMicrobatches(GRPOTrainer):
     args: GRPOConfig
     _tokenizer: Any  # transformers' own annotations allow lists and None where there is one number
 
-    def __init__(self, *, microbatch_tokens: int | Literal["auto"] | None = None, **kwargs: Any) -> None:
+    def __init__(self, *, microbatch_tokens: int | Literal["auto"] | None = None, compiled: bool = False, **kwargs: Any) -> None:
         self.microbatch_tokens = microbatch_tokens
         self.stopwatch = Stopwatch()
         self._drawn: list[list[float]] = []  # log-probs of the rollout's tokens as they were drawn, until the old log-probs are asked for
@@ -53,6 +54,12 @@ class TokenMicrobatches(GRPOTrainer):
         self.packed = microbatch_tokens is not None and use_varlen(policy.get_base_model() if is_peft_model(policy) else policy)
         if self.packed and self.ref_model is not None:
             use_varlen(self.accelerator.unwrap_model(self.ref_model))
+        if self.packed and compiled:
+            from r1pipe.training.sft_trainer import compile_layers
+
+            compile_layers(policy)
+            if self.ref_model is not None:
+                compile_layers(self.accelerator.unwrap_model(self.ref_model))
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -69,6 +76,14 @@ class TokenMicrobatches(GRPOTrainer):
         if self._known is not None:
             known, self._known = self._known, None
             return known
+        if model is self.model and not torch.is_grad_enabled() and not compute_entropy:  # the first that are asked for are the rollout's old ones
+            if self._no_old:
+                self._no_old = False
+                return torch.full((len(input_ids), logits_to_keep), torch.nan, device=input_ids.device), None, None
+            if self._drawn:
+                drawn, self._drawn = self._drawn, []
+                assert len(drawn) == len(input_ids), "one list of log-probs a response"
+                return _padded(drawn, logits_to_keep).to(input_ids.device), None, None
         if any(value is not None for value in multimodal.values()) or (self.microbatch_tokens is None and self.accelerator.device.type != "cpu"):
             return super()._get_per_token_logps_and_entropies(
                 model,
@@ -80,14 +95,6 @@ class TokenMicrobatches(GRPOTrainer):
                 compute_aux_loss=compute_aux_loss,
                 **multimodal,
             )
-        if model is self.model and not torch.is_grad_enabled() and not compute_entropy:  # the first that are asked for are the rollout's old ones
-            if self._no_old:
-                self._no_old = False
-                return torch.full((len(input_ids), logits_to_keep), torch.nan, device=input_ids.device), None, None
-            if self._drawn:
-                drawn, self._drawn = self._drawn, []
-                assert len(drawn) == len(input_ids), "one list of log-probs a response"
-                return _padded(drawn, logits_to_keep).to(input_ids.device), None, None
         score = self._packed_logps if self.packed else self._sorted_logps
         with nullcontext() if torch.is_grad_enabled() else self.stopwatch.part("logps"):
             return score(model, input_ids, attention_mask, logits_to_keep, compute_entropy, compute_aux_loss)
@@ -176,7 +183,8 @@ class TokenMicrobatches(GRPOTrainer):
         aux, entropy = self.router_aux_loss_coef, self.entropy_coef
         for n, (pack, weight) in enumerate(zip(packs, weights, strict=True)):
             last = n + 1 == len(packs)
-            part = {key: value[pack] if isinstance(value, torch.Tensor) and value.dim() else value for key, value in inputs.items()}
+            at = torch.tensor(pack, device=mask_BC.device)
+            part = {key: value[at] if isinstance(value, torch.Tensor) and value.dim() else value for key, value in inputs.items()}
             # means over a pack weigh as its rows or tokens do, whatever the policy's loss is normalised by
             self.router_aux_loss_coef = aux * rows[n] / sum(rows) / (weight or 1.0)
             self.entropy_coef = entropy * tokens[n] / max(1, sum(tokens)) / (weight or 1.0)

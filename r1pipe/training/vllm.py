@@ -16,7 +16,7 @@ def vllm_arguments(params: GRPOParams) -> dict[str, Any]:
     if params.rollout == "hf":
         return {}
     chosen = params.vllm or VLLMRollout()
-    correct = chosen.correction != "off"
+    correct = chosen.correction != "none"
     arguments: dict[str, Any] = {"use_vllm": True, "vllm_importance_sampling_correction": correct}
     if correct:
         arguments |= {
@@ -37,6 +37,8 @@ def vllm_arguments(params: GRPOParams) -> dict[str, Any]:
         "vllm_tensor_parallel_size": chosen.tensor_parallel,
         "vllm_enable_sleep_mode": chosen.sleep,
         "vllm_max_model_length": chosen.max_model_length,
+        # TRL decodes the ids itself; vLLM would decode each token twice more, for the text and for the log-probs' names
+        "generation_kwargs": {"detokenize": False, "flat_logprobs": True},
     }
 
 
@@ -49,6 +51,27 @@ def require_vllm(params: GRPOParams) -> None:
         raise MissingToolError(f"`rollout: {params.rollout}` needs vLLM, which is not installed", "grpo.rollout", fix)
     if not torch.cuda.is_available():
         raise MissingToolError(f"`rollout: {params.rollout}` needs a GPU, and torch sees none", "grpo.rollout", fix)
+
+
+def sync_weights(generation: Any) -> None:
+    """TRL's VLLMGeneration.sync_weights, but a colocated engine is given all weights in one call.
+
+    TRL calls vLLM's load_weights once a parameter, and each call looks through the whole model again. Parameters are still gathered one at
+    a time, as vLLM takes them from the iterator.
+
+    Args:
+        generation: TRL's VLLMGeneration.
+    """
+    if generation.mode != "colocate":
+        type(generation).sync_weights(generation)
+        return
+    if generation.enable_sleep_mode:
+        torch.cuda.empty_cache()  # what the update has left over, or the weights find no room
+        generation.llm.wake_up(tags=["weights"])
+        generation._llm_weights_sleeping = False
+    engine = generation.llm.llm_engine.model_executor.driver_worker.model_runner.model
+    engine.load_weights(generation._iter_named_params())
+    generation.llm.reset_prefix_cache()
 
 
 def importance_ratio(logps_BC: torch.Tensor, drawn_BC: torch.Tensor, mask_BC: torch.Tensor, mode: str, cap: float | None, floor: float | None) -> torch.Tensor:

@@ -43,7 +43,15 @@ def child(job: dict[str, Any]) -> None:
 
 def measure(side: str, shape: Shape, work: Path, steps: int, budget: float) -> dict[str, Any] | None:
     """The side's result, from a process of its own; None where it failed (its last lines are printed)."""
-    job = {"side": side, "shape": asdict(shape), "work": str(work), "steps": steps, "warm": 1, "budget": budget, "short_warm_up": side == "trl+generate"}
+    job = {
+        "side": side,
+        "shape": asdict(shape),
+        "work": str(work),
+        "steps": steps,
+        "warm": 1,
+        "budget": budget,
+        "short_warm_up": side == "trl+generate" and not shape.base,
+    }
     environment = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false", **os.environ}
     started = time.monotonic()
     print(f"--- {side} (up to {budget:.0f} s)", flush=True)
@@ -133,6 +141,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=480, help="seconds in all; a side stops early, after one timed update at least")
     parser.add_argument("--trl-microbatch", type=int, help="rows of stock TRL's forward passes (16)")
     parser.add_argument("--microbatch-tokens", type=int, help="tokens of r1pipe's (auto)")
+    parser.add_argument("--no-compile", action="store_true", help="r1pipe without torch.compile, which auto chooses from 50 updates on")
     parser.add_argument("--out", type=Path, help="JSON, with what an earlier call wrote there")
     parser.add_argument("--work", type=Path, help="folder for the checkpoint and logs (a temporary one)")
     parser.add_argument("--child", help=argparse.SUPPRESS)
@@ -143,6 +152,7 @@ def main() -> None:
     changes = {"trl_microbatch": given.trl_microbatch, "microbatch_tokens": given.microbatch_tokens or (64 if given.tiny else None)}
     shape = replace(shape, **{name: value for name, value in changes.items() if value})
     sides = given.sides or (["r1pipe+hf", "trl+generate"] if given.tiny else list(SIDES))
+    shape = replace(shape, compiled=not given.no_compile)
     results: dict[str, dict[str, Any]] = {}
     if given.out and given.out.is_file():
         results = {side: result for side, result in json.loads(given.out.read_text())["results"].items() if side not in sides}

@@ -39,9 +39,12 @@ class Shape:
     inner: int = 4864
     vocabulary: int = 151_936
     base: str = ""
+    minibatches: int = 1  # updates a rollout
     trl_microbatch: int = 16  # rows; as in open-r1's recipes for one GPU, with TRL's gradient checkpointing
+    trl_checkpointing: bool = True
     vllm_memory: float = 0.3
     microbatch_tokens: int | str = "auto"
+    compiled: bool = True
 
     @property
     def rows(self) -> int:
@@ -62,7 +65,14 @@ class Shape:
         return found
 
     def texts(self, rollouts: int) -> list[str]:
-        """Prompts of `prompt_tokens` tokens each: the tokenizer built here makes one of each letter."""
+        """Prompts of `prompt_tokens` tokens each: the tokenizer built here makes one of each letter. Of a base that ships: its world's problems."""
+        if self.base:
+            from r1pipe.data.render import TEMPLATES, read_template, render_prompt
+            from r1pipe.data.rows import REASONING_DOMAINS
+            from r1pipe.embedded.world import problems
+
+            template = read_template(str(TEMPLATES / "embedded-zero.txt"))
+            return [str(render_prompt(row, template)) for row in problems("dev", REASONING_DOMAINS, self.prompts * rollouts, self.seed)]
         draw = random.Random(f"{self.seed}/prompts")
         return ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=self.prompt_tokens)) for _ in range(self.prompts * rollouts)]
 
@@ -237,7 +247,7 @@ class Timing(TrainerCallback):
         setattr(holder, name, timed)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        RUN.rollout = state.global_step
+        RUN.rollout = state.global_step // RUN.shape.minibatches
         if not self.last:
             self.last = now()
 
@@ -247,6 +257,8 @@ class Timing(TrainerCallback):
             self.steps[-1]["log"] = {k: v for k, v in logs.items() if k.startswith(chosen)}  # type: ignore[assignment]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step % RUN.shape.minibatches:
+            return
         ended = now()
         step = {"seconds": ended - self.last, **self.parts}
         step[GENERATION] = step.get(GENERATION, 0.0) - step.get(SYNC, 0.0)
@@ -271,17 +283,22 @@ def stock(shape: Shape, checkpoint: Path, work: Path, steps: int, vllm: bool) ->
     from trl import GRPOConfig, GRPOTrainer
 
     gpu = torch.cuda.is_available()
+    share = shape.rows // shape.minibatches
+    microbatch = min(shape.trl_microbatch, share)
+    accumulate = share // microbatch
     more: dict[str, Any] = {}
     if vllm:
         more = {"use_vllm": True, "vllm_mode": "colocate", "vllm_gpu_memory_utilization": shape.vllm_memory}
         more["vllm_max_model_length"] = shape.prompt_tokens + shape.cap
     args = GRPOConfig(
         output_dir=str(work / "trl"),
-        per_device_train_batch_size=min(shape.trl_microbatch, shape.rows),
-        gradient_accumulation_steps=max(1, shape.rows // shape.trl_microbatch),
+        per_device_train_batch_size=microbatch,
+        gradient_accumulation_steps=accumulate,
+        steps_per_generation=accumulate * shape.minibatches,
+        gradient_checkpointing=shape.trl_checkpointing,
         num_generations=shape.group,
         max_completion_length=shape.cap,
-        max_steps=steps,
+        max_steps=steps * shape.minibatches,
         learning_rate=3e-6,
         lr_scheduler_type="constant",
         beta=0.001,
@@ -319,16 +336,17 @@ def ours(shape: Shape, checkpoint: Path, work: Path, steps: int, rollout: str) -
     here = Here("bench", work / "r1pipe", work / "metrics.jsonl", work / "progress.jsonl")
     more: dict[str, Any] = {}
     if rollout == "vllm":
+        more["compile"] = shape.compiled  # as the default does in a run of 50 updates
         more["vllm"] = {"memory": shape.vllm_memory, "max_model_length": shape.prompt_tokens + shape.cap}
     params = GRPOParams(
         lr=3e-6,
         num_generations=shape.group,
-        batch_size=shape.rows,
-        minibatches_per_rollout=1,
+        batch_size=shape.rows // shape.minibatches,
+        minibatches_per_rollout=shape.minibatches,
         rollout=rollout,  # type: ignore[arg-type]
         microbatch_tokens=shape.microbatch_tokens,  # type: ignore[arg-type]
         eval_prompts=0,
-        phases=[Phase(steps=steps, max_tokens=shape.cap, rewards=[RewardSpec(name="grpo_sides:seeded_reward")])],
+        phases=[Phase(steps=steps * shape.minibatches, max_tokens=shape.cap, rewards=[RewardSpec(name="grpo_sides:seeded_reward")])],
         **more,
     )
     rows = [{"id": str(i), "prompt": text, "domain": "math", "language": "en"} for i, text in enumerate(shape.texts(steps))]

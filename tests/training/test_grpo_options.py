@@ -76,6 +76,16 @@ def test_groups_without_signal_are_replaced(tiny_checkpoint, here):
     assert torch.allclose(found["old_per_token_logps"][counts], logps[counts], atol=1e-4)
 
 
+def test_scores_of_a_replaced_response_come_with_it():
+    from r1pipe.rewards import score
+
+    rows = [{"answer": "4"}, {"answer": None}]
+    ours, theirs = (score([RewardSpec(name="accuracy")], texts, rows) for texts in (["4", "5"], ["\\boxed{5}", "6"]))
+    ours.put(1, theirs, 0)
+    assert ours.totals == [1.0, 0.0] and ours.components == {"accuracy": [1.0, 0.0]}
+    assert ours.applied == {"accuracy": [True, True]} and ours.unjudged == {"accuracy": 0}
+
+
 def test_resampling_gives_up_after_its_rounds(tiny_checkpoint, here):
     odd = [row for row in ROWS if int(row["id"]) % 2]
     trainer = grpo_trainer(params(resample=2), tiny_checkpoint, here, spare=spare_of(odd))

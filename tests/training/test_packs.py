@@ -119,7 +119,7 @@ def test_training_in_packs_is_training_in_rows(tiny_checkpoint, tmp_path):
     from r1pipe.here import Here
 
     weights = []
-    for name, tokens in {"rows": "off", "packs": 64}.items():
+    for name, tokens in {"rows": "rows", "packs": 64}.items():
         folder = tmp_path / name
         folder.mkdir()
         trainer = grpo_trainer(params(microbatch_tokens=tokens), tiny_checkpoint, Here("test", folder, folder / "m.jsonl", folder / "p.jsonl"))

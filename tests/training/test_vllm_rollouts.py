@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -43,10 +44,18 @@ class Sampled:
             max_completion_length,
             told,
         )
+        self.mode, self.enable_sleep_mode = "colocate", False
+        worker = SimpleNamespace(model_runner=SimpleNamespace(model=self))
+        engine = SimpleNamespace(model_executor=SimpleNamespace(driver_worker=worker))
+        self.llm = SimpleNamespace(llm_engine=engine, reset_prefix_cache=lambda: None)
         self.synced, self.asked = 0, []
 
-    def sync_weights(self) -> None:
+    def load_weights(self, weights: Any) -> None:
         self.synced += 1
+        assert {name: weight.shape for name, weight in weights} == {name: weight.shape for name, weight in self.model.named_parameters()}
+
+    def _iter_named_params(self) -> Any:
+        return ((name, weight.data) for name, weight in self.model.named_parameters())
 
     def generate(self, prompts: list[list[int]], images: Any, num_generations: int, profiler: Any = None) -> Any:
         self.asked.append((len(prompts), self.temperature, self.max_completion_length))
@@ -99,7 +108,7 @@ def test_held_out_prompts_are_asked_through_vllm(vllm, tiny_checkpoint, here):
     assert set(trainer.stopwatch.read()) == {"heldout"}, "no rollout's generation"
 
 
-@pytest.mark.parametrize("tokens", ["off", 64])
+@pytest.mark.parametrize("tokens", ["rows", 64])
 @pytest.mark.parametrize("mode", ["sequence_mask", "sequence_truncate", "token_mask", "token_truncate"])
 def test_a_rollout_of_one_update_needs_no_pass_for_its_old_log_probs(vllm, tiny_checkpoint, tmp_path, monkeypatch, mode, tokens):
     """The correction from the update's own log-probs is TRL's from a pass before it: the same weights, the same numbers in the log."""
@@ -107,7 +116,7 @@ def test_a_rollout_of_one_update_needs_no_pass_for_its_old_log_probs(vllm, tiny_
 
     found = []
     passes = []
-    plain = R1GRPOTrainer._sorted_logps if tokens == "off" else R1GRPOTrainer._packed_logps
+    plain = R1GRPOTrainer._sorted_logps if tokens == "rows" else R1GRPOTrainer._packed_logps
 
     def counting(self: Any, model: Any, *args: Any) -> Any:
         passes.append(model is self.model and not torch.is_grad_enabled())
@@ -136,7 +145,7 @@ def test_our_fields_become_trls():
     assert (arguments["vllm_mode"], arguments["vllm_gpu_memory_utilization"], arguments["vllm_tensor_parallel_size"]) == ("colocate", 0.5, 2)
     assert arguments["vllm_enable_sleep_mode"] and arguments["vllm_importance_sampling_mode"] == "sequence_mask"
     assert arguments["vllm_importance_sampling_clip_max"] == 2
-    server = vllm_arguments(params(rollout="vllm-server", vllm=VLLMRollout(server_url="http://h:8000", correction="off")))
+    server = vllm_arguments(params(rollout="vllm-server", vllm=VLLMRollout(server_url="http://h:8000", correction="none")))
     assert server["vllm_mode"] == "server" and server["vllm_server_base_url"] == "http://h:8000"
     assert server["vllm_importance_sampling_correction"] is False and "vllm_gpu_memory_utilization" not in server
     assert vllm_arguments(params(rollout="hf")) == {}
