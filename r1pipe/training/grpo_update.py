@@ -56,7 +56,8 @@ class TokenMicrobatches(GRPOTrainer):
         self.packed = microbatch_tokens is not None and use_varlen(policy.get_base_model() if is_peft_model(policy) else policy)
         if self.packed and self.ref_model is not None:
             use_varlen(self.accelerator.unwrap_model(self.ref_model))
-        if self.packed and compiled:
+        self.compiled = self.packed and compiled
+        if self.compiled:
             from r1pipe.training.sft_trainer import compile_layers
 
             compile_layers(policy)
@@ -165,7 +166,7 @@ class TokenMicrobatches(GRPOTrainer):
         if self.microbatch_tokens == "auto":
             free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
             still = 12 * sum(p.numel() for p in self.model.parameters() if p.requires_grad)  # gradients and Adam's two moments, float32
-            tokens = auto_tokens(self.model.config, free - still - 2**31, self.args.gradient_checkpointing)
+            tokens = auto_tokens(self.accelerator.unwrap_model(self.model), free - still - 2**31, self.args.gradient_checkpointing, self.compiled)
             self.microbatch_tokens = int(gathered(torch.tensor([tokens], device=self.accelerator.device)).min())
         assert isinstance(self.microbatch_tokens, int)
         return self.microbatch_tokens

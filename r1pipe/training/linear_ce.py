@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
-from trl.kernels import chunked_logprob as trl_kernels
+from trl.kernels import chunked_logprob
 
+trl_kernels: Any = chunked_logprob  # Triton's launch syntax has no types
 CHUNK = 4096  # tokens; at 151,936 words 1.2 GiB of logits in bf16
 
 
@@ -66,7 +67,7 @@ class LinearCrossEntropy(torch.autograd.Function):
         return hidden_grad_NH, weight_grad_VH, None
 
 
-def _plain(device: torch.device) -> dict[str, Any]:
+def _plain() -> dict[str, Any]:
     return {"logit_scale": 1.0, "softcap": 1.0, "inv_t": 1.0, "HAS_SOFTCAP": False, "BLOCK_SIZE": trl_kernels._BLOCK_SIZE}
 
 
@@ -79,7 +80,7 @@ def _statistics(logits_CV: torch.Tensor, targets_C: torch.Tensor) -> tuple[torch
     s["before"].fill_(float("-inf"))
     flags = {"HAS_ENTROPY": True, "HAS_LOG_SUM_SQ_PROBS": False, "HAS_MEAN_LOGITS": False, "HAS_IS_TOP1": True}
     fold = trl_kernels._forward_kernel[(count,)] if trl_kernels._use_triton(logits_CV.device) else trl_kernels._forward_tile
-    fold(logits_CV, logits_CV.stride(0), targets_C, *(s[name] for name in named), 0, words, **flags, **_plain(logits_CV.device))
+    fold(logits_CV, logits_CV.stride(0), targets_C, *(s[name] for name in named), 0, words, **flags, **_plain())
     log_z_C = s["highest"] + s["total"].log()
     right_C = (s["target"] >= s["highest"]) & (s["target"] > s["before"])
     return log_z_C, s["target"], log_z_C - s["x_total"] / s["total"], right_C
@@ -92,7 +93,7 @@ def _to_gradients(logits_CV: torch.Tensor, targets_C: torch.Tensor, log_z_C: tor
     fold = trl_kernels._backward_kernel[(count, blocks)] if trl_kernels._use_triton(logits_CV.device) else trl_kernels._backward_tile
     minus_C = torch.full_like(log_z_C, -1.0)
     flags = {"HAS_LOGPROB_GRAD": True, "HAS_ENTROPY_GRAD": False}
-    fold(logits_CV, logits_CV.stride(0), targets_C, log_z_C, log_z_C, minus_C, minus_C, 0, words, **flags, **_plain(logits_CV.device))
+    fold(logits_CV, logits_CV.stride(0), targets_C, log_z_C, log_z_C, minus_C, minus_C, 0, words, **flags, **_plain())
 
 
 # --- the model's forward ----------------------------------------------------------------------------------------------
