@@ -54,15 +54,16 @@ class TokenMicrobatches(GRPOTrainer):
         super().__init__(**kwargs)
         policy: Any = self.accelerator.unwrap_model(self.model)
         self.packed = microbatch_tokens is not None and use_varlen(policy.get_base_model() if is_peft_model(policy) else policy)
-        if self.packed and self.ref_model is not None:
-            use_varlen(self.accelerator.unwrap_model(self.ref_model))
+        reference: Any = self.ref_model and self.accelerator.unwrap_model(self.ref_model)
+        if self.packed and reference is not None:
+            use_varlen(reference)
         self.compiled = self.packed and compiled
         if self.compiled:
             from r1pipe.training.sft_trainer import compile_layers
 
             compile_layers(policy)
-            if self.ref_model is not None:
-                compile_layers(self.accelerator.unwrap_model(self.ref_model))
+            if reference is not None:
+                compile_layers(reference)
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -165,8 +166,9 @@ class TokenMicrobatches(GRPOTrainer):
         """Tokens of a pack; `auto` is settled when it is first asked for, with all models loaded and the optimizer's state still to come."""
         if self.microbatch_tokens == "auto":
             free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+            policy: Any = self.accelerator.unwrap_model(self.model)
             still = 12 * sum(p.numel() for p in self.model.parameters() if p.requires_grad)  # gradients and Adam's two moments, float32
-            tokens = auto_tokens(self.accelerator.unwrap_model(self.model), free - still - 2**31, self.args.gradient_checkpointing, self.compiled)
+            tokens = auto_tokens(policy, free - still - 2**31, self.args.gradient_checkpointing, self.compiled)
             self.microbatch_tokens = int(gathered(torch.tensor([tokens], device=self.accelerator.device)).min())
         assert isinstance(self.microbatch_tokens, int)
         return self.microbatch_tokens

@@ -62,7 +62,7 @@ def measure(side: str, shape: Shape, work: Path, steps: int, budget: float) -> d
     for line in done.stdout:
         if line.startswith(RESULT):
             found = json.loads(line[len(RESULT) :])
-        elif line.startswith("{"):
+        elif line.startswith('{"seconds"'):
             print(f"  {time.monotonic() - started:5.0f} s  {line.rstrip()}", flush=True)
         else:
             lines.append(line)
