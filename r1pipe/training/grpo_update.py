@@ -54,8 +54,8 @@ class TokenMicrobatches(GRPOTrainer):
         self._known: Logps | None = None  # log-probs that TRL's loss will ask for
         super().__init__(**kwargs)
         policy: Any = self.accelerator.unwrap_model(self.model)
-        self.packed = microbatch_tokens is not None and use_varlen(policy.get_base_model() if is_peft_model(policy) else policy)
         reference: Any = self.ref_model and self.accelerator.unwrap_model(self.ref_model)
+        self.packed = microbatch_tokens is not None and use_varlen(policy.get_base_model() if is_peft_model(policy) else policy)
         if self.packed and reference is not None:
             use_varlen(reference)
         self.compiled = self.packed and compiled
@@ -167,8 +167,8 @@ class TokenMicrobatches(GRPOTrainer):
         """Tokens of a pack; `auto` is settled when it is first asked for, with all models loaded and the optimizer's state still to come."""
         if self.microbatch_tokens == "auto":
             free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-            policy: Any = self.accelerator.unwrap_model(self.model)
             still = 12 * sum(p.numel() for p in self.model.parameters() if p.requires_grad)  # gradients and Adam's two moments, float32
+            policy: Any = self.accelerator.unwrap_model(self.model)
             tokens = auto_tokens(policy, free - still - 2**31, self.args.gradient_checkpointing, self.compiled)
             self.microbatch_tokens = int(gathered(torch.tensor([tokens], device=self.accelerator.device)).min())
         assert isinstance(self.microbatch_tokens, int)
