@@ -74,7 +74,9 @@ class R1GRPOTrainer(GRPOTrainer):
             models: list[Any] = [self.accelerator.unwrap_model(self.model), self.ref_model and self.accelerator.unwrap_model(self.ref_model)]
             for model in models:
                 if model is not None:
-                    add_fused_lm_head(model, temperature=phase.temperature, outputs=("log_probs", "entropy"))
+                    add_fused_lm_head(
+                        model.get_base_model() if is_peft_model(model) else model, temperature=phase.temperature, outputs=("log_probs", "entropy")
+                    )
         self.max_completion_length = phase.max_tokens
         if self.use_vllm:
             self.vllm_generation.temperature, self.vllm_generation.max_completion_length = phase.temperature, phase.max_tokens

@@ -30,7 +30,7 @@ def train_sft(checkpoint: Path, rows: list[dict[str, Any]], params: SFTParams, o
     from trl import SFTConfig, SFTTrainer
 
     from r1pipe.data.render import chat_ids
-    from r1pipe.training.arguments import common_arguments, resume_from, split_batch
+    from r1pipe.training.arguments import common_arguments, lora_config, resume_from, split_batch
     from r1pipe.training.callbacks import Report
     from r1pipe.training.models import load_model, load_tokenizer, save_trained
 
@@ -66,7 +66,7 @@ def train_sft(checkpoint: Path, rows: list[dict[str, Any]], params: SFTParams, o
         args=args,
         train_dataset=Dataset.from_list(kept),
         processing_class=tokenizer,
-        peft_config=_lora(params),
+        peft_config=lora_config(params.lora, "sft.lora"),
         callbacks=[Report(here)],
     )
     trainer.remove_callback(PrinterCallback)  # metrics.jsonl has it all
@@ -76,11 +76,3 @@ def train_sft(checkpoint: Path, rows: list[dict[str, Any]], params: SFTParams, o
     save_trained(trainer, tokenizer, out, here)
     tokens = sum(sum(row["completion_mask"]) for row in kept)
     return {"rows": len(kept), "dropped_too_long": dropped, "tokens": tokens, "steps": steps, "loss": round(sum(tail) / len(tail), 4)}
-
-
-def _lora(params: SFTParams) -> Any:
-    if params.lora is None:
-        return None
-    from peft import LoraConfig
-
-    return LoraConfig(task_type="CAUSAL_LM", **params.lora)
