@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from r1pipe.data.response import ANSWER_CLOSE, THINK_OPEN
+from r1pipe.errors import ConfigError
 from r1pipe.here import Here
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ def train_base(folder: Path, rows_NT: np.ndarray, architecture: Any, params: Any
     from r1pipe.training.arguments import common_arguments, resume_from, split_batch
     from r1pipe.training.callbacks import Report
 
+    if os.environ.get("R1PIPE_PROFILE") in ("zero3", "fsdp2"):
+        raise ConfigError("pretrain does not cut up weights: its models are small", "launch.profile", "profile: process, ddp or zero2")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     set_seed(seed)
     model = Qwen2ForCausalLM(

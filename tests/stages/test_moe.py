@@ -36,18 +36,21 @@ FAMILIES: dict[str, PreTrainedConfig] = {
 }
 
 
-@pytest.fixture(scope="module", params=list(FAMILIES))
-def moe(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def make_moe(family: str, folder: Path) -> Path:
     """A checkpoint with random weights and the embedded tokenizer."""
-    folder = tmp_path_factory.mktemp(request.param) / "base"
     tokenizer = AutoTokenizer.from_pretrained(BASE)
-    config = FAMILIES[request.param]
+    config = FAMILIES[family]
     config.update({"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None})
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(BASE / name, folder)
     return folder
+
+
+@pytest.fixture(scope="module", params=list(FAMILIES))
+def moe(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_moe(request.param, tmp_path_factory.mktemp(request.param) / "base")
 
 
 def moved(before: Path, after: Path) -> set[str]:

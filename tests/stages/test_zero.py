@@ -148,6 +148,16 @@ def test_zero2_lora_cold_start(tmp_path: Path, tiny_checkpoint: Path) -> None:
     assert_trained_checkpoint(tmp_path / "runs/t/cold-start/out/checkpoint", tiny_checkpoint, ("q_proj.weight", "v_proj.weight"))
 
 
+def test_zero3_experts(tmp_path: Path) -> None:
+    """A layer's experts lie on both ranks, and each rank's tokens ask for others of them."""
+    from test_moe import assert_trained, make_moe
+
+    base = make_moe("deepseek-v3", tmp_path / "base")
+    write_chats(tmp_path)
+    run(tmp_path, SFT.replace("MODEL", str(base)), "cold-start", "zero3")
+    assert_trained(base, tmp_path / "runs/t/cold-start/out/checkpoint")
+
+
 def test_a_checkpoint_goes_on_with_fewer_ranks_under_ddp_and_not_under_zero(tmp_path: Path, tiny_checkpoint: Path) -> None:
     """Killed with two ranks. ddp goes on with one from the trainer's checkpoint; ZeRO's is cut by rank, and says so."""
     write_chats(tmp_path)
