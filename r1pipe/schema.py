@@ -289,6 +289,31 @@ class AuditParams(Model):
 
 
 Aggregation = Literal["sum_then_normalize", "normalize_then_sum"]
+LOSS_TYPES = ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo")  # TRL 1.16's
+
+
+class VLLMRollout(Model):
+    """Rollouts from vLLM through TRL: in the training process (colocated), or a server beside it. The numbers are our choice, where not said TRL's."""
+
+    memory: float = Field(default=0.3, gt=0, lt=1, description="colocated: share of the GPU's memory for vLLM's weights and cache (TRL's default)")
+    tensor_parallel: int = Field(default=1, ge=1, description="colocated: ranks that share one copy of the model")
+    sleep: bool = Field(default=False, description="colocated: vLLM gives its memory back while the policy is updated; waking costs a sync of the weights")
+    max_model_length: int | None = Field(default=None, ge=1, description="colocated: tokens of prompt and response; none = what the model allows")
+    server_url: str | None = Field(default=None, description="server: http://host:port of `vllm serve` with --logprobs-mode processed_logprobs")
+    server_timeout: float = Field(default=240.0, gt=0, description="server: seconds to wait until it answers (TRL's default)")
+    group_port: int = Field(default=51216, ge=1, le=65535, description="server: port over which the weights go to it (TRL's default)")
+    correction: Literal["none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"] = Field(
+        default="sequence_mask",
+        description="importance correction for the gap between vLLM's log-probs and the trainer's; *_mask drops what is above the cap (TRL's default)",
+    )
+    correction_cap: float = Field(default=3.0, gt=0, description="upper bound of the ratio (TRL's default)")
+    correction_floor: float | None = Field(default=None, gt=0, description="lower bound of the ratio; none = no bound")
+
+    @model_validator(mode="after")
+    def _bounds(self) -> VLLMRollout:
+        if self.correction_floor is not None and self.correction_floor >= self.correction_cap:
+            raise ValueError(f"correction_floor {self.correction_floor} must be below correction_cap {self.correction_cap}")
+        return self
 
 
 class GRPOParams(Training):
@@ -307,12 +332,53 @@ class GRPOParams(Training):
     lora: dict[str, Any] | None = Field(
         default=None, exclude_if=lambda value: value is None, description="peft.LoraConfig's arguments; none = all weights (the paper trains all)"
     )
-    loss_type: str = Field(default="grpo", description="per token, 1/|o_i| (DeepSeekMath eq. 3); other TRL names work as ablations")
+    loss_type: str = Field(
+        default="grpo", description="per token, 1/|o_i| (DeepSeekMath eq. 3); ablations: dr_grpo (arXiv 2503.20783), dapo, bnpo, cispo, sapo, luspo, vespo"
+    )
     scale_rewards: Literal["group", "batch", "none"] = Field(default="group", description="advantage = (r - mean) / std of the group (v2 eq. 3)")
     multi_objective_aggregation: Aggregation = Field(
         default="sum_then_normalize",
         exclude_if=lambda value: value == "sum_then_normalize",
         description="rewards are summed, then normalised in the group (v2 eq. 3, 4); normalize_then_sum = each on its own first (GDPO, arXiv 2601.05242)",
+    )
+    epsilon_high: float | None = Field(
+        default=None,
+        gt=0,
+        exclude_if=lambda value: value is None,
+        description="upper clip range where it differs from epsilon ('clip higher': DAPO, arXiv 2503.14476, 0.28 beside 0.2); none = epsilon",
+    )
+    importance_level: Literal["token", "sequence"] = Field(
+        default="token",
+        exclude_if=lambda value: value == "token",
+        description="ratio of each token (v2 eq. 1), or one of the whole response (GSPO, arXiv 2507.18071; with loss_type grpo)",
+    )
+    mask_truncated: bool = Field(
+        default=False, exclude_if=lambda value: not value, description="responses cut at max_tokens do not count in the loss (DAPO's overlong filtering)"
+    )
+    resample: int = Field(
+        default=0,
+        ge=0,
+        exclude_if=lambda value: not value,
+        description="groups whose rewards are all equal are replaced by groups of other prompts, in up to so many rounds a rollout (DAPO's dynamic sampling)",
+    )
+    skip_no_signal: bool = Field(
+        default=False,
+        exclude_if=lambda value: not value,
+        description="groups whose rewards are all equal cost no update: neither their KL to the reference nor their entropy counts",
+    )
+    rollout: Literal["hf", "vllm", "vllm-server"] = Field(
+        default="hf", exclude_if=lambda value: value == "hf", description="what draws responses: PyTorch here, vLLM on the same GPUs, or a vLLM server"
+    )
+    vllm: VLLMRollout | None = Field(default=None, exclude_if=lambda value: value is None, description="of rollout: vllm and vllm-server")
+    microbatch_tokens: int | Literal["auto", "rows"] = Field(
+        default="auto",
+        exclude_if=lambda value: value == "auto",
+        description="tokens of a forward pass and device, packed without padding; auto = by the free memory on CUDA; rows = microbatches of rows, as on a CPU",
+    )
+    compile: bool | Literal["auto"] = Field(
+        default="auto",
+        exclude_if=lambda value: value == "auto",
+        description="torch.compile of the layers for packed rows; auto = on GPUs, where vLLM samples and there are 50 updates or more (our choice)",
     )
     phases: list[Phase] = Field(min_length=1)
     eval_every: int = Field(default=100, ge=1, description="updates between scores of the held-out prompts (our choice)")
@@ -331,10 +397,32 @@ class GRPOParams(Training):
             raise ValueError(
                 "with lora the reference is the base without its adapter and is never replaced: set ref_replace_every: null (KL to the base), or beta: 0"
             )
+        if self.loss_type not in LOSS_TYPES:
+            raise ValueError(f"there is no loss_type `{self.loss_type}`: use one of {', '.join(LOSS_TYPES)}")
+        if self.epsilon_high is not None and self.loss_type != "cispo" and self.epsilon_high < self.epsilon:
+            raise ValueError(f"epsilon_high {self.epsilon_high} is below epsilon {self.epsilon}: the clip range would be narrower above than below")
+        if isinstance(self.microbatch_tokens, int) and self.microbatch_tokens < 1:
+            raise ValueError("microbatch_tokens must be at least 1")
+        if self.microbatch is not None and isinstance(self.microbatch_tokens, int):
+            raise ValueError("microbatch (rows) and microbatch_tokens exclude each other: leave one out")
+        self._of_the_rollout()
         back = [name for name, guard in self.guards.rules().items() if guard.action == "rollback"]
         if back and self.save_every is None:
             raise ValueError(f"guards.{back[0]} rolls back to a checkpoint, and none is saved: set save_every, or action: pause")
         return self
+
+    def _of_the_rollout(self) -> None:
+        if self.compile is True and self.rollout == "hf":
+            raise ValueError("compile: true needs rollout: vllm, since PyTorch's sampling here would compile for every length")
+        stated = self.vllm.model_fields_set if self.vllm is not None else set()
+        if self.rollout == "hf" and self.vllm is not None:
+            raise ValueError("`vllm` would be ignored: rollout is hf")
+        if self.rollout == "vllm-server" and (self.vllm is None or self.vllm.server_url is None):
+            raise ValueError("rollout: vllm-server needs vllm: {server_url: http://host:port}")
+        server = {"server_url", "server_timeout", "group_port"}
+        colocated = {"memory", "tensor_parallel", "sleep", "max_model_length"}
+        if ignored := sorted(stated & (server if self.rollout == "vllm" else colocated)):
+            raise ValueError(f"vllm.{ignored[0]} would be ignored: rollout is {self.rollout}")
 
     @property
     def steps(self) -> int:

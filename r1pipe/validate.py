@@ -40,7 +40,24 @@ TRL_ALIASES: dict[str, str] = {
     "temperature": "phases",
     "reward_weights": "phases",
     "reward_funcs": "phases",
-    "epsilon_high": "epsilon",
+    "importance_sampling_level": "importance_level",
+    "mask_truncated_completions": "mask_truncated",
+    "use_vllm": "rollout",
+    "vllm_mode": "rollout",
+    "vllm_gpu_memory_utilization": "vllm",
+    "vllm_tensor_parallel_size": "vllm",
+    "vllm_enable_sleep_mode": "vllm",
+    "vllm_max_model_length": "vllm",
+    "vllm_server_base_url": "vllm",
+    "vllm_server_host": "vllm",
+    "vllm_server_port": "vllm",
+    "vllm_server_timeout": "vllm",
+    "vllm_group_port": "vllm",
+    "vllm_importance_sampling_correction": "vllm",
+    "vllm_importance_sampling_mode": "vllm",
+    "vllm_importance_sampling_clip_max": "vllm",
+    "vllm_importance_sampling_clip_min": "vllm",
+    "vllm_importance_sampling_cap": "vllm",
     "sync_ref_model": "ref_replace_every",
     "ref_model_sync_steps": "ref_replace_every",
     "ref_model_mixup_alpha": "ref_replace_every",
@@ -180,9 +197,9 @@ def _alone(launch: Launch, training: Training) -> Iterator[tuple[str, str, str]]
     rolls = [name for name, guard in training.guards.rules().items() if guard.action == "rollback"]
     if rolls and several:
         yield "guards", f"{rolls[0]} rolls back, which works in one process so far", "action: pause, and start again by hand; or launch: {num_processes: 1}"
-    if launch.profile == "fsdp2" and not training.trl.get("use_vllm"):
+    if launch.profile == "fsdp2" and training.rollout == "hf":
         what = "profile fsdp2 cannot sample in the trainer: ranks whose responses differ in length would wait for each other"
-        yield "trl", what, "profile: zero2 or zero3; or grpo.trl: {use_vllm: true}"
+        yield "rollout", what, "profile: zero2 or zero3; or rollout: vllm"
 
 
 def trainings(value: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Training]]:

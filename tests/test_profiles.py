@@ -37,7 +37,7 @@ def said(folder: Path, launch: str, also: str = "") -> str:
         ("{profile: ddp, nodes: 2, hostfile: ./p.jsonl, slurm: {}}", "two ways to the same machines", "keep one"),
         ("{profile: ddp, nodes: 2, hostfile: ./none}", "nothing is at './none'", "looked for"),
         ("{num_processes: 2}", "a training stage on several ranks needs a profile", "zero2"),
-        ("{profile: fsdp2, num_processes: 2}", "profile fsdp2 cannot sample in the trainer", "zero2 or zero3; or grpo.trl: {use_vllm: true}"),
+        ("{profile: fsdp2, num_processes: 2}", "profile fsdp2 cannot sample in the trainer", "zero2 or zero3; or rollout: vllm"),
     ],
 )
 def test_refused(tmp_path: Path, launch: str, what: str, fix: str):

@@ -10,6 +10,7 @@ Shapes: P prompts, B = P * n sequences still running, T tokens, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -83,6 +84,7 @@ def decode(
     pad_id: int,
     generator: torch.Generator | None = None,
     logps: list[list[float]] | None = None,
+    adjust: Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
 ) -> list[list[int]]:
     """Sample n continuations of each prompt.
 
@@ -91,6 +93,8 @@ def decode(
         max_new_tokens: a continuation that has not ended by then is cut.
         eos_ids: tokens that end a continuation; the one that did is its last token.
         generator: where the random numbers come from; none = torch's default generator.
+        adjust: (t, which of the P * n sequences each row is, logits_BV) -> logits_BV, called before token t (from 0) is drawn; benchmarks
+            force lengths with it.
         logps: an empty list that is filled, where the loop here samples, with each token's log-probability at the temperature.
 
     Returns:
@@ -106,6 +110,7 @@ def decode(
         mask_PT[row, width - len(ids) :] = 1
     ids_PT, mask_PT = ids_PT.to(device), mask_PT.to(device)
     if not all(type(layer) is DynamicLayer for layer in cache.layers):
+        assert adjust is None, "only the loop below has a place for it"
         return _generate(model, ids_PT, mask_PT, n, max_new_tokens, temperature, top_p, eos_ids, pad_id)
     cache.layers[:] = [InPlaceLayer(width + max_new_tokens) for _ in cache.layers]
 
@@ -127,6 +132,8 @@ def decode(
     alive_B = torch.ones(total, dtype=torch.bool, device=device)
 
     for t in range(max_new_tokens):
+        if adjust is not None:
+            logits_BV = adjust(t, running_B, logits_BV)
         token_B = sample_tokens(logits_BV, temperature, top_p, generator)
         tokens[running_B[alive_B], t] = token_B[alive_B]
         if logp is not None:

@@ -73,6 +73,16 @@ class Scores:
     applied: dict[str, list[bool]] = field(default_factory=dict)
     unjudged: dict[str, int] = field(default_factory=dict)
 
+    def put(self, to: int, other: Scores, source: int) -> None:
+        """Another completion in the place of this one: its scores by the same specs."""
+        self.totals[to] = other.totals[source]
+        for name, values in self.components.items():
+            self.unjudged[name] += other._not_judged(name, source) - self._not_judged(name, to)
+            values[to], self.applied[name][to] = other.components[name][source], other.applied[name][source]
+
+    def _not_judged(self, name: str, i: int) -> int:
+        return int(self.applied[name][i] and self.components[name][i] is None)
+
 
 def resolve(name: str) -> Reward:
     """The reward function of that name: a key of REWARDS, or package.module:function.

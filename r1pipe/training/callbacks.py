@@ -13,7 +13,7 @@ from r1pipe.here import Here
 from r1pipe.schema import GRPOParams
 from r1pipe.training.models import save_trained
 
-SHOWN = {"reward": "reward", "completions/mean_length": "length", "loss": "loss", "mean_token_accuracy": "accuracy"}
+SHOWN = {"reward": "reward", "completions/mean_length": "length", "loss": "loss", "mean_token_accuracy": "accuracy", "tokens_per_second": "tok/s"}
 
 
 class Report(TrainerCallback):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from datasets import Dataset
 from transformers import PrinterCallback
 from trl import GRPOConfig
@@ -20,14 +21,19 @@ from r1pipe.training.callbacks import Heldout, Report
 from r1pipe.training.grpo_trainer import R1GRPOTrainer
 from r1pipe.training.guards import KEPT_FOR_ROLLBACK, GuardCallback, LearningRate, past_rollbacks, roll_back
 from r1pipe.training.models import load_model, load_tokenizer, save_trained
-from r1pipe.training.rollouts import order_prompts
+from r1pipe.training.rollouts import order_prompts, spare_prompts
+from r1pipe.training.vllm import require_vllm, vllm_arguments
 
+COMPILED_FROM = 50  # updates (our choice)
 MICROBATCH = 64  # completions a forward pass and rank where the config does not say
 
 
 def grpo_arguments(params: GRPOParams, here: Here, seed: int) -> dict[str, Any]:
     """GRPOConfig's arguments. TRL's defaults are not R1's, so every value the paper states is passed."""
-    microbatch, accumulate = split_batch(params.batch_size, here.world_size, params.microbatch, MICROBATCH, params.num_generations)
+    whole = token_microbatches(params) is not None  # a training step is then a rank's share of a minibatch; the trainer cuts it up
+    microbatch, accumulate = split_batch(
+        params.batch_size, here.world_size, params.microbatch, params.batch_size if whole else MICROBATCH, params.num_generations
+    )
     return {
         **common_arguments(params, here, seed, params.steps),
         "per_device_train_batch_size": microbatch,
@@ -41,6 +47,8 @@ def grpo_arguments(params: GRPOParams, here: Here, seed: int) -> dict[str, Any]:
         "temperature": params.phases[0].temperature,
         "beta": params.beta,
         "epsilon": params.epsilon,
+        "epsilon_high": params.epsilon_high,
+        "importance_sampling_level": params.importance_level,
         "loss_type": params.loss_type,
         "scale_rewards": params.scale_rewards,
         "multi_objective_aggregation": params.multi_objective_aggregation,
@@ -50,11 +58,33 @@ def grpo_arguments(params: GRPOParams, here: Here, seed: int) -> dict[str, Any]:
         "ref_model_sync_steps": params.ref_replace_every or params.steps + 1,
         "shuffle_dataset": False,  # the order is ours: r1pipe/training/rollouts.py
         "remove_unused_columns": False,
-        "mask_truncated_completions": False,
+        "mask_truncated_completions": params.mask_truncated,
         "logging_nan_inf_filter": False,  # transformers would log another number in the place of one that is not finite
+        **vllm_arguments(params),
         **({"save_total_limit": KEPT_FOR_ROLLBACK} if _may_roll_back(params) else {}),
         **params.trl,
     }
+
+
+def token_microbatches(params: GRPOParams) -> int | Literal["auto"] | None:
+    """Tokens of a forward pass: as the config says; auto = on CUDA; None = rows.
+
+    Raises:
+        ConfigError: TRL's adaptive entropy bonus steers by whole accumulations, which token microbatches do not make.
+    """
+    asked, adaptive = params.microbatch_tokens, params.trl.get("use_adaptive_entropy", False)
+    if isinstance(asked, int) and adaptive:
+        raise ConfigError("microbatch_tokens does not go with trl.use_adaptive_entropy", "grpo.microbatch_tokens", "microbatch_tokens: rows")
+    if asked != "auto":
+        return asked if isinstance(asked, int) else None
+    return "auto" if torch.cuda.is_available() and params.microbatch is None and not adaptive else None
+
+
+def compiled_layers(params: GRPOParams) -> bool:
+    """Whether the layers are compiled: as the config says; auto = where vLLM samples and enough updates pay for the minute that it takes."""
+    if params.compile != "auto":
+        return params.compile
+    return torch.cuda.is_available() and params.rollout != "hf" and token_microbatches(params) is not None and params.steps >= COMPILED_FROM
 
 
 def _may_roll_back(params: GRPOParams) -> bool:
@@ -100,6 +130,14 @@ def train_grpo(
         )
     if _may_roll_back(params) and here.world_size > 1:
         raise ConfigError("a rollback works in one process so far", "grpo.guards", "action: pause, and start again by hand; or launch: {num_processes: 1}")
+    require_vllm(params)
+    share = params.batch_size * params.minibatches_per_rollout // here.world_size
+    if params.resample and share % params.num_generations:
+        raise ConfigError(
+            f"resample needs whole groups on each rank: {share} completions a rank are not a multiple of num_generations {params.num_generations}",
+            "grpo.resample",
+            "another batch_size or number of ranks; or resample: 0",
+        )
     if audit is not None and audit.before_training and here.main:
         asked = [row for name in dict.fromkeys(name for phase in params.phases for name in phase.prompts) for row in prompts[name]]
         asked = asked if here.isolation else [row for row in asked if not row.get("tests")]
@@ -110,7 +148,7 @@ def train_grpo(
     asked = heldout[: params.eval_prompts]
     watch = Heldout(asked, prompt_ids(asked, text, tokenizer) if asked else [], here, params)
     while True:
-        trainer, guard = _make_trainer(checkpoint, rows, params, text, tokenizer, watch, here, seed, models)
+        trainer, guard = _make_trainer(checkpoint, rows, params, text, tokenizer, watch, here, seed, models, prompts)
         trainer.train(resume_from_checkpoint=resume_from(here))
         if guard.rollback is None:
             break
@@ -141,14 +179,22 @@ def _make_trainer(
     here: Here,
     seed: int,
     models: dict[str, Callable[..., list[float]]] | None,
+    prompts: dict[str, list[dict[str, Any]]],
 ) -> tuple[R1GRPOTrainer, GuardCallback]:
     """A trainer before its first update, with the learning rate that the rollbacks so far have left."""
     args = GRPOConfig(**grpo_arguments(params, here, seed))  # before the model: under ZeRO-3 it is then loaded in shards
     guard = GuardCallback(params.guards, here)
+
+    def spare(rollout: int) -> Iterator[tuple[Any, dict[str, Any]]]:
+        return ((render_prompt(row, template), row) for row in spare_prompts(params, prompts, seed, rollout))
+
     trainer = R1GRPOTrainer(
         params=params,
-        rows=rows,
+        rows=list(rows),
         models=models,
+        microbatch_tokens=token_microbatches(params),
+        compiled=compiled_layers(params),
+        spare=spare,
         args=args,
         model=load_model(checkpoint, training=True),
         train_dataset=Dataset.from_dict({"prompt": [render_prompt(row, template) for row in rows], "row": list(range(len(rows)))}),

@@ -1,24 +1,28 @@
-"""TRL's GRPOTrainer with four methods of our own, each named and each for a reason that TRL has no option for.
+"""TRL's GRPOTrainer with methods of our own, each named and each for a reason that TRL has no option for.
 
     _generate_and_score_completions   phases: temperature, length and rewards change while the optimizer goes on;
                                       a prompt without one scorable response is dropped
-    _generate_single_turn             one prefill a prompt group, ended sequences leave the batch (r1pipe/generation/decode.py)
-    _get_per_token_logps_and_entropies  log-probs without padding: rows of like length share a forward pass; a rollout's old ones
-                                      are those it was drawn with, and cost nothing
+    _generate                         groups without signal are replaced by groups of other prompts (DAPO's dynamic sampling)
+    _generate_single_turn             one prefill a prompt group, ended sequences leave the batch (r1pipe/generation/decode.py);
+                                      with vLLM, TRL's own
     _calculate_rewards                r1pipe's rewards: None is not zero, and rewards apply by a row's domain
+    _get_per_token_logps_and_entropies, _compute_loss    without padding: r1pipe/training/grpo_update.py
 
-Shapes: B sequences on this rank, P prompt tokens (padded left), C completion tokens (padded right), R rewards.
+tests/training/test_trl_sources.py holds what TRL's methods were when these were written.
+
+Shapes: B sequences on this rank, P prompt tokens (padded left), C completion tokens (padded right), R rewards, G groups of n.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
 from accelerate.utils import gather, gather_object, is_peft_model
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
-from trl import GRPOConfig, GRPOTrainer
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import add_fused_lm_head
 
@@ -28,36 +32,52 @@ from r1pipe.generation.decode import decode
 from r1pipe.rewards.language import thinking_words
 from r1pipe.rewards.repetition import repeated_share
 from r1pipe.schema import GRPOParams, Phase
+from r1pipe.training.grpo_update import TokenMicrobatches
 from r1pipe.training.models import end_ids
-from r1pipe.training.rollouts import phase_at
+from r1pipe.training.rollouts import phase_at, updates_per_rollout
+from r1pipe.training.stopwatch import Timed
+from r1pipe.training.vllm import share_masked, sync_weights
 from r1pipe.training.zero import uncoordinated
 
 LOOKED_AT = 64  # responses a rollout and rank whose words are counted for the log
 LOOKED_AT_CHARS = 4000  # and how much of the end of each
-CHUNK = 16  # sequences a forward pass of log-probs on a CPU: small enough for equal lengths, large enough for the cores
 
 
-class R1GRPOTrainer(GRPOTrainer):
+class R1GRPOTrainer(TokenMicrobatches):
     """GRPO with phases, rewards by row, and no work on padding.
 
     Args:
         params: the recipe's fields.
         rows: the dataset column `row` indexes this list; rewards read the row itself, whatever its columns.
         models: scorers for rewards that need one (helpful, harmless).
+        spare: rollout number -> further rendered prompts with their rows, for groups that are replaced.
     """
 
-    args: GRPOConfig
-    _tokenizer: Any  # transformers' own annotations allow lists and None where there is one number
-
-    def __init__(self, *, params: GRPOParams, rows: list[dict[str, Any]], models: dict[str, Callable[..., list[float]]] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        params: GRPOParams,
+        rows: list[dict[str, Any]],
+        models: dict[str, Callable[..., list[float]]] | None = None,
+        spare: Callable[[int], Iterator[tuple[str, dict[str, Any]]]] | None = None,
+        **kwargs: Any,
+    ) -> None:
         self.params, self.rows, self.models = params, rows, models or {}
+        self.spare = spare
+        self.counted_tokens = 0  # completion tokens of all ranks that have entered the loss
+        self._keep_drawn = False
         self.phase: Phase = params.phases[0]
         self.reward_names = all_components(params.phases)
         functions: list[Any] = [_named(name) for name in self.reward_names]
         super().__init__(reward_funcs=functions, **kwargs)
         self.reward_weights = self._weights(self.phase)
-        self._drawn: list[list[float]] = []  # log-probs of the rollout's tokens as they were drawn, until the old log-probs are asked for
         self._rewards = torch.empty(0, len(functions))  # of the last rollout, all ranks, (B * ranks, R)
+        self._judged: tuple[rewards.Scores, torch.Tensor] | None = None  # the rollout's rewards, where they were needed before TRL asks
+        self._asked: list[dict[str, Any]] = []  # the rollout's examples, which _generate may replace
+        if self.use_vllm:
+            sync = self.stopwatch.part("sync")(partial(sync_weights, self.vllm_generation))  # a context manager is a decorator, too
+            self.vllm_generation.sync_weights = sync
+        self.add_callback(Timed(self.stopwatch, updates_per_rollout(self.params), self))
 
     def _weights(self, phase: Phase) -> torch.Tensor:
         """The phase's weights, (R,); TRL multiplies by them, after normalising each reward where that is asked for."""
@@ -71,12 +91,11 @@ class R1GRPOTrainer(GRPOTrainer):
         self.reward_weights = self._weights(phase)
         if phase.temperature != self.temperature:
             self.temperature = phase.temperature
-            models: list[Any] = [self.accelerator.unwrap_model(self.model), self.ref_model and self.accelerator.unwrap_model(self.ref_model)]
-            for model in models:
-                if model is not None:
-                    add_fused_lm_head(
-                        model.get_base_model() if is_peft_model(model) else model, temperature=phase.temperature, outputs=("log_probs", "entropy")
-                    )
+            policy: Any = self.accelerator.unwrap_model(self.model)
+            policy = policy.get_base_model() if is_peft_model(policy) else policy
+            add_fused_lm_head(policy, temperature=phase.temperature, outputs=("log_probs", "entropy"))
+            if self.ref_model is not None:
+                add_fused_lm_head(self.accelerator.unwrap_model(self.ref_model), temperature=phase.temperature)
         self.max_completion_length = phase.max_tokens
         if self.use_vllm:
             self.vllm_generation.temperature, self.vllm_generation.max_completion_length = phase.temperature, phase.max_tokens
@@ -86,13 +105,29 @@ class R1GRPOTrainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self._enter_phase()
+        self._asked = inputs
+        corrected = self.use_vllm and self.vllm_importance_sampling_correction
+        # of a rollout that is one update, the old log-probs are those of the update's own forward pass: _pack_loss reads them there
+        self._no_old = late = corrected and self._one_update()
+        self._keep_drawn = not self._one_update() and self.accelerator.device.type == "cpu"
         output = super()._generate_and_score_completions(inputs)
+        metrics = self._metrics["train"]
+        if late:
+            del output["old_per_token_logps"], output["importance_sampling_ratio"]
+            for name in [name for name in metrics if name.startswith("sampling/")]:
+                metrics[name].pop()
+        elif corrected:
+            masked = share_masked(output["importance_sampling_ratio"], output["completion_mask"])
+            metrics["sampling/masked"].append(self.accelerator.gather(masked).mean().item())
         n = self.params.num_generations
         groups_GnR = self._rewards.view(-1, n, len(self.reward_names))
         dropped_G = groups_GnR.isnan().all(2).all(1)
-        self._metrics["train"]["zero_signal"].append(zero_signal(groups_GnR, self.reward_weights, self.multi_objective_aggregation).float().mean().item())
-        self._metrics["train"]["rewards/dropped_prompts"].append(float(dropped_G.sum()))
-        self._metrics["train"]["phase"].append(self.params.phases.index(self.phase))
+        silent_G = zero_signal(groups_GnR, self.reward_weights, self.multi_objective_aggregation)
+        metrics["zero_signal"].append(silent_G.float().mean().item())
+        metrics["rewards/dropped_prompts"].append(float(dropped_G.sum()))
+        metrics["phase"].append(self.params.phases.index(self.phase))
+        if self.params.skip_no_signal:
+            dropped_G = dropped_G | silent_G
         if dropped_G.any():  # neither KL nor entropy of theirs counts either; their advantages are 0 already
             dropped_B = dropped_G.repeat_interleave(n)
             output["num_items_in_batch"] = output["num_items_in_batch"] - gather(output["completion_mask"].sum(1))[dropped_B].sum()
@@ -100,11 +135,63 @@ class R1GRPOTrainer(GRPOTrainer):
             output["completion_mask"] = output["completion_mask"].masked_fill(dropped_B[mine, None], 0)
             if "old_per_token_logps" in output:  # a ratio to what is masked must stay finite
                 output["old_per_token_logps"] = output["old_per_token_logps"].masked_fill(dropped_B[mine, None], 0.0)
+        self.counted_tokens += int(gather(output["completion_mask"].sum()).sum())
         return output
+
+    def _one_update(self) -> bool:
+        """Whether a rollout is one update, so that the policy that drew it is the one that is updated."""
+        return self.args.gradient_accumulation_steps % (self.args.steps_per_generation * self.num_iterations) == 0
+
+    def _generate(self, prompts: list[Any]) -> Any:
+        """TRL's, and where `resample` asks for it, other prompts in the place of those whose responses are all worth the same.
+
+        Every rank draws as many groups as the one that lacks most, so that all of them take part in what is collective.
+        """
+        drawn = super()._generate(prompts)
+        if not self.params.resample or self.spare is None:
+            return drawn
+        n, world, rank = self.params.num_generations, self.accelerator.num_processes, self.accelerator.process_index
+        prompt_ids, completion_ids, _, completions, logps, *_ = drawn
+        own = self._drawn
+        scores, rewards_BR = self._judged = self._judge(self._asked, completions, completion_ids)
+        stream = islice(self.spare(self.state.global_step // updates_per_rollout(self.params)), rank, None, world)
+        replaced = 0
+        for _ in range(self.params.resample):
+            silent_G = zero_signal(rewards_BR.view(-1, n, len(self.reward_names)), self.reward_weights, self.multi_objective_aggregation)
+            lacking = silent_G.nonzero().squeeze(-1).tolist()
+            count = int(gather(torch.tensor([len(lacking)], device=self.accelerator.device)).max())
+            if count == 0:
+                break
+            texts, spare_rows = zip(*islice(stream, count), strict=True)
+            first = len(self.rows)
+            self.rows += spare_rows
+            examples = [{"prompt": text, "row": first + i} for i, text in enumerate(texts) for _ in range(n)]
+            again = super()._generate([example["prompt"] for example in examples])
+            new_scores, new_BR = self._judge(examples, again[3], again[1])
+            speaking_G = ~zero_signal(new_BR.view(-1, n, len(self.reward_names)), self.reward_weights, self.multi_objective_aggregation)
+            for old, new in zip(lacking, speaking_G.nonzero().squeeze(-1).tolist(), strict=False):
+                replaced += 1
+                for to, source in zip(range(old * n, old * n + n), range(new * n, new * n + n), strict=True):
+                    self._asked[to] = {**self._asked[to], **examples[source]}
+                    prompts[to] = examples[source]["prompt"]
+                    prompt_ids[to], completion_ids[to], completions[to] = again[0][source], again[1][source], again[3][source]
+                    rewards_BR[to] = new_BR[source]
+                    scores.put(to, new_scores, source)
+                    if logps is not None:
+                        logps[to] = again[4][source]
+                    if own and self._drawn:
+                        own[to] = self._drawn[source]
+        self._drawn = own
+        self._log_metric("resampled_groups", float(replaced))
+        return drawn
 
     def _generate_single_turn(
         self, prompt_ids: list[list[int]], images: Any, multimodal_fields: dict[str, Any], num_generations: int, has_tool_images: bool = False
     ) -> Any:
+        with self.stopwatch.part("generation"):
+            return self._sample(prompt_ids, images, multimodal_fields, num_generations, has_tool_images)
+
+    def _sample(self, prompt_ids: list[list[int]], images: Any, multimodal_fields: dict[str, Any], num_generations: int, has_tool_images: bool) -> Any:
         sharded = self.is_fsdp_enabled or (is_deepspeed_zero3_enabled() and not self.args.ds3_gather_for_generation)
         if self.use_vllm or self.use_transformers_continuous_batching or sharded or images or multimodal_fields:
             return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, has_tool_images)
@@ -127,84 +214,34 @@ class R1GRPOTrainer(GRPOTrainer):
                 top_p=self.top_p,
                 eos_ids=end_ids(model, self._tokenizer),
                 pad_id=self._tokenizer.pad_token_id,
-                logps=self._drawn if whole and training else None,
+                logps=self._drawn if whole and self._keep_drawn else None,
             )
             model.train(training)
         return completion_ids, None
-
-    def _get_per_token_logps_and_entropies(
-        self,
-        model: Any,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        logits_to_keep: int,
-        batch_size: int | None = None,
-        compute_entropy: bool = False,
-        compute_aux_loss: bool = False,
-        **multimodal: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """As TRL's, (B, C) each, with every row moved to the left edge and rows of like length together.
-
-        A row's real tokens are contiguous (prompt padded left, completion right), and relative positions are all that
-        rotary attention sees, so the numbers are those of the padded pass.
-        """
-        if any(value is not None for value in multimodal.values()) or self.accelerator.device.type != "cpu":
-            return super()._get_per_token_logps_and_entropies(
-                model,
-                input_ids,
-                attention_mask,
-                logits_to_keep,
-                batch_size=batch_size,
-                compute_entropy=compute_entropy,
-                compute_aux_loss=compute_aux_loss,
-                **multimodal,
-            )
-        if self._drawn and model is self.model and not torch.is_grad_enabled() and not compute_entropy:
-            drawn, self._drawn = self._drawn, []
-            assert len(drawn) == len(input_ids), "the first log-probs without gradients that are asked for are the rollout's old ones"
-            return _padded(drawn, logits_to_keep).to(input_ids.device), None, None
-        prompt_width = input_ids.shape[1] - logits_to_keep
-        length_B = attention_mask.sum(1)
-        first_B = attention_mask.argmax(1)  # column of a row's first real token
-        logps_BC = torch.zeros(len(input_ids), logits_to_keep, device=input_ids.device)
-        entropy_BC = torch.zeros_like(logps_BC) if compute_entropy else None
-        aux = []
-        for rows in length_B.argsort().split(CHUNK):
-            width = int(length_B[rows].max())
-            column_bT = first_B[rows, None] + torch.arange(width, device=input_ids.device)
-            real_bT = torch.arange(width, device=input_ids.device) < length_B[rows, None]
-            ids_bT = input_ids[rows].gather(1, column_bT.clamp(max=input_ids.shape[1] - 1)).masked_fill(~real_bT, self._tokenizer.pad_token_id)
-            scored_bT = real_bT & (column_bT >= prompt_width)
-            inputs = {"input_ids": ids_bT, "attention_mask": real_bT.long(), "labels": ids_bT.masked_fill(~scored_bT, -100), "fused_lm_head": True}
-            if compute_aux_loss:
-                inputs["output_router_logits"] = True
-            with self.accelerator.autocast():
-                out = model(**inputs)
-            at = (rows[:, None].expand_as(column_bT)[scored_bT], (column_bT - prompt_width)[scored_bT])
-            scored_bT = scored_bT[:, 1:]  # the head scores each token from the one before: a column fewer, and a row's first token is its prompt's
-            logps_BC = logps_BC.index_put(at, out.log_probs[scored_bT].to(logps_BC.dtype))
-            if entropy_BC is not None:
-                entropy_BC = entropy_BC.index_put(at, out.entropy[scored_bT].detach().to(entropy_BC.dtype))
-            if compute_aux_loss:
-                aux.append(out.aux_loss)
-        return logps_BC, entropy_BC, torch.stack(aux).mean() if aux else None
 
     def _calculate_rewards(
         self, inputs: list[dict[str, Any]], prompts: list[Any], completions: list[Any], completion_ids_list: list[list[int]]
     ) -> torch.Tensor:
         """Rewards of all ranks, (B * ranks, R): NaN where a reward does not apply, a whole row of NaN where it cannot be scored."""
-        texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
-        rows = [self.rows[example["row"]] for example in inputs]
-        scores = rewards.score(self.phase.rewards, texts, rows, self.models)
-        rewards_BR = torch.full((len(texts), len(self.reward_names)), torch.nan)
-        for r, name in enumerate(self.reward_names):
-            for b, value in enumerate(scores.components.get(name, [None] * len(texts))):
-                if value is not None and scores.totals[b] is not None:
-                    rewards_BR[b, r] = value
-        self._log_responses(scores, texts)
+        with self.stopwatch.part("reward"):
+            scores, rewards_BR = self._judged or self._judge(inputs, completions, completion_ids_list)
+            self._judged = None
+            self._log_responses(scores, _texts(completions))
         everywhere: Any = gather(rewards_BR.to(self.accelerator.device))
         self._rewards = everywhere
         return everywhere
+
+    def _judge(self, examples: list[dict[str, Any]], completions: list[Any], completion_ids: list[list[int]]) -> tuple[rewards.Scores, torch.Tensor]:
+        """This rank's rewards, (B, R)."""
+        rows = [{**self.rows[example["row"]], "tokens": len(ids)} for example, ids in zip(examples, completion_ids, strict=True)]
+        with self.stopwatch.part("reward"):
+            scores = rewards.score(self.phase.rewards, _texts(completions), rows, self.models)
+        rewards_BR = torch.full((len(rows), len(self.reward_names)), torch.nan)
+        for r, name in enumerate(self.reward_names):
+            for b, value in enumerate(scores.components.get(name, [None] * len(rows))):
+                if value is not None and scores.totals[b] is not None:
+                    rewards_BR[b, r] = value
+        return scores, rewards_BR
 
     def _log_responses(self, scores: rewards.Scores, texts: list[str]) -> None:
         """What TRL does not log and the guards read; means over the ranks."""
@@ -226,9 +263,15 @@ class R1GRPOTrainer(GRPOTrainer):
         """Answer held-out prompts once at the phase's temperature: share right and mean tokens. Collective; the same on every rank."""
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         mine = list(range(rank, len(rows), world))
+        ids = [prompt_ids[i] for i in mine]
+        if self.use_vllm:  # TRL cuts the ranks' shares apart by length: they must be equal
+            ids += [prompt_ids[0]] * (-(-len(rows) // world) - len(mine))
         state = torch.get_rng_state()  # the training draws do not depend on how often we look
         torch.manual_seed(self.args.seed + 1 + rank)
-        completion_ids, _ = self._generate_single_turn([prompt_ids[i] for i in mine], None, {}, 1)
+        self._keep_drawn = False
+        with self.stopwatch.outside("heldout"):
+            completion_ids, _ = self._generate_single_turn(ids, None, {}, 1)
+        completion_ids = completion_ids[: len(mine)]
         torch.set_rng_state(state)
         texts: list[Any] = [self._tokenizer.decode(ids, skip_special_tokens=True) for ids in completion_ids]
         verdicts = rewards.correct(texts, [rows[i] for i in mine])
@@ -252,9 +295,8 @@ def zero_signal(rewards_GnR: torch.Tensor, weight_R: torch.Tensor, aggregation: 
     return (highest - lowest <= 1e-6).all(1)  # -inf - inf where nothing was judged
 
 
-def _padded(rows: list[list[float]], width: int) -> torch.Tensor:
-    """(B, width), zeros after each row's end."""
-    return torch.tensor([row + [0.0] * (width - len(row)) for row in rows])
+def _texts(completions: list[Any]) -> list[str]:
+    return [c if isinstance(c, str) else c[-1]["content"] for c in completions]
 
 
 def _named(name: str) -> Callable[..., list[None]]:

@@ -42,6 +42,18 @@ def order_prompts(params: GRPOParams, sources: dict[str, list[dict[str, Any]]], 
     return ordered
 
 
+def spare_prompts(params: GRPOParams, sources: dict[str, list[dict[str, Any]]], seed: int, rollout: int) -> Iterator[dict[str, Any]]:
+    """Further prompts for a rollout whose groups are replaced, without end, by the phase's shares.
+
+    They follow from the seed and the rollout's number alone, so a run that is resumed asks the same ones.
+    """
+    phase = phase_at(params, rollout * updates_per_rollout(params))
+    draw = random.Random(f"{seed}/spare/{rollout}")
+    streams = {name: _rounds(sources[name], seed, f"{name}/spare/{rollout}") for name in phase.prompts}
+    while True:
+        yield next(streams[draw.choices(list(phase.prompts), list(phase.prompts.values()))[0]])
+
+
 def _rounds(rows: list[dict[str, Any]], seed: int, name: str) -> Iterator[dict[str, Any]]:
     draw = random.Random(f"{seed}/{name}")
     while True:

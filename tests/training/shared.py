@@ -11,19 +11,21 @@ from r1pipe.schema import GRPOParams
 ROWS: list[dict[str, Any]] = [{"id": str(i), "prompt": f"what is {i} + 1 ?", "answer": str(i + 1), "domain": "math", "language": "en"} for i in range(12)]
 
 
-def grpo_trainer(params: GRPOParams, checkpoint: Path, here: Here) -> Any:
+def grpo_trainer(params: GRPOParams, checkpoint: Path, here: Here, **more: Any) -> Any:
     from datasets import Dataset
     from trl import GRPOConfig
 
-    from r1pipe.training.grpo import grpo_arguments
+    from r1pipe.training.grpo import grpo_arguments, token_microbatches
     from r1pipe.training.grpo_trainer import R1GRPOTrainer
     from r1pipe.training.models import load_model, load_tokenizer
 
     return R1GRPOTrainer(
         params=params,
-        rows=ROWS,
+        rows=list(ROWS),
+        microbatch_tokens=token_microbatches(params),
         model=load_model(checkpoint, training=True),
         args=GRPOConfig(**grpo_arguments(params, here, 0)),
         train_dataset=Dataset.from_dict({"prompt": [row["prompt"] for row in ROWS], "row": list(range(len(ROWS)))}),
         processing_class=load_tokenizer(checkpoint),
+        **more,
     )

@@ -1,0 +1,182 @@
+"""A step of GRPO: stock TRL with generate, stock TRL with vLLM colocated, r1pipe with vLLM colocated, on the same drawn lengths.
+
+    python tests/bench/bench_grpo.py --out grpo.json       one CUDA machine with TRL and vLLM; no network; about eight minutes
+    python tests/bench/bench_grpo.py --tiny                the same code on a CPU, without vLLM, in a minute
+
+Qwen2.5-0.5B's shape with random weights, 32 prompts of 128 tokens x 16 responses whose lengths are drawn (log-normal, median 400, cap
+1,024; the same draws on every side), rewards a seeded 0/1 so that every group has signal. One rollout is one update; R1's numbers on every
+side (beta 0.001, epsilon 10, loss grpo), TRL's defaults elsewhere, 16 rows a microbatch for TRL as in open-r1's recipes. Every side in
+a process of its own; medians of the steps after the warm-up. That as many tokens are trained on every side is asserted.
+
+`--sides` runs some of them; with the same `--out`, the results of an earlier call stand beside them and ratios are of all that are there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
+
+from grpo_sides import GENERATION, LOGPS, REWARD, SYNC, Shape, run_side  # noqa: E402
+
+SIDES = ("r1pipe+vllm", "trl+vllm", "trl+generate")  # in the order in which the budget is spent
+BUT = "everything but generation"
+TINY = Shape(prompts=4, group=4, prompt_tokens=12, median=10, cap=24, hidden=32, layers=2, heads=2, kv_heads=1, inner=64, vocabulary=400, trl_microbatch=4)
+RESULT = "RESULT "
+
+
+def child(job: dict[str, Any]) -> None:
+    result = run_side(job["side"], Shape(**job["shape"]), Path(job["work"]), job["steps"], job["warm"], job["budget"], job["short_warm_up"])
+    print(RESULT + json.dumps(result), flush=True)
+
+
+def measure(side: str, shape: Shape, work: Path, steps: int, budget: float) -> dict[str, Any] | None:
+    """The side's result, from a process of its own; None where it failed (its last lines are printed)."""
+    job = {
+        "side": side,
+        "shape": asdict(shape),
+        "work": str(work),
+        "steps": steps,
+        "warm": 1,
+        "budget": budget,
+        "short_warm_up": side == "trl+generate" and not shape.base,
+    }
+    environment = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false", **os.environ}
+    started = time.monotonic()
+    print(f"--- {side} (up to {budget:.0f} s)", flush=True)
+    command = [sys.executable, __file__, "--child", json.dumps(job)]
+    done = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    lines, found = [], None
+    assert done.stdout is not None
+    for line in done.stdout:
+        if line.startswith(RESULT):
+            found = json.loads(line[len(RESULT) :])
+        elif line.startswith("{"):
+            print(f"  {time.monotonic() - started:5.0f} s  {line.rstrip()}", flush=True)
+        else:
+            lines.append(line)
+    done.wait()
+    (work / f"{side}.log").write_text("".join(lines))
+    if found is None:
+        print("".join(lines[-25:]))
+    return found
+
+
+def median(result: dict[str, Any], name: str) -> float:
+    return statistics.median(step.get(name, 0.0) for step in result["steps"])
+
+
+def logged(result: dict[str, Any], name: str) -> float | None:
+    values = [step["log"][name] for step in result["steps"] if step.get("log", {}).get(name) is not None]
+    return statistics.median(values) if values else None
+
+
+def check(results: dict[str, dict[str, Any]]) -> None:
+    """Nothing skipped, and as many tokens on every side."""
+    for side, result in results.items():
+        for step in result["steps"]:
+            assert step["tokens"] == step["expected tokens"], f"{side} trained {step['tokens']} tokens, not {step['expected tokens']}"
+
+
+def report(results: dict[str, dict[str, Any]], asked: bool) -> dict[str, Any]:
+    """The table, and the ratios beside their bars."""
+    head = (
+        f"{'side':16s}{'step s':>9s}{'gen. s':>9s}{'rest s':>9s}{SYNC:>8s}{REWARD:>8s}{LOGPS:>8s}{'tok/s':>9s}{'gap':>9s}{'masked':>8s}{'GiB':>7s}{'steps':>7s}"
+    )
+    print(f"\n{head}")
+    for side, result in results.items():
+        result["median"] = {name: median(result, name) for name in ("seconds", GENERATION, BUT, SYNC, REWARD, LOGPS, "tokens")}
+        of = result["median"]
+        gap, masked = logged(result, "sampling/sampling_logp_difference/mean"), logged(result, "sampling/masked")
+        if masked is None and "masked" in result["steps"][0]:
+            masked = median(result, "masked")
+        result["median"] |= {"logp_gap": gap, "masked": masked, "tokens_per_second": of["tokens"] / of["seconds"]}
+        shown = [f"{value:8.4f}" if value is not None else f"{'-':>8s}" for value in (gap, masked)]
+        print(
+            f"{side:16s}{of['seconds']:9.3f}{of[GENERATION]:9.3f}{of[BUT]:9.3f}{of[SYNC]:8.3f}{of[REWARD]:8.3f}{of[LOGPS]:8.3f}"
+            f"{of['tokens'] / of['seconds']:9.0f} {shown[0]}{shown[1]}{result['peak_gib']:7.1f}{len(result['steps']):7d}"
+        )
+        print(" " * 16 + "  ".join(f"{name} {100 * of[name] / of['seconds']:.0f} %" for name in (GENERATION, SYNC, REWARD, LOGPS)) + "  of the step")
+    us = next((side for side in ("r1pipe+vllm", "r1pipe+hf") if side in results), None)
+    ratios: dict[str, Any] = {}
+    for other, what, bar in (("trl+generate", "seconds", 8.0), ("trl+vllm", BUT, 3.0), ("trl+vllm", "seconds", 1.25)):
+        if us and other in results:
+            ratio = results[other]["median"][what] / results[us]["median"][what]
+            ratios[f"{us} against {other}, {what}"] = {"ratio": ratio, "bar": bar if asked else None, "met": ratio >= bar if asked else None}
+            print(f"{us} against {other}, {what}: {ratio:.2f} x" + (f" (asked {bar:g} x: {'met' if ratio >= bar else 'MISSED'})" if asked else ""))
+    return ratios
+
+
+def machine() -> dict[str, Any]:
+    import torch
+
+    def installed(name: str) -> str | None:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return None
+
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip()
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    names = ("torch", "transformers", "trl", "vllm", "accelerate")
+    return {"device": device, "commit": commit or None, "date": time.strftime("%Y-%m-%d"), "versions": {name: installed(name) for name in names}}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tiny", action="store_true", help="a model of two layers on this CPU: tries the code, measures nothing")
+    parser.add_argument("--sides", nargs="+", help=f"of {', '.join(SIDES)}, r1pipe+hf")
+    parser.add_argument("--steps", type=int, default=3, help="timed updates, after one that warms up")
+    parser.add_argument("--budget", type=float, default=480, help="seconds in all; a side stops early, after one timed update at least")
+    parser.add_argument("--trl-microbatch", type=int, help="rows of stock TRL's forward passes (16)")
+    parser.add_argument("--microbatch-tokens", type=int, help="tokens of r1pipe's (auto)")
+    parser.add_argument("--no-compile", action="store_true", help="r1pipe without torch.compile, which auto chooses from 50 updates on")
+    parser.add_argument("--out", type=Path, help="JSON, with what an earlier call wrote there")
+    parser.add_argument("--work", type=Path, help="folder for the checkpoint and logs (a temporary one)")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.child:
+        return child(json.loads(given.child))
+    shape = TINY if given.tiny else Shape()
+    changes = {"trl_microbatch": given.trl_microbatch, "microbatch_tokens": given.microbatch_tokens or (64 if given.tiny else None)}
+    shape = replace(shape, **{name: value for name, value in changes.items() if value})
+    sides = given.sides or (["r1pipe+hf", "trl+generate"] if given.tiny else list(SIDES))
+    shape = replace(shape, compiled=not given.no_compile)
+    results: dict[str, dict[str, Any]] = {}
+    if given.out and given.out.is_file():
+        results = {side: result for side, result in json.loads(given.out.read_text())["results"].items() if side not in sides}
+    until = time.monotonic() + given.budget
+    with tempfile.TemporaryDirectory() as scratch:
+        work = given.work or Path(scratch)
+        work.mkdir(parents=True, exist_ok=True)
+        for i, side in enumerate(sides):
+            left = until - time.monotonic()
+            # vLLM's sides take what they need of their third or half; generate gets the rest
+            result = measure(side, shape, work, given.steps, left if i + 1 == len(sides) else left / (len(sides) - i) * 1.2)
+            if result is not None and result["steps"]:
+                results[side] = result
+            if given.out and results:
+                given.out.write_text(json.dumps({"machine": machine(), "results": results}, indent=1))
+    check(results)
+    ratios = report(results, asked=not given.tiny)
+    about = machine()
+    print(json.dumps(about))
+    if given.out:
+        given.out.write_text(json.dumps({"machine": about, "shape": asdict(shape), "ratios": ratios, "results": results}, indent=1))
+    if missing := [side for side in sides if side not in results]:
+        sys.exit(f"no result of {', '.join(missing)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""Rejection sampling's back end `vllm` beside a bare vLLM loop: the same engine, prompts and sampling parameters, tokens a second.
+
+    python tests/bench/bench_vllm_sampling.py --out sampling.json      one CUDA machine with vLLM; no network; about two minutes
+
+Qwen2.5-0.5B's shape with random weights, 64 prompts of 128 tokens x 16 responses of at most 256. Ways: a bare `LLM.generate` over all
+prompts with n = 16 and no seeds; the same with a request and a seed for each response, as r1pipe asks; r1pipe's whole sampler (units,
+journal on disk, decoding of text). One engine, prefix cache emptied before each turn, the median of --turns after one that warms up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
+
+from bench_grpo import machine  # noqa: E402
+from grpo_sides import Shape, build_checkpoint  # noqa: E402
+
+PROMPTS, EACH, MAX_TOKENS, BAR = 64, 16, 256, 0.95
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--memory", type=float, default=0.6, help="share of the GPU's memory for vLLM")
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
+    from vllm import SamplingParams  # type: ignore[import-not-found]
+
+    from r1pipe.generation.sampling import Sampler
+    from r1pipe.generation.vllm import VLLM
+    from r1pipe.here import Here
+    from r1pipe.schema import Sampling
+
+    shape = Shape(prompts=PROMPTS)
+    rows = [{"id": str(i), "prompt": text} for i, text in enumerate(shape.texts(1))]
+    sampling = Sampling(
+        temperature=1.0,
+        top_p=1.0,
+        max_tokens=MAX_TOKENS,
+        n=EACH,
+        batch_size=PROMPTS * EACH,
+        backend="vllm",
+        vllm={"gpu_memory_utilization": given.memory, "max_model_len": shape.prompt_tokens + MAX_TOKENS, "max_num_seqs": 512},
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        work = Path(scratch)
+        checkpoint = build_checkpoint(work / "checkpoint", shape)
+        template = work / "bare.txt"
+        template.write_text("{prompt}")
+        backend = VLLM(checkpoint, rows, sampling, str(template), 0)
+        engine: Any = backend._engine
+        prompts = [{"prompt_token_ids": ids} for ids in backend._ids]
+        turn = 0
+
+        def bare() -> int:
+            outputs = engine.generate(prompts, SamplingParams(n=EACH, temperature=1.0, top_p=1.0, max_tokens=MAX_TOKENS), use_tqdm=False)
+            return sum(len(one.token_ids) for output in outputs for one in output.outputs)
+
+        def seeded() -> int:
+            requests = [prompt for prompt in prompts for _ in range(EACH)]
+            params = [SamplingParams(temperature=1.0, top_p=1.0, max_tokens=MAX_TOKENS, seed=10_000 * turn + i) for i in range(len(requests))]
+            outputs = engine.generate(requests, params, use_tqdm=False)
+            return sum(len(one.token_ids) for output in outputs for one in output.outputs)
+
+        def whole() -> int:
+            folder = work / f"turn{turn}"
+            folder.mkdir()
+            here = Here("bench", folder, folder / "metrics.jsonl", folder / "progress.jsonl")
+            drawn = Sampler(backend, rows, EACH, here, "samples").run()
+            return sum(completion.tokens for row in drawn for completion, _ in row)
+
+        ways = {"bare vLLM": bare, "bare, a request and a seed a response": seeded, "r1pipe": whole}
+        rates: dict[str, list[float]] = {name: [] for name in ways}
+        for turn in range(given.turns + 1):
+            for name, way in ways.items():
+                engine.reset_prefix_cache()
+                started = time.perf_counter()
+                tokens = way()
+                if turn:
+                    rates[name].append(tokens / (time.perf_counter() - started))
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    for name, rate in medians.items():
+        print(f"{name:40s}{rate:9.0f} tokens/s  x {rate / medians['bare vLLM']:.3f}")
+    ratio = medians["r1pipe"] / medians["bare vLLM"]
+    print(f"asked {BAR:g} x: {'met' if ratio >= BAR else 'MISSED'}")
+    if given.out:
+        given.out.write_text(json.dumps({"machine": machine(), "tokens_per_second": rates, "medians": medians, "ratio": ratio, "bar": BAR}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""What R1GRPOTrainer overrides or leans on in TRL, held by the hash of its source: an upstream change is looked at before it is shipped.
+
+Read from TRL 1.16.0. Where a test fails: read the method's new source, see whether our override still does what it replaces (its docstring
+says why it is there), then put the new hash and the new version here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from typing import Any
+
+import pytest
+from trl import GRPOTrainer
+from trl.generation.vllm_generation import VLLMGeneration
+from trl.trainer.utils import add_fused_lm_head
+
+from r1pipe.training.grpo_trainer import R1GRPOTrainer
+
+READ_FROM = "1.16.0"
+OVERRIDDEN = {
+    "_calculate_rewards": "736ae29b083840b5",
+    "_compute_loss": "80295546bbdbf6f7",
+    "_generate": "2a27fdf8f5e6f356",
+    "_generate_and_score_completions": "1fa48922792dcd5c",
+    "_generate_single_turn": "e0f02e4fc094cefd",
+    "_get_per_token_logps_and_entropies": "ea73c3909275851d",
+}
+LEANED_ON: dict[str, tuple[Any, str]] = {  # not ours, but what we hand them or take from them must stay as it is
+    "GRPOTrainer._prepare_inputs": (GRPOTrainer._prepare_inputs, "f824e7fb07147956"),
+    "VLLMGeneration.generate": (VLLMGeneration.generate, "2d2ac2be5b1309c4"),
+    "VLLMGeneration.sync_weights": (VLLMGeneration.sync_weights, "63d669fb32304ff5"),
+    "add_fused_lm_head": (add_fused_lm_head, "422d009f04b66659"),
+}
+
+
+def source_hash(function: Any) -> str:
+    return hashlib.sha256(inspect.getsource(inspect.unwrap(function)).encode()).hexdigest()[:16]
+
+
+def overridden() -> set[str]:
+    ours = [name for cls in R1GRPOTrainer.__mro__[: R1GRPOTrainer.__mro__.index(GRPOTrainer)] for name in vars(cls)]
+    return {name for name in ours if hasattr(GRPOTrainer, name) and callable(getattr(GRPOTrainer, name)) and not name.startswith("__")}
+
+
+def test_every_override_is_held() -> None:
+    assert overridden() == set(OVERRIDDEN), "a method that is overridden needs its hash here, and one that is not needs none"
+
+
+@pytest.mark.parametrize("name", sorted(OVERRIDDEN))
+def test_what_we_override_has_not_changed(name: str) -> None:
+    found = source_hash(getattr(GRPOTrainer, name))
+    assert found == OVERRIDDEN[name], f"TRL changed GRPOTrainer.{name} since {READ_FROM}: read it, then record {found}"
+
+
+@pytest.mark.parametrize("name", sorted(LEANED_ON))
+def test_what_we_lean_on_has_not_changed(name: str) -> None:
+    function, recorded = LEANED_ON[name]
+    found = source_hash(function)
+    assert found == recorded, f"TRL changed {name} since {READ_FROM}: read it, then record {found}"
+
+
+def test_a_change_is_seen() -> None:
+    """The hash covers the body, through TRL's decorators."""
+
+    def before() -> int:
+        return 1
+
+    def after() -> int:
+        return 2
+
+    after.__name__ = "before"
+    assert source_hash(before) != source_hash(after)
+    assert "def _compute_loss" not in inspect.getsource(inspect.unwrap(GRPOTrainer._generate_and_score_completions))
