@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +24,7 @@ from r1pipe.training.guards import KEPT_FOR_ROLLBACK, GuardCallback, LearningRat
 from r1pipe.training.models import load_model, load_tokenizer, save_trained
 from r1pipe.training.rollouts import order_prompts, spare_prompts
 from r1pipe.training.vllm import require_vllm, vllm_arguments
+from r1pipe.training.zero import sharded_weights
 
 COMPILED_FROM = 50  # updates (our choice)
 MICROBATCH = 64  # completions a forward pass and rank where the config does not say
@@ -82,6 +84,10 @@ def token_microbatches(params: GRPOParams) -> int | Literal["auto"] | None:
 
 def compiled_layers(params: GRPOParams) -> bool:
     """Whether the layers are compiled: as the config says; auto = where vLLM samples and enough updates pay for the minute that it takes."""
+    if sharded_weights():  # gathering them cannot be compiled
+        if params.compile is True:
+            warnings.warn("grpo.compile is ignored: the profile cuts up the weights", stacklevel=2)
+        return False
     if params.compile != "auto":
         return params.compile
     return torch.cuda.is_available() and params.rollout != "hf" and token_microbatches(params) is not None and params.steps >= COMPILED_FROM

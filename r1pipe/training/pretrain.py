@@ -53,8 +53,9 @@ def train_base(folder: Path, rows_NT: np.ndarray, architecture: Any, params: Any
 
     from r1pipe.training.arguments import common_arguments, resume_from, split_batch
     from r1pipe.training.callbacks import Report
+    from r1pipe.training.zero import sharded_weights
 
-    if os.environ.get("R1PIPE_PROFILE") in ("zero3", "fsdp2"):
+    if sharded_weights():
         raise ConfigError("pretrain does not cut up weights: its models are small", "launch.profile", "profile: process, ddp or zero2")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     set_seed(seed)
