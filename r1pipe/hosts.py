@@ -26,7 +26,8 @@ from r1pipe.schema import Launch
 PORT = 29500  # of the rendezvous, on the first machine
 PR_SET_PDEATHSIG = 1
 _FORWARDED = re.compile(r"(NCCL|GLOO|TORCH|CUDA|HF|TRANSFORMERS|TOKENIZERS|TRL|DS|R1PIPE|VLLM|OMP|JE_ARROW|OPENBLAS|PYTHON)[A-Z_0-9]*|LD_LIBRARY_PATH")
-_SECRET = re.compile(r".*_(TOKEN|KEY|SECRET|PASSWORD)")  # a command line is everyone's to read; the machine's own environment has these
+# a command line is everyone's to read, so secrets are those of the machine's own environment; which devices are seen is its own affair too
+_KEPT_HERE = re.compile(r".*_(TOKEN|KEY|SECRET|PASSWORD)|CUDA_VISIBLE_DEVICES")
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def commands(launch: Launch, stage_json: Path, hosts: list[Host], environment: d
 def forwarded(launch: Launch, folder: Path) -> dict[str, str]:
     """The environment that the ranks get from here: the profile's, and what names libraries rather than this machine or a secret."""
     threads = launch.threads or max(1, cpu_cores() // (per_machine(launch) or 1))
-    ours = {name: value for name, value in base_environment().items() if _FORWARDED.fullmatch(name) and not _SECRET.fullmatch(name)}
+    ours = {name: value for name, value in base_environment().items() if _FORWARDED.fullmatch(name) and not _KEPT_HERE.fullmatch(name)}
     return ours | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)} | profile_environment(launch, folder)
 
 

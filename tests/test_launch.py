@@ -228,11 +228,11 @@ def test_machines_that_differ_in_slots_need_a_number(tmp_path: Path):
 def test_no_secret_goes_on_a_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     from r1pipe.hosts import forwarded
 
-    for name in ("HF_TOKEN", "HF_HOME", "NCCL_NVLS_ENABLE", "AWS_REGION", "VLLM_API_KEY"):
+    for name in ("HF_TOKEN", "HF_HOME", "NCCL_NVLS_ENABLE", "AWS_REGION", "VLLM_API_KEY", "CUDA_VISIBLE_DEVICES"):
         monkeypatch.setenv(name, "x")
     sent = forwarded(Launch(profile="ddp", nodes=2, num_processes=2), tmp_path)
     assert {"HF_HOME", "NCCL_NVLS_ENABLE", "TOKENIZERS_PARALLELISM", "PYTHONPATH"} <= set(sent)
-    assert not {"HF_TOKEN", "VLLM_API_KEY", "AWS_REGION"} & set(sent)
+    assert not {"HF_TOKEN", "VLLM_API_KEY", "AWS_REGION", "CUDA_VISIBLE_DEVICES"} & set(sent)
 
 
 def test_several_machines_without_slurm_or_a_hostfile_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -6,6 +6,7 @@ in the place of ssh. Slow; needs root and iproute2.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from engine import config, r1pipe
+from engine import alive, config, r1pipe, start, wait_for
 from test_zero import losses, weights, write_chats
 
 pytestmark = pytest.mark.slow
@@ -86,9 +87,9 @@ def test_two_machines_train_as_two_ranks_of_one_do(tmp_path: Path, machines: lis
     assert len(losses(two, "cold-start")) == 4
     assert losses(two, "cold-start") == pytest.approx(losses(one, "cold-start"), abs=1e-5)
     first, second = (weights(folder / "runs/t/cold-start/out/checkpoint") for folder in (one, two))
-    start = weights(BASE)
+    base = weights(BASE)
     assert all((first[name] - second[name]).abs().max() < 1e-5 for name in first)
-    assert any((first[name] - start[name]).abs().max() > 1e-4 for name in first)
+    assert any((first[name] - base[name]).abs().max() > 1e-4 for name in first)
 
 
 def test_a_rank_that_fails_on_the_other_machine_ends_the_stage(tmp_path: Path, machines: list[str]) -> None:
@@ -99,3 +100,27 @@ def test_a_rank_that_fails_on_the_other_machine_ends_the_stage(tmp_path: Path, m
     launched = f"stages.cold-start.launch={{profile: ddp, nodes: 2, num_processes: 1, threads: 1, hostfile: {tmp_path}/hosts}}"
     done = r1pipe(tmp_path, "run-all", "t.yaml", "--set", launched, timeout=300, R1PIPE_SSH=str(tmp_path / "ssh"), GLOO_SOCKET_IFNAME="veth0")
     assert done.returncode == 2 and "fits max_length 4" in done.stderr, done.stderr
+
+
+def test_a_driver_that_is_killed_leaves_no_rank_behind(tmp_path: Path, machines: list[str]) -> None:
+    write_chats(tmp_path, 16)
+    config(tmp_path, SFT.replace("max_steps: 4", "max_steps: 5000"))
+    (tmp_path / "hosts").write_text("".join(f"{address} slots=1\n" for address in machines))
+    launched = f"stages.cold-start.launch={{profile: ddp, nodes: 2, num_processes: 1, threads: 1, hostfile: {tmp_path}/hosts}}"
+    driver = start(tmp_path, "run-all", "t.yaml", "--set", launched, R1PIPE_SSH=str(tmp_path / "ssh"), GLOO_SOCKET_IFNAME="veth0")
+    told = str(tmp_path / "runs/t/cold-start/stage.json")
+
+    def ranks() -> list[int]:
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if told in (process / "cmdline").read_text().split("\0") and alive(int(process.name)):
+                    found.append(int(process.name))
+        return found
+
+    metrics = tmp_path / "runs/t/cold-start/metrics.jsonl"
+    wait_for(lambda: metrics.is_file() and '"loss"' in metrics.read_text(), 240)
+    assert len(ranks()) == 4, "torchrun and a rank on each machine"
+    driver.kill()
+    driver.communicate(timeout=30)
+    wait_for(lambda: not ranks(), 60)
