@@ -82,7 +82,6 @@ def profile_environment(launch: Launch, folder: Path) -> dict[str, str]:
         file.write_text(json.dumps(deepspeed_config(launch), indent=1) + "\n", encoding="utf8")
         environment |= {
             "ACCELERATE_USE_DEEPSPEED": "true",
-            "ACCELERATE_DEEPSPEED_ZERO_STAGE": launch.profile[-1],  # the file says it too; this is for whoever asks before there is a trainer
             "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(file),
             "ACCELERATE_DEEPSPEED_ZERO3_INIT": str(settings["deepspeed_config"]["zero3_init_flag"]).lower(),
         }

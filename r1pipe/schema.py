@@ -210,7 +210,9 @@ class Training(Model):
     adam_betas: tuple[float, float] = Field(default=(0.9, 0.95), description="not published; our choice")
     max_grad_norm: float = Field(default=1.0, gt=0, description="not published; our choice")
     microbatch: int | None = Field(default=None, ge=1, description="sequences a forward pass and device; none = derived")
-    gradient_checkpointing: bool = Field(default=False, description="recompute activations to save memory")
+    gradient_checkpointing: bool | Literal["never"] = Field(
+        default=False, description="recompute activations to save memory: true = always; false = where packed SFT is estimated not to fit; never"
+    )
     bf16: bool | Literal["auto"] = Field(default="auto", description="auto = on GPUs that have it, off on CPU")
     save_every: int | None = Field(default=None, ge=1, description="optimizer steps between checkpoints to resume from; none = only at the end")
     trl: dict[str, Any] = Field(default_factory=dict, description="passed on to TRL's config; may not shadow a field above")
@@ -226,6 +228,19 @@ class SFTParams(Training):
     max_length: int = Field(default=32768, ge=1, description="tokens (v2 B.4.2)")
     max_steps: int | None = Field(default=None, ge=1, description="optimizer steps; stops before the epochs are over")
     lora: dict[str, Any] | None = Field(default=None, description="peft.LoraConfig's arguments; none = all weights")
+    packing: bool | Literal["auto"] = Field(
+        default="auto",
+        exclude_if=lambda value: value == "auto",
+        description="several rows in one pass, no row sees another; auto = on GPUs; the gradients are those of padded batches (our choice)",
+    )
+    pack_tokens: int = Field(
+        default=16384, ge=1, exclude_if=lambda value: value == 16384, description="of packing: tokens a forward pass and device (our choice)"
+    )
+    compile: bool | Literal["auto"] = Field(
+        default="auto",
+        exclude_if=lambda value: value == "auto",
+        description="of packing: torch.compile of the layers; auto = on GPUs where training takes longer than ten minutes (our choice)",
+    )
 
 
 class Phase(Model):

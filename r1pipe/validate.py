@@ -63,6 +63,8 @@ TRL_ALIASES: dict[str, str] = {
     "ref_model_mixup_alpha": "ref_replace_every",
     "eval_steps": "eval_every",
     "peft_config": "lora",
+    "padding_free": "packing",
+    "torch_compile": "compile",
     "output_dir": "outputs",
     "seed": "seed",
     "data_seed": "seed",

@@ -81,7 +81,7 @@ def test_a_profile_gives_what_accelerate_s_launcher_would(profile: str, four_gpu
     arguments.deepspeed_fields_from_accelerate_config = ""  # launch_command's own work; it matters only beside a DeepSpeed JSON
     theirs = prepare_deepspeed_cmd_env(arguments)[1] if profile.startswith("zero") else prepare_multi_gpu_env(arguments)
     ours = profile_environment(Launch(profile=profile), tmp_path)  # type: ignore[arg-type]
-    assert ours.pop("R1PIPE_PROFILE") == profile and ours.pop("ACCELERATE_DEEPSPEED_ZERO_STAGE", profile[-1]) == profile[-1]
+    assert ours.pop("R1PIPE_PROFILE") == profile
     if "ACCELERATE_DEEPSPEED_CONFIG_FILE" in ours:  # theirs is the file that ships, by its path from the checkout's root
         read = [json.loads(Path(ROOT, names["ACCELERATE_DEEPSPEED_CONFIG_FILE"]).read_text()) for names in (ours, theirs)]
         assert read[0] == read[1]

@@ -33,7 +33,7 @@ def common_arguments(params: Training, here: Here, seed: int, steps: int | None)
         "bf16": bf16,  # TRL's default is on, also on a CPU, where it is slower and coarser
         "use_cpu": not gpu and not ranks,  # with it, transformers would not start DeepSpeed, and each rank would train alone
         "ddp_backend": "gloo" if not gpu and ranks else None,
-        "gradient_checkpointing": params.gradient_checkpointing,
+        "gradient_checkpointing": params.gradient_checkpointing is True,
         "save_strategy": "steps" if params.save_every else "no",
         "save_steps": params.save_every or 500,
         "save_total_limit": 2,

@@ -12,15 +12,27 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from r1pipe.here import Here
 from r1pipe.schema import GRPOParams
 from r1pipe.training.models import save_trained
+from r1pipe.training.telemetry import Meter
 
-SHOWN = {"reward": "reward", "completions/mean_length": "length", "loss": "loss", "mean_token_accuracy": "accuracy", "tokens_per_second": "tok/s"}
+SHOWN = {
+    "reward": "reward",
+    "completions/mean_length": "length",
+    "loss": "loss",
+    "mean_token_accuracy": "accuracy",
+    "tokens_per_second": "tok/s",
+    "mfu": "mfu",
+}
 
 
 class Report(TrainerCallback):
-    """Writes the trainer's logs to metrics.jsonl and the progress file."""
+    """Writes the trainer's logs to metrics.jsonl and the progress file, with the speed where there is a meter and the trainer counts tokens."""
 
-    def __init__(self, here: Here) -> None:
-        self.here = here
+    def __init__(self, here: Here, meter: Meter | None = None) -> None:
+        self.here, self.meter = here, meter
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.meter is not None:
+            self.meter.begin()
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         zero = args.deepspeed_plugin
@@ -38,6 +50,8 @@ class Report(TrainerCallback):
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         logs = logs or {}
         if state.is_world_process_zero and "train_runtime" not in logs:
+            if self.meter is not None and "num_tokens" in logs:
+                logs = logs | self.meter.read(logs["num_tokens"])
             numbers = {k: round(v, 6) for k, v in logs.items() if isinstance(v, (int, float)) and math.isfinite(v)}
             unknown = {k: None for k, v in logs.items() if isinstance(v, float) and not math.isfinite(v)}  # JSON has no NaN
             self.here.log(step=state.global_step, **numbers, **unknown)

@@ -17,8 +17,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
-from trl.kernels import chunked_logprob as trl_kernels
+from trl.kernels import chunked_logprob
+from trl.trainer.utils import maybe_gather_lm_head_ctx
 
+trl_kernels: Any = chunked_logprob  # Triton's launch syntax has no types
 CHUNK = 4096  # tokens; at 151,936 words 1.2 GiB of logits in bf16
 
 
@@ -66,7 +68,7 @@ class LinearCrossEntropy(torch.autograd.Function):
         return hidden_grad_NH, weight_grad_VH, None
 
 
-def _plain(device: torch.device) -> dict[str, Any]:
+def _plain() -> dict[str, Any]:
     return {"logit_scale": 1.0, "softcap": 1.0, "inv_t": 1.0, "HAS_SOFTCAP": False, "BLOCK_SIZE": trl_kernels._BLOCK_SIZE}
 
 
@@ -79,7 +81,7 @@ def _statistics(logits_CV: torch.Tensor, targets_C: torch.Tensor) -> tuple[torch
     s["before"].fill_(float("-inf"))
     flags = {"HAS_ENTROPY": True, "HAS_LOG_SUM_SQ_PROBS": False, "HAS_MEAN_LOGITS": False, "HAS_IS_TOP1": True}
     fold = trl_kernels._forward_kernel[(count,)] if trl_kernels._use_triton(logits_CV.device) else trl_kernels._forward_tile
-    fold(logits_CV, logits_CV.stride(0), targets_C, *(s[name] for name in named), 0, words, **flags, **_plain(logits_CV.device))
+    fold(logits_CV, logits_CV.stride(0), targets_C, *(s[name] for name in named), 0, words, **flags, **_plain())
     log_z_C = s["highest"] + s["total"].log()
     right_C = (s["target"] >= s["highest"]) & (s["target"] > s["before"])
     return log_z_C, s["target"], log_z_C - s["x_total"] / s["total"], right_C
@@ -92,7 +94,7 @@ def _to_gradients(logits_CV: torch.Tensor, targets_C: torch.Tensor, log_z_C: tor
     fold = trl_kernels._backward_kernel[(count, blocks)] if trl_kernels._use_triton(logits_CV.device) else trl_kernels._backward_tile
     minus_C = torch.full_like(log_z_C, -1.0)
     flags = {"HAS_LOGPROB_GRAD": True, "HAS_ENTROPY_GRAD": False}
-    fold(logits_CV, logits_CV.stride(0), targets_C, log_z_C, log_z_C, minus_C, minus_C, 0, words, **flags, **_plain(logits_CV.device))
+    fold(logits_CV, logits_CV.stride(0), targets_C, log_z_C, log_z_C, minus_C, minus_C, 0, words, **flags, **_plain())
 
 
 # --- the model's forward ----------------------------------------------------------------------------------------------
@@ -111,7 +113,6 @@ class LossOutput(ModelOutput):
 def why_not_linear_ce(model: PreTrainedModel) -> str:
     """Why this model's loss is TRL's fused head instead; empty where it is ours."""
     from torch.distributed.tensor import DTensor
-    from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
     text = model.config.get_text_config()
     head = model.get_output_embeddings()
@@ -120,7 +121,7 @@ def why_not_linear_ce(model: PreTrainedModel) -> str:
         "it has no plain output layer": not isinstance(head, torch.nn.Linear) or head.bias is not None,
         "its logits are scaled or capped": any(getattr(text, name, None) is not None for name in scales),
         "its router has a loss of its own": getattr(text, "output_router_logits", False),
-        "its weights are sharded": is_deepspeed_zero3_enabled() or isinstance(getattr(head, "weight", None), DTensor),
+        "its weights are sharded by FSDP": isinstance(getattr(head, "weight", None), DTensor),
     }
     return next((reason for reason, holds in reasons.items() if holds), "")
 
@@ -137,7 +138,9 @@ def add_linear_ce(model: PreTrainedModel) -> None:
         kwargs["use_cache"] = False
         hidden_BTH = self.base_model(*args, **kwargs).last_hidden_state[:, :-1]
         counts_BT = labels_BT != -100
-        nll, entropy, right = LinearCrossEntropy.apply(hidden_BTH[counts_BT], self.get_output_embeddings().weight, labels_BT[counts_BT])
+        weight_VH = self.get_output_embeddings().weight
+        with maybe_gather_lm_head_ctx(weight_VH):  # ZeRO-3 gathers what a module's own forward reads, and this is not the output layer's
+            nll, entropy, right = LinearCrossEntropy.apply(hidden_BTH[counts_BT], weight_VH, labels_BT[counts_BT])
         return LossOutput(nll=nll, entropy=entropy, right=right, tokens=counts_BT.sum())
 
     model.forward = types.MethodType(forward, model)

@@ -1,9 +1,10 @@
-"""Which sequences of a global batch share a forward pass, on which rank (v2 B.6.1 balances chunks and tokens over data-parallel ranks).
+"""Which sequences of a global batch share a forward pass, on which rank.
 
-A global batch stays a number of sequences. Its sequences are laid into ranks x accumulation packs: best-fit decreasing says how many packs of at
-most `pack_tokens` tokens the fullest batch of the run needs, and then the longest sequence always goes to the emptiest pack, so every rank gets
-as many packs as the others and as equal a number of tokens as the lengths allow. The count is the same at every update, since the
-trainer and DeepSpeed accumulate a fixed number of passes.
+The paper sorts the global batch by length, spreads it over the data-parallel ranks, lays it best-fit into chunks of fixed length and then makes
+the number of chunks equal (v2 B.1, of RL). Here chunks have no fixed length, so nothing is padding and tokens are equal too (our choice). A
+global batch stays a number of sequences: they are laid into ranks x accumulation packs. Best-fit decreasing says how many packs of at most
+`pack_tokens` the fullest batch of the training needs; then the longest sequence always goes to the emptiest pack. The count is the same at
+every update, since the trainer and DeepSpeed accumulate a fixed number of passes.
 """
 
 from __future__ import annotations

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from r1pipe.errors import InputError
 from r1pipe.here import Here
 from r1pipe.schema import SFTParams
+
+if TYPE_CHECKING:
+    from r1pipe.training.packed import PackingPlan
 
 MICROBATCH = 32  # sequences a forward pass where the config does not say
 
@@ -30,9 +33,11 @@ def train_sft(checkpoint: Path, rows: list[dict[str, Any]], params: SFTParams, o
     from trl import SFTConfig, SFTTrainer
 
     from r1pipe.data.render import chat_ids
-    from r1pipe.training.arguments import common_arguments, lora_config, resume_from, split_batch
+    from r1pipe.training.arguments import lora_config, resume_from
     from r1pipe.training.callbacks import Report
     from r1pipe.training.models import load_model, load_tokenizer, save_trained
+    from r1pipe.training.packed import plan_packing
+    from r1pipe.training.telemetry import Meter, flops_per_token
 
     tokenizer = load_tokenizer(checkpoint)
     pairs = [chat_ids(row["messages"], tokenizer) for row in rows]
@@ -43,32 +48,20 @@ def train_sft(checkpoint: Path, rows: list[dict[str, Any]], params: SFTParams, o
     if dropped:
         warnings.warn(f"{dropped} of {len(rows)} rows are longer than max_length {params.max_length} tokens and were left out", stacklevel=2)
 
-    microbatch, accumulate = split_batch(params.batch_size, here.world_size, params.microbatch, MICROBATCH)
     steps = params.max_steps or max(1, round(len(kept) * params.epochs / params.batch_size))
-    args = SFTConfig(
-        **{
-            **common_arguments(params, here, seed, steps),
-            "per_device_train_batch_size": microbatch,
-            "gradient_accumulation_steps": accumulate,
-            "max_steps": steps,
-            "lr_scheduler_type": "cosine_with_min_lr",
-            "lr_scheduler_kwargs": {"min_lr_rate": params.lr_end_ratio},
-            "max_length": None,
-            "packing": False,
-            "train_sampling_strategy": "group_by_length",  # rows of like length share a forward pass, so little is padding
-            "completion_only_loss": True,
-            "loss_type": "nll",
-            **params.trl,
-        }
-    )
-    trainer = SFTTrainer(
-        model=load_model(checkpoint, training=True),
-        args=args,
-        train_dataset=Dataset.from_list(kept),
-        processing_class=tokenizer,
-        peft_config=lora_config(params.lora, "sft.lora"),
-        callbacks=[Report(here)],
-    )
+    plan = plan_packing(checkpoint, [len(row["input_ids"]) for row in kept], params, steps, here, seed)
+    args = SFTConfig(**sft_arguments(params, here, seed, steps, plan))
+    report = Report(here)
+    given: dict[str, Any] = {
+        "model": load_model(checkpoint, training=True),
+        "args": args,
+        "train_dataset": Dataset.from_list(kept),
+        "processing_class": tokenizer,
+        "peft_config": lora_config(params.lora, "sft.lora"),
+        "callbacks": [report],
+    }
+    trainer = plan.trainer(**given) if plan else SFTTrainer(**given)
+    report.meter = Meter(flops_per_token(trainer.model), here.world_size)
     trainer.remove_callback(PrinterCallback)  # metrics.jsonl has it all
     trainer.train(resume_from_checkpoint=resume_from(here))
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
@@ -76,3 +69,29 @@ def train_sft(checkpoint: Path, rows: list[dict[str, Any]], params: SFTParams, o
     save_trained(trainer, tokenizer, out, here)
     tokens = sum(sum(row["completion_mask"]) for row in kept)
     return {"rows": len(kept), "dropped_too_long": dropped, "tokens": tokens, "steps": steps, "loss": round(sum(tail) / len(tail), 4)}
+
+
+def sft_arguments(params: SFTParams, here: Here, seed: int, steps: int, plan: PackingPlan | None) -> dict[str, Any]:
+    """SFTConfig's arguments, for packed passes where there is a plan."""
+    from r1pipe.training.arguments import common_arguments, split_batch
+
+    if plan:
+        microbatch, accumulate = 1, plan.sampler.accumulation  # of packs
+        passes: dict[str, Any] = {"padding_free": True, "gradient_checkpointing": plan.checkpointing}
+    else:
+        microbatch, accumulate = split_batch(params.batch_size, here.world_size, params.microbatch, MICROBATCH)
+        passes = {"train_sampling_strategy": "group_by_length"}  # rows of like length share a pass, so little is padding
+    return {
+        **common_arguments(params, here, seed, steps),
+        "per_device_train_batch_size": microbatch,
+        "gradient_accumulation_steps": accumulate,
+        "max_steps": steps,
+        "lr_scheduler_type": "cosine_with_min_lr",
+        "lr_scheduler_kwargs": {"min_lr_rate": params.lr_end_ratio},
+        "max_length": None,
+        "packing": False,
+        "completion_only_loss": True,
+        "loss_type": "nll",
+        **passes,
+        **params.trl,
+    }

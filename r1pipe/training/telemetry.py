@@ -1,6 +1,7 @@
 """How fast training is: tokens a second and GPU, the share of the device's arithmetic that it uses (MFU), peak memory.
 
     meter = Meter(flops_per_token(model), world_size)
+    meter.begin()
     meter.read(tokens_so_far)   # {"tokens_per_second": ..., "mfu": ..., "peak_memory_gib": ...} since the last read
 
 A token costs 6N floating point operations where N parameters are trained (2N forward, 4N backward; Kaplan et al., arXiv 2001.08361, 2.1), so MFU
@@ -40,7 +41,7 @@ def peak_flops(device_name: str | None = None) -> float | None:
     return next((peak for name, peak in PEAK_FLOPS.items() if all(word in words for word in name.split())), None)
 
 
-def flops_per_token(model: torch.nn.Module) -> float:
+def flops_per_token(model: Any) -> float:
     """6 operations for each parameter that is trained, 4 for each that is frozen; of a layer's experts only those that a token visits.
 
     Tied weights count once: the input side of an embedding multiplies nothing. Shards under ZeRO-3 count whole.
@@ -72,11 +73,13 @@ class Meter:
     def __init__(self, flops_per_token: float | None, devices: int = 1, peak: float | None = None) -> None:
         self.flops_per_token, self.devices = flops_per_token, devices
         self.peak = peak if peak is not None else peak_flops()
-        self.restart()
+        self._tokens = 0.0
+        self._time: float | None = None
 
-    def restart(self, tokens: float = 0) -> None:
-        """Begin to count here, for instance after a pause that is none of training's."""
-        self._tokens, self._time = tokens, time.monotonic()
+    def begin(self) -> None:
+        """The clock starts at the first call."""
+        if self._time is None:
+            self._time = time.monotonic()
 
     def read(self, tokens: float) -> dict[str, float]:
         """What happened since the last read.
@@ -87,7 +90,9 @@ class Meter:
         Returns:
             tokens_per_second (a device), mfu where the device is known, peak_memory_gib on a GPU.
         """
+        self.begin()
         now = time.monotonic()
+        assert self._time is not None
         seconds, seen = max(now - self._time, 1e-9), tokens - self._tokens
         self._tokens, self._time = tokens, now
         numbers: dict[str, Any] = {"tokens_per_second": seen / seconds / self.devices}

@@ -245,7 +245,7 @@ def main() -> None:
                 print(f"{run:24s} failed: {found['failed']}\n{found['log']}", flush=True)
             else:
                 found["efficiency"] = round(found["tokens_per_second"] / found["ranks"] / max(ones), 3) if ones else None
-                bar = BARS.get(run[:5]) if found["ranks"] > 1 else None
+                bar = BARS.get(run[:5]) if found["ranks"] > 1 and not arguments.tiny else None
                 met = "" if bar is None or found["efficiency"] is None else f"  (bar {bar:.2f}: {'met' if found['efficiency'] >= bar else 'NOT met'})"
                 print(
                     f"{run:24s} {found['tokens_per_second']:9,d} tokens/s  x {found['efficiency']} of linear{met}  {found['windows']}  {found['wall_s']} s",

@@ -120,6 +120,19 @@ def test_cold_start_is_the_unsharded_one(tmp_path: Path, tiny_checkpoint: Path, 
         assert (one[name] - other[name]).norm() < 0.02 * (one[name] - start_[name]).norm(), name
 
 
+def test_packed_cold_start_under_zero3_is_the_unsharded_one(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """Packs balanced over the ranks, and an output layer that is gathered for a loss which never calls it."""
+    text = SFT.replace("MODEL", str(tiny_checkpoint)).replace("max_steps: 3", "max_steps: 3, packing: true, pack_tokens: 96")
+    for name, profile, ranks in (("one", "process", 1), ("two", "zero3", 2)):
+        (tmp_path / name).mkdir()
+        write_chats(tmp_path / name)
+        run(tmp_path / name, text, "cold-start", profile, ranks)
+    assert losses(tmp_path / "two", "cold-start") == pytest.approx(losses(tmp_path / "one", "cold-start"), abs=1e-4)
+    start_, one, other = weights(tiny_checkpoint), *(weights(tmp_path / name / "runs/t/cold-start/out/checkpoint") for name in ("one", "two"))
+    for name in one:
+        assert (one[name] - other[name]).norm() < 0.02 * (one[name] - start_[name]).norm(), name
+
+
 @pytest.mark.parametrize(("keep", "prompts"), [("last", 5), ("best", 1)])
 def test_zero3_reasoning_rl(tmp_path: Path, tiny_checkpoint: Path, keep: str, prompts: int) -> None:
     """Generation, the reference's replacement, both phases; one held-out prompt leaves a rank none, so responses differ in length."""

@@ -49,6 +49,7 @@ def test_rates_are_of_the_last_stretch_and_of_one_device(monkeypatch: pytest.Mon
     clock = iter([100.0, 102.0, 103.0])
     monkeypatch.setattr(telemetry.time, "monotonic", lambda: next(clock))
     meter = Meter(flops_per_token=6e9, devices=2, peak=1e12)
+    meter.begin()
     assert meter.read(400)["tokens_per_second"] == 100  # 400 tokens, 2 s, 2 devices
     second = meter.read(440)
     assert second["tokens_per_second"] == 20

@@ -1,0 +1,62 @@
+"""What training needs of a GPU's memory, estimated from the shape of the model before it is loaded.
+
+States: float32 weights, gradients and two Adam moments (16 bytes a trained parameter), and the half-precision copies that autocast makes of them in a
+pass (2 bytes). Activations: what the backward pass keeps of a token, by layer. The coefficients count the tensors of a decoder layer of RMSNorm,
+rotary attention and SwiGLU under autocast; they are estimates, checked where benchmarks print the peak beside them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+KEPT_PER_HIDDEN = 45  # bytes a token, layer and hidden unit: two norms in float32 (3 copies each), their casts, queries, keys, values, output
+KEPT_PER_INNER = 8  # bytes a token, layer and unit of the inner width: gate, its activation, up, product, in half precision
+KEPT_BY_CHECKPOINT = 4  # bytes a token, layer and hidden unit: the layer's input
+COMPILED = 0.6  # share that is kept when layers are compiled: element-wise results are computed again
+RESERVE = 0.88  # share of the device that is planned with; the rest is fragmentation, the CUDA context, NCCL
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes on one GPU."""
+
+    states: float
+    activations: float
+    checkpointed: float
+    loss: float
+
+    def fits(self, device: float) -> bool:
+        """Without recomputing activations."""
+        return self.states + self.activations + self.loss <= RESERVE * device
+
+
+def training_need(model: torch.nn.Module, tokens: int, ranks_states: int = 1, compiled: bool = False, trained: float = 1.0) -> Need:
+    """Of a forward and backward pass over `tokens` tokens.
+
+    Args:
+        model: it may be on the meta device.
+        ranks_states: ranks that the states are spread over (ZeRO-3); 1 = whole on each.
+        trained: share of the parameters that is trained (LoRA: near 0).
+    """
+    text: Any = model.config.get_text_config()  # type: ignore[operator]
+    layers, hidden, words = text.num_hidden_layers, text.hidden_size, text.vocab_size
+    inner = getattr(text, "intermediate_size", None) or 4 * hidden
+    experts = getattr(text, "num_experts_per_tok", None)
+    if experts:
+        inner = max(inner, (experts + (getattr(text, "n_shared_experts", None) or 0)) * (getattr(text, "moe_intermediate_size", None) or inner))
+    size = sum(p.numel() for p in model.parameters())
+    layer = (KEPT_PER_HIDDEN * hidden + KEPT_PER_INNER * inner) * (COMPILED if compiled else 1.0)
+    return Need(
+        states=size * (4 + 12 * trained) / ranks_states + 2 * size,
+        activations=tokens * layers * layer,
+        checkpointed=tokens * (layers * hidden * KEPT_BY_CHECKPOINT + layer),
+        loss=min(tokens, 4096) * words * 2 + words * hidden * 6,
+    )
+
+
+def device_memory() -> float | None:
+    """Bytes of this process's GPU; None without one."""
+    return float(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory) if torch.cuda.is_available() else None

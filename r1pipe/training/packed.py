@@ -1,0 +1,89 @@
+"""What is decided before packed training starts: whether rows are packed, how, whether activations are recomputed and layers compiled."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from r1pipe.here import Here
+from r1pipe.schema import SFTParams
+from r1pipe.training.memory import device_memory, training_need
+from r1pipe.training.packing import PackSampler
+from r1pipe.training.telemetry import flops_per_token, peak_flops
+from r1pipe.training.varlen import use_varlen, why_not_packed
+from r1pipe.training.zero import sharded_weights
+
+COMPILE_PAYS_AFTER = 600.0  # seconds of training; compiling takes about one minute
+LIKELY_MFU = 0.4  # to guess how long training takes
+
+
+@dataclass(frozen=True)
+class PackingPlan:
+    """How packed training runs."""
+
+    sampler: PackSampler
+    checkpointing: bool
+    compile: bool
+
+    def trainer(self, **arguments: Any) -> Any:
+        """The trainer, its model switched over to packed attention."""
+        from r1pipe.training.sft_trainer import R1SFTTrainer, compile_layers
+
+        model = arguments["model"]
+        assert use_varlen(model), "plan_packing looked at this model"
+        if self.compile:
+            compile_layers(model)
+        return R1SFTTrainer(self.sampler, **arguments)
+
+
+def plan_packing(checkpoint: Path, lengths: list[int], params: SFTParams, updates: int, here: Here, seed: int) -> PackingPlan | None:
+    """The plan, said in metrics.jsonl; None where rows go in padded batches."""
+    if params.packing is False or (params.packing == "auto" and not torch.cuda.is_available()):
+        return None
+    skeleton = skeleton_of(checkpoint)
+    if reason := why_not_packed(skeleton.config, skeleton):
+        warnings.warn(f"rows are padded, not packed: of {type(skeleton).__name__}, {reason}", stacklevel=3)
+        return None
+    if params.microbatch is not None:
+        warnings.warn(f"microbatch {params.microbatch} is ignored, since rows are packed: pack_tokens says how much a pass holds", stacklevel=3)
+    sampler = PackSampler(lengths, params.batch_size, updates, here.world_size, here.rank, params.pack_tokens, seed)
+    tokens = updates * params.batch_size * sum(lengths) / len(lengths)
+    compiled = _compiled(params, tokens * flops_per_token(skeleton) / here.world_size)
+    shards = here.world_size if sharded_weights() else 1
+    need = training_need(skeleton, sampler.capacity, shards, compiled, trained=1.0 if params.lora is None else 0.02)
+    checkpointing = params.gradient_checkpointing is True
+    if params.gradient_checkpointing is False and (memory := device_memory()) is not None:
+        checkpointing = not need.fits(memory)
+    here.log(
+        packing={
+            "passes": sampler.accumulation,
+            "largest_pass_tokens": sampler.capacity,
+            "gradient_checkpointing": checkpointing,
+            "compile": compiled,
+            "estimated_gib": round((need.states + need.loss + (need.checkpointed if checkpointing else need.activations)) / 2**30, 1),
+        }
+    )
+    return PackingPlan(sampler, checkpointing, compiled)
+
+
+def skeleton_of(checkpoint: Path) -> Any:
+    """The model without its weights."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(checkpoint))
+
+
+def _compiled(params: SFTParams, flops: float) -> bool:
+    """Whether layers are compiled: not under hooks that gather weights, and by itself only where it pays."""
+    if sharded_weights():
+        if params.compile is True:
+            warnings.warn("compile is ignored: weights are sharded, and gathering them cannot be compiled", stacklevel=4)
+        return False
+    if params.compile == "auto":
+        return torch.cuda.is_available() and flops / ((peak_flops() or 1e14) * LIKELY_MFU) > COMPILE_PAYS_AFTER
+    return params.compile

@@ -1,0 +1,77 @@
+"""TRL's SFTTrainer on packed rows: which rows share a pass, and a loss that never holds all logits. All else is TRL's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.utils.data import Sampler
+from transformers.modeling_layers import GradientCheckpointingLayer
+from trl import SFTTrainer
+
+from r1pipe.training.linear_ce import add_linear_ce, why_not_linear_ce
+from r1pipe.training.packing import PackSampler
+from r1pipe.training.varlen import rounded
+
+
+class R1SFTTrainer(SFTTrainer):
+    """Overrides where rows come from, the loss, and when its numbers are read: once an update, not three times a pass.
+
+    Args:
+        sampler: the passes of this rank. The arguments must accumulate as many as it says.
+        linear_ce: the loss of r1pipe/training/linear_ce.py where the model allows it; else TRL's fused head.
+    """
+
+    def __init__(self, sampler: PackSampler, linear_ce: bool = True, **arguments: Any) -> None:
+        self.sampler = sampler
+        super().__init__(**arguments)
+        assert self.args.gradient_accumulation_steps == sampler.accumulation, "an update would not be one global batch"
+        whole: Any = self.model
+        base = whole.get_base_model() if hasattr(whole, "get_base_model") else whole  # under an adapter
+        self.linear_ce = linear_ce and not self.aux_loss_enabled and not self.is_fsdp_enabled and not why_not_linear_ce(base)
+        if self.linear_ce:
+            add_linear_ce(base)
+        self._sums = torch.zeros(4, device=self.args.device, dtype=torch.float64)  # tokens with loss, entropy, right, all tokens; since the last log
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
+        return self.sampler
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+        """The negative log-likelihood summed over the pass, divided by the tokens with loss of the whole update on all ranks."""
+        inputs.pop("seq_idx", None)
+        inputs["max_length_q"] = inputs["max_length_k"] = rounded(int(inputs["max_length_q"]))
+        if not self.linear_ce or return_outputs or not model.training:
+            return super().compute_loss(model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch)
+        out = model(**inputs, linear_ce=True)
+        loss = out.nll / (out.tokens.clamp(min=1) if num_items_in_batch is None else torch.as_tensor(num_items_in_batch).clamp(min=1))
+        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+            loss = loss * self.accelerator.num_processes  # gradients are averaged over ranks, and the count is of all ranks
+        with torch.no_grad():
+            seen = torch.full_like(out.entropy, inputs["input_ids"].numel())
+            self._sums += torch.stack([out.tokens.to(out.entropy.dtype), out.entropy, out.right.to(out.entropy.dtype), seen]).double()
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        model: Any = self.model
+        if self.linear_ce and model.training:
+            sums: Any = self.accelerator.reduce(self._sums, reduction="sum")
+            counted, entropy, right, seen = sums.tolist()
+            self._sums.zero_()
+            self._total_train_tokens += int(seen)
+            if counted:
+                self._metrics["train"]["entropy"] = [entropy / counted]
+                self._metrics["train"]["mean_token_accuracy"] = [right / counted]
+            self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
+        super().log(logs, start_time)
+
+
+def compile_layers(model: torch.nn.Module) -> int:
+    """torch.compile of every decoder layer, in place, so that names in checkpoints stay; all layers share one compilation, for any number of tokens.
+
+    Returns:
+        how many layers.
+    """
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    for layer in layers:
+        layer.compile(dynamic=True)
+    return len(layers)

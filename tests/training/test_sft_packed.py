@@ -1,0 +1,136 @@
+"""Packed SFT trains as if every row had its own pass: against a loop that does just that."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from r1pipe.data.render import chat_ids
+from r1pipe.here import Here
+from r1pipe.schema import SFTParams
+from r1pipe.training.models import load_model, load_tokenizer
+from r1pipe.training.packing import PackSampler
+from r1pipe.training.sft import train_sft
+
+
+def chats(n: int = 20) -> list[dict[str, Any]]:
+    def row(i: int) -> list[dict[str, str]]:
+        thinking = " ".join(f"{i} + {k} = {i + k}" for k in range(1 + i * i % 7))
+        return [{"role": "user", "content": f"what is {i} + 1 ?"}, {"role": "assistant", "content": f"<think>{thinking}</think>{i + 1}"}]
+
+    return [{"id": str(i), "domain": "math", "messages": row(i)} for i in range(n)]
+
+
+def one_by_one(checkpoint: Path, params: SFTParams, updates: int, seed: int) -> dict[str, torch.Tensor]:
+    """The weights after plain SGD with each row in a pass of its own, and the loss divided by the update's tokens."""
+    tokenizer, model = load_tokenizer(checkpoint), load_model(checkpoint, training=True)
+    rows = [chat_ids(row["messages"], tokenizer) for row in chats()]
+    sampler = PackSampler([len(ids) for ids, _ in rows], params.batch_size, updates, 1, 0, params.pack_tokens, seed)
+    for batch in sampler.batches():
+        total = sum(sum(rows[i][1]) for i in batch)
+        model.zero_grad()
+        for i in batch:
+            ids, mask = (torch.tensor([x]) for x in rows[i])
+            logits_TV = model(input_ids=ids, use_cache=False).logits[0, :-1]
+            nll_T = torch.nn.functional.cross_entropy(logits_TV, ids[0, 1:], reduction="none")
+            ((nll_T * mask[0, 1:]).sum() / total).backward()
+        with torch.no_grad():
+            for p in model.parameters():
+                p -= params.lr * p.grad  # type: ignore[operator]
+    return {name: p.detach() for name, p in model.named_parameters()}
+
+
+SGD = {"optim": "sgd", "lr_scheduler_type": "constant", "lr_scheduler_kwargs": {}}
+
+
+@pytest.mark.parametrize("pack_tokens", [80, 100_000], ids=["several passes", "one pass"])
+@pytest.mark.parametrize("ours", [True, False], ids=["linear_ce", "TRL's head"])
+def test_weights_are_those_of_rows_one_by_one(pack_tokens: int, ours: bool, tiny_checkpoint: Path, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    """fp32 on a CPU: 1e-5."""
+    if not ours:
+        monkeypatch.setattr("r1pipe.training.sft_trainer.why_not_linear_ce", lambda model: "the test wants TRL's")
+    params = SFTParams(lr=0.5, batch_size=8, max_steps=3, max_length=512, packing=True, pack_tokens=pack_tokens, max_grad_norm=1e9, trl=SGD)
+    out = here.workdir / "out"
+    metrics = train_sft(tiny_checkpoint, chats(), params, out, here, seed=5)
+    trained = {name: p.detach() for name, p in load_model(out, training=True).named_parameters()}
+    before = dict(load_model(tiny_checkpoint, training=True).named_parameters())
+    assert metrics["steps"] == 3 and metrics["rows"] == 20
+    for name, wanted in one_by_one(tiny_checkpoint, params, 3, 5).items():
+        torch.testing.assert_close(trained[name], wanted, atol=1e-5, rtol=1e-5)
+        assert not torch.equal(trained[name], before[name]), f"{name} was not trained"
+
+
+def test_metrics_tell_speed_and_how_it_was_packed(tiny_checkpoint: Path, here: Here) -> None:
+    params = SFTParams(lr=1e-3, batch_size=4, max_steps=2, max_length=512, packing=True, pack_tokens=80)
+    train_sft(tiny_checkpoint, chats(), params, here.workdir / "out", here, seed=0)
+    lines = [json.loads(line) for line in here.metrics_path.read_text().splitlines()]
+    assert lines[0]["packing"]["passes"] > 1 and lines[0]["packing"]["gradient_checkpointing"] is False
+    steps = [line for line in lines if "loss" in line]
+    assert len(steps) == 2
+    tokens = [line["num_tokens"] for line in steps]
+    assert 0 < tokens[0] < tokens[1] and all(line["tokens_per_second"] > 0 for line in steps)
+    assert all(0 <= line["mean_token_accuracy"] <= 1 and line["entropy"] > 0 for line in steps)
+    if not torch.cuda.is_available():
+        assert "mfu" not in steps[0] and "peak_memory_gib" not in steps[0]
+
+
+def test_stopped_and_resumed_equals_one_go(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """The rows after a resume are those that would have come."""
+
+    def run(name: str, halt: bool) -> dict[str, torch.Tensor]:
+        workdir = tmp_path / name
+        workdir.mkdir(exist_ok=True)
+        here = Here("test", workdir, workdir / "metrics.jsonl", workdir / "progress.jsonl")
+        params = SFTParams(lr=1e-3, batch_size=4, max_steps=4, max_length=512, packing=True, pack_tokens=80, save_every=2)
+        if halt:
+            with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                patch.setattr("r1pipe.training.callbacks.Report.on_log", _stop_after_two)
+                train_sft(tiny_checkpoint, chats(), params, workdir / "out", here, seed=0)
+        train_sft(tiny_checkpoint, chats(), params, workdir / "out", here, seed=0)
+        return {name: p.detach() for name, p in load_model(workdir / "out", training=True).named_parameters()}
+
+    whole, halved = run("whole", halt=False), run("halved", halt=True)
+    for name, wanted in whole.items():
+        torch.testing.assert_close(halved[name], wanted, atol=1e-6, rtol=1e-5)
+
+
+def _stop_after_two(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    if state.global_step == 3:
+        raise KeyboardInterrupt
+
+
+def test_on_a_cpu_rows_are_not_packed_unless_asked(tiny_checkpoint: Path, here: Here) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this is a GPU")
+    train_sft(tiny_checkpoint, chats(), SFTParams(batch_size=4, max_steps=1, max_length=512), here.workdir / "out", here, seed=0)
+    assert "packing" not in here.metrics_path.read_text()
+
+
+def test_a_model_with_a_window_is_padded_with_a_warning(tiny_checkpoint: Path, here: Here, tmp_path: Path) -> None:
+    import shutil
+
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "window")
+    (folder / "model.safetensors").unlink()
+    sizes = {"vocab_size": AutoConfig.from_pretrained(tiny_checkpoint).vocab_size, "hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 64}
+    config = AutoConfig.for_model("mistral", sliding_window=16, num_attention_heads=2, num_key_value_heads=1, head_dim=16, **sizes)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    params = SFTParams(batch_size=4, max_steps=1, max_length=512, packing=True)
+    with pytest.warns(UserWarning, match="window of 16"):
+        assert train_sft(folder, chats(), params, here.workdir / "out", here, seed=0)["steps"] == 1
+
+
+def test_a_microbatch_beside_packing_is_said_to_be_ignored(tiny_checkpoint: Path, here: Here) -> None:
+    params = SFTParams(batch_size=4, max_steps=1, max_length=512, packing=True, microbatch=2)
+    with pytest.warns(UserWarning, match="microbatch 2 is ignored"):
+        train_sft(tiny_checkpoint, chats(), params, here.workdir / "out", here, seed=0)
+
+
+def test_old_fingerprints_stay() -> None:
+    assert not {"packing", "pack_tokens", "compile"} & SFTParams().model_dump(mode="json").keys()
+    assert SFTParams().model_dump(mode="json")["gradient_checkpointing"] is False
