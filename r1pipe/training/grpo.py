@@ -136,6 +136,10 @@ def train_grpo(
         )
     if _may_roll_back(params) and here.world_size > 1:
         raise ConfigError("a rollback works in one process so far", "grpo.guards", "action: pause, and start again by hand; or launch: {num_processes: 1}")
+    if _may_roll_back(params) and params.rollout == "vllm":
+        raise ConfigError(
+            "a rollback makes the trainer anew, and vLLM in this process keeps its memory", "grpo.guards", "action: pause; or rollout: vllm-server"
+        )
     require_vllm(params)
     share = params.batch_size * params.minibatches_per_rollout // here.world_size
     if params.resample and share % params.num_generations:

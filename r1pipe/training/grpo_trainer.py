@@ -21,7 +21,7 @@ from itertools import islice
 from typing import Any
 
 import torch
-from accelerate.utils import gather, gather_object, is_peft_model
+from accelerate.utils import gather_object, is_peft_model
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import add_fused_lm_head
@@ -32,7 +32,7 @@ from r1pipe.generation.decode import decode
 from r1pipe.rewards.language import thinking_words
 from r1pipe.rewards.repetition import repeated_share
 from r1pipe.schema import GRPOParams, Phase
-from r1pipe.training.grpo_update import TokenMicrobatches
+from r1pipe.training.grpo_update import TokenMicrobatches, gathered
 from r1pipe.training.models import end_ids
 from r1pipe.training.rollouts import phase_at, updates_per_rollout
 from r1pipe.training.stopwatch import Timed
@@ -95,7 +95,8 @@ class R1GRPOTrainer(TokenMicrobatches):
             policy = policy.get_base_model() if is_peft_model(policy) else policy
             add_fused_lm_head(policy, temperature=phase.temperature, outputs=("log_probs", "entropy"))
             if self.ref_model is not None:
-                add_fused_lm_head(self.accelerator.unwrap_model(self.ref_model), temperature=phase.temperature)
+                reference: Any = self.accelerator.unwrap_model(self.ref_model)
+                add_fused_lm_head(reference, temperature=phase.temperature)
         self.max_completion_length = phase.max_tokens
         if self.use_vllm:
             self.vllm_generation.temperature, self.vllm_generation.max_completion_length = phase.temperature, phase.max_tokens
@@ -118,7 +119,7 @@ class R1GRPOTrainer(TokenMicrobatches):
                 metrics[name].pop()
         elif corrected:
             masked = share_masked(output["importance_sampling_ratio"], output["completion_mask"])
-            metrics["sampling/masked"].append(self.accelerator.gather(masked).mean().item())
+            metrics["sampling/masked"].append(gathered(masked).mean().item())
         n = self.params.num_generations
         groups_GnR = self._rewards.view(-1, n, len(self.reward_names))
         dropped_G = groups_GnR.isnan().all(2).all(1)
@@ -130,24 +131,24 @@ class R1GRPOTrainer(TokenMicrobatches):
             dropped_G = dropped_G | silent_G
         if dropped_G.any():  # neither KL nor entropy of theirs counts either; their advantages are 0 already
             dropped_B = dropped_G.repeat_interleave(n)
-            output["num_items_in_batch"] = output["num_items_in_batch"] - gather(output["completion_mask"].sum(1))[dropped_B].sum()
+            output["num_items_in_batch"] = output["num_items_in_batch"] - gathered(output["completion_mask"].sum(1))[dropped_B].sum()
             mine = slice(self.accelerator.process_index * len(inputs), (self.accelerator.process_index + 1) * len(inputs))
             output["completion_mask"] = output["completion_mask"].masked_fill(dropped_B[mine, None], 0)
             if "old_per_token_logps" in output:  # a ratio to what is masked must stay finite
                 output["old_per_token_logps"] = output["old_per_token_logps"].masked_fill(dropped_B[mine, None], 0.0)
-        self.counted_tokens += int(gather(output["completion_mask"].sum()).sum())
+        self.counted_tokens += int(gathered(output["completion_mask"].sum()).sum())
         return output
 
     def _one_update(self) -> bool:
         """Whether a rollout is one update, so that the policy that drew it is the one that is updated."""
-        return self.args.gradient_accumulation_steps % (self.args.steps_per_generation * self.num_iterations) == 0
+        return self.args.gradient_accumulation_steps % ((self.args.steps_per_generation or 1) * self.num_iterations) == 0
 
     def _generate(self, prompts: list[Any]) -> Any:
         """TRL's, and where `resample` asks for it, other prompts in the place of those whose responses are all worth the same.
 
         Every rank draws as many groups as the one that lacks most, so that all of them take part in what is collective.
         """
-        drawn = super()._generate(prompts)
+        drawn: Any = super()._generate(prompts)
         if not self.params.resample or self.spare is None:
             return drawn
         n, world, rank = self.params.num_generations, self.accelerator.num_processes, self.accelerator.process_index
@@ -159,14 +160,14 @@ class R1GRPOTrainer(TokenMicrobatches):
         for _ in range(self.params.resample):
             silent_G = zero_signal(rewards_BR.view(-1, n, len(self.reward_names)), self.reward_weights, self.multi_objective_aggregation)
             lacking = silent_G.nonzero().squeeze(-1).tolist()
-            count = int(gather(torch.tensor([len(lacking)], device=self.accelerator.device)).max())
+            count = int(gathered(torch.tensor([len(lacking)], device=self.accelerator.device)).max())
             if count == 0:
                 break
             texts, spare_rows = zip(*islice(stream, count), strict=True)
             first = len(self.rows)
             self.rows += spare_rows
             examples = [{"prompt": text, "row": first + i} for i, text in enumerate(texts) for _ in range(n)]
-            again = super()._generate([example["prompt"] for example in examples])
+            again: Any = super()._generate([example["prompt"] for example in examples])
             new_scores, new_BR = self._judge(examples, again[3], again[1])
             speaking_G = ~zero_signal(new_BR.view(-1, n, len(self.reward_names)), self.reward_weights, self.multi_objective_aggregation)
             for old, new in zip(lacking, speaking_G.nonzero().squeeze(-1).tolist(), strict=False):
@@ -227,9 +228,8 @@ class R1GRPOTrainer(TokenMicrobatches):
             scores, rewards_BR = self._judged or self._judge(inputs, completions, completion_ids_list)
             self._judged = None
             self._log_responses(scores, _texts(completions))
-        everywhere: Any = gather(rewards_BR.to(self.accelerator.device))
-        self._rewards = everywhere
-        return everywhere
+        self._rewards = gathered(rewards_BR.to(self.accelerator.device))
+        return self._rewards
 
     def _judge(self, examples: list[dict[str, Any]], completions: list[Any], completion_ids: list[list[int]]) -> tuple[rewards.Scores, torch.Tensor]:
         """This rank's rewards, (B, R)."""

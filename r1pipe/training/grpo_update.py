@@ -41,6 +41,7 @@ class TokenMicrobatches(GRPOTrainer):
     """
 
     args: GRPOConfig
+    model: Any
     _tokenizer: Any  # transformers' own annotations allow lists and None where there is one number
 
     def __init__(self, *, microbatch_tokens: int | Literal["auto"] | None = None, compiled: bool = False, **kwargs: Any) -> None:
@@ -48,13 +49,15 @@ class TokenMicrobatches(GRPOTrainer):
         self.stopwatch = Stopwatch()
         self._drawn: list[list[float]] = []  # log-probs of the rollout's tokens as they were drawn, until the old log-probs are asked for
         self._no_old = False  # the next log-probs of the policy without gradients are the rollout's old ones, and nobody needs them
+        self._gaps: list[torch.Tensor] = []  # of each pack: gap x tokens, tokens, share masked x rows, rows, largest gap
         self._known: Logps | None = None  # log-probs that TRL's loss will ask for
         super().__init__(**kwargs)
         policy: Any = self.accelerator.unwrap_model(self.model)
         self.packed = microbatch_tokens is not None and use_varlen(policy.get_base_model() if is_peft_model(policy) else policy)
         if self.packed and self.ref_model is not None:
             use_varlen(self.accelerator.unwrap_model(self.ref_model))
-        if self.packed and compiled:
+        self.compiled = self.packed and compiled
+        if self.compiled:
             from r1pipe.training.sft_trainer import compile_layers
 
             compile_layers(policy)
@@ -155,7 +158,7 @@ class TokenMicrobatches(GRPOTrainer):
         lengths = attention_mask.sum(1).tolist()
         count = packs_needed(lengths, self._pack_size())
         if self.accelerator.num_processes > 1:
-            count = int(gather(torch.tensor([count], device=attention_mask.device)).max())
+            count = int(gathered(torch.tensor([count], device=attention_mask.device)).max())
         return deal(lengths, count)
 
     def _pack_size(self) -> int:
@@ -163,8 +166,8 @@ class TokenMicrobatches(GRPOTrainer):
         if self.microbatch_tokens == "auto":
             free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
             still = 12 * sum(p.numel() for p in self.model.parameters() if p.requires_grad)  # gradients and Adam's two moments, float32
-            tokens = auto_tokens(self.model.config, free - still - 2**31, self.args.gradient_checkpointing)
-            self.microbatch_tokens = int(gather(torch.tensor([tokens], device=self.accelerator.device)).min())
+            tokens = auto_tokens(self.accelerator.unwrap_model(self.model), free - still - 2**31, self.args.gradient_checkpointing, self.compiled)
+            self.microbatch_tokens = int(gathered(torch.tensor([tokens], device=self.accelerator.device)).min())
         assert isinstance(self.microbatch_tokens, int)
         return self.microbatch_tokens
 
@@ -174,7 +177,9 @@ class TokenMicrobatches(GRPOTrainer):
         The last pack's loss is returned for the trainer to differentiate, with the others' values added for the log.
         """
         if self.microbatch_tokens is None or not self.model.training:
-            return self._pack_loss(model, inputs)
+            loss = self._pack_loss(model, inputs)
+            self._log_gaps()
+            return loss
         mask_BC = inputs["completion_mask"]
         packs = self._packs(torch.cat([inputs["prompt_mask"], mask_BC], 1))
         rows, tokens = [len(pack) for pack in packs], [int(n) for n in torch.stack([mask_BC[pack].sum() for pack in packs])]
@@ -195,6 +200,7 @@ class TokenMicrobatches(GRPOTrainer):
                     self.accelerator.backward(loss, **({"scale_wrt_gas": False} if deepspeed else {}))
                     others += loss.detach()
         self.router_aux_loss_coef, self.entropy_coef = aux, entropy
+        self._log_gaps()
         return loss + others
 
     @contextmanager
@@ -206,6 +212,17 @@ class TokenMicrobatches(GRPOTrainer):
                 yield
             finally:
                 self.accelerator.sync_gradients = synced
+
+    def _log_gaps(self) -> None:
+        """How far vLLM's log-probs were from the trainer's in these rows, by TRL's names, and the share that was masked."""
+        if not self._gaps:
+            return
+        gaps = gathered(torch.stack(self._gaps))
+        self._gaps = []
+        metrics = self._metrics["train"]
+        metrics["sampling/sampling_logp_difference/mean"].append((gaps[:, 0].sum() / gaps[:, 1].sum().clamp(min=1)).item())
+        metrics["sampling/sampling_logp_difference/max"].append(gaps[:, 4].max().item())
+        metrics["sampling/masked"].append((gaps[:, 2].sum() / gaps[:, 3].sum()).item())
 
     def _pack_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         """TRL's; where the rollout has no old log-probs, vLLM's correction is computed from the update's own."""
@@ -225,14 +242,19 @@ class TokenMicrobatches(GRPOTrainer):
                 args.vllm_importance_sampling_clip_max,
                 args.vllm_importance_sampling_clip_min,
             )
-            metrics = self._metrics["train"]
             mean, most = gap_of(logps_BC, drawn_BC, mask_BC)
-            metrics["sampling/sampling_logp_difference/mean"].append(self.accelerator.gather(mean).mean().item())
-            metrics["sampling/sampling_logp_difference/max"].append(self.accelerator.gather(most).max().item())
-            metrics["sampling/masked"].append(self.accelerator.gather(share_masked(ratio, mask_BC)).mean().item())
+            self._gaps.append(
+                torch.stack([mean * mask_BC.sum(), mask_BC.sum(), share_masked(ratio, mask_BC) * len(ratio), torch.tensor(len(ratio)).to(mean), most])
+            )
             self._known = known
             inputs = {**inputs, "importance_sampling_ratio": ratio}
         return super()._compute_loss(model, inputs)
+
+
+def gathered(tensor: torch.Tensor) -> torch.Tensor:
+    """Of all ranks, one after the other; accelerate's own annotation is too wide to use."""
+    found: Any = gather(tensor)
+    return found
 
 
 def _padded(rows: list[list[float]], width: int) -> torch.Tensor:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from r1pipe.training.memory import training_need
 from r1pipe.training.varlen import packed_kwargs
 
 MOST_TOKENS = 32_768  # a larger pack makes no kernel faster
@@ -104,22 +105,15 @@ def loss_weights(loss_type: str, rows: Sequence[int], tokens: Sequence[int]) -> 
     return [part / max(1, sum(parts)) for part in parts]
 
 
-def auto_tokens(config: Any, free_bytes: float, checkpointing: bool) -> int:
+def auto_tokens(model: torch.nn.Module, free_bytes: float, checkpointing: bool, compiled: bool) -> int:
     """How many tokens a pack may hold.
 
-    Rough, and on the safe side: about 60 bytes a hidden unit and 8 an intermediate one are kept for the backward pass in each layer under
-    bfloat16 autocast (with checkpointing, 4 a hidden unit, and one layer whole).
-
     Args:
-        config: the model's, from which sizes are read.
+        model: its config tells the sizes.
         free_bytes: what activations may take.
         checkpointing: whether they are recomputed.
+        compiled: whether layers are compiled, which keeps fewer of them.
     """
-    text = config.get_text_config()
-    hidden, layers = text.hidden_size, text.num_hidden_layers
-    experts = getattr(text, "num_experts_per_tok", None) or 1
-    inner = max(getattr(text, "intermediate_size", None) or 4 * hidden, experts * (getattr(text, "moe_intermediate_size", None) or 0))
-    layer = 60 * hidden + 8 * inner
-    token = layer + 4 * hidden * layers if checkpointing else layer * layers
-    tokens = int(MEMORY_SHARE * free_bytes / token)
+    need = training_need(model, 1, compiled=compiled)
+    tokens = int(MEMORY_SHARE * free_bytes / (need.checkpointed if checkpointing else need.activations))
     return max(1024, min(MOST_TOKENS, tokens // 1024 * 1024))

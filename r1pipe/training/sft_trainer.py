@@ -65,13 +65,16 @@ class R1SFTTrainer(SFTTrainer):
         super().log(logs, start_time)
 
 
-def compile_layers(model: torch.nn.Module) -> int:
+def compile_layers(model: torch.nn.Module, **options: Any) -> int:
     """torch.compile of every decoder layer, in place, so that names in checkpoints stay; all layers share one compilation, for any number of tokens.
+
+    Args:
+        options: of torch.compile.
 
     Returns:
         how many layers.
     """
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     for layer in layers:
-        layer.compile(dynamic=True)
+        layer.compile(dynamic=True, **options)
     return len(layers)

@@ -76,7 +76,7 @@ class Timed(TrainerCallback):
 
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
         self.stopwatch.read()
-        self.meter.restart(self.trainer.counted_tokens)
+        self.meter.begin()
 
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
         self.stopwatch.start("update")

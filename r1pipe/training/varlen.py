@@ -154,12 +154,15 @@ def varlen_attention_forward(
     if torch.is_autocast_enabled(device):  # rotary embeddings in float32 lift queries and keys out of the half precision that values have
         half = torch.get_autocast_dtype(device)
         query_BHTD, key_BKTD, value_BKTE = query_BHTD.to(half), key_BKTD.to(half), value_BKTE.to(half)
-    if device == "cuda" and query_BHTD.dtype in (torch.bfloat16, torch.float16):
-        if max_length_q is None:
+    if _has_kernel(query_BHTD):
+        if max_length_q is None or isinstance(max_length_q, torch.Tensor):
             max_length_q = int(cu_seq_lens_q.diff().max())
-        out_THE = _kernel(query_BHTD, key_BKTD, value_BKTE, cu_seq_lens_q, int(max_length_q), scale)
-        return out_THE[None], None
+        return _kernel(query_BHTD, key_BKTD, value_BKTE, cu_seq_lens_q, max_length_q, scale)[None], None
     return _one_by_one(query_BHTD, key_BKTD, value_BKTE, cu_seq_lens_q, scale), None
+
+
+def _has_kernel(query_BHTD: torch.Tensor) -> bool:
+    return query_BHTD.is_cuda and query_BHTD.dtype in (torch.bfloat16, torch.float16)
 
 
 def _one_by_one(query_BHTD: torch.Tensor, key_BKTD: torch.Tensor, value_BKTE: torch.Tensor, cu_seq_lens_q: torch.Tensor, scale: float) -> torch.Tensor:

@@ -163,7 +163,7 @@ def main() -> None:
         for i, side in enumerate(sides):
             left = until - time.monotonic()
             # vLLM's sides take what they need of their third or half; generate gets the rest
-            result = measure(side, shape, work, given.steps, left if i + 1 == len(sides) else left / (len(sides) - i) * 1.2)
+            result = measure(side, shape, work, given.steps, left if i + 1 == len(sides) else left / (len(sides) - i) * 1.4)
             if result is not None and result["steps"]:
                 results[side] = result
             if given.out and results:

@@ -58,8 +58,11 @@ def spare_of(rows: list[dict[str, Any]]) -> Any:
 
 
 def test_groups_without_signal_are_replaced(tiny_checkpoint, here):
-    """Half of the groups (odd ids) teach nothing; each gets another prompt, whose log-probs, text and rewards come with it."""
-    trainer = grpo_trainer(params(resample=3), tiny_checkpoint, here, spare=spare_of(ROWS[1:]))
+    """Half of the groups (odd ids) teach nothing; each gets another prompt, whose log-probs, text and rewards come with it.
+
+    Spare prompts come with odd ids, too: of 4, 2, 1 and 1 that are asked, 2, 1, 0 and 1 have signal.
+    """
+    trainer = grpo_trainer(params(resample=4), tiny_checkpoint, here, spare=spare_of(ROWS[1:]))
     found = rollout(trainer)
     log = next(entry for entry in trainer.state.log_history if "reward" in entry)
     assert log["resampled_groups"] == 4 and log["zero_signal"] == 0

@@ -162,14 +162,19 @@ def test_weights_add_up():
     assert loss_weights("dapo", [3, 5], [10, 90]) == [1, 1]
 
 
-def test_auto_tokens_follow_the_memory_and_the_model(tiny_checkpoint):
-    from transformers import Qwen2Config
+def test_auto_tokens_follow_the_memory_and_the_model():
+    from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    half_b = Qwen2Config(hidden_size=896, intermediate_size=4864, num_hidden_layers=24)
-    seven_b = Qwen2Config(hidden_size=3584, intermediate_size=18944, num_hidden_layers=28)
-    assert auto_tokens(seven_b, 20e9, False) < auto_tokens(half_b, 20e9, False) < auto_tokens(half_b, 40e9, False) <= 32768
-    assert auto_tokens(seven_b, 20e9, True) > auto_tokens(seven_b, 20e9, False)
-    assert auto_tokens(seven_b, 0, False) == 1024
+    def of(free: float, checkpointing: bool = False, compiled: bool = False, **sizes: int) -> int:
+        with torch.device("meta"):
+            model = Qwen2ForCausalLM(Qwen2Config(**sizes))
+        return auto_tokens(model, free, checkpointing, compiled)
+
+    half_b = {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24}
+    seven_b = {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28}
+    assert of(20e9, **seven_b) < of(20e9, **half_b) < of(40e9, **half_b) <= 32768
+    assert of(20e9, checkpointing=True, **seven_b) > of(20e9, compiled=True, **seven_b) > of(20e9, **seven_b)
+    assert of(0, **seven_b) == 1024
 
 
 def test_which_microbatches(here):

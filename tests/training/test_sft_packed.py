@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +105,42 @@ def test_stopped_and_resumed_equals_one_go(tiny_checkpoint: Path, tmp_path: Path
 def _stop_after_two(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
     if state.global_step == 3:
         raise KeyboardInterrupt
+
+
+RANK = """
+import sys
+from pathlib import Path
+from r1pipe.here import Here
+from r1pipe.schema import SFTParams
+from r1pipe.training.sft import train_sft
+sys.path.insert(0, {tests!r})
+from test_sft_packed import chats, SGD
+import os
+rank, ranks, folder = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), Path({folder!r})
+here = Here("test", folder / "workdir", folder / "metrics.jsonl", folder / "progress.jsonl", rank, ranks)
+params = SFTParams(lr=0.5, batch_size=8, max_steps=3, max_length=512, packing=True, pack_tokens=80, max_grad_norm=1e9, trl=SGD)
+train_sft(Path({checkpoint!r}), chats(), params, folder / "out", here, seed=5)
+"""
+
+
+@pytest.mark.slow
+def test_two_ranks_train_what_one_does(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Two processes (gloo), each with its own packs: the weights of one process with each row in a pass of its own."""
+    (tmp_path / "workdir").mkdir()
+    code = RANK.format(tests=str(Path(__file__).parent), folder=str(tmp_path), checkpoint=str(tiny_checkpoint))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    shared = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "CUDA_VISIBLE_DEVICES": ""}
+    ranks = [
+        subprocess.Popen([sys.executable, "-c", code], env=shared | {"RANK": str(r), "LOCAL_RANK": str(r)}, stderr=subprocess.PIPE, text=True) for r in (0, 1)
+    ]
+    said = [rank.communicate(timeout=300)[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], said
+    trained = {name: p.detach() for name, p in load_model(tmp_path / "out", training=True).named_parameters()}
+    params = SFTParams(lr=0.5, batch_size=8, packing=True, pack_tokens=80)
+    for name, wanted in one_by_one(tiny_checkpoint, params, 3, 5).items():
+        torch.testing.assert_close(trained[name], wanted, atol=1e-5, rtol=1e-5)
 
 
 def test_on_a_cpu_rows_are_not_packed_unless_asked(tiny_checkpoint: Path, here: Here) -> None:

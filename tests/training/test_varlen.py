@@ -137,6 +137,40 @@ def test_the_kernels_path_pads_crops_and_groups(grouped: dict[str, Any] | None, 
     assert seen == [(9, 4 if grouped is None else 2, 24)]
 
 
+@torch.library.custom_op("r1pipe_test::attend", mutates_args=())
+def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, ends: torch.Tensor, longest: int, scale: float) -> torch.Tensor:
+    return varlen._one_by_one(*(x.transpose(0, 1)[None] for x in (q, k, v)), ends, scale)[0].contiguous()
+
+
+@attend.register_fake
+def _(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, ends: torch.Tensor, longest: int, scale: float) -> torch.Tensor:
+    return torch.empty_like(q)
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["float32", "autocast"])
+def test_layers_compile_to_one_graph_for_all_lengths(half: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing on the kernel's path breaks the graph, and neither another layer nor another number of tokens or sequences compiles again."""
+    from r1pipe.training.sft_trainer import compile_layers
+
+    def kernel(q: Any, k: Any, v: Any, ends: Any, _: Any, longest: int, __: int, *, scale: float) -> torch.Tensor:
+        return torch.ops.r1pipe_test.attend(q, k, v, ends, longest, scale)
+
+    graphs: list[Any] = []
+    monkeypatch.setattr(varlen, "_SETTLED", [(kernel, {})])
+    monkeypatch.setattr(varlen, "_has_kernel", lambda query: True)
+    model = tiny(num_hidden_layers=3)
+    use_varlen(model)
+    batches = [pack(ROWS), pack(ROWS[:2] * 4), pack([list(range(1, 40)), *ROWS])]
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+        wanted = [model(use_cache=False, **batch).logits for batch in batches]
+        assert compile_layers(model, fullgraph=True, backend=lambda graph, inputs: (graphs.append(graph), graph.forward)[1]) == 3
+        found = [model(use_cache=False, **batch).logits for batch in batches]
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+    assert len(graphs) == 1
+    assert any("attend" in str(node.target) for node in graphs[0].graph.nodes)
+
+
 def test_autocast_brings_queries_and_keys_to_half(monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights are float32, so rotary embeddings give float32 queries; the kernel takes half precision only."""
     kinds: list[torch.dtype] = []

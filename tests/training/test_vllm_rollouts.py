@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from r1pipe.errors import MissingToolError
+from r1pipe.errors import ConfigError, MissingToolError
 from r1pipe.generation.decode import decode
 from r1pipe.schema import GRPOParams, Phase, RewardSpec, VLLMRollout
 from r1pipe.training.grpo_trainer import R1GRPOTrainer
@@ -173,6 +173,14 @@ def test_without_vllm_it_is_refused_before_anything_is_loaded(tiny_checkpoint, h
     with pytest.raises(MissingToolError, match="rollout: vllm"):
         train_grpo(tiny_checkpoint, {"prompts": ROWS}, [], params(), "chat", tmp_path, here, 0)
     assert not any(tmp_path.joinpath("workdir").iterdir())
+
+
+def test_a_rollback_cannot_share_the_process_with_vllm(tiny_checkpoint, here, tmp_path):
+    from r1pipe.training.grpo import train_grpo
+
+    asked = params(guards={"kl": {"action": "rollback", "limit": 1}}, save_every=1)
+    with pytest.raises(ConfigError, match="vLLM in this process"):
+        train_grpo(tiny_checkpoint, {"prompts": ROWS}, [], asked, "chat", tmp_path, here, 0)
 
 
 def test_defaults_leave_old_fingerprints_alone():
