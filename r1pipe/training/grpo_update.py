@@ -53,16 +53,17 @@ class TokenMicrobatches(GRPOTrainer):
         self._known: Logps | None = None  # log-probs that TRL's loss will ask for
         super().__init__(**kwargs)
         policy: Any = self.accelerator.unwrap_model(self.model)
+        reference: Any = self.ref_model and self.accelerator.unwrap_model(self.ref_model)
         self.packed = microbatch_tokens is not None and use_varlen(policy.get_base_model() if is_peft_model(policy) else policy)
-        if self.packed and self.ref_model is not None:
-            use_varlen(self.accelerator.unwrap_model(self.ref_model))
+        if self.packed and reference is not None:
+            use_varlen(reference)
         self.compiled = self.packed and compiled
         if self.compiled:
             from r1pipe.training.sft_trainer import compile_layers
 
             compile_layers(policy)
-            if self.ref_model is not None:
-                compile_layers(self.accelerator.unwrap_model(self.ref_model))
+            if reference is not None:
+                compile_layers(reference)
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -166,7 +167,8 @@ class TokenMicrobatches(GRPOTrainer):
         if self.microbatch_tokens == "auto":
             free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
             still = 12 * sum(p.numel() for p in self.model.parameters() if p.requires_grad)  # gradients and Adam's two moments, float32
-            tokens = auto_tokens(self.accelerator.unwrap_model(self.model), free - still - 2**31, self.args.gradient_checkpointing, self.compiled)
+            policy: Any = self.accelerator.unwrap_model(self.model)
+            tokens = auto_tokens(policy, free - still - 2**31, self.args.gradient_checkpointing, self.compiled)
             self.microbatch_tokens = int(gathered(torch.tensor([tokens], device=self.accelerator.device)).min())
         assert isinstance(self.microbatch_tokens, int)
         return self.microbatch_tokens
