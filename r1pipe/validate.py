@@ -202,6 +202,8 @@ def _alone(launch: Launch, training: Training) -> Iterator[tuple[str, str, str]]
     if launch.profile == "fsdp2" and training.rollout == "hf":
         what = "profile fsdp2 cannot sample in the trainer: ranks whose responses differ in length would wait for each other"
         yield "rollout", what, "profile: zero2 or zero3; or rollout: vllm"
+    elif launch.profile == "fsdp2" and training.lora is not None:
+        yield "lora", "under fsdp2 an adapter cannot be merged into the shards that vLLM is given", "profile: zero2 or zero3; or lora: null"
 
 
 def trainings(value: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Training]]:

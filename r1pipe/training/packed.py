@@ -58,15 +58,14 @@ def plan_packing(checkpoint: Path, lengths: list[int], params: SFTParams, update
     checkpointing = params.gradient_checkpointing is True
     if params.gradient_checkpointing is False and (memory := device_memory()) is not None:
         checkpointing = not need.fits(memory)
-    here.log(
-        packing={
-            "passes": sampler.accumulation,
-            "largest_pass_tokens": sampler.capacity,
-            "gradient_checkpointing": checkpointing,
-            "compile": compiled,
-            "estimated_gib": round((need.states + need.loss + (need.checkpointed if checkpointing else need.activations)) / 2**30, 1),
-        }
-    )
+    here.launched["packing"] = {
+        "passes": sampler.accumulation,
+        "largest_pass_tokens": sampler.capacity,
+        "gradient_checkpointing": checkpointing,
+        "compile": compiled,
+        "estimated_gib": round((need.states + need.loss + (need.checkpointed if checkpointing else need.activations)) / 2**30, 1),
+    }
+    here.log(packing=here.launched["packing"])
     return PackingPlan(sampler, checkpointing, compiled)
 
 
