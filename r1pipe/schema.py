@@ -233,8 +233,11 @@ class SFTParams(Training):
         exclude_if=lambda value: value == "auto",
         description="several rows in one pass, no row sees another; auto = on GPUs; the gradients are those of padded batches (our choice)",
     )
-    pack_tokens: int = Field(
-        default=16384, ge=1, exclude_if=lambda value: value == 16384, description="of packing: tokens a forward pass and device (our choice)"
+    pack_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        exclude_if=lambda value: value is None,
+        description="of packing: tokens a forward pass and device; none = from 8,192 to 32,768 as many as fit without recomputing (our choice)",
     )
     compile: bool | Literal["auto"] = Field(
         default="auto",

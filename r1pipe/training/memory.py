@@ -7,6 +7,7 @@ rotary attention and SwiGLU under autocast; they are estimates, checked where be
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,5 +59,7 @@ def training_need(model: torch.nn.Module, tokens: int, ranks_states: int = 1, co
 
 
 def device_memory() -> float | None:
-    """Bytes of this process's GPU; None without one."""
-    return float(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory) if torch.cuda.is_available() else None
+    """Bytes of this process's GPU; None without one. No CUDA context is made: ranks have not chosen their devices yet."""
+    if not torch.cuda.is_available():
+        return None
+    return float(torch.cuda.get_device_properties(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()).total_memory)

@@ -11,13 +11,15 @@ import torch
 
 from r1pipe.here import Here
 from r1pipe.schema import SFTParams
-from r1pipe.training.memory import device_memory, training_need
+from r1pipe.training.memory import Need, device_memory, training_need
 from r1pipe.training.packing import PackSampler
 from r1pipe.training.telemetry import flops_per_token, peak_flops
 from r1pipe.training.varlen import use_varlen, why_not_packed
 from r1pipe.training.zero import sharded_weights
 
 COMPILE_PAYS_AFTER = 600.0  # seconds of training; compiling takes about one minute
+PASSES = (32768, 24576, 16384, 12288, 8192)  # tokens of a pass, the most that fits
+DEFAULT_PASS = 16384  # where activations are recomputed anyway, or nothing is known of the device
 LIKELY_MFU = 0.4  # to guess how long training takes
 
 
@@ -44,26 +46,37 @@ def plan_packing(checkpoint: Path, lengths: list[int], params: SFTParams, update
     """The plan, said in metrics.jsonl; None where rows go in padded batches."""
     if params.packing is False or (params.packing == "auto" and not torch.cuda.is_available()):
         return None
+    if torch.cuda.is_available():  # passes differ in length, and blocks of fixed size would leave holes; read at the first allocation
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     skeleton = skeleton_of(checkpoint)
     if reason := why_not_packed(skeleton.config, skeleton):
         warnings.warn(f"rows are padded, not packed: of {type(skeleton).__name__}, {reason}", stacklevel=3)
         return None
     if params.microbatch is not None:
         warnings.warn(f"microbatch {params.microbatch} is ignored, since rows are packed: pack_tokens says how much a pass holds", stacklevel=3)
-    sampler = PackSampler(lengths, params.batch_size, updates, here.world_size, here.rank, params.pack_tokens, seed)
     tokens = updates * params.batch_size * sum(lengths) / len(lengths)
-    compiled = _compiled(params, tokens * flops_per_token(skeleton) / here.world_size)
+    compiled = _compiled(params, skeleton, tokens * flops_per_token(skeleton) / here.world_size)
     shards = here.world_size if sharded_weights() else 1
-    need = training_need(skeleton, sampler.capacity, shards, compiled, trained=1.0 if params.lora is None else 0.02)
+    memory = device_memory()
+
+    def need(tokens: int) -> Need:
+        return training_need(skeleton, max(tokens, max(lengths)), shards, compiled, trained=1.0 if params.lora is None else 0.02)
+
+    pack_tokens = params.pack_tokens
+    if pack_tokens is None:
+        always = params.gradient_checkpointing is True or memory is None
+        pack_tokens = next((n for n in PASSES if not always and need(n).fits(memory or 0)), DEFAULT_PASS)
+    sampler = PackSampler(lengths, params.batch_size, updates, here.world_size, here.rank, pack_tokens, seed)
     checkpointing = params.gradient_checkpointing is True
-    if params.gradient_checkpointing is False and (memory := device_memory()) is not None:
-        checkpointing = not need.fits(memory)
+    if params.gradient_checkpointing is False and memory is not None:
+        checkpointing = not need(sampler.capacity).fits(memory)
+    planned = need(sampler.capacity)
     here.launched["packing"] = {
         "passes": sampler.accumulation,
         "largest_pass_tokens": sampler.capacity,
         "gradient_checkpointing": checkpointing,
         "compile": compiled,
-        "estimated_gib": round((need.states + need.loss + (need.checkpointed if checkpointing else need.activations)) / 2**30, 1),
+        "estimated_gib": round((planned.states + planned.loss + (planned.checkpointed if checkpointing else planned.activations)) / 2**30, 1),
     }
     here.log(packing=here.launched["packing"])
     return PackingPlan(sampler, checkpointing, compiled)
@@ -77,12 +90,13 @@ def skeleton_of(checkpoint: Path) -> Any:
         return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(checkpoint))
 
 
-def _compiled(params: SFTParams, flops: float) -> bool:
-    """Whether layers are compiled: not under hooks that gather weights, and by itself only where it pays."""
+def _compiled(params: SFTParams, skeleton: Any, flops: float) -> bool:
+    """Whether layers are compiled: not under hooks that gather weights, and by itself only where it pays (routing to experts breaks the graph)."""
     if sharded_weights():
         if params.compile is True:
             warnings.warn("compile is ignored: weights are sharded, and gathering them cannot be compiled", stacklevel=4)
         return False
     if params.compile == "auto":
-        return torch.cuda.is_available() and flops / ((peak_flops() or 1e14) * LIKELY_MFU) > COMPILE_PAYS_AFTER
+        routed = getattr(skeleton.config.get_text_config(), "num_experts_per_tok", None) is not None
+        return torch.cuda.is_available() and not routed and flops / ((peak_flops() or 1e14) * LIKELY_MFU) > COMPILE_PAYS_AFTER
     return params.compile

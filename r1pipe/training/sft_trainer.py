@@ -26,6 +26,7 @@ class R1SFTTrainer(SFTTrainer):
         self.sampler = sampler
         super().__init__(**arguments)
         assert self.args.gradient_accumulation_steps == sampler.accumulation, "an update would not be one global batch"
+        assert self.accelerator.num_processes == sampler.ranks, "packs were dealt to other ranks than there are"
         whole: Any = self.model
         base = whole.get_base_model() if hasattr(whole, "get_base_model") else whole  # under an adapter
         self.linear_ce = linear_ce and not self.aux_loss_enabled and not self.is_fsdp_enabled and not why_not_linear_ce(base)

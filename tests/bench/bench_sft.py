@@ -39,11 +39,14 @@ BASE = {"vocab_size": 151936, "tie_word_embeddings": True, "max_position_embeddi
 SIDES = ("stock TRL", "TRL packed", "TRL padded", "r1pipe")
 OURS: dict[str, dict[str, Any]] = {  # candidate settings of ours; the first is r1pipe as it comes, but compiled
     "r1pipe": {},
+    "r1pipe 16k": {"pack_tokens": 16384},
     "r1pipe 8k": {"pack_tokens": 8192},
     "r1pipe 32k": {"pack_tokens": 32768},
     "r1pipe eager": {"compile": False},
     "r1pipe checkpointing": {"gradient_checkpointing": True},
-    "r1pipe 32k checkpointing": {"gradient_checkpointing": True, "pack_tokens": 32768},
+    "r1pipe 12k": {"pack_tokens": 12288},
+    "r1pipe workers": {"trl": {"dataloader_num_workers": 2}},
+    "r1pipe cudnn eager": {"cudnn": True, "compile": False},
     "r1pipe TRL's head": {"linear_ce": False},
     "r1pipe bf16 stream": {"bf16_stream": True},
     "r1pipe 8k eager": {"pack_tokens": 8192, "compile": False},
@@ -121,10 +124,18 @@ def ours(told: dict[str, Any], given: dict[str, Any], rows: Any, updates: int, f
     from r1pipe.training.packed import plan_packing
     from r1pipe.training.sft import sft_arguments
 
-    settings = {key: told[key] for key in ("pack_tokens", "compile", "gradient_checkpointing") if key in told}
+    settings = {key: told[key] for key in ("pack_tokens", "compile", "gradient_checkpointing", "trl") if key in told}
     params = SFTParams(batch_size=told["batch"], packing=True, max_length=told["longest"], lora=adapter, **{"compile": not told["tiny"], **settings})
     here = Here("bench", folder, folder / "metrics.jsonl", folder / "progress.jsonl")
     given["model"].config.save_pretrained(folder)
+    if told.get("cudnn"):  # torch has it and leaves it off; equal heads only. A loss that differs from the others' says why.
+        import torch.nn.attention.varlen as torch_varlen
+
+        from r1pipe.training import varlen
+
+        torch_varlen._should_use_cudnn = lambda index: True
+        varlen._SETTLED.append((varlen.settle()[0], None))
+        varlen._SETTLED.reverse()
     plan = plan_packing(folder, [len(ids) for ids in rows["input_ids"]], params, updates, here, seed=0)
     assert plan is not None
     print(here.metrics_path.read_text().strip(), flush=True)
@@ -175,7 +186,7 @@ def work(told: dict[str, Any]) -> dict[str, Any]:
             profiler.start()
         elif window == 2:
             profiler.stop()
-            print(profiler.key_averages().table(sort_by="self_cuda_time_total" if gpu else "self_cpu_time_total", row_limit=40, max_name_column_width=80))
+            print(profiler.key_averages().table(sort_by="self_device_time_total" if gpu else "self_cpu_time_total", row_limit=40, max_name_column_width=80))
 
     with tempfile.TemporaryDirectory() as folder:
         trainer = trainer_of(told, model, rows, Path(folder))
@@ -208,6 +219,7 @@ def run(told: dict[str, Any], show: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder, "result.json")
         environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1"}
+        environment.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # as ours sets it
         done = subprocess.run([sys.executable, __file__, "--worker", json.dumps(told), str(result)], env=environment, capture_output=True, text=True)
         if show or done.returncode:
             print(done.stdout[-9000:], done.stderr[-4000:] if done.returncode else "", flush=True)
@@ -237,6 +249,7 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=110, help="of one side, after which no further window starts")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of TRL's weights; ours are float32 (LoRA: bfloat16 on all sides)")
+    parser.add_argument("--lora", action="store_true", help="adapters of rank 16 on all linear layers, weights in bfloat16; always so with 7B")
     parser.add_argument("--profile", action="store_true", help="print where the second window's time goes (its rate is then no result)")
     parser.add_argument("--out", type=Path, help="JSON of everything")
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
@@ -253,7 +266,7 @@ def main() -> None:
     assert rows % batch == 0, f"{rows} rows are no whole number of updates of {batch}"
     lengths = [longest] * rows if args.rows_32k else row_lengths(rows, longest, 32 if args.tiny else 1000)
     shared = {"shape": shape, "tiny": args.tiny, "longest": longest, "lengths": lengths, "batch": batch, "epochs": 1 + args.windows}
-    shared |= {"seconds": args.seconds, "profile": args.profile, "lora": shape == "7B"}
+    shared |= {"seconds": args.seconds, "profile": args.profile, "lora": args.lora or shape == "7B"}
     sides = [side for side in args.sides.split(",") if side]
     print(f"{shape} shape, {rows} rows of {min(lengths)} to {max(lengths)} tokens, {sum(lengths):,} in all, {batch} rows an update", flush=True)
     if "TRL packed" in sides and not importlib.util.find_spec("flash_attn"):

@@ -16,6 +16,7 @@ import torch
 from r1pipe.data.render import chat_ids
 from r1pipe.here import Here
 from r1pipe.schema import SFTParams
+from r1pipe.training import varlen
 from r1pipe.training.models import load_model, load_tokenizer
 from r1pipe.training.packing import PackSampler
 from r1pipe.training.sft import train_sft
@@ -33,7 +34,7 @@ def one_by_one(checkpoint: Path, params: SFTParams, updates: int, seed: int) -> 
     """The weights after plain SGD with each row in a pass of its own, and the loss divided by the update's tokens."""
     tokenizer, model = load_tokenizer(checkpoint), load_model(checkpoint, training=True)
     rows = [chat_ids(row["messages"], tokenizer) for row in chats()]
-    sampler = PackSampler([len(ids) for ids, _ in rows], params.batch_size, updates, 1, 0, params.pack_tokens, seed)
+    sampler = PackSampler([len(ids) for ids, _ in rows], params.batch_size, updates, 1, 0, params.pack_tokens or 0, seed)
     for batch in sampler.batches():
         total = sum(sum(rows[i][1]) for i in batch)
         model.zero_grad()
@@ -107,6 +108,18 @@ def _stop_after_two(self: Any, args: Any, state: Any, control: Any, **kwargs: An
         raise KeyboardInterrupt
 
 
+def test_half_precision_goes_through_the_whole_trainer(tiny_checkpoint: Path, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    """bf16 autocast, as on a GPU: attention in half precision, weights and loss in float32."""
+    kinds: set[torch.dtype] = set()
+    plain = varlen._one_by_one
+    monkeypatch.setattr(varlen, "_one_by_one", lambda query, *rest: (kinds.add(query.dtype), plain(query, *rest))[1])
+    params = {"lr": 1e-3, "batch_size": 4, "max_steps": 1, "max_length": 512, "packing": True, "pack_tokens": 80}
+    losses = [train_sft(tiny_checkpoint, chats(), SFTParams(**params, bf16=half), here.workdir / str(half), here, seed=0)["loss"] for half in (False, True)]
+    assert kinds == {torch.float32, torch.bfloat16}
+    assert abs(losses[0] - losses[1]) < 1e-3
+    assert load_model(here.workdir / "True", training=True).dtype == torch.float32
+
+
 RANK = """
 import sys
 from pathlib import Path
@@ -131,7 +144,7 @@ def test_two_ranks_train_what_one_does(tiny_checkpoint: Path, tmp_path: Path) ->
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    shared = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "CUDA_VISIBLE_DEVICES": ""}
+    shared = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
     ranks = [
         subprocess.Popen([sys.executable, "-c", code], env=shared | {"RANK": str(r), "LOCAL_RANK": str(r)}, stderr=subprocess.PIPE, text=True) for r in (0, 1)
     ]

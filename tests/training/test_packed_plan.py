@@ -1,0 +1,90 @@
+"""What is decided before packed training: recomputing activations where they would not fit, compiling where it pays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from r1pipe.here import Here
+from r1pipe.schema import SFTParams
+from r1pipe.training import packed
+from r1pipe.training.memory import training_need
+from r1pipe.training.packed import plan_packing
+
+H100, H200 = 85.0e9, 150.1e9  # bytes, as torch tells them
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shape of Qwen2.5-1.5B, without weights."""
+    from transformers import Qwen2Config
+
+    folder = tmp_path_factory.mktemp("qwen")
+    heads = {"num_attention_heads": 12, "num_key_value_heads": 2, "tie_word_embeddings": True}
+    Qwen2Config(vocab_size=151936, hidden_size=1536, num_hidden_layers=28, intermediate_size=8960, **heads).save_pretrained(folder)
+    return folder
+
+
+def plan(folder: Path, here: Here, lengths: list[int], **stated: Any) -> Any:
+    params = SFTParams(**{"batch_size": 4, "packing": True, **stated})
+    return plan_packing(folder, lengths, params, 2, here, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("memory", "tokens", "stated", "checkpointing"),
+    [
+        (H100, 8192, {}, False),
+        (H100, 32768, {}, True),
+        (H200, 16384, {}, False),
+        (H100, 8192, {"gradient_checkpointing": True}, True),
+        (H100, 32768, {"gradient_checkpointing": "never"}, False),
+        (None, 32768, {}, False),
+    ],
+)
+def test_activations_are_recomputed_where_they_do_not_fit(
+    memory: float | None, tokens: int, stated: dict[str, Any], checkpointing: bool, qwen: Path, here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packed, "device_memory", lambda: memory)
+    assert plan(qwen, here, [tokens] * 8, **stated).checkpointing is checkpointing
+
+
+@pytest.mark.parametrize(("memory", "capacity"), [(H100, 8192), (H200, 24576), (400e9, 32768), (None, 16384), (30e9, 16384)])
+def test_a_pass_is_as_large_as_fits(memory: float | None, capacity: int, qwen: Path, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed, "device_memory", lambda: memory)
+    found = plan(qwen, here, [1024] * 512, batch_size=256)
+    assert found.sampler.capacity == capacity and found.checkpointing is (memory == 30e9)
+
+
+def test_states_are_sixteen_bytes_a_parameter_and_the_copies_two(qwen: Path) -> None:
+    skeleton = packed.skeleton_of(qwen)
+    size = sum(p.numel() for p in skeleton.parameters())
+    assert size == pytest.approx(1.54e9, rel=0.01)
+    assert training_need(skeleton, 1).states == 18 * size
+    assert training_need(skeleton, 1, ranks_states=4).states == 16 * size / 4 + 2 * size
+    assert training_need(skeleton, 1, trained=0.0).states == 6 * size
+    need = training_need(skeleton, 8192)
+    assert need.checkpointed < need.activations / 10
+
+
+def test_compiling_is_for_long_training(qwen: Path, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "")  # it would be set
+    monkeypatch.setattr(packed, "device_memory", lambda: H100)
+    monkeypatch.setattr(packed, "peak_flops", lambda: 989e12)
+    assert not plan(qwen, here, [4096] * 8).compile
+    assert plan(qwen, here, [4096] * 8, compile=True).compile
+    assert plan_packing(qwen, [4096] * 8, SFTParams(batch_size=128, packing=True), 2000, here, seed=0).compile  # type: ignore[union-attr]
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
+    with pytest.warns(UserWarning, match="compile is ignored"):
+        assert not plan(qwen, here, [4096] * 8, compile=True).compile
+
+
+def test_the_plan_is_recorded(qwen: Path, here: Here) -> None:
+    import json
+
+    plan(qwen, here, [100, 200, 300, 400, 500, 600, 700, 800], pack_tokens=1200)
+    said = json.loads(here.metrics_path.read_text())["packing"]
+    assert said["largest_pass_tokens"] <= 1200 and said["passes"] >= 2 and said["estimated_gib"] > 24
