@@ -10,6 +10,7 @@ Shapes: B sequences on this rank, P prompt tokens (padded left), C completion to
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
@@ -187,6 +188,7 @@ class TokenMicrobatches(GRPOTrainer):
         rows, tokens = [len(pack) for pack in packs], [int(n) for n in torch.stack([mask_BC[pack].sum() for pack in packs])]
         weights = loss_weights(self.loss_type, rows, tokens)
         others = torch.zeros((), device=mask_BC.device)
+        logged = {name: len(values) for name, values in self._metrics["train"].items()}
         aux, entropy = self.router_aux_loss_coef, self.entropy_coef
         for n, (pack, weight) in enumerate(zip(packs, weights, strict=True)):
             last = n + 1 == len(packs)
@@ -202,8 +204,28 @@ class TokenMicrobatches(GRPOTrainer):
                     self.accelerator.backward(loss, **({"scale_wrt_gas": False} if deepspeed else {}))
                     others += loss.detach()
         self.router_aux_loss_coef, self.entropy_coef = aux, entropy
+        self._join_metrics(logged, torch.tensor(tokens, device=mask_BC.device))
         self._log_gaps()
         return loss + others
+
+    def _join_metrics(self, logged: dict[str, int], tokens_N: torch.Tensor) -> None:
+        """One number a minibatch of what TRL has logged for each of its N packs: means weigh as the packs' tokens do on all ranks.
+
+        Args:
+            logged: how many numbers each metric had before.
+            tokens_N: counted tokens of each pack on this rank.
+        """
+        weights = gathered(tokens_N).view(-1, len(tokens_N)).sum(0).tolist()
+        for name, values in self._metrics["train"].items():
+            new = values[logged.get(name, 0) :]
+            if len(new) != len(weights):
+                continue
+            known = [(value, weight) for value, weight in zip(new, weights, strict=True) if not math.isnan(value)] or [(math.nan, 1)]
+            if name.endswith(("_min", "_max")):
+                joined = (min if name.endswith("_min") else max)(value for value, _ in known)
+            else:
+                joined = sum(value * weight for value, weight in known) / max(1, sum(weight for _, weight in known))
+            values[logged.get(name, 0) :] = [joined]
 
     @contextmanager
     def _accumulating(self, model: Any) -> Iterator[None]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 
-from bench_grpo import machine  # noqa: E402
+from bench_grpo import OFFLINE, machine  # noqa: E402
 from grpo_sides import Shape, build_checkpoint  # noqa: E402
 
 PROMPTS, EACH, MAX_TOKENS, BAR = 64, 16, 256, 0.95
@@ -32,6 +33,8 @@ def main() -> None:
     parser.add_argument("--memory", type=float, default=0.6, help="share of the GPU's memory for vLLM")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
+    for name, value in OFFLINE.items():
+        os.environ.setdefault(name, value)
     from vllm import SamplingParams  # type: ignore[import-not-found]
 
     from r1pipe.generation.sampling import Sampler

@@ -51,5 +51,5 @@ def test_packs_on_two_ranks(tmp_path: Path, tiny_checkpoint: Path, profile: str)
         found.append(logged(folder))
     rows, packs = found
     assert len(rows) == len(packs) == 4
-    for name in ("loss", "grad_norm", "kl", "completions/mean_length"):
+    for name in ("loss", "grad_norm", "kl", "entropy", "completions/mean_length"):
         assert [line[name] for line in packs] == pytest.approx([line[name] for line in rows], rel=2e-3, abs=2e-5), name

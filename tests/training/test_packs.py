@@ -86,6 +86,21 @@ def test_packed_log_probs_are_those_of_the_padded_pass(trainer, grad):
         close(gradient(trainer, (ours * counts).sum()), gradient(trainer, (theirs * counts).sum()))
 
 
+def test_what_is_logged_of_packs_is_of_all_their_tokens(trainer):
+    """Not the mean of the packs' means."""
+    data = batch()
+    GRPOTrainer._compute_loss(trainer, trainer.model, data)
+    whole = {name: values[0] for name, values in trainer._metrics["train"].items()}
+    trainer._metrics["train"].clear()
+    trainer._metrics["train"]["kl"].append(7.0)  # of an earlier minibatch
+    trainer._compute_loss(trainer.model, data)
+    trainer.model.zero_grad()
+    packs = dict(trainer._metrics["train"])
+    assert packs["kl"] == [7.0, pytest.approx(whole["kl"], rel=1e-5)]
+    for name in ("entropy", "clip_ratio/region_mean", "clip_ratio/low_min", "clip_ratio/high_max"):
+        assert packs[name] == [pytest.approx(whole[name], rel=1e-5, abs=1e-7)], name
+
+
 @pytest.mark.parametrize("level", ["token", "sequence"])
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
 def test_a_loss_in_packs_is_the_loss_of_all_rows(trainer, loss_type, level):
