@@ -29,8 +29,8 @@ test: $(READY)  ## the tests, without the slow ones
 slow: $(READY)  ## the slow tests
 	$(BIN)/python -m pytest -m slow -n 0
 
-ranks: $(READY)  ## ZeRO-2 and ZeRO-3 on two CPU ranks (the first time builds DeepSpeed's CPU operator: a minute)
-	$(BIN)/python -m pytest -n 0 tests/stages/test_zero.py
+ranks: $(READY)  ## every profile that CPU ranks can run, and two machines (the first time builds DeepSpeed's CPU operator: a minute)
+	$(BIN)/python -m pytest -n 0 tests/stages/test_zero.py tests/stages/test_nodes.py
 
 check: $(READY)  ## ruff and pyright
 	$(BIN)/ruff check .

@@ -133,6 +133,7 @@ def _run(
 
 
 def _show_processes(plan: Plan, console: Console, arguments: list[str]) -> None:
+    from r1pipe.hosts import preview
     from r1pipe.launch import ranks
     from r1pipe.slurm import sbatch
 
@@ -142,7 +143,10 @@ def _show_processes(plan: Plan, console: Console, arguments: list[str]) -> None:
         if stage.use:
             console.line(f"{name}: adopts {', '.join(map(str, stage.use.values()))}")
         elif launch.nodes > 1 or launch.slurm:
-            console.line(f"{name}: sbatch\n{sbatch(plan.pipeline.run, name, launch, arguments)}")
+            if launch.hostfile is None:
+                console.line(f"{name}: sbatch\n{sbatch(plan.pipeline.run, name, launch, arguments)}")
+            if launch.nodes > 1:
+                console.line(f"{name}: hostfile\n{preview(name, launch, plan.folder.stage(name).stage_json, arguments)}")
         else:
             here = ranks(launch)
             console.line(f"{name}: {here.count} process(es), {here.threads} thread(s) each, profile {launch.profile}")

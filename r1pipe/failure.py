@@ -16,8 +16,8 @@ TAIL_LINES = 15
 
 def explain(stage: str, folder: StageFolder, attempt: int, codes: Sequence[int]) -> R1PipeError:
     """The worker's own error if it left one, else a StageError with the log's last lines."""
-    for rank in range(len(codes)):
-        told = read_json(folder.error(rank))
+    for file in sorted(folder.path.glob("error.*.json"), key=lambda path: int(path.suffixes[0][1:])):
+        told = read_json(file)
         if told is not None:
             kind = getattr(errors, told["class"], StageError)
             where = f"stage {stage}" + (f", {told['where']}" if told["where"] not in ("", stage) else "")

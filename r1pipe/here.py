@@ -21,6 +21,7 @@ class Here:
         rank, world_size: of this process; only rank 0 writes artifacts and metrics.
         resumed: an earlier attempt left something in workdir.
         isolation: code can be executed in isolation here; where False, rows of the domain `code` are left out.
+        launched: how a trainer was spread over devices (world size, microbatch, accumulation, ...); goes into the manifest.
     """
 
     stage: str
@@ -31,6 +32,7 @@ class Here:
     world_size: int = 1
     resumed: bool = False
     isolation: bool = True
+    launched: dict[str, Any] = field(default_factory=dict)
     _shown: float = field(default=0.0, repr=False)
 
     @property

@@ -2,7 +2,7 @@
 
 Ranks of one machine are started here, with the environment that `accelerate launch --config_file configs/accelerate/<profile>.yaml`
 would give them: accelerate itself cannot start CPU ranks under DeepSpeed, importing it costs seconds, and with processes of our
-own a kill of the driver takes them along. Several machines go through srun and accelerate (`sbatch` prints the script).
+own a kill of the driver takes them along. Several machines get a torchrun each, over ssh (hosts.py) or srun (slurm.py).
 Every rank gets the path of stage.json and nothing else.
 """
 
@@ -21,10 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from r1pipe.batches import split_batch
 from r1pipe.device import cpu_cores, gpus
 from r1pipe.environment import base_environment, rank_environment
-from r1pipe.errors import MissingToolError
-from r1pipe.schema import Launch
+from r1pipe.errors import ConfigError, MissingToolError
+from r1pipe.hosts import per_machine, read_hostfile
+from r1pipe.profiles import ZERO, profile_environment
+from r1pipe.schema import Launch, StageConfig
+from r1pipe.validate import trainings
 
 GRACE_S = 5.0  # between SIGTERM and SIGKILL
 POLL_S = 0.05
@@ -40,16 +44,22 @@ class Process(Protocol):
 
 @dataclass(frozen=True)
 class Ranks:
-    """How many processes a stage becomes here, and what each may use."""
+    """How many processes a stage becomes on one machine, and what each may use."""
 
     count: int
     threads: int
 
 
 def ranks(launch: Launch) -> Ranks:
-    """Resolve `auto`: one rank a GPU, one on CPU; threads = cores / ranks unless stated."""
+    """Resolve `auto` on this machine: one rank a GPU, one on CPU; threads = cores / ranks unless stated."""
     count = max(1, len(gpus())) if launch.num_processes == "auto" else launch.num_processes
     return Ranks(count, launch.threads or max(1, cpu_cores() // count))
+
+
+def world_size(launch: Launch) -> int | None:
+    """Ranks over all machines; None where only the Slurm job will know."""
+    count = per_machine(launch) if launch.nodes > 1 else ranks(launch).count
+    return count and count * launch.nodes
 
 
 def free_port() -> int:
@@ -98,12 +108,12 @@ class Launcher:
             tick: called several times a second.
 
         Returns:
-            the ranks' exit codes, negative for a signal; when one fails the others are ended.
+            the exit codes of the ranks (of several machines: of each machine), negative for a signal; when one fails the others are ended.
         """
         if launch.nodes > 1:
-            from r1pipe import slurm
+            from r1pipe import hosts, slurm
 
-            self._running = [slurm.srun(launch, stage_json, log(0))]
+            self._running = list(hosts.start(launch, stage_json, log)) if launch.hostfile else [slurm.srun(launch, stage_json, log(0))]
         else:
             self._running = self._start(launch, stage_json, log)
         try:
@@ -112,11 +122,11 @@ class Launcher:
             self.stop()
 
     def _start(self, launch: Launch, stage_json: Path, log: Callable[[int], Path]) -> list[Process]:
-        here, port = ranks(launch), free_port()
+        here, port, profile = ranks(launch), free_port(), profile_environment(launch, stage_json.parent)
         server = self._server if self._server is not None and _forkable(launch) and self._server.usable() else None
         started: list[Process] = []
         for rank in range(here.count):
-            own = rank_environment(launch, rank, here.threads, here.count, port)
+            own = rank_environment(launch, rank, here.threads, here.count, port) | profile
             if server is not None:
                 started.append(server.fork(stage_json, own, log(rank)))
             else:
@@ -172,6 +182,24 @@ def _signal_group(pid: int, number: int) -> None:
         os.killpg(pid, number)
 
 
+def check_batches(stages: Mapping[str, StageConfig]) -> None:
+    """Refuse before anything starts a global batch that its ranks cannot share.
+
+    Raises:
+        ConfigError: with the nearest sizes.
+    """
+    for name, config in stages.items():
+        world = world_size(config.launch)
+        for keys, training in trainings(config):
+            batch_size = getattr(training, "batch_size", None)
+            if world is None or batch_size is None:  # pretrain counts tokens
+                continue
+            try:
+                split_batch(batch_size, world, training.microbatch, batch_size, getattr(training, "num_generations", 1))
+            except ConfigError as error:
+                raise ConfigError(error.what, ".".join(("stages", name, *keys)), error.fix) from None
+
+
 def check_tools(stages: Mapping[str, Launch]) -> None:
     """Refuse before anything starts what the launchers will miss.
 
@@ -182,15 +210,23 @@ def check_tools(stages: Mapping[str, Launch]) -> None:
 
     for name, launch in stages.items():
         where, here = f"stages.{name}.launch", ranks(launch)
-        if launch.profile.startswith("zero"):
+        if launch.profile in ZERO:
             if importlib.util.find_spec("deepspeed") is None:
                 raise MissingToolError(f"profile {launch.profile} needs deepspeed, which is not installed", where, "pip install 'r1pipe[deepspeed]'")
             path = base_environment()["PATH"]
             lacking = [tool for tool in ("g++", "ninja") if shutil.which(tool, path=path) is None]
-            if lacking and not gpus():
-                what = f"profile {launch.profile} on CPU builds a small operator at first use and lacks {', '.join(lacking)}"
+            builds = "on CPU" if not gpus() else "with offload" if launch.offload != "none" else ""
+            if lacking and builds:
+                what = f"profile {launch.profile} {builds} builds a small operator at first use and lacks {', '.join(lacking)}"
                 raise MissingToolError(what, where, "apt install g++; pip install ninja")
         if launch.profile == "fsdp2" and not gpus():
             raise MissingToolError("profile fsdp2 needs GPUs: on CPU accelerate would quietly do plain data parallel", where, "profile: ddp, zero2 or zero3")
+        if launch.offload != "none" and not gpus() and launch.nodes == 1:
+            raise MissingToolError("offload moves memory from a GPU to the CPU, and there is no GPU", where, "offload: none")
         if launch.profile != "process" and gpus() and launch.nodes == 1 and here.count > len(gpus()):
             raise MissingToolError(f"{here.count} ranks under {launch.profile} need as many GPUs; {len(gpus())} are visible", where, "num_processes: auto")
+        if launch.nodes > 1 and launch.hostfile is None and ("SLURM_JOB_ID" not in os.environ or shutil.which("srun") is None):
+            what = f"launch.nodes is {launch.nodes} and this is no Slurm allocation"
+            raise MissingToolError(what, where, "`--dry-run` prints the sbatch script; or hostfile: a file that names the machines; or nodes: 1")
+        if launch.nodes > 1 and launch.hostfile is not None:
+            read_hostfile(launch.hostfile, launch.nodes)

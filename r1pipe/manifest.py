@@ -139,6 +139,8 @@ class Fingerprints:
     def _config(self, stage: Stage) -> dict[str, Any]:
         dumped = stage.config.model_dump(mode="json", exclude=NOT_FINGERPRINTED)
         for keys, path in stage.files.items():
+            if keys[0] not in dumped:  # a hostfile
+                continue
             holder: Any = dumped
             for key in keys[:-1]:
                 holder = holder[key]

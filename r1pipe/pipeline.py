@@ -103,6 +103,7 @@ def run_stage(plan: Plan, stage: Stage, launcher: Launcher, console: Console, be
     manifest = {key: told[key] for key in ("stage", "kind", "fingerprint", "material", "read", "isolation", "wall_s")} | {
         "outputs": outputs,
         "metrics": result["metrics"],
+        **({"launched": result["launched"]} if result.get("launched") else {}),
         "attempts": attempt,
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "versions": versions(stage),

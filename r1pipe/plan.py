@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from r1pipe.config import Pipeline, Stage
 from r1pipe.errors import InputError, MissingToolError, StaleError
 from r1pipe.hub import fetch
-from r1pipe.launch import check_tools
+from r1pipe.launch import check_batches, check_tools
 from r1pipe.manifest import Digests, Fingerprints, Standing, standings
 from r1pipe.store import RunFolder
 
@@ -112,9 +112,10 @@ def fetch_hub(plan: Plan) -> bool:
 
 
 def check_machine(plan: Plan) -> None:
-    """Tools and space for what will run."""
+    """Tools, batches and space for what will run."""
     stages = [plan.pipeline.stages[name] for name in plan.todo]
     check_tools({stage.name: stage.config.launch for stage in stages if not stage.use})
+    check_batches({stage.name: stage.config for stage in stages if not stage.use})
     plan.folder.check_writable(sum(_bytes_wanted(stage) for stage in stages))
 
 

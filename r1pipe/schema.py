@@ -83,9 +83,14 @@ class Launch(Model):
     """How a stage becomes processes. Not part of its fingerprint."""
 
     profile: Literal["process", "ddp", "zero1", "zero2", "zero3", "fsdp2"] = Field(default="process", description="configs/accelerate/<profile>.yaml")
-    num_processes: int | Literal["auto"] = Field(default=1, description="ranks on this machine; auto = one a GPU")
-    nodes: int = Field(default=1, ge=1)
+    num_processes: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(default=1, description="ranks on a machine; auto = one a GPU")
+    nodes: int = Field(default=1, ge=1, description="machines, which see the same files; through Slurm or a hostfile")
     threads: int | None = Field(default=None, ge=1, description="CPU threads a rank; none = cores / ranks")
+    offload: Literal["none", "optimizer", "all"] = Field(
+        default="none", description="what lives in CPU memory: optimizer = its states and step (zero1, zero2, zero3); all = the weights too (zero3, fsdp2)"
+    )
+    deepspeed: dict[str, Any] = Field(default_factory=dict, description="of zero1, zero2, zero3: laid over configs/accelerate/<profile>.json")
+    hostfile: Path | None = Field(default=None, description="the machines, a line `HOST slots=8` each as DeepSpeed has it; ranks are started there over ssh")
     slurm: Slurm | None = None
 
 
@@ -380,7 +385,12 @@ class GRPOParams(Training):
     batch_size: int = Field(default=512, ge=2, description="completions an update: 32 questions x 16 (v2 2.1)")
     minibatches_per_rollout: int = Field(default=16, ge=1, description="updates a rollout: 8,192 outputs in 16 minibatches (v2 2.1)")
     inner_epochs: int = Field(default=1, ge=1, description="passes over a rollout (v2 2.1)")
-    ref_replace_every: int = Field(default=400, ge=1, description="updates until the reference becomes the policy (v2 2.1)")
+    ref_replace_every: Annotated[int, Field(ge=1)] | None = Field(
+        default=400, description="updates until the reference becomes the policy (v2 2.1); none = it stays where training began"
+    )
+    lora: dict[str, Any] | None = Field(
+        default=None, exclude_if=lambda value: value is None, description="peft.LoraConfig's arguments; none = all weights (the paper trains all)"
+    )
     loss_type: str = Field(
         default="grpo", description="per token, 1/|o_i| (DeepSeekMath eq. 3); ablations: dr_grpo (arXiv 2503.20783), dapo, bnpo, cispo, sapo, luspo, vespo"
     )
@@ -441,6 +451,10 @@ class GRPOParams(Training):
             near = max(self.num_generations, self.batch_size // self.num_generations * self.num_generations)
             raise ValueError(
                 f"batch_size {self.batch_size} is not a multiple of num_generations {self.num_generations}; nearest: {near} or {near + self.num_generations}"
+            )
+        if self.lora is not None and self.beta > 0 and self.ref_replace_every is not None:
+            raise ValueError(
+                "with lora the reference is the base without its adapter and is never replaced: set ref_replace_every: null (KL to the base), or beta: 0"
             )
         if self.loss_type not in LOSS_TYPES:
             raise ValueError(f"there is no loss_type `{self.loss_type}`: use one of {', '.join(LOSS_TYPES)}")

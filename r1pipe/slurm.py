@@ -1,4 +1,4 @@
-"""A stage on several machines: the sbatch script that `--dry-run` prints, and the srun that the driver inside it uses."""
+"""A stage under Slurm: the sbatch script that `--dry-run` prints, and the srun that the driver inside it uses."""
 
 from __future__ import annotations
 
@@ -9,32 +9,23 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from r1pipe.environment import PROFILES, accelerate_environment, base_environment
+from r1pipe.environment import base_environment
 from r1pipe.errors import ConfigError
+from r1pipe.hosts import forwarded, torchrun
 from r1pipe.schema import Launch
 
-
-def _accelerate(launch: Launch, stage_json: str) -> list[str]:
-    per_node = "$SLURM_GPUS_ON_NODE" if launch.num_processes == "auto" else str(launch.num_processes)
-    total = f"$(({per_node} * {launch.nodes}))"
-    return [
-        "accelerate launch",
-        f"--config_file {shlex.quote(str(PROFILES / f'{launch.profile}.yaml'))}",
-        f"--num_machines {launch.nodes} --num_processes {total} --machine_rank $SLURM_NODEID",
-        "--main_process_ip $(scontrol show hostnames $SLURM_JOB_NODELIST | head -n 1) --main_process_port 29500",
-        "--rdzv_backend static --module r1pipe.worker",
-        stage_json,
-    ]
+MASTER = '"$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"'
 
 
 def srun(launch: Launch, stage_json: Path, log: Path) -> subprocess.Popen[bytes]:
-    """Inside an allocation: one accelerate launcher a node."""
+    """Inside an allocation: one torchrun a machine."""
     if "SLURM_JOB_ID" not in os.environ or shutil.which("srun") is None:
-        fix = "`--dry-run` prints the sbatch script; or nodes: 1"
+        fix = "`--dry-run` prints the sbatch script; or launch.hostfile: a file that names the machines; or nodes: 1"
         raise ConfigError(f"launch.nodes is {launch.nodes} and this is no Slurm allocation", fix=fix)
-    line = " ".join(_accelerate(launch, shlex.quote(str(stage_json))))
+    count = "$SLURM_GPUS_ON_NODE" if launch.num_processes == "auto" else str(launch.num_processes)
+    line = torchrun(launch, shlex.quote(str(stage_json)), "$SLURM_NODEID", MASTER, count)
     command = ["srun", f"--nodes={launch.nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=1", "bash", "-c", line]
-    environment = base_environment() | accelerate_environment(launch.profile)
+    environment = base_environment() | forwarded(launch, stage_json.parent)
     return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log.open("ab"), stderr=subprocess.STDOUT, start_new_session=True)
 
 

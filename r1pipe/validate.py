@@ -18,7 +18,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from r1pipe.errors import ConfigError
-from r1pipe.schema import PathOr, StageConfig, Training
+from r1pipe.profiles import mistakes
+from r1pipe.schema import GRPOParams, Launch, PathOr, StageConfig, Training
 from r1pipe.yamltree import Keys, Node, find, nearest, plain
 
 # TRL's and transformers' names of what our typed fields set; `trl:` may not set them behind the field's back.
@@ -159,7 +160,7 @@ def validate(model: type[StageConfig], block: Node, values: dict[str, Any], stag
     except ValidationError as error:
         problems.extend(_explain(model, block, stage, error))
         return None
-    for keys, training in _trainings(config):
+    for keys, training in trainings(config):
         where, _ = find(block, (*keys, "trl"))
         typed = type(training).model_fields
         for name in training.trl:
@@ -173,7 +174,7 @@ def validate(model: type[StageConfig], block: Node, values: dict[str, Any], stag
                         f"set {'.'.join((*keys, str(field)))} instead",
                     )
                 )
-    if config.launch.profile == "process" and config.launch.num_processes != 1 and any(True for _ in _trainings(config)):
+    if config.launch.profile == "process" and config.launch.num_processes != 1 and any(True for _ in trainings(config)):
         at = str(find(block, ("launch", "num_processes"))[0].origin)
         problems.append(
             Problem(
@@ -182,23 +183,36 @@ def validate(model: type[StageConfig], block: Node, values: dict[str, Any], stag
                 "profile: ddp, zero1, zero2, zero3 or fsdp2",
             )
         )
-    if config.launch.profile == "process" and config.launch.nodes > 1:
-        problems.append(
-            Problem(
-                f"stages.{stage}.launch: profile process is one machine",
-                str(find(block, ("launch", "nodes"))[0].origin),
-                "another profile, or nodes: 1",
-            )
-        )
+    for keys, training in trainings(config):
+        for field, what, fix in _alone(config.launch, training):
+            problems.append(Problem(f"stages.{stage}.{'.'.join((*keys, field))}: {what}", str(find(block, (*keys, field))[0].origin), fix))
+    for name, what, fix in mistakes(config.launch):
+        problems.append(Problem(f"stages.{stage}.launch: {what}", str(find(block, ("launch", name))[0].origin), fix))
     return config
 
 
-def _trainings(value: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Training]]:
+def _alone(launch: Launch, training: Training) -> Iterator[tuple[str, str, str]]:
+    """What a kind of training cannot do under a profile: (field, what, fix)."""
+    if not isinstance(training, GRPOParams):
+        return
+    several = launch.nodes > 1 or launch.num_processes not in (1, "auto")
+    rolls = [name for name, guard in training.guards.rules().items() if guard.action == "rollback"]
+    if rolls and several:
+        yield "guards", f"{rolls[0]} rolls back, which works in one process so far", "action: pause, and start again by hand; or launch: {num_processes: 1}"
+    if launch.profile == "fsdp2" and training.rollout == "hf":
+        what = "profile fsdp2 cannot sample in the trainer: ranks whose responses differ in length would wait for each other"
+        yield "rollout", what, "profile: zero2 or zero3; or rollout: vllm"
+    elif launch.profile == "fsdp2" and training.lora is not None:
+        yield "lora", "under fsdp2 an adapter cannot be merged into the shards that vLLM is given", "profile: zero2 or zero3; or lora: null"
+
+
+def trainings(value: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Training]]:
+    """The training blocks of a config, with the keys that lead to them."""
     if isinstance(value, Training):
         yield keys, value
     elif isinstance(value, BaseModel):
         for name in type(value).model_fields:
-            yield from _trainings(getattr(value, name), (*keys, name))
+            yield from trainings(getattr(value, name), (*keys, name))
 
 
 Error = tuple[Keys, dict[str, Any]]  # pydantic's loc and the error itself

@@ -116,7 +116,7 @@ def run_rank(file: Path) -> int:
         metrics = kind.run(config, kind.Inputs(**_ports(told["inputs"])), kind.Outputs(**_ports(told["outputs"])), here)
         _leave_group()
         if rank == 0:
-            (folder / "result.json").write_text(json.dumps({"metrics": _clean(metrics, kind)}), encoding="utf8")
+            (folder / "result.json").write_text(json.dumps({"metrics": _clean(metrics, kind), "launched": here.launched}), encoding="utf8")
     except R1PipeError as error:
         traceback.print_exc()
         error_json.write_text(json.dumps({"class": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix}), encoding="utf8")

@@ -2,24 +2,29 @@
 
 import json
 import os
+import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
 from engine import ROOT, alive, config, environment, r1pipe, rows, start, wait_for
 
-from r1pipe import device, launch
-from r1pipe.environment import PROFILES, accelerate_environment, base_environment, rank_environment
-from r1pipe.errors import ConfigError, MissingToolError
+from r1pipe import device, launch, profiles
+from r1pipe.batches import split_batch
+from r1pipe.environment import base_environment, rank_environment
+from r1pipe.errors import ConfigError, InputError, MissingToolError
 from r1pipe.forkserver import Client
+from r1pipe.hosts import Host, commands, per_machine, read_hostfile
+from r1pipe.profiles import PROFILES, deepspeed_config, profile_environment
 from r1pipe.schema import Launch, Slurm
-from r1pipe.slurm import sbatch, srun
+from r1pipe.slurm import MASTER, srun
 
 TWO = "stages:\n  a: {kind: r1pipe_fakes.rows, outputs: {rows: first}, launch: {num_processes: 2, threads: 1}}\n"
 
 
 @pytest.fixture
 def four_gpus(monkeypatch: pytest.MonkeyPatch):
-    for module in (launch, __import__("r1pipe.environment", fromlist=["gpus"])):
+    for module in (launch, profiles, __import__("r1pipe.environment", fromlist=["gpus"])):
         monkeypatch.setattr(module, "gpus", lambda: ("0", "1", "2", "3"))
 
 
@@ -66,7 +71,7 @@ def test_cores_are_shared_by_the_ranks(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize("profile", ["ddp", "zero1", "zero2", "zero3", "fsdp2"])
-def test_a_profile_gives_what_accelerate_s_launcher_would(profile: str, four_gpus: None):
+def test_a_profile_gives_what_accelerate_s_launcher_would(profile: str, four_gpus: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """accelerate's own launcher, asked for its environment, is the reference."""
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
     from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
@@ -75,7 +80,12 @@ def test_a_profile_gives_what_accelerate_s_launcher_would(profile: str, four_gpu
     arguments, _, _ = _validate_launch_command(launch_command_parser().parse_args(words))
     arguments.deepspeed_fields_from_accelerate_config = ""  # launch_command's own work; it matters only beside a DeepSpeed JSON
     theirs = prepare_deepspeed_cmd_env(arguments)[1] if profile.startswith("zero") else prepare_multi_gpu_env(arguments)
-    ours = accelerate_environment(profile)
+    ours = profile_environment(Launch(profile=profile), tmp_path)  # type: ignore[arg-type]
+    assert ours.pop("R1PIPE_PROFILE") == profile
+    if "ACCELERATE_DEEPSPEED_CONFIG_FILE" in ours:  # theirs is the file that ships, by its path from the checkout's root
+        read = [json.loads(Path(ROOT, names["ACCELERATE_DEEPSPEED_CONFIG_FILE"]).read_text()) for names in (ours, theirs)]
+        assert read[0] == read[1]
+        ours["ACCELERATE_DEEPSPEED_CONFIG_FILE"] = theirs["ACCELERATE_DEEPSPEED_CONFIG_FILE"]
     assert ours and {name: theirs.get(name) for name in ours} == ours
     # what they set beyond ours is neutral: defaults, threads, paths
     beyond = {name for name in theirs if name.startswith(("ACCELERATE_", "FSDP_")) and name not in ours and name not in os.environ}
@@ -84,28 +94,169 @@ def test_a_profile_gives_what_accelerate_s_launcher_would(profile: str, four_gpu
     assert extra <= {"FSDP_USE_ORIG_PARAMS", "FSDP_SYNC_MODULE_STATES", "FSDP_MIN_NUM_PARAMS"}, {name: theirs[name] for name in extra}
 
 
-def test_several_machines_need_slurm_and_dry_run_prints_the_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_offload_and_overrides_are_laid_over_a_profile(four_gpus: None, tmp_path: Path):
+    zero = {"reduce_bucket_size": 7, "leaf_module": {"classes": ["A"]}}
+    made = deepspeed_config(Launch(profile="zero3", offload="all", deepspeed={"zero_optimization": zero, "wall_clock_breakdown": True}))
+    shipped = json.loads((PROFILES / "zero3.json").read_text())
+    to_cpu = {"device": "cpu", "pin_memory": True}
+    assert made["zero_optimization"] == shipped["zero_optimization"] | zero | {"offload_optimizer": to_cpu, "offload_param": to_cpu}
+    assert made["wall_clock_breakdown"] and made["gradient_clipping"] == "auto"
+    assert "offload_param" not in deepspeed_config(Launch(profile="zero2", offload="optimizer"))["zero_optimization"]
+    assert profile_environment(Launch(profile="fsdp2", offload="all"), tmp_path)["FSDP_OFFLOAD_PARAMS"] == "true"
+    assert profile_environment(Launch(profile="fsdp2"), tmp_path)["FSDP_OFFLOAD_PARAMS"] == "false"
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_deepspeed_knows_every_setting_that_ships(stage: int):
+    """An unknown key in zero_optimization is an error of DeepSpeed's own, but only once a model is prepared."""
+    pytest.importorskip("deepspeed")
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    shipped = deepspeed_config(Launch(profile=f"zero{stage}"))["zero_optimization"]  # type: ignore[arg-type]
+    assert DeepSpeedZeroConfig(**shipped).stage == stage
+    if stage == 3:
+        assert shipped["stage3_gather_16bit_weights_on_model_save"], "else a checkpoint is saved in pieces"
+
+
+ROW = '{"id": "0", "prompt": "1+1", "messages": [{"role": "user", "content": "1+1"}, {"role": "assistant", "content": "2"}], "domain": "math", "answer": "2"}\n'
+
+# --- batches ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_that_does_not_divide_is_refused_with_the_nearest_sizes():
+    assert split_batch(128, 4, None, 12) == (8, 4)
+    assert split_batch(128, 4, 16, 12) == (16, 2)
+    with pytest.raises(ConfigError, match="nearest sizes: 126 and 129; or 2 ranks"):
+        split_batch(128, 3, None, 12)
+    with pytest.raises(ConfigError, match="nearest sizes: 96 and 144; or 2 ranks"):  # whole groups of 16 over 3 ranks
+        split_batch(128, 3, None, 12, group=16)
+    with pytest.raises(ConfigError, match="nearest sizes: 48"):
+        split_batch(32, 3, None, 12, group=16)
+    with pytest.raises(ConfigError, match="nearest: 4 or 8"):
+        split_batch(16, 2, 6, 12)
+
+
+@pytest.mark.parametrize(
+    ("stage", "says"),
+    [
+        ("cold-start: {inputs: {model: 'embedded:base', chats: ./c.jsonl}, outputs: {checkpoint: z}, sft: {batch_size: 9},", "nearest sizes: 8 and 10"),
+        (
+            "reasoning-rl: {inputs: {model: 'embedded:base', prompts: ./c.jsonl}, outputs: {checkpoint: z}, "
+            "grpo: {batch_size: 9, num_generations: 3, phases: [{steps: 1, rewards: [{name: random}]}]},",
+            "nearest sizes: 6 and 12",
+        ),
+        ("cold-start: {inputs: {model: 'embedded:base', chats: ./c.jsonl}, outputs: {checkpoint: z}, sft: {batch_size: 8, microbatch: 3},", "nearest: 2 or 4"),
+    ],
+)
+def test_an_impossible_division_stops_the_run_before_anything_starts(tmp_path: Path, stage: str, says: str):
+    (tmp_path / "c.jsonl").write_text(ROW)
+    config(tmp_path, f"stages:\n  {stage} launch: {{profile: ddp, num_processes: 2}}}}\n")
+    done = r1pipe(tmp_path, "run-all", "t.yaml")
+    assert done.returncode == 2 and says in done.stderr.replace("\n", " ") and "stages." in done.stderr
+    assert not (tmp_path / "runs/t").exists() or not list((tmp_path / "runs/t").glob("*/stage.json"))
+
+
+# --- several machines -------------------------------------------------------------------------------------------------
+
+MANY = Launch(profile="zero3", num_processes=8, nodes=4, slurm=Slurm(partition="gpu", time="10:00:00", extra=["--account=x"]))
+MACHINES = "a slots=8\nb slots=8  # the second\n\nuser@c slots=8\nd slots=8\n"
+
+
+def torchrun_arguments(command: str):
+    """What torchrun's own parser reads in a command of ours, the shell's variables filled in."""
+    from torch.distributed.run import get_args_parser
+
+    words = shlex.split(command)
+    start = words.index("torch.distributed.run") + 1
+    return get_args_parser().parse_args(words[start:])
+
+
+def assert_shell(script: str) -> None:
+    assert subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True, check=False).stderr == ""
+
+
+def test_dry_run_prints_an_sbatch_and_a_hostfile_command_that_parse(tmp_path: Path):
+    """4 x 8 GPUs; nothing of it needs Slurm, ssh or a GPU here."""
+    (tmp_path / "c.jsonl").write_text(ROW)
+    block = "launch: {profile: zero3, num_processes: 8, nodes: 4, slurm: {partition: gpu, time: '10:00:00', extra: ['--account=x']}}"
+    inputs = "inputs: {model: 'embedded:base', chats: ./c.jsonl}, outputs: {checkpoint: z}"
+    config(tmp_path, f"stages:\n  cold-start: {{{inputs}, {block}}}\n")
+    done = r1pipe(tmp_path, "run-all", "t.yaml", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    job, hostfile = (done.stdout + done.stderr).split("cold-start: sbatch\n")[1].split("cold-start: hostfile\n")
+    assert_shell(job)
+    for line in ("--nodes=4", "--ntasks-per-node=1", "--gpus-per-node=8", "--partition=gpu", "--time=10:00:00", "--account=x"):
+        assert f"#SBATCH {line}\n" in job
+    assert job.rstrip().endswith("r1pipe run-all t.yaml --only cold-start")
+    assert_shell(hostfile)
+    assert "r1pipe run-all t.yaml --set stages.cold-start.launch.hostfile=hosts" in hostfile and hostfile.count("slots=8") == 4
+    runs = [torchrun_arguments(line) for line in hostfile.splitlines() if line.startswith("# node-")]
+    assert [(run.nnodes, run.nproc_per_node, run.node_rank, run.master_addr) for run in runs] == [("4", "8", rank, "node-1") for rank in range(4)]
+    assert runs[0].module and runs[0].training_script == "r1pipe.worker" and runs[0].training_script_args[0].endswith("runs/t/cold-start/stage.json")
+
+
+def test_a_hostfile_becomes_one_torchrun_a_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("R1PIPE_SSH", "ssh -tt -p 2222")
+    (tmp_path / "hosts").write_text(MACHINES)
+    many = Launch(profile="zero3", num_processes="auto", nodes=4, hostfile=tmp_path / "hosts")
+    made = commands(many, tmp_path / "a b.json", read_hostfile(tmp_path / "hosts", 4), {"ONE": "a b", "TWO": "2"})
+    assert [command[:5] for command in made] == [["ssh", "-tt", "-p", "2222", host] for host in ("a", "b", "user@c", "d")]
+    for rank, command in enumerate(made):
+        assert_shell(command[5])
+        run = torchrun_arguments(command[5])
+        assert (run.nnodes, run.nproc_per_node, run.node_rank, run.master_addr) == ("4", "8", rank, "a")
+        assert run.training_script_args == [str(tmp_path / "a b.json")] and "'ONE=a b'" in command[5]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"), [("a slots=8\n", "names 1 machines"), ("a b c\nd\n", "is no machine"), ("a\na\n", "comes twice"), ("a slots=0\nb\n", "is no machine")]
+)
+def test_a_hostfile_that_cannot_be_used_is_refused(tmp_path: Path, text: str, says: str):
+    (tmp_path / "hosts").write_text(text)
+    with pytest.raises(InputError, match=says):
+        read_hostfile(tmp_path / "hosts", 2)
+
+
+def test_machines_that_differ_in_slots_need_a_number(tmp_path: Path):
+    (tmp_path / "hosts").write_text("a slots=8\nb slots=4\n")
+    assert read_hostfile(tmp_path / "hosts", 2)[1] == Host("b", 4)
+    with pytest.raises(InputError, match="differ in their slots"):
+        per_machine(Launch(profile="ddp", nodes=2, num_processes="auto", hostfile=tmp_path / "hosts"))
+    assert launch.world_size(Launch(profile="ddp", nodes=2, num_processes=4, hostfile=tmp_path / "hosts")) == 8
+
+
+def test_no_secret_goes_on_a_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    from r1pipe.hosts import forwarded
+
+    for name in ("HF_TOKEN", "HF_HOME", "NCCL_NVLS_ENABLE", "AWS_REGION", "VLLM_API_KEY", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.setenv(name, "x")
+    sent = forwarded(Launch(profile="ddp", nodes=2, num_processes=2), tmp_path)
+    assert {"HF_HOME", "NCCL_NVLS_ENABLE", "TOKENIZERS_PARALLELISM", "PYTHONPATH"} <= set(sent)
+    assert not {"HF_TOKEN", "VLLM_API_KEY", "AWS_REGION", "CUDA_VISIBLE_DEVICES"} & set(sent)
+
+
+def test_several_machines_without_slurm_or_a_hostfile_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    many = Launch(profile="zero3", num_processes=8, nodes=4, slurm=Slurm(partition="gpu", time="10:00:00", extra=["--account=x"]))
     with pytest.raises(ConfigError, match="no Slurm allocation"):
-        srun(many, tmp_path / "stage.json", tmp_path / "log")
-    script = sbatch("r1", "reasoning-rl", many, ["configs/r1.yaml"])
-    for line in ("--nodes=4", "--gpus-per-node=8", "--partition=gpu", "--time=10:00:00", "--account=x"):
-        assert f"#SBATCH {line}" in script
-    assert "r1pipe run-all configs/r1.yaml --only reasoning-rl" in script
+        srun(MANY, tmp_path / "stage.json", tmp_path / "log")
+    with pytest.raises(MissingToolError, match="no Slurm allocation"):
+        launch.check_tools({"a": Launch(profile="ddp", nodes=2, num_processes=2)})
 
 
-def test_inside_an_allocation_srun_starts_one_accelerate_a_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_inside_an_allocation_srun_starts_one_torchrun_a_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     fake = tmp_path / "srun"
-    fake.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    fake.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\nenv\n')
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("SLURM_JOB_ID", "1")
-    assert srun(Launch(profile="zero3", num_processes=8, nodes=4), tmp_path / "stage.json", tmp_path / "log").wait() == 0
+    assert srun(MANY, tmp_path / "stage.json", tmp_path / "log").wait() == 0
     said = (tmp_path / "log").read_text()
     assert "--nodes=4\n--ntasks-per-node=1\n" in said
-    for part in ("zero3.yaml", "--num_machines 4", "--num_processes $((8 * 4))", "--machine_rank $SLURM_NODEID", "--module r1pipe.worker", "stage.json"):
-        assert part in said
+    line = next(line for line in said.splitlines() if "torch.distributed.run" in line)
+    assert_shell(line)
+    run = torchrun_arguments(line.replace("$SLURM_NODEID", "2").replace(MASTER, "first"))
+    assert (run.nnodes, run.nproc_per_node, run.node_rank, run.master_addr) == ("4", "8", 2, "first")
+    assert f"ACCELERATE_DEEPSPEED_CONFIG_FILE={tmp_path}/deepspeed.json" in said and "ACCELERATE_USE_DEEPSPEED=true" in said
 
 
 def test_gpus_are_counted_without_torch(monkeypatch: pytest.MonkeyPatch):

@@ -53,7 +53,13 @@ def test_everything_is_in_it(wheel: Path) -> None:
         if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".sh"
     }
     assert inside == tracked
-    for needed in ("r1pipe/embedded/data/base/model.safetensors", "configs/templates/r1-zero.txt", "configs/accelerate/zero3.yaml", "r1pipe/py.typed"):
+    for needed in (
+        "r1pipe/embedded/data/base/model.safetensors",
+        "configs/templates/r1-zero.txt",
+        "configs/accelerate/zero3.yaml",
+        "configs/accelerate/zero3.json",
+        "r1pipe/py.typed",
+    ):
         assert needed in inside
 
 

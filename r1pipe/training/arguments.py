@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import Any
 
+from r1pipe.batches import split_batch
 from r1pipe.errors import ConfigError
 from r1pipe.here import Here
 from r1pipe.schema import Training
 
-
-def split_batch(batch_size: int, world_size: int, microbatch: int | None, default: int) -> tuple[int, int]:
-    """Global batch -> (sequences a forward pass and rank, accumulation steps).
-
-    Raises:
-        ConfigError: the batch does not divide over the ranks, or a rank's share over the microbatch.
-    """
-    if batch_size % world_size:
-        down = max(world_size, batch_size // world_size * world_size)
-        raise ConfigError(f"batch_size {batch_size} does not divide over {world_size} ranks", fix=f"nearest sizes: {down} and {down + world_size}")
-    share = batch_size // world_size
-    if microbatch is None:
-        microbatch = next(m for m in range(min(default, share), 0, -1) if share % m == 0)
-    if share % microbatch:
-        near = [m for m in range(1, share + 1) if share % m == 0]
-        below = max((m for m in near if m <= microbatch), default=1)
-        raise ConfigError(
-            f"a rank's share of the batch, {share}, is not a multiple of microbatch {microbatch}", fix=f"nearest: {below}, or leave microbatch out"
-        )
-    return microbatch, share // microbatch
+__all__ = ["common_arguments", "lora_config", "resume_from", "split_batch"]
 
 
 def common_arguments(params: Training, here: Here, seed: int, steps: int | None) -> dict[str, Any]:
@@ -63,9 +46,46 @@ def common_arguments(params: Training, here: Here, seed: int, steps: int | None)
     }
 
 
+def lora_config(arguments: dict[str, Any] | None, where: str) -> Any:
+    """The adapter that a `lora:` block asks for, a peft.LoraConfig; None without one.
+
+    Raises:
+        ConfigError: peft is not installed, or does not know an argument.
+    """
+    if arguments is None:
+        return None
+    try:
+        from peft import LoraConfig
+    except ImportError:
+        raise ConfigError("lora needs peft, which is not installed", where, "pip install peft") from None
+    known = set(LoraConfig.__dataclass_fields__)
+    if unknown := sorted(set(arguments) - known):
+        raise ConfigError(f"peft.LoraConfig has no argument {unknown[0]}", where, "among others: r, lora_alpha, lora_dropout, target_modules")
+    return LoraConfig(**{"task_type": "CAUSAL_LM", **arguments})
+
+
 def resume_from(here: Here) -> str | None:
-    """The trainer checkpoint an earlier attempt left, if it left one whole."""
+    """The trainer checkpoint an earlier attempt left, if it left one whole.
+
+    Weights and optimizer states are whole in the checkpoints of `process` and `ddp` and go on over any number of ranks. ZeRO's are cut by rank.
+
+    Raises:
+        ConfigError: the checkpoint was cut for other ranks, or by another way of sharding.
+    """
     from transformers.trainer_utils import get_last_checkpoint
 
     folder = here.workdir / "trainer"
-    return get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    note = here.workdir / "launched.json"
+    now = {"profile": os.environ.get("R1PIPE_PROFILE", "process"), "ranks": here.world_size}
+    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    if last is not None and note.is_file():
+        then = json.loads(note.read_text(encoding="utf8"))
+        whole = {"process", "ddp"}
+        if then != now and not {then["profile"], now["profile"]} <= whole:
+            old, new = (f"{one['ranks']} ranks under {one['profile']}" for one in (then, now))
+            what = f"the trainer's checkpoint is cut for {old}; {new} cannot go on from it"
+            fix = f"launch: profile {then['profile']} with {then['ranks']} ranks in all; or start the stage anew: --rebuild {here.stage}"
+            raise ConfigError(what, last, fix)
+    if last is None and here.main:
+        note.write_text(json.dumps(now), encoding="utf8")
+    return last

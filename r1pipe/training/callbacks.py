@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from r1pipe.here import Here
 from r1pipe.schema import GRPOParams
+from r1pipe.training.models import save_trained
 from r1pipe.training.telemetry import Meter
 
 SHOWN = {
@@ -31,6 +33,19 @@ class Report(TrainerCallback):
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.meter is not None:
             self.meter.begin()
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        zero = args.deepspeed_plugin
+        self.here.launched.update(
+            profile=os.environ.get("R1PIPE_PROFILE", "process"),
+            world_size=args.world_size,
+            zero_stage=zero.zero_stage if zero is not None else 0,
+            microbatch=args.per_device_train_batch_size,
+            accumulation=args.gradient_accumulation_steps,
+            bf16=args.bf16,
+            device=str(args.device.type),
+        )
+        self.here.log(step=state.global_step, launched=self.here.launched)
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         logs = logs or {}
@@ -70,7 +85,7 @@ class Heldout(TrainerCallback):
         self.here.log(step=state.global_step, **{k: round(v, 4) for k, v in scores.items()})
         if self.params.keep == "best" and state.global_step > 0 and scores["heldout/accuracy"] > best:
             self.best_folder = self.here.workdir / "best"
-            self.trainer.save_model(str(self.best_folder))  # collective
+            save_trained(self.trainer, self.trainer.processing_class, self.best_folder, self.here)  # collective
 
     def forget_after(self, step: int) -> None:
         """Training goes on from an earlier update: what came later did not happen."""

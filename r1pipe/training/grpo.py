@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -16,13 +17,14 @@ from r1pipe.errors import ConfigError, InputError
 from r1pipe.here import Here
 from r1pipe.rewards.audit import audit_before_training
 from r1pipe.schema import AuditParams, GRPOParams
-from r1pipe.training.arguments import common_arguments, resume_from, split_batch
+from r1pipe.training.arguments import common_arguments, lora_config, resume_from, split_batch
 from r1pipe.training.callbacks import Heldout, Report
 from r1pipe.training.grpo_trainer import R1GRPOTrainer
 from r1pipe.training.guards import KEPT_FOR_ROLLBACK, GuardCallback, LearningRate, past_rollbacks, roll_back
 from r1pipe.training.models import load_model, load_tokenizer, save_trained
 from r1pipe.training.rollouts import order_prompts, spare_prompts
 from r1pipe.training.vllm import require_vllm, vllm_arguments
+from r1pipe.training.zero import sharded_weights
 
 COMPILED_FROM = 50  # updates (our choice)
 MICROBATCH = 64  # completions a forward pass and rank where the config does not say
@@ -31,7 +33,9 @@ MICROBATCH = 64  # completions a forward pass and rank where the config does not
 def grpo_arguments(params: GRPOParams, here: Here, seed: int) -> dict[str, Any]:
     """GRPOConfig's arguments. TRL's defaults are not R1's, so every value the paper states is passed."""
     whole = token_microbatches(params) is not None  # a training step is then a rank's share of a minibatch; the trainer cuts it up
-    microbatch, accumulate = split_batch(params.batch_size, here.world_size, params.microbatch, params.batch_size if whole else MICROBATCH)
+    microbatch, accumulate = split_batch(
+        params.batch_size, here.world_size, params.microbatch, params.batch_size if whole else MICROBATCH, params.num_generations
+    )
     return {
         **common_arguments(params, here, seed, params.steps),
         "per_device_train_batch_size": microbatch,
@@ -51,9 +55,9 @@ def grpo_arguments(params: GRPOParams, here: Here, seed: int) -> dict[str, Any]:
         "scale_rewards": params.scale_rewards,
         "multi_objective_aggregation": params.multi_objective_aggregation,
         "use_bias_correction_kl": False,  # plain k3, v2 eq. 2
-        "sync_ref_model": params.beta > 0,
+        "sync_ref_model": params.beta > 0 and params.ref_replace_every is not None,
         "ref_model_mixup_alpha": 1.0,  # the reference becomes the policy, no mixture
-        "ref_model_sync_steps": params.ref_replace_every,
+        "ref_model_sync_steps": params.ref_replace_every or params.steps + 1,
         "shuffle_dataset": False,  # the order is ours: r1pipe/training/rollouts.py
         "remove_unused_columns": False,
         "mask_truncated_completions": params.mask_truncated,
@@ -80,6 +84,10 @@ def token_microbatches(params: GRPOParams) -> int | Literal["auto"] | None:
 
 def compiled_layers(params: GRPOParams) -> bool:
     """Whether the layers are compiled: as the config says; auto = where vLLM samples and enough updates pay for the minute that it takes."""
+    if sharded_weights():  # gathering them cannot be compiled
+        if params.compile is True:
+            warnings.warn("grpo.compile is ignored: the profile cuts up the weights", stacklevel=2)
+        return False
     if params.compile != "auto":
         return params.compile
     return torch.cuda.is_available() and params.rollout != "hf" and token_microbatches(params) is not None and params.steps >= COMPILED_FROM
@@ -201,6 +209,7 @@ def _make_trainer(
         model=load_model(checkpoint, training=True),
         train_dataset=Dataset.from_dict({"prompt": [render_prompt(row, template) for row in rows], "row": list(range(len(rows)))}),
         processing_class=tokenizer,
+        peft_config=lora_config(params.lora, "grpo.lora"),
         callbacks=[Report(here), guard],
     )
     if rollbacks := len(past_rollbacks(here)):

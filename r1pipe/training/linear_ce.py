@@ -18,6 +18,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 from trl.kernels import chunked_logprob
+from trl.trainer.utils import maybe_gather_lm_head_ctx
 
 trl_kernels: Any = chunked_logprob  # Triton's launch syntax has no types
 CHUNK = 4096  # tokens; at 151,936 words 1.2 GiB of logits in bf16
@@ -113,7 +114,6 @@ class LossOutput(ModelOutput):
 def why_not_linear_ce(model: PreTrainedModel) -> str:
     """Why this model's loss is TRL's fused head instead; empty where it is ours."""
     from torch.distributed.tensor import DTensor
-    from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
     text = model.config.get_text_config()
     head = model.get_output_embeddings()
@@ -122,7 +122,7 @@ def why_not_linear_ce(model: PreTrainedModel) -> str:
         "it has no plain output layer": not isinstance(head, torch.nn.Linear) or head.bias is not None,
         "its logits are scaled or capped": any(getattr(text, name, None) is not None for name in scales),
         "its router has a loss of its own": getattr(text, "output_router_logits", False),
-        "its weights are sharded": is_deepspeed_zero3_enabled() or isinstance(getattr(head, "weight", None), DTensor),
+        "its weights are sharded by FSDP": isinstance(getattr(head, "weight", None), DTensor),
     }
     return next((reason for reason, holds in reasons.items() if holds), "")
 
@@ -139,7 +139,9 @@ def add_linear_ce(model: PreTrainedModel) -> None:
         kwargs["use_cache"] = False
         hidden_BTH = self.base_model(*args, **kwargs).last_hidden_state[:, :-1]
         counts_BT = labels_BT != -100
-        nll, entropy, right = LinearCrossEntropy.apply(hidden_BTH[counts_BT], self.get_output_embeddings().weight, labels_BT[counts_BT])
+        weight_VH = self.get_output_embeddings().weight
+        with maybe_gather_lm_head_ctx(weight_VH):  # ZeRO-3 gathers what a module's own forward reads, and this is not the output layer's
+            nll, entropy, right = LinearCrossEntropy.apply(hidden_BTH[counts_BT], weight_VH, labels_BT[counts_BT])
         return LossOutput(nll=nll, entropy=entropy, right=right, tokens=counts_BT.sum())
 
     model.forward = types.MethodType(forward, model)

@@ -52,6 +52,8 @@ def load_model(checkpoint: Path, *, training: bool, device: str | torch.device |
     import torch
     from transformers import AutoModelForCausalLM
 
+    from r1pipe.training.zero import gather_by_layer
+
     if not (checkpoint / "config.json").is_file():
         raise InputError("this is not a checkpoint: it has no config.json", str(checkpoint), "name a Hugging Face folder")
     gpu = torch.cuda.is_available()
@@ -59,7 +61,9 @@ def load_model(checkpoint: Path, *, training: bool, device: str | torch.device |
         model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.bfloat16 if gpu and not training else torch.float32)
     except (ValueError, OSError) as error:
         raise InputError(f"the checkpoint cannot be loaded: {str(error).splitlines()[0]}", str(checkpoint), "check config.json and the weights") from error
-    if not training:
+    if training:
+        gather_by_layer(model)
+    else:
         torch.nn.Module.to(model, device or ("cuda" if gpu else "cpu")).eval()
     return model
 
@@ -72,15 +76,33 @@ def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[
 
 
 def save_trained(trainer: Any, tokenizer: PreTrainedTokenizerBase, out: Path, here: Here) -> None:
-    """A plain Hugging Face folder out of any sharding; an adapter is merged. Every rank calls it."""
-    from peft import PeftModel
+    """A plain Hugging Face folder out of any sharding; an adapter is merged into its base. Every rank calls it."""
+    from accelerate.utils import is_peft_model
 
     model = trainer.accelerator.unwrap_model(trainer.model)
-    if isinstance(model, PeftModel):
+    text = model.config.get_text_config()
+    if getattr(text, "output_router_logits", False):
+        text.output_router_logits = False  # TRL's switch for the loss that balances experts; a model that answers has no use for them
+    if is_peft_model(model):
+        adapter = here.workdir / "adapter"
+        trainer.save_model(str(adapter))  # collective, as below
         if here.main:
-            model.merge_and_unload().save_pretrained(out)
+            merge_adapter(adapter, Path(model.peft_config["default"].base_model_name_or_path), out)
     else:
-        trainer.save_model(str(out))  # collective: gathers the shards under ZeRO-3
+        trainer.save_model(str(out))  # collective: gathers the shards under ZeRO-3 and FSDP2
     if here.main:
         tokenizer.save_pretrained(out)
         (out / "training_args.bin").unlink(missing_ok=True)  # a pickle; nothing here reads it
+
+
+def merge_adapter(adapter: Path, base: Path, out: Path) -> None:
+    """The base with an adapter added to its weights, float32, as a plain checkpoint. One process, on the CPU."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from r1pipe.training.zero import unsharded
+
+    with unsharded():
+        whole = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), str(adapter), torch_device="cpu")
+        whole.merge_and_unload().save_pretrained(out)  # pyright: ignore[reportCallIssue]

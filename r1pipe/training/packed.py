@@ -16,6 +16,7 @@ from r1pipe.training.memory import Need, device_memory, training_need
 from r1pipe.training.packing import PackSampler
 from r1pipe.training.telemetry import flops_per_token, peak_flops
 from r1pipe.training.varlen import use_varlen, why_not_packed
+from r1pipe.training.zero import sharded_weights
 
 COMPILE_PAYS_AFTER = 600.0  # seconds of training; compiling takes about one minute
 PASSES = (32768, 24576, 16384, 12288, 8192)  # tokens of a pass, the most that fits
@@ -56,7 +57,7 @@ def plan_packing(checkpoint: Path, lengths: list[int], params: SFTParams, update
         warnings.warn(f"microbatch {params.microbatch} is ignored, since rows are packed: pack_tokens says how much a pass holds", stacklevel=3)
     tokens = updates * params.batch_size * sum(lengths) / len(lengths)
     compiled = _compiled(params, skeleton, tokens * flops_per_token(skeleton) / here.world_size)
-    shards = here.world_size if _sharded() else 1
+    shards = here.world_size if sharded_weights() else 1
     memory = device_memory()
 
     def need(tokens: int) -> Need:
@@ -71,15 +72,14 @@ def plan_packing(checkpoint: Path, lengths: list[int], params: SFTParams, update
     if params.gradient_checkpointing is False and memory is not None:
         checkpointing = not need(sampler.capacity).fits(memory)
     planned = need(sampler.capacity)
-    here.log(
-        packing={
-            "passes": sampler.accumulation,
-            "largest_pass_tokens": sampler.capacity,
-            "gradient_checkpointing": checkpointing,
-            "compile": compiled,
-            "estimated_gib": round((planned.states + planned.loss + (planned.checkpointed if checkpointing else planned.activations)) / 2**30, 1),
-        }
-    )
+    here.launched["packing"] = {
+        "passes": sampler.accumulation,
+        "largest_pass_tokens": sampler.capacity,
+        "gradient_checkpointing": checkpointing,
+        "compile": compiled,
+        "estimated_gib": round((planned.states + planned.loss + (planned.checkpointed if checkpointing else planned.activations)) / 2**30, 1),
+    }
+    here.log(packing=here.launched["packing"])
     return PackingPlan(sampler, checkpointing, compiled)
 
 
@@ -91,14 +91,9 @@ def skeleton_of(checkpoint: Path) -> Any:
         return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(checkpoint))
 
 
-def _sharded() -> bool:
-    """Whether the launcher spreads the weights (ZeRO-3, FSDP)."""
-    return os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3" or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
-
-
 def _compiled(params: SFTParams, skeleton: Any, flops: float) -> bool:
     """Whether layers are compiled: not under hooks that gather weights, and by itself only where it pays (routing to experts breaks the graph)."""
-    if _sharded():
+    if sharded_weights():
         if params.compile is True:
             warnings.warn("compile is ignored: weights are sharded, and gathering them cannot be compiled", stacklevel=4)
         return False

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from r1pipe.data.response import ANSWER_CLOSE, THINK_OPEN
+from r1pipe.errors import ConfigError
 from r1pipe.here import Here
 
 if TYPE_CHECKING:
@@ -52,7 +53,10 @@ def train_base(folder: Path, rows_NT: np.ndarray, architecture: Any, params: Any
 
     from r1pipe.training.arguments import common_arguments, resume_from, split_batch
     from r1pipe.training.callbacks import Report
+    from r1pipe.training.zero import sharded_weights
 
+    if sharded_weights():
+        raise ConfigError("pretrain does not cut up weights: its models are small", "launch.profile", "profile: process, ddp or zero2")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     set_seed(seed)
     model = Qwen2ForCausalLM(

@@ -33,7 +33,7 @@ def train_sft(checkpoint: Path, rows: list[dict[str, Any]], params: SFTParams, o
     from trl import SFTConfig, SFTTrainer
 
     from r1pipe.data.render import chat_ids
-    from r1pipe.training.arguments import resume_from
+    from r1pipe.training.arguments import lora_config, resume_from
     from r1pipe.training.callbacks import Report
     from r1pipe.training.models import load_model, load_tokenizer, save_trained
     from r1pipe.training.packed import plan_packing
@@ -57,7 +57,7 @@ def train_sft(checkpoint: Path, rows: list[dict[str, Any]], params: SFTParams, o
         "args": args,
         "train_dataset": Dataset.from_list(kept),
         "processing_class": tokenizer,
-        "peft_config": _lora(params),
+        "peft_config": lora_config(params.lora, "sft.lora"),
         "callbacks": [report],
     }
     trainer = plan.trainer(**given) if plan else SFTTrainer(**given)
@@ -95,11 +95,3 @@ def sft_arguments(params: SFTParams, here: Here, seed: int, steps: int, plan: Pa
         **passes,
         **params.trl,
     }
-
-
-def _lora(params: SFTParams) -> Any:
-    if params.lora is None:
-        return None
-    from peft import LoraConfig
-
-    return LoraConfig(task_type="CAUSAL_LM", **params.lora)

@@ -1,10 +1,16 @@
-"""What sampling from a model under ZeRO-3 needs beyond TRL's unwrap_model_for_generation."""
+"""What ZeRO-3 needs beyond what transformers, TRL and DeepSpeed do by themselves."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+
+def sharded_weights() -> bool:
+    """Whether this rank holds a part of the weights only, and gathers each layer's where they are needed."""
+    return os.environ.get("R1PIPE_PROFILE") in ("zero3", "fsdp2")
 
 
 @contextmanager
@@ -27,3 +33,33 @@ def uncoordinated(engine: Any) -> Iterator[None]:
         yield
     finally:
         offload.fwd_pre_hook = offload.module.register_forward_pre_hook(compare)
+
+
+@contextmanager
+def unsharded() -> Iterator[None]:
+    """Load models whole, on this rank alone: under ZeRO-3 from_pretrained would cut them up, and wait for the other ranks to do the same."""
+    from transformers.integrations import deepspeed
+
+    known = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = known
+
+
+def gather_by_layer(model: Any) -> None:
+    """Under ZeRO-3, gather a decoder layer's weights as one message and not each projection's as its own.
+
+    DeepSpeed calls such a module a leaf. `zero_optimization.leaf_module` in the launch block's `deepspeed` takes the place of this.
+    """
+    from transformers.integrations.deepspeed import deepspeed_config, is_deepspeed_zero3_enabled
+
+    if not is_deepspeed_zero3_enabled():
+        return
+    config: Any = deepspeed_config()
+    names = getattr(model, "_no_split_modules", None)
+    if names and "leaf_module" not in config["zero_optimization"]:
+        from deepspeed.utils import set_z3_leaf_modules
+
+        set_z3_leaf_modules(model, sorted(names))

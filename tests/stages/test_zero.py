@@ -1,15 +1,17 @@
-"""The real training stages under DeepSpeed's ZeRO on two CPU ranks: what comes out is a plain checkpoint.
+"""The real training stages under every profile that CPU ranks can run: what comes out is a plain checkpoint, and the unsharded one.
 
-Slow: both ranks import TRL, and the first use on a machine builds DeepSpeed's CPU operator. `make ranks` runs just these.
+Slow: the ranks import TRL, and the first use on a machine builds DeepSpeed's CPU operator. `make ranks` runs just these.
 """
 
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
-from engine import config, r1pipe
+from engine import config, r1pipe, start, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -38,49 +40,159 @@ stages:
         - {steps: 2, max_tokens: 12, rewards: &rewards [{name: random}]}
         - {steps: 2, max_tokens: 16, temperature: 0.7, rewards: *rewards}
 """
+LORA = "{r: 4, target_modules: [q_proj, v_proj]}"
 
 
-def assert_trained_checkpoint(out: Path, before: Path) -> None:
-    """A plain Hugging Face folder, whole, that loads, differs from where it began and answers."""
+def weights(checkpoint: Path) -> dict[str, Any]:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(checkpoint).state_dict()
+
+
+def assert_trained_checkpoint(out: Path, before: Path, trained: tuple[str, ...] = ("",)) -> None:
+    """A plain Hugging Face folder, whole, that loads, differs from where it began in what was trained, and answers."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    old, new = AutoModelForCausalLM.from_pretrained(before), AutoModelForCausalLM.from_pretrained(out)
-    tokenizer = AutoTokenizer.from_pretrained(out)
-    weights = new.state_dict()
-    assert {name: weight.shape for name, weight in weights.items()} == {name: weight.shape for name, weight in old.state_dict().items()}
-    assert all(torch.isfinite(weight).all() for weight in weights.values())
-    moved = [name for name, weight in old.state_dict().items() if (weight != weights[name]).any()]
-    assert len(moved) == len(weights), "every weight is trained, on whichever rank its shard lay"
+    tokenizer, new, old = AutoTokenizer.from_pretrained(out), weights(out), weights(before)
+    assert {name: weight.shape for name, weight in new.items()} == {name: weight.shape for name, weight in old.items()}
+    assert all(torch.isfinite(weight).all() for weight in new.values())
+    moved = {name for name, weight in old.items() if (weight != new[name]).any()}
+    assert moved == {name for name in old if name.endswith(trained)}, "what is trained, on whichever rank its shard lay"
     ids = tokenizer("1 + 2", return_tensors="pt")
-    assert new.generate(**ids, max_new_tokens=2, do_sample=False).shape[1] > ids["input_ids"].shape[1]
+    assert AutoModelForCausalLM.from_pretrained(out).generate(**ids, max_new_tokens=2, do_sample=False).shape[1] > ids["input_ids"].shape[1]
+    assert not list(out.glob("adapter*"))
 
 
-def run(folder: Path, text: str, stage: str, profile: str) -> dict[str, float]:
+def write_chats(folder: Path, count: int = 12) -> None:
+    """Rows of different lengths, so that a rank's mean is not the batch's."""
+    rows = []
+    for i in range(count):
+        answer = f"<think>{' + '.join('1' * (1 + i % 5))} = {1 + i % 5}</think>{1 + i % 5}"
+        messages = [{"role": "user", "content": f"what is {i} ?"}, {"role": "assistant", "content": answer}]
+        rows.append(json.dumps({"id": str(i), "messages": messages, "domain": "math", "source": "sampled"}) + "\n")
+    (folder / "chats.jsonl").write_text("".join(rows))
+
+
+def write_prompts(folder: Path) -> None:
+    lines = [json.dumps({"id": str(i), "prompt": f"what is {i} + 2 ?", "domain": "math", "answer": str(i + 2)}) + "\n" for i in range(8)]
+    (folder / "prompts.jsonl").write_text("".join(lines))
+
+
+def run(folder: Path, text: str, stage: str, profile: str, ranks: int = 2) -> dict[str, Any]:
+    """The manifest of a run."""
     pytest.importorskip("deepspeed")
     config(folder, text)
-    done = r1pipe(folder, "run-all", "t.yaml", "--set", f"stages.{stage}.launch={{profile: {profile}, num_processes: 2, threads: 1}}", timeout=600)
+    done = r1pipe(folder, "run-all", "t.yaml", "--set", f"stages.{stage}.launch={{profile: {profile}, num_processes: {ranks}, threads: 1}}", timeout=600)
     log = folder / f"runs/t/{stage}/logs/attempt_1.log"
     assert done.returncode == 0, done.stdout + done.stderr + (log.read_text()[-4000:] if log.exists() else "")
-    return json.loads((folder / f"runs/t/{stage}/manifest.json").read_text())["metrics"]
+    return json.loads((folder / f"runs/t/{stage}/manifest.json").read_text())
 
 
-def test_zero2_cold_start(tmp_path: Path, tiny_checkpoint: Path) -> None:
-    chats = [{"role": "user", "content": "what is 1 + 2 ?"}, {"role": "assistant", "content": "<think>1 + 2 = 3</think>3"}]
-    lines = [json.dumps({"id": str(i), "messages": chats, "domain": "math", "source": "sampled"}) + "\n" for i in range(12)]
-    (tmp_path / "chats.jsonl").write_text("".join(lines))
-    metrics = run(tmp_path, SFT.replace("MODEL", str(tiny_checkpoint)), "cold-start", "zero2")
-    assert metrics["steps"] == 3 and metrics["rows"] == 12
-    assert_trained_checkpoint(tmp_path / "runs/t/cold-start/out/checkpoint", tiny_checkpoint)
+def losses(folder: Path, stage: str) -> list[float]:
+    return [line["loss"] for line in map(json.loads, (folder / f"runs/t/{stage}/metrics.jsonl").read_text().splitlines()) if "loss" in line]
+
+
+@pytest.fixture(scope="module")
+def unsharded(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
+    """cold-start in one process."""
+    folder = tmp_path_factory.mktemp("unsharded")
+    write_chats(folder)
+    manifest = run(folder, SFT.replace("MODEL", str(tiny_checkpoint)), "cold-start", "process", 1)
+    assert manifest["launched"] == {"profile": "process", "world_size": 1, "zero_stage": 0, "microbatch": 4, "accumulation": 1, "bf16": False, "device": "cpu"}
+    return folder
+
+
+@pytest.mark.parametrize("profile", ["ddp", "zero1", "zero2", "zero3"])
+def test_cold_start_is_the_unsharded_one(tmp_path: Path, tiny_checkpoint: Path, unsharded: Path, profile: str) -> None:
+    """The same losses, and weights that moved to the same place: what differs is the order of sums."""
+    write_chats(tmp_path)
+    manifest = run(tmp_path, SFT.replace("MODEL", str(tiny_checkpoint)), "cold-start", profile)
+    assert manifest["metrics"]["steps"] == 3 and manifest["metrics"]["rows"] == 12
+    launched = manifest["launched"]
+    stage = int(profile[-1]) if profile != "ddp" else 0
+    assert (launched["world_size"], launched["microbatch"], launched["accumulation"], launched["zero_stage"]) == (2, 2, 1, stage)
+    out = tmp_path / "runs/t/cold-start/out/checkpoint"
+    assert_trained_checkpoint(out, tiny_checkpoint)
+    assert losses(tmp_path, "cold-start") == pytest.approx(losses(unsharded, "cold-start"), abs=1e-4)
+    start_, one, other = weights(tiny_checkpoint), weights(unsharded / "runs/t/cold-start/out/checkpoint"), weights(out)
+    for name in one:  # Adam divides by the size of a gradient, so where that is rounding, it is rounding that is followed
+        assert (one[name] - other[name]).norm() < 0.02 * (one[name] - start_[name]).norm(), name
+
+
+def test_packed_cold_start_under_zero3_is_the_unsharded_one(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """Packs balanced over the ranks, and an output layer that is gathered for a loss which never calls it."""
+    text = SFT.replace("MODEL", str(tiny_checkpoint)).replace("max_steps: 3", "max_steps: 3, packing: true, pack_tokens: 96")
+    for name, profile, ranks in (("one", "process", 1), ("two", "zero3", 2)):
+        (tmp_path / name).mkdir()
+        write_chats(tmp_path / name)
+        run(tmp_path / name, text, "cold-start", profile, ranks)
+    assert losses(tmp_path / "two", "cold-start") == pytest.approx(losses(tmp_path / "one", "cold-start"), abs=1e-4)
+    start_, one, other = weights(tiny_checkpoint), *(weights(tmp_path / name / "runs/t/cold-start/out/checkpoint") for name in ("one", "two"))
+    for name in one:
+        assert (one[name] - other[name]).norm() < 0.02 * (one[name] - start_[name]).norm(), name
 
 
 @pytest.mark.parametrize(("keep", "prompts"), [("last", 5), ("best", 1)])
 def test_zero3_reasoning_rl(tmp_path: Path, tiny_checkpoint: Path, keep: str, prompts: int) -> None:
     """Generation, the reference's replacement, both phases; one held-out prompt leaves a rank none, so responses differ in length."""
-    lines = [json.dumps({"id": str(i), "prompt": f"what is {i} + 2 ?", "domain": "math", "answer": str(i + 2)}) + "\n" for i in range(8)]
-    (tmp_path / "prompts.jsonl").write_text("".join(lines))
-    metrics = run(tmp_path, RL.replace("MODEL", str(tiny_checkpoint)).replace("KEEP", keep).replace("PROMPTS", str(prompts)), "reasoning-rl", "zero3")
-    assert metrics["steps"] == 4 and metrics["heldout_tokens"] > 0
+    write_prompts(tmp_path)
+    text = RL.replace("MODEL", str(tiny_checkpoint)).replace("KEEP", keep).replace("PROMPTS", str(prompts))
+    manifest = run(tmp_path, text, "reasoning-rl", "zero3")
+    assert manifest["metrics"]["steps"] == 4 and manifest["metrics"]["heldout_tokens"] > 0
+    assert (manifest["launched"]["world_size"], manifest["launched"]["microbatch"], manifest["launched"]["zero_stage"]) == (2, 8, 3)
     kl = {line["step"]: line["kl"] for line in map(json.loads, (tmp_path / "runs/t/reasoning-rl/metrics.jsonl").read_text().splitlines()) if "kl" in line}
     assert kl[2] > 0.001 and kl[2] > 10 * kl[3], "the reference becomes the policy after update 2"
     assert_trained_checkpoint(tmp_path / "runs/t/reasoning-rl/out/checkpoint", tiny_checkpoint)
+
+
+def test_zero3_lora_reasoning_rl(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """The adapter's shards are gathered, and the best policy's is merged into the base."""
+    write_prompts(tmp_path)
+    text = RL.replace("MODEL", str(tiny_checkpoint)).replace("KEEP", "best").replace("PROMPTS", "3")
+    text = text.replace("ref_replace_every: 2", f"ref_replace_every: null\n      lora: {LORA}")
+    run(tmp_path, text, "reasoning-rl", "zero3")
+    assert_trained_checkpoint(tmp_path / "runs/t/reasoning-rl/out/checkpoint", tiny_checkpoint, ("q_proj.weight", "v_proj.weight"))
+
+
+def test_zero2_lora_cold_start(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    write_chats(tmp_path)
+    run(tmp_path, SFT.replace("MODEL", str(tiny_checkpoint)).replace("max_steps: 3", f"max_steps: 3, lora: {LORA}"), "cold-start", "zero2")
+    assert_trained_checkpoint(tmp_path / "runs/t/cold-start/out/checkpoint", tiny_checkpoint, ("q_proj.weight", "v_proj.weight"))
+
+
+def test_zero3_experts(tmp_path: Path) -> None:
+    """A layer's experts lie on both ranks, and each rank's tokens ask for others of them."""
+    from test_moe import assert_trained, make_moe
+
+    base = make_moe("deepseek-v3", tmp_path / "base")
+    write_chats(tmp_path)
+    run(tmp_path, SFT.replace("MODEL", str(base)), "cold-start", "zero3")
+    assert_trained(base, tmp_path / "runs/t/cold-start/out/checkpoint")
+
+
+def test_a_checkpoint_goes_on_with_fewer_ranks_under_ddp_and_not_under_zero(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """Killed with two ranks. ddp goes on with one from the trainer's checkpoint; ZeRO's is cut by rank, and says so."""
+    write_chats(tmp_path)
+    text = SFT.replace("MODEL", str(tiny_checkpoint)).replace("max_steps: 3", "max_steps: 60, save_every: 2")
+    for profile in ("ddp", "zero2"):
+        folder = tmp_path / profile
+        folder.mkdir()
+        write_chats(folder)
+        config(folder, text)
+        launched = f"stages.cold-start.launch={{profile: {profile}, num_processes: RANKS, threads: 1}}"
+        driver = start(folder, "run-all", "t.yaml", "--set", launched.replace("RANKS", "2"))
+        saved = folder / "runs/t/cold-start/workdir/trainer"
+        wait_for(lambda saved=saved: [p for p in saved.glob("checkpoint-*/trainer_state.json")], 300)
+        driver.send_signal(signal.SIGINT)
+        driver.communicate(timeout=60)
+        done = r1pipe(folder, "run-all", "t.yaml", "--set", launched.replace("RANKS", "1"), timeout=600)
+        if profile == "ddp":
+            assert done.returncode == 0, done.stderr
+            lines = [json.loads(line) for line in (folder / "runs/t/cold-start/metrics.jsonl").read_text().splitlines()]
+            resumed = [line for line in lines if "launched" in line][-1]
+            assert resumed["step"] >= 2 and resumed["launched"]["world_size"] == 1
+            assert [line["step"] for line in lines if "loss" in line][-1] == 60
+        else:
+            assert done.returncode == 2 and "cut for 2 ranks under zero2; 1 ranks under zero2" in done.stderr.replace("\n", " "), done.stderr
+            assert list(saved.glob("checkpoint-*")), "nothing is lost: two ranks can still go on"

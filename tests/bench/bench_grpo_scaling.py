@@ -1,0 +1,124 @@
+"""Updates of GRPO on two GPUs against one, with vLLM colocated on each: the same rollout spread over both, and twice the rollout.
+
+    python tests/bench/bench_grpo_scaling.py --out grpo_scaling.json     # two GPUs, TRL and vLLM; no network; about four minutes
+    python tests/bench/bench_grpo_scaling.py --tiny                      # two CPU ranks, PyTorch samples: shows that it works
+
+Lengths and rewards are drawn as in bench_grpo.py, the ranks are started by r1pipe's launcher under `ddp`. Tokens trained a second, medians.
+`same` keeps 32 prompts x 16 responses (what a user's recipe sees), `twice` has 64 x 16 on two GPUs. The bar is 1.7 for the better of the two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
+
+from bench_grpo import TINY, machine  # noqa: E402
+from grpo_sides import Shape, build_checkpoint  # noqa: E402
+
+from r1pipe.launch import Launcher  # noqa: E402
+from r1pipe.schema import Launch  # noqa: E402
+
+BAR = 1.7
+TESTS = Path(__file__).parents[1]
+
+
+def measure(name: str, ranks: int, shape: Shape, profile: str, rollout: str, steps: int, folder: Path) -> dict[str, Any]:
+    """Tokens trained a second over all ranks, and the parts of an update on rank 0."""
+    for part in ("workdir", "out"):
+        (folder / part).mkdir(parents=True)
+    told = {
+        "stage": "bench",
+        "kind": "bench.grpo_ranks",
+        "config": {"shape": asdict(shape), "rollout": rollout, "steps": steps},
+        "inputs": {"model": {"type": "checkpoint", "name": "base", "path": str(folder.parent / "checkpoint")}},
+        "outputs": {"report": {"type": "report", "name": "out", "path": str(folder / "out")}},
+        "workdir": str(folder / "workdir"),
+        "metrics": str(folder / "metrics.jsonl"),
+        "progress": str(folder / "progress.jsonl"),
+        "resumed": False,
+        "isolation": True,
+        "search": [str(TESTS)],
+    }
+    (folder / "stage.json").write_text(json.dumps(told), encoding="utf8")
+    started = time.time()
+    with Launcher(folder / "forkserver.log") as launcher:
+        launch = Launch(profile=profile if ranks > 1 else "process", num_processes=ranks)  # type: ignore[arg-type]
+        codes = launcher.run(launch, folder / "stage.json", lambda rank: folder / f"log.{rank}", lambda: None)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] if (folder / "metrics.jsonl").is_file() else []
+    updates = [line for line in lines if "update" in line]
+    if any(codes) or len(updates) < steps:
+        tail = "\n".join((folder / "log.0").read_text(errors="replace").splitlines()[-25:])
+        return {"run": name, "failed": f"exit codes {codes}", "log": tail}
+    parts = {key for line in updates for key in line} - {"time", "update", "all_tokens"}
+    return {
+        "run": name,
+        "ranks": ranks,
+        "rows": shape.rows,
+        "tokens_per_second": round(statistics.median(line["all_tokens"] / line["seconds"] for line in updates)),
+        "parts": {key: round(statistics.median(line.get(key, 0.0) for line in updates), 3) for key in sorted(parts)},
+        "launched": next((line["launched"] for line in lines if "launched" in line), None),
+        **{key: line[key] for line in lines for key in ("peak_gib", "microbatch_tokens") if key in line},
+        "wall_s": round(time.time() - started, 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--steps", type=int, default=3, help="timed updates, after two that warm up")
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--profile", default="ddp", help="of the run on several ranks")
+    parser.add_argument("--no-compile", action="store_true", help="without torch.compile")
+    parser.add_argument("--out", type=Path, help="JSON")
+    parser.add_argument("--work", type=Path, help="folder for the checkpoint and logs")
+    parser.add_argument("--checkpoint", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    shape = replace(TINY, microbatch_tokens=64) if given.tiny else replace(Shape(), compiled=not given.no_compile)
+    if given.checkpoint:  # in a process of its own: torch keeps out of the driver's
+        build_checkpoint(Path(given.checkpoint), shape)
+        return
+    os.environ.setdefault("NCCL_NVLS_ENABLE", "0")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    with tempfile.TemporaryDirectory() as scratch:
+        work = given.work or Path(scratch)
+        work.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, __file__, "--checkpoint", str(work / "checkpoint"), *(["--tiny"] if given.tiny else [])]
+        subprocess.run(command, check=True)
+        twice = replace(shape, prompts=shape.prompts * given.ranks)
+        asked = [("one", 1, shape), ("same", given.ranks, shape), ("twice", given.ranks, twice)]
+        found = []
+        for name, ranks, of in asked:
+            result = measure(name, ranks, of, given.profile, "hf" if given.tiny else "vllm", given.steps, work / name)
+            found.append(result)
+            if "failed" in result:
+                print(f"{name}: {result['failed']}\n{result['log']}", flush=True)
+                continue
+            if "tokens_per_second" in found[0]:
+                result["ratio"] = round(result["tokens_per_second"] / found[0]["tokens_per_second"], 3)
+            print(
+                f"{name:6s} {ranks} ranks  {result['tokens_per_second']:8,d} tokens/s  x {result.get('ratio')}  {result['parts']}  {result['wall_s']} s",
+                flush=True,
+            )
+            if given.out:
+                given.out.write_text(
+                    json.dumps({"bench": "grpo_scaling", "tiny": given.tiny, "machine": machine(), "bar": BAR, "runs": found}, indent=1) + "\n"
+                )
+    best = max((result["ratio"] for result in found[1:] if "ratio" in result), default=0.0)
+    print(f"best {best:.2f}" + ("" if given.tiny else f" (asked {BAR}: {'met' if best >= BAR else 'MISSED'})"))
+    if any("failed" in result for result in found):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
