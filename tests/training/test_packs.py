@@ -66,6 +66,7 @@ def close(ours: torch.Tensor, theirs: torch.Tensor, bound: float = 1e-5) -> None
 def trainer(tiny_checkpoint, here):
     made = grpo_trainer(params(microbatch_tokens=60), tiny_checkpoint, here)
     made.current_gradient_accumulation_steps = 1
+    made.model.train()  # as in a training step; otherwise there is nothing to cut up
     assert made.packed and made.model.config._attn_implementation == "r1pipe_varlen"
     return made
 
