@@ -70,7 +70,8 @@ def test_the_engine_imports_only_downwards(path: Path):
 def test_the_library_never_imports_the_engine(package: str):
     allowed = {"errors", "artifacts", "schema", "here", "endpoint", "batches"}
     for path in (ROOT / "r1pipe" / package).rglob("*.py"):
-        assert not (imported(path, everywhere=True) & set(DEPTH)) - allowed, path
+        starts = {"kinds"} if path.stem == "cluster" else set()  # a process of Ray's begins as the worker of a stage does: with the stages at hand
+        assert not (imported(path, everywhere=True) & set(DEPTH)) - allowed - starts, path
 
 
 def test_stages_import_only_contracts_and_light_modules_at_module_level():

@@ -36,8 +36,8 @@ def task(name: str, settings: str = "{}") -> Any:
         ConfigError: no such task or setting, or a task that is refused (see above).
     """
     try:
-        import reasoning_gym
-        from reasoning_gym.factory import DATASETS
+        import reasoning_gym  # type: ignore[import-not-found]
+        from reasoning_gym.factory import DATASETS  # type: ignore[import-not-found]
     except ImportError:
         raise MissingToolError("reasoning-gym is not installed", fix="pip install 'r1pipe[reasoning-gym]'") from None
     if name not in DATASETS or name == "composite":
@@ -65,7 +65,7 @@ def gym_rows(source: Source, seed: int) -> list[dict[str, Any]]:
 
 
 def _rows(name: str, settings: dict[str, Any], wanted: int, source: Source, seed: int) -> list[dict[str, Any]]:
-    from reasoning_gym.dataset import ProceduralDataset
+    from reasoning_gym.dataset import ProceduralDataset  # type: ignore[import-not-found]
 
     makes = task(name, json.dumps({"seed": seed, "size": TRIES * wanted, **settings}))
     own_scorer = type(makes).score_answer is not ProceduralDataset.score_answer

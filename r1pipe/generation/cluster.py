@@ -115,7 +115,7 @@ class RaySampler(Sampler):
 
     def _spread(self, items: list[Item], size: int, workers: int, gpus: int) -> Iterator[Item]:
         """The items with their samples and verdicts, as they get ready."""
-        import ray
+        import ray  # type: ignore[import-not-found]
 
         load, settle = _pack(self._load), _pack((self.settle, self.source))
         data = ray.data.from_items(items, override_num_blocks=-(-len(items) // size))
@@ -126,7 +126,7 @@ class RaySampler(Sampler):
 
     def _workers(self) -> tuple[int, int]:
         """(how many may draw at a time, GPUs to draw on); half of the CPUs are left to verifying."""
-        import ray
+        import ray  # type: ignore[import-not-found]
 
         there = ray.cluster_resources()
         if not there.get("CPU"):
@@ -144,8 +144,8 @@ def start() -> Any:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        import ray
-        import ray.data
+        import ray  # type: ignore[import-not-found]
+        import ray.data  # type: ignore[import-not-found]
     except ImportError as error:
         raise MissingToolError(f"`engine: ray` needs Ray, which cannot be imported: {error}", fix="pip install 'r1pipe[ray]'; or engine: local") from None
     joins = not ray.is_initialized()
@@ -220,13 +220,13 @@ def _unit(item: Item) -> Unit:
 
 
 def _pack(value: Any) -> bytes:
-    from ray import cloudpickle
+    from ray import cloudpickle  # type: ignore[import-not-found]
 
     return cloudpickle.dumps(value)
 
 
 def _unpack(value: str) -> Any:
-    from ray import cloudpickle
+    from ray import cloudpickle  # type: ignore[import-not-found]
 
     from r1pipe.kinds import import_stages
 

@@ -77,7 +77,7 @@ def test_compiling_is_for_long_training(qwen: Path, here: Here, monkeypatch: pyt
     assert not plan(qwen, here, [4096] * 8).compile
     assert plan(qwen, here, [4096] * 8, compile=True).compile
     assert plan_packing(qwen, [4096] * 8, SFTParams(batch_size=128, packing=True), 2000, here, seed=0).compile  # type: ignore[union-attr]
-    monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
+    monkeypatch.setenv("R1PIPE_PROFILE", "zero3")
     with pytest.warns(UserWarning, match="compile is ignored"):
         assert not plan(qwen, here, [4096] * 8, compile=True).compile
 
