@@ -128,10 +128,10 @@ class Config(SamplingConfig):
             return f"nothing asks inputs.{unused[0]}; it would be one of {', '.join(teachers) or 'few-shot, direct and rewriter'}"
         if ZERO in sources:
             return self.sampling.mismatch("model" in given)
-        if isinstance(self.rewriter, Rewriter):
+        if self.rewriter != "none":
             return "the rewriter works on zero-traces, which are none of the sources"
-        if "model" in given or self.sampling.endpoint is not None:
-            return "inputs.model and sampling are asked for zero-traces, which are none of the sources"
+        if "model" in given or any(getattr(self, name) != type(self).model_fields[name].default for name in ("sampling", "template")):
+            return "inputs.model, sampling and template are asked for zero-traces, which are none of the sources"
         return ""
 
 
