@@ -206,6 +206,20 @@ def test_memory_follows_the_count_and_not_the_file(tmp_path):
     assert some == load([source(path)], Prompts, seed=0).rows[:50]
 
 
+def test_patterns_in_names_of_files_and_folders(tmp_path):
+    for number, name in enumerate(["x/a", "y/a", "y/b", "z[1]/a"]):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write(tmp_path / f"{name}.jsonl", [{"prompt": f"{number}?", "answer": "1"}])
+
+    def asked(pattern):
+        return sorted(row["prompt"] for row in load(Source(path=tmp_path / pattern, domain="math"), Prompts, seed=0).rows)
+
+    assert asked("*/a.jsonl") == ["0?", "1?", "3?"] and asked("**/*.jsonl") == ["0?", "1?", "2?", "3?"] and asked("[xy]/?.jsonl") == ["0?", "1?", "2?"]
+    assert asked("z[1]/a.jsonl") == ["3?"], "what is really called so is no pattern"
+    with pytest.raises(InputError, match="no file matches"):
+        asked("*/c.jsonl")
+
+
 @pytest.mark.parametrize(
     ("kind", "rows"),
     [
