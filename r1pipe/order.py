@@ -23,11 +23,12 @@ def reordered(old: dict[str, Any], stage: Stage) -> list[str]:
         return []
     pairs: list[tuple[str, list[str], list[str]]] = []
     for keys, now in _orders(stage.config):
-        pairs.append((".".join(map(str, keys)), list(find_in(old["config"], keys) or ()), now))
+        before = find_in(old["config"], keys)
+        pairs.append((".".join(map(str, keys)), list(before) if isinstance(before, dict) else [], now))
     for port, field in stage.kind.Inputs.model_fields.items():
         if _marked(field):
-            before, now = ([name for name in inputs if name.startswith(f"{port}.")] for inputs in (old["inputs"], dict(stage.sources())))
-            pairs.append((f"inputs.{port}", before, now))
+            then, now = ([name for name in inputs if name.startswith(f"{port}.")] for inputs in (old["inputs"], dict(stage.sources())))
+            pairs.append((f"inputs.{port}", then, now))
     return [f"{what}: the order {', '.join(before)} -> {', '.join(now)}" for what, before, now in pairs if before != now and sorted(before) == sorted(now)]
 
 
