@@ -1,8 +1,9 @@
 """What a stage was made from, and so whether what lies on disk is still it.
 
 Fingerprint = kind + config (without launch, engine, logging, audit, guards and how a service is asked; path fields by content) + identities of
-the inputs: a produced input is its maker's fingerprint and port, a brought one the hash of its content. States: missing (run), partial
-(resume), done (skip), stale (refuse). Versions of r1pipe, the stage module and the libraries are recorded, not fingerprinted.
+the inputs: a produced input is its maker's fingerprint and port, a brought one the hash of its content. Where the order of a mapping decides
+something, it is compared apart (r1pipe/order.py). States: missing (run), partial (resume), done (skip), stale (refuse). Versions of r1pipe, the
+stage module and the libraries are recorded, not fingerprinted.
 """
 
 from __future__ import annotations
@@ -19,19 +20,24 @@ from pathlib import Path
 from typing import Any, Literal
 
 from r1pipe.config import Pipeline, Source, Stage
+from r1pipe.data.files import before_pattern, matches
 from r1pipe.hub import hub_commit
-from r1pipe.schema import SamplingEndpoint
+from r1pipe.order import find_in, reordered
+from r1pipe.schema import GRPOParams, SamplingEndpoint, ServedModel, StageConfig
 from r1pipe.store import RunFolder, StageFolder, read_json, write_json
+from r1pipe.validate import trainings
 
 State = Literal["missing", "partial", "done", "stale"]
 RECORDED_PACKAGES = ("torch", "transformers", "trl", "datasets", "accelerate", "deepspeed", "vllm")
 _SERVICE = {"endpoint": set(SamplingEndpoint.model_fields) - {"model", "extra"}}  # where and how a model is asked, and for how much money
+_HOW_ASKED = set(ServedModel.model_fields) - {"model", "extra"}
 NOT_FINGERPRINTED: dict[str, Any] = {  # how a stage is run and watched
     "launch": True,
     "logging": True,
     "audit": True,
     "engine": True,
     "grpo": {"guards"},
+    "judge": _HOW_ASKED,
     "sampling": _SERVICE,
     "passes": {"__all__": {"sampling": _SERVICE}},
     "sources": {"__all__": {"sampling": _SERVICE}},
@@ -138,6 +144,7 @@ class Fingerprints:
 
     def _config(self, stage: Stage) -> dict[str, Any]:
         dumped = stage.config.model_dump(mode="json", exclude=NOT_FINGERPRINTED)
+        _without_how_judges_are_asked(stage.config, dumped)
         for keys, path in stage.files.items():
             if keys[0] not in dumped:  # a hostfile
                 continue
@@ -146,10 +153,17 @@ class Fingerprints:
                 holder = holder[key]
             if path.exists():
                 holder[keys[-1]] = f"sha256:{self._digests.path(path)}"
-            else:  # a glob: names and contents of what it matches
-                matches = sorted(path.parent.glob(path.name))
-                holder[keys[-1]] = f"sha256:{together({m.name: self._digests.path(m) for m in matches})}"
+            else:  # a pattern: names and contents of what it matches
+                start = before_pattern(path)
+                holder[keys[-1]] = f"sha256:{together({str(m.relative_to(start)): self._digests.path(m) for m in matches(path)})}"
         return dumped
+
+
+def _without_how_judges_are_asked(config: StageConfig, dumped: dict[str, Any]) -> None:
+    for keys, training in trainings(config):
+        if isinstance(training, GRPOParams):
+            for reward in (reward for phase in find_in(dumped, keys)["phases"] for reward in phase["rewards"] if reward["name"] == "judge"):
+                reward["params"] = {name: value for name, value in reward["params"].items() if name not in _HOW_ASKED}
 
 
 # --- states -----------------------------------------------------------------------------------------------------------
@@ -169,7 +183,7 @@ def _standing(pipeline: Pipeline, stage: Stage, folder: RunFolder, prints: Finge
     record = manifest or read_json(here.stage_json)
     if record is None:
         return Standing("missing")
-    if record["fingerprint"] != prints.of(stage.name):
+    if record["fingerprint"] != prints.of(stage.name) or reordered(record["material"], stage):
         return Standing("stale", differences(record["material"], prints.material(stage.name), stage, pipeline, above), manifest=manifest)
     rebuilt = [m for m in stage.makers if above[m].state in ("missing", "partial") or _remade(stage, m, record, folder)]
     if rebuilt and not stage.use:
@@ -242,7 +256,7 @@ def differences(old: dict[str, Any], new: dict[str, Any], stage: Stage, pipeline
             lines.append(f"input {port}: {source.stage} " + ("is stale" if state == "stale" else "is made from another config or other inputs"))
         else:
             lines.append(f"input {port}: " + ("added" if one is None else "removed" if other is None else "other content"))
-    return lines or ["recorded by another version of r1pipe"]
+    return lines + reordered(old, stage) or ["recorded by another version of r1pipe"]
 
 
 _ABSENT = object()

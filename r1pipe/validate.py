@@ -143,8 +143,7 @@ def _resolve(node: Node, files: dict[Keys, Path], problems: list[Problem], keys:
     except KeyError as error:
         problems.append(Problem(f"the environment variable {error.args[0]} is not set", str(node.origin), f"export {error.args[0]}=..."))
         return node.value
-    pattern = glob.has_magic(str(path))
-    if not (glob.glob(str(path), recursive=True) if pattern else path.exists()):
+    if not path.exists() and not (glob.has_magic(str(path)) and glob.glob(str(path), recursive=True)):
         problems.append(Problem(f"{'.'.join(map(str, keys))}: nothing is at '{node.value}'", str(node.origin), f"looked for {path}"))
     files[keys] = path
     return str(path)

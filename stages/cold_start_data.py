@@ -43,7 +43,7 @@ Alone: `r1pipe run-stage cold-start-data -c my.yaml`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -51,7 +51,7 @@ from r1pipe.artifacts import Chats, Checkpoint, Prompts
 from r1pipe.data.filters import Filters
 from r1pipe.data.teacher import Prompted, Rewriter
 from r1pipe.here import Here
-from r1pipe.schema import Ports, Sampling, SamplingConfig, TemplateName
+from r1pipe.schema import Ordered, Ports, Sampling, SamplingConfig, TemplateName
 
 if TYPE_CHECKING:
     from r1pipe.data.candidates import Candidate
@@ -78,7 +78,7 @@ class Config(SamplingConfig):
         default=Sampling(temperature=1.0, top_p=1.0, n=4), description="temperature 1.0 (v2 B.3.2); 'multiple' responses, 4 is our choice"
     )
     reuse: bool = Field(default=False, description="take the rows' own `solution` as candidates as well")
-    sources: dict[Source, Prompted] | None = Field(
+    sources: Annotated[dict[Source, Prompted] | None, Ordered()] = Field(
         default=None, exclude_if=lambda value: value is None, description="where candidates come from (v1 2.3.1); none = zero-traces, and reuse if it is set"
     )
     filters: Filters = Field(
@@ -128,10 +128,10 @@ class Config(SamplingConfig):
             return f"nothing asks inputs.{unused[0]}; it would be one of {', '.join(teachers) or 'few-shot, direct and rewriter'}"
         if ZERO in sources:
             return self.sampling.mismatch("model" in given)
-        if isinstance(self.rewriter, Rewriter):
+        if self.rewriter != "none":
             return "the rewriter works on zero-traces, which are none of the sources"
-        if "model" in given or self.sampling.endpoint is not None:
-            return "inputs.model and sampling are asked for zero-traces, which are none of the sources"
+        if "model" in given or any(getattr(self, name) != type(self).model_fields[name].default for name in ("sampling", "template")):
+            return "inputs.model, sampling and template are asked for zero-traces, which are none of the sources"
         return ""
 
 

@@ -27,6 +27,8 @@ from r1pipe.data.judges import JudgeName
 from r1pipe.here import Here
 from r1pipe.schema import Model, Ports, Sampling, StageConfig, TemplateName
 
+UNNAMED = "main"  # in the names of the first pass's files
+
 
 class Inputs(Ports):
     model: Checkpoint | None = None
@@ -56,6 +58,8 @@ class Config(StageConfig):
         names = [one.name for one in value]
         if names[0] is not None or None in names[1:] or len(set(names)) < len(names):
             raise ValueError("the first pass has no name, each other one has a name of its own")
+        if odd := [name for name in names if name is not None and (name in ("", UNNAMED) or "/" in name)]:
+            raise ValueError(f"a pass cannot be called {odd[0]!r}: {UNNAMED} is what the first pass's files are called, and its name is part of a file's")
         return value
 
     def mismatch(self, given: set[str]) -> str:
@@ -66,26 +70,20 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     """Sample, score, summarise."""
     import json
 
-    from r1pipe.data.io import read_rows, write_rows
+    from r1pipe.data.io import read_several, write_rows
     from r1pipe.data.judges import load_judge
-    from r1pipe.errors import InputError
     from r1pipe.evaluation.score import not_run, score_samples, summarise
     from r1pipe.generation import sample
 
-    rows: dict[str, dict[str, Any]] = {}
-    for name, prompts in inputs.prompts.items():
-        for row in read_rows(prompts.path, Prompts):
-            if row["id"] in rows:
-                raise InputError(f"the id {row['id']!r} stands in two inputs", f"{here.stage}: inputs.prompts.{name}", "give each problem once")
-            rows[row["id"]] = row
-    left_out = {row["domain"] for row in rows.values() if row["domain"] == "code"} if not here.isolation else set()
-    asked = [row for row in rows.values() if row["domain"] not in left_out]
+    rows = read_several(inputs.prompts, here.stage)
+    left_out = {row["domain"] for row in rows if row["domain"] == "code"} if not here.isolation else set()
+    asked = [row for row in rows if row["domain"] not in left_out]
     judge, model = load_judge(config.judge), inputs.model.path if inputs.model else None
 
     suites: dict[str, dict[str, Any]] = {}
     lines: list[dict[str, Any]] = []
     for one in config.passes:
-        completions = sample(model, asked, one.sampling, config.template, here, config.seed, label=f"pass-{one.name or 'main'}")
+        completions = sample(model, asked, one.sampling, config.template, here, config.seed, label=f"pass-{one.name or UNNAMED}")
         if not here.main:
             continue
         scored = score_samples(asked, completions, judge)

@@ -23,18 +23,18 @@ Alone: `r1pipe run-stage sft-mix -c my.yaml`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from r1pipe.artifacts import Chats, Checkpoint
 from r1pipe.data.mix import Decontaminate, Dedup
 from r1pipe.here import Here
-from r1pipe.schema import Ports, StageConfig
+from r1pipe.schema import Ordered, Ports, StageConfig
 
 
 class Inputs(Ports):
-    chats: dict[str, Chats]
+    chats: Annotated[dict[str, Chats], Ordered()]
     tokenizer: Checkpoint | None = None
 
 

@@ -82,7 +82,7 @@ class Config(StageConfig):
 def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[str, float]:
     """Sample, vote, balance, label."""
     from r1pipe.data.card import token_counter
-    from r1pipe.data.io import read_rows, write_rows
+    from r1pipe.data.io import read_several, write_rows
     from r1pipe.data.judges import load_judge
     from r1pipe.data.preferences import balance, mean_lengths
     from r1pipe.data.sources import load
@@ -100,7 +100,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     labels: Rows = []
     unclear: Rows = []
     if judge is not None:
-        rows = [row for prompts in (inputs.prompts or {}).values() for row in read_rows(prompts.path, Prompts)]
+        rows = read_several(inputs.prompts or {}, here.stage)
         completions = sample(model, rows, config.sampling, config.template, here, config.seed)
         if here.main:
             candidates = [list(dict.fromkeys(one.text for one in samples)) for samples in completions]

@@ -18,7 +18,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("validate",),
     ("joins", "environment", "worker"),
     ("config", "store", "hosts", "forkserver"),
-    ("hub", "launch", "failure", "slurm"),
+    ("hub", "launch", "failure", "slurm", "order"),
     ("manifest",),
     ("console", "summary"),
     ("plan", "status", "audit"),

@@ -2,9 +2,15 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
-from engine import CHAIN, config, manifest, r1pipe, rows, states
+from engine import CHAIN, ROOT, config, manifest, r1pipe, rows, states
+
+from r1pipe.config import Pipeline, load
+from r1pipe.manifest import Digests, Fingerprints, together
+from r1pipe.schema import SamplingEndpoint
+from r1pipe.store import RunFolder
 
 
 @pytest.fixture
@@ -91,6 +97,76 @@ def test_a_brought_file_counts_by_content(tmp_path: Path):
     assert states(tmp_path, *moved) == {"a": "done"}
     (tmp_path / "elsewhere/template.txt").write_text("{prompt}!")
     assert states(tmp_path, *moved) == {"a": "stale"}
+
+
+def prints(pipeline: Pipeline, folder: Path) -> Fingerprints:
+    return Fingerprints(pipeline, Digests(RunFolder("t", folder)))
+
+
+def fingerprint(folder: Path, text: str) -> str:
+    pipeline = load(config(folder, text))
+    return prints(pipeline, folder).of(next(iter(pipeline.stages)))
+
+
+@pytest.mark.parametrize("pattern", ["data/*/train.jsonl", "data/**/*.jsonl", "data/[ab]/train.jsonl", "d*/b/*.jsonl"])
+def test_what_a_pattern_matches_counts_by_content(tmp_path: Path, pattern: str):
+    """As reading does: a pattern may stand in a folder's name too."""
+    for name in "ab":
+        (tmp_path / "data" / name).mkdir(parents=True)
+        (tmp_path / "data" / name / "train.jsonl").write_text("one")
+    text = f"stages: {{prompts: {{source: {{path: '{pattern}'}}, outputs: {{prompts: p}}}}}}"
+    before = fingerprint(tmp_path, text)
+    assert fingerprint(tmp_path, text) == before
+    (tmp_path / "data/b/train.jsonl").write_text("another")
+    changed = fingerprint(tmp_path, text)
+    assert changed != before
+    (tmp_path / "data/b/train.jsonl").rename(tmp_path / "data/b/other.jsonl")
+    (tmp_path / "data/b/train.jsonl").write_text("one")
+    assert (fingerprint(tmp_path, text) == before) == (pattern.endswith("train.jsonl"))
+
+
+def test_a_pattern_in_a_file_s_name_counts_as_it_did(tmp_path: Path):
+    for name in "ab":
+        (tmp_path / f"{name}.jsonl").write_text(name)
+    pipeline = load(config(tmp_path, "stages: {prompts: {source: {path: '*.jsonl'}, outputs: {prompts: p}}}"))
+    digests = Digests(RunFolder("t", tmp_path))
+    wanted = together({f"{name}.jsonl": digests.file(tmp_path / f"{name}.jsonl") for name in "ab"})
+    assert prints(pipeline, tmp_path).material("prompts")["config"]["source"]["path"] == f"sha256:{wanted}"
+
+
+JUDGED = "stages: {general-data: {inputs: {prompts: ./p.jsonl}, outputs: {chats: c}, writer: world, judge: {%s}}}"
+REWARDED = """stages: {r1-zero: {inputs: {model: embedded:base, prompts: ./p.jsonl}, outputs: {checkpoint: c}, grpo: {phases: [
+  {steps: 1, rewards: [{name: judge, params: {%s}}, {name: code, params: {timeout: 3}}]}]}}}"""
+
+
+@pytest.mark.parametrize("text", [JUDGED, REWARDED])
+def test_of_a_judge_only_what_decides_its_verdicts_counts(tmp_path: Path, text: str):
+    (tmp_path / "p.jsonl").write_text('{"id": "1", "prompt": "p", "domain": "general"}\n')
+
+    def judged(host: str = "x", more: str = "") -> str:
+        return fingerprint(tmp_path, text % f"base_url: 'http://{host}/v1', model: m{more}")
+
+    assert judged() == judged("y") == judged("x", ", timeout: 9, retries: 1, max_in_flight: 2, api_key_env: KEY")
+    decides = (", max_tokens: 9", ", guidelines: Be strict.", ", extra: {top_k: 1}")
+    assert len({judged(), *(judged("x", more) for more in decides)}) == 4
+    assert fingerprint(tmp_path, text % "base_url: 'http://x/v1', model: other") != judged()
+    if text is REWARDED:  # other rewards' time limits decide
+        assert fingerprint(tmp_path, (text % "base_url: 'http://x/v1', model: m").replace("timeout: 3", "timeout: 4")) != judged()
+
+
+def test_the_shipped_run_keeps_its_fingerprints():
+    """What was fingerprinted before judges, orders and patterns were looked at: r1.yaml uses none of these, so its runs stay done."""
+    service = {"endpoint": set(SamplingEndpoint.model_fields) - {"model", "extra"}}
+    left_out: dict[str, Any] = dict.fromkeys(("launch", "logging", "audit", "engine"), True)
+    left_out |= {"grpo": {"guards"}, "sampling": service, "passes": {"__all__": {"sampling": service}}}
+    left_out |= {"sources": {"__all__": {"sampling": service}}, "writer": {"sampling": service}, "rewriter": {"sampling": service}}
+    pipeline = load(ROOT / "configs/r1.yaml")
+    found = prints(pipeline, ROOT)
+    for name, stage in pipeline.stages.items():
+        wanted = stage.config.model_dump(mode="json", exclude=left_out)
+        assert set(stage.files) <= {("template",)}
+        wanted |= {str(key): f"sha256:{Digests(RunFolder('t', ROOT)).file(path)}" for (key,), path in stage.files.items()}
+        assert found.material(name) == {"kind": stage.kind.name, "config": wanted, "inputs": {port: found.identity(source) for port, source in stage.sources()}}
 
 
 def test_a_partial_stage_with_another_config_is_stale(tmp_path: Path):

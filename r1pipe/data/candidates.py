@@ -147,15 +147,17 @@ def pass_rates(candidates: Iterable[Candidate]) -> dict[str, float]:
 def choose(candidates: Sequence[Candidate], per_prompt: int, prefer: Prefer, rng: random.Random, max_rows: int | None = None) -> list[Candidate]:
     """At most `per_prompt` of each prompt's kept candidates, none twice, and at most `max_rows` in all; the rest is dropped with a reason.
 
+    A prompt is its id and its text: ids of two datasets can be the same numbers.
+
     Args:
         prefer: of one prompt: `shortest` (by tokens, else characters), `first`, `random`, or `diverse` (the first, then again and again the one
             whose nearest among those taken is farthest, by the overlap of their word 3-grams); samples always come before reuse.
     """
     chosen = list(candidates)
-    prompts: dict[str, list[int]] = {}
+    prompts: dict[tuple[str, str], list[int]] = {}
     for number, candidate in enumerate(candidates):
         if not candidate.reason:
-            prompts.setdefault(candidate.row["id"], []).append(number)
+            prompts.setdefault((candidate.row["id"], candidate.row["prompt"]), []).append(number)
     kept: list[int] = []
     for numbers in prompts.values():
         if prefer == "diverse":
@@ -219,16 +221,13 @@ def write_chats(
             f"{stage}: {describe(counts)}",
             "a checkpoint that is never right gives nothing to imitate: train it longer, loosen the filters, or set `reuse: true` if the rows have solutions",
         )
-    numbers: Counter[str] = Counter()
-    rows = []
-    for candidate in kept:
-        rows.append(as_chat(candidate, numbers[candidate.row["id"]]))
-        numbers[candidate.row["id"]] += 1
+    rows = [as_chat(candidate, name) for candidate, name in zip(kept, chat_ids(kept), strict=True)]
+    prompts = len({(candidate.row["id"], candidate.row["prompt"]) for candidate in kept})
     dropped = [*unread, *(candidate.record() for candidate in candidates if candidate.reason)]
     domains = dict(Counter(row["domain"] for row in rows))
-    write_rows(folder, rows, dropped, {"rows": len(rows), "prompts": len(numbers), "domains": domains, "sources": counts, **(card or {})}, tokens)
+    write_rows(folder, rows, dropped, {"rows": len(rows), "prompts": prompts, "domains": domains, "sources": counts, **(card or {})}, tokens)
     reasons = Counter(row["reason"] for row in dropped)
-    metrics: dict[str, float] = {"candidates": len(candidates), "kept": len(rows), "prompts": len(numbers)}
+    metrics: dict[str, float] = {"candidates": len(candidates), "kept": len(rows), "prompts": prompts}
     return metrics | {f"dropped/{reason}": n for reason, n in reasons.most_common()}
 
 
@@ -245,10 +244,26 @@ def describe(counts: dict[str, dict[str, int]]) -> str:
     return "; ".join(f"{source}: " + ", ".join(f"{reason} {n}" for reason, n in reasons.items()) for source, reasons in counts.items())
 
 
-def as_chat(candidate: Candidate, number: int) -> dict[str, Any]:
-    """A row of a Chats dataset; `number` tells responses of one prompt apart."""
+def chat_ids(candidates: Sequence[Candidate]) -> list[str]:
+    """Ids for a Chats dataset: the first response to a prompt has its id, further ones have ID#1, ID#2, ..., leaving out what is another prompt's id."""
+    taken = {candidate.row["id"] for candidate in candidates}
+    numbers: Counter[str] = Counter()
+    names = []
+    for candidate in candidates:
+        own = name = candidate.row["id"]
+        if numbers[own]:
+            while (name := f"{own}#{numbers[own]}") in taken:
+                numbers[own] += 1
+        numbers[own] += 1
+        taken.add(name)
+        names.append(name)
+    return names
+
+
+def as_chat(candidate: Candidate, name: str) -> dict[str, Any]:
+    """A row of a Chats dataset."""
     row = candidate.row
     before = row["messages"][:-1] if "messages" in row else [{"role": "user", "content": row["prompt"]}]
     messages = [*before, {"role": "assistant", "content": candidate.response}]
     kept = {name: row[name] for name in ("domain", "language", "level") if name in row}
-    return {"id": row["id"] if number == 0 else f"{row['id']}#{number}", "messages": messages, **kept, "source": candidate.source}
+    return {"id": name, "messages": messages, **kept, "source": candidate.source}

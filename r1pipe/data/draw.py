@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from r1pipe.artifacts import Artifact, Prompts
-from r1pipe.data.files import Bad, Located, read_raw, refuse
+from r1pipe.data.files import Bad, Located, matches, read_raw, refuse
 from r1pipe.data.io import check_id, check_row
 from r1pipe.data.shapes import SHAPES, Skip, finish, unreadable_gold
 from r1pipe.data.splits import content_key, split_of
@@ -161,8 +160,9 @@ def raw_rows(source: Source, bad: Bad = refuse) -> Iterator[Located]:
         from r1pipe.data.hub import read_hub
 
         yield from read_hub(source, bad)
-    for path in expand(source.paths):
-        yield from read_raw(path, bad)
+    for path in source.paths:
+        for match in matches(path.expanduser()):
+            yield from read_raw(match, bad)
 
 
 def selected(raw: Mapping[str, Any], source: Source) -> bool:
@@ -176,22 +176,3 @@ def _quiet(error: InputError) -> None:
 
 def _question(row: dict[str, Any]) -> str:
     return row["prompt"] if "prompt" in row else row["messages"][0]["content"]
-
-
-def expand(paths: Sequence[Path]) -> list[Path]:
-    """The paths, with patterns replaced by what they match.
-
-    Raises:
-        InputError: a pattern matches nothing.
-    """
-    files: list[Path] = []
-    for path in paths:
-        path = path.expanduser()
-        if any(mark in str(path) for mark in "*?["):
-            matches = sorted(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor) if path.anchor else path)))
-            if not matches:
-                raise InputError("no file matches", str(path), "check the pattern; a relative path counts from the YAML that states it")
-            files.extend(matches)
-        else:
-            files.append(path)
-    return files

@@ -16,6 +16,8 @@ import re
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
+from glob import has_magic
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -38,6 +40,29 @@ _HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
 def refuse(error: InputError) -> None:
     """The `Bad` that takes no malformed row."""
     raise error
+
+
+def matches(path: Path) -> list[Path]:
+    """What a path stands for: itself, or in name order all that matches it, where it is a pattern and nothing is called so.
+
+    Raises:
+        InputError: a pattern matches nothing.
+    """
+    if path.exists() or not has_magic(str(path)):
+        return [path]
+    start = before_pattern(path)
+    if not (found := sorted(start.glob(str(path.relative_to(start))))):
+        raise InputError("no file matches", str(path), "check the pattern; a relative path counts from the YAML that states it")
+    return found
+
+
+def before_pattern(path: Path) -> Path:
+    """The folder that a pattern starts from.
+
+    >>> before_pattern(Path("/data/*/train.jsonl"))
+    PosixPath('/data')
+    """
+    return Path(*takewhile(lambda part: not has_magic(part), path.parts))
 
 
 def dataset_files(path: Path) -> list[Path]:

@@ -53,6 +53,21 @@ def read_rows(path: Path, kind: type[Artifact], columns: Mapping[str, str] | Non
     return rows
 
 
+def read_several(prompts: Mapping[str, Prompts], stage: str) -> list[dict[str, Any]]:
+    """The rows of all inputs of a stage's port `prompts`, in their order.
+
+    Raises:
+        InputError: as read_rows; an id stands in two of them.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for name, dataset in prompts.items():
+        for row in read_rows(dataset.path, Prompts):
+            if row["id"] in rows:
+                raise InputError(f"the id {short(row['id'])} stands in two inputs", f"{stage}: inputs.prompts.{name}", "give each problem once")
+            rows[row["id"]] = row
+    return list(rows.values())
+
+
 def rename(raw: Mapping[str, Any], columns: Mapping[str, str], where: str) -> dict[str, Any]:
     """The row under our column names, without its absent (null) columns. `turns.0` is the first of the list `turns`, `a.b` the key b of a."""
     row = {name: value for name, value in raw.items() if value is not None and name not in columns.values()}

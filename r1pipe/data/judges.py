@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, overload
 
 from r1pipe.schema import JudgeEndpoint
 
@@ -32,16 +32,20 @@ class Judge(Protocol):
         """Whether the whole response is safe."""
         ...
 
-    def refuses(self, response: str) -> bool | None:
-        """Whether the response declines to answer."""
-        ...
-
     def verdict(self, row: dict[str, Any], a: str, b: str, rng: random.Random) -> int | None:
         """One vote, -2 (b much better) .. 2 (a much better), as noisy as such judges are; by the criteria that training may see."""
         ...
 
+
+class Examiner(Judge, Protocol):
+    """A judge that evaluation can ask as well."""
+
+    def refuses(self, response: str) -> bool | None:
+        """Whether the response declines to answer."""
+        ...
+
     def compare(self, row: dict[str, Any], a: str, b: str, criteria: Criteria) -> int:
-        """For evaluation, without noise: 1 = a is better, -1 = b is, 0 = a tie."""
+        """Without noise: 1 = a is better, -1 = b is, 0 = a tie."""
         ...
 
 
@@ -76,9 +80,13 @@ class WorldJudge:
         return compare(row, a, b, CRITERIA_SEEN if criteria == "seen" else CRITERIA_HELDOUT)
 
 
-JUDGES: dict[str, Callable[[], Judge] | None] = {"world": WorldJudge, "none": None}
+JUDGES: dict[str, Callable[[], Examiner] | None] = {"world": WorldJudge, "none": None}
 
 
+@overload
+def load_judge(name: JudgeName) -> Examiner | None: ...
+@overload
+def load_judge(name: JudgeName | JudgeEndpoint) -> Judge | None: ...
 def load_judge(name: JudgeName | JudgeEndpoint) -> Judge | None:
     """The judge that a config names; None for `none`.
 

@@ -1,6 +1,7 @@
 """The column contracts: what a row of each dataset holds.
 
-A row is a plain dict; these classes say which columns a reader may rely on. Extra columns travel along untouched.
+A row is a plain dict; these classes say which columns a reader may rely on. A reader leaves extra columns as they are; a stage that
+makes chats of prompts keeps the problem's domain, language and level (candidates.as_chat), and no more.
 `domain` names what kind of task a row is; evaluation reports one suite for each.
 """
 

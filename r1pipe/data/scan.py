@@ -85,7 +85,7 @@ class Scan:
     Attributes:
         entries: (R,) of Measure.entry.
         domains: the names behind the column `domain`.
-        renamed: rows whose id an earlier dataset has.
+        renamed: row -> its new id, where an earlier dataset has its own.
     """
 
     def __init__(self, folder: Path, measure: Measure, paths: Mapping[str, Path], domains: list[str]) -> None:
@@ -94,24 +94,45 @@ class Scan:
         self.counts_tokens = measure.tokenizer is not None
         self._rows = (folder / ROWS).open("rb")  # read by pread: mapped pages would count as our memory
         self._ends = np.ascontiguousarray(self.entries["end"])
-        self.renamed: set[int] = set()
-        ids = self.entries["id"]
-        order = np.argsort(ids, kind="stable")
-        for place in (np.flatnonzero(ids[order[1:]] == ids[order[:-1]]) + 1).tolist():
-            first, second = int(order[place - 1]), int(order[place])
-            if (name := self.row(first)["id"]) == self.row(second)["id"]:
-                if self.input(first) == self.input(second):
-                    raise _twice(paths[self.input(first)], name)
-                self.renamed.add(second)
+        self.renamed = self._renamed(paths)
+
+    def _renamed(self, paths: Mapping[str, Path]) -> dict[int, str]:
+        """The new id of every row whose id an earlier dataset has.
+
+        Raises:
+            InputError: an id stands twice in one dataset.
+        """
+        hashes = self.entries["id"]
+        order = np.argsort(hashes, kind="stable")  # rows of one hash stay in their order
+        hashes = hashes[order]
+        starts = np.flatnonzero(np.append(True, hashes[1:] != hashes[:-1]))
+        ends = np.append(starts[1:], len(order))
+        names: dict[int, str] = {}
+        taken: set[str] = set()
+        for start, end in np.column_stack([starts, ends])[ends - starts > 1].tolist():
+            holders: dict[str, list[str]] = {}  # the id itself, since two may share a hash -> the datasets that have it
+            for row in order[start:end].tolist():
+                name, holder = json.loads(self._bytes(row))["id"], self.input(row)
+                if holder in (others := holders.setdefault(name, [])):
+                    raise _twice(paths[holder], name)
+                others.append(holder)
+                if len(others) > 1:
+                    new = f"{name}@{holder}"
+                    while new in taken or _holds(hashes, _hash(new)):
+                        new += f"@{holder}"
+                    names[row] = new
+                    taken.add(new)
+        return names
+
+    def _bytes(self, row: int) -> bytes:
+        """The row as it was read."""
+        start = int(self._ends[row - 1]) if row else 0
+        return os.pread(self._rows.fileno(), int(self._ends[row]) - start, start)
 
     def line(self, row: int) -> bytes:
         """The row as a line of JSON, its id new where an earlier dataset has it."""
-        start = int(self._ends[row - 1]) if row else 0
-        found = os.pread(self._rows.fileno(), int(self._ends[row]) - start, start)
-        if row not in self.renamed:
-            return found
-        value = json.loads(found)
-        return line({**value, "id": f"{value['id']}@{self.input(row)}"})
+        found = self._bytes(row)
+        return line({**json.loads(found), "id": self.renamed[row]}) if row in self.renamed else found
 
     def row(self, row: int) -> dict[str, Any]:
         return json.loads(self.line(row))
@@ -183,7 +204,7 @@ def _chunks(
             if number <= skip:
                 continue
             end += file.write(_as_it_stands(text) if row is raw and text else line(row))
-            for column, value in zip(COLUMNS, (end, xxhash.xxh3_64_intdigest(row["id"].encode()), place, domain), strict=True):
+            for column, value in zip(COLUMNS, (end, _hash(row["id"]), place, domain), strict=True):
                 chunk[column].append(value)
             if end - start >= _CHUNK:
                 file.flush()
@@ -194,6 +215,15 @@ def _chunks(
     file.flush()
     if end > start:
         yield start, chunk
+
+
+def _hash(name: str) -> int:
+    return xxhash.xxh3_64_intdigest(name.encode())
+
+
+def _holds(ordered: np.ndarray, value: int) -> bool:
+    place = int(np.searchsorted(ordered, np.uint64(value)))
+    return place < len(ordered) and int(ordered[place]) == value
 
 
 def _as_it_stands(text: bytes) -> bytes:

@@ -15,6 +15,7 @@ enough in harmlessness comparisons (Anthropic's HH) to train on where there is n
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -140,7 +141,7 @@ def finish(row: Raw, kind: type[Artifact], source: Source, where: str, fill: dic
             raise InputError(f"the answer has no {source.answer_after!r}", where, "drop `answer_after`, or correct the row")
         row["solution"], row["answer"] = row["solution"].strip(), answer.strip()
     if not row.get("id"):
-        row["id"] = content_key(str(row.get("prompt") or row.get("messages")))
+        row["id"] = _named(row, kind)
     if kind is Chats:
         return [_chat(row, where, fill)]
     if kind is Pairs:
@@ -155,6 +156,15 @@ def finish(row: Raw, kind: type[Artifact], source: Source, where: str, fill: dic
     if kind is Prompts and "tests" in row:
         _check_tests(row["tests"], where)
     return [row]
+
+
+def _named(row: Raw, kind: type[Artifact]) -> str:
+    """An id of the contents: of the prompt, where case and spacing do not count, and but for prompts of all that is said in reply, where they do."""
+    prompt = content_key(str(row.get("prompt") or row.get("messages")))
+    replies = [str(row[name]) for name in ("messages", "thinking", "response", "chosen", "rejected") if name in row]
+    if kind is Prompts or not row.get("prompt") or not replies:
+        return prompt
+    return f"{prompt}-{hashlib.sha256(chr(0).join(replies).encode()).hexdigest()[:16]}"
 
 
 def whole(text: str) -> str:

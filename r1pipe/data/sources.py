@@ -22,7 +22,7 @@ from r1pipe.artifacts import Artifact, Prompts
 from r1pipe.data.io import check_row
 from r1pipe.data.rows import GENERAL_DOMAIN, HARMFUL_DOMAIN, LOOKALIKE_DOMAIN, REASONING_DOMAINS
 from r1pipe.errors import InputError
-from r1pipe.schema import Model
+from r1pipe.schema import Model, Ordered
 
 WORLD_GROUPS: dict[str, tuple[str, ...]] = {
     "reasoning": REASONING_DOMAINS,
@@ -46,14 +46,14 @@ class Source(Model):
     revision: str | None = Field(default=None, exclude_if=_unless(None), description="of the hub: the commit's 40 hex digits (`r1pipe data pin OWNER/NAME`)")
     config: str | None = Field(default=None, exclude_if=_unless(None), description="of the hub: the dataset's configuration; none = its only one")
     hub_split: str = Field(default="train", exclude_if=_unless("train"), description="of the hub: the dataset's own split; `split` and `shares` divide it")
-    reasoning_gym: list[str] | dict[str, dict[str, Any]] | None = Field(
+    reasoning_gym: Annotated[list[str] | dict[str, dict[str, Any]] | None, Ordered()] = Field(
         default=None, exclude_if=_unless(None), description="names of tasks, or task -> its settings, e.g. {chain_sum: {max_terms: 8}} (r1pipe/data/gym.py)"
     )
     count: int | None = Field(default=None, ge=1, description="rows to take, drawn by the seed; none = all of a file (the world needs a number)")
     split: Literal["train", "dev", "heldout", "all"] = Field(
         default="train", description="which problems: the world's by identity, a file's by the hash of the prompt"
     )
-    shares: dict[str, float] = Field(
+    shares: Annotated[dict[str, float], Ordered()] = Field(
         default_factory=dict, description="of a file: split -> share of its problems, e.g. {dev: 0.05, heldout: 0.05}; train gets the rest"
     )
     languages: list[str] = Field(default_factory=lambda: ["en", "zh"], description="of the world: ISO 639-1 codes (en and zh, as in v2 B.3.1)")
@@ -109,10 +109,14 @@ class Source(Model):
             raise ValueError(f"split {self.split} is empty: give it a share, e.g. shares: {{{self.split}: 0.05}}")
         # By value and not by what was stated: a resolved config states every default.
         of_files = ("columns", "values", "templates", "where", "shape", "language", "answer_after", "on_bad_row")
-        ignored = of_files + (("shares", "domain") if self.world else ()) if generated else ()
-        ignored += () if self.hub else ("revision", "config", "hub_split")
-        if stated := [name for name in ignored if getattr(self, name) != type(self).model_fields[name].get_default(call_default_factory=True)]:
-            raise ValueError(f"{', '.join(stated)} would be ignored: {'its rows need no mapping' if generated else 'it is no hub dataset'}")
+        ignored = {
+            "its rows need no mapping": of_files + (("shares", "domain") if self.world else ()) if generated else (),
+            "it is no hub dataset": () if self.hub else ("revision", "config", "hub_split"),
+            "the world alone is asked for languages; `where` and `language` are for files": () if self.world else ("languages",),
+        }
+        for why, names in ignored.items():
+            if stated := [name for name in names if getattr(self, name) != type(self).model_fields[name].get_default(call_default_factory=True)]:
+                raise ValueError(f"{', '.join(stated)} would be ignored: {why}")
         if self.hub:
             if not re.fullmatch(r"[\w.-]+/[\w.-]+", self.hub):
                 raise ValueError("hub is OWNER/NAME")

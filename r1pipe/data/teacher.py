@@ -2,7 +2,9 @@
 them (v1 2.3.1), and readable versions of traces (v2 B.3.2: DeepSeek-V3).
 
 A teacher is any back end of r1pipe/generation. What it is asked is a text with slots in braces: shipped in configs/prompts in our own words, or
-the config's `instruction`. What a reasoning model thinks on its own before it writes is not taken for what it was asked to write.
+the config's `instruction`. Where a reasoning model thinks on its own and then writes the think block that it was asked for,
+that block is the thinking. Where it writes none, what it thought on its own is: the two cannot be told apart, since a service with a reasoning
+parser hands out as `reasoning_content` the very block that was asked for.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from r1pipe.data.files import read_raw
-from r1pipe.data.judges import Criteria, Judge
+from r1pipe.data.judges import Criteria, Examiner
 from r1pipe.data.rows import GENERAL_DOMAIN
 from r1pipe.errors import InputError
 from r1pipe.evaluation.score import by_problem
@@ -33,7 +33,7 @@ def read_report(path: Path, name: str) -> Lines:
     return [line for _, line in read_raw(path) if line.get("pass") is None]
 
 
-def compare_reports(rows: Mapping[str, dict[str, Any]], mine: Lines, theirs: Lines, judge: Judge, criteria: Criteria) -> dict[tuple[str, int], float]:
+def compare_reports(rows: Mapping[str, dict[str, Any]], mine: Lines, theirs: Lines, judge: Examiner, criteria: Criteria) -> dict[tuple[str, int], float]:
     """{(problem, sample): 1 won, 0.5 tied, 0 lost}: the judge sees both orders, and what only one order decides counts by its sign.
 
     Args:

@@ -17,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from r1pipe.data.judges import Judge
+from r1pipe.data.judges import Examiner
 from r1pipe.data.response import split_response
 from r1pipe.data.rows import GENERAL_DOMAIN, HARMFUL_DOMAIN, LOOKALIKE_DOMAIN
 from r1pipe.evaluation.stats import majority, mean_by_problem
@@ -40,7 +40,7 @@ def suites_of(row: dict[str, Any]) -> tuple[str, ...]:
     return (domain, *SHARED_SUITES)
 
 
-def score_samples(rows: Sequence[dict[str, Any]], completions: Sequence[Sequence[Completion]], judge: Judge | None) -> list[dict[str, Any]]:
+def score_samples(rows: Sequence[dict[str, Any]], completions: Sequence[Sequence[Completion]], judge: Examiner | None) -> list[dict[str, Any]]:
     """One line a response, for rows.jsonl: id, domain, sample, scores {suite: value or None}, answer, tokens, finished, reflects, response."""
     from r1pipe.rewards import correct, score
     from r1pipe.schema import RewardSpec
@@ -78,7 +78,7 @@ def score_samples(rows: Sequence[dict[str, Any]], completions: Sequence[Sequence
     return lines
 
 
-def _judged(row: dict[str, Any], response: str, judge: Judge | None) -> float | None:
+def _judged(row: dict[str, Any], response: str, judge: Examiner | None) -> float | None:
     if row["domain"] == GENERAL_DOMAIN:
         if judge:
             return _number(judge.right(row, response))

@@ -4,7 +4,7 @@ Every field carries its unit, meaning and source: a paper section (v2 = arXiv 25
 stands here and nowhere else. Batch sizes are global; per-device numbers are derived at launch.
 """
 
-from r1pipe.schema.base import Launch, Model, PathOr, Ports, Slurm, StageConfig, Text, TextFile
+from r1pipe.schema.base import Launch, Model, Ordered, PathOr, Ports, Slurm, StageConfig, Text, TextFile
 from r1pipe.schema.grpo import LOSS_TYPES, AuditParams, GRPOParams, Guards, Phase, RewardSpec, VLLMRollout
 from r1pipe.schema.sampling import Engine, EngineConfig, JudgeEndpoint, Sampling, SamplingConfig, SamplingEndpoint, ServedModel, TemplateName
 from r1pipe.schema.training import RewardModelParams, SFTParams, Training
@@ -19,6 +19,7 @@ __all__ = [
     "LOSS_TYPES",
     "Launch",
     "Model",
+    "Ordered",
     "PathOr",
     "Phase",
     "Ports",

@@ -25,6 +25,11 @@ class PathOr:
         object.__setattr__(self, "words", words)
 
 
+@dataclass(frozen=True)
+class Ordered:
+    """Marks a mapping (`Annotated[dict[...], Ordered()]`), of a Config or of Inputs, whose order decides something: put in another order, it is another."""
+
+
 class Model(BaseModel):
     """Frozen, and an unknown key is an error."""
 

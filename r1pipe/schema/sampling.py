@@ -22,7 +22,7 @@ class ServedModel(Model):
 
 
 class JudgeEndpoint(ServedModel):
-    """A language model as a judge."""
+    """A language model as a judge. `model`, `extra`, `max_tokens` and `guidelines` enter the fingerprint: the rest is how it is asked."""
 
     max_tokens: int = Field(default=1024, ge=1, description="of the judge's reply")
     guidelines: Text | None = Field(

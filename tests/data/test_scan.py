@@ -67,15 +67,16 @@ def test_a_killed_scan_goes_on(tmp_path, monkeypatch):
     child.start()
     child.join()
     assert child.exitcode == -signal.SIGKILL
-    with (work / "rows.bin").open("ab") as stream:
+    with (work / scan_module.ROWS).open("ab") as stream:
         stream.write(b'{"id": "half a row')
-    with (work / "entries.bin").open("ab") as stream:
+    with (work / scan_module.ENTRIES).open("ab") as stream:
         stream.write(b"half an entry")
     measured = []
     monkeypatch.setattr(Measure, "__call__", lambda self, *of, real=Measure.__call__: measured.append(found := real(self, *of)) or found)
     again = scan({"a": path}, Chats, Measure(threshold=0.75), work, quiet)
     assert sum(map(len, measured)) < 140  # what was done is not done again
-    assert (again.entries == whole.entries).all() and (work / "rows.bin").read_bytes() == (tmp_path / "whole/rows.bin").read_bytes()
+    assert (again.entries == whole.entries).all() and (work / scan_module.ROWS).read_bytes() == (tmp_path / "whole" / scan_module.ROWS).read_bytes()
+    assert (work / scan_module.ENTRIES).read_bytes() == (tmp_path / "whole" / scan_module.ENTRIES).read_bytes()
 
 
 def test_several_processes_find_the_same(tmp_path, monkeypatch):
@@ -94,6 +95,30 @@ def test_an_id_that_stands_twice(tmp_path):
     with pytest.raises(InputError, match="'r2' stands twice") as caught:
         scan({"a": write(tmp_path / "c.jsonl", [*rows(5), *rows(1, start=2)])}, Chats, Measure(), folder(tmp_path, "v"), quiet)
     assert "c.jsonl:3 and" in caught.value.where and "c.jsonl:6" in caught.value.where
+
+
+def ids(found):
+    return [found.row(number)["id"] for number in range(len(found.entries))]
+
+
+def test_ids_stay_unique_over_three_datasets(tmp_path):
+    paths = {name: write(tmp_path / f"{name}.jsonl", rows(count)) for name, count in (("a", 2), ("b", 1), ("c", 2))}
+    assert ids(scan(paths, Chats, Measure(), folder(tmp_path, "w"), quiet)) == ["r0", "r1", "r0@b", "r0@c", "r1@c"]
+    again = {"b": write(tmp_path / "mixed.jsonl", [*rows(1), {**rows(1)[0], "id": "r0@c"}]), "c": paths["c"]}
+    assert ids(scan(again, Chats, Measure(), folder(tmp_path, "v"), quiet)) == ["r0", "r0@c", "r0@c@c", "r1"]  # a mix that is mixed again
+
+
+def test_an_id_that_stands_twice_behind_one_that_was_renamed(tmp_path):
+    paths = {"a": write(tmp_path / "a.jsonl", rows(3)), "b": write(tmp_path / "b.jsonl", [*rows(3), *rows(1)])}
+    with pytest.raises(InputError, match="'r0' stands twice") as caught:
+        scan(paths, Chats, Measure(), folder(tmp_path, "w"), quiet)
+    assert "b.jsonl:1 and" in caught.value.where and "b.jsonl:4" in caught.value.where
+
+
+def test_ids_that_share_only_their_hash_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(scan_module, "_hash", lambda name: 7 if "@" not in name else 8)
+    paths = {"a": write(tmp_path / "a.jsonl", rows(3)), "b": write(tmp_path / "b.jsonl", rows(2, start=2))}
+    assert ids(scan(paths, Chats, Measure(), folder(tmp_path, "w"), quiet)) == ["r0", "r1", "r2", "r2@b", "r3"]
 
 
 @pytest.mark.parametrize(

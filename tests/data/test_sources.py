@@ -206,6 +206,47 @@ def test_memory_follows_the_count_and_not_the_file(tmp_path):
     assert some == load([source(path)], Prompts, seed=0).rows[:50]
 
 
+def test_patterns_in_names_of_files_and_folders(tmp_path):
+    for number, name in enumerate(["x/a", "y/a", "y/b", "z[1]/a"]):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write(tmp_path / f"{name}.jsonl", [{"prompt": f"{number}?", "answer": "1"}])
+
+    def asked(pattern):
+        return sorted(row["prompt"] for row in load(Source(path=tmp_path / pattern, domain="math"), Prompts, seed=0).rows)
+
+    assert asked("*/a.jsonl") == ["0?", "1?", "3?"] and asked("**/*.jsonl") == ["0?", "1?", "2?", "3?"] and asked("[xy]/?.jsonl") == ["0?", "1?", "2?"]
+    assert asked("z[1]/a.jsonl") == ["3?"], "what is really called so is no pattern"
+    with pytest.raises(InputError, match="no file matches"):
+        asked("*/c.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows"),
+    [
+        (Chats, [{"prompt": "1+1?", "response": text} for text in ("2", "two", "Two")]),
+        (Chats, [{"prompt": "1+1?", "response": "2", "thinking": text} for text in ("a", "b")]),
+        (Pairs, [{"prompt": "1+1?", "chosen": "2", "rejected": text} for text in ("3", "4")]),
+        (Labels, [{"prompt": "1+1?", "response": text, "safe": 1} for text in ("2", "two")]),
+    ],
+)
+def test_several_replies_to_a_prompt_need_no_ids(tmp_path, kind, rows):
+    found = load(Source(path=write(tmp_path / "a.jsonl", rows)), kind, seed=0).rows
+    assert len(found) == len(rows)
+    again = load(Source(path=write(tmp_path / "b.jsonl", rows[::-1])), kind, seed=0).rows
+    assert {row["id"] for row in found} == {row["id"] for row in again} and len({row["id"].split("-")[0] for row in found}) == 1
+    with pytest.raises(InputError, match="stands twice"):
+        load(Source(path=write(tmp_path / "c.jsonl", [*rows, rows[0]])), kind, seed=0)
+    prompts = load(Source(path=write(tmp_path / "d.jsonl", rows[:1])), Prompts, seed=0).rows
+    assert prompts[0]["id"] == content_key("1+1?"), "a problem is named by its text alone"
+
+
+@pytest.mark.parametrize("place", [{"path": "a.jsonl"}, {"hub": "a/b", "revision": "0" * 40}, {"reasoning_gym": ["chain_sum"], "count": 3}])
+def test_languages_are_asked_of_the_world_alone(place):
+    with pytest.raises(ValidationError, match="languages would be ignored"):
+        Source(**place, languages=["en"])
+    assert Source(**place, languages=["en", "zh"])  # what a resolved config states
+
+
 RECORDED = [
     ("gsm8k_train-4129", "gsm8k_train-4511", "5b7302daac769be0"),
     ("hh_harmless-417:rejected", "hh_harmless-303:rejected", "b40775988e493d77"),

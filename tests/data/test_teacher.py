@@ -37,6 +37,25 @@ def test_of_the_reply_only_what_was_asked_for_is_taken() -> None:
     assert rewritten(Candidate(ZH, "<process>a", "zero-traces", finished=False)).reason == "cut off"
 
 
+@pytest.mark.parametrize(
+    ("apart", "content", "thinking"),
+    [
+        ("they want tags", "<think>2+2=4</think>4", "2+2=4"),  # it thought on its own, and wrote what was asked for
+        ("2+2=4", "4", "2+2=4"),  # the service's parser took what was asked for out of the text, or it thought on its own only
+        (None, "<think>2+2=4</think>4", "2+2=4"),
+        (None, "4", None),
+    ],
+)
+def test_what_a_service_hands_out_apart_is_the_thinking_unless_the_reply_has_its_own(apart: str | None, content: str, thinking: str | None) -> None:
+    from r1pipe.data.response import split_response
+    from r1pipe.generation.openai import _read
+
+    message = {"content": content, "reasoning_content": apart}
+    reply = {"choices": [{"message": message, "finish_reason": "stop"}], "usage": {"completion_tokens": 9, "prompt_tokens": 9}}
+    assert split_response(written(_read(reply).text)) == (thinking, "4")
+    assert split_response(Writer().response(LONG, _read(reply).text)) == (thinking, "4")
+
+
 def test_examples_are_in_the_language_of_the_problem() -> None:
     english, chinese, other = (row["prompt"] for row in prompted(Prompted(), "few-shot", [LONG, ZH, {**ZH, "id": "f", "language": "fr"}], 0))
     assert "tank" in english or "two-digit" in english

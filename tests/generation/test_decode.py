@@ -29,15 +29,17 @@ def test_a_group_shares_its_prompt_and_sequences_that_end_leave_the_batch(model)
     """With a third of the vocabulary ending a sequence, the batch is compacted again and again."""
     ends = list(range(0, 300, 3))
     torch.manual_seed(0)
-    out = decode(model, PROMPTS, n=16, max_new_tokens=24, eos_ids=ends, pad_id=0)
+    logps: list[list[float]] = []
+    out = decode(model, PROMPTS, n=16, max_new_tokens=24, eos_ids=ends, pad_id=0, logps=logps)
     assert len(out) == 48
     assert len({len(ids) for ids in out}) > 3
-    for i, ids in enumerate(out):
+    for i, (ids, found) in enumerate(zip(out, logps, strict=True)):
         assert all(token not in ends for token in ids[:-1])
         assert ids[-1] in ends or len(ids) == 24
-        # each drawn token has the probability that a fresh forward pass gives it: no row was mixed up with another
+        # each token was drawn with the probability that a fresh forward pass of this row alone gives it: no row was mixed up with another
         logits = model(torch.tensor([PROMPTS[i // 16] + ids])).logits[0, len(PROMPTS[i // 16]) - 1 : -1]
-        assert torch.isfinite(torch.log_softmax(logits, -1).gather(1, torch.tensor(ids)[:, None])).all()
+        wanted = torch.log_softmax(logits, -1).gather(1, torch.tensor(ids)[:, None]).squeeze(1)
+        assert torch.allclose(torch.tensor(found), wanted, atol=1e-4)
 
 
 def test_log_probs_are_those_of_a_fresh_forward_pass(model):

@@ -75,3 +75,14 @@ def test_passes_need_names():
         load_kind("evaluate").Config(passes=[{"name": "a"}])
     with pytest.raises(ValidationError, match="each other one has a name"):
         load_kind("evaluate").Config(passes=[{}, {}])
+
+
+@pytest.mark.parametrize("name", ["main", "", "a/b"])
+def test_no_pass_takes_the_files_of_another(name):
+    """`main` and an empty name would go on with the samples of the first pass."""
+    from pydantic import ValidationError
+
+    from r1pipe.kinds import load_kind
+
+    with pytest.raises(ValidationError, match="a pass cannot be called"):
+        load_kind("evaluate").Config(passes=[{}, {"name": name}])

@@ -42,6 +42,19 @@ def test_nothing_to_do_is_refused(run_stage):
         run_stage("general-data", {})
 
 
+def test_ids_that_prompts_and_reused_rows_share_cost_no_row(known, run_stage, tmp_path):
+    """Two files that each count their rows from 1."""
+    from r1pipe.embedded.world import problems
+
+    prompts = [{**row, "id": str(number)} for number, row in enumerate(problems("train", ["general"], 5, 0), 1)]
+    said = [{"id": str(number), "instruction": f"Say {number}.", "output": f"It is {number}."} for number in range(1, 9)]
+    config = {"writer": "world", "reuse": {"path": known.write(tmp_path / "r.jsonl", said), "shape": "instruction"}}
+    metrics, out = run_stage("general-data", config, prompts=known.write(tmp_path / "p.jsonl", prompts))
+    rows = known.read(out["chats"] / "rows.jsonl")
+    assert Counter(row["source"] for row in rows) == {"written": 5, "reuse": 8} and metrics["prompts"] == 13
+    assert len({row["id"] for row in rows}) == 13
+
+
 def test_the_world_writes_with_few_refusals(known, run_stage, tmp_path):
     from r1pipe.embedded.judge import is_refusal, is_right
     from r1pipe.embedded.world import problems

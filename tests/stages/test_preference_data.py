@@ -39,6 +39,14 @@ def test_what_is_missing_is_said(run_stage, tiny_checkpoint):
         run_stage("preference-data", {"judge": "world"}, model=tiny_checkpoint)
 
 
+def test_a_prompt_that_two_inputs_hold_is_refused(known, run_stage, tiny_checkpoint):
+    """Its pairs would be called the same, which only the reward model's stage would find out."""
+    prompts = known.write(run_stage.tmp_path / "p.jsonl", known.rows())
+    with pytest.raises(InputError, match="'p0' stands in two inputs") as caught:
+        run_stage("preference-data", {"judge": "world"}, model=tiny_checkpoint, prompts={"general": prompts, "safety": prompts})
+    assert "inputs.prompts.safety" in caught.value.where
+
+
 def test_labels_of_one_class_are_refused(run_stage, shared_data):
     config = files(shared_data)
     with pytest.raises(InputError, match="labels are safe"):
