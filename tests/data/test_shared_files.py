@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -91,3 +92,35 @@ def test_reference_tests_take_the_solution_and_refuse_another_program(shared_dat
         rows = load(source, Prompts, seed=0).rows
     wrong = [f"```python\ndef {row['entry_point']}(*given):\n    return 'no'\n```" for row in rows]
     assert correct([f"```python\n{row['solution']}\n```" for row in rows] + wrong, rows + rows) == [True] * 6 + [False] * 6
+
+
+@pytest.mark.slow
+def test_reference_tests_take_every_solution_of_mbpp_plus(shared_data: Path) -> None:
+    """Inputs on which the solution itself raises are no tests, and of a match only counts that there is one (rows 720, 737, 787, 794)."""
+    from r1pipe.rewards import score
+    from r1pipe.rewards.sandbox import available
+    from r1pipe.schema import RewardSpec
+
+    if reason := available():
+        pytest.skip(f"programs cannot be isolated here: {reason}")
+    source = Source(path=shared_data / "mbpp_plus.jsonl.gz", shape="reference-tests", columns={"inputs": "plus_inputs"}, domain="code", on_bad_row="skip")
+    with pytest.warns(UserWarning, match="skipped as malformed.*Infinity"):
+        rows = load(source, Prompts, seed=0).rows
+    spec = RewardSpec(name="code", params={"timeout": 60.0})  # ten of the solutions are slow
+    (rewards,) = score([spec], [f"```python\n{row['solution']}\n```" for row in rows], rows).components.values()
+    failed = [row["id"] for row, reward in zip(rows, rewards, strict=True) if reward != 1.0]
+    assert len(rows) == 291 and len(failed) <= 0.005 * len(rows), failed
+
+
+def test_reference_tests_skip_what_the_solution_cannot_do_and_read_matches(tmp_path: Path) -> None:
+    from r1pipe.rewards import correct
+    from r1pipe.rewards.sandbox import available
+
+    if reason := available():
+        pytest.skip(f"programs cannot be isolated here: {reason}")
+    solution = "import re\ndef f(text):\n    return re.search('a+b', text)"
+    row = {"prompt": "Is there ab in it?", "solution": solution, "entry_point": "f", "inputs": [["xaab"], ["no"], [None]]}
+    (tmp_path / "p.jsonl").write_text(json.dumps(row) + "\n")
+    (made,) = load(Source(path=tmp_path / "p.jsonl", shape="reference-tests", domain="code", language="en"), Prompts, seed=0).rows
+    programs = [solution, "def f(text):\n    return 'ab' in text or None", "def f(text):\n    return None", "def f(text):\n    return True"]
+    assert correct([f"```python\n{program}\n```" for program in programs], [made] * 4) == [True, True, False, False]
