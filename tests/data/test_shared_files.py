@@ -98,7 +98,8 @@ def test_reference_tests_take_the_solution_and_refuse_another_program(shared_dat
 def test_reference_tests_take_every_solution_of_mbpp_plus(shared_data: Path) -> None:
     """Inputs on which the solution itself raises are no tests, and of a match only counts that there is one (rows 737, 787, 794).
 
-    One row of the file has no inputs at all, which is malformed; three have no input left, since JSON has no tuples and no complex numbers: nobody can judge them, which is not 0.
+    One row of the file has no inputs at all, which is malformed. Three have none left, since JSON has no tuples and no complex numbers: nobody can
+    judge them, which is not 0.
     """
     from r1pipe.rewards.code import code
     from r1pipe.rewards.sandbox import available
