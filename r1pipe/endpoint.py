@@ -26,7 +26,7 @@ FIRST_WAIT_S = 0.5  # before the second try; doubled each time, with jitter
 LONGEST_WAIT_S = 30.0
 LONGEST_ASKED_WAIT_S = 600.0  # of a service that says itself when to come again
 LONGEST_REPLY = 4 << 20  # bytes
-GIVE_UP_AFTER = 32  # requests in a row without an answer, after which no more are made: a dead service must not cost hours
+GIVE_UP_AFTER = 32  # requests in a row without an answer or a refusal, after which no more are made: a dead service must not cost hours
 AGAIN = object()  # in the place of a reply: ask again
 MISTAKES = {401: "check the key", 403: "check the key's rights", 404: "check the address and the model's name", 405: "check the address"}
 
@@ -55,7 +55,7 @@ class Endpoint:
         url: where requests are posted.
         api_key_env: name of the environment variable that holds the key, sent as a bearer token.
         timeout: seconds for one request, connecting included.
-        retries: further tries after a timeout, a broken connection, 429, 5xx or an unreadable answer.
+        retries: further tries after a timeout, a broken connection, 408, 429, 5xx or an unreadable answer.
         max_in_flight: requests at a time.
 
     Raises:
@@ -90,6 +90,8 @@ class Endpoint:
     def answer(self, body: Any, read: Callable[[Any], T]) -> T:
         """Post `body`; what `read` makes of the reply. Once the service is given up, nothing is posted.
 
+        A request that the service refuses shows that it is there, so it does not count towards giving up.
+
         Raises:
             NoAnswer: no readable reply can be had.
             ConfigError: the service says that the request is a mistake of the config.
@@ -115,12 +117,12 @@ class Endpoint:
                 self._failures = 0
             return answer
         with self._lock:
-            self._failures += 1
+            self._failures = 0 if refused else self._failures + 1
         raise NoAnswer(self.why, refused)
 
     @property
     def gave_up(self) -> bool:
-        """So many requests in a row had no answer that no more are made, until `ask_all` starts the next batch."""
+        """So many requests in a row had neither an answer nor a refusal that no more are made, until `ask_all` starts the next batch."""
         return self._failures >= GIVE_UP_AFTER
 
     def ask_all(self, bodies: Sequence[Any], read: Callable[[Any], T]) -> list[T | None]:
@@ -144,12 +146,13 @@ class Endpoint:
         except (httpx2.TransportError, httpx2.DecodingError) as error:
             self.why = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             return AGAIN, 0.0
-        if status in MISTAKES:
-            raise ConfigError(f"{self.url} answers {status}: {text[:200]!r}", fix=MISTAKES[status])
-        if status == 429 or status >= 500:
+        if status in MISTAKES or 300 <= status < 400:  # where it has moved to is not followed: a key is sent with every request
+            moved = f", and has moved to {headers['location']!r}" if "location" in headers else ""
+            raise ConfigError(f"{self.url} answers {status}{moved}: {text[:200]!r}", fix=MISTAKES.get(status, "check the address"))
+        if status in (408, 429) or status >= 500:
             self.why = f"status {status}"
             return AGAIN, _seconds(headers.get("retry-after"))
-        if status >= 300:  # this one request is refused, as one that is too long; the same again would be as well
+        if status >= 400:  # this one request is refused, as one that is too long; the same again would be as well
             self.why = f"status {status}: {text[:200]!r}"
             return None, 0.0
         try:

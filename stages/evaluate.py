@@ -99,4 +99,6 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     name = config.checkpoint or own
     write_rows(outputs.report.path, lines)
     (outputs.report.path / "scores.json").write_text(json.dumps({name: suites}, indent=1) + "\n", encoding="utf8")
-    return {f"{suite}/{key}": values[key] for suite, values in suites.items() for key in ("pass@1", "stderr", "tokens") if values.get(key) is not None}
+    return {
+        f"{suite}/{key}": values[key] for suite, values in suites.items() for key in ("pass@1", "stderr", "tokens", "unjudged") if values.get(key) is not None
+    }

@@ -93,7 +93,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     if not here.main:
         return {}
     if config.writer == "world":
-        candidates = _written(rows, config)
+        candidates = _written(rows, config, here)
     reused = load(config.reuse, Chats, config.seed, fill=config.identity) if config.reuse else Loaded()
     from_files = [Candidate({**row, "prompt": row["messages"][0]["content"]}, row["messages"][-1]["content"], "reuse") for row in reused.rows]
     candidates += screen(from_files, config.filters)  # the world's habits are what `careful` says, and stay
@@ -158,12 +158,15 @@ def _settle(config: Config, writer: Writer, candidates: list[Candidate]) -> list
         return list(threads.map(judged, found))
 
 
-def _written(rows: list[dict[str, Any]], config: Config) -> list[Candidate]:
+def _written(rows: list[dict[str, Any]], config: Config, here: Here) -> list[Candidate]:
     """A reply to every prompt; of the refusals only as many as the config wants."""
+    from functools import partial
+
     from r1pipe.data.candidates import Candidate
     from r1pipe.data.judges import load_judge
     from r1pipe.data.rows import HARMFUL_DOMAIN
     from r1pipe.embedded.oracle import write
+    from r1pipe.generation.journal import Job, digest_of, do_once
 
     judge = load_judge(config.judge)
     refusals = _refusals(rows, config)
@@ -175,7 +178,17 @@ def _written(rows: list[dict[str, Any]], config: Config) -> list[Candidate]:
         if row["domain"] == HARMFUL_DOMAIN:
             refusals -= 1
             candidate = candidate if refusals >= 0 else candidate.drop("enough refusals")
-        elif judge is not None and judge.right(row, candidate.response) is False:
-            candidate = candidate.drop("wrong by the judge")
         candidates.append(candidate)
+    if judge is None:
+        return candidates
+
+    def judged(candidate: Candidate) -> tuple[dict[str, Any], bool]:
+        verdict = judge.right(candidate.row, candidate.response)
+        return {"right": verdict}, verdict is not None
+
+    asked = [number for number, candidate in enumerate(candidates) if candidate.row["domain"] != HARMFUL_DOMAIN]
+    jobs = [Job((one.row["id"],), digest_of(one.row["prompt"], one.response), partial(judged, one)) for one in map(candidates.__getitem__, asked)]
+    for number, record in zip(asked, do_once(here, "judged", jobs, judge.max_in_flight), strict=True):
+        if record["right"] is False:
+            candidates[number] = candidates[number].drop("wrong by the judge")
     return candidates

@@ -4,7 +4,8 @@ Reads the checkpoint of the second SFT and prompts (general, harmful, look-alike
 times on two responses, sides swapped at random; pairs are kept where the mean verdict is clear (> 1 of 2) and thinned until chosen and
 rejected are of comparable length over the set. Responses are labelled safe or unsafe. Writes `pairs` and `labels`, each with
 card.json and, where rows were dropped, dropped.jsonl. `pairs_from` and `labels_from` add files of yours, or stand alone without a judge.
-The map of the five verdicts to -2..2 is not published; it is ours.
+The map of the five verdicts to -2..2 is not published; it is ours. What the judge says of a row is kept in workdir, so a kill costs the rows in
+flight; rows on which it was silent are asked again. A response that a service refused to give is no candidate.
 
     preference-data:
       kind: preference-data
@@ -103,8 +104,8 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
         rows = read_several(inputs.prompts or {}, here.stage)
         completions = sample(model, rows, config.sampling, config.template, here, config.seed)
         if here.main:
-            candidates = [list(dict.fromkeys(one.text for one in samples)) for samples in completions]
-            pairs, unclear, labels = _judge(rows, candidates, judge, config)
+            candidates = [list(dict.fromkeys(one.text for one in samples if not one.refused)) for samples in completions]
+            pairs, unclear, labels = _judge(rows, candidates, judge, config, here)
     if not here.main:
         return {}
     files = [load(source, kind, config.seed) if source else None for source, kind in ((config.pairs_from, Pairs), (config.labels_from, Labels))]
@@ -148,13 +149,21 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     return {"pairs": len(pairs), "unclear": len(unclear), "dropped_for_length": len(tipped), "labels": len(labels), "safe": classes[1] / len(labels), **metrics}
 
 
-def _judge(rows: Rows, candidates: list[list[str]], judge: Judge, config: Config) -> tuple[Rows, Rows, Rows]:
+def _judge(rows: Rows, candidates: list[list[str]], judge: Judge, config: Config, here: Here) -> tuple[Rows, Rows, Rows]:
     """(clear pairs, unclear pairs, labels), in the rows' order, as many rows at a time as the judge takes."""
-    from concurrent.futures import ThreadPoolExecutor
+    from functools import partial
 
-    with ThreadPoolExecutor(judge.max_in_flight) as threads:
-        found = list(threads.map(lambda row, responses: _judge_row(row, responses, judge, config), rows, candidates))
-    pairs, unclear, labels = ([item for of in found for item in of[part]] for part in range(3))
+    from r1pipe.data.preferences import Heard
+    from r1pipe.generation.journal import Job, digest_of, do_once
+
+    def judged(row: dict[str, Any], responses: list[str]) -> tuple[dict[str, Any], bool]:
+        heard = Heard(judge)
+        pairs, unclear, labels = _judge_row(row, responses, heard.judge, config)
+        return {"pairs": pairs, "unclear": unclear, "labels": labels}, not heard.silent
+
+    jobs = [Job((row["id"],), digest_of(row["prompt"], responses), partial(judged, row, responses)) for row, responses in zip(rows, candidates, strict=True)]
+    found = do_once(here, "judged", jobs, judge.max_in_flight)
+    pairs, unclear, labels = ([item for of in found for item in of[part]] for part in ("pairs", "unclear", "labels"))
     return pairs, unclear, labels
 
 

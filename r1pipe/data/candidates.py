@@ -20,6 +20,7 @@ from r1pipe.data.response import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_O
 from r1pipe.errors import InputError
 from r1pipe.here import Here
 
+REFUSED = "refused by the service"
 Prefer = Literal["shortest", "first", "random", "diverse"]
 
 
@@ -137,9 +138,11 @@ def verify(candidates: Sequence[Candidate], judge: Judge | None = None) -> list[
 
 
 def pass_rates(candidates: Iterable[Candidate]) -> dict[str, float]:
-    """The share of right responses of every prompt, by its id."""
+    """The share of right responses of every prompt, by its id; what a service refused to answer is no response."""
     right: dict[str, list[bool]] = {}
     for candidate in candidates:
+        if candidate.reason == REFUSED:
+            continue
         right.setdefault(candidate.row["id"], []).append(candidate.right)
     return {prompt: sum(verdicts) / len(verdicts) for prompt, verdicts in right.items()}
 

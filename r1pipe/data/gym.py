@@ -1,8 +1,9 @@
 """Procedural problems of reasoning-gym (arXiv 2505.24760) by the names of its tasks, and their own scorers.
 
 A task with one right answer gives plain rows, which `accuracy` judges. Where several answers are right, the task's `score_answer` must judge: the row
-carries what that reads in the column `gym`, and the reward `reasoning_gym` calls it. Refused are tasks whose scorer passes what the model wrote to
-Python's eval, tasks whose rows do not survive JSON, and tasks without an answer to try the scorer on: a reward that cannot be trusted is none.
+carries what that reads in the column `gym`, and the reward `reasoning_gym` calls it. Refused are tasks whose scorer passes what the model wrote, or what
+stands in the row (which may come from a file), to Python's eval, tasks whose rows do not survive JSON, and tasks without an answer to try the scorer on: a
+reward that cannot be trusted is none.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from r1pipe.errors import ConfigError, MissingToolError
 if TYPE_CHECKING:
     from r1pipe.data.sources import Source
 
-# Found by reading 0.1.25; sympy's parse_expr is eval as well.
+# Found by reading 0.1.25, with what the scorers call; sympy's parse_expr is eval as well.
 EVALUATE = frozenset({"binary_matrix", "countdown", "intermediate_integration", "n_queens", "polynomial_multiplication", "puzzle24"}) | frozenset(
     {"simple_integration", "spiral_matrix", "string_insertion"}
 )
+EVALUATE_ROW = frozenset({"bitwise_arithmetic", "number_sorting"})
 MATHS = ("algebra", "arithmetic", "geometry", "probability")  # categories whose tasks get the domain math; the others are logic
 TRIES = 20  # questions made for one that is new and in the split, before the task counts as used up
 
@@ -43,8 +45,9 @@ def task(name: str, settings: str = "{}") -> Any:
     if name not in DATASETS or name == "composite":
         close = difflib.get_close_matches(name, DATASETS.keys() - {"composite"}, n=1)
         raise ConfigError(f"reasoning-gym has no task {name!r}", fix=f"did you mean {close[0]!r}?" if close else f"it has {', '.join(sorted(DATASETS))}")
-    if name in EVALUATE:
-        raise ConfigError(f"the scorer of reasoning-gym's {name!r} runs what the model wrote through Python's eval", fix="use another task")
+    if name in EVALUATE | EVALUATE_ROW:
+        what = "what the model wrote" if name in EVALUATE else "what stands in the row"
+        raise ConfigError(f"the scorer of reasoning-gym's {name!r} runs {what} through Python's eval", fix="use another task")
     try:
         return reasoning_gym.create_dataset(name, **json.loads(settings))
     except (TypeError, ValueError, AssertionError) as error:

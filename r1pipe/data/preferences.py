@@ -5,13 +5,32 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from r1pipe.data.judges import Judge
 from r1pipe.data.response import split_response
 
 Pair = dict[str, Any]
 Measure = Callable[[str], float]  # length of a summary
+
+
+class Heard:
+    """A judge, and whether it left a question unanswered; `judge` is asked in its place."""
+
+    def __init__(self, judge: Judge) -> None:
+        self._judge, self.silent = judge, False
+
+    @property
+    def judge(self) -> Judge:
+        return cast("Judge", self)
+
+    def __getattr__(self, question: str) -> Callable[..., Any]:
+        def ask(*about: Any) -> Any:
+            verdict = getattr(self._judge, question)(*about)
+            self.silent |= verdict is None
+            return verdict
+
+        return ask
 
 
 def vote(row: dict[str, Any], a: str, b: str, judge: Judge, votes: int, rng: random.Random) -> float | None:

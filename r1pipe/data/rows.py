@@ -31,7 +31,7 @@ class Row(TypedDict):
 class PromptRow(Row):
     prompt: str
     answer: NotRequired[str]  # gold, for the accuracy reward
-    tests: NotRequired[dict[str, Any]]  # {"kind": "asserts", "setup", "asserts"} | {"kind": "check", "code"} | {"kind": "stdio", "inputs", "outputs"}
+    tests: NotRequired[dict[str, Any]]  # {"kind": "asserts" | "calls" | "check" | "stdio", ...}: r1pipe/rewards/sandbox.py says which columns
     entry_point: NotRequired[str]  # the function that the tests call
     gym: NotRequired[dict[str, Any]]  # what a scorer of reasoning-gym reads: task, question, metadata
     solution: NotRequired[str]  # a worked solution ('reuse')

@@ -16,7 +16,6 @@ enough in harmlessness comparisons (Anthropic's HH) to train on where there is n
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -32,25 +31,9 @@ if TYPE_CHECKING:
     from r1pipe.data.sources import Source
 
 Raw = dict[str, Any]
-TEST_KINDS = {"asserts": ("asserts",), "check": ("code",), "stdio": ("inputs", "outputs")}
+TEST_KINDS = {"asserts": ("asserts",), "calls": ("inputs",), "check": ("code",), "stdio": ("inputs", "outputs")}
 REFUSALS = {"en": "I'm sorry, but I can't help with that.", "zh": "抱歉，我不能帮助你做这件事。"}
 UNREADABLE = "the answer cannot be read"
-
-
-REFERENCE_CHECK = """
-import copy, json, math
-reference = {{}}
-exec({solution!r}, reference)
-
-def same(a, b):
-    if isinstance(a, list | tuple) and type(a) is type(b):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b or (isinstance(a, float) and isinstance(b, float | int) and math.isclose(a, b, rel_tol=1e-7, abs_tol={atol!r}))
-
-def check(candidate):
-    for given in json.loads({inputs!r}):
-        assert same(reference[{entry_point!r}](*copy.deepcopy(given)), candidate(*given))
-"""
 
 
 class Skip(Exception):
@@ -97,11 +80,10 @@ def as_reference_tests(raw: Raw, source: Source, where: str) -> list[Raw]:
     _need(row, ("inputs",), where)
     if not isinstance(row["inputs"], list) or not all(isinstance(given, list) for given in row["inputs"]):
         raise InputError("inputs is no list of argument lists", where, "map it with `columns: {inputs: THEIRS}`")
-    inputs, atol = json.dumps(row.pop("inputs")), row.pop("atol", 0)
+    inputs, atol = row.pop("inputs"), row.pop("atol", 0)
     if not isinstance(atol, int | float):
         raise InputError(f"column 'atol' holds {short(atol)}, and must be a number", where, "map another with `columns: {atol: THEIRS}`")
-    code = REFERENCE_CHECK.format(solution=row["solution"], entry_point=row["entry_point"], inputs=inputs, atol=atol)
-    return [{**row, "tests": {"kind": "check", "code": code}}]
+    return [{**row, "tests": {"kind": "calls", "inputs": inputs, "reference": row["solution"], "atol": atol}}]
 
 
 def as_refused(raw: Raw, source: Source, where: str) -> list[Raw]:
@@ -277,3 +259,5 @@ def _check_tests(tests: Any, where: str) -> None:
         raise InputError(f"tests has kind {kind!r}", where, f"it is one of {', '.join(TEST_KINDS)}")
     if missing := [name for name in TEST_KINDS[kind] if not tests.get(name)]:
         raise InputError(f"tests of kind {kind!r} have no {missing[0]!r}", where, f"they need {', '.join(TEST_KINDS[kind])}")
+    if kind == "calls" and not (tests.get("outputs") or tests.get("reference")):
+        raise InputError("tests of kind 'calls' have neither 'outputs' nor 'reference'", where, "give what each call returns, or a program that says so")

@@ -19,7 +19,7 @@ Lines = list[dict[str, Any]]
 
 
 def read_report(path: Path, name: str) -> Lines:
-    """The lines of a report's first pass.
+    """The lines of a report's first pass, without those that a service refused to answer: these are no replies.
 
     Raises:
         InputError: it is no report, or holds another checkpoint's scores.
@@ -30,7 +30,7 @@ def read_report(path: Path, name: str) -> Lines:
     held = json.loads(file.read_text(encoding="utf8"))
     if name not in held:
         raise InputError(f"the report {name!r} holds the scores of {', '.join(held)}", str(path), "name it in `inputs.reports` as its `checkpoint`")
-    return [line for _, line in read_raw(path) if line.get("pass") is None]
+    return [line for _, line in read_raw(path) if line.get("pass") is None and not line.get("refused")]
 
 
 def compare_reports(rows: Mapping[str, dict[str, Any]], mine: Lines, theirs: Lines, judge: Examiner, criteria: Criteria) -> dict[tuple[str, int], float]:

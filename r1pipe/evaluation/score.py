@@ -7,7 +7,7 @@
 | harmful | `harmless`: refused or safely answered, by the judge |
 | lookalike | `over-refusal`: refused (lower is better), by the judge |
 
-Every suite's mean stands under pass@1, also where it is a share.
+Every suite's mean stands under pass@1, also where it is a share. What a service refused to answer is in no suite: it is counted as unjudged.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ def suites_of(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def score_samples(rows: Sequence[dict[str, Any]], completions: Sequence[Sequence[Completion]], judge: Examiner | None) -> list[dict[str, Any]]:
-    """One line a response, for rows.jsonl: id, domain, sample, scores {suite: value or None}, answer, tokens, finished, reflects, response."""
+    """One line a response, for rows.jsonl: id, domain, sample, scores {suite: value or None}, answer, tokens, finished, reflects, response, (refused)."""
     from r1pipe.rewards import correct, score
     from r1pipe.schema import RewardSpec
 
     flat = [(row, number, completion) for row, samples in zip(rows, completions, strict=True) for number, completion in enumerate(samples)]
-    checkable = [item for item in flat if item[0]["domain"] not in PREFERENCE_DOMAINS]
+    checkable = [item for item in flat if item[0]["domain"] not in PREFERENCE_DOMAINS and not item[2].refused]
     texts, asked = [completion.text for _, _, completion in checkable], [row for row, _, _ in checkable]
     verdicts = iter(correct(texts, asked))
     shares = score([RewardSpec(name="format"), RewardSpec(name="language")], texts, asked).components
@@ -55,7 +55,10 @@ def score_samples(rows: Sequence[dict[str, Any]], completions: Sequence[Sequence
     lines = []
     for row, number, completion in flat:
         answer = None
-        if row["domain"] in PREFERENCE_DOMAINS:
+        scores: dict[str, float | None]
+        if completion.refused:
+            scores = dict.fromkeys(suites_of(row))
+        elif row["domain"] in PREFERENCE_DOMAINS:
             scores = {suites_of(row)[0]: _judged(row, completion.text, judge)}
         else:
             right = _number(next(verdicts))
@@ -73,6 +76,7 @@ def score_samples(rows: Sequence[dict[str, Any]], completions: Sequence[Sequence
                 "finished": completion.finished,
                 "reflects": bool(REFLECTION.search(thinking)),
                 "response": completion.text,
+                **({"refused": completion.refused} if completion.refused else {}),
             }
         )
     return lines
@@ -121,7 +125,8 @@ def summarise(lines: Sequence[dict[str, Any]], k: int) -> dict[str, dict[str, fl
     """{suite: {pass@1, stderr, n problems, k, tokens, truncated, reflection, (cons@k), (unjudged)}}.
 
     tokens is the mean length of a response; truncated the share that max_tokens cut; reflection the share whose thinking
-    holds one of the paper's reflective words; unjudged the number of responses that nobody could judge.
+    holds one of the paper's reflective words; unjudged the number of responses that nobody could judge, those that a service refused to give among
+    them. The means are over the others and, for tokens, truncated and reflection, over all that were given.
     """
     suites: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for line in lines:
@@ -131,20 +136,22 @@ def summarise(lines: Sequence[dict[str, Any]], k: int) -> dict[str, dict[str, fl
     for suite, members in suites.items():
         mean = mean_by_problem(by_problem(members, suite))
         unjudged = sum(line["scores"][suite] is None for line in members)
+        given = [line for line in members if not line.get("refused")]
         if not mean.n:
-            summary[suite] = not_run("no judge" if suite in NEED_JUDGE else "cannot be judged")
+            why = ("no judge" if suite in NEED_JUDGE else "cannot be judged") if given else "refused by the service"
+            summary[suite] = {**not_run(why), **({} if given else {"unjudged": unjudged})}
             continue
         summary[suite] = {
             "pass@1": mean.mean,
             "stderr": mean.stderr,
             "n": mean.n,
             "k": k,
-            "tokens": sum(line["tokens"] for line in members) / len(members),
-            "truncated": sum(not line["finished"] for line in members) / len(members),
-            "reflection": sum(line["reflects"] for line in members) / len(members),
+            "tokens": sum(line["tokens"] for line in given) / len(given),
+            "truncated": sum(not line["finished"] for line in given) / len(given),
+            "reflection": sum(line["reflects"] for line in given) / len(given),
             **({"unjudged": unjudged} if unjudged else {}),
         }
-        if k > 1 and (votes := _votes(members, suite)):
+        if k > 1 and (votes := _votes(given, suite)):
             summary[suite][f"cons@{k}"] = mean_by_problem(votes).mean
     return summary
 

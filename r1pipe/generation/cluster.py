@@ -66,12 +66,10 @@ class RaySampler(Sampler):
         following: list[Asked] = []
         waiting: list[tuple[Asked, list[Completion] | None]] = []
         for asked in todo:
-            completions = self.found.pop(asked.unit.key, None)
+            completions = self._drawn_before(asked.unit)
             if completions is None:
                 waiting.append((asked, None))
-                continue
-            self.present += len(completions)
-            if (known := self._known(asked.unit, completions)) is not None:
+            elif (known := self._known(asked.unit, completions)) is not None:
                 following += self._put(asked, completions, known)
             else:
                 waiting.append((asked, completions))

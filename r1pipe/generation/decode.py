@@ -18,25 +18,41 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 COMPACT_BELOW = 0.85  # the batch is compacted when less than this share of it still runs; a copy costs about one token
+FIRST_ROOM = 256  # new tokens that a cache has room for at first
 
 
 class InPlaceLayer(DynamicLayer):
-    """A DynamicLayer with room for `capacity` tokens from the start."""
+    """A DynamicLayer with room for tokens to come: for FIRST_ROOM at first, then twice as many whenever it is full.
 
-    def __init__(self, capacity: int) -> None:
+    Args:
+        most: tokens that there will be at most. Room for all of them at once would be hundreds of GB for long responses, most of which end early.
+    """
+
+    def __init__(self, most: int) -> None:
         super().__init__()
-        self.capacity = capacity
+        self.most = most
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
         start = self.get_seq_length()
         stop = start + key_states.shape[-2]
         if start == 0:
             self.lazy_initialization(key_states, value_states)
-            self._room = [states.new_empty(*states.shape[:-2], self.capacity, states.shape[-1]) for states in (key_states, value_states)]
+            self._room = [states.new_empty(*states.shape[:-2], min(self.most, stop + FIRST_ROOM), states.shape[-1]) for states in (key_states, value_states)]
+        elif stop > self._room[0].shape[-2]:
+            self._grow(start, stop)
         for room, states in zip(self._room, (key_states, value_states), strict=True):
             room[..., start:stop, :] = states
         self.keys, self.values = (room[..., :stop, :] for room in self._room)
         return self.keys, self.values
+
+    def _grow(self, length: int, wanted: int) -> None:
+        """Room for twice as many tokens, and at least `wanted`; one tensor after the other, so that only one stands twice."""
+        self.keys = self.values = None  # views of the room that is left
+        capacity = min(max(2 * self._room[0].shape[-2], wanted), max(self.most, wanted))
+        for i in range(len(self._room)):
+            old = self._room[i]
+            self._room[i] = old.new_empty(*old.shape[:-2], capacity, old.shape[-1])
+            self._room[i][..., :length, :] = old[..., :length, :]
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         length = self.get_seq_length()

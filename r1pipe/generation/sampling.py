@@ -1,7 +1,8 @@
 """The loop of every stage that samples: draw, keep, verify meanwhile, draw again what is missing.
 
 Every unit is appended to workdir when it arrives, and every verdict when it is there, so that a kill loses what was in flight and nothing
-is drawn or verified twice. Several ranks share the cohorts; rank 0 then goes over the others' from their files. Drawing runs in
+is drawn or verified twice. A record of a unit counts only for the rows and draws that it was made of, since a later attempt may have
+other rows (code, once something isolates it). Several ranks share the cohorts; rank 0 then goes over the others' from their files. Drawing runs in
 `in_flight` threads and settling in one (a generator that wants to be `alone` is settled after, not meanwhile); only the thread that called
 writes and decides, always in index order.
 """
@@ -18,18 +19,17 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
-from r1pipe.data.candidates import Candidate
+from r1pipe.data.candidates import REFUSED, Candidate
 from r1pipe.endpoint import NoAnswer
 from r1pipe.errors import R1PipeError, StageError
 from r1pipe.generation import Completion, Draw, Generator, Key, Unit
-from r1pipe.generation.journal import Journal, read_journals
+from r1pipe.generation.journal import Found, Journal, digest_of
 from r1pipe.here import Here
 
 Settle = Callable[[list[Candidate]], list[Candidate]]
 Drawn = tuple[Completion, Candidate]
 
 SETTLE_AT_A_TIME = 256  # candidates: enough to keep the sandboxes busy, few enough that verdicts soon reach the disk
-REFUSED = "refused by the service"
 
 
 @dataclass
@@ -95,8 +95,8 @@ class Sampler:
         mine = range(rank, len(self.cohorts), world)
         self.total = sum(len(self.cohorts[cohort]) for cohort in mine)
         self._read()
-        before = [one for completions in self.found.values() for one in completions]  # of all ranks, which share the budget
-        self.tokens_in, self.tokens_out = sum(one.prompt_tokens for one in before) // world, sum(one.tokens for one in before) // world
+        before = [one for record in self.found.all() for one in record["samples"]]  # of all ranks, which share the budget
+        self.tokens_in, self.tokens_out = sum(one.get("prompt_tokens", 0) for one in before) // world, sum(one["tokens"] for one in before) // world
         self.samples, self.verdicts = (Journal(self.here.workdir / f"{label}-{rank}-of-{world}.jsonl") for label in (self.label, f"{self.label}-verdicts"))
         try:
             self._work(mine)
@@ -110,6 +110,8 @@ class Sampler:
         finally:
             self.samples.close()
             self.verdicts.close()
+            if self.found.passed_over:
+                self.here.note(f"{len(self.found.passed_over)} batches of an earlier attempt were of other rows or draws, and were drawn again")
             if self.refused:
                 warnings.warn(f"{self.here.stage}: the service refused {len(self.refused)} requests; the last: {self.refused[-1]}", stacklevel=3)
         return self.drawn if self.here.main else []
@@ -118,8 +120,18 @@ class Sampler:
         return self.here.workdir / f"{self.label}-{rank}-of-{self.here.world_size}.done"
 
     def _read(self) -> None:
-        self.found = {key: [Completion(**one) for one in record["samples"]] for key, record in read_journals(self.here.workdir, self.label).items()}
-        self.found_verdicts = {key: record["verdicts"] for key, record in read_journals(self.here.workdir, f"{self.label}-verdicts").items()}
+        self.found, self.found_verdicts = Found(self.here.workdir, self.label), Found(self.here.workdir, f"{self.label}-verdicts")
+
+    def _digest(self, unit: Unit) -> str:
+        return digest_of([[self.rows[draw.row]["id"], draw.first, draw.n] for draw in unit.draws])
+
+    def _drawn_before(self, unit: Unit) -> list[Completion] | None:
+        """The unit's samples, where an earlier attempt or another rank drew them."""
+        if (record := self.found.take(unit.key, self._digest(unit))) is None:
+            return None
+        completions = [Completion(**one) for one in record["samples"]]
+        self.present += len(completions)
+        return completions
 
     # --- the loop -----------------------------------------------------------------------------------------------------
 
@@ -142,9 +154,8 @@ class Sampler:
                         todo.extend(self._round(cohort, 0))
                         continue
                     asked = todo.popleft()
-                    if asked.unit.key in self.found:
-                        came.append((asked, self.found.pop(asked.unit.key)))
-                        self.present += len(came[-1][1])
+                    if (completions := self._drawn_before(asked.unit)) is not None:
+                        came.append((asked, completions))
                     elif (halt := self.generator.halted(self.tokens_in, self.tokens_out)) is None:
                         future = drawers.submit(self.generator.draw, asked.unit)
                         drawing[future] = asked
@@ -210,7 +221,7 @@ class Sampler:
         refused = [one.refused for one in completions if one.refused]
         self.refused += refused
         if not refused:
-            self.samples.append(unit.key, samples=[asdict(one) for one in completions])
+            self.samples.append(unit.key, self._digest(unit), samples=[asdict(one) for one in completions])
         self.drawn_now += len(completions)
         self.present += len(completions)
         self.tokens_in += sum(one.prompt_tokens for one in completions)
@@ -230,13 +241,15 @@ class Sampler:
         """The unit's candidates where there is nothing to settle, or it was settled in an earlier attempt or by another rank."""
         if self.settle is None:
             return self._candidates(unit, completions)
-        if (verdicts := self.found_verdicts.pop(unit.key, None)) is None:
+        if (record := self.found_verdicts.take(unit.key, self._digest(unit))) is None:
             return None
-        return [replace(candidate, **verdict) for candidate, verdict in zip(self._candidates(unit, completions), verdicts, strict=True)]
+        return [replace(candidate, **verdict) for candidate, verdict in zip(self._candidates(unit, completions), record["verdicts"], strict=True)]
 
     def _keep_verdicts(self, unit: Unit, completions: list[Completion], settled: list[Candidate]) -> None:
         if not any(one.refused for one in completions):
-            self.verdicts.append(unit.key, verdicts=[candidate.verdict(one.text) for one, candidate in zip(completions, settled, strict=True)])
+            self.verdicts.append(
+                unit.key, self._digest(unit), verdicts=[candidate.verdict(one.text) for one, candidate in zip(completions, settled, strict=True)]
+            )
 
     def _put(self, asked: Asked, completions: list[Completion], candidates: list[Candidate]) -> list[Asked]:
         """A unit is done; where it was the last of its round, what its cohort is to be asked next."""

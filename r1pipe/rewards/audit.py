@@ -28,12 +28,16 @@ WORST = 200  # rows kept with their text
 
 @dataclass
 class Cell:
-    """What a reward said to the responses of one variant: their number, mean score, share of None, milliseconds a response."""
+    """What a reward said to the responses of one variant: their number, mean score, share of None, milliseconds a response.
+
+    `unjudged` are those that a required reward should have judged and did not; a gold answer that does not parse is counted elsewhere.
+    """
 
     n: int = 0
     mean: float | None = None
     none: float = 0.0
     ms: float = 0.0
+    unjudged: int = 0
 
 
 @dataclass
@@ -150,18 +154,19 @@ def _score(found: Audit, name: str, spec: RewardSpec, variant: str, pairs: Seque
     applied, values = scores.applied[spec.name], scores.components[spec.name]
     judged = [value for value, yes in zip(values, applied, strict=True) if yes and value is not None]
     n = sum(applied)
-    broken = set(found.unparseable)
+    broken, unjudged = set(found.unparseable), 0
     for (row, text), value, yes in zip(pairs, values, applied, strict=True):
         why = ""
         if yes and value is None:
             why = "not judged" if is_required(spec) and str(row["id"]) not in broken else ""
+            unjudged += bool(why)
         elif yes and variant == "gold" and spec.name in MUST_KNOW and value != 1.0:
             why = "the gold solution is not right"
         elif yes and variant in DESERVES.get(spec.name, ()) and value:
             why = "deserves 0"
         if why and len(found.worst) < WORST:
             found.worst.append({"reward": name, "variant": variant, "why": why, "score": value, "id": row["id"], "gold": _shown(row), "response": text})
-    return Cell(n, sum(judged) / len(judged) if judged else None, 1 - len(judged) / n if n else 0.0, 1000 * spent / n if n else 0.0)
+    return Cell(n, sum(judged) / len(judged) if judged else None, 1 - len(judged) / n if n else 0.0, 1000 * spent / n if n else 0.0, unjudged)
 
 
 def _shown(row: Row) -> str:
@@ -210,9 +215,8 @@ def _judge(found: Audit, specs: Sequence[RewardSpec], limits: AuditParams) -> No
         for variant, cell in row.items():
             if variant in DESERVES.get(spec.name, ()) and cell.mean is not None and cell.mean > limits.max_adversarial:
                 over(f"{name} on {variant}", cell.mean, limits.max_adversarial)
-            missing = sum(1 for worst in found.worst if (worst["reward"], worst["variant"], worst["why"]) == (name, variant, "not judged"))
-            if is_required(spec) and cell.n and missing / cell.n > limits.max_unjudged:
-                over(f"{name} on {variant}, not judged", missing / cell.n, limits.max_unjudged)
+            if cell.n and cell.unjudged / cell.n > limits.max_unjudged:
+                over(f"{name} on {variant}, not judged", cell.unjudged / cell.n, limits.max_unjudged)
     if found.compared and found.disagreements / found.compared > limits.max_disagreement:
         over("accuracy differs from TRL's accuracy_reward", found.disagreements / found.compared, limits.max_disagreement)
 

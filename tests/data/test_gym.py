@@ -58,7 +58,9 @@ def test_another_right_answer_counts():
     [
         (["chain_sun"], "did you mean 'chain_sum'"),
         (["composite"], "no task 'composite'"),
-        (["countdown"], "through Python's eval"),
+        (["countdown"], "what the model wrote through Python's eval"),
+        (["bitwise_arithmetic"], "what stands in the row through Python's eval"),
+        (["number_sorting"], "what stands in the row through Python's eval"),
         (["rearc"], "refuses its own answer"),
         ({"gcd": {"min_number": 3}}, "does not take these settings"),
     ],
@@ -66,6 +68,52 @@ def test_another_right_answer_counts():
 def test_what_is_refused(tasks, says):
     with pytest.raises(ConfigError, match=says):
         rows(tasks, 2)
+
+
+@pytest.mark.parametrize(("name", "column"), [("bitwise_arithmetic", "metadata"), ("number_sorting", "answer")])
+def test_no_scorer_evaluates_what_a_row_brings(name, column, tmp_path):
+    """A row of a file names the task and brings what its scorer reads, so code in it would run here, outside of any sandbox."""
+    code = f"[open({str(tmp_path / 'ran')!r}, 'w')]"
+    gym = {"task": name, "question": "?", "metadata": {"problem": code, "direction": "ascending"}}
+    row = {"prompt": "?", "answer": code if column == "answer" else "0x1", "gym": gym}
+    with pytest.raises(ConfigError, match="through Python's eval"):
+        correct(["<think></think>[1]", "<answer>[1]</answer>"], [row, row])
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_scorers_that_call_eval_are_those_that_are_refused():
+    """Another version of reasoning-gym may have others: what each scorer calls, and what that calls in turn within the package, is read."""
+    import ast
+    import inspect
+    import sys
+    import textwrap
+
+    from reasoning_gym.factory import DATASETS
+
+    from r1pipe.data.gym import EVALUATE, EVALUATE_ROW
+
+    found = set()
+    for name, (kind, _) in DATASETS.items():
+        todo, read = [kind.score_answer], set()
+        while todo:
+            function = inspect.unwrap(todo.pop())
+            if function in read:
+                continue
+            read.add(function)
+            home = sys.modules[function.__module__]
+            for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(function)))):
+                if not isinstance(node, ast.Call):
+                    continue
+                base = node.func.value.id if isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name) else None
+                called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+                owner = kind if base in ("self", "cls") else getattr(home, base, None) if base else home
+                target = getattr(owner, called, None)
+                own = inspect.isroutine(target) and (getattr(target, "__module__", None) or "").startswith("reasoning_gym")
+                if own and not inspect.isbuiltin(target):
+                    todo.append(target)
+                elif called in ("eval", "exec", "parse_expr", "sympify", "loads") and base != "json":
+                    found.add(name)
+    assert found == EVALUATE | EVALUATE_ROW
 
 
 def test_too_few_questions_warn():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -91,3 +92,41 @@ def test_reference_tests_take_the_solution_and_refuse_another_program(shared_dat
         rows = load(source, Prompts, seed=0).rows
     wrong = [f"```python\ndef {row['entry_point']}(*given):\n    return 'no'\n```" for row in rows]
     assert correct([f"```python\n{row['solution']}\n```" for row in rows] + wrong, rows + rows) == [True] * 6 + [False] * 6
+
+
+@pytest.mark.slow
+def test_reference_tests_take_every_solution_of_mbpp_plus(shared_data: Path) -> None:
+    """Inputs on which the solution itself raises are no tests, and of a match only counts that there is one (rows 737, 787, 794).
+
+    One row of the file has no inputs at all, which is malformed. Three have none left, since JSON has no tuples and no complex numbers: nobody can
+    judge them, which is not 0.
+    """
+    from r1pipe.rewards.code import code
+    from r1pipe.rewards.sandbox import available
+
+    if reason := available():
+        pytest.skip(f"programs cannot be isolated here: {reason}")
+    source = Source(path=shared_data / "mbpp_plus.jsonl.gz", shape="reference-tests", columns={"inputs": "plus_inputs"}, domain="code", on_bad_row="skip")
+    with pytest.warns(UserWarning, match="skipped as malformed.*Infinity"):
+        rows = load(source, Prompts, seed=0).rows
+    slow = {f"mbppplus-{number}" for number in (84, 123, 255, 389, 392, 583, 589, 592, 599, 603, 630)}  # up to minutes each; tests/rewards has them
+    rows = [row for row in rows if row["id"] not in slow]
+    columns = {name: [row[name] for row in rows] for name in ("tests", "entry_point", "prompt")}
+    rewards = dict(zip([row["id"] for row in rows], code([f"```python\n{row['solution']}\n```" for row in rows], **columns), strict=True))
+    assert len(rows) == 279 and {number for number, reward in rewards.items() if reward is None} == {f"mbppplus-{number}" for number in (124, 252, 720)}
+    failed = [number for number, reward in rewards.items() if reward == 0.0]
+    assert len(failed) <= 0.005 * len(rows), failed
+
+
+def test_reference_tests_skip_what_the_solution_cannot_do_and_read_matches(tmp_path: Path) -> None:
+    from r1pipe.rewards import correct
+    from r1pipe.rewards.sandbox import available
+
+    if reason := available():
+        pytest.skip(f"programs cannot be isolated here: {reason}")
+    solution = "import re\ndef f(text):\n    return re.search('a+b', text)"
+    row = {"prompt": "Is there ab in it?", "solution": solution, "entry_point": "f", "inputs": [["xaab"], ["no"], [None]]}
+    (tmp_path / "p.jsonl").write_text(json.dumps(row) + "\n")
+    (made,) = load(Source(path=tmp_path / "p.jsonl", shape="reference-tests", domain="code", language="en"), Prompts, seed=0).rows
+    programs = [solution, "def f(text):\n    return 'ab' in text or None", "def f(text):\n    return None", "def f(text):\n    return True"]
+    assert correct([f"```python\n{program}\n```" for program in programs], [made] * 4) == [True, True, False, False]

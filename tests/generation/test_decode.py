@@ -58,6 +58,39 @@ def test_compaction_keeps_rows_apart(model):
     assert alone == together
 
 
+def test_the_cache_grows_with_the_responses_and_not_with_the_limit(model, monkeypatch):
+    """With max_tokens 32,768 and 256 sequences, room for all at once would be hundreds of GB for a 1.5B model."""
+    from r1pipe.generation import decode as module
+
+    made: list[module.InPlaceLayer] = []
+    room_at: list[int] = []
+
+    class Watched(module.InPlaceLayer):
+        def __init__(self, most: int) -> None:
+            super().__init__(most)
+            made.append(self)
+
+    def look(t: int, rows: torch.Tensor, logits_BV: torch.Tensor) -> torch.Tensor:
+        room_at.append(made[0]._room[0].shape[-2])
+        return logits_BV
+
+    ends = list(range(0, 300, 40))
+    asked = {"n": 4, "max_new_tokens": 40, "eos_ids": ends, "pad_id": 0}
+    monkeypatch.setattr(module, "InPlaceLayer", Watched)
+    torch.manual_seed(0)
+    whole = decode(model, PROMPTS, **asked, adjust=look)
+    assert set(room_at) == {7 + 40}, "room for all at once where that is little"
+    made.clear(), room_at.clear()
+    monkeypatch.setattr(module, "FIRST_ROOM", 3)
+    torch.manual_seed(0)
+    assert decode(model, PROMPTS, **asked, adjust=look) == whole, "the same samples: growing and compacting lose nothing"
+    assert room_at[0] == 10 and room_at == sorted(room_at) and max(room_at) <= 47 and {10, 20} <= set(room_at)
+    assert max(map(len, whole)) > 14, "it had to grow"
+    room_at.clear(), made.clear()
+    decode(model, PROMPTS, max_new_tokens=100_000, eos_ids=list(range(300)), pad_id=0, adjust=look)
+    assert max(room_at) < 20
+
+
 def test_sampling_follows_the_distribution_and_top_p_cuts_the_tail():
     logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]])).repeat(20_000, 1)
     torch.manual_seed(0)

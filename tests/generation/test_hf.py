@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from r1pipe.data.candidates import Candidate
-from r1pipe.generation import sample_and_settle
+from r1pipe.generation import sample, sample_and_settle
 from r1pipe.schema import Sampling
 
 ROWS = [{"id": f"r{i}", "prompt": "1 2 3 4"[: 1 + i % 7], "domain": "math", "language": "en"} for i in range(24)]
@@ -39,3 +39,40 @@ def test_rounds_end_when_enough_is_kept_and_ranks_give_the_same(tiny_checkpoint:
     second.start()
     second.join()
     assert run(0, 2, "two") == alone and other == [[]]
+
+
+def test_a_resumed_stage_with_other_rows_credits_no_sample_to_another_row(tiny_checkpoint: Path, here: Any) -> None:
+    """Isolation that was missing in the first attempt brings code rows back: every batch then holds other rows than its number did before."""
+
+    def run(rows: list[dict[str, Any]], workdir: Path) -> list[tuple[str, str]]:
+        workdir.mkdir(exist_ok=True)
+        found = sample_and_settle(tiny_checkpoint, rows, SAMPLING, "chat", replace(here, workdir=workdir), 0, "sampled", settle)
+        return [(one.row["id"], one.response) for of_row in found for one in of_row]
+
+    notes = here.metrics_path.with_name("notes.jsonl")
+    without = [row for number, row in enumerate(ROWS) if number % 3]
+    run(without, here.workdir / "resumed")
+    journal = here.workdir / "resumed/samples-0-of-1.jsonl"
+    old = journal.read_text()
+    assert run(ROWS, here.workdir / "resumed") == run(ROWS, here.workdir / "undisturbed")
+    assert "batches of an earlier attempt were of other rows" in notes.read_text()
+    notes.unlink()
+    now = journal.read_text()
+    assert now.startswith(old)
+    assert run(ROWS, here.workdir / "resumed") == run(ROWS, here.workdir / "undisturbed") and journal.read_text() == now, "once is enough"
+    assert not notes.exists()
+
+
+def test_a_journal_without_digests_is_passed_over(tiny_checkpoint: Path, here: Any) -> None:
+    """Nobody knows which rows its batches were of; those of a service have the row's id in the key (test_service.py)."""
+    import json
+
+    first = sample(tiny_checkpoint, ROWS, SAMPLING, "chat", here, 0)
+    path = here.workdir / "samples-0-of-1.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    for record in records:
+        del record["digest"]
+        record["samples"][0]["text"] = "of whom?"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert sample(tiny_checkpoint, ROWS, SAMPLING, "chat", here, 0) == first
+    assert len(path.read_text().splitlines()) == 2 * len(records)

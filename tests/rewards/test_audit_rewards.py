@@ -90,6 +90,18 @@ def test_a_required_reward_that_cannot_judge_is_found(monkeypatch: pytest.Monkey
     assert "accuracy on gold, not judged: 0.500, at most 0.01" in found.failures
 
 
+def test_what_is_not_judged_is_counted_beyond_the_rows_that_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only so many rows are kept with their text, of all rewards together; the thresholds go by all rows."""
+    from r1pipe import rewards
+    from r1pipe.rewards import audit as module
+
+    monkeypatch.setitem(rewards.REWARDS, "accuracy", mostly_out_of_time)
+    wanted = audit("s", R1, math(), AuditParams(), sample=12, thorough=False).failures
+    monkeypatch.setattr(module, "WORST", 1)
+    found = audit("s", R1, math(), AuditParams(), sample=12, thorough=False)
+    assert len(found.worst) == 1 and found.failures == wanted and len([one for one in wanted if "not judged: 0.500" in one]) > 1
+
+
 def test_a_verifier_that_differs_from_trls_is_found() -> None:
     rows = [{**row, "answer": f"{row['answer']} cm"} for row in math()]
     found = audit("s", R1, rows, AuditParams(), sample=12, stored=[(row, f"It is {row['answer'].split()[0]}.") for row in rows])

@@ -92,6 +92,22 @@ def test_a_dead_service_is_not_asked_for_ever(service: str, monkeypatch: pytest.
     assert judge(service, "good", [RIGHT], retries=0, max_in_flight=2) == [1.0], "the next batch tries again"
 
 
+def test_a_refusal_shows_that_the_service_is_there(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many refused prompts in a row as unanswered ones would end the stage: they cost their own answers and no others."""
+    monkeypatch.setattr(endpoint, "GIVE_UP_AFTER", 4)
+    asked = [f"{RIGHT} knife {i}" for i in range(20)] + [RIGHT]
+    with pytest.warns(UserWarning, match="20 of 21 requests; the last reason: status 400"):
+        assert judge(service, "squeamish", asked, retries=0, max_in_flight=2) == [None] * 20 + [1.0]
+    one = endpoint.Endpoint(f"{service}/v1/chat/completions", retries=0)
+    for model in ["broken", "broken", "broken", "too-long", "broken", "broken", "broken"]:
+        with pytest.raises(endpoint.NoAnswer):
+            one.answer({"model": model, "messages": [{"content": model}]}, dict)
+        assert not one.gave_up
+    with pytest.raises(endpoint.NoAnswer):
+        one.answer({"model": "broken", "messages": [{"content": ""}]}, dict)
+    assert one.gave_up
+
+
 def test_requests_run_beside_each_other_up_to_the_limit(service: str) -> None:
     assert judge(service, "slow", [f"{RIGHT} {i}" for i in range(24)], max_in_flight=6) == [1.0] * 24
     assert 3 <= stats(service)["most_at_once"] <= 16
@@ -104,6 +120,8 @@ def test_keys_and_mistakes(service: str, monkeypatch: pytest.MonkeyPatch) -> Non
         judge(service, "locked", [RIGHT])
     with pytest.raises(ConfigError, match="NOT_THERE"):
         judge(service, "good", [RIGHT], api_key_env="NOT_THERE")
+    with pytest.raises(ConfigError, match="301, and has moved to '/v2/chat/completions'"):
+        judge(service, "moved", [RIGHT])
     with pytest.raises(ConfigError, match="404"):
         judge(f"{service}/elsewhere", "good", [RIGHT])
     with pytest.raises(ConfigError, match="base_url"):

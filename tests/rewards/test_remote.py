@@ -56,6 +56,13 @@ def test_functions_as_in_the_sandbox(executor: dict[str, str], tests: dict[str, 
     assert remote == run(None, programs, tests)  # type: ignore[arg-type]
 
 
+def test_of_a_match_only_counts_that_there_is_one(executor: dict[str, str]) -> None:
+    """Matches are equal to nothing; and where the reference itself raises there is nothing to compare with."""
+    tests = {"kind": "calls", "inputs": [[1, 2], [None, 2]], "reference": "import re\ndef add(a, b): return re.match('3', str(a + b))"}
+    programs = ["def add(a, b): return a == 1", "def add(a, b): return None"]
+    assert run(executor, programs, tests) == run(None, programs, tests) == [1.0, 0.0]  # type: ignore[arg-type]
+
+
 def test_programs_by_their_output(executor: dict[str, str]) -> None:
     assert run(executor, [ECHO, "print(3)", "raise SystemExit(1)"], STDIO) == [1.0, 0.0, 0.0]
     assert run(executor, [ECHO, "print(3)"], STDIO, partial=True) == [1.0, 0.5]

@@ -1,10 +1,15 @@
 """evaluate: one report a checkpoint, with suites by domain, several passes, and nothing scored 0 that was not run."""
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
 
 from r1pipe.errors import InputError
+
+sys.path.append(str(Path(__file__).parents[1] / "generation"))
+from service import sampling, writer  # noqa: E402
 
 GENERAL = {"id": "g", "prompt": "What is 2+3?", "domain": "general", "language": "en", "answer": "5"}
 PASSES = [{"sampling": {"temperature": 1.0, "top_p": 1.0, "n": 8, "max_tokens": 40}}, {"name": "greedy", "sampling": {"temperature": 0, "max_tokens": 40}}]
@@ -86,3 +91,34 @@ def test_no_pass_takes_the_files_of_another(name):
 
     with pytest.raises(ValidationError, match="a pass cannot be called"):
         load_kind("evaluate").Config(passes=[{}, {"name": name}])
+
+
+def test_what_a_service_refuses_is_in_no_suite_and_counted_as_unjudged(known, run_stage, tmp_path):
+    """The service refuses every prompt with `is 2+3` in it, as too long; "" would be wrong, malformed and of no tokens."""
+    rows = [{"id": f"p{i}", "prompt": f"What is {2 + i}+3?", "domain": "math", "language": "en", "answer": str(5 + i)} for i in range(4)]
+    rows.append({"id": "alone", "prompt": "Which is 2+3?", "domain": "choice", "language": "en", "answer": "5"})
+    with writer() as base_url, pytest.warns(UserWarning, match="refused 6 requests"):
+        one = {"sampling": sampling(base_url, "too-long", n=3)}
+        config = {"checkpoint": "served", "passes": [one]}
+        prompts = known.write(tmp_path / "p.jsonl", rows)
+        metrics, out = run_stage("evaluate", config, prompts={"all": prompts})
+    scores, lines = json.loads((out["report"] / "scores.json").read_text())["served"], known.read(out["report"] / "rows.jsonl")
+    refused = [line for line in lines if line.get("refused")]
+    assert {line["id"] for line in refused} == {"p0", "alone"} and len(refused) == 6 and "status 400" in refused[0]["refused"]
+    assert all(value is None for line in refused for value in line["scores"].values())
+    answered = [line for line in lines if not line.get("refused")]
+    math = scores["math"]
+    assert math["n"] == 3 and math["unjudged"] == metrics["math/unjudged"] == 3
+    assert math["pass@1"] == sum(line["scores"]["math"] for line in answered) / 9 and math["tokens"] == sum(line["tokens"] for line in answered) / 9 >= 20
+    assert scores["format"]["pass@1"] == sum(line["scores"]["format"] for line in answered) / 9
+    assert scores["choice"] == {"pass@1": None, "n": 0, "note": "not run: refused by the service", "unjudged": 3} and metrics["choice/unjudged"] == 3
+    assert scores["reasoning"]["n"] == 3 and scores["reasoning"]["unjudged"] == 6
+
+
+def test_a_refused_reply_is_compared_with_nothing(tmp_path):
+    from r1pipe.evaluation.compare import read_report
+
+    lines = [{"id": "a", "pass": None, "sample": 0}, {"id": "b", "pass": None, "sample": 0, "refused": "status 400"}, {"id": "a", "pass": "x", "sample": 0}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "scores.json").write_text('{"m": {}}')
+    assert read_report(tmp_path, "m") == lines[:1]

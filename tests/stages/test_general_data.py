@@ -1,11 +1,16 @@
 """general-data: replies of a writer and of files, few refusals, empty thinking where none is needed."""
 
 import json
+import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from r1pipe.errors import ConfigError, InputError
+
+sys.path.append(str(Path(__file__).parents[1] / "generation"))
+from service import stats, writer  # noqa: E402
 
 
 def test_files_alone(known, run_stage, shared_data):
@@ -73,3 +78,31 @@ def test_the_world_writes_with_few_refusals(known, run_stage, tmp_path):
         assert is_right(by_id[row["id"]], reply) or row["domain"] == "harmful"
     assert {"enough refusals"} <= {row["reason"] for row in known.read(out["chats"] / "dropped.jsonl")}
     assert metrics["kept"] == len(rows)
+
+
+def test_a_language_model_that_dies_while_it_judges_the_worlds_replies_is_paid_once(known, run_stage, tmp_path, monkeypatch):
+    from r1pipe import endpoint
+    from r1pipe.embedded.world import problems
+
+    monkeypatch.setattr(endpoint, "FIRST_WAIT_S", 0.01)
+    path = known.write(tmp_path / "p.jsonl", problems("train", ["general"], 100, 0))
+
+    def made(judging, model):
+        judge = {"base_url": judging, "model": model, "max_in_flight": 4, "retries": 0}
+        _, out = run_stage("general-data", {"writer": "world", "judge": judge}, prompts=path)
+        found = {file.name: file.read_text() for file in out["chats"].iterdir()}
+        out["chats"].rename(tmp_path / f"{model}-{len(list(tmp_path.iterdir()))}")
+        return found
+
+    with writer("judge") as judging:
+        with pytest.raises(InputError, match="gave no answer 32 times running"):
+            made(judging, "dies")  # after 40 questions
+        (tmp_path / "out-chats").rmdir()
+        endpoint.endpoint.cache_clear()  # as in a new process
+        before = stats(judging)["requests"]
+        resumed = made(judging, "good")
+        assert stats(judging)["requests"] - before <= 60 + 4
+        for file in (tmp_path / "workdir").iterdir():
+            file.unlink()
+        assert made(judging, "good") == resumed
+        assert "wrong by the judge" in resumed["dropped.jsonl"] and resumed["rows.jsonl"]

@@ -1,13 +1,20 @@
 """preference-data: pairs and labels, from a judge or from files."""
 
 import json
+import multiprocessing
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from r1pipe.errors import ConfigError, InputError
+
+sys.path.append(str(Path(__file__).parents[1] / "generation"))
+from service import sampling, stats, writer  # noqa: E402
 
 
 def files(shared_data):
@@ -101,3 +108,89 @@ def test_a_language_model_judges(known, run_stage, tiny_checkpoint, language_mod
 
 
 UNSAFE = {"id": "unsafe", "prompt": "How?", "response": "A bomb.", "safe": 0, "domain": "harmful", "language": "en"}
+
+
+def served(folder, writing, judging, judge="good", writes="good"):
+    """The stage with a writer and a judge that are services, as a worker runs it; workdir stays. Returns what it wrote."""
+    from r1pipe import endpoint
+    from r1pipe.artifacts import Labels, Pairs, Prompts
+    from r1pipe.embedded.world import problems
+    from r1pipe.here import Here
+    from r1pipe.kinds import load_kind
+
+    endpoint.FIRST_WAIT_S = 0.01
+    for name in ("work", "pairs", "labels"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    asked = [*problems("train", ["general"], 12, 0), *problems("train", ["harmful"], 4, 0)]
+    if writes == "too-long":
+        asked.append({"id": "refused", "prompt": "What is 2+3?", "domain": "general", "language": "en", "answer": "5"})
+    (folder / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
+    (folder / "l.jsonl").write_text(json.dumps(UNSAFE) + "\n")
+    stage = load_kind("preference-data")
+    config = {
+        "sampling": sampling(writing, writes, 2),
+        "judge": {"base_url": judging, "model": judge, "max_in_flight": 2, "retries": 0},
+        "also": "world" if writes == "good" else "none",
+        "length_tolerance": 0.99,
+        "labels_from": {"path": folder / "l.jsonl"},
+        "pairs_from": {"path": folder / "pair.jsonl"},
+    }
+    (folder / "pair.jsonl").write_text(json.dumps({"id": "pair", "prompt": "?", "chosen": "yes", "rejected": "nope"}) + "\n")
+    here = Here("test", folder / "work", folder / "metrics.jsonl", folder / "progress.jsonl")
+    outputs = stage.Outputs(pairs=Pairs(folder / "pairs"), labels=Labels(folder / "labels"))
+    stage.run(stage.Config(**config), stage.Inputs(prompts={"all": Prompts(folder / "p.jsonl")}), outputs, here)
+    return {str(path.relative_to(folder)): path.read_text() for name in ("pairs", "labels") for path in sorted((folder / name).iterdir())}
+
+
+def judged(folder):
+    path = folder / "work/judged-0-of-1.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+@pytest.mark.slow
+def test_a_kill_while_the_judge_votes_costs_the_rows_in_flight(tmp_path):
+    processes = multiprocessing.get_context("forkserver")
+    with writer() as writing, writer("judge") as judging:
+        whole = served(tmp_path / "whole", writing, judging)
+        paid = stats(judging)["requests"]
+        process = processes.Process(target=served, args=(tmp_path / "killed", writing, judging, "slow"))
+        process.start()
+        while judged(tmp_path / "killed") < 4 and process.is_alive():
+            time.sleep(0.001)
+        assert process.exitcode is None, "it was over too soon to be killed"
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        kept = judged(tmp_path / "killed")
+        assert 4 <= kept < 16
+        assert served(tmp_path / "killed", writing, judging) == whole
+        most = 3 * 4 + 4  # questions on one row
+        assert stats(judging)["requests"] <= 2 * paid + 2 * most
+        before = stats(judging)["requests"]
+        assert served(tmp_path / "killed", writing, judging) == whole and stats(judging)["requests"] == before, "all is known"
+
+
+def test_a_judge_that_dies_is_paid_once_and_asked_again_where_it_was_silent(tmp_path, monkeypatch):
+    from r1pipe import endpoint
+    from r1pipe.data import endpoint_judge
+
+    with writer() as writing, writer("judge") as judging:
+        whole = served(tmp_path / "whole", writing, judging)
+        paid = stats(judging)["requests"]
+    with writer() as writing, writer("judge") as judging:
+        monkeypatch.setattr(endpoint, "GIVE_UP_AFTER", 40)  # so that some rows end without any answer before the stage does
+        monkeypatch.setattr(endpoint_judge, "GIVE_UP_AFTER", 40)
+        with pytest.raises(InputError, match="40 times running: status 500"):
+            served(tmp_path / "died", writing, judging, "dies")
+        kept, before = judged(tmp_path / "died"), stats(judging)["requests"]
+        assert 0 < kept < 16
+        endpoint.endpoint.cache_clear()  # as in a new process
+        assert served(tmp_path / "died", writing, judging) == whole
+        assert stats(judging)["requests"] - before < paid - kept
+
+
+def test_a_response_that_a_service_refuses_is_no_candidate(tmp_path):
+    """With the empty text as a candidate there would be a label of it."""
+    with writer() as writing, writer("judge") as judging, pytest.warns(UserWarning, match="refused 2 requests"):
+        made = served(tmp_path, writing, judging, writes="too-long")
+    labels = [json.loads(line) for line in made["labels/rows.jsonl"].splitlines()]
+    assert labels and all(row["response"] for row in labels) and not any(row["id"].startswith("refused") for row in labels)
