@@ -190,7 +190,8 @@ def test_auto_tokens_follow_the_memory_and_the_model():
     seven_b = {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28}
     assert of(20e9, **seven_b) < of(20e9, **half_b) < of(40e9, **half_b) <= 32768
     assert of(20e9, checkpointing=True, **seven_b) > of(20e9, compiled=True, **seven_b) > of(20e9, **seven_b)
-    assert of(0, **seven_b) == 1024
+    with pytest.warns(UserWarning, match="1024 tokens does not fit: there is room for 0"):
+        assert of(-1e9, **seven_b) == 1024
 
 
 def test_which_microbatches(here):
