@@ -20,7 +20,8 @@ BEST = 2  # the update after which the policy answers best
 
 
 def params(**changes: Any) -> GRPOParams:
-    fields = {"lr": 1e-3, "num_generations": 4, "batch_size": 8, "minibatches_per_rollout": 1, "eval_every": 1, "save_every": 3, "keep": "best"}
+    fields: dict[str, Any] = {"lr": 1e-3, "num_generations": 4, "batch_size": 8, "minibatches_per_rollout": 1, "eval_every": 1, "save_every": 3}
+    fields |= {"keep": "best", "guards": {"length": {"action": "off", "limit": 1}}}  # a random model does not end
     return GRPOParams(**{**fields, "phases": [Phase(steps=5, max_tokens=8, rewards=[RewardSpec(name="random")])], **changes})
 
 
