@@ -25,7 +25,9 @@ from r1pipe.schema import Launch
 
 PORT = 29500  # of the rendezvous, on the first machine
 PR_SET_PDEATHSIG = 1
-_FORWARDED = re.compile(r"(NCCL|GLOO|TORCH|CUDA|HF|TRANSFORMERS|TOKENIZERS|TRL|DS|R1PIPE|VLLM|OMP|JE_ARROW|OPENBLAS|PYTHON)[A-Z_0-9]*|LD_LIBRARY_PATH")
+_FORWARDED = re.compile(
+    r"(NCCL|GLOO|TORCH|PYTORCH|CUDA|HF|TRANSFORMERS|TOKENIZERS|TRL|DS|R1PIPE|VLLM|OMP|JE_ARROW|OPENBLAS|PYTHON)[A-Z_0-9]*|(LD_LIBRARY_)?PATH"
+)
 # a command line is everyone's to read, so secrets are those of the machine's own environment; which devices are seen is its own affair too
 _KEPT_HERE = re.compile(r".*_(TOKEN|KEY|SECRET|PASSWORD)|CUDA_VISIBLE_DEVICES")
 
@@ -63,7 +65,7 @@ def per_machine(launch: Launch) -> int | None:
     """Ranks on each of several machines; None where only the job itself will know (Slurm, num_processes: auto).
 
     Raises:
-        InputError: the machines of the hostfile differ in their slots.
+        InputError: the machines of the hostfile differ in their slots, or have none.
     """
     if isinstance(launch.num_processes, int):
         return launch.num_processes
@@ -71,9 +73,8 @@ def per_machine(launch: Launch) -> int | None:
         return launch.slurm.gpus_per_node if launch.slurm else None
     slots = {host.slots for host in read_hostfile(launch.hostfile, launch.nodes)}
     if len(slots) > 1 or None in slots:
-        raise InputError(
-            "the machines of the hostfile differ in their slots", str(launch.hostfile), "launch.num_processes: 8, or the same slots=8 on each line"
-        )
+        what = "differ in their slots" if slots != {None} else "have no slots, and launch.num_processes says no number"
+        raise InputError(f"the machines of the hostfile {what}", str(launch.hostfile), "launch.num_processes: 8, or the same slots=8 on each line")
     return slots.pop()
 
 
@@ -112,7 +113,7 @@ def start(launch: Launch, stage_json: Path, log: Callable[[int], Path]) -> list[
     for number, command in enumerate(commands(launch, stage_json, hosts, forwarded(launch, stage_json.parent))):
         with log(number).open("ab") as stream:
             started.append(
-                subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True, preexec_fn=_end_with_the_driver)
+                subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True, preexec_fn=end_with_the_driver)
             )
     return started
 
@@ -132,6 +133,7 @@ def preview(stage: str, launch: Launch, stage_json: Path, arguments: Sequence[st
     return "\n".join([*lines, *(f"# {host.name}: {run}" for host, run in zip(hosts, runs, strict=True)), ""])
 
 
-def _end_with_the_driver() -> None:
+def end_with_the_driver() -> None:
+    """Before exec: ask the kernel for SIGTERM when the driver is gone, also after kill -9. ssh and srun end what they started."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -11,22 +11,29 @@ from pathlib import Path
 
 from r1pipe.environment import base_environment
 from r1pipe.errors import ConfigError
-from r1pipe.hosts import forwarded, torchrun
+from r1pipe.hosts import end_with_the_driver, forwarded, per_machine, torchrun
 from r1pipe.schema import Launch
 
+# only the job knows how many ranks share a machine's cores; nproc would repeat what OMP_NUM_THREADS says
+THREADS = "unset OMP_NUM_THREADS; n=$(($(nproc) / ${SLURM_GPUS_ON_NODE:-1})); export OMP_NUM_THREADS=$((n > 0 ? n : 1)) MKL_NUM_THREADS=$((n > 0 ? n : 1))"
 MASTER = '"$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"'
 
 
 def srun(launch: Launch, stage_json: Path, log: Path) -> subprocess.Popen[bytes]:
-    """Inside an allocation: one torchrun a machine."""
+    """Inside an allocation: one torchrun a machine. srun ends them when the driver does, since it is sent SIGTERM then."""
     if "SLURM_JOB_ID" not in os.environ or shutil.which("srun") is None:
         fix = "`--dry-run` prints the sbatch script; or launch.hostfile: a file that names the machines; or nodes: 1"
         raise ConfigError(f"launch.nodes is {launch.nodes} and this is no Slurm allocation", fix=fix)
     count = "$SLURM_GPUS_ON_NODE" if launch.num_processes == "auto" else str(launch.num_processes)
-    line = torchrun(launch, shlex.quote(str(stage_json)), "$SLURM_NODEID", MASTER, count)
+    line = "exec " + torchrun(launch, shlex.quote(str(stage_json)), "$SLURM_NODEID", MASTER, count)
+    if launch.threads is None and per_machine(launch) is None:
+        line = f"{THREADS}; {line}"
     command = ["srun", f"--nodes={launch.nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=1", "bash", "-c", line]
     environment = base_environment() | forwarded(launch, stage_json.parent)
-    return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log.open("ab"), stderr=subprocess.STDOUT, start_new_session=True)
+    with log.open("ab") as stream:
+        return subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True, preexec_fn=end_with_the_driver
+        )
 
 
 def sbatch(run: str, stage: str, launch: Launch, arguments: Sequence[str]) -> str:

@@ -173,7 +173,7 @@ def validate(model: type[StageConfig], block: Node, values: dict[str, Any], stag
                         f"set {'.'.join((*keys, str(field)))} instead",
                     )
                 )
-    if config.launch.profile == "process" and config.launch.num_processes != 1 and any(True for _ in trainings(config)):
+    if config.launch.profile == "process" and config.launch.nodes == 1 and config.launch.num_processes != 1 and any(True for _ in trainings(config)):
         at = str(find(block, ("launch", "num_processes"))[0].origin)
         problems.append(
             Problem(

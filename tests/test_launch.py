@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -223,15 +224,30 @@ def test_machines_that_differ_in_slots_need_a_number(tmp_path: Path):
     with pytest.raises(InputError, match="differ in their slots"):
         per_machine(Launch(profile="ddp", nodes=2, num_processes="auto", hostfile=tmp_path / "hosts"))
     assert launch.world_size(Launch(profile="ddp", nodes=2, num_processes=4, hostfile=tmp_path / "hosts")) == 8
+    (tmp_path / "hosts").write_text("a\nb\n")
+    with pytest.raises(InputError, match="have no slots, and launch.num_processes says no number"):
+        per_machine(Launch(profile="ddp", nodes=2, hostfile=tmp_path / "hosts"))
+
+
+def test_several_machines_give_all_they_have_unless_a_number_is_stated(tmp_path: Path):
+    """slots=8 and gpus_per_node were read by nobody: one rank a machine was the default."""
+    (tmp_path / "hosts").write_text("a slots=8\nb slots=8\n")
+    assert launch.world_size(Launch(profile="ddp", nodes=2, hostfile=tmp_path / "hosts")) == 16
+    assert launch.world_size(Launch(profile="ddp", nodes=2, slurm=Slurm(gpus_per_node=4))) == 8
+    assert launch.world_size(Launch(profile="ddp", nodes=2)) is None, "the Slurm job will know"
+    assert launch.world_size(Launch(profile="ddp", nodes=2, num_processes=1, hostfile=tmp_path / "hosts")) == 2
+    assert Launch().num_processes == 1 == Launch(profile="ddp").num_processes
+    told = Launch(profile="ddp", nodes=2, slurm=Slurm())
+    assert Launch.model_validate(told.model_dump(mode="json")) == told, "a worker reads the same"
 
 
 def test_no_secret_goes_on_a_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     from r1pipe.hosts import forwarded
 
-    for name in ("HF_TOKEN", "HF_HOME", "NCCL_NVLS_ENABLE", "AWS_REGION", "VLLM_API_KEY", "CUDA_VISIBLE_DEVICES"):
+    for name in ("HF_TOKEN", "HF_HOME", "NCCL_NVLS_ENABLE", "AWS_REGION", "VLLM_API_KEY", "CUDA_VISIBLE_DEVICES", "PYTORCH_ALLOC_CONF"):
         monkeypatch.setenv(name, "x")
     sent = forwarded(Launch(profile="ddp", nodes=2, num_processes=2), tmp_path)
-    assert {"HF_HOME", "NCCL_NVLS_ENABLE", "TOKENIZERS_PARALLELISM", "PYTHONPATH"} <= set(sent)
+    assert {"HF_HOME", "NCCL_NVLS_ENABLE", "TOKENIZERS_PARALLELISM", "PYTHONPATH", "PATH", "PYTORCH_ALLOC_CONF"} <= set(sent)
     assert not {"HF_TOKEN", "VLLM_API_KEY", "AWS_REGION", "CUDA_VISIBLE_DEVICES"} & set(sent)
 
 
@@ -257,6 +273,43 @@ def test_inside_an_allocation_srun_starts_one_torchrun_a_machine(tmp_path: Path,
     run = torchrun_arguments(line.replace("$SLURM_NODEID", "2").replace(MASTER, "first"))
     assert (run.nnodes, run.nproc_per_node, run.node_rank, run.master_addr) == ("4", "8", 2, "first")
     assert f"ACCELERATE_DEEPSPEED_CONFIG_FILE={tmp_path}/deepspeed.json" in said and "ACCELERATE_USE_DEEPSPEED=true" in said
+
+
+def test_threads_are_those_of_the_allocation_where_only_it_knows_the_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """All ranks of a machine had all of its cores each."""
+    fake = tmp_path / "srun"
+    fake.write_text('#!/bin/sh\nshift 3\nexec "$@"\n')
+    (tmp_path / "nproc").write_text("#!/bin/sh\necho ${OMP_NUM_THREADS:-12}\n")
+    (tmp_path / "scontrol").write_text("#!/bin/sh\necho first\n")
+    for tool in (fake, tmp_path / "nproc", tmp_path / "scontrol"):
+        tool.chmod(0o755)
+    (tmp_path / "python").write_text("#!/bin/sh\nenv\n")
+    (tmp_path / "python").chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    for name, value in {"SLURM_JOB_ID": "1", "SLURM_NODEID": "0", "SLURM_GPUS_ON_NODE": "4", "SLURM_JOB_NODELIST": "a"}.items():
+        monkeypatch.setenv(name, value)
+    for launched, threads in ((Launch(profile="ddp", nodes=2), "3"), (Launch(profile="ddp", nodes=2, threads=5), "5")):
+        (tmp_path / "log").unlink(missing_ok=True)
+        assert srun(launched, tmp_path / "stage.json", tmp_path / "log").wait() == 0
+        assert f"OMP_NUM_THREADS={threads}\n" in (tmp_path / "log").read_text()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal")
+def test_srun_ends_with_the_driver(tmp_path: Path):
+    """After kill -9 of the driver inside salloc the ranks trained on."""
+    fake = tmp_path / "srun"
+    fake.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 60\n")
+    fake.chmod(0o755)
+    code = "from pathlib import Path; import sys, time; from r1pipe.schema import Launch; from r1pipe.slurm import srun; "
+    code += "srun(Launch(profile='ddp', nodes=2, threads=1), Path(sys.argv[1]) / 'stage.json', Path(sys.argv[1]) / 'log'); time.sleep(60)"
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    driver = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], env=environment() | {"PATH": path, "SLURM_JOB_ID": "1"})
+    pid = int(wait_for(lambda: (tmp_path / "pid").is_file() and (tmp_path / "pid").read_text().strip(), 30))
+    assert alive(pid)
+    driver.kill()
+    driver.wait(timeout=10)
+    wait_for(lambda: not alive(pid), 10)
 
 
 def test_gpus_are_counted_without_torch(monkeypatch: pytest.MonkeyPatch):

@@ -11,7 +11,7 @@ from r1pipe.config import load
 from r1pipe.errors import ConfigError
 
 STAGE = "stages:\n  r1-zero:\n    inputs: {model: 'embedded:base', prompts: ./p.jsonl}\n    outputs: {checkpoint: z}\n    grpo: GRPO\n    launch: LAUNCH\n"
-RL = "{save_every: 5, phases: [{steps: 1, rewards: [{name: random}]}]ALSO}"
+RL = "{save_every: 5, phases: [{steps: 9, rewards: [{name: random}]}]ALSO}"
 
 
 def said(folder: Path, launch: str, also: str = "") -> str:
@@ -46,8 +46,8 @@ def test_refused(tmp_path: Path, launch: str, what: str, fix: str):
 
 
 def test_refused_of_rl(tmp_path: Path):
-    rolls = ", guards: {kl: {action: rollback, limit: 1}}"
-    assert "kl rolls back, which works in one process so far" in said(tmp_path, "{profile: zero2, num_processes: 2}", rolls)
+    rolls = ", guards: {non_finite: {action: rollback, limit: 0}}"
+    assert "non_finite rolls back, which works in one process so far" in said(tmp_path, "{profile: zero2, num_processes: 2}", rolls)
     adapter = ", rollout: vllm, lora: {r: 8}, beta: 0"
     assert "under fsdp2 an adapter cannot be merged" in said(tmp_path, "{profile: fsdp2, num_processes: 2}", adapter)
     assert "set ref_replace_every: null (KL to the base), or beta: 0" in said(tmp_path, "{}", ", lora: {r: 8}")

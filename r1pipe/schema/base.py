@@ -84,7 +84,9 @@ class Launch(Model):
     """How a stage becomes processes. Not part of its fingerprint."""
 
     profile: Literal["process", "ddp", "zero1", "zero2", "zero3", "fsdp2"] = Field(default="process", description="configs/accelerate/<profile>.yaml")
-    num_processes: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(default=1, description="ranks on a machine; auto = one a GPU")
+    num_processes: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        default=1, description="ranks on a machine; auto = one a GPU, on several machines the hostfile's slots or slurm.gpus_per_node, and the default there"
+    )
     nodes: int = Field(default=1, ge=1, description="machines, which see the same files; through Slurm or a hostfile")
     threads: int | None = Field(default=None, ge=1, description="CPU threads a rank; none = cores / ranks")
     offload: Literal["none", "optimizer", "all"] = Field(
@@ -93,6 +95,13 @@ class Launch(Model):
     deepspeed: dict[str, Any] = Field(default_factory=dict, description="of zero1, zero2, zero3: laid over configs/accelerate/<profile>.json")
     hostfile: Path | None = Field(default=None, description="the machines, a line `HOST slots=8` each as DeepSpeed has it; ranks are started there over ssh")
     slurm: Slurm | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _all_of_several_machines(cls, data: Any) -> Any:
+        """Eight GPUs each on sixteen machines, and one rank each, is nobody's wish."""
+        several = isinstance(data, dict) and "num_processes" not in data and isinstance(data.get("nodes"), int) and data["nodes"] > 1
+        return data | {"num_processes": "auto"} if several else data
 
 
 class StageConfig(Model):

@@ -81,6 +81,7 @@ class AuditParams(Model):
 
 
 Aggregation = Literal["sum_then_normalize", "normalize_then_sum"]
+PLAIN_DRAW = {"top_k": (0, None), "min_p": (0, None), "repetition_penalty": (1, None), "generation_kwargs": ({}, None)}  # TRL's options that change nothing
 LOSS_TYPES = ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo")  # TRL 1.16's
 
 
@@ -201,11 +202,29 @@ class GRPOParams(Training):
         back = [name for name, guard in self.guards.rules().items() if guard.action == "rollback"]
         if back and self.save_every is None:
             raise ValueError(f"guards.{back[0]} rolls back to a checkpoint, and none is saved: set save_every, or action: pause")
+        for name in back:
+            last = self._last_good(name)
+            if self.save_every is not None and self.save_every > last:
+                what = f"guards.{name} can never roll back: the first checkpoint is of update {self.save_every} (save_every)"
+                raise ValueError(f"{what}, and what it can find in {self.steps} updates begins after update {max(0, last)} at the latest; or action: pause")
         return self
+
+    def _last_good(self, rule: str) -> int:
+        """The last update that a finding of a rule can leave untouched: it looks when a rollout begins, at the rollouts before."""
+        updates = self.minibatches_per_rollout * self.inner_epochs
+        if rule == "non_finite":
+            return self.steps - 1 - int(self.guards.non_finite.limit)
+        return self.steps - 1 - updates * (1 if rule == "format_up_accuracy_down" else self.guards.window)
 
     def _of_the_rollout(self) -> None:
         if self.compile is True and self.rollout == "hf":
             raise ValueError("compile: true needs rollout: vllm, since PyTorch's sampling here would compile for every length")
+        if self.compile is True and self.microbatch_tokens == "rows":
+            raise ValueError("compile: true would be ignored: it is of packed rows, and microbatch_tokens is rows")
+        if self.rollout == "hf" and not self.trl.get("use_transformers_continuous_batching"):
+            for name, plain in PLAIN_DRAW.items():
+                if self.trl.get(name) not in plain:
+                    raise ValueError(f"trl.{name} would be ignored: rollout hf draws by temperature and top_p alone; rollout: vllm, or leave it out")
         stated = self.vllm.model_fields_set if self.vllm is not None else set()
         if self.rollout == "hf" and self.vllm is not None:
             raise ValueError("`vllm` would be ignored: rollout is hf")

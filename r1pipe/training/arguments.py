@@ -20,7 +20,7 @@ def common_arguments(params: Training, here: Here, seed: int, steps: int | None)
 
     gpu = torch.cuda.is_available()
     ranks = "RANK" in os.environ  # the launcher's; one process on its own has none
-    bf16 = gpu and torch.cuda.is_bf16_supported() if params.bf16 == "auto" else params.bf16
+    bf16 = gpu and torch.cuda.is_bf16_supported(including_emulation=False) if params.bf16 == "auto" else params.bf16
     return {
         "output_dir": str(here.workdir / "trainer"),
         "seed": seed,

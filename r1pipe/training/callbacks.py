@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -59,16 +61,29 @@ class Report(TrainerCallback):
 
 
 class Heldout(TrainerCallback):
-    """Scores held-out prompts along the way: the curve in metrics.jsonl, and the best policy where it is to be kept."""
+    """Scores held-out prompts along the way: the curve in metrics.jsonl, and the best policy where it is to be kept.
+
+    Both outlive a kill in workdir/heldout.json, which is written after the policy's weights. A trainer that goes on from a checkpoint, after a kill
+    or a rollback, forgets what came after it: those updates did not happen, or happen again.
+    """
 
     trainer: Any
 
     def __init__(self, rows: list[dict[str, Any]], prompt_ids: list[list[int]], here: Here, params: GRPOParams) -> None:
         self.rows, self.prompt_ids, self.here, self.params = rows, prompt_ids, here, params
-        self.curve: list[tuple[int, dict[str, float]]] = []
-        self.best_folder: Path | None = None
+        self.curve: dict[int, dict[str, float]] = {}  # updates done -> scores
+        self.best: int | None = None  # of the updates whose policy is kept in a folder
+
+    @property
+    def best_folder(self) -> Path | None:
+        """The best policy so far; None where it is not asked for, or there is none yet."""
+        return None if self.best is None else self._folder(self.best)
+
+    def _folder(self, step: int) -> Path:
+        return self.here.workdir / f"best-{step}"
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._recall(state.global_step)
         if state.global_step == 0:
             self._look(state)
 
@@ -76,31 +91,39 @@ class Heldout(TrainerCallback):
         if state.global_step % self.params.eval_every == 0 or state.global_step == state.max_steps:
             self._look(state)
 
+    def _recall(self, step: int) -> None:
+        """What an earlier attempt knew after so many updates."""
+        path = self.here.workdir / "heldout.json"
+        told = json.loads(path.read_text(encoding="utf8")) if path.is_file() and step > 0 else {"curve": {}, "best": None}
+        self.curve = {int(seen): scores for seen, scores in told["curve"].items() if int(seen) <= step}
+        best = told["best"]
+        self.best = best if best is not None and best <= step and self._folder(best).is_dir() else None
+
     def _look(self, state: TrainerState) -> None:
         if not self.rows:
             return
-        scores = self.trainer.score_heldout(self.rows, self.prompt_ids)
-        best = max((s["heldout/accuracy"] for step, s in self.curve if step > 0), default=-1.0)  # a policy that was trained, if not better than before
-        self.curve.append((state.global_step, scores))
-        self.here.log(step=state.global_step, **{k: round(v, 4) for k, v in scores.items()})
-        if self.params.keep == "best" and state.global_step > 0 and scores["heldout/accuracy"] > best:
-            self.best_folder = self.here.workdir / "best"
-            save_trained(self.trainer, self.trainer.processing_class, self.best_folder, self.here)  # collective
-
-    def forget_after(self, step: int) -> None:
-        """Training goes on from an earlier update: what came later did not happen."""
-        kept = max((point for point in self.curve if point[0] > 0), key=lambda point: point[1]["heldout/accuracy"], default=(0, {}))
-        self.curve = [point for point in self.curve if point[0] <= step]
-        if kept[0] > step:
-            self.best_folder = None  # it holds the weights of a later update
+        step, scores = state.global_step, self.trainer.score_heldout(self.rows, self.prompt_ids)
+        self.curve[step] = scores
+        self.here.log(step=step, **{k: round(v, 4) for k, v in scores.items()})
+        before = self.best
+        better = before is None or scores["heldout/accuracy"] > self.curve[before]["heldout/accuracy"]
+        if self.params.keep == "best" and step > 0 and better:  # of policies that were trained, if none of them is better than the first
+            self.best = step
+            save_trained(self.trainer, self.trainer.processing_class, self._folder(step), self.here)  # collective
+        if self.here.main:
+            path = self.here.workdir / "heldout.json"
+            partial = path.with_suffix(".partial")
+            partial.write_text(json.dumps({"curve": self.curve, "best": self.best}), encoding="utf8")
+            partial.replace(path)
+            if before is not None and before != self.best:
+                shutil.rmtree(self._folder(before))
 
     def summary(self) -> dict[str, float]:
         """Where the curve began, and the point whose policy was kept."""
         if not self.curve:
             return {}
-        trained = self.curve[1:] or self.curve
-        step, kept = max(trained, key=lambda point: point[1]["heldout/accuracy"]) if self.best_folder else self.curve[-1]
-        first = self.curve[0][1]
+        step = max(self.curve) if self.best is None else self.best
+        first, kept = self.curve[min(self.curve)], self.curve[step]
         return {
             "kept_step": step,
             "heldout_accuracy_start": round(first["heldout/accuracy"], 4),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import os
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +25,7 @@ from r1pipe.training.callbacks import Heldout, Report
 from r1pipe.training.grpo_trainer import R1GRPOTrainer
 from r1pipe.training.guards import KEPT_FOR_ROLLBACK, GuardCallback, LearningRate, past_rollbacks, roll_back
 from r1pipe.training.models import load_model, load_tokenizer, save_trained
-from r1pipe.training.rollouts import order_prompts, spare_prompts
+from r1pipe.training.rollouts import order_prompts, spare_prompts, updates_per_rollout
 from r1pipe.training.vllm import require_vllm, vllm_arguments
 from r1pipe.training.zero import sharded_weights
 
@@ -63,7 +66,7 @@ def grpo_arguments(params: GRPOParams, here: Here, seed: int) -> dict[str, Any]:
         "mask_truncated_completions": params.mask_truncated,
         "logging_nan_inf_filter": False,  # transformers would log another number in the place of one that is not finite
         **vllm_arguments(params),
-        **({"save_total_limit": KEPT_FOR_ROLLBACK} if _may_roll_back(params) else {}),
+        **({"save_total_limit": kept_for_rollback(params)} if _may_roll_back(params) else {}),
         **params.trl,
     }
 
@@ -91,6 +94,12 @@ def compiled_layers(params: GRPOParams) -> bool:
     if params.compile != "auto":
         return params.compile
     return torch.cuda.is_available() and params.rollout != "hf" and token_microbatches(params) is not None and params.steps >= COMPILED_FROM
+
+
+def kept_for_rollback(params: GRPOParams) -> int:
+    """Trainer checkpoints that reach back before the window of a finding, which is made in the first update after it."""
+    window = (params.guards.window + 1) * updates_per_rollout(params)
+    return max(KEPT_FOR_ROLLBACK, math.ceil(window / (params.save_every or 1)) + 1)
 
 
 def _may_roll_back(params: GRPOParams) -> bool:
@@ -162,12 +171,10 @@ def train_grpo(
         trainer.train(resume_from_checkpoint=resume_from(here))
         if guard.rollback is None:
             break
-        watch.forget_after(roll_back(guard.rollback, params.guards, here))
-    if params.keep == "best" and watch.best_folder is not None:
-        if here.main:
-            watch.best_folder.replace(out)
-            tokenizer.save_pretrained(out)
-            (out / "training_args.bin").unlink(missing_ok=True)
+        roll_back(guard.rollback, params.guards, here)  # the next trainer goes on from what this leaves, and so does `watch`
+    if (best := watch.best_folder) is not None:
+        if here.main:  # a second name of the same files: until the stage is published, an attempt that follows must find them in the workdir
+            shutil.copytree(best, out, copy_function=_link, dirs_exist_ok=True)
     else:
         save_trained(trainer, tokenizer, out, here)
     found = [entry["reward"] for entry in trainer.state.log_history if entry.get("reward") is not None]
@@ -177,6 +184,14 @@ def train_grpo(
     if guard.findings or rollbacks:
         metrics |= {"guard_findings": guard.findings + rollbacks, "rollbacks": rollbacks}
     return metrics
+
+
+def _link(source: str, target: str) -> None:
+    """A hard link, or a copy where the file system has none."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def _make_trainer(

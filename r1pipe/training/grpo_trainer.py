@@ -93,10 +93,11 @@ class R1GRPOTrainer(TokenMicrobatches):
             self.temperature = phase.temperature
             policy: Any = self.accelerator.unwrap_model(self.model)
             policy = policy.get_base_model() if is_peft_model(policy) else policy
-            add_fused_lm_head(policy, temperature=phase.temperature, outputs=("log_probs", "entropy"))
+            head: dict[str, Any] = {"temperature": phase.temperature, "cast_lm_head_to_fp32": self.args.cast_lm_head_to_fp32}
+            add_fused_lm_head(policy, outputs=("log_probs", "entropy"), **head)
             if self.ref_model is not None:
                 reference: Any = self.accelerator.unwrap_model(self.ref_model)
-                add_fused_lm_head(reference, temperature=phase.temperature)
+                add_fused_lm_head(reference, **head)
         self.max_completion_length = phase.max_tokens
         if self.use_vllm:
             self.vllm_generation.temperature, self.vllm_generation.max_completion_length = phase.temperature, phase.max_tokens
@@ -266,13 +267,13 @@ class R1GRPOTrainer(TokenMicrobatches):
         ids = [prompt_ids[i] for i in mine]
         if self.use_vllm:  # TRL cuts the ranks' shares apart by length: they must be equal
             ids += [prompt_ids[0]] * (-(-len(rows) // world) - len(mine))
-        state = torch.get_rng_state()  # the training draws do not depend on how often we look
-        torch.manual_seed(self.args.seed + 1 + rank)
         self._keep_drawn = False
-        with self.stopwatch.outside("heldout"):
+        device = self.accelerator.device
+        own = [] if device.type == "cpu" else [device]
+        with self.stopwatch.outside("heldout"), torch.random.fork_rng(own, device_type=device.type):  # training draws do not depend on how often we look
+            torch.manual_seed(self.args.seed + 1 + rank)
             completion_ids, _ = self._generate_single_turn(ids, None, {}, 1)
         completion_ids = completion_ids[: len(mine)]
-        torch.set_rng_state(state)
         texts: list[Any] = [self._tokenizer.decode(ids, skip_special_tokens=True) for ids in completion_ids]
         verdicts = rewards.correct(texts, [rows[i] for i in mine])
         found = gather_object([(v, len(ids)) for v, ids in zip(verdicts, completion_ids, strict=True)])

@@ -11,14 +11,17 @@ Shapes: B sequences on this rank, P prompt tokens (padded left), C completion to
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
 from accelerate.utils import DistributedType, gather, is_peft_model
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl import GRPOConfig, GRPOTrainer
 
+from r1pipe.training.memory import shares, still_to_come
 from r1pipe.training.packs import auto_tokens, deal, loss_weights, pack_completions, packs_needed
 from r1pipe.training.stopwatch import Stopwatch
 from r1pipe.training.varlen import use_varlen
@@ -59,12 +62,20 @@ class TokenMicrobatches(GRPOTrainer):
         if self.packed and reference is not None:
             use_varlen(reference)
         self.compiled = self.packed and compiled
+        if compiled and not self.packed:
+            warnings.warn("grpo.compile is ignored: it is of packed rows, and rows are padded here", stacklevel=3)
         if self.compiled:
             from r1pipe.training.sft_trainer import compile_layers
 
             compile_layers(policy)
             if reference is not None:
                 compile_layers(reference)
+
+    def log(self, logs: dict[str, Any], start_time: float | None = None) -> None:
+        """TRL's. The trainer takes the sum of losses that it has logged from itself, and what is not finite would stay in it for ever."""
+        super().log(logs, start_time)
+        if not math.isfinite(logs.get("loss", 0.0)):
+            self._tr_loss.zero_()
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -167,12 +178,19 @@ class TokenMicrobatches(GRPOTrainer):
         """Tokens of a pack; `auto` is settled when it is first asked for, with all models loaded and the optimizer's state still to come."""
         if self.microbatch_tokens == "auto":
             free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-            still = 12 * sum(p.numel() for p in self.model.parameters() if p.requires_grad)  # gradients and Adam's two moments, float32
             policy: Any = self.accelerator.unwrap_model(self.model)
-            tokens = auto_tokens(policy, free - still - 2**31, self.args.gradient_checkpointing, self.compiled)
+            tokens = auto_tokens(policy, free - self._still_to_come() - 2**31, self.args.gradient_checkpointing, self.compiled)
             self.microbatch_tokens = int(gathered(torch.tensor([tokens], device=self.accelerator.device)).min())
         assert isinstance(self.microbatch_tokens, int)
         return self.microbatch_tokens
+
+    def _still_to_come(self) -> float:
+        """Bytes that the first update allocates. A run that goes on from a checkpoint has its moments already, and ZeRO-3 makes gradients at once."""
+        trained: list[Any] = [p for p in self.model.parameters() if p.requires_grad]
+        without = [] if is_deepspeed_zero3_enabled() else [p for p in trained if p.grad is None]
+        moments = [] if getattr(self.optimizer, "state", None) else trained
+        gradients, moments = (sum(getattr(p, "ds_numel", p.numel()) for p in some) for some in (without, moments))
+        return still_to_come(gradients, moments, shares(self.accelerator.num_processes))
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         """TRL's loss of the rows that one training step is given, pack by pack.

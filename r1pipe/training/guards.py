@@ -29,7 +29,7 @@ from r1pipe.errors import GuardError
 from r1pipe.here import Here
 from r1pipe.schema import Guards
 
-KEPT_FOR_ROLLBACK = 8  # trainer checkpoints: the last good one may be several saves back
+KEPT_FOR_ROLLBACK = 8  # trainer checkpoints at least; more where the window is longer (grpo.py). How far a best window lies back is not bounded
 SIGNIFICANT_RISE = 0.02  # of the format reward, before a fall of accuracy is laid at its door
 # rule -> (what the trainer logs, +1 = bad above the limit and -1 = bad below it, what is said, what helps)
 SERIES: dict[str, tuple[str, int, str, str]] = {
@@ -86,6 +86,7 @@ class Watch:
             what = f"{' and '.join(bad)} not finite in {self._not_numbers} update(s) running"
             found.append(Finding("non_finite", step, step - self._not_numbers, what, "a lower lr, more warm-up, a smaller max_grad_norm, or bf16: false"))
         if "reward" in logs and self._open:
+            self._quiet = {rule: left - 1 for rule, left in self._quiet.items() if left > 1}
             self._done.append({name: sum(values) / len(values) for name, values in self._open.items()} | {"first": self._open["step"][0]})
             self._done[-1]["last"] = self._open["step"][-1]
             self._open = {}
@@ -95,6 +96,8 @@ class Watch:
         for name, value in {**logs, "step": step}.items():
             if isinstance(value, (int, float)) and math.isfinite(value):
                 self._open.setdefault(name, []).append(float(value))
+        found = [finding for finding in found if finding.rule not in self._quiet]
+        self._quiet.update({finding.rule: self.guards.window for finding in found})
         return found
 
     def _look(self, step: int) -> list[Finding]:
@@ -109,11 +112,7 @@ class Watch:
             value, limit = _mean(window, series), self.rules[rule].limit if rule in self.rules else None
             if limit is not None and value is not None and sign * (value - limit) > 0:
                 found.append(Finding(rule, step, since, f"{says}: {value:.4g}, limit {limit:g}, over {size} rollouts", remedy))
-        found += self._form_without_answers(step, window)
-        self._quiet = {rule: left - 1 for rule, left in self._quiet.items() if left > 1}
-        found = [finding for finding in found if finding.rule not in self._quiet]
-        self._quiet.update({finding.rule: size for finding in found})
-        return found
+        return found + self._form_without_answers(step, window)
 
     def _form_without_answers(self, step: int, window: list[dict[str, float]]) -> list[Finding]:
         right, form = _mean(window, RIGHT), _mean(window, FORMAT)
@@ -206,7 +205,8 @@ def roll_back(finding: Finding, guards: Guards, here: Here) -> int:
     kept = checkpoints(here)
     good = [step for step in kept if step <= finding.since]
     if not good:
-        raise stopped(finding, here, f"no checkpoint is left from update {finding.since} or before")
+        none = "it began with the first rollouts, and nothing is before them to go back to"
+        raise stopped(finding, here, f"no checkpoint is left from update {finding.since} or before" if finding.since else none)
     if here.main:
         for step in kept:
             if step > max(good):

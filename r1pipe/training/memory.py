@@ -1,17 +1,22 @@
 """What training needs of a GPU's memory, estimated from the shape of the model before it is loaded.
 
-States: float32 weights, gradients and two Adam moments (16 bytes a trained parameter), and the half-precision copies that autocast makes of them in a
-pass (2 bytes). Activations: what the backward pass keeps of a token, by layer. The coefficients count the tensors of a decoder layer of RMSNorm,
-rotary attention and SwiGLU under autocast; they are estimates, checked where benchmarks print the peak beside them.
+States: float32 weights, gradients and two Adam moments (16 bytes a trained parameter, of which a profile spreads a part over the ranks), and the
+half-precision copies that autocast makes of them in a pass, or that DeepSpeed trains with (2 bytes). Activations: what the backward pass keeps of a
+token, by layer. The coefficients count the tensors of a decoder layer of RMSNorm, rotary attention and SwiGLU under autocast; they are estimates,
+checked where benchmarks print the peak beside them.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+
+from r1pipe.training.models import own_device
 
 KEPT_PER_HIDDEN = 45  # bytes a token, layer and hidden unit: two norms in float32 (3 copies each), their casts, queries, keys, values, output
 KEPT_PER_INNER = 8  # bytes a token, layer and unit of the inner width: gate, its activation, up, product, in half precision
@@ -34,12 +39,46 @@ class Need:
         return self.states + self.activations + self.loss <= RESERVE * device
 
 
-def training_need(model: torch.nn.Module, tokens: int, ranks_states: int = 1, compiled: bool = False, trained: float = 1.0) -> Need:
+@dataclass(frozen=True)
+class Shares:
+    """What part of a trained parameter's float32 states lies on this GPU: 1 = all, 1 / ranks = cut up, 0 = in CPU memory."""
+
+    weights: float = 1.0
+    gradients: float = 1.0
+    moments: float = 1.0
+
+
+def shares(ranks: int) -> Shares:
+    """By this rank's profile and offloading, as the launcher has told them in the environment.
+
+    ZeRO-1 and -2 keep whole weights in half precision (counted as copies) and cut up the float32 ones beside them; offloading takes those, too.
+    """
+    profile = os.environ.get("R1PIPE_PROFILE", "process")
+    if profile in ("process", "ddp"):
+        return Shares()
+    part = 1 / ranks
+    file = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE")
+    zero = json.loads(Path(file).read_text(encoding="utf8")).get("zero_optimization", {}) if file else {}
+    offloaded = zero.get("offload_optimizer", {}).get("device") == "cpu" or os.environ.get("FSDP_OFFLOAD_PARAMS") == "true"
+    kept = 0.0 if offloaded else part
+    return Shares(weights=kept, gradients=1.0 if profile == "zero1" else part, moments=kept)
+
+
+def still_to_come(without_gradient: int, without_moments: int, on: Shares) -> float:
+    """Bytes that the first update will allocate.
+
+    Args:
+        without_gradient, without_moments: trained parameters, over all ranks, that have none yet.
+    """
+    return 4 * without_gradient * on.gradients + 8 * without_moments * on.moments
+
+
+def training_need(model: torch.nn.Module, tokens: int, on: Shares | None = None, compiled: bool = False, trained: float = 1.0) -> Need:
     """Of a forward and backward pass over `tokens` tokens.
 
     Args:
         model: it may be on the meta device.
-        ranks_states: ranks that the states are spread over (ZeRO-3); 1 = whole on each.
+        on: what part of the states is on this GPU; none = all.
         trained: share of the parameters that is trained (LoRA: near 0).
     """
     text: Any = model.config.get_text_config()  # type: ignore[operator]
@@ -49,9 +88,10 @@ def training_need(model: torch.nn.Module, tokens: int, ranks_states: int = 1, co
     if experts:
         inner = max(inner, (experts + (getattr(text, "n_shared_experts", None) or 0)) * (getattr(text, "moe_intermediate_size", None) or inner))
     size = sum(p.numel() for p in model.parameters())
+    on = on or Shares()
     layer = (KEPT_PER_HIDDEN * hidden + KEPT_PER_INNER * inner) * (COMPILED if compiled else 1.0)
     return Need(
-        states=size * (4 + 12 * trained) / ranks_states + 2 * size,
+        states=size * (4 * on.weights + (4 * on.gradients + 8 * on.moments) * trained) + 2 * size,
         activations=tokens * layers * layer,
         checkpointed=tokens * (layers * hidden * KEPT_BY_CHECKPOINT + layer),
         loss=min(tokens, 4096) * words * 2 + words * hidden * 6,
@@ -62,4 +102,4 @@ def device_memory() -> float | None:
     """Bytes of this process's GPU; None without one. No CUDA context is made: ranks have not chosen their devices yet."""
     if not torch.cuda.is_available():
         return None
-    return float(torch.cuda.get_device_properties(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()).total_memory)
+    return float(torch.cuda.get_device_properties(own_device()).total_memory)

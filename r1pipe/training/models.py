@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+
+
+def own_device() -> torch.device:
+    """This rank's GPU, the CPU where there is none. A process that sees one GPU of several calls that one 0, whatever its rank."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
 def load_tokenizer(checkpoint: Path) -> Any:
@@ -46,6 +56,9 @@ def load_model(checkpoint: Path, *, training: bool, device: str | torch.device |
     Weights that are trained are float32 (bf16 autocast does the rest on a GPU); weights that only sample or score are
     bfloat16 on a GPU, float32 on a CPU.
 
+    Args:
+        device: of weights that are not trained; none = this rank's.
+
     Raises:
         InputError: not a checkpoint, or of an architecture that is not a causal language model.
     """
@@ -64,7 +77,7 @@ def load_model(checkpoint: Path, *, training: bool, device: str | torch.device |
     if training:
         gather_by_layer(model)
     else:
-        torch.nn.Module.to(model, device or ("cuda" if gpu else "cpu")).eval()
+        torch.nn.Module.to(model, device or own_device()).eval()
     return model
 
 

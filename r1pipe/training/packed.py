@@ -12,7 +12,7 @@ import torch
 
 from r1pipe.here import Here
 from r1pipe.schema import SFTParams
-from r1pipe.training.memory import Need, device_memory, training_need
+from r1pipe.training.memory import Need, device_memory, shares, training_need
 from r1pipe.training.packing import PackSampler
 from r1pipe.training.telemetry import flops_per_token, peak_flops
 from r1pipe.training.varlen import use_varlen, why_not_packed
@@ -46,22 +46,24 @@ class PackingPlan:
 def plan_packing(checkpoint: Path, lengths: list[int], params: SFTParams, updates: int, here: Here, seed: int) -> PackingPlan | None:
     """The plan, said in metrics.jsonl; None where rows go in padded batches."""
     if params.packing is False or (params.packing == "auto" and not torch.cuda.is_available()):
+        _warn_of_padding(params, "sft.packing is false" if params.packing is False else "sft.packing is auto and there is no GPU")
         return None
     if torch.cuda.is_available():  # passes differ in length, and blocks of fixed size would leave holes; read at the first allocation
         os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     skeleton = skeleton_of(checkpoint)
     if reason := why_not_packed(skeleton.config, skeleton):
         warnings.warn(f"rows are padded, not packed: of {type(skeleton).__name__}, {reason}", stacklevel=3)
+        _warn_of_padding(params, "rows are padded")
         return None
     if params.microbatch is not None:
         warnings.warn(f"microbatch {params.microbatch} is ignored, since rows are packed: pack_tokens says how much a pass holds", stacklevel=3)
     tokens = updates * params.batch_size * sum(lengths) / len(lengths)
     compiled = _compiled(params, skeleton, tokens * flops_per_token(skeleton) / here.world_size)
-    shards = here.world_size if sharded_weights() else 1
+    on = shares(here.world_size)
     memory = device_memory()
 
     def need(tokens: int) -> Need:
-        return training_need(skeleton, max(tokens, max(lengths)), shards, compiled, trained=1.0 if params.lora is None else 0.02)
+        return training_need(skeleton, max(tokens, max(lengths)), on, compiled, trained=1.0 if params.lora is None else 0.02)
 
     pack_tokens = params.pack_tokens
     if pack_tokens is None:
@@ -81,6 +83,14 @@ def plan_packing(checkpoint: Path, lengths: list[int], params: SFTParams, update
     }
     here.log(packing=here.launched["packing"])
     return PackingPlan(sampler, checkpointing, compiled)
+
+
+def _warn_of_padding(params: SFTParams, why: str) -> None:
+    """What is stated for packed rows only, and does nothing for padded ones."""
+    stated = {"pack_tokens": params.pack_tokens is not None, "compile: true": params.compile is True}
+    for name, is_stated in stated.items():
+        if is_stated:
+            warnings.warn(f"sft.{name} is ignored, since it is of packed rows, and {why}", stacklevel=4)
 
 
 def skeleton_of(checkpoint: Path) -> Any:

@@ -8,6 +8,7 @@ Shapes: B sequences, P prompt columns (padded left), C completion columns (padde
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from r1pipe.training.memory import training_need
 from r1pipe.training.varlen import packed_kwargs
 
+LEAST_TOKENS = 1024  # of a pack; less is not worth its launches
 MOST_TOKENS = 32_768  # a larger pack makes no kernel faster
 MEMORY_SHARE = 0.7  # of what is free, for a pack's activations: the estimate is rough
 
@@ -116,4 +118,7 @@ def auto_tokens(model: torch.nn.Module, free_bytes: float, checkpointing: bool, 
     """
     need = training_need(model, 1, compiled=compiled)
     tokens = int(MEMORY_SHARE * free_bytes / (need.checkpointed if checkpointing else need.activations))
-    return max(1024, min(MOST_TOKENS, tokens // 1024 * 1024))
+    if tokens < LEAST_TOKENS:
+        what = f"by the estimate a forward pass of {LEAST_TOKENS} tokens does not fit: there is room for {max(0, tokens)}"
+        warnings.warn(f"{what}; gradient_checkpointing: true, a profile that shards more, or grpo.microbatch_tokens", stacklevel=2)
+    return max(LEAST_TOKENS, min(MOST_TOKENS, tokens // 1024 * 1024))

@@ -52,13 +52,19 @@ def summary_of(response: str) -> str:
 
 
 def _classifier(checkpoint: Path, *, training: bool) -> Any:
-    """The checkpoint's body with a scalar head; float32 while training."""
+    """The checkpoint's body with a scalar head; float32 while training. Under ZeRO-3 it is cut up if the trainer's arguments were made before."""
     import torch
     from transformers import AutoModelForSequenceClassification
 
+    from r1pipe.training.models import own_device
+    from r1pipe.training.zero import gather_by_layer
+
     gpu = torch.cuda.is_available()
     model = AutoModelForSequenceClassification.from_pretrained(checkpoint, num_labels=1, dtype=torch.bfloat16 if gpu and not training else torch.float32)
-    return model if training else model.to("cuda" if gpu else "cpu").eval()
+    if not training:
+        return model.to(own_device()).eval()
+    gather_by_layer(model)
+    return model
 
 
 def _chat(prompt: str, response: str) -> list[dict[str, str]]:
@@ -148,24 +154,25 @@ def train_pairwise(checkpoint: Path, rows: list[dict[str, Any]], params: RewardM
     tokenizer = load_tokenizer(checkpoint)
     train, heldout = split_heldout(rows, params.heldout, seed)
     microbatch, accumulate = split_batch(params.batch_size, here.world_size, params.microbatch, MICROBATCH)
-    steps = max(1, round(len(train) * params.epochs / params.batch_size))
     sides = {side: _ids([(row["prompt"], summary_of(row[side])) for row in train], tokenizer) for side in ("chosen", "rejected")}
     fits = [i for i in range(len(train)) if max(len(sides["chosen"][i]), len(sides["rejected"][i])) <= params.max_length]
     if not fits:
         raise InputError(f"no pair fits max_length {params.max_length}", "rm.max_length", "raise max_length")
+    steps = max(1, round(len(fits) * params.epochs / params.batch_size))
+    args = RewardConfig(
+        **{
+            **common_arguments(params, here, seed, steps),
+            "per_device_train_batch_size": microbatch,
+            "gradient_accumulation_steps": accumulate,
+            "max_steps": steps,
+            "lr_scheduler_type": "cosine",
+            "max_length": None,
+            **params.trl,
+        }
+    )
     trainer = RewardTrainer(
         model=_classifier(checkpoint, training=True),
-        args=RewardConfig(
-            **{
-                **common_arguments(params, here, seed, steps),
-                "per_device_train_batch_size": microbatch,
-                "gradient_accumulation_steps": accumulate,
-                "max_steps": steps,
-                "lr_scheduler_type": "cosine",
-                "max_length": None,
-                **params.trl,
-            }
-        ),
+        args=args,
         train_dataset=Dataset.from_dict({"chosen_ids": [sides["chosen"][i] for i in fits], "rejected_ids": [sides["rejected"][i] for i in fits]}),
         processing_class=tokenizer,
         callbacks=[Report(here)],
@@ -192,7 +199,7 @@ def train_pointwise(checkpoint: Path, rows: list[dict[str, Any]], params: Reward
         labels, heldout_labels, heldout_accuracy, heldout_auroc.
 
     Raises:
-        InputError: only one of the two classes is there.
+        InputError: only one of the two classes is there, or no row fits max_length.
     """
     import torch
     from datasets import Dataset
@@ -208,11 +215,13 @@ def train_pointwise(checkpoint: Path, rows: list[dict[str, Any]], params: Reward
     tokenizer = load_tokenizer(checkpoint)
     train, heldout = split_heldout(rows, params.heldout, seed)
     microbatch, accumulate = split_batch(params.batch_size, here.world_size, params.microbatch, MICROBATCH)
-    steps = max(1, round(len(train) * params.epochs / params.batch_size))
     encoded = [
         {"input_ids": ids, "labels": float(row["safe"])} for ids, row in zip(_ids([(r["prompt"], r["response"]) for r in train], tokenizer), train, strict=True)
     ]
     kept = [row for row in encoded if len(row["input_ids"]) <= params.max_length]
+    if not kept:
+        raise InputError(f"no response fits max_length {params.max_length}", "rm.max_length", "raise max_length")
+    steps = max(1, round(len(kept) * params.epochs / params.batch_size))
 
     class Pointwise(Trainer):
         def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
@@ -221,23 +230,24 @@ def train_pointwise(checkpoint: Path, rows: list[dict[str, Any]], params: Reward
             loss = torch.nn.functional.binary_cross_entropy_with_logits(out.logits.squeeze(-1).float(), safe_B)
             return (loss, out) if return_outputs else loss
 
+    args = TrainingArguments(
+        **{
+            **common_arguments(params, here, seed, steps),
+            "per_device_train_batch_size": microbatch,
+            "gradient_accumulation_steps": accumulate,
+            "max_steps": steps,
+            "lr_scheduler_type": "cosine",
+            "train_sampling_strategy": "group_by_length",
+            "average_tokens_across_devices": False,
+            **params.trl,
+        }
+    )
     model = _classifier(checkpoint, training=True)
     model.config.pad_token_id = tokenizer.pad_token_id
     tokenizer.padding_side = "right"
     trainer = Pointwise(
         model=model,
-        args=TrainingArguments(
-            **{
-                **common_arguments(params, here, seed, steps),
-                "per_device_train_batch_size": microbatch,
-                "gradient_accumulation_steps": accumulate,
-                "max_steps": steps,
-                "lr_scheduler_type": "cosine",
-                "train_sampling_strategy": "group_by_length",
-                "average_tokens_across_devices": False,
-                **params.trl,
-            }
-        ),
+        args=args,
         train_dataset=Dataset.from_list(kept),
         data_collator=DataCollatorWithPadding(tokenizer),
         processing_class=tokenizer,

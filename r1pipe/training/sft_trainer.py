@@ -19,7 +19,7 @@ class R1SFTTrainer(SFTTrainer):
 
     Args:
         sampler: the passes of this rank. The arguments must accumulate as many as it says.
-        linear_ce: the loss of r1pipe/training/linear_ce.py where the model allows it; else TRL's fused head.
+        linear_ce: the loss of r1pipe/training/linear_ce.py where the model allows it and the plain negative log-likelihood is asked for; else TRL's.
     """
 
     def __init__(self, sampler: PackSampler, linear_ce: bool = True, **arguments: Any) -> None:
@@ -29,7 +29,8 @@ class R1SFTTrainer(SFTTrainer):
         assert self.accelerator.num_processes == sampler.ranks, "packs were dealt to other ranks than there are"
         whole: Any = self.model
         base = whole.get_base_model() if hasattr(whole, "get_base_model") else whole  # under an adapter
-        self.linear_ce = linear_ce and not self.aux_loss_enabled and not self.is_fsdp_enabled and not why_not_linear_ce(base)
+        plain = self.args.loss_type == "nll" and not self.args.label_smoothing_factor and self.compute_loss_func is None
+        self.linear_ce = linear_ce and plain and not self.aux_loss_enabled and not self.is_fsdp_enabled and not why_not_linear_ce(base)
         if self.linear_ce:
             add_linear_ce(base)
         self._sums = torch.zeros(4, device=self.args.device, dtype=torch.float64)  # tokens with loss, entropy, right, all tokens; since the last log

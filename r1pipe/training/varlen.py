@@ -25,8 +25,11 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedC
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from r1pipe.training.models import own_device
+
 NAME = "r1pipe_varlen"  # transformers looks for 'flash', 'flex' and 'sdpa' in such names
 MAX_HEAD = 256  # of the kernel
+AMPERE = (8, 0)  # the compute capability that the kernel needs
 
 
 # --- which models -----------------------------------------------------------------------------------------------------
@@ -46,12 +49,18 @@ def why_not_packed(config: PreTrainedConfig, model: PreTrainedModel | None = Non
         "it drops attention weights (attention_dropout)": getattr(text, "attention_dropout", None),
         "its attention is sparse": getattr(text, "index_topk", None),
         f"its heads are wider than {MAX_HEAD}": max(heads) > MAX_HEAD,
+        "the kernel needs a GPU of compute capability 8.0 (Ampere) or later": (gpu_capability() or AMPERE) < AMPERE,
     }
     if model is not None:
         reasons["its class does not take an attention from outside"] = not getattr(model, "_supports_attention_backend", False)
         reasons["it keeps a state"] = getattr(model, "_is_stateful", False)
         reasons["it has attention sinks"] = any(name.rsplit(".", 1)[-1] in ("sinks", "sink") for name, _ in model.named_parameters())
     return next((reason for reason, holds in reasons.items() if holds), "")
+
+
+def gpu_capability() -> tuple[int, int] | None:
+    """The compute capability of this rank's GPU; None without one."""
+    return torch.cuda.get_device_capability(own_device()) if torch.cuda.is_available() else None
 
 
 def use_varlen(model: PreTrainedModel) -> bool:
@@ -162,7 +171,7 @@ def varlen_attention_forward(
 
 
 def _has_kernel(query_BHTD: torch.Tensor) -> bool:
-    return query_BHTD.is_cuda and query_BHTD.dtype in (torch.bfloat16, torch.float16)
+    return query_BHTD.is_cuda and query_BHTD.dtype in (torch.bfloat16, torch.float16)  # on a GPU that has it: see why_not_packed
 
 
 def _one_by_one(query_BHTD: torch.Tensor, key_BKTD: torch.Tensor, value_BKTE: torch.Tensor, cu_seq_lens_q: torch.Tensor, scale: float) -> torch.Tensor:

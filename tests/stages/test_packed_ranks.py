@@ -33,7 +33,7 @@ def logged(folder: Path) -> list[dict[str, float]]:
     return [line for line in lines if "loss" in line]
 
 
-@pytest.mark.parametrize("profile", ["ddp", "zero2", "zero3"])
+@pytest.mark.parametrize("profile", ["ddp", "zero1", "zero2", "zero3"])
 def test_packs_on_two_ranks(tmp_path: Path, tiny_checkpoint: Path, profile: str) -> None:
     if profile != "ddp":
         pytest.importorskip("deepspeed")

@@ -141,13 +141,17 @@ def test_fields_are_trls_arguments(here):
     ids=["dr-grpo", "gspo", "dapo"],
 )
 def test_each_variant_trains(tiny_checkpoint, here, changes):
+    if changes.get("mask_truncated"):  # long enough for a random response to end
+        changes = changes | {"phases": [Phase(steps=2, max_tokens=96, rewards=SIGNAL)]}
     trainer = grpo_trainer(params(**changes), tiny_checkpoint, here, spare=spare_of(ROWS))
     before = torch.cat([p.detach().flatten().clone() for p in trainer.model.parameters()])
     trainer.train()
     after = torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert len(losses) == 2 and torch.isfinite(torch.tensor(losses)).all()
-    assert not torch.equal(before, after) or changes.get("mask_truncated"), "random responses are all cut off, and then nothing counts"
+    assert not torch.equal(before, after)
+    if changes.get("mask_truncated"):
+        assert all(entry["completions/clipped_ratio"] < 1 for entry in trainer.state.log_history if "completions/clipped_ratio" in entry)
 
 
 @pytest.mark.parametrize(
@@ -158,8 +162,34 @@ def test_each_variant_trains(tiny_checkpoint, here, changes):
         ({"microbatch_tokens": 0}, "at least 1"),
         ({"importance_level": "word"}, "importance_level"),
         ({"resample": -1}, "resample"),
+        ({"trl": {"top_k": 20}}, "trl.top_k would be ignored"),
+        ({"trl": {"min_p": 0.1}}, "trl.min_p would be ignored"),
+        ({"trl": {"repetition_penalty": 1.1}}, "trl.repetition_penalty would be ignored"),
+        ({"trl": {"generation_kwargs": {"no_repeat_ngram_size": 3}}}, "trl.generation_kwargs would be ignored"),
+        ({"compile": True, "rollout": "vllm", "microbatch_tokens": "rows"}, "microbatch_tokens is rows"),
     ],
 )
 def test_what_cannot_be_is_refused(changes, says):
     with pytest.raises(ValueError, match=says):
         params(**changes)
+
+
+def test_how_responses_are_drawn_is_taken_where_it_is_done_or_changes_nothing():
+    params(trl={"top_k": 20}, rollout="vllm")
+    params(trl={"top_k": 20, "use_transformers_continuous_batching": True})
+    params(trl={"top_k": 0, "repetition_penalty": 1.0})
+
+
+def test_a_later_temperature_keeps_the_head_in_float32(tiny_checkpoint, here, monkeypatch):
+    """The option held until the first phase of another temperature."""
+    from r1pipe.training import grpo_trainer as module
+
+    heads: list[dict[str, Any]] = []
+    plain = module.add_fused_lm_head
+    monkeypatch.setattr(module, "add_fused_lm_head", lambda model, **told: (heads.append(told), plain(model, **told))[1])
+    phases = [Phase(steps=2, max_tokens=8, temperature=temperature, rewards=SIGNAL) for temperature in (1.0, 0.7)]
+    grpo_trainer(params(phases=phases, trl={"cast_lm_head_to_fp32": True}), tiny_checkpoint, here).train()
+    assert heads == [
+        {"outputs": ("log_probs", "entropy"), "temperature": 0.7, "cast_lm_head_to_fp32": True},
+        {"temperature": 0.7, "cast_lm_head_to_fp32": True},
+    ]

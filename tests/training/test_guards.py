@@ -173,6 +173,47 @@ def test_after_a_restart_the_rate_stays_lowered(tiny_checkpoint, here, tmp_path,
     assert [line["learning_rate"] for line in logged(here) if "learning_rate" in line][-2:] == [5e-5, 5e-5]
 
 
+@pytest.mark.parametrize(("save_every", "window", "wanted"), [(1, 4, 11), (2, 4, 8), (1, 16, 35), (4, 16, 10)])
+def test_the_kept_checkpoints_reach_back_before_the_window(here, save_every: int, window: int, wanted: int):
+    """Eight were kept whatever the window, so all of them could be younger than the trouble."""
+    from r1pipe.training.grpo import grpo_arguments
+
+    rule = {"window": window, "kl": {"action": "rollback", "limit": 1}}
+    chosen = params(rule, save_every=save_every, phases=[Phase(steps=100, max_tokens=8, rewards=REWARDS)])
+    limit = grpo_arguments(chosen, here, 0)["save_total_limit"]
+    assert limit == wanted
+    found = replay(series("kl", [0.0] * 20 + [9.0] * window + [0.0] * 2), window=window, kl={"limit": 8.9})[0]
+    kept = list(range(0, found.step, save_every))[-limit:]
+    assert min(kept) <= found.since
+
+
+def test_trouble_from_the_first_rollout_on_is_said_to_have_no_way_back(here):
+    with pytest.raises(GuardError, match="it began with the first rollouts, and nothing is before them"):
+        roll_back(Finding("kl", 9, 0, "too far", "less"), Guards(), here)
+
+
+def test_a_loss_that_was_no_number_once_is_forgotten(tiny_checkpoint, here, tmp_path, monkeypatch):
+    """transformers takes the logged sum from itself: NaN - NaN. Every later loss was NaN, and the guard spoke at every update."""
+    from r1pipe.training.grpo_trainer import R1GRPOTrainer
+
+    plain = R1GRPOTrainer._compute_loss
+    odd = {2: float("nan")}  # of the value alone: gradients are those of the finite loss
+    monkeypatch.setattr(R1GRPOTrainer, "_compute_loss", lambda self, model, inputs: plain(self, model, inputs) + odd.get(self.state.global_step, 0.0))
+    with pytest.warns(UserWarning, match="guard non_finite at update 3"):
+        metrics = train(tiny_checkpoint, here, tmp_path, params({"non_finite": {"action": "warn", "limit": 0}}))
+    assert [line["step"] for line in logged(here) if "loss" in line and line["loss"] is None] == [3]
+    assert len([line for line in logged(here) if line.get("loss") is not None]) == 7
+    assert metrics["guard_findings"] == 1
+
+
+def test_what_is_no_number_is_said_once_a_window():
+    lines = series("entropy", [0.1] * 12)
+    for line in lines[3:]:
+        line["loss"] = float("nan")
+    found = replay(lines, non_finite={"action": "warn", "limit": 0})
+    assert [finding.step for finding in found] == [4, 11, 19], "rollouts 2, 6, 10"
+
+
 def test_without_a_checkpoint_from_before_there_is_no_way_back(here):
     (here.workdir / "trainer" / "checkpoint-8").mkdir(parents=True)
     with pytest.raises(GuardError, match="no checkpoint is left from update 6 or before"):
@@ -183,9 +224,14 @@ def test_without_a_checkpoint_from_before_there_is_no_way_back(here):
 
 
 def test_a_rollback_needs_checkpoints_and_one_process(tiny_checkpoint, here, tmp_path):
-    rule = {"kl": {"action": "rollback", "limit": 1}}
+    rule = {"window": 1, "kl": {"action": "rollback", "limit": 1}}
     with pytest.raises(ValidationError, match="set save_every"):
         params(rule)
+    with pytest.raises(ValidationError, match=r"kl can never roll back: .* update 6 .*, and what it can find in 8 updates begins after update 5 at the latest"):
+        params(rule, save_every=6)
+    with pytest.raises(ValidationError, match="kl can never roll back"):
+        params(rule | {"window": 4}, save_every=1)
+    params({"non_finite": {"action": "rollback", "limit": 0}}, save_every=7)
     here.world_size = 2
     with pytest.raises(ConfigError, match="one process"):
         train(tiny_checkpoint, here, tmp_path, params(rule, save_every=2))

@@ -200,3 +200,17 @@ def test_what_we_stand_on_in_trl_is_what_we_read() -> None:
 def test_old_fingerprints_stay() -> None:
     assert not {"packing", "pack_tokens", "compile"} & SFTParams().model_dump(mode="json").keys()
     assert SFTParams().model_dump(mode="json")["gradient_checkpointing"] is False
+
+
+@pytest.mark.parametrize("asked", [{"loss_type": "dft"}, {"label_smoothing_factor": 0.2}], ids=str)
+def test_another_loss_is_the_one_that_rows_alone_have(asked: dict[str, Any], tiny_checkpoint: Path, here: Here) -> None:
+    """The loss without logits is the plain negative log-likelihood only, and took the place of every other one."""
+    trained = {}
+    for packing, loss in ((True, asked), (False, asked), (True, {})):
+        params = SFTParams(lr=0.5, batch_size=20, max_steps=1, max_length=512, packing=packing, max_grad_norm=1e9, trl=SGD | loss)
+        out = here.workdir / f"{packing}{bool(loss)}"
+        train_sft(tiny_checkpoint, chats(), params, out, here, seed=5)
+        trained[packing, bool(loss)] = dict(load_model(out, training=True).named_parameters())
+    for name, alone in trained[False, True].items():
+        torch.testing.assert_close(trained[True, True][name], alone, atol=1e-5, rtol=1e-4)
+    assert any((trained[True, False][name] - alone).abs().max() > 1e-3 for name, alone in trained[False, True].items()), "a loss of its own"

@@ -25,6 +25,7 @@ OVERRIDDEN = {
     "_generate_and_score_completions": "1fa48922792dcd5c",
     "_generate_single_turn": "e0f02e4fc094cefd",
     "_get_per_token_logps_and_entropies": "ea73c3909275851d",
+    "log": "1e7772819cc8cf09",
 }
 LEANED_ON: dict[str, tuple[Any, str]] = {  # not ours, but what we hand them or take from them must stay as it is
     "GRPOTrainer._prepare_inputs": (GRPOTrainer._prepare_inputs, "f824e7fb07147956"),

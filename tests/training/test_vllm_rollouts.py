@@ -178,7 +178,7 @@ def test_without_vllm_it_is_refused_before_anything_is_loaded(tiny_checkpoint, h
 def test_a_rollback_cannot_share_the_process_with_vllm(tiny_checkpoint, here, tmp_path):
     from r1pipe.training.grpo import train_grpo
 
-    asked = params(guards={"kl": {"action": "rollback", "limit": 1}}, save_every=1)
+    asked = params(guards={"non_finite": {"action": "rollback", "limit": 0}}, save_every=1)
     with pytest.raises(ConfigError, match="vLLM in this process"):
         train_grpo(tiny_checkpoint, {"prompts": ROWS}, [], asked, "chat", tmp_path, here, 0)
 
