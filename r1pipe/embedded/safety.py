@@ -52,7 +52,7 @@ MARKS = tuple(
         "拒绝",
         "我不能",
         "我无法",
-        "我不会做",
+        "我不会",
     ]
 )  # ours, and what other models say
 

@@ -29,7 +29,8 @@ class R1SFTTrainer(SFTTrainer):
         assert self.accelerator.num_processes == sampler.ranks, "packs were dealt to other ranks than there are"
         whole: Any = self.model
         base = whole.get_base_model() if hasattr(whole, "get_base_model") else whole  # under an adapter
-        plain = self.args.loss_type == "nll" and not self.args.label_smoothing_factor and self.compute_loss_func is None
+        args: Any = self.args
+        plain = args.loss_type == "nll" and not args.label_smoothing_factor and self.compute_loss_func is None
         self.linear_ce = linear_ce and plain and not self.aux_loss_enabled and not self.is_fsdp_enabled and not why_not_linear_ce(base)
         if self.linear_ce:
             add_linear_ce(base)
