@@ -14,7 +14,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from accelerate.utils import DistributedType, gather, is_peft_model
@@ -28,6 +28,15 @@ from r1pipe.training.varlen import use_varlen
 from r1pipe.training.vllm import gap_of, importance_ratio, share_masked
 
 CHUNK = 16  # sequences a forward pass of log-probs where rows are not packed: small enough for equal lengths, large enough for the cores
+
+
+class Pass(NamedTuple):
+    """A forward pass of some rows: the model's inputs, which of its log-probs are of completions' tokens, and where these belong in (B, C)."""
+
+    inputs: dict[str, Any]
+    scored: torch.Tensor
+    at: tuple[torch.Tensor, torch.Tensor]
+
 
 Logps = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]  # log-probs and entropies (B, C), a mixture of experts' loss
 
@@ -111,30 +120,32 @@ class TokenMicrobatches(GRPOTrainer):
                 compute_aux_loss=compute_aux_loss,
                 **multimodal,
             )
-        score = self._packed_logps if self.packed else self._sorted_logps
         with nullcontext() if torch.is_grad_enabled() else self.stopwatch.part("logps"):
-            return score(model, input_ids, attention_mask, logits_to_keep, compute_entropy, compute_aux_loss)
+            return self._logps(model, input_ids, attention_mask, logits_to_keep, compute_entropy, compute_aux_loss)
 
-    def _packed_logps(self, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, width: int, entropies: bool, aux_losses: bool) -> Logps:
-        """One forward pass a pack. With gradients the rows are one pack already (_compute_loss)."""
+    def _logps(self, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, width: int, entropies: bool, aux_losses: bool) -> Logps:
+        """Without padding: in packs where the model can, else in rows of like length."""
         logps_BC = torch.zeros(len(input_ids), width, device=input_ids.device)
         entropy_BC = torch.zeros_like(logps_BC) if entropies else None
         aux = []
-        for chosen in [list(range(len(input_ids)))] if torch.is_grad_enabled() else self._packs(attention_mask):
-            rows = torch.tensor(chosen, device=input_ids.device)
-            pack = pack_completions(input_ids[rows], attention_mask[rows], width)
+        for one in (self._packed_passes if self.packed else self._sorted_passes)(input_ids, attention_mask, width):
             with self.accelerator.autocast():
-                out = model(**pack.inputs, **({"output_router_logits": True} if aux_losses else {}), fused_lm_head=True)
-            scored_1T = pack.inputs["shift_labels"] != -100
-            at = (rows[pack.rows], pack.columns)
-            logps_BC = logps_BC.index_put(at, out.log_probs[scored_1T].to(logps_BC.dtype))
+                out = model(**one.inputs, **({"output_router_logits": True} if aux_losses else {}), fused_lm_head=True)
+            logps_BC = logps_BC.index_put(one.at, out.log_probs[one.scored].to(logps_BC.dtype))
             if entropy_BC is not None:
-                entropy_BC = entropy_BC.index_put(at, out.entropy[scored_1T].detach().to(entropy_BC.dtype))
+                entropy_BC = entropy_BC.index_put(one.at, out.entropy[one.scored].detach().to(entropy_BC.dtype))
             if aux_losses:
                 aux.append(out.aux_loss)
         return logps_BC, entropy_BC, torch.stack(aux).mean() if aux else None
 
-    def _sorted_logps(self, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, width: int, entropies: bool, aux_losses: bool) -> Logps:
+    def _packed_passes(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, width: int) -> Iterator[Pass]:
+        """A pack each. With gradients the rows are one pack already (_compute_loss)."""
+        for chosen in [list(range(len(input_ids)))] if torch.is_grad_enabled() else self._packs(attention_mask):
+            rows = torch.tensor(chosen, device=input_ids.device)
+            pack = pack_completions(input_ids[rows], attention_mask[rows], width)
+            yield Pass(pack.inputs, pack.inputs["shift_labels"] != -100, (rows[pack.rows], pack.columns))
+
+    def _sorted_passes(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, width: int) -> Iterator[Pass]:
         """Every row moved to the left edge, and rows of like length together.
 
         A row's real tokens are contiguous (prompt padded left, completion right), and relative positions are all that
@@ -143,28 +154,15 @@ class TokenMicrobatches(GRPOTrainer):
         prompt_width = input_ids.shape[1] - width
         length_B = attention_mask.sum(1)
         first_B = attention_mask.argmax(1)  # column of a row's first real token
-        logps_BC = torch.zeros(len(input_ids), width, device=input_ids.device)
-        entropy_BC = torch.zeros_like(logps_BC) if entropies else None
-        aux = []
         for rows in length_B.argsort().split(CHUNK):
             longest = int(length_B[rows].max())
             column_bT = first_B[rows, None] + torch.arange(longest, device=input_ids.device)
             real_bT = torch.arange(longest, device=input_ids.device) < length_B[rows, None]
             ids_bT = input_ids[rows].gather(1, column_bT.clamp(max=input_ids.shape[1] - 1)).masked_fill(~real_bT, self._tokenizer.pad_token_id)
             scored_bT = real_bT & (column_bT >= prompt_width)
-            inputs = {"input_ids": ids_bT, "attention_mask": real_bT.long(), "labels": ids_bT.masked_fill(~scored_bT, -100), "fused_lm_head": True}
-            if aux_losses:
-                inputs["output_router_logits"] = True
-            with self.accelerator.autocast():
-                out = model(**inputs)
+            inputs = {"input_ids": ids_bT, "attention_mask": real_bT.long(), "labels": ids_bT.masked_fill(~scored_bT, -100)}
             at = (rows[:, None].expand_as(column_bT)[scored_bT], (column_bT - prompt_width)[scored_bT])
-            scored_bT = scored_bT[:, 1:]  # the head scores each token from the one before: a column fewer, and a row's first token is its prompt's
-            logps_BC = logps_BC.index_put(at, out.log_probs[scored_bT].to(logps_BC.dtype))
-            if entropy_BC is not None:
-                entropy_BC = entropy_BC.index_put(at, out.entropy[scored_bT].detach().to(entropy_BC.dtype))
-            if aux_losses:
-                aux.append(out.aux_loss)
-        return logps_BC, entropy_BC, torch.stack(aux).mean() if aux else None
+            yield Pass(inputs, scored_bT[:, 1:], at)  # the head scores each token from the one before: a column fewer, and a row's first token is its prompt's
 
     def _packs(self, attention_mask: torch.Tensor) -> list[list[int]]:
         """Rows by pack; as many packs on every rank."""

@@ -116,7 +116,7 @@ def test_a_rollout_of_one_update_needs_no_pass_for_its_old_log_probs(vllm, tiny_
 
     found = []
     passes = []
-    plain = R1GRPOTrainer._sorted_logps if tokens == "rows" else R1GRPOTrainer._packed_logps
+    plain = R1GRPOTrainer._logps
 
     def counting(self: Any, model: Any, *args: Any) -> Any:
         passes.append(model is self.model and not torch.is_grad_enabled())
