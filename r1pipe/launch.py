@@ -208,6 +208,8 @@ def check_tools(stages: Mapping[str, Launch]) -> None:
     """
     import importlib.util
 
+    from r1pipe.slurm import why_no_allocation
+
     for name, launch in stages.items():
         where, here = f"stages.{name}.launch", ranks(launch)
         if launch.profile in ZERO:
@@ -225,8 +227,7 @@ def check_tools(stages: Mapping[str, Launch]) -> None:
             raise MissingToolError("offload moves memory from a GPU to the CPU, and there is no GPU", where, "offload: none")
         if launch.profile != "process" and gpus() and launch.nodes == 1 and here.count > len(gpus()):
             raise MissingToolError(f"{here.count} ranks under {launch.profile} need as many GPUs; {len(gpus())} are visible", where, "num_processes: auto")
-        if launch.nodes > 1 and launch.hostfile is None and ("SLURM_JOB_ID" not in os.environ or shutil.which("srun") is None):
-            what = f"launch.nodes is {launch.nodes} and this is no Slurm allocation"
-            raise MissingToolError(what, where, "`--dry-run` prints the sbatch script; or hostfile: a file that names the machines; or nodes: 1")
+        if launch.nodes > 1 and launch.hostfile is None and (missing := why_no_allocation(launch)):
+            raise MissingToolError(missing[0], where, missing[1])
         if launch.nodes > 1 and launch.hostfile is not None:
             read_hostfile(launch.hostfile, launch.nodes)

@@ -19,11 +19,18 @@ THREADS = "unset OMP_NUM_THREADS; n=$(($(nproc) / ${SLURM_GPUS_ON_NODE:-1})); ex
 MASTER = '"$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"'
 
 
+def why_no_allocation(launch: Launch) -> tuple[str, str] | None:
+    """(what, fix) where srun could not start the stage from here."""
+    if "SLURM_JOB_ID" in os.environ and shutil.which("srun") is not None:
+        return None
+    fix = "`--dry-run` prints the sbatch script; or launch.hostfile: a file that names the machines; or nodes: 1"
+    return f"launch.nodes is {launch.nodes} and this is no Slurm allocation", fix
+
+
 def srun(launch: Launch, stage_json: Path, log: Path) -> subprocess.Popen[bytes]:
     """Inside an allocation: one torchrun a machine. srun ends them when the driver does, since it is sent SIGTERM then."""
-    if "SLURM_JOB_ID" not in os.environ or shutil.which("srun") is None:
-        fix = "`--dry-run` prints the sbatch script; or launch.hostfile: a file that names the machines; or nodes: 1"
-        raise ConfigError(f"launch.nodes is {launch.nodes} and this is no Slurm allocation", fix=fix)
+    if missing := why_no_allocation(launch):
+        raise ConfigError(missing[0], fix=missing[1])
     count = "$SLURM_GPUS_ON_NODE" if launch.num_processes == "auto" else str(launch.num_processes)
     line = "exec " + torchrun(launch, shlex.quote(str(stage_json)), "$SLURM_NODEID", MASTER, count)
     if launch.threads is None and per_machine(launch) is None:

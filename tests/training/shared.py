@@ -6,9 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from r1pipe.here import Here
-from r1pipe.schema import GRPOParams
+from r1pipe.schema import GRPOParams, Phase
 
 ROWS: list[dict[str, Any]] = [{"id": str(i), "prompt": f"what is {i} + 1 ?", "answer": str(i + 1), "domain": "math", "language": "en"} for i in range(12)]
+
+
+def grpo_params(phase: Phase, **changes: Any) -> GRPOParams:
+    """Small batches of two minibatches."""
+    fields: dict[str, Any] = {"lr": 1e-3, "num_generations": 4, "batch_size": 16, "minibatches_per_rollout": 2, "eval_prompts": 0, "phases": [phase]}
+    return GRPOParams(**{**fields, **changes})
 
 
 def grpo_trainer(params: GRPOParams, checkpoint: Path, here: Here, **more: Any) -> Any:

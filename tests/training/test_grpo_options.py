@@ -12,7 +12,7 @@ import torch
 from r1pipe.schema import GRPOParams, Phase, RewardSpec
 from r1pipe.training.grpo import grpo_arguments
 from r1pipe.training.rollouts import spare_prompts
-from tests.training.shared import ROWS, grpo_trainer
+from tests.training.shared import ROWS, grpo_params, grpo_trainer
 
 
 def even_rows_have_signal(completions: list[Any], **columns: Any) -> list[float]:
@@ -24,15 +24,7 @@ SIGNAL = [RewardSpec(name=f"{__name__}:even_rows_have_signal")]
 
 
 def params(**changes: Any) -> GRPOParams:
-    fields = {
-        "lr": 1e-3,
-        "num_generations": 4,
-        "batch_size": 16,
-        "minibatches_per_rollout": 2,
-        "eval_prompts": 0,
-        "phases": [Phase(steps=2, max_tokens=8, rewards=SIGNAL)],
-    }
-    return GRPOParams(**{**fields, **changes})
+    return grpo_params(Phase(steps=2, max_tokens=8, rewards=SIGNAL), **changes)
 
 
 def rollout(trainer: Any) -> dict[str, Any]:

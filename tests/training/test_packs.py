@@ -12,21 +12,13 @@ from r1pipe.errors import ConfigError
 from r1pipe.schema import LOSS_TYPES, GRPOParams, Phase, RewardSpec
 from r1pipe.training.grpo import grpo_arguments, token_microbatches
 from r1pipe.training.packs import auto_tokens, deal, loss_weights, pack_completions, packs_needed
-from tests.training.shared import grpo_trainer
+from tests.training.shared import grpo_params, grpo_trainer
 
 PROMPT, COMPLETION = 9, 14
 
 
 def params(**changes: Any) -> GRPOParams:
-    fields = {
-        "lr": 1e-3,
-        "num_generations": 4,
-        "batch_size": 16,
-        "minibatches_per_rollout": 2,
-        "eval_prompts": 0,
-        "phases": [Phase(steps=4, max_tokens=12, rewards=[RewardSpec(name="random")])],
-    }
-    return GRPOParams(**{**fields, **changes})
+    return grpo_params(Phase(steps=4, max_tokens=12, rewards=[RewardSpec(name="random")]), **changes)
 
 
 def batch(rows: int = 20, seed: int = 0) -> dict[str, torch.Tensor]:
