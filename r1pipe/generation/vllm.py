@@ -5,6 +5,7 @@ A unit is as many sequences as `batch_size` says, which vLLM schedules among its
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +38,8 @@ class VLLM:
 
     @cached_property
     def _engine(self) -> Any:  # not before it draws: what only plans needs no GPU
+        # the engine has a process of its own; forked from one that has computed with several threads, it hangs at its first such operation
+        os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
         from vllm import LLM  # type: ignore[import-not-found]
 
         return LLM(model=str(self._checkpoint), seed=self._seed, **self._sampling.vllm)

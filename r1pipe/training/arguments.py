@@ -38,6 +38,8 @@ def common_arguments(params: Training, here: Here, seed: int, steps: int | None)
         "save_steps": params.save_every or 500,
         "save_total_limit": 2,
         "logging_steps": 1,
+        # transformers would log another number in the place of one that is not finite, and stop the GPU after each pass to look for it
+        "logging_nan_inf_filter": False,
         "report_to": "none",
         "disable_tqdm": True,
         "dataloader_num_workers": 0,

@@ -64,7 +64,6 @@ def grpo_arguments(params: GRPOParams, here: Here, seed: int) -> dict[str, Any]:
         "shuffle_dataset": False,  # the order is ours: r1pipe/training/rollouts.py
         "remove_unused_columns": False,
         "mask_truncated_completions": params.mask_truncated,
-        "logging_nan_inf_filter": False,  # transformers would log another number in the place of one that is not finite
         **vllm_arguments(params),
         **({"save_total_limit": kept_for_rollback(params)} if _may_roll_back(params) else {}),
         **params.trl,

@@ -36,7 +36,7 @@ from r1pipe.training.grpo_update import TokenMicrobatches, gathered
 from r1pipe.training.models import end_ids
 from r1pipe.training.rollouts import phase_at, updates_per_rollout
 from r1pipe.training.stopwatch import Timed
-from r1pipe.training.vllm import share_masked, sync_weights
+from r1pipe.training.vllm import lighten, share_masked, sync_weights
 from r1pipe.training.zero import uncoordinated
 
 LOOKED_AT = 64  # responses a rollout and rank whose words are counted for the log
@@ -77,6 +77,7 @@ class R1GRPOTrainer(TokenMicrobatches):
         if self.use_vllm:
             sync = self.stopwatch.part("sync")(partial(sync_weights, self.vllm_generation))  # a context manager is a decorator, too
             self.vllm_generation.sync_weights = sync
+            lighten(self.vllm_generation)
         self.add_callback(Timed(self.stopwatch, updates_per_rollout(self.params), self))
 
     def _weights(self, phase: Phase) -> torch.Tensor:

@@ -19,7 +19,7 @@ from r1pipe.training.varlen import use_varlen, why_not_packed
 from r1pipe.training.zero import sharded_weights
 
 COMPILE_PAYS_AFTER = 600.0  # seconds of training; compiling takes about one minute
-PASSES = (32768, 24576, 16384, 12288, 8192)  # tokens of a pass, the most that fits
+PASSES = range(32768, 8191, -1024)  # tokens of a pass: the most that fits
 DEFAULT_PASS = 16384  # where activations are recomputed anyway, or nothing is known of the device
 LIKELY_MFU = 0.4  # to guess how long training takes
 

@@ -73,11 +73,15 @@ def train_sft(checkpoint: Path, rows: list[dict[str, Any]], params: SFTParams, o
 
 def sft_arguments(params: SFTParams, here: Here, seed: int, steps: int, plan: PackingPlan | None) -> dict[str, Any]:
     """SFTConfig's arguments, for packed passes where there is a plan."""
+    import torch
+
     from r1pipe.training.arguments import common_arguments, split_batch
 
     if plan:
         microbatch, accumulate = 1, plan.sampler.accumulation  # of packs
         passes: dict[str, Any] = {"padding_free": True, "gradient_checkpointing": plan.checkpointing}
+        if torch.cuda.is_available():
+            passes["dataloader_num_workers"] = 1  # gathers the next update's passes while the GPU works
     else:
         microbatch, accumulate = split_batch(params.batch_size, here.world_size, params.microbatch, MICROBATCH)
         passes = {"train_sampling_strategy": "group_by_length"}  # rows of like length share a pass, so little is padding

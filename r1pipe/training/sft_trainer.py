@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from datasets import Dataset
+from torch.nn.functional import pad
 from torch.utils.data import Sampler
 from transformers.modeling_layers import GradientCheckpointingLayer
 from trl import SFTTrainer
@@ -12,6 +14,8 @@ from trl import SFTTrainer
 from r1pipe.training.linear_ce import add_linear_ce, why_not_linear_ce
 from r1pipe.training.packing import PackSampler
 from r1pipe.training.varlen import rounded
+
+ROUND = {"cuda": 256}  # tokens of a pass, a multiple: for matrices of each new size cuBLAS looks for a kernel, while the GPU waits
 
 
 class R1SFTTrainer(SFTTrainer):
@@ -29,6 +33,8 @@ class R1SFTTrainer(SFTTrainer):
         assert self.accelerator.num_processes == sampler.ranks, "packs were dealt to other ranks than there are"
         whole: Any = self.model
         base = whole.get_base_model() if hasattr(whole, "get_base_model") else whole  # under an adapter
+        if isinstance(self.train_dataset, Dataset):  # token ids as arrays: as lists, a pass of 14k tokens took 9 ms to gather while the GPU waited
+            self.train_dataset = self.train_dataset.with_format("numpy")
         args: Any = self.args
         plain = args.loss_type == "nll" and not args.label_smoothing_factor and self.compute_loss_func is None
         self.linear_ce = linear_ce and plain and not self.aux_loss_enabled and not self.is_fsdp_enabled and not why_not_linear_ce(base)
@@ -45,12 +51,14 @@ class R1SFTTrainer(SFTTrainer):
         inputs["max_length_q"] = inputs["max_length_k"] = rounded(int(inputs["max_length_q"]))
         if not self.linear_ce or return_outputs or not model.training:
             return super().compute_loss(model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch)
+        tokens = inputs["input_ids"].numel()
+        round_up(inputs)
         out = model(**inputs, linear_ce=True)
         loss = out.nll / (out.tokens.clamp(min=1) if num_items_in_batch is None else torch.as_tensor(num_items_in_batch).clamp(min=1))
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # gradients are averaged over ranks, and the count is of all ranks
         with torch.no_grad():
-            seen = torch.full_like(out.entropy, inputs["input_ids"].numel())
+            seen = torch.full_like(out.entropy, tokens)
             self._sums += torch.stack([out.tokens.to(out.entropy.dtype), out.entropy, out.right.to(out.entropy.dtype), seen]).double()
         return loss
 
@@ -66,6 +74,18 @@ class R1SFTTrainer(SFTTrainer):
                 self._metrics["train"]["mean_token_accuracy"] = [right / counted]
             self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
         super().log(logs, start_time)
+
+
+def round_up(inputs: dict[str, Any]) -> None:
+    """Fill the pass up to a multiple of ROUND tokens with one more sequence, which has no loss and which no other sees."""
+    short = -inputs["input_ids"].shape[1] % ROUND.get(inputs["input_ids"].device.type, 1)
+    if not short:
+        return
+    ids_1T, labels_1T, ends_N1 = inputs["input_ids"], inputs["labels"], inputs["cu_seq_lens_q"]
+    inputs["input_ids"], inputs["labels"] = pad(ids_1T, (0, short)), pad(labels_1T, (0, short), value=-100)
+    inputs["position_ids"] = torch.cat([inputs["position_ids"], torch.arange(short, device=ids_1T.device)[None]], dim=1)
+    inputs["cu_seq_lens_q"] = inputs["cu_seq_lens_k"] = torch.cat([ends_N1, ends_N1[-1:] + short])
+    inputs["max_length_q"] = inputs["max_length_k"] = max(inputs["max_length_q"], rounded(short))
 
 
 def compile_layers(model: torch.nn.Module, **options: Any) -> int:

@@ -1,7 +1,7 @@
-"""Exact packed attention without a flash-attn build: torch's variable-length kernel as a transformers attention.
+"""Exact packed attention without a flash-attn build: a variable-length kernel as a transformers attention.
 
 A packed batch is one row of T tokens, several sequences one after the other; no token sees another sequence. `use_varlen(model)` switches a
-model over, `pack(rows)` makes the inputs. On CUDA in half precision the kernel of `torch.nn.attention.varlen` runs; elsewhere one
+model over, `pack(rows)` makes the inputs. On CUDA in half precision the kernel of r1pipe/training/kernels.py runs; elsewhere one
 scaled_dot_product_attention a sequence, which is the same number by number. Batches with padding, and generation with a cache, go through
 transformers' own SDPA, so that a model that was switched over still samples and scores as before.
 
@@ -13,10 +13,9 @@ Not covered: sliding windows, attention sinks, soft caps, linear attention, drop
 
 from __future__ import annotations
 
-import inspect
 import warnings
-from collections.abc import Callable, Sequence
-from functools import cache, partial
+from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -25,6 +24,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedC
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from r1pipe.training.kernels import settle
 from r1pipe.training.models import own_device
 
 NAME = "r1pipe_varlen"  # transformers looks for 'flash', 'flex' and 'sdpa' in such names
@@ -40,7 +40,6 @@ def why_not_packed(config: PreTrainedConfig, model: PreTrainedModel | None = Non
     text = config.get_text_config(decoder=True)
     kinds = set(getattr(text, "layer_types", None) or ())
     window = getattr(text, "sliding_window", None) if getattr(text, "use_sliding_window", True) and not kinds else None
-    heads = [getattr(text, name, None) or 0 for name in ("head_dim", "qk_head_dim", "v_head_dim")]
     reasons = {
         "it is an encoder-decoder": getattr(config, "is_encoder_decoder", False),
         f"it has layers of {', '.join(sorted(kinds - {'full_attention'}))}": kinds - {"full_attention"},
@@ -48,7 +47,7 @@ def why_not_packed(config: PreTrainedConfig, model: PreTrainedModel | None = Non
         "it caps attention scores": getattr(text, "attn_logit_softcapping", None),
         "it drops attention weights (attention_dropout)": getattr(text, "attention_dropout", None),
         "its attention is sparse": getattr(text, "index_topk", None),
-        f"its heads are wider than {MAX_HEAD}": max(heads) > MAX_HEAD,
+        f"its heads are wider than {MAX_HEAD}": max(head_widths(config)) > MAX_HEAD,
         "the kernel needs a GPU of compute capability 8.0 (Ampere) or later": (gpu_capability() or AMPERE) < AMPERE,
     }
     if model is not None:
@@ -72,16 +71,23 @@ def use_varlen(model: PreTrainedModel) -> bool:
     if reason := why_not_packed(model.config, model):
         warnings.warn(f"{type(model).__name__} is trained on padded batches, not packed ones: {reason}", stacklevel=2)
         return False
+    if torch.cuda.is_available():
+        settle(full_width(*head_widths(model.config)))
     register()
     model.set_attn_implementation(NAME)
     return True
 
 
+def head_widths(config: PreTrainedConfig) -> tuple[int, int]:
+    """Of queries and keys, and of values."""
+    text = config.get_text_config(decoder=True)
+    plain = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return getattr(text, "qk_head_dim", None) or plain, getattr(text, "v_head_dim", None) or plain
+
+
 @cache
 def register() -> None:
     """Make NAME known to transformers."""
-    if torch.cuda.is_available():
-        settle()
     AttentionInterface.register(NAME, varlen_attention_forward)
     AttentionMaskInterface.register(NAME, _mask)
 
@@ -191,53 +197,24 @@ def _one_by_one(query_BHTD: torch.Tensor, key_BKTD: torch.Tensor, value_BKTE: to
 def _kernel(
     query_BHTD: torch.Tensor, key_BKTD: torch.Tensor, value_BKTE: torch.Tensor, cu_seq_lens_q: torch.Tensor, max_length: int, scale: float
 ) -> torch.Tensor:
-    """torch's kernel, which wants heads of one width, a multiple of 8: narrower ones are padded with zeros, and the output is cropped."""
-    varlen_attn, grouped = settle()
-    groups, width, out_width = query_BHTD.shape[1] // key_BKTD.shape[1], query_BHTD.shape[-1], value_BKTE.shape[-1]
-    if groups > 1 and grouped is None:
+    """The kernel, which wants heads of one width, a multiple of 8: narrower ones are padded with zeros, and the output is cropped."""
+    groups, out_width = query_BHTD.shape[1] // key_BKTD.shape[1], value_BKTE.shape[-1]
+    full = full_width(query_BHTD.shape[-1], out_width)
+    kernel = settle(full)
+    if groups > 1 and not kernel.grouped:
         key_BKTD, value_BKTE = repeat_kv(key_BKTD, groups), repeat_kv(value_BKTE, groups)
-    full = -(-max(width, out_width) // 8) * 8
     query_THF, key_TKF, value_TKF = (_widen(x.transpose(1, 2)[0], full).contiguous() for x in (query_BHTD, key_BKTD, value_BKTE))
-    more = grouped if groups > 1 and grouped else {}
-    ends_N1 = cu_seq_lens_q.to(torch.int32)
-    return varlen_attn(query_THF, key_TKF, value_TKF, ends_N1, ends_N1, max_length, max_length, scale=scale, **more)[..., :out_width]
+    return kernel.attend(query_THF, key_TKF, value_TKF, cu_seq_lens_q.to(torch.int32), max_length, scale)[..., :out_width]
+
+
+def full_width(width: int, value_width: int) -> int:
+    """The width of heads that the kernel sees.
+
+    >>> full_width(192, 128), full_width(20, 12)
+    (192, 24)
+    """
+    return -(-max(width, value_width) // 8) * 8
 
 
 def _widen(x: torch.Tensor, width: int) -> torch.Tensor:
     return x if x.shape[-1] == width else pad(x, (0, width - x.shape[-1]))
-
-
-_SETTLED: list[tuple[Callable[..., Any], dict[str, Any] | None]] = []
-
-
-def settle() -> tuple[Callable[..., Any], dict[str, Any] | None]:
-    """The causal kernel of the torch that is here, and what it needs to be told to take fewer key heads than query heads; None: repeat them.
-
-    Found out once, before anything is compiled: the first call tries a small case on the GPU.
-    """
-    if not _SETTLED:
-        from torch.nn.attention.varlen import varlen_attn
-
-        known = inspect.signature(varlen_attn).parameters
-        causal = partial(varlen_attn, **({"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}))
-        _SETTLED.append((causal, {"enable_gqa": True} if "enable_gqa" in known else ({} if _takes_fewer_key_heads(causal) else None)))
-    return _SETTLED[0]
-
-
-def _takes_fewer_key_heads(attend: Callable[..., Any]) -> bool:
-    """torch 2.11 does not say whether its kernel takes grouped heads as they are: compare with repeated ones, forward and backward."""
-    draw = torch.Generator("cuda").manual_seed(0)
-    q, k, v = (torch.randn(96, heads, 64, device="cuda", generator=draw).to(torch.bfloat16).requires_grad_() for heads in (4, 2, 2))
-    ends = torch.tensor([0, 32, 96], device="cuda", dtype=torch.int32)
-
-    def run(key: torch.Tensor, value: torch.Tensor) -> list[torch.Tensor]:
-        out = attend(q, key, value, ends, ends, 64, 64, scale=0.125)
-        return [out, *torch.autograd.grad(out.float().square().sum(), (q, k, v))]
-
-    with torch.enable_grad(), torch.autocast("cuda", enabled=False):
-        wanted = run(k.repeat_interleave(2, 1), v.repeat_interleave(2, 1))
-        try:
-            found = run(k, v)
-        except (RuntimeError, ValueError):
-            return False
-    return all(torch.allclose(a.float(), b.float(), atol=0.05, rtol=0.05) for a, b in zip(found, wanted, strict=True))

@@ -45,8 +45,7 @@ OURS: dict[str, dict[str, Any]] = {  # candidate settings of ours; the first is 
     "r1pipe eager": {"compile": False},
     "r1pipe checkpointing": {"gradient_checkpointing": True},
     "r1pipe 12k": {"pack_tokens": 12288},
-    "r1pipe workers": {"trl": {"dataloader_num_workers": 2}},
-    "r1pipe cudnn eager": {"cudnn": True, "compile": False},
+    "r1pipe workers": {"trl": {"dataloader_num_workers": 1}},
     "r1pipe TRL's head": {"linear_ce": False},
     "r1pipe bf16 stream": {"bf16_stream": True},
     "r1pipe 8k eager": {"pack_tokens": 8192, "compile": False},
@@ -128,14 +127,6 @@ def ours(told: dict[str, Any], given: dict[str, Any], rows: Any, updates: int, f
     params = SFTParams(batch_size=told["batch"], packing=True, max_length=told["longest"], lora=adapter, **{"compile": not told["tiny"], **settings})
     here = Here("bench", folder, folder / "metrics.jsonl", folder / "progress.jsonl")
     given["model"].config.save_pretrained(folder)
-    if told.get("cudnn"):  # torch has it and leaves it off; equal heads only. A loss that differs from the others' says why.
-        import torch.nn.attention.varlen as torch_varlen
-
-        from r1pipe.training import varlen
-
-        torch_varlen._should_use_cudnn = lambda index: True
-        varlen._SETTLED.append((varlen.settle()[0], None))
-        varlen._SETTLED.reverse()
     plan = plan_packing(folder, [len(ids) for ids in rows["input_ids"]], params, updates, here, seed=0)
     assert plan is not None
     print(here.metrics_path.read_text().strip(), flush=True)
@@ -173,27 +164,25 @@ def work(told: dict[str, Any]) -> dict[str, Any]:
             ends.append(time.monotonic())
             if len(ends) == 1 and gpu:
                 torch.cuda.reset_peak_memory_stats()
-            if told["profile"]:
-                profile(len(ends))
-            control.should_training_stop = len(ends) > 1 and ends[-1] - began > told["seconds"]
+            if profiler and profiler.profiler is not None:
+                profiler.stop()
+                print(profiler.key_averages().table(sort_by="self_device_time_total" if gpu else "self_cpu_time_total", row_limit=40, max_name_column_width=80))
+                profiler.export_chrome_trace(told["profile"])
+                del ends[-1]
+            late = len(ends) > 1 and ends[-1] - began > told["seconds"]
+            if profiler and profiler.profiler is None and (late or len(ends) == 1 + told["windows"]):
+                profiler.start()
+                return
+            control.should_training_stop = late or len(ends) == 1 + told["windows"]
 
     profiler = torch.profiler.profile() if told["profile"] else None
-
-    def profile(window: int) -> None:
-        """Of the second window, where the time goes."""
-        assert profiler is not None
-        if window == 1:
-            profiler.start()
-        elif window == 2:
-            profiler.stop()
-            print(profiler.key_averages().table(sort_by="self_device_time_total" if gpu else "self_cpu_time_total", row_limit=40, max_name_column_width=80))
 
     with tempfile.TemporaryDirectory() as folder:
         trainer = trainer_of(told, model, rows, Path(folder))
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(Clock())
         trainer.train()
-    tokens, windows = sum(told["lengths"]), len(ends)
+    tokens, windows = sum(told["lengths"]), len(ends) + bool(profiler)
     counted = max(entry["num_tokens"] for entry in trainer.state.log_history if "num_tokens" in entry)
     assert counted == tokens * windows, f"{counted} tokens were trained on, not {windows} x {tokens}"
     rates = [tokens / (b - a) for a, b in zip(ends, ends[1:], strict=False)]
@@ -250,7 +239,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=110, help="of one side, after which no further window starts")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of TRL's weights; ours are float32 (LoRA: bfloat16 on all sides)")
     parser.add_argument("--lora", action="store_true", help="adapters of rank 16 on all linear layers, weights in bfloat16; always so with 7B")
-    parser.add_argument("--profile", action="store_true", help="print where the second window's time goes (its rate is then no result)")
+    parser.add_argument("--profile", default="", metavar="FILE", help="one more window: print where its time goes, and write a Chrome trace")
     parser.add_argument("--out", type=Path, help="JSON of everything")
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -265,7 +254,15 @@ def main() -> None:
         longest = 512 if args.tiny else 32768
     assert rows % batch == 0, f"{rows} rows are no whole number of updates of {batch}"
     lengths = [longest] * rows if args.rows_32k else row_lengths(rows, longest, 32 if args.tiny else 1000)
-    shared = {"shape": shape, "tiny": args.tiny, "longest": longest, "lengths": lengths, "batch": batch, "epochs": 1 + args.windows}
+    shared = {
+        "shape": shape,
+        "tiny": args.tiny,
+        "longest": longest,
+        "lengths": lengths,
+        "batch": batch,
+        "epochs": 1 + args.windows + bool(args.profile),
+        "windows": args.windows,
+    }
     shared |= {"seconds": args.seconds, "profile": args.profile, "lora": args.lora or shape == "7B"}
     sides = [side for side in args.sides.split(",") if side]
     print(f"{shape} shape, {rows} rows of {min(lengths)} to {max(lengths)} tokens, {sum(lengths):,} in all, {batch} rows an update", flush=True)
@@ -279,7 +276,7 @@ def main() -> None:
         chosen = args.variants.split(",") if side == "r1pipe" and args.variants else [side]
         for name in chosen:
             told = {**shared, "side": side, "dtype": "float32" if side == "r1pipe" else args.dtype, **OURS.get(name, {})}
-            results[name] = run(told, show=args.profile)
+            results[name] = run(told, show=bool(args.profile))
             stock = results.get("stock TRL", {}).get("tokens_per_second")
             print(line(name, results[name], stock), flush=True)
     losses = {name: told["loss"][0] for name, told in results.items() if "loss" in told}

@@ -52,7 +52,7 @@ def measure(model: Any, passes: list[dict[str, Any]], total: int, fused: bool) -
 def main() -> None:
     import torch
 
-    from r1pipe.training import varlen
+    from r1pipe.training import kernels
     from r1pipe.training.linear_ce import add_linear_ce
     from r1pipe.training.sft_trainer import compile_layers
     from r1pipe.training.varlen import pack, use_varlen
@@ -82,8 +82,8 @@ def main() -> None:
             print(f"{kind}, {name}: loss {loss:.6f}, one by one {wanted:.6f}, difference {abs(loss - wanted):.1e}; gradients: cosine {alike:.6f}")
             assert abs(loss - wanted) < 1e-3 and alike > 0.999, "packed rows are not what rows alone are"
     if device == "cuda":
-        told = varlen.settle()[1]
-        print("grouped key heads:", "repeated" if told is None else f"as they are {told or ''}")
+        for width, kernel in kernels._SETTLED.items():
+            print(f"heads of {width}: {kernel.name}, grouped key heads {'as they are' if kernel.grouped else 'repeated'}")
 
 
 if __name__ == "__main__":

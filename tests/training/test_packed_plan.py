@@ -52,7 +52,7 @@ def test_activations_are_recomputed_where_they_do_not_fit(
     assert plan(qwen, here, [tokens] * 8, **stated).checkpointing is checkpointing
 
 
-@pytest.mark.parametrize(("memory", "capacity"), [(H100, 8192), (H200, 24576), (400e9, 32768), (None, 16384), (30e9, 16384)])
+@pytest.mark.parametrize(("memory", "capacity"), [(H100, 10240), (H200, 24576), (400e9, 32768), (None, 16384), (30e9, 16384)])
 def test_a_pass_is_as_large_as_fits(memory: float | None, capacity: int, qwen: Path, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed, "device_memory", lambda: memory)
     found = plan(qwen, here, [1024] * 512, batch_size=256)

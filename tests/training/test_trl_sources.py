@@ -16,6 +16,7 @@ from trl.generation.vllm_generation import VLLMGeneration
 from trl.trainer.utils import add_fused_lm_head
 
 from r1pipe.training.grpo_trainer import R1GRPOTrainer
+from r1pipe.training.vllm import trl_extract_logprobs
 
 READ_FROM = "1.16.0"
 OVERRIDDEN = {
@@ -31,6 +32,7 @@ LEANED_ON: dict[str, tuple[Any, str]] = {  # not ours, but what we hand them or 
     "GRPOTrainer._prepare_inputs": (GRPOTrainer._prepare_inputs, "f824e7fb07147956"),
     "VLLMGeneration.generate": (VLLMGeneration.generate, "2d2ac2be5b1309c4"),
     "VLLMGeneration.sync_weights": (VLLMGeneration.sync_weights, "63d669fb32304ff5"),
+    "extract_logprobs": (trl_extract_logprobs, "ea9254b4a72d3ed7"),
     "add_fused_lm_head": (add_fused_lm_head, "422d009f04b66659"),
 }
 

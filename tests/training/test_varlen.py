@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from r1pipe.training import varlen
+from r1pipe.training import kernels, varlen
+from r1pipe.training.kernels import Kernel
 from r1pipe.training.varlen import pack, packed_kwargs, register, use_varlen, varlen_attention_forward, why_not_packed
 
 ROWS = [[5, 6, 7, 8, 9, 10, 11], [12], [13, 14, 15], [16, 17, 18, 19, 20]]
@@ -112,12 +113,12 @@ def test_a_boundary_list_that_leaves_tokens_out_is_refused() -> None:
 
 
 def fake_kernel(attends: list[tuple[int, ...]], grouped: bool) -> Any:
-    """The kernel's contract, as torch writes it: heads of one width, equal in number unless it takes groups."""
+    """The kernel's contract: heads of one width, equal in number unless it takes groups."""
 
-    def attend(q_THF: torch.Tensor, k_TKF: torch.Tensor, v_TKF: torch.Tensor, ends: torch.Tensor, _: Any, longest: int, __: int, *, scale: float, **more: Any):
+    def attend(q_THF: torch.Tensor, k_TKF: torch.Tensor, v_TKF: torch.Tensor, ends: torch.Tensor, longest: int, scale: float) -> torch.Tensor:
         assert q_THF.shape[-1] == k_TKF.shape[-1] == v_TKF.shape[-1] and q_THF.shape[-1] % 8 == 0
         assert ends.dtype == torch.int32 and int(ends.diff().max()) <= longest
-        assert q_THF.shape[1] == k_TKF.shape[1] or more.get("enable_gqa") or grouped
+        assert q_THF.shape[1] == k_TKF.shape[1] or grouped
         attends.append(tuple(k_TKF.shape))
         q, k, v = (x.transpose(0, 1)[None] for x in (q_THF, k_TKF, v_TKF))
         return varlen._one_by_one(q, k, v, ends, scale)[0]
@@ -125,16 +126,16 @@ def fake_kernel(attends: list[tuple[int, ...]], grouped: bool) -> Any:
     return attend
 
 
-@pytest.mark.parametrize("grouped", [None, {}, {"enable_gqa": True}])
-def test_the_kernels_path_pads_crops_and_groups(grouped: dict[str, Any] | None, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("grouped", [False, True])
+def test_the_kernels_path_pads_crops_and_groups(grouped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is done around the kernel, with its contract in the kernel's place: narrow values, odd widths, fewer key heads."""
     seen: list[tuple[int, ...]] = []
-    monkeypatch.setattr(varlen, "_SETTLED", [(fake_kernel(seen, grouped == {}), grouped)])
+    monkeypatch.setattr(kernels, "_SETTLED", {24: Kernel("fake", fake_kernel(seen, grouped), grouped)})
     q, k, v = torch.randn(1, 4, 9, 20), torch.randn(1, 2, 9, 20), torch.randn(1, 2, 9, 12)
     ends = packed_kwargs([4, 5])["cu_seq_lens_q"]
     out = varlen._kernel(q, k, v, ends, 8, 0.25)
     torch.testing.assert_close(out, varlen._one_by_one(q, k, v, ends, 0.25)[0], atol=1e-6, rtol=1e-5)
-    assert seen == [(9, 4 if grouped is None else 2, 24)]
+    assert seen == [(9, 2 if grouped else 4, 24)]
 
 
 @torch.library.custom_op("r1pipe_test::attend", mutates_args=())
@@ -152,11 +153,11 @@ def test_layers_compile_to_one_graph_for_all_lengths(half: bool, monkeypatch: py
     """Nothing on the kernel's path breaks the graph, and neither another layer nor another number of tokens or sequences compiles again."""
     from r1pipe.training.sft_trainer import compile_layers
 
-    def kernel(q: Any, k: Any, v: Any, ends: Any, _: Any, longest: int, __: int, *, scale: float) -> torch.Tensor:
+    def kernel(q: Any, k: Any, v: Any, ends: Any, longest: int, scale: float) -> torch.Tensor:
         return torch.ops.r1pipe_test.attend(q, k, v, ends, longest, scale)
 
     graphs: list[Any] = []
-    monkeypatch.setattr(varlen, "_SETTLED", [(kernel, {})])
+    monkeypatch.setattr(varlen, "settle", lambda width: Kernel("fake", kernel, True))
     monkeypatch.setattr(varlen, "_has_kernel", lambda query: True)
     model = tiny(num_hidden_layers=3)
     use_varlen(model)

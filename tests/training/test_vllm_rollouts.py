@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ from r1pipe.errors import ConfigError, MissingToolError
 from r1pipe.generation.decode import decode
 from r1pipe.schema import GRPOParams, Phase, RewardSpec, VLLMRollout
 from r1pipe.training.grpo_trainer import R1GRPOTrainer
-from r1pipe.training.vllm import require_vllm, vllm_arguments
+from r1pipe.training.vllm import extract_logprobs, lighten, require_vllm, trl_extract_logprobs, vllm_arguments
 from tests.training.shared import ROWS, grpo_trainer
 
 RANDOM = [RewardSpec(name="random")]
@@ -47,7 +48,7 @@ class Sampled:
         self.mode, self.enable_sleep_mode = "colocate", False
         worker = SimpleNamespace(model_runner=SimpleNamespace(model=self))
         engine = SimpleNamespace(model_executor=SimpleNamespace(driver_worker=worker))
-        self.llm = SimpleNamespace(llm_engine=engine, reset_prefix_cache=lambda: None)
+        self.llm = SimpleNamespace(llm_engine=engine, reset_prefix_cache=lambda: None, generate=lambda: None)
         self.synced, self.asked = 0, []
 
     def load_weights(self, weights: Any) -> None:
@@ -187,3 +188,37 @@ def test_defaults_leave_old_fingerprints_alone():
     plain = params(rollout="hf").model_dump(mode="json")
     new = {"rollout", "vllm", "microbatch_tokens", "epsilon_high", "importance_level", "mask_truncated", "resample", "skip_no_signal"}
     assert not new & set(plain), json.dumps(sorted(new & set(plain)))
+
+
+class Flat(list):
+    """vLLM's FlatLogprobs as far as both functions read it: position by position dictionaries, beside flat lists."""
+
+    def __init__(self, token_ids: list[int], logprobs: list[float], each: int = 1) -> None:
+        self.token_ids, self.logprobs, self.start_indices = token_ids, logprobs, list(range(0, len(logprobs), each))
+        items = [(token, SimpleNamespace(logprob=value, rank=i % each)) for i, (token, value) in enumerate(zip(token_ids, logprobs, strict=True))]
+        super().__init__(dict(items[i : i + each]) for i in self.start_indices)
+
+
+@pytest.mark.parametrize("each", [1, 2])
+def test_log_probs_are_read_as_trl_reads_them(each: int) -> None:
+    outputs = [SimpleNamespace(outputs=[SimpleNamespace(logprobs=Flat([5, 6, 7, 8], [-0.5, float("nan"), -1.5, 0.0], each))]) for _ in range(2)]
+    assert extract_logprobs(outputs) == trl_extract_logprobs(outputs)  # type: ignore[arg-type]
+    without = [SimpleNamespace(outputs=[SimpleNamespace(logprobs=None)])]
+    assert extract_logprobs(without) == (None, None)
+
+
+def test_the_collector_rests_while_vllm_generates() -> None:
+    seen: list[bool] = []
+
+    def generate(fail: bool) -> str:
+        seen.append(gc.isenabled())
+        if fail:
+            raise RuntimeError("out of memory")
+        return "drawn"
+
+    generation = SimpleNamespace(mode="colocate", llm=SimpleNamespace(generate=generate))
+    lighten(generation)
+    assert generation.llm.generate(False) == "drawn"
+    with pytest.raises(RuntimeError):
+        generation.llm.generate(True)
+    assert seen == [False, False] and gc.isenabled()
