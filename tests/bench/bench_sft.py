@@ -14,6 +14,7 @@ asserted to be equal. The first epoch warms up. Every side has a process of its 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import importlib.util
 import json
@@ -76,6 +77,12 @@ def model_of(told: dict[str, Any], device: str) -> Any:
     return model
 
 
+def has_flash(version: int) -> bool:
+    """FlashAttention 4 has the same package, and its own folder in it."""
+    found = importlib.util.find_spec("flash_attn")
+    return found is not None and (importlib.util.find_spec("flash_attn.cute") is not None if version == 4 else found.origin is not None)
+
+
 def tokenizer() -> Any:
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
@@ -107,8 +114,8 @@ def trainer_of(told: dict[str, Any], model: Any, rows: Any, folder: Path) -> Any
         packs = len(trl.pack_dataset(rows, told["longest"], "bfd"))
         accumulate = -(-packs // (len(rows) // batch))
         packed = {"packing": True, "gradient_checkpointing": False, "per_device_train_batch_size": 1, "gradient_accumulation_steps": accumulate}
-        if importlib.util.find_spec("flash_attn"):
-            model.set_attn_implementation("flash_attention_2")
+        with contextlib.suppress(ImportError, ValueError):
+            model.set_attn_implementation(told.get("flash") or ("flash_attention_2" if has_flash(2) else "flash_attention_4"))
         args = trl.SFTConfig(**common, **packed, **liger)
         return trl.SFTTrainer(args=args, **given)
     return ours(told, given, rows, updates, folder, adapter)
@@ -266,7 +273,7 @@ def main() -> None:
     shared |= {"seconds": args.seconds, "profile": args.profile, "lora": args.lora or shape == "7B"}
     sides = [side for side in args.sides.split(",") if side]
     print(f"{shape} shape, {rows} rows of {min(lengths)} to {max(lengths)} tokens, {sum(lengths):,} in all, {batch} rows an update", flush=True)
-    if "TRL packed" in sides and not importlib.util.find_spec("flash_attn"):
+    if "TRL packed" in sides and not (has_flash(2) or has_flash(4)):
         print("flash-attn cannot be imported: TRL's packed rows go through SDPA with a block-diagonal mask", flush=True)
     if not importlib.util.find_spec("liger_kernel"):
         print("liger-kernel cannot be imported", flush=True)
