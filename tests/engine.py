@@ -74,3 +74,31 @@ def states(folder: Path, *arguments: str) -> dict[str, str]:
     done = r1pipe(folder, "plan", "t.yaml", "--json", *arguments)
     assert done.returncode == 0, done.stderr
     return {stage["name"]: stage["state"] for stage in json.loads(done.stdout)["stages"]}
+
+
+def stage_json(
+    folder: Path, kind: str, config: dict[str, Any], inputs: dict[str, tuple[str, Path]], outputs: dict[str, tuple[str, Path]], search: tuple[str, ...] = ()
+) -> Path:
+    """A stage.json as the driver writes it for its workers, and the folders it names.
+
+    Args:
+        inputs, outputs: role -> (type of the artifact, its folder).
+        search: folders whose kinds the worker may import.
+    """
+    for path in (folder / "workdir", *(path for _, path in outputs.values())):
+        path.mkdir(parents=True, exist_ok=True)
+    told = {
+        "stage": "a",
+        "kind": kind,
+        "config": config,
+        "inputs": {role: {"type": type_, "name": role, "path": str(path)} for role, (type_, path) in inputs.items()},
+        "outputs": {role: {"type": type_, "name": role, "path": str(path)} for role, (type_, path) in outputs.items()},
+        "workdir": str(folder / "workdir"),
+        "metrics": str(folder / "metrics.jsonl"),
+        "progress": str(folder / "progress.jsonl"),
+        "resumed": False,
+        "isolation": True,
+        "search": list(search),
+    }
+    (folder / "stage.json").write_text(json.dumps(told), encoding="utf8")
+    return folder / "stage.json"

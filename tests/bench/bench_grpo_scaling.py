@@ -21,9 +21,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
 from bench_grpo import TINY, machine  # noqa: E402
+from engine import stage_json  # noqa: E402
 from grpo_sides import Shape, build_checkpoint  # noqa: E402
 
 from r1pipe.launch import Launcher  # noqa: E402
@@ -35,26 +36,12 @@ TESTS = Path(__file__).parents[1]
 
 def measure(name: str, ranks: int, shape: Shape, profile: str, rollout: str, steps: int, folder: Path) -> dict[str, Any]:
     """Tokens trained a second over all ranks, and the parts of an update on rank 0."""
-    for part in ("workdir", "out"):
-        (folder / part).mkdir(parents=True)
-    told = {
-        "stage": "bench",
-        "kind": "bench.grpo_ranks",
-        "config": {"shape": asdict(shape), "rollout": rollout, "steps": steps},
-        "inputs": {"model": {"type": "checkpoint", "name": "base", "path": str(folder.parent / "checkpoint")}},
-        "outputs": {"report": {"type": "report", "name": "out", "path": str(folder / "out")}},
-        "workdir": str(folder / "workdir"),
-        "metrics": str(folder / "metrics.jsonl"),
-        "progress": str(folder / "progress.jsonl"),
-        "resumed": False,
-        "isolation": True,
-        "search": [str(TESTS)],
-    }
-    (folder / "stage.json").write_text(json.dumps(told), encoding="utf8")
+    model, report = {"model": ("checkpoint", folder.parent / "checkpoint")}, {"report": ("report", folder / "out")}
+    file = stage_json(folder, "bench.grpo_ranks", {"shape": asdict(shape), "rollout": rollout, "steps": steps}, model, report, (str(TESTS),))
     started = time.time()
     with Launcher(folder / "forkserver.log") as launcher:
         launch = Launch(profile=profile if ranks > 1 else "process", num_processes=ranks)  # type: ignore[arg-type]
-        codes = launcher.run(launch, folder / "stage.json", lambda rank: folder / f"log.{rank}", lambda: None)
+        codes = launcher.run(launch, file, lambda rank: folder / f"log.{rank}", lambda: None)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] if (folder / "metrics.jsonl").is_file() else []
     updates = [line for line in lines if "update" in line]
     if any(codes) or len(updates) < steps:

@@ -30,11 +30,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from r1pipe.device import device_name, gpus
-from r1pipe.launch import Launcher
-from r1pipe.schema import Launch
-
 ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from engine import stage_json  # noqa: E402
+
+from r1pipe.device import device_name, gpus  # noqa: E402
+from r1pipe.launch import Launcher  # noqa: E402
+from r1pipe.schema import Launch  # noqa: E402
+
 BASE = ROOT / "r1pipe" / "embedded" / "data" / "base"
 BARS = {"zero2": 0.90, "zero3": 0.80}
 WARM_UP, WINDOWS = 3, 3
@@ -85,28 +89,6 @@ def write_rows(file: Path, tokens: list[int]) -> None:
             stream.write(json.dumps({"id": str(i), "messages": messages, "domain": "math", "source": "sampled"}) + "\n")
 
 
-def stage_json(folder: Path, model: Path, chats: Path, sft: dict[str, Any]) -> Path:
-    """What the driver tells its workers, for the kind cold-start."""
-    for name in ("workdir", "out"):
-        (folder / name).mkdir(parents=True)
-    told = {
-        "stage": "bench",
-        "kind": "cold-start",
-        "config": {"sft": sft},
-        "inputs": {"model": {"type": "checkpoint", "name": "base", "path": str(model)}, "chats": {"type": "chats", "name": "chats", "path": str(chats)}},
-        "outputs": {"checkpoint": {"type": "checkpoint", "name": "out", "path": str(folder / "out")}},
-        "workdir": str(folder / "workdir"),
-        "metrics": str(folder / "metrics.jsonl"),
-        "progress": str(folder / "progress.jsonl"),
-        "resumed": False,
-        "isolation": True,
-        "search": [],
-    }
-    file = folder / "stage.json"
-    file.write_text(json.dumps(told), encoding="utf8")
-    return file
-
-
 def read_steps(file: Path) -> list[dict[str, Any]]:
     """The lines of updates in metrics.jsonl; the last may be half written."""
     lines = []
@@ -127,7 +109,8 @@ def measure(run: str, variants: dict[str, Any], chats: Path, model: Path, sft: d
     ranks, steps = int(count), WARM_UP + WINDOWS * arguments.steps
     launch = Launch(profile=profile, num_processes=ranks, deepspeed=variants[variant] if variant else {}, offload=arguments.offload)  # type: ignore[arg-type]
     config = sft | {"batch_size": sft["batch_size"] * ranks, "max_steps": steps + 1}
-    file = stage_json(folder, model, chats, config)
+    inputs = {"model": ("checkpoint", model), "chats": ("chats", chats)}
+    file = stage_json(folder, "cold-start", {"sft": config}, inputs, {"checkpoint": ("checkpoint", folder / "out")})
 
     def tick() -> None:
         if not arguments.save and len(read_steps(folder / "metrics.jsonl")) > steps:

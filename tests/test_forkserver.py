@@ -1,0 +1,87 @@
+"""The fork server's rules: imports and nothing else, results as in a fresh process, and it ends with the driver."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from engine import alive, config, environment, stage_json, start, wait_for
+
+from r1pipe.environment import base_environment
+from r1pipe.forkserver import Client
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory):
+    os.environ.pop("R1PIPE_FORKSERVER", None)
+    client = Client(environment() | base_environment() | {"PYTHONPATH": environment()["PYTHONPATH"]}, tmp_path_factory.mktemp("server") / "log")
+    os.environ["R1PIPE_FORKSERVER"] = "always"
+    try:
+        assert client.usable()
+        yield client
+    finally:
+        os.environ.pop("R1PIPE_FORKSERVER", None)
+        client.close()
+
+
+def told(folder: Path, kind: str, config_: dict | None = None) -> Path:
+    return stage_json(folder, kind, config_ or {}, {}, {"rows": ("prompts", folder / "out/rows")})
+
+
+def forked(server: Client, folder: Path, kind: str, threads: int = 1, config_: dict | None = None) -> dict:
+    child = server.fork(
+        stage_json(folder, kind, config_ or {}, {}, {"rows": ("prompts", folder / "out/rows")}),
+        {"OMP_NUM_THREADS": str(threads), "R1PIPE_TEST": "in the child"},
+        folder / "log",
+    )
+    code = wait_for(lambda: (child.poll() is not None) and [child.poll()], 60)[0]
+    assert code == 0, (folder / "log").read_text()
+    return json.loads((folder / "out/rows/rows.jsonl").read_text().splitlines()[0])
+
+
+def test_the_server_only_imports(server: Client):
+    """One thread: no pool was started by a tensor operation, an allocator or a dataset."""
+    assert server.ready is not None and server.ready["threads"] == 1
+    assert len(os.listdir(f"/proc/{server.pid}/task")) == 1
+    maps = Path(f"/proc/{server.pid}/maps").read_text()
+    assert "libtorch" in maps
+    assert not any("nvidia" in os.readlink(f"/proc/{server.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{server.pid}/fd"))
+
+
+def test_a_fork_imports_nothing_more_sets_its_own_environment_and_computes_in_parallel(server: Client, tmp_path: Path):
+    row = forked(server, tmp_path / "a", "r1pipe_fakes.torch_work", threads=2)
+    assert row["was_imported"] and row["tables"] and row["environment"] == "in the child" and row["threads"] == 2
+    assert row["parent"] == server.pid and row["seconds"] < 5
+    assert forked(server, tmp_path / "b", "r1pipe_fakes.torch_work")["threads"] == 1
+    assert len(os.listdir(f"/proc/{server.pid}/task")) == 1
+
+
+def test_a_fork_computes_what_a_fresh_process_does(server: Client, tmp_path: Path):
+
+    inside = forked(server, tmp_path / "a", "r1pipe_fakes.torch_work")
+    fresh = environment() | base_environment() | {"PYTHONPATH": environment()["PYTHONPATH"], "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-m", "r1pipe.worker", str(told(tmp_path / "b", "r1pipe_fakes.torch_work"))], env=fresh, check=True, capture_output=True)
+    outside = json.loads((tmp_path / "b/out/rows/rows.jsonl").read_text().splitlines()[0])
+    assert not outside["was_imported"]
+    assert inside["result"] == outside["result"]
+
+
+def test_a_failing_fork_leaves_the_server_alive(server: Client, tmp_path: Path):
+    child = server.fork(told(tmp_path / "a", "r1pipe_fakes.rows", {"then": "kill"}), {"OMP_NUM_THREADS": "1"}, tmp_path / "log")
+    assert wait_for(lambda: child.poll()) == -9
+    assert server.alive()
+
+
+@pytest.mark.parametrize("number", [pytest.param(15, marks=pytest.mark.slow), 9])
+def test_server_and_forks_end_with_the_driver(tmp_path: Path, number: int):
+    text = "stages:\n  a: {kind: r1pipe_fakes.rows, outputs: {rows: a}}\n  b: {kind: r1pipe_fakes.rows, inputs: {source: a}, outputs: {rows: b}, then: sleep}\n"
+    config(tmp_path, text)
+    driver = start(tmp_path, "run-all", "t.yaml", R1PIPE_FORKSERVER="always")
+    pid = int(wait_for(lambda: (tmp_path / "runs/t/b/workdir/pid.0").exists() and (tmp_path / "runs/t/b/workdir/pid.0").read_text(), 90))
+    server = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    assert "r1pipe.forkserver" in Path(f"/proc/{server}/cmdline").read_text()
+    driver.send_signal(number)
+    driver.communicate(timeout=30)
+    wait_for(lambda: not alive(pid) and not alive(server), 5)
