@@ -28,7 +28,8 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 
-from grpo_sides import GENERATION, LOGPS, REWARD, SYNC, Shape, run_side  # noqa: E402
+from grpo_shape import Shape  # noqa: E402
+from grpo_sides import GENERATION, LOGPS, REWARD, SYNC, run_side  # noqa: E402
 
 SIDES = ("r1pipe+vllm", "trl+vllm", "trl+generate")  # in the order in which the budget is spent
 BUT = "everything but generation"

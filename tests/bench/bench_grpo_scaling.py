@@ -25,7 +25,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1]), str(
 
 from bench_grpo import TINY, machine  # noqa: E402
 from engine import stage_json  # noqa: E402
-from grpo_sides import Shape, build_checkpoint  # noqa: E402
+from grpo_shape import Shape, build_checkpoint  # noqa: E402
 
 from r1pipe.launch import Launcher  # noqa: E402
 from r1pipe.schema import Launch  # noqa: E402

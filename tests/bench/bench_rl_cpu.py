@@ -19,7 +19,8 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 
 from bench_grpo import BUT, check, machine, measure  # noqa: E402
-from grpo_sides import GENERATION, Shape  # noqa: E402
+from grpo_shape import Shape  # noqa: E402
+from grpo_sides import GENERATION  # noqa: E402
 
 BASE = Path(__file__).parents[2] / "r1pipe" / "embedded" / "data" / "base"
 SHAPE = Shape(prompts=16, group=8, median=35, sigma=0.4, cap=80, base=str(BASE), minibatches=4, trl_microbatch=32, trl_checkpointing=False)

@@ -22,7 +22,7 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 
 from bench_grpo import OFFLINE, machine  # noqa: E402
-from grpo_sides import Shape, build_checkpoint  # noqa: E402
+from grpo_shape import Shape, build_checkpoint  # noqa: E402
 
 PROMPTS, EACH, MAX_TOKENS, BAR = 64, 16, 256, 0.95
 

@@ -36,7 +36,7 @@ SHARE = slice(0, 0)  # this rank's responses of a rollout
 
 def rank_reward(completions: list[Any], **columns: Any) -> list[float]:
     """The rollout's rewards, of this rank's responses."""
-    from grpo_sides import RUN
+    from grpo_shape import RUN
 
     return RUN.shape.rewards(RUN.rollout)[SHARE]
 
@@ -45,7 +45,9 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     global SHARE
     sys.path[:0] = [path for path in (BENCH,) if path not in sys.path]
     import torch
-    from grpo_sides import RUN, Shape, Timing, force_lengths
+    from forced_lengths import force_lengths
+    from grpo_shape import RUN, Shape
+    from grpo_sides import Timing
 
     from r1pipe.schema import GRPOParams, Phase, RewardSpec
     from r1pipe.training.callbacks import Heldout

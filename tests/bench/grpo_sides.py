@@ -6,197 +6,18 @@ number. Both are timed by the same wrappers, from outside; r1pipe's own seconds/
 
 from __future__ import annotations
 
-import functools
 import json
-import math
-import random
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LogitsProcessor, TrainerCallback
+from forced_lengths import force_lengths
+from grpo_shape import RUN, Shape, build_checkpoint, seeded_reward
+from transformers import TrainerCallback
 
 GENERATION, SYNC, LOGPS, REWARD = "generation", "sync", "logps", "reward"
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What is measured. `vocabulary` and the five sizes are of the model that is built in code; base = a checkpoint instead."""
-
-    prompts: int = 32
-    group: int = 16
-    prompt_tokens: int = 128
-    median: int = 400
-    sigma: float = 0.5  # of the logarithm of lengths (our choice); their mean is then about 450
-    cap: int = 1024
-    seed: int = 0
-    hidden: int = 896
-    layers: int = 24
-    heads: int = 14
-    kv_heads: int = 2
-    inner: int = 4864
-    vocabulary: int = 151_936
-    base: str = ""
-    minibatches: int = 1  # updates a rollout
-    trl_microbatch: int = 16  # rows; as in open-r1's recipes for one GPU, with TRL's gradient checkpointing
-    trl_checkpointing: bool = True
-    vllm_memory: float = 0.3
-    microbatch_tokens: int | str = "auto"
-    compiled: bool = True
-
-    @property
-    def rows(self) -> int:
-        return self.prompts * self.group
-
-    def lengths(self, rollout: int) -> list[int]:
-        """Tokens of each response of a rollout, its end included."""
-        draw = random.Random(f"{self.seed}/lengths/{rollout}")
-        return [min(self.cap, max(2, round(draw.lognormvariate(math.log(self.median), self.sigma)))) for _ in range(self.rows)]
-
-    def rewards(self, rollout: int) -> list[float]:
-        """0 or 1 for each response; every group has both."""
-        draw = random.Random(f"{self.seed}/rewards/{rollout}")
-        found: list[float] = []
-        while len(found) < self.rows:
-            group = [float(draw.random() < 0.5) for _ in range(self.group)]
-            found += group if 0 < sum(group) < self.group else []
-        return found
-
-    def texts(self, rollouts: int) -> list[str]:
-        """Prompts of `prompt_tokens` tokens each: the tokenizer built here makes one of each letter. Of a base that ships: its world's problems."""
-        if self.base:
-            from r1pipe.data.render import TEMPLATES, read_template, render_prompt
-            from r1pipe.data.rows import REASONING_DOMAINS
-            from r1pipe.embedded.world import problems
-
-            template = read_template(str(TEMPLATES / "embedded-zero.txt"))
-            return [str(render_prompt(row, template)) for row in problems("dev", REASONING_DOMAINS, self.prompts * rollouts, self.seed)]
-        draw = random.Random(f"{self.seed}/prompts")
-        return ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=self.prompt_tokens)) for _ in range(self.prompts * rollouts)]
-
-
-@dataclass
-class Run:
-    """Where the run is; rewards and lengths follow from it."""
-
-    shape: Shape
-    rollout: int = -1
-
-
-RUN = Run(Shape())
-
-
-def seeded_reward(completions: list[Any], **columns: Any) -> list[float]:
-    """The rollout's rewards, for both sides."""
-    assert len(completions) == RUN.shape.rows, "one call a rollout"
-    return RUN.shape.rewards(RUN.rollout)
-
-
-def build_checkpoint(folder: Path, shape: Shape) -> Path:
-    """A Qwen2 of random weights and a byte-level tokenizer whose other tokens are words: any id decodes, encoding makes letters."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
-
-    if shape.base:
-        return Path(shape.base)
-    if (folder / "config.json").is_file():
-        return folder
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    words = [f"Ġw{i}" for i in range(shape.vocabulary - len(alphabet) - 2)]
-    vocabulary = {token: i for i, token in enumerate(["<|pad|>", "<|end|>", *alphabet, *words])}
-    bpe = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|end|>", pad_token="<|pad|>")
-    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(shape.seed)
-    config = Qwen2Config(
-        vocab_size=shape.vocabulary,
-        hidden_size=shape.hidden,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads,
-        intermediate_size=shape.inner,
-        max_position_embeddings=32_768,
-        rope_parameters={"rope_type": "default", "rope_theta": 1_000_000.0},
-        tie_word_embeddings=True,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    model = Qwen2ForCausalLM(config)
-    torch.nn.Module.to(model, torch.bfloat16 if torch.cuda.is_available() else torch.float32).save_pretrained(folder)
-    return folder
-
-
-# --- forced lengths ---------------------------------------------------------------------------------------------------
-
-
-class Ends:
-    """Which rows end at token t (from 0), and the scores that make them end there and nowhere else."""
-
-    def __init__(self, lengths: list[int], eos_ids: list[int], device: torch.device) -> None:
-        self.length_B = torch.tensor(lengths, device=device)
-        self.some = {length - 1 for length in lengths}
-        self.eos = eos_ids
-
-    def apply(self, t: int, rows_B: torch.Tensor, scores_BV: torch.Tensor) -> torch.Tensor:
-        scores_BV[:, self.eos] = -torch.inf
-        if t in self.some:
-            ends = (self.length_B[rows_B] == t + 1).nonzero().squeeze(-1)
-            scores_BV[ends] = -torch.inf
-            scores_BV[ends, self.eos[0]] = 0.0
-        return scores_BV
-
-
-class EndsProcessor(LogitsProcessor):
-    def __init__(self, ends: Ends) -> None:
-        self.ends, self.t = ends, -1
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        self.t += 1
-        return self.ends.apply(self.t, torch.arange(len(scores), device=scores.device), scores)
-
-
-def force_lengths(trainer: Any, lengths: Any) -> None:
-    """Make whatever generates for this trainer end each response of a rollout where `lengths()` says."""
-    if trainer.use_vllm:
-        generate = trainer.vllm_generation.llm.generate
-
-        def forced(prompts: Any, sampling_params: Any, **more: Any) -> Any:
-            each = []
-            for length in lengths():
-                one = sampling_params.clone()
-                one.max_tokens, one.ignore_eos = length, True
-                each.append(one)
-            assert len(each) == len(prompts)
-            return generate(prompts, sampling_params=each, **more)
-
-        trainer.vllm_generation.llm.generate = forced
-        return
-    if type(trainer).__name__ == "R1GRPOTrainer":
-        from r1pipe.training import grpo_trainer
-
-        plain = grpo_trainer.decode
-
-        def decode(model: Any, prompt_ids: Any, **more: Any) -> Any:
-            return plain(model, prompt_ids, **more, adjust=Ends(lengths(), more["eos_ids"], model.device).apply)
-
-        grpo_trainer.decode = decode
-        return
-    model = trainer.model
-    plain_generate = model.generate
-
-    @functools.wraps(plain_generate)
-    def generate_forced(*args: Any, **more: Any) -> Any:
-        return plain_generate(*args, **more, logits_processor=[EndsProcessor(Ends(lengths(), trainer.eos_token_ids, model.device))])
-
-    model.generate = generate_forced
-
-
-# --- timing -----------------------------------------------------------------------------------------------------------
 
 
 def now() -> float:
@@ -346,7 +167,7 @@ def ours(shape: Shape, checkpoint: Path, work: Path, steps: int, rollout: str) -
         rollout=rollout,  # type: ignore[arg-type]
         microbatch_tokens=shape.microbatch_tokens,  # type: ignore[arg-type]
         eval_prompts=0,
-        phases=[Phase(steps=steps * shape.minibatches, max_tokens=shape.cap, rewards=[RewardSpec(name="grpo_sides:seeded_reward")])],
+        phases=[Phase(steps=steps * shape.minibatches, max_tokens=shape.cap, rewards=[RewardSpec(name="grpo_shape:seeded_reward")])],
         **more,
     )
     rows = [{"id": str(i), "prompt": text, "domain": "math", "language": "en"} for i, text in enumerate(shape.texts(steps))]

@@ -1,0 +1,71 @@
+"""Responses of given lengths from every generator: vLLM's, transformers' and r1pipe's own."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from transformers import LogitsProcessor
+
+
+class Ends:
+    """Which rows end at token t (from 0), and the scores that make them end there and nowhere else."""
+
+    def __init__(self, lengths: list[int], eos_ids: list[int], device: torch.device) -> None:
+        self.length_B = torch.tensor(lengths, device=device)
+        self.some = {length - 1 for length in lengths}
+        self.eos = eos_ids
+
+    def apply(self, t: int, rows_B: torch.Tensor, scores_BV: torch.Tensor) -> torch.Tensor:
+        scores_BV[:, self.eos] = -torch.inf
+        if t in self.some:
+            ends = (self.length_B[rows_B] == t + 1).nonzero().squeeze(-1)
+            scores_BV[ends] = -torch.inf
+            scores_BV[ends, self.eos[0]] = 0.0
+        return scores_BV
+
+
+class EndsProcessor(LogitsProcessor):
+    def __init__(self, ends: Ends) -> None:
+        self.ends, self.t = ends, -1
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        self.t += 1
+        return self.ends.apply(self.t, torch.arange(len(scores), device=scores.device), scores)
+
+
+def force_lengths(trainer: Any, lengths: Any) -> None:
+    """Make whatever generates for this trainer end each response of a rollout where `lengths()` says."""
+    if trainer.use_vllm:
+        generate = trainer.vllm_generation.llm.generate
+
+        def forced(prompts: Any, sampling_params: Any, **more: Any) -> Any:
+            each = []
+            for length in lengths():
+                one = sampling_params.clone()
+                one.max_tokens, one.ignore_eos = length, True
+                each.append(one)
+            assert len(each) == len(prompts)
+            return generate(prompts, sampling_params=each, **more)
+
+        trainer.vllm_generation.llm.generate = forced
+        return
+    if type(trainer).__name__ == "R1GRPOTrainer":
+        from r1pipe.training import grpo_trainer
+
+        plain = grpo_trainer.decode
+
+        def decode(model: Any, prompt_ids: Any, **more: Any) -> Any:
+            return plain(model, prompt_ids, **more, adjust=Ends(lengths(), more["eos_ids"], model.device).apply)
+
+        grpo_trainer.decode = decode
+        return
+    model = trainer.model
+    plain_generate = model.generate
+
+    @functools.wraps(plain_generate)
+    def generate_forced(*args: Any, **more: Any) -> Any:
+        return plain_generate(*args, **more, logits_processor=[EndsProcessor(Ends(lengths(), trainer.eos_token_ids, model.device))])
+
+    model.generate = generate_forced
