@@ -24,7 +24,6 @@ import torch
 from accelerate.utils import gather_object, is_peft_model
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl.models import unwrap_model_for_generation
-from trl.trainer.utils import add_fused_lm_head
 
 from r1pipe import rewards
 from r1pipe.data.response import split_response
@@ -34,6 +33,7 @@ from r1pipe.rewards.repetition import repeated_share
 from r1pipe.schema import GRPOParams, Phase
 from r1pipe.training.grpo_update import TokenMicrobatches, gathered
 from r1pipe.training.models import end_ids
+from r1pipe.training.plain_head import set_head
 from r1pipe.training.rollouts import phase_at, updates_per_rollout
 from r1pipe.training.stopwatch import Timed
 from r1pipe.training.vllm import lighten, share_masked, sync_weights
@@ -94,11 +94,10 @@ class R1GRPOTrainer(TokenMicrobatches):
             self.temperature = phase.temperature
             policy: Any = self.accelerator.unwrap_model(self.model)
             policy = policy.get_base_model() if is_peft_model(policy) else policy
-            head: dict[str, Any] = {"temperature": phase.temperature, "cast_lm_head_to_fp32": self.args.cast_lm_head_to_fp32}
-            add_fused_lm_head(policy, outputs=("log_probs", "entropy"), **head)
+            set_head(policy, phase.temperature, self.args.cast_lm_head_to_fp32, ("log_probs", "entropy"))
             if self.ref_model is not None:
                 reference: Any = self.accelerator.unwrap_model(self.ref_model)
-                add_fused_lm_head(reference, **head)
+                set_head(reference, phase.temperature, self.args.cast_lm_head_to_fp32)
         self.max_completion_length = phase.max_tokens
         if self.use_vllm:
             self.vllm_generation.temperature, self.vllm_generation.max_completion_length = phase.temperature, phase.max_tokens

@@ -23,6 +23,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from r1pipe.training.memory import shares, still_to_come
 from r1pipe.training.packs import auto_tokens, deal, loss_weights, pack_completions, packs_needed
+from r1pipe.training.plain_head import add_plain_head
 from r1pipe.training.stopwatch import Stopwatch
 from r1pipe.training.varlen import use_varlen
 from r1pipe.training.vllm import gap_of, importance_ratio, share_masked
@@ -67,7 +68,11 @@ class TokenMicrobatches(GRPOTrainer):
         super().__init__(**kwargs)
         policy: Any = self.accelerator.unwrap_model(self.model)
         reference: Any = self.ref_model and self.accelerator.unwrap_model(self.ref_model)
-        self.packed = microbatch_tokens is not None and use_varlen(policy.get_base_model() if is_peft_model(policy) else policy)
+        base = policy.get_base_model() if is_peft_model(policy) else policy
+        for model in (base, reference):
+            if model is not None:
+                add_plain_head(model, self.temperature)
+        self.packed = microbatch_tokens is not None and use_varlen(base)
         if self.packed and reference is not None:
             use_varlen(reference)
         self.compiled = self.packed and compiled

@@ -174,7 +174,7 @@ def test_how_responses_are_drawn_is_taken_where_it_is_done_or_changes_nothing():
 
 def test_a_later_temperature_keeps_the_head_in_float32(tiny_checkpoint, here, monkeypatch):
     """The option held until the first phase of another temperature."""
-    from r1pipe.training import grpo_trainer as module
+    from r1pipe.training import plain_head as module
 
     heads: list[dict[str, Any]] = []
     plain = module.add_fused_lm_head
@@ -183,5 +183,5 @@ def test_a_later_temperature_keeps_the_head_in_float32(tiny_checkpoint, here, mo
     grpo_trainer(params(phases=phases, trl={"cast_lm_head_to_fp32": True}), tiny_checkpoint, here).train()
     assert heads == [
         {"outputs": ("log_probs", "entropy"), "temperature": 0.7, "cast_lm_head_to_fp32": True},
-        {"temperature": 0.7, "cast_lm_head_to_fp32": True},
+        {"outputs": ("log_probs",), "temperature": 0.7, "cast_lm_head_to_fp32": True},
     ]

@@ -1,0 +1,58 @@
+"""Log-probs of the labelled tokens on a CPU, from logits that are held whole.
+
+TRL's fused head never holds all logits, which a GPU needs at 152k words. On a CPU it scores every position, prompts and padding too, and makes the
+logits a second time for the gradients: at the 2,000 words of the bases that ship that was 43 % of an update.
+
+Shapes: B batch, T tokens less one, N tokens with a label, H hidden size, V words.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
+
+from r1pipe.training.linear_ce import why_not_linear_ce
+from r1pipe.training.zero import sharded_weights
+
+MOST_LOGITS = 2**27  # float32 ones of a pass: 512 MiB; above, TRL's head
+
+
+def set_head(model: PreTrainedModel, temperature: float, cast_lm_head_to_fp32: bool, outputs: tuple[str, ...] = ("log_probs",)) -> None:
+    """TRL's fused head at this temperature, and on a CPU ours over it."""
+    add_fused_lm_head(model, temperature=temperature, cast_lm_head_to_fp32=cast_lm_head_to_fp32, outputs=outputs)
+    add_plain_head(model, temperature)
+
+
+def add_plain_head(model: PreTrainedModel, temperature: float) -> None:
+    """Let `model(..., fused_lm_head=True)` on a CPU return what TRL's head returns, the entropy without gradient; nothing where the model does not allow it."""
+    if model.device.type != "cpu" or sharded_weights() or why_not_linear_ce(model):
+        return
+    fused = model.forward
+
+    @functools.wraps(type(model).forward)
+    def forward(self: Any, *args: Any, fused_lm_head: bool = False, **kwargs: Any) -> Any:
+        shifted_BT, labels_BT = kwargs.get("shift_labels"), kwargs.get("labels")
+        targets_BT = shifted_BT if shifted_BT is not None else labels_BT[:, 1:] if labels_BT is not None else None
+        if not fused_lm_head or targets_BT is None or kwargs.get("output_router_logits") or kwargs.get("num_items_in_batch") is not None:
+            return fused(*args, fused_lm_head=fused_lm_head, **kwargs)
+        mask_BT = targets_BT != -100
+        if int(mask_BT.sum()) * self.config.get_text_config().vocab_size > MOST_LOGITS:
+            return fused(*args, fused_lm_head=True, **kwargs)
+        inputs = {name: value for name, value in kwargs.items() if name not in ("labels", "shift_labels", "num_items_in_batch")}
+        hidden_BTH = self.base_model(*args, **inputs, use_cache=False).last_hidden_state
+        hidden_NH = (hidden_BTH if shifted_BT is not None else hidden_BTH[:, :-1])[mask_BT]
+        every_NV = torch.log_softmax(self.get_output_embeddings()(hidden_NH).float() / temperature, -1)
+        logps_N = every_NV.gather(-1, targets_BT[mask_BT][:, None]).squeeze(-1)
+        with torch.no_grad():
+            entropy_N = -(every_NV.exp() * every_NV).sum(-1)
+        zeros_BT = logps_N.new_zeros(mask_BT.shape)
+        log_probs_BT = zeros_BT.masked_scatter(mask_BT, logps_N)
+        loss = -log_probs_BT.sum() / mask_BT.sum().clamp(min=1)
+        return FusedCausalLMOutput(loss=loss, log_probs=log_probs_BT, entropy=zeros_BT.masked_scatter(mask_BT, entropy_N), label_mask=mask_BT)
+
+    model.forward = types.MethodType(forward, model)
