@@ -14,6 +14,8 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 FIXTURES = ROOT / "tests" / "fixtures"
 
+ROW = '{"id": "0", "prompt": "1+1", "messages": [{"role": "user", "content": "1+1"}, {"role": "assistant", "content": "2"}], "domain": "math", "answer": "2"}\n'
+
 CHAIN = """
 stages:
   rows: {kind: r1pipe_fakes.rows, outputs: {rows: first}}

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from engine import alive, config, environment, r1pipe, wait_for
+from engine import ROW, alive, config, environment, r1pipe, wait_for
 
 from r1pipe import launch
 from r1pipe.errors import ConfigError, InputError, MissingToolError
@@ -15,7 +15,6 @@ from r1pipe.hosts import Host, commands, per_machine, read_hostfile
 from r1pipe.schema import Launch, Slurm
 from r1pipe.slurm import MASTER, srun
 
-ROW = '{"id": "0", "prompt": "1+1", "messages": [{"role": "user", "content": "1+1"}, {"role": "assistant", "content": "2"}], "domain": "math", "answer": "2"}\n'
 MANY = Launch(profile="zero3", num_processes=8, nodes=4, slurm=Slurm(partition="gpu", time="10:00:00", extra=["--account=x"]))
 MACHINES = "a slots=8\nb slots=8  # the second\n\nuser@c slots=8\nd slots=8\n"
 

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from engine import ROOT, config, r1pipe, rows
+from engine import ROOT, ROW, config, r1pipe, rows
 
 from r1pipe import device, launch, profiles
 from r1pipe.batches import split_batch
@@ -112,8 +112,6 @@ def test_deepspeed_knows_every_setting_that_ships(stage: int):
     if stage == 3:
         assert shipped["stage3_gather_16bit_weights_on_model_save"], "else a checkpoint is saved in pieces"
 
-
-ROW = '{"id": "0", "prompt": "1+1", "messages": [{"role": "user", "content": "1+1"}, {"role": "assistant", "content": "2"}], "domain": "math", "answer": "2"}\n'
 
 # --- batches ----------------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,6 @@ asserted to be equal. The first epoch warms up. Every side has a process of its 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib.metadata
 import importlib.util
 import json
@@ -46,7 +45,6 @@ OURS: dict[str, dict[str, Any]] = {  # candidate settings of ours; the first is 
     "r1pipe eager": {"compile": False},
     "r1pipe checkpointing": {"gradient_checkpointing": True},
     "r1pipe 12k": {"pack_tokens": 12288},
-    "r1pipe workers": {"trl": {"dataloader_num_workers": 1}},
     "r1pipe TRL's head": {"linear_ce": False},
     "r1pipe bf16 stream": {"bf16_stream": True},
     "r1pipe 8k eager": {"pack_tokens": 8192, "compile": False},
@@ -114,8 +112,8 @@ def trainer_of(told: dict[str, Any], model: Any, rows: Any, folder: Path) -> Any
         packs = len(trl.pack_dataset(rows, told["longest"], "bfd"))
         accumulate = -(-packs // (len(rows) // batch))
         packed = {"packing": True, "gradient_checkpointing": False, "per_device_train_batch_size": 1, "gradient_accumulation_steps": accumulate}
-        with contextlib.suppress(ImportError, ValueError):
-            model.set_attn_implementation(told.get("flash") or ("flash_attention_2" if has_flash(2) else "flash_attention_4"))
+        if version := next((n for n in (2, 4) if has_flash(n)), None):
+            model.set_attn_implementation(f"flash_attention_{version}")
         args = trl.SFTConfig(**common, **packed, **liger)
         return trl.SFTTrainer(args=args, **given)
     return ours(told, given, rows, updates, folder, adapter)
