@@ -25,11 +25,17 @@ MOST_LOGITS = 2**27  # float32 ones of a pass: 512 MiB; above, TRL's head
 def set_head(model: PreTrainedModel, temperature: float, cast_lm_head_to_fp32: bool, outputs: tuple[str, ...] = ("log_probs",)) -> None:
     """TRL's fused head at this temperature, and on a CPU ours over it."""
     add_fused_lm_head(model, temperature=temperature, cast_lm_head_to_fp32=cast_lm_head_to_fp32, outputs=outputs)
-    add_plain_head(model, temperature)
+    add_plain_head(model, temperature, outputs)
 
 
-def add_plain_head(model: PreTrainedModel, temperature: float) -> None:
-    """Let `model(..., fused_lm_head=True)` on a CPU return what TRL's head returns, the entropy without gradient; nothing where the model does not allow it."""
+def add_plain_head(model: PreTrainedModel, temperature: float, outputs: tuple[str, ...] = ("log_probs", "entropy")) -> None:
+    """Let `model(..., fused_lm_head=True)` on a CPU return what TRL's head returns; nothing where the model does not allow it.
+
+    Args:
+        outputs: log_probs, entropy (without gradient), is_top1. Of a model asked for others of TRL's, the head stays TRL's.
+    """
+    if set(outputs) - {"log_probs", "entropy", "is_top1"}:
+        return
     if model.device.type != "cpu" or sharded_weights() or why_not_linear_ce(model):
         return
     fused = model.forward
@@ -38,21 +44,26 @@ def add_plain_head(model: PreTrainedModel, temperature: float) -> None:
     def forward(self: Any, *args: Any, fused_lm_head: bool = False, **kwargs: Any) -> Any:
         shifted_BT, labels_BT = kwargs.get("shift_labels"), kwargs.get("labels")
         targets_BT = shifted_BT if shifted_BT is not None else labels_BT[:, 1:] if labels_BT is not None else None
-        if not fused_lm_head or targets_BT is None or kwargs.get("output_router_logits") or kwargs.get("num_items_in_batch") is not None:
+        if not fused_lm_head or targets_BT is None or kwargs.get("output_router_logits"):
             return fused(*args, fused_lm_head=fused_lm_head, **kwargs)
         mask_BT = targets_BT != -100
         if int(mask_BT.sum()) * self.config.get_text_config().vocab_size > MOST_LOGITS:
             return fused(*args, fused_lm_head=True, **kwargs)
-        inputs = {name: value for name, value in kwargs.items() if name not in ("labels", "shift_labels", "num_items_in_batch")}
-        hidden_BTH = self.base_model(*args, **inputs, use_cache=False).last_hidden_state
+        inputs = {name: value for name, value in kwargs.items() if name not in ("labels", "shift_labels", "num_items_in_batch")} | {"use_cache": False}
+        hidden_BTH = self.base_model(*args, **inputs).last_hidden_state
         hidden_NH = (hidden_BTH if shifted_BT is not None else hidden_BTH[:, :-1])[mask_BT]
         every_NV = torch.log_softmax(self.get_output_embeddings()(hidden_NH).float() / temperature, -1)
         logps_N = every_NV.gather(-1, targets_BT[mask_BT][:, None]).squeeze(-1)
-        with torch.no_grad():
-            entropy_N = -(every_NV.exp() * every_NV).sum(-1)
         zeros_BT = logps_N.new_zeros(mask_BT.shape)
-        log_probs_BT = zeros_BT.masked_scatter(mask_BT, logps_N)
-        loss = -log_probs_BT.sum() / mask_BT.sum().clamp(min=1)
-        return FusedCausalLMOutput(loss=loss, log_probs=log_probs_BT, entropy=zeros_BT.masked_scatter(mask_BT, entropy_N), label_mask=mask_BT)
+        found = {"log_probs": zeros_BT.masked_scatter(mask_BT, logps_N)}
+        with torch.no_grad():
+            if "entropy" in outputs:
+                found["entropy"] = zeros_BT.masked_scatter(mask_BT, -(every_NV.exp() * every_NV).sum(-1))
+            if "is_top1" in outputs:
+                right_N = every_NV.argmax(-1) == targets_BT[mask_BT]
+                found["is_top1"] = torch.zeros_like(mask_BT).masked_scatter(mask_BT, right_N)
+        counted = kwargs.get("num_items_in_batch")
+        loss = -found["log_probs"].sum() / (mask_BT.sum().clamp(min=1) if counted is None else counted)
+        return FusedCausalLMOutput(loss=loss, label_mask=mask_BT, **found)
 
     model.forward = types.MethodType(forward, model)

@@ -5,6 +5,7 @@
 Qwen2.5-0.5B's shape with random weights, 64 prompts of 128 tokens x 16 responses of at most 256. Ways: a bare `LLM.generate` over all
 prompts with n = 16 and no seeds; the same with a request and a seed for each response, as r1pipe asks; r1pipe's whole sampler (units,
 journal on disk, decoding of text). One engine, prefix cache emptied before each turn, the median of --turns after one that warms up.
+Last, whether draws follow the model: by transformers' logits, log p of what was drawn is minus the entropy on average, also where top_p cuts.
 """
 
 from __future__ import annotations
@@ -25,6 +26,33 @@ from bench_grpo import OFFLINE, machine  # noqa: E402
 from grpo_shape import Shape, build_checkpoint  # noqa: E402
 
 PROMPTS, EACH, MAX_TOKENS, BAR = 64, 16, 256, 0.95
+
+
+def surprise(engine: Any, params: Any, prompts: list[Any], checkpoint: Path, temperature: float, top_p: float) -> dict[str, float]:
+    """Mean and standard error of log p(drawn) + entropy, and the share of draws outside the nucleus; transformers' float32 logits of bf16 weights."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    asked = [params(temperature=temperature, top_p=top_p, max_tokens=64, ignore_eos=True, seed=i, detokenize=False) for i in range(len(prompts))]
+    outputs = engine.generate(prompts, asked, use_tqdm=False)
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.bfloat16).cuda().eval()
+    found, outside = [], []
+    for output in outputs:
+        drawn_C = torch.tensor(output.outputs[0].token_ids, device="cuda")
+        ids_1T = torch.cat([torch.tensor(output.prompt_token_ids, device="cuda"), drawn_C])[None]
+        with torch.inference_mode():
+            logits_CV = model(ids_1T).logits[0, -len(drawn_C) - 1 : -1].float() / temperature
+        probs_CV, order_CV = logits_CV.softmax(-1).sort(-1, descending=True)
+        kept_CV = probs_CV.cumsum(-1) - probs_CV < top_p  # the smallest set that reaches top_p
+        probs_CV = probs_CV * kept_CV / (probs_CV * kept_CV).sum(-1, keepdim=True)
+        logps_CV = probs_CV.clamp(min=1e-30).log()
+        entropy_C = -(probs_CV * logps_CV).sum(-1)
+        inside_C = (kept_CV & (order_CV == drawn_C[:, None])).any(-1)
+        chosen_C = (logps_CV * (order_CV == drawn_C[:, None])).sum(-1)
+        found.append((chosen_C + entropy_C)[inside_C])
+        outside.append(~inside_C)
+    every = torch.cat(found)
+    return {"mean": every.mean().item(), "error": every.std().item() / len(every) ** 0.5, "outside": torch.cat(outside).float().mean().item()}
 
 
 def main() -> None:
@@ -89,13 +117,20 @@ def main() -> None:
                 tokens = way()
                 if turn:
                     rates[name].append(tokens / (time.perf_counter() - started))
+                    print(f"turn {turn}: {name} {rates[name][-1]:.0f} tokens/s", flush=True)
+        draws = {}
+        for temperature, top_p in ((1.0, 1.0), (0.6, 0.95)):
+            draws[f"{temperature}, {top_p}"] = found = surprise(engine, SamplingParams, prompts * 4, checkpoint, temperature, top_p)
+            print(f"temperature {temperature}, top_p {top_p}: log p + entropy {found['mean']:+.4f} +- {found['error']:.4f}, outside {found['outside']:.5f}")
     medians = {name: statistics.median(values) for name, values in rates.items()}
     for name, rate in medians.items():
         print(f"{name:40s}{rate:9.0f} tokens/s  x {rate / medians['bare vLLM']:.3f}")
     ratio = medians["r1pipe"] / medians["bare vLLM"]
     print(f"asked {BAR:g} x: {'met' if ratio >= BAR else 'MISSED'}")
     if given.out:
-        given.out.write_text(json.dumps({"machine": machine(), "tokens_per_second": rates, "medians": medians, "ratio": ratio, "bar": BAR}, indent=1))
+        given.out.write_text(
+            json.dumps({"machine": machine(), "tokens_per_second": rates, "medians": medians, "ratio": ratio, "bar": BAR, "draws": draws}, indent=1)
+        )
 
 
 if __name__ == "__main__":

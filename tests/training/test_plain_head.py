@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,8 +11,13 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 from trl.trainer.utils import add_fused_lm_head
 
+from r1pipe.here import Here
+from r1pipe.schema import SFTParams
 from r1pipe.training import plain_head
 from r1pipe.training.plain_head import add_plain_head, set_head
+from r1pipe.training.sft import train_sft
+
+OUTPUTS = ("log_probs", "entropy", "is_top1")
 
 
 def model() -> Any:
@@ -28,9 +35,9 @@ def batch() -> dict[str, torch.Tensor]:
 
 def run(own: bool, temperature: float, inputs: dict[str, Any]) -> tuple[Any, torch.Tensor]:
     net = model()
-    add_fused_lm_head(net, temperature=temperature, outputs=("log_probs", "entropy"))
+    add_fused_lm_head(net, temperature=temperature, outputs=OUTPUTS)
     if own:
-        add_plain_head(net, temperature)
+        add_plain_head(net, temperature, OUTPUTS)
     out = net(**inputs, fused_lm_head=True)
     (out.log_probs * torch.arange(out.log_probs.numel()).view_as(out.log_probs)).sum().backward()
     return out, torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None])
@@ -38,14 +45,15 @@ def run(own: bool, temperature: float, inputs: dict[str, Any]) -> tuple[Any, tor
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("shifted", [False, True])
-def test_it_is_trl_s(temperature: float, shifted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    inputs = batch()
+@pytest.mark.parametrize("as_sft_asks", [{}, {"use_cache": False, "num_items_in_batch": torch.tensor(40)}], ids=["plain", "sft"])
+def test_it_is_trl_s(temperature: float, shifted: bool, as_sft_asks: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = batch() | as_sft_asks
     if shifted:
         inputs["shift_labels"] = torch.cat([inputs.pop("labels")[:, 1:], torch.full((3, 1), -100)], dim=1)
     wanted, direction = run(False, temperature, inputs)
     monkeypatch.setattr("trl.trainer.utils._ChunkedLogProbFunction", None)  # the other run does without it
     found, gradient = run(True, temperature, inputs)
-    for name in ("log_probs", "entropy", "loss", "label_mask"):
+    for name in (*OUTPUTS, "loss", "label_mask"):
         torch.testing.assert_close(getattr(found, name).float(), getattr(wanted, name).float(), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(gradient, direction, atol=1e-4, rtol=1e-4)  # TRL's are computed in float32
 
@@ -64,4 +72,26 @@ def test_where_logits_are_too_many_and_where_nothing_is_asked(monkeypatch: pytes
     assert net(**batch()).logits.shape == (3, 9, 50)
     assert net.generate(batch()["input_ids"], max_new_tokens=2, do_sample=False, pad_token_id=0).shape == (3, 11)
     monkeypatch.setattr(plain_head, "MOST_LOGITS", 10)
-    assert net(**batch(), fused_lm_head=True).entropy is None, "TRL's head, which was asked for log-probs alone"
+    monkeypatch.setattr("trl.trainer.utils._ChunkedLogProbFunction", None)
+    with pytest.raises(AttributeError):  # TRL's head, which is not there now
+        net(**batch(), fused_lm_head=True)
+
+
+def test_nothing_is_computed_that_nobody_asked_for() -> None:
+    net = model()
+    set_head(net, 1.0, False)
+    out = net(**batch(), fused_lm_head=True)
+    assert out.entropy is None
+    assert out.is_top1 is None
+    before = net.forward
+    add_plain_head(net, 1.0, ("log_probs", "log_sum_sq_probs"))
+    assert net.forward == before, "TRL's head stays where more is asked for"
+
+
+def test_padded_sft_on_a_cpu_uses_it(tiny_checkpoint: Path, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trl.trainer.utils._ChunkedLogProbFunction", None)
+    rows = [{"id": str(i), "messages": [{"role": "user", "content": f"{i} + 1 ?"}, {"role": "assistant", "content": f"{i + 1} " * (i + 1)}]} for i in range(8)]
+    train_sft(tiny_checkpoint, rows, SFTParams(lr=1e-2, batch_size=4, microbatch=2, max_steps=3, max_length=64), here.workdir / "out", here, seed=0)
+    lines = [json.loads(line) for line in here.metrics_path.read_text().splitlines()]
+    assert all(line["entropy"] > 0 and 0 <= line["mean_token_accuracy"] <= 1 for line in lines if "loss" in line)
+    assert sum("loss" in line for line in lines) == 3
