@@ -69,9 +69,9 @@ class TokenMicrobatches(GRPOTrainer):
         policy: Any = self.accelerator.unwrap_model(self.model)
         reference: Any = self.ref_model and self.accelerator.unwrap_model(self.ref_model)
         base = policy.get_base_model() if is_peft_model(policy) else policy
-        for model in (base, reference):
-            if model is not None:
-                add_plain_head(model, self.temperature)
+        add_plain_head(base, self.temperature)
+        if reference is not None:
+            add_plain_head(reference, self.temperature, ("log_probs",))
         self.packed = microbatch_tokens is not None and use_varlen(base)
         if self.packed and reference is not None:
             use_varlen(reference)

@@ -2,8 +2,9 @@
 
     python tests/bench/bench_overlap.py
 
-A local server answers after 200 ms; a verdict costs 20 ms of this process's CPU. With few requests in flight sampling is the larger part,
-with many verifying is.
+A local server answers after 200 ms; a verdict costs 20 ms of CPU, in a process beside this one, where symbolic answers and programs are verified
+(`worker`), or in this one's interpreter, which then also has the requests to make, some 2 ms each (`here`). With few requests in flight sampling is
+the larger part, with many verifying is.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "generation"))
@@ -21,20 +25,17 @@ from r1pipe.generation import sample, sample_and_settle
 from r1pipe.here import Here
 from r1pipe.schema import Sampling
 
-ROWS, N, CPU_S = 64, 4, 0.020
+ROWS, N, CPU_S, BAR = 64, 4, 0.020, 1.1
 
 
-def verdict(candidates: list[Candidate]) -> list[Candidate]:
-    for _ in candidates:
+def burn(verdicts: int) -> None:
+    for _ in range(verdicts):
         until = time.thread_time() + CPU_S
         while time.thread_time() < until:
             pass
-    return candidates
 
 
-def main() -> None:
-    print(f"{ROWS * N} samples of 200 ms, verdicts of {CPU_S * 1000:.0f} ms of CPU")
-    print(f"{'in flight':>10} {'sampling s':>11} {'verifying s':>12} {'both s':>8} {'ratio':>6}")
+def measure(where: str, verdict: Callable[[list[Candidate]], list[Candidate]]) -> None:
     for in_flight in (4, 8, 10, 16, 64):
         with writer() as base_url, tempfile.TemporaryDirectory() as folder:
             here = Here("bench", Path(folder), Path(folder) / "metrics.jsonl", Path(folder) / "progress.jsonl")
@@ -49,7 +50,26 @@ def main() -> None:
             started = time.monotonic()
             sample_and_settle(None, rows(ROWS), how, "chat", here, 0, "sampled", verdict)
             both = time.monotonic() - started
-        print(f"{in_flight:>10} {drawn:>11.2f} {verified:>12.2f} {both:>8.2f} {both / max(drawn, verified):>6.2f}")
+        print(f"{where:>8} {in_flight:>10} {drawn:>11.2f} {verified:>12.2f} {both:>8.2f} {both / max(drawn, verified):>6.2f}", flush=True)
+
+
+def main() -> None:
+    print(f"{ROWS * N} samples of 200 ms, verdicts of {CPU_S * 1000:.0f} ms of CPU; asked: at most {BAR} x in a worker")
+    print(f"{'verdicts':>8} {'in flight':>10} {'sampling s':>11} {'verifying s':>12} {'both s':>8} {'ratio':>6}")
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        pool.submit(burn, 1).result()
+
+        def in_worker(candidates: list[Candidate]) -> list[Candidate]:
+            pool.submit(burn, len(candidates)).result()
+            return candidates
+
+        measure("worker", in_worker)
+
+    def in_here(candidates: list[Candidate]) -> list[Candidate]:
+        burn(len(candidates))
+        return candidates
+
+    measure("here", in_here)
 
 
 if __name__ == "__main__":
