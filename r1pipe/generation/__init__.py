@@ -125,7 +125,7 @@ def load_generator(checkpoint: Path | None, rows: list[dict[str, Any]], sampling
 
 
 def sample_seed(seed: int, row_id: str, number: int) -> int:
-    """The seed of one sample, 31 bits: of the run's seed, the row and the sample's index, and of nothing else."""
+    """The seed of one sample, 31 bits: of the run's seed, the row and the sample's index, and of nothing else (vllm takes the first's and counts on)."""
     return int.from_bytes(sha256(f"{seed}:{row_id}:{number}".encode()).digest()[:4]) & 0x7FFFFFFF
 
 

@@ -1,9 +1,10 @@
-"""The back end `vllm`: vLLM's engine in this process (the extra `vllm`; written for 0.22 to 0.31).
+"""The back end `vllm`: vLLM's engine (the extra `vllm`; written for 0.22 to 0.31).
 
 A unit is as many sequences as `batch_size` says, which vLLM schedules among itself: make it large. Each sample has a seed of its own.
 
-vLLM's older model runner draws each seeded row by itself; its second one draws all rows in one kernel and prepares batches faster (1.3 x as many
-tokens a second here). vLLM itself uses it for Qwen3 only; it is asked for where the checkpoint is of DENSE, unless VLLM_USE_V2_MODEL_RUNNER says otherwise.
+vLLM's older model runner draws each seeded row by itself; its second one draws all rows in one kernel (1.3 x as many tokens a second, LOG.md). vLLM
+itself takes it for Qwen3 only; here it is asked for where the checkpoint is of DENSE, unless VLLM_USE_V2_MODEL_RUNNER says otherwise. The two draw
+other samples from the same seeds.
 """
 
 from __future__ import annotations
@@ -47,18 +48,21 @@ class VLLM:
     def _engine(self) -> Any:  # not before it draws: what only plans needs no GPU
         # the engine has a process of its own; forked from one that has computed with several threads, it hangs at its first such operation
         os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
-        chosen = not second_runner_suits(self._checkpoint) or SECOND_RUNNER in os.environ
-        if not chosen:
-            os.environ[SECOND_RUNNER] = "1"
         from vllm import LLM  # type: ignore[import-not-found]
 
+        asked = SECOND_RUNNER not in os.environ and second_runner_suits(self._checkpoint)
         try:
+            if asked:
+                os.environ[SECOND_RUNNER] = "1"  # the engine's process takes it along
             return LLM(model=str(self._checkpoint), seed=self._seed, **self._sampling.vllm)
         except ValueError as error:  # `vllm:` asks for something that only the older runner can
-            if chosen or SECOND_RUNNER not in str(error):
+            if not asked or SECOND_RUNNER not in str(error):
                 raise
-            os.environ[SECOND_RUNNER] = "0"
+            del os.environ[SECOND_RUNNER]
             return LLM(model=str(self._checkpoint), seed=self._seed, **self._sampling.vllm)
+        finally:
+            if asked:
+                os.environ.pop(SECOND_RUNNER, None)  # the next engine may be of another model
 
     def cohorts(self, rounds: bool) -> list[list[int]]:
         size = max(1, self._sampling.batch_size // self._sampling.n) * (COHORT if rounds else 1)
@@ -68,20 +72,21 @@ class VLLM:
         return [Unit(prefix, list(draws))]
 
     def draw(self, unit: Unit) -> list[Completion]:
-        # a request a row: vLLM gives its samples the seeds seed, seed + 1, ...; and ids are decoded here, all at once
+        # a request a row: vLLM gives its samples the seeds seed, seed + 1, ...; greedily they are all the same, and vLLM wants one
+        greedy = self._sampling.temperature == 0
         params = [
             self._params(
-                n=draw.n,
+                n=1 if greedy else draw.n,
                 temperature=self._sampling.temperature,
                 top_p=self._sampling.top_p,
                 max_tokens=self._sampling.max_tokens,
                 seed=sample_seed(self._seed, self._rows[draw.row]["id"], 0) + draw.first,
-                detokenize=False,
+                detokenize=False,  # ids are decoded below, all at once
             )
             for draw in unit.draws
         ]
         outputs = self._engine.generate([{"prompt_token_ids": self._ids[draw.row]} for draw in unit.draws], params, use_tqdm=False)
-        drawn = [one for output in outputs for one in output.outputs]
+        drawn = [one for draw, output in zip(unit.draws, outputs, strict=True) for one in (output.outputs * draw.n if greedy else output.outputs)]
         finished = [one.finish_reason == "stop" for one in drawn]
         bodies = [list(one.token_ids)[:-1] if end else list(one.token_ids) for one, end in zip(drawn, finished, strict=True)]
         texts = self._tokenizer.batch_decode(bodies, skip_special_tokens=True)

@@ -32,7 +32,7 @@ from r1pipe.rewards.language import thinking_words
 from r1pipe.rewards.repetition import repeated_share
 from r1pipe.schema import GRPOParams, Phase
 from r1pipe.training.grpo_update import TokenMicrobatches, gathered
-from r1pipe.training.models import end_ids
+from r1pipe.training.models import end_ids, without_adapter
 from r1pipe.training.plain_head import set_head
 from r1pipe.training.rollouts import phase_at, updates_per_rollout
 from r1pipe.training.stopwatch import Timed
@@ -92,12 +92,11 @@ class R1GRPOTrainer(TokenMicrobatches):
         self.reward_weights = self._weights(phase)
         if phase.temperature != self.temperature:
             self.temperature = phase.temperature
-            policy: Any = self.accelerator.unwrap_model(self.model)
-            policy = policy.get_base_model() if is_peft_model(policy) else policy
+            policy = without_adapter(self.accelerator.unwrap_model(self.model))
             set_head(policy, phase.temperature, self.args.cast_lm_head_to_fp32, ("log_probs", "entropy"))
             if self.ref_model is not None:
                 reference: Any = self.accelerator.unwrap_model(self.ref_model)
-                set_head(reference, phase.temperature, self.args.cast_lm_head_to_fp32)
+                set_head(reference, phase.temperature, self.args.cast_lm_head_to_fp32, ("log_probs",))
         self.max_completion_length = phase.max_tokens
         if self.use_vllm:
             self.vllm_generation.temperature, self.vllm_generation.max_completion_length = phase.temperature, phase.max_tokens

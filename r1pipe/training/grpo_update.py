@@ -17,11 +17,12 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, NamedTuple
 
 import torch
-from accelerate.utils import DistributedType, gather, is_peft_model
+from accelerate.utils import DistributedType, gather
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl import GRPOConfig, GRPOTrainer
 
 from r1pipe.training.memory import shares, still_to_come
+from r1pipe.training.models import without_adapter
 from r1pipe.training.packs import auto_tokens, deal, loss_weights, pack_completions, packs_needed
 from r1pipe.training.plain_head import add_plain_head
 from r1pipe.training.stopwatch import Stopwatch
@@ -68,10 +69,11 @@ class TokenMicrobatches(GRPOTrainer):
         super().__init__(**kwargs)
         policy: Any = self.accelerator.unwrap_model(self.model)
         reference: Any = self.ref_model and self.accelerator.unwrap_model(self.ref_model)
-        base = policy.get_base_model() if is_peft_model(policy) else policy
-        add_plain_head(base, self.temperature)
-        if reference is not None:
-            add_plain_head(reference, self.temperature, ("log_probs",))
+        base = without_adapter(policy)
+        if not self.args.cast_lm_head_to_fp32:
+            add_plain_head(base, self.temperature, ("log_probs", "entropy"))
+            if reference is not None:
+                add_plain_head(reference, self.temperature, ("log_probs",))
         self.packed = microbatch_tokens is not None and use_varlen(base)
         if self.packed and reference is not None:
             use_varlen(reference)
@@ -138,7 +140,8 @@ class TokenMicrobatches(GRPOTrainer):
                 out = model(**one.inputs, **({"output_router_logits": True} if aux_losses else {}), fused_lm_head=True)
             logps_BC = logps_BC.index_put(one.at, out.log_probs[one.scored].to(logps_BC.dtype))
             if entropy_BC is not None:
-                entropy_BC = entropy_BC.index_put(one.at, out.entropy[one.scored].detach().to(entropy_BC.dtype))
+                entropy = out.entropy[one.scored].to(entropy_BC.dtype)
+                entropy_BC = entropy_BC.index_put(one.at, entropy if self._entropy_bonus_enabled else entropy.detach())
             if aux_losses:
                 aux.append(out.aux_loss)
         return logps_BC, entropy_BC, torch.stack(aux).mean() if aux else None

@@ -25,6 +25,11 @@ def own_device() -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
+def without_adapter(model: Any) -> Any:
+    """The model itself, also where LoRA is laid around it."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def load_tokenizer(checkpoint: Path) -> Any:
     """The checkpoint's tokenizer (a PreTrainedTokenizerBase, whose own annotations are too wide to use), which must know how to chat, to end and to pad.
 

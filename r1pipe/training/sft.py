@@ -28,7 +28,6 @@ def train_sft(checkpoint: Path, rows: list[dict[str, Any]], params: SFTParams, o
     Raises:
         InputError: no row is left.
     """
-    from accelerate.utils import is_peft_model
     from datasets import Dataset
     from transformers import PrinterCallback
     from trl import SFTConfig, SFTTrainer
@@ -36,7 +35,7 @@ def train_sft(checkpoint: Path, rows: list[dict[str, Any]], params: SFTParams, o
     from r1pipe.data.render import chat_ids
     from r1pipe.training.arguments import lora_config, resume_from
     from r1pipe.training.callbacks import Report
-    from r1pipe.training.models import load_model, load_tokenizer, save_trained
+    from r1pipe.training.models import load_model, load_tokenizer, save_trained, without_adapter
     from r1pipe.training.packed import plan_packing
     from r1pipe.training.plain_head import add_plain_head
     from r1pipe.training.telemetry import Meter, flops_per_token
@@ -64,8 +63,7 @@ def train_sft(checkpoint: Path, rows: list[dict[str, Any]], params: SFTParams, o
     }
     trainer = plan.trainer(**given) if plan else SFTTrainer(**given)
     if not plan:
-        whole: Any = trainer.model
-        add_plain_head(whole.get_base_model() if is_peft_model(whole) else whole, 1.0, ("log_probs", "entropy", "is_top1"))
+        add_plain_head(without_adapter(trainer.model), 1.0, ("log_probs", "entropy", "is_top1"))
     report.meter = Meter(flops_per_token(trainer.model), here.world_size)
     trainer.remove_callback(PrinterCallback)  # metrics.jsonl has it all
     trainer.train(resume_from_checkpoint=resume_from(here))

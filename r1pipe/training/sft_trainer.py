@@ -12,6 +12,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from trl import SFTTrainer
 
 from r1pipe.training.linear_ce import add_linear_ce, why_not_linear_ce
+from r1pipe.training.models import without_adapter
 from r1pipe.training.packing import PackSampler
 from r1pipe.training.varlen import rounded
 
@@ -31,8 +32,7 @@ class R1SFTTrainer(SFTTrainer):
         super().__init__(**arguments)
         assert self.args.gradient_accumulation_steps == sampler.accumulation, "an update would not be one global batch"
         assert self.accelerator.num_processes == sampler.ranks, "packs were dealt to other ranks than there are"
-        whole: Any = self.model
-        base = whole.get_base_model() if hasattr(whole, "get_base_model") else whole  # under an adapter
+        base = without_adapter(self.model)
         if isinstance(self.train_dataset, Dataset):  # token ids as arrays: as lists, a pass of 14k tokens took 9 ms to gather while the GPU waited
             self.train_dataset = self.train_dataset.with_format("numpy")
         args: Any = self.args

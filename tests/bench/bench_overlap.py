@@ -35,7 +35,9 @@ def burn(verdicts: int) -> None:
             pass
 
 
-def measure(where: str, verdict: Callable[[list[Candidate]], list[Candidate]]) -> None:
+def measure(where: str, verdict: Callable[[list[Candidate]], list[Candidate]]) -> float:
+    """The worst ratio."""
+    worst = 0.0
     for in_flight in (4, 8, 10, 16, 64):
         with writer() as base_url, tempfile.TemporaryDirectory() as folder:
             here = Here("bench", Path(folder), Path(folder) / "metrics.jsonl", Path(folder) / "progress.jsonl")
@@ -50,11 +52,14 @@ def measure(where: str, verdict: Callable[[list[Candidate]], list[Candidate]]) -
             started = time.monotonic()
             sample_and_settle(None, rows(ROWS), how, "chat", here, 0, "sampled", verdict)
             both = time.monotonic() - started
-        print(f"{where:>8} {in_flight:>10} {drawn:>11.2f} {verified:>12.2f} {both:>8.2f} {both / max(drawn, verified):>6.2f}", flush=True)
+        ratio = both / max(drawn, verified)
+        worst = max(worst, ratio)
+        print(f"{where:>8} {in_flight:>10} {drawn:>11.2f} {verified:>12.2f} {both:>8.2f} {ratio:>6.2f}", flush=True)
+    return worst
 
 
 def main() -> None:
-    print(f"{ROWS * N} samples of 200 ms, verdicts of {CPU_S * 1000:.0f} ms of CPU; asked: at most {BAR} x in a worker")
+    print(f"{ROWS * N} samples of 200 ms, verdicts of {CPU_S * 1000:.0f} ms of CPU")
     print(f"{'verdicts':>8} {'in flight':>10} {'sampling s':>11} {'verifying s':>12} {'both s':>8} {'ratio':>6}")
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         pool.submit(burn, 1).result()
@@ -63,7 +68,8 @@ def main() -> None:
             pool.submit(burn, len(candidates)).result()
             return candidates
 
-        measure("worker", in_worker)
+        worst = measure("worker", in_worker)
+    print(f"asked at most {BAR} in a worker: {'met' if worst <= BAR else 'MISSED'}")
 
     def in_here(candidates: list[Candidate]) -> list[Candidate]:
         burn(len(candidates))

@@ -3,8 +3,8 @@
     python tests/bench/bench_vllm_sampling.py --out sampling.json      one CUDA machine with vLLM; no network; about two minutes
 
 Qwen2.5-0.5B's shape with random weights, 64 prompts of 128 tokens x 16 responses of at most 256. Ways: a bare `LLM.generate` over all
-prompts with n = 16 and no seeds; the same with a request and a seed for each response, as r1pipe asks; r1pipe's whole sampler (units,
-journal on disk, decoding of text). One engine, prefix cache emptied before each turn, the median of --turns after one that warms up.
+prompts with n = 16 and no seeds; the same with a seed a prompt, as r1pipe asks; r1pipe's whole sampler (units, journal on disk, decoding
+of text). One engine, prefix cache emptied before each turn, the median of --turns after one that warms up.
 Last, whether draws follow the model: by transformers' logits, log p of what was drawn is minus the entropy on average, also where top_p cuts.
 """
 
@@ -66,7 +66,7 @@ def main() -> None:
     from vllm import SamplingParams  # type: ignore[import-not-found]
 
     from r1pipe.generation.sampling import Sampler
-    from r1pipe.generation.vllm import VLLM
+    from r1pipe.generation.vllm import SECOND_RUNNER, VLLM, second_runner_suits
     from r1pipe.here import Here
     from r1pipe.schema import Sampling
 
@@ -87,6 +87,7 @@ def main() -> None:
         template = work / "bare.txt"
         template.write_text("{prompt}")
         backend = VLLM(checkpoint, rows, sampling, str(template), 0)
+        runner = os.environ.get(SECOND_RUNNER, "1" if second_runner_suits(checkpoint) else "vLLM's choice")
         engine: Any = backend._engine
         prompts = [{"prompt_token_ids": ids} for ids in backend._ids]
         turn = 0
@@ -96,9 +97,8 @@ def main() -> None:
             return sum(len(one.token_ids) for output in outputs for one in output.outputs)
 
         def seeded() -> int:
-            requests = [prompt for prompt in prompts for _ in range(EACH)]
-            params = [SamplingParams(temperature=1.0, top_p=1.0, max_tokens=MAX_TOKENS, seed=10_000 * turn + i) for i in range(len(requests))]
-            outputs = engine.generate(requests, params, use_tqdm=False)
+            params = [SamplingParams(n=EACH, temperature=1.0, top_p=1.0, max_tokens=MAX_TOKENS, seed=10_000 * turn + EACH * i) for i in range(PROMPTS)]
+            outputs = engine.generate(prompts, params, use_tqdm=False)
             return sum(len(one.token_ids) for output in outputs for one in output.outputs)
 
         def whole() -> int:
@@ -108,7 +108,7 @@ def main() -> None:
             drawn = Sampler(backend, rows, EACH, here, "samples").run()
             return sum(completion.tokens for row in drawn for completion, _ in row)
 
-        ways = {"bare vLLM": bare, "bare, a request and a seed a response": seeded, "r1pipe": whole}
+        ways = {"bare vLLM": bare, "bare, a seed a prompt": seeded, "r1pipe": whole}
         rates: dict[str, list[float]] = {name: [] for name in ways}
         for turn in range(given.turns + 1):
             for name, way in ways.items():
@@ -121,7 +121,17 @@ def main() -> None:
         draws = {}
         for temperature, top_p in ((1.0, 1.0), (0.6, 0.95)):
             draws[f"{temperature}, {top_p}"] = found = surprise(engine, SamplingParams, prompts * 4, checkpoint, temperature, top_p)
-            print(f"temperature {temperature}, top_p {top_p}: log p + entropy {found['mean']:+.4f} +- {found['error']:.4f}, outside {found['outside']:.5f}")
+            follows = abs(found["mean"]) <= 4 * found["error"] + 0.01 and found["outside"] <= 0.002
+            print(
+                f"temperature {temperature}, top_p {top_p}: log p + entropy {found['mean']:+.4f} +- {found['error']:.4f}, outside {found['outside']:.5f}",
+                end="",
+            )
+            print(": drawn from the model" if follows else ": NOT drawn from the model", flush=True)
+        counted = [engine.generate(prompts[:8], SamplingParams(n=4, temperature=1.0, max_tokens=32, seed=5), use_tqdm=False)]
+        counted += [engine.generate(prompts[:8], SamplingParams(temperature=1.0, max_tokens=32, seed=5 + k), use_tqdm=False) for k in range(4)]
+        pairs = [(counted[0][i].outputs[k].token_ids, counted[1 + k][i].outputs[0].token_ids) for i in range(8) for k in range(4)]
+        same = sum(a == b for one, other in pairs for a, b in zip(one, other, strict=False)) / sum(len(one) for one, _ in pairs)
+        print(f"samples of one request have the seeds seed, seed + 1, ...: {same:.2f} of their tokens are those of requests with these seeds")
     medians = {name: statistics.median(values) for name, values in rates.items()}
     for name, rate in medians.items():
         print(f"{name:40s}{rate:9.0f} tokens/s  x {rate / medians['bare vLLM']:.3f}")
@@ -129,7 +139,10 @@ def main() -> None:
     print(f"asked {BAR:g} x: {'met' if ratio >= BAR else 'MISSED'}")
     if given.out:
         given.out.write_text(
-            json.dumps({"machine": machine(), "tokens_per_second": rates, "medians": medians, "ratio": ratio, "bar": BAR, "draws": draws}, indent=1)
+            json.dumps(
+                {"machine": machine(), "second_runner": runner, "tokens_per_second": rates, "medians": medians, "ratio": ratio, "bar": BAR, "draws": draws},
+                indent=1,
+            )
         )
 
 

@@ -177,6 +177,9 @@ def test_a_later_temperature_keeps_the_head_in_float32(tiny_checkpoint, here, mo
     from r1pipe.training import plain_head as module
 
     heads: list[dict[str, Any]] = []
+    plain_heads: list[Any] = []
+    for place in "plain_head", "grpo_update":
+        monkeypatch.setattr(f"r1pipe.training.{place}.add_plain_head", lambda *told: plain_heads.append(told))
     plain = module.add_fused_lm_head
     monkeypatch.setattr(module, "add_fused_lm_head", lambda model, **told: (heads.append(told), plain(model, **told))[1])
     phases = [Phase(steps=2, max_tokens=8, temperature=temperature, rewards=SIGNAL) for temperature in (1.0, 0.7)]
@@ -185,3 +188,4 @@ def test_a_later_temperature_keeps_the_head_in_float32(tiny_checkpoint, here, mo
         {"outputs": ("log_probs", "entropy"), "temperature": 0.7, "cast_lm_head_to_fp32": True},
         {"outputs": ("log_probs",), "temperature": 0.7, "cast_lm_head_to_fp32": True},
     ]
+    assert not plain_heads, "ours would hide it"

@@ -122,6 +122,21 @@ def test_the_entropy_bonus_is_the_mean_over_all_tokens(trainer):
     assert trainer.entropy_coef == 0.5
 
 
+def test_the_entropy_bonus_has_a_gradient(trainer):
+    """It was detached once: the logged loss changed, and nothing else."""
+    trainer.loss_type = "dapo"
+    data = batch()
+    plain = gradient(trainer, trainer._compute_loss(trainer.model, data))
+    trainer.entropy_coef, trainer._entropy_bonus_enabled = 0.5, True
+    with_bonus = gradient(trainer, trainer._compute_loss(trainer.model, data))
+    ids, mask = (torch.cat([data[f"prompt_{name}"], data[f"completion_{name}"]], 1) for name in ("ids", "mask"))
+    ids = ids.masked_fill(mask == 0, trainer._tokenizer.pad_token_id)
+    logits_BCV = trainer.model(input_ids=ids, attention_mask=mask).logits[:, -COMPLETION - 1 : -1]
+    every_BCV = logits_BCV.log_softmax(-1)
+    entropy_BC = -(every_BCV.exp() * every_BCV).sum(-1)
+    close(plain - with_bonus, gradient(trainer, 0.5 * entropy_BC[data["completion_mask"].bool()].mean()), 1e-3)
+
+
 def test_training_in_packs_is_training_in_rows(tiny_checkpoint, tmp_path):
     """Four updates over two rollouts, the same draws: the same weights."""
     from r1pipe.here import Here
