@@ -6,6 +6,7 @@ Slow: the ranks import TRL, and the first use on a machine builds DeepSpeed's CP
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,40 @@ def test_packed_cold_start_under_zero3_is_the_unsharded_one(tmp_path: Path, tiny
     start_, one, other = weights(tiny_checkpoint), *(weights(tmp_path / name / "runs/t/cold-start/out/checkpoint") for name in ("one", "two"))
     for name in one:
         assert (one[name] - other[name]).norm() < 0.02 * (one[name] - start_[name]).norm(), name
+
+
+REWARD_MODEL = """
+stages:
+  STAGE:
+    inputs: {model: MODEL, PORT: ./rows.jsonl}
+    outputs: {reward_model: rm}
+    rm: {lr: 1.0e-3, batch_size: 4, max_length: 128, epochs: 2, heldout: 0.2}
+"""
+
+
+@pytest.mark.parametrize(("stage", "port"), [("helpful-rm", "pairs"), ("safety-rm", "labels")])
+def test_zero3_reward_models_are_the_unsharded_ones(tmp_path: Path, tiny_checkpoint: Path, stage: str, port: str) -> None:
+    """From one head: where the checkpoint has none, each way of loading draws another."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    with_head = tmp_path / "with-head"
+    shutil.copytree(tiny_checkpoint, with_head)
+    weights = load_file(with_head / "model.safetensors")
+    head_1H = 0.02 * torch.randn(1, weights["model.norm.weight"].shape[0], generator=torch.Generator().manual_seed(0))
+    save_file(weights | {"score.weight": head_1H}, with_head / "model.safetensors", {"format": "pt"})
+    found = []
+    for profile, ranks in (("process", 1), ("zero3", 2)):
+        folder = tmp_path / profile
+        folder.mkdir()
+        pairs = [{"id": str(i), "prompt": f"q{i}", "chosen": f"yes {i}", "rejected": "no " * (1 + i % 4), "domain": "general"} for i in range(20)]
+        labels = [{"id": str(i), "prompt": f"q{i}", "response": "no " * (1 + i % 4), "safe": i % 2, "domain": "harmful"} for i in range(20)]
+        (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (pairs if port == "pairs" else labels)))
+        text = REWARD_MODEL.replace("MODEL", str(with_head)).replace("STAGE", stage).replace("PORT", port)
+        assert run(folder, text, stage, profile, ranks)["launched"]["zero_stage"] == (3 if profile == "zero3" else 0)
+        calibration = json.loads((folder / f"runs/t/{stage}/out/reward_model/calibration.json").read_text())
+        found.append([*losses(folder, stage), calibration["m"], calibration["d"]])
+    assert len(found[0]) == 8 + 2 and found[1] == pytest.approx(found[0], abs=1e-3)
 
 
 @pytest.mark.parametrize(("keep", "prompts"), [("last", 5), ("best", 1)])
