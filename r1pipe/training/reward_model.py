@@ -51,14 +51,20 @@ def summary_of(response: str) -> str:
     return split_response(response).summary
 
 
-def _classifier(checkpoint: Path, *, training: bool) -> Any:
-    """The checkpoint's body with a scalar head; float32 while training. Under ZeRO-3 it is cut up if the trainer's arguments were made before."""
+def _classifier(checkpoint: Path, *, training: bool, seed: int = 0) -> Any:
+    """The checkpoint's body with a scalar head; float32 while training. Under ZeRO-3 it is cut up if the trainer's arguments were made before.
+
+    Args:
+        seed: of the head, where the checkpoint has none: it is drawn here, before the trainer seeds anything.
+    """
     import torch
-    from transformers import AutoModelForSequenceClassification
+    from transformers import AutoModelForSequenceClassification, set_seed
 
     from r1pipe.training.models import own_device
     from r1pipe.training.zero import gather_by_layer
 
+    if training:
+        set_seed(seed)
     gpu = torch.cuda.is_available()
     model = AutoModelForSequenceClassification.from_pretrained(checkpoint, num_labels=1, dtype=torch.bfloat16 if gpu and not training else torch.float32)
     if not training:
@@ -171,7 +177,7 @@ def train_pairwise(checkpoint: Path, rows: list[dict[str, Any]], params: RewardM
         }
     )
     trainer = RewardTrainer(
-        model=_classifier(checkpoint, training=True),
+        model=_classifier(checkpoint, training=True, seed=seed),
         args=args,
         train_dataset=Dataset.from_dict({"chosen_ids": [sides["chosen"][i] for i in fits], "rejected_ids": [sides["rejected"][i] for i in fits]}),
         processing_class=tokenizer,
@@ -242,7 +248,7 @@ def train_pointwise(checkpoint: Path, rows: list[dict[str, Any]], params: Reward
             **params.trl,
         }
     )
-    model = _classifier(checkpoint, training=True)
+    model = _classifier(checkpoint, training=True, seed=seed)
     model.config.pad_token_id = tokenizer.pad_token_id
     tokenizer.padding_side = "right"
     trainer = Pointwise(

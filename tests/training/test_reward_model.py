@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from r1pipe.errors import InputError
 from r1pipe.here import Here
@@ -66,3 +67,17 @@ def test_each_rank_scores_on_its_own_gpu(rank: str | None, seen: int, wanted: st
     reward_model._classifier(tiny_checkpoint, training=False)
     models.load_model(tiny_checkpoint, training=False)
     assert [str(device) for device in went[-2:]] == [wanted, wanted] and len(set(went)) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_seed_gives_the_same_model(kind: str, tiny_checkpoint: Path, here: Here) -> None:
+    """The head is drawn when the model is loaded, before the trainer seeds anything: no two runs had the same one."""
+    train, rows = KINDS[kind]
+    found = []
+    for attempt, seed in enumerate((3, 3, 4)):
+        torch.manual_seed(100 + attempt)  # what a process happens to have drawn before
+        out = here.workdir / f"out{attempt}"
+        train(tiny_checkpoint, rows, RewardModelParams(lr=1e-3, batch_size=4, max_length=64), out, here, seed)
+        found.append(load_file(out / "model.safetensors")["score.weight"])
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
