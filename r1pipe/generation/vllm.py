@@ -18,7 +18,7 @@ from typing import Any
 
 from r1pipe.data.render import prompt_ids, read_template
 from r1pipe.errors import MissingToolError
-from r1pipe.generation import Completion, Draw, Unit, sample_seed
+from r1pipe.generation import Completion, Draw, Unit, decoded, sample_seed
 from r1pipe.schema import Sampling
 from r1pipe.training.models import load_tokenizer
 
@@ -87,10 +87,7 @@ class VLLM:
         ]
         outputs = self._engine.generate([{"prompt_token_ids": self._ids[draw.row]} for draw in unit.draws], params, use_tqdm=False)
         drawn = [one for draw, output in zip(unit.draws, outputs, strict=True) for one in (output.outputs * draw.n if greedy else output.outputs)]
-        finished = [one.finish_reason == "stop" for one in drawn]
-        bodies = [list(one.token_ids)[:-1] if end else list(one.token_ids) for one, end in zip(drawn, finished, strict=True)]
-        texts = self._tokenizer.batch_decode(bodies, skip_special_tokens=True)
-        return [Completion(text, len(one.token_ids), end) for text, one, end in zip(texts, drawn, finished, strict=True)]
+        return decoded(self._tokenizer, [list(one.token_ids) for one in drawn], [one.finish_reason == "stop" for one in drawn])
 
     def halted(self, tokens_in: int, tokens_out: int) -> None:
         return None

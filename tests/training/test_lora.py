@@ -91,12 +91,12 @@ def test_an_argument_that_peft_does_not_know_is_a_mistake():
 
 
 def test_the_same_seed_gives_the_same_adapter(tiny_checkpoint: Path, here: Here, tmp_path: Path):
-    """It is drawn before the trainer seeds anything."""
+    """Whatever a process has drawn before."""
     from r1pipe.training.sft import train_sft
 
     rows = [{"messages": [{"role": "user", "content": "what is 1 + 2 ?"}, {"role": "assistant", "content": "<think>1 + 2 = 3</think>3"}]}] * 4
     for attempt, seed in enumerate((3, 3, 4)):
-        torch.manual_seed(100 + attempt)  # what a process happens to have drawn before
+        torch.manual_seed(100 + attempt)
         (tmp_path / str(attempt)).mkdir()
         train_sft(tiny_checkpoint, rows, SFTParams(lr=1e-2, batch_size=4, max_length=128, max_steps=2, lora=LORA), tmp_path / str(attempt), here, seed)
     assert not moved(tmp_path / "0", tmp_path / "1")
