@@ -139,7 +139,7 @@ def machine() -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true", help="a model of two layers on this CPU: tries the code, measures nothing")
-    parser.add_argument("--sides", nargs="+", help=f"of {', '.join(SIDES)}, r1pipe+hf")
+    parser.add_argument("--sides", nargs="+", choices=[*SIDES, "r1pipe+hf"])
     parser.add_argument("--steps", type=int, default=3, help="timed updates, after one that warms up")
     parser.add_argument("--budget", type=float, default=480, help="seconds in all; a side stops early, after one timed update at least")
     parser.add_argument("--trl-microbatch", type=int, help="rows of stock TRL's forward passes (16)")

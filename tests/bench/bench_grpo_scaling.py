@@ -1,6 +1,6 @@
 """Updates of GRPO on two GPUs against one, with vLLM colocated on each: the same rollout spread over both, and twice the rollout.
 
-    python tests/bench/bench_grpo_scaling.py --out grpo_scaling.json     # two GPUs, TRL and vLLM; no network; about four minutes
+    python tests/bench/bench_grpo_scaling.py --out grpo_scaling.json     # two GPUs, TRL and vLLM; no network; about seven minutes
     python tests/bench/bench_grpo_scaling.py --tiny                      # two CPU ranks, PyTorch samples: shows that it works
 
 Lengths and rewards are drawn as in bench_grpo.py, the ranks are started by r1pipe's launcher under `ddp`. Tokens trained a second, medians.
@@ -23,7 +23,7 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
-from bench_grpo import TINY, machine  # noqa: E402
+from bench_grpo import OFFLINE, TINY, machine  # noqa: E402
 from engine import stage_json  # noqa: E402
 from grpo_shape import Shape, build_checkpoint  # noqa: E402
 
@@ -76,14 +76,15 @@ def main() -> None:
         build_checkpoint(Path(given.checkpoint), shape)
         return
     os.environ.setdefault("NCCL_NVLS_ENABLE", "0")
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    for variable, value in OFFLINE.items():
+        os.environ.setdefault(variable, value)
     with tempfile.TemporaryDirectory() as scratch:
         work = given.work or Path(scratch)
         work.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, __file__, "--checkpoint", str(work / "checkpoint"), *(["--tiny"] if given.tiny else [])]
         subprocess.run(command, check=True)
         twice = replace(shape, prompts=shape.prompts * given.ranks)
-        asked = [("one", 1, shape), ("same", given.ranks, shape), ("twice", given.ranks, twice)]
+        asked = [("one", 1, shape), ("twice", given.ranks, twice), ("same", given.ranks, shape)]
         found = []
         for name, ranks, of in asked:
             result = measure(name, ranks, of, given.profile, "hf" if given.tiny else "vllm", given.steps, work / name)
