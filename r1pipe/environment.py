@@ -20,6 +20,8 @@ def base_environment() -> dict[str, str]:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+        # torch >= 2.11 asks cuDNN first on Hopper and later, which plans anew for each shape that it has not seen: every token of a response
+        "TORCH_CUDNN_SDPA_DEPRIORITIZED": "1",
         **os.environ,
         "OPENBLAS_NUM_THREADS": "1",  # numpy's pool would start threads at import, in the fork server too
         "JE_ARROW_MALLOC_CONF": "background_thread:false",  # as pyarrow's allocator would
