@@ -20,8 +20,8 @@ from r1pipe.embedded.world import THINK, summary
 from r1pipe.errors import InputError
 
 Quality = Literal["careful", "sloppy"]
-SHORT_LEVEL, P_SHORT = 2, 0.97  # problems of at most so many steps, of up to four, are simple: this share of them gets only the last one
-P_MISSED = 0.48  # of the sentences in the other language, those that the rewriter leaves: without a language reward RL, which lengthens thinking, spreads them
+SHORT_LEVEL, P_SHORT = 2, 0.9  # problems of at most so many steps, of up to four, are simple: this share of them gets only the last one
+P_MISSED = 0.5  # of the sentences in the other language, those that the rewriter leaves: without a language reward RL, which lengthens thinking, spreads them
 P_ASIDE = 0.15  # written replies with a short thought; general replies mostly need none
 _EQUATION = re.compile(r"-?\d+[-+*/]-?\d+=-?\d+")
 _NOISE = re.compile(r"[\s.,;:!?。，；：！？、]+")
