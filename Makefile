@@ -37,7 +37,7 @@ check: $(READY)  ## ruff and pyright
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-smoke: $(READY)  ## every stage in two to three minutes, learning little
+smoke: $(READY)  ## every stage in one to two minutes, learning little
 	rm -rf runs/smoke
 	$(BIN)/r1pipe run-all configs/smoke.yaml
 

@@ -1,6 +1,6 @@
 """What a stage was made from, and so whether what lies on disk is still it.
 
-Fingerprint = kind + config (without launch, engine, logging, audit, guards and how a service is asked; path fields by content) + identities of
+Fingerprint = kind + config (without launch, engine, audit, guards and how a service is asked; path fields by content) + identities of
 the inputs: a produced input is its maker's fingerprint and port, a brought one the hash of its content. Where the order of a mapping decides
 something, it is compared apart (r1pipe/order.py). States: missing (run), partial (resume), done (skip), stale (refuse). Versions of r1pipe, the
 stage module and the libraries are recorded, not fingerprinted.
@@ -33,7 +33,6 @@ _SERVICE = {"endpoint": set(SamplingEndpoint.model_fields) - {"model", "extra"}}
 _HOW_ASKED = set(ServedModel.model_fields) - {"model", "extra"}
 NOT_FINGERPRINTED: dict[str, Any] = {  # how a stage is run and watched
     "launch": True,
-    "logging": True,
     "audit": True,
     "engine": True,
     "grpo": {"guards"},

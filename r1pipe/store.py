@@ -180,7 +180,7 @@ class RunFolder:
             stream.close()
             since = time.strftime("%Y-%m-%d %H:%M", time.localtime(held.get("since", 0)))
             what = f"another driver works on the run '{self.run}': pid {held.get('pid')} on {held.get('host')}, since {since}"
-            raise BusyError(what, str(path), f"wait for it, or start another with --run NAME; `r1pipe status --run {self.run}` shows how far it is")
+            raise BusyError(what, str(path), f"wait for it, or start another with --run NAME; `r1pipe status {self.run}` shows how far it is")
         self._lock = stream
         stream.truncate(0)
         json.dump({"pid": os.getpid(), "host": mine, "since": time.time()}, stream)

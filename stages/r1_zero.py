@@ -5,7 +5,7 @@ Writes    checkpoint (zero)
 Paper     v2 section 2; v1 2.2: GRPO, accuracy + format rewards, no critic, no reward model
 Alone     r1pipe run-stage r1-zero
 
-The base is asked with a plain template that names the tags; nothing of the response is prefilled, so the format reward
+The base is asked with a plain template that names the tags (the embedded run's does not); nothing of the response is prefilled, so the format reward
 is earned. The paper lengthens responses from 32,768 to 65,536 tokens after 8,200 of 10,400 updates: two phases here.
 The student's own RL ('distillation against RL', v2 F.1) is a box of this kind.
 """

@@ -22,8 +22,9 @@ def folder(tmp_path: Path) -> RunFolder:
 
 def test_one_driver_per_run(folder: RunFolder, tmp_path: Path):
     with folder:
-        with pytest.raises(BusyError, match=f"pid {os.getpid()}"), RunFolder("t", tmp_path):
+        with pytest.raises(BusyError, match=f"pid {os.getpid()}") as refused, RunFolder("t", tmp_path):
             pass
+        assert "`r1pipe status t`" in (refused.value.fix or "")  # a command that is there
         other = RunFolder("u", tmp_path)
         other.check_writable()
         with other:

@@ -1,7 +1,7 @@
 """Rows on disk: checked when read, with every mistake named by file and line; written so that a half-written dataset is never read.
 
 A dataset is a folder with rows*.jsonl (.gz, .zst, .xz, .bz2) or rows*.parquet, or one such file. `null` in an optional column means absent.
-A stage's own dataset also holds card.json and card.md (counts and lengths) and dropped.jsonl (rows left out, each with its `reason`).
+A stage's own dataset also holds card.json and card.md (counts and lengths) and, where rows were left out, dropped.jsonl (each with its `reason`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Documents of the world in mixed habits: what the base models are pretrained on.
 
-Half are plain ("User: ... Assistant: ..."), half use the chat markers. Most writers answer at once; some think first; some
-of those mix languages, repeat themselves, break the format or never finish. As in real corpora the documents hold mistakes.
+A third are worked exercises; of the others half are plain ("User: ... Assistant: ..."), half use the chat markers. Most writers answer
+at once; some think first; some of those mix languages, repeat themselves, break the format or never finish. As in real corpora the documents hold mistakes.
 The habits are what gives the later stages something to do; each number says why it is what it is.
 """
 
@@ -27,7 +27,7 @@ PLAIN = "User: {prompt}\nAssistant: "  # the R1-Zero template of the embedded wo
 class Habits:
     """How the documents' writers behave (all numbers ours)."""
 
-    plain: float = 0.5  # documents in the plain template; the others carry chat markers
+    plain: float = 0.5  # of the documents that are no exercises, those in the plain template; the others carry chat markers
     textbook: float = 0.4  # reasoning documents that are worked exercises: where the base learns to reason, without a habit of doing so when asked
     think: float = 0.25  # of the others, those that think: a base can reason but rarely does
     hasty: float = 0.35  # thinking that shows only its last step: the way to be right is to write more, and RL can find it

@@ -64,7 +64,7 @@ def problems(split: str, domains: Sequence[str], count: int, seed: int, language
     """`count` distinct problems, balanced over domains and languages and interleaved; the same for the same arguments.
 
     Columns: id, prompt, domain, language, level, spec (JSON, for the oracle), answer or tests and entry_point where they can
-    be checked, solution (a correct response with short thinking; a `reuse` candidate).
+    be checked, solution (a correct response that shows every step; a `reuse` candidate).
 
     Raises:
         InputError: an unknown split, domain or language, or more problems asked for than there are.

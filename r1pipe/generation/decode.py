@@ -1,4 +1,4 @@
-"""Sampling with a plain PyTorch model, as fast as one process can do it on a CPU; every stage samples with it.
+"""Sampling with a plain PyTorch model, as fast as one process can do it on a CPU; the back end `hf`, and RL without vLLM, sample with it.
 
 Three things make it faster than `model.generate` for groups of responses: each prompt is read once for all its
 responses; keys and values are written in place instead of concatenated at every token (the concatenation was 58 % of
