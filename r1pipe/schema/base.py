@@ -105,7 +105,7 @@ class Launch(Model):
 
 
 class StageConfig(Model):
-    """Base of every stage's Config. What is not fingerprinted, as `launch`: NOT_FINGERPRINTED in r1pipe/manifest.py."""
+    """Base of every stage's Config. `launch` is not fingerprinted; r1pipe/manifest.py names what else is not."""
 
     seed: int = Field(default=0, ge=0, description="every random draw of the stage derives from it (our choice)")
     launch: Launch = Launch()

@@ -76,8 +76,7 @@ def main() -> None:
         build_checkpoint(Path(given.checkpoint), shape)
         return
     os.environ.setdefault("NCCL_NVLS_ENABLE", "0")
-    for variable, value in OFFLINE.items():
-        os.environ.setdefault(variable, value)
+    os.environ.update(OFFLINE | os.environ)
     with tempfile.TemporaryDirectory() as scratch:
         work = given.work or Path(scratch)
         work.mkdir(parents=True, exist_ok=True)

@@ -61,8 +61,7 @@ def main() -> None:
     parser.add_argument("--memory", type=float, default=0.6, help="share of the GPU's memory for vLLM")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    for name, value in OFFLINE.items():
-        os.environ.setdefault(name, value)
+    os.environ.update(OFFLINE | os.environ)
     from vllm import SamplingParams  # type: ignore[import-not-found]
 
     from r1pipe.generation.sampling import Sampler
@@ -90,7 +89,6 @@ def main() -> None:
         runner = os.environ.get(SECOND_RUNNER, "1" if second_runner_suits(checkpoint) else "vLLM's choice")
         engine: Any = backend._engine
         prompts = [{"prompt_token_ids": ids} for ids in backend._ids]
-        turn = 0
 
         def bare() -> int:
             outputs = engine.generate(prompts, SamplingParams(n=EACH, temperature=1.0, top_p=1.0, max_tokens=MAX_TOKENS), use_tqdm=False)
