@@ -60,19 +60,17 @@ def test_gsm8k_solutions_are_all_reusable(run_stage, known, tiny_checkpoint, sha
 
 
 @pytest.mark.parametrize("mode", ["same", "mixed", "other"])
-def test_the_world_rewrites_into_the_questions_language(mode, monkeypatch):
+def test_the_world_rewrites_into_the_questions_language(mode):
     import random
 
     from r1pipe.data.candidates import Candidate, screen, verify
     from r1pipe.data.filters import Filters
     from r1pipe.data.response import split_response
-    from r1pipe.embedded import oracle
     from r1pipe.embedded.oracle import problem_of
     from r1pipe.embedded.trace import walk
     from r1pipe.embedded.world import THINK, problems
     from r1pipe.kinds import load_kind
 
-    monkeypatch.setattr(oracle, "P_MISSED", 0.0)  # sentences that it leaves in the other language: tests/embedded/test_oracle.py
     stage = load_kind("cold-start-data")
     candidates = []
     for row in problems("train", ["math", "word-problems", "logic", "choice"], 80, 0):
@@ -85,7 +83,7 @@ def test_the_world_rewrites_into_the_questions_language(mode, monkeypatch):
         found = candidates  # and rewriting could translate them
     readable = screen(verify([stage.module._rewrite(candidate, "world") for candidate in found]), Filters(min_language=0.95))
     kept = [candidate for candidate in readable if not candidate.reason]
-    assert len(kept) > (60 if mode == "same" else 40)
+    assert len(kept) > {"same": 60, "mixed": 40, "other": 30}[mode]  # the last of several steps is left as it was written, and dropped here
     for candidate in kept:
         thinking, summary = split_response(candidate.response)
         assert f"\\boxed{{{candidate.row['answer']}}}" in summary and "<answer>" not in candidate.response
