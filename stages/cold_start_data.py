@@ -2,7 +2,7 @@
 
 Reads R1-Zero's checkpoint (or none: `sampling.endpoint` is a model behind a service) and prompts with answers or tests. Samples several
 responses a prompt at temperature 1.0 and, while others are sampled, keeps what is right and readable. R1-Zero's own traces are rewritten:
-thinking in the question's language (translated where need be; the world's rewriter misses half of the sentences) and short for simple
+thinking in the question's language (translated where need be; the world's rewriter leaves the last of several steps) and short for simple
 problems, and a summary that shows the solution where R1-Zero's holds only the answer. What was rewritten is verified again. Writes chats,
 each with its `source`, card.json with counts by source and reason and the share of right samples of every prompt, and dropped.jsonl.
 `stop_after` saves what need not be sampled.

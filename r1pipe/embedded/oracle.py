@@ -95,16 +95,16 @@ def rewrite(row: Mapping[str, Any], thinking: str) -> tuple[str, str] | None:
     simple = problem.level <= SHORT_LEVEL and Random(f"rewrite/{row.get('id')}").random() < P_SHORT
     if not shown[-1] or (not simple and sum(shown) * 3 < 2 * len(shown)):
         return None
-    chosen = steps[-1:] if simple else steps
+    chosen, last = steps[-1:] if simple else steps, steps[-1][0]
     tongue, other = problem.language, OTHER_LANGUAGE[problem.language]
-    tongues, last = [tongue] * len(chosen), steps[-1][0]
+    tongues = [tongue] * len(chosen)
     if not simple and _bare(last[other]) in bare and _bare(last[tongue]) not in bare:
         tongues[-1] = other
     lines = [(at, said[at] + _STOP[at]) for at, (said, _) in zip(tongues, chosen, strict=True)]
     lines[0] = (tongues[0], (QUICK if simple else STEPS)[tongues[0]] + lines[0][1])
     if _REFLECTION.search(thinking) and not simple:
         check = next((mark for _, marks in reversed(steps) for mark in marks if _EQUATION.fullmatch(mark)), None)
-        lines.append((tongue, _CHECK[tongue].replace("§", check) if check else WAIT[tongue] + chosen[-1][0][tongue] + _STOP[tongue]))
+        lines.append((tongue, _CHECK[tongue].replace("§", check) if check else WAIT[tongue] + last[tongue] + _STOP[tongue]))
     return join(lines), solve(row)[1]
 
 

@@ -83,7 +83,8 @@ def test_the_world_rewrites_into_the_questions_language(mode):
         found = candidates  # and rewriting could translate them
     readable = screen(verify([stage.module._rewrite(candidate, "world") for candidate in found]), Filters(min_language=0.95))
     kept = [candidate for candidate in readable if not candidate.reason]
-    assert len(kept) > {"same": 60, "mixed": 40, "other": 30}[mode]  # the last of several steps is left as it was written, and dropped here
+    assert {candidate.reason for candidate in readable} <= {"", "mixed or other language"}  # all are followed; the last of several steps is left as it was
+    assert len(kept) >= {"same": 80, "mixed": 54, "other": 40}[mode]
     for candidate in kept:
         thinking, summary = split_response(candidate.response)
         assert f"\\boxed{{{candidate.row['answer']}}}" in summary and "<answer>" not in candidate.response
