@@ -36,13 +36,6 @@ class Completion:
     refused: str = ""  # why a service would not answer at all
 
 
-def decoded(tokenizer: Any, drawn: Sequence[Sequence[int]], finished: Sequence[bool]) -> list[Completion]:
-    """Token ids as completions; of a finished one the last id is its end token, which counts and is not shown."""
-    bodies = [tokens[:-1] if end else tokens for tokens, end in zip(drawn, finished, strict=True)]
-    texts = tokenizer.batch_decode(bodies, skip_special_tokens=True)
-    return [Completion(text, len(tokens), end) for text, tokens, end in zip(texts, drawn, finished, strict=True)]
-
-
 class Draw(NamedTuple):
     """Samples first, first + 1, ... first + n - 1 of a row (by its number)."""
 

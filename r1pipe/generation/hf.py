@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from r1pipe.data.render import prompt_ids, read_template
-from r1pipe.generation import Completion, Draw, Unit, decoded
+from r1pipe.generation import Completion, Draw, Unit
 from r1pipe.generation.decode import decode
 from r1pipe.schema import Sampling
 from r1pipe.training.models import end_ids, load_model, load_tokenizer
@@ -77,7 +77,9 @@ class HF:
                 pad_id=self._tokenizer.pad_token_id,
             )
         finished = [bool(tokens) and tokens[-1] in self._ends for tokens in out]
-        return decoded(self._tokenizer, out, finished)
+        bodies = [tokens[:-1] if end else tokens for tokens, end in zip(out, finished, strict=True)]  # the end token counts and is not shown
+        texts = self._tokenizer.batch_decode(bodies, skip_special_tokens=True)
+        return [Completion(text, len(tokens), end) for text, tokens, end in zip(texts, out, finished, strict=True)]
 
     def halted(self, tokens_in: int, tokens_out: int) -> None:
         return None

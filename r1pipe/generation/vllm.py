@@ -18,7 +18,7 @@ from typing import Any
 
 from r1pipe.data.render import prompt_ids, read_template
 from r1pipe.errors import MissingToolError
-from r1pipe.generation import Completion, Draw, Unit, decoded, sample_seed
+from r1pipe.generation import Completion, Draw, Unit, sample_seed
 from r1pipe.schema import Sampling
 from r1pipe.training.models import load_tokenizer
 
@@ -40,8 +40,7 @@ class VLLM:
                 f"`backend: vllm` needs vLLM, which cannot be imported: {error}", fix="pip install 'r1pipe[vllm]' on a machine with a GPU; or backend: hf"
             ) from None
         self._rows, self._sampling, self._seed, self._params = rows, sampling, seed, SamplingParams
-        self._tokenizer = load_tokenizer(checkpoint)
-        self._ids = prompt_ids(rows, read_template(template), self._tokenizer)
+        self._ids = prompt_ids(rows, read_template(template), load_tokenizer(checkpoint))
         self._checkpoint = checkpoint
 
     @cached_property
@@ -81,13 +80,12 @@ class VLLM:
                 top_p=self._sampling.top_p,
                 max_tokens=self._sampling.max_tokens,
                 seed=sample_seed(self._seed, self._rows[draw.row]["id"], 0) + draw.first,
-                detokenize=False,  # ids are decoded below, all at once
             )
             for draw in unit.draws
         ]
         outputs = self._engine.generate([{"prompt_token_ids": self._ids[draw.row]} for draw in unit.draws], params, use_tqdm=False)
         drawn = [one for draw, output in zip(unit.draws, outputs, strict=True) for one in (output.outputs * draw.n if greedy else output.outputs)]
-        return decoded(self._tokenizer, [list(one.token_ids) for one in drawn], [one.finish_reason == "stop" for one in drawn])
+        return [Completion(one.text, len(one.token_ids), one.finish_reason == "stop") for one in drawn]  # vLLM leaves the end token out of the text
 
     def halted(self, tokens_in: int, tokens_out: int) -> None:
         return None

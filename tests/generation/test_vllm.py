@@ -22,7 +22,7 @@ END = 7  # an ordinary token, as a stop id of generation_config may be
 
 
 class Engine:
-    """Answers each sample with its prompt's last word and the digits of its seed, and cuts every second one."""
+    """Answers each sample with the digits of its seed, and cuts every second one; an end token is in the ids and not in the text."""
 
     refuses = False
 
@@ -40,7 +40,7 @@ class Engine:
     def _answer(self, seed: int, k: int) -> Any:
         ids = self.tokenizer(digits(seed), add_special_tokens=False)["input_ids"]
         ended = k % 2 == 0
-        return SimpleNamespace(token_ids=tuple(ids + [END] * ended), finish_reason="stop" if ended else "length")
+        return SimpleNamespace(text=self.tokenizer.decode(ids), token_ids=tuple(ids + [END] * ended), finish_reason="stop" if ended else "length")
 
 
 def digits(seed: int) -> str:
@@ -73,7 +73,7 @@ def test_a_request_is_a_row_with_all_that_the_config_says(tiny_checkpoint: Path,
     generator = backend(tiny_checkpoint, temperature=0.6, top_p=0.9, max_tokens=11)
     generator.draw(Unit((0,), [Draw(1, 2, 3), Draw(0, 0, 4)]))
     ids = prompt_ids(ROWS, read_template("chat"), load_tokenizer(tiny_checkpoint))
-    said = {"temperature": 0.6, "top_p": 0.9, "max_tokens": 11, "detokenize": False}
+    said = {"temperature": 0.6, "top_p": 0.9, "max_tokens": 11}
     assert [(prompt["prompt_token_ids"], vars(params)) for prompt, params in generator._engine.asked] == [
         (ids[1], said | {"n": 3, "seed": sample_seed(7, "b", 0) + 2}),
         (ids[0], said | {"n": 4, "seed": sample_seed(7, "a", 0)}),
