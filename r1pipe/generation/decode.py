@@ -1,23 +1,28 @@
-"""Sampling with a plain PyTorch model, as fast as one process can do it on a CPU; the back end `hf`, and RL without vLLM, sample with it.
+"""Sampling with a plain PyTorch model, as fast as one process can do it; the back end `hf`, and RL without vLLM, sample with it.
 
 Three things make it faster than `model.generate` for groups of responses: each prompt is read once for all its
 responses; keys and values are written in place instead of concatenated at every token (the concatenation was 58 % of
-the time at 512 sequences); sequences that ended leave the batch. Models whose cache is not plain attention
-(sliding windows, state spaces) go through `model.generate`.
+the time at 512 sequences); sequences that ended leave the batch. On a GPU a step is a CUDA graph where the model allows it
+(r1pipe/generation/graphs.py). Models whose cache is not plain attention (sliding windows, state spaces) go through `model.generate`.
 
 Shapes: P prompts, B = P * n sequences still running, T tokens, V vocabulary.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from contextlib import nullcontext
+from typing import Any, Protocol
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from r1pipe.generation.graphs import Graphed
+
 COMPACT_BELOW = 0.85  # the batch is compacted when less than this share of it still runs; a copy costs about one token
+LOOK_EVERY = 8  # steps on a GPU between two looks at how many sequences still run: a look waits for the GPU
 FIRST_ROOM = 256  # new tokens that a cache has room for at first
 
 
@@ -68,13 +73,79 @@ class InPlaceLayer(DynamicLayer):
         self.batch_select_indices(batch.repeat_interleave(repeats))
 
 
-def sample_tokens(logits_BV: torch.Tensor, temperature: float, top_p: float, generator: torch.Generator | None = None) -> torch.Tensor:
-    """Draw one token a row, (B,). Temperature 0 is the arg max.
+class Steps(Protocol):
+    """What the loop below asks of a model and its cache."""
 
-    The inverse of the cumulative distribution needs one random number a row; torch.multinomial needs one an entry.
+    def read(self, ids_PT: torch.Tensor, mask_PT: torch.Tensor, n: int, most: int) -> torch.Tensor:
+        """Logits after the prompts, (P * n, V). `most` tokens at most follow."""
+        ...
+
+    def step(self, token_B: torch.Tensor) -> torch.Tensor:
+        """Logits after one more token of each sequence, (B, V)."""
+        ...
+
+    def pays(self, left: int, rows: int) -> bool:
+        """Whether to go on with `left` sequences in the place of `rows`."""
+        ...
+
+    def keep(self, kept_B: torch.Tensor) -> None:
+        """Go on with these rows of the batch."""
+        ...
+
+
+class Eager:
+    """The model called token by token, with a cache that grows."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+
+    def read(self, ids_PT: torch.Tensor, mask_PT: torch.Tensor, n: int, most: int) -> torch.Tensor:
+        self._length = ids_PT.shape[1]
+        self._cache = DynamicCache(config=self._model.config)
+        self._cache.layers[:] = [InPlaceLayer(self._length + most) for _ in self._cache.layers]
+        position_PT = (mask_PT.cumsum(-1) - 1).clamp(min=0)
+        asked = {"attention_mask": mask_PT, "position_ids": position_PT, "past_key_values": self._cache, "use_cache": True, "logits_to_keep": 1}
+        logits_PV = self._call(input_ids=ids_PT, **asked)
+        if n > 1:
+            self._cache.batch_repeat_interleave(n)
+        self._mask_BT = mask_PT.new_ones(len(ids_PT) * n, self._length + most)
+        self._mask_BT[:, : self._length] = mask_PT.repeat_interleave(n, 0)
+        self._position_B1 = mask_PT.sum(-1, keepdim=True).repeat_interleave(n, 0)
+        return logits_PV.repeat_interleave(n, 0)
+
+    def step(self, token_B: torch.Tensor) -> torch.Tensor:
+        self._length += 1
+        asked = {"attention_mask": self._mask_BT[:, : self._length], "position_ids": self._position_B1, "past_key_values": self._cache, "use_cache": True}
+        logits_BV = self._call(input_ids=token_B[:, None], **asked)
+        self._position_B1 = self._position_B1 + 1
+        return logits_BV
+
+    def _call(self, **asked: Any) -> torch.Tensor:
+        # layers that training has compiled would be compiled again for each length
+        with torch.compiler.set_stance("force_eager") if self._model.device.type == "cuda" else nullcontext():
+            return self._model(**asked).logits[:, -1]
+
+    def pays(self, left: int, rows: int) -> bool:
+        return left < COMPACT_BELOW * rows
+
+    def keep(self, kept_B: torch.Tensor) -> None:
+        self._cache.batch_select_indices(kept_B)
+        self._position_B1, self._mask_BT = self._position_B1[kept_B], self._mask_BT[kept_B]
+
+
+def sample_tokens(logits_BV: torch.Tensor, temperature: float, top_p: float, generator: torch.Generator | None = None, compiled: bool = False) -> torch.Tensor:
+    """Draw one token a row, (B,). Temperature 0 is the arg max. `compiled` makes a GPU's draw one kernel, with torch's default generator.
+
+    The inverse of the cumulative distribution needs one random number a row; torch.multinomial needs one an entry, which only a GPU makes fast.
     """
     if temperature == 0:
         return logits_BV.argmax(-1)
+    if top_p == 1 and logits_BV.is_cuda:  # the first of exponential arrivals whose rates are the probabilities
+        if compiled and generator is None:
+            return _compiled_race()(logits_BV, temperature)
+        arrival_BV = torch.empty(logits_BV.shape, device=logits_BV.device).exponential_(generator=generator)
+        scaled_BV = logits_BV if temperature == 1 else logits_BV.float() / temperature
+        return (scaled_BV - arrival_BV.log_()).argmax(-1)
     probs_BV = torch.softmax(logits_BV.float() / temperature, dim=-1)
     order_BV = None
     if top_p < 1:
@@ -85,6 +156,17 @@ def sample_tokens(logits_BV: torch.Tensor, temperature: float, top_p: float, gen
     draw_B1 = torch.rand(len(probs_BV), 1, generator=generator, device=probs_BV.device, dtype=torch.float64) * cumulative_BV[:, -1:]
     token_B1 = torch.searchsorted(cumulative_BV, draw_B1, right=True).clamp_(max=probs_BV.shape[-1] - 1)
     return (order_BV.gather(-1, token_B1) if order_BV is not None else token_B1).squeeze(-1)
+
+
+def race(logits_BV: torch.Tensor, temperature: float) -> torch.Tensor:
+    """The draw of `sample_tokens` on a GPU, for the compiler, whose random numbers are multiples of 2^-31: what would be zero is half of that."""
+    uniform_BV = torch.rand(logits_BV.shape, device=logits_BV.device).clamp(min=2**-32)
+    return (logits_BV.float() / temperature - (-torch.log1p(-uniform_BV)).log()).argmax(-1)
+
+
+@functools.cache
+def _compiled_race() -> Callable[[torch.Tensor, float], torch.Tensor]:
+    return torch.compile(race, dynamic=True)
 
 
 @torch.no_grad()
@@ -99,6 +181,7 @@ def decode(
     eos_ids: list[int],
     pad_id: int,
     generator: torch.Generator | None = None,
+    graphed: Graphed | None = None,
     logps: list[list[float]] | None = None,
     adjust: Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
 ) -> list[list[int]]:
@@ -109,6 +192,7 @@ def decode(
         max_new_tokens: a continuation that has not ended by then is cut.
         eos_ids: tokens that end a continuation; the one that did is its last token.
         generator: where the random numbers come from; none = torch's default generator.
+        graphed: the same model with its steps as CUDA graphs, where there is one; taken where its cache has room for all.
         adjust: (t, which of the P * n sequences each row is, logits_BV) -> logits_BV, called before token t (from 0) is drawn; benchmarks
             force lengths with it.
         logps: an empty list that is filled, where the loop here samples, with each token's log-probability at the temperature.
@@ -117,7 +201,6 @@ def decode(
         P * n lists of token ids, the n continuations of a prompt next to each other.
     """
     device = model.device
-    cache = DynamicCache(config=model.config)
     width = max(map(len, prompt_ids))
     ids_PT = torch.full((len(prompt_ids), width), pad_id, dtype=torch.long)
     mask_PT = torch.zeros_like(ids_PT)
@@ -125,10 +208,9 @@ def decode(
         ids_PT[row, width - len(ids) :] = torch.tensor(ids, dtype=torch.long)
         mask_PT[row, width - len(ids) :] = 1
     ids_PT, mask_PT = ids_PT.to(device), mask_PT.to(device)
-    if not all(type(layer) is DynamicLayer for layer in cache.layers):
+    if not all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers):
         assert adjust is None, "only the loop below has a place for it"
         return _generate(model, ids_PT, mask_PT, n, max_new_tokens, temperature, top_p, eos_ids, pad_id)
-    cache.layers[:] = [InPlaceLayer(width + max_new_tokens) for _ in cache.layers]
 
     eos = torch.tensor(eos_ids, device=device)
     total = len(prompt_ids) * n
@@ -136,41 +218,33 @@ def decode(
     logp = torch.zeros(total, max_new_tokens, device=device) if logps is not None else None
     lengths = torch.full((total,), max_new_tokens, dtype=torch.long, device=device)
     running_B = torch.arange(total, device=device)  # which of the sequences each row of the batch is
-
-    position_PT = (mask_PT.cumsum(-1) - 1).clamp(min=0)
-    out = model(input_ids=ids_PT, attention_mask=mask_PT, position_ids=position_PT, past_key_values=cache, use_cache=True, logits_to_keep=1)
-    if n > 1:
-        cache.batch_repeat_interleave(n)
-    logits_BV = out.logits[:, -1].repeat_interleave(n, 0)
-    room_mask_BT = torch.ones(total, width + max_new_tokens, dtype=mask_PT.dtype, device=device)
-    room_mask_BT[:, :width] = mask_PT.repeat_interleave(n, 0)
-    position_B1 = mask_PT.sum(-1, keepdim=True).repeat_interleave(n, 0)
     alive_B = torch.ones(total, dtype=torch.bool, device=device)
+    steps: Steps = graphed if graphed is not None and graphed.has_room(total, width + max_new_tokens) else Eager(model)
+    compiled = graphed is not None and steps is graphed and graphed.compiled
+    logits_BV = steps.read(ids_PT, mask_PT, n, max_new_tokens)
 
     for t in range(max_new_tokens):
         if adjust is not None:
             logits_BV = adjust(t, running_B, logits_BV)
-        token_B = sample_tokens(logits_BV, temperature, top_p, generator)
-        tokens[running_B[alive_B], t] = token_B[alive_B]
+        token_B = sample_tokens(logits_BV, temperature, top_p, generator, compiled)
+        tokens[running_B, t] = token_B.masked_fill(~alive_B, pad_id)
         if logp is not None:
             scaled_BV = logits_BV.float() / (temperature or 1.0)
-            logp_B = scaled_BV.gather(1, token_B[:, None]).squeeze(1) - scaled_BV.logsumexp(1)
-            logp[running_B[alive_B], t] = logp_B[alive_B]
+            logp[running_B, t] = scaled_BV.gather(1, token_B[:, None]).squeeze(1) - scaled_BV.logsumexp(1)
         ended_B = alive_B & torch.isin(token_B, eos)
-        lengths[running_B[ended_B]] = t + 1
+        lengths[running_B] = lengths[running_B].masked_fill(ended_B, t + 1)
         alive_B = alive_B & ~ended_B
-        left = int(alive_B.sum())
-        if left == 0 or t + 1 == max_new_tokens:
+        if t + 1 == max_new_tokens:
             break
-        if left < COMPACT_BELOW * len(alive_B):
-            kept = alive_B.nonzero().squeeze(-1)
-            cache.batch_select_indices(kept)
-            token_B, running_B, position_B1, room_mask_BT = token_B[kept], running_B[kept], position_B1[kept], room_mask_BT[kept]
-            alive_B = torch.ones_like(kept, dtype=torch.bool)
-        mask_BT = room_mask_BT[:, : width + t + 1]
-        out = model(input_ids=token_B[:, None], attention_mask=mask_BT, position_ids=position_B1, past_key_values=cache, use_cache=True)
-        logits_BV = out.logits[:, -1]
-        position_B1 = position_B1 + 1
+        if device.type == "cpu" or t % LOOK_EVERY == 0:
+            left = int(alive_B.sum())
+            if left == 0:
+                break
+            if steps.pays(left, len(alive_B)):
+                kept_B = alive_B.nonzero().squeeze(-1)
+                steps.keep(kept_B)
+                token_B, running_B, alive_B = token_B[kept_B], running_B[kept_B], alive_B[kept_B]
+        logits_BV = steps.step(token_B)
     if logps is not None and logp is not None:
         logps += [row[:length] for row, length in zip(logp.tolist(), lengths.tolist(), strict=True)]
     return [row[:length] for row, length in zip(tokens.tolist(), lengths.tolist(), strict=True)]

@@ -16,6 +16,7 @@ import torch
 from r1pipe.data.render import prompt_ids, read_template
 from r1pipe.generation import Completion, Draw, Unit
 from r1pipe.generation.decode import decode
+from r1pipe.generation.graphs import COMPILED_FROM, Graphed, why_not_graphed
 from r1pipe.schema import Sampling
 from r1pipe.training.models import end_ids, load_model, load_tokenizer
 
@@ -36,6 +37,12 @@ class HF:
     @cached_property
     def _model(self) -> Any:  # not before it draws: what only plans needs no weights
         return load_model(self._checkpoint, training=False)
+
+    @cached_property
+    def _graphed(self) -> Graphed | None:
+        if why_not_graphed(self._model):
+            return None
+        return Graphed(self._model, compiled=self._model.num_parameters() >= COMPILED_FROM)
 
     @cached_property
     def _ends(self) -> Any:
@@ -75,6 +82,7 @@ class HF:
                 top_p=self._sampling.top_p,
                 eos_ids=self._ends,
                 pad_id=self._tokenizer.pad_token_id,
+                graphed=self._graphed,
             )
         finished = [bool(tokens) and tokens[-1] in self._ends for tokens in out]
         bodies = [tokens[:-1] if end else tokens for tokens, end in zip(out, finished, strict=True)]  # the end token counts and is not shown

@@ -171,7 +171,7 @@ class GRPOParams(Training):
     compile: bool | Literal["auto"] = Field(
         default="auto",
         exclude_if=lambda value: value == "auto",
-        description="torch.compile of the layers for packed rows; auto = on GPUs, where vLLM samples and there are 50 updates or more (our choice)",
+        description="torch.compile of the layers, for packed rows and rollout: hf; auto = on GPUs, from 50 updates and 100M parameters on (our choice)",
     )
     phases: list[Phase] = Field(min_length=1)
     eval_every: int = Field(default=100, ge=1, description="updates between scores of the held-out prompts (our choice)")
@@ -217,8 +217,6 @@ class GRPOParams(Training):
         return self.steps - 1 - updates * (1 if rule == "format_up_accuracy_down" else self.guards.window)
 
     def _of_the_rollout(self) -> None:
-        if self.compile is True and self.rollout == "hf":
-            raise ValueError("compile: true needs rollout: vllm, since PyTorch's sampling here would compile for every length")
         if self.compile is True and self.microbatch_tokens == "rows":
             raise ValueError("compile: true would be ignored: it is of packed rows, and microbatch_tokens is rows")
         if self.rollout == "hf" and not self.trl.get("use_transformers_continuous_batching"):

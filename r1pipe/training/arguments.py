@@ -11,7 +11,7 @@ from r1pipe.errors import ConfigError
 from r1pipe.here import Here
 from r1pipe.schema import Training
 
-__all__ = ["common_arguments", "lora_config", "resume_from", "split_batch"]
+__all__ = ["common_arguments", "lora_config", "only_adapter", "resume_from", "split_batch"]
 
 
 def common_arguments(params: Training, here: Here, seed: int, steps: int | None) -> dict[str, Any]:
@@ -64,6 +64,11 @@ def lora_config(arguments: dict[str, Any] | None, where: str) -> Any:
     if unknown := sorted(set(arguments) - known):
         raise ConfigError(f"peft.LoraConfig has no argument {unknown[0]}", where, "among others: r, lora_alpha, lora_dropout, target_modules")
     return LoraConfig(**{"task_type": "CAUSAL_LM", **arguments})
+
+
+def only_adapter(lora: dict[str, Any] | None) -> bool:
+    """Whether nothing of the model itself is trained."""
+    return lora is not None and not lora.get("modules_to_save")
 
 
 def resume_from(here: Here) -> str | None:

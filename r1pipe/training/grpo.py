@@ -17,6 +17,7 @@ from trl import GRPOConfig
 
 from r1pipe.data.render import prompt_ids, read_template, render_prompt
 from r1pipe.errors import ConfigError, InputError
+from r1pipe.generation.graphs import COMPILED_FROM
 from r1pipe.here import Here
 from r1pipe.rewards.audit import audit_before_training
 from r1pipe.schema import AuditParams, GRPOParams
@@ -29,7 +30,7 @@ from r1pipe.training.rollouts import order_prompts, spare_prompts, updates_per_r
 from r1pipe.training.vllm import require_vllm, vllm_arguments
 from r1pipe.training.zero import sharded_weights
 
-COMPILED_FROM = 50  # updates (our choice)
+COMPILED_FROM_UPDATES = 50  # our choice
 MICROBATCH = 64  # completions a forward pass and rank where the config does not say
 
 
@@ -84,15 +85,16 @@ def token_microbatches(params: GRPOParams) -> int | Literal["auto"] | None:
     return "auto" if torch.cuda.is_available() and params.microbatch is None and not adaptive else None
 
 
-def compiled_layers(params: GRPOParams) -> bool:
-    """Whether the layers are compiled: as the config says; auto = where vLLM samples and enough updates pay for the minute that it takes."""
+def compiled_layers(params: GRPOParams, parameters: int) -> bool:
+    """Whether the layers are compiled: as the config says; auto = where enough updates of a model of some size pay for the minute that it takes."""
     if sharded_weights():  # gathering them cannot be compiled
         if params.compile is True:
             warnings.warn("grpo.compile is ignored: the profile cuts up the weights", stacklevel=2)
         return False
     if params.compile != "auto":
         return params.compile
-    return torch.cuda.is_available() and params.rollout != "hf" and token_microbatches(params) is not None and params.steps >= COMPILED_FROM
+    pays = params.steps >= COMPILED_FROM_UPDATES and parameters >= COMPILED_FROM
+    return pays and torch.cuda.is_available() and token_microbatches(params) is not None
 
 
 def kept_for_rollback(params: GRPOParams) -> int:
@@ -212,15 +214,16 @@ def _make_trainer(
     def spare(rollout: int) -> Iterator[tuple[Any, dict[str, Any]]]:
         return ((render_prompt(row, template), row) for row in spare_prompts(params, prompts, seed, rollout))
 
+    model = load_model(checkpoint, training=True)
     trainer = R1GRPOTrainer(
         params=params,
         rows=list(rows),
         models=models,
         microbatch_tokens=token_microbatches(params),
-        compiled=compiled_layers(params),
+        compiled=compiled_layers(params, model.num_parameters()),
         spare=spare,
         args=args,
-        model=load_model(checkpoint, training=True),
+        model=model,
         train_dataset=Dataset.from_dict({"prompt": [render_prompt(row, template) for row in rows], "row": list(range(len(rows)))}),
         processing_class=tokenizer,
         peft_config=lora_config(params.lora, "grpo.lora"),

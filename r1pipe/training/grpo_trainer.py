@@ -28,6 +28,7 @@ from trl.models import unwrap_model_for_generation
 from r1pipe import rewards
 from r1pipe.data.response import split_response
 from r1pipe.generation.decode import decode
+from r1pipe.generation.graphs import Graphed, why_not_graphed
 from r1pipe.rewards.language import thinking_words
 from r1pipe.rewards.repetition import repeated_share
 from r1pipe.schema import GRPOParams, Phase
@@ -66,6 +67,7 @@ class R1GRPOTrainer(TokenMicrobatches):
         self.spare = spare
         self.counted_tokens = 0  # completion tokens of all ranks that have entered the loss
         self._keep_drawn = False
+        self._graphed: Graphed | None = None
         self.phase: Phase = params.phases[0]
         self.reward_names = all_components(params.phases)
         functions: list[Any] = [_named(name) for name in self.reward_names]
@@ -206,8 +208,9 @@ class R1GRPOTrainer(TokenMicrobatches):
             self._drawn = []
             whole = self.top_p == 1 and self.temperature > 0 and not is_peft_model(self.model)  # then the draw's distribution is the policy's
             # a rank may have no held-out prompt of its own, but the gathering of shards around this is everyone's
+            graphed = self._graphed_policy(model)
             completion_ids = prompt_ids and decode(
-                model,
+                graphed.model if graphed else model,
                 prompt_ids[::n],
                 n=n,
                 max_new_tokens=self.max_completion_length,
@@ -215,10 +218,21 @@ class R1GRPOTrainer(TokenMicrobatches):
                 top_p=self.top_p,
                 eos_ids=end_ids(model, self._tokenizer),
                 pad_id=self._tokenizer.pad_token_id,
+                graphed=graphed,
                 logps=self._drawn if whole and self._keep_drawn else None,
             )
             model.train(training)
         return completion_ids, None
+
+    def _graphed_policy(self, model: Any) -> Graphed | None:
+        """The policy's twin with the weights of now; None where its steps cannot be CUDA graphs."""
+        if is_peft_model(self.model) or why_not_graphed(model):
+            return None
+        if self._graphed is None:
+            self._graphed = Graphed.twin(model, self.compiled)
+        with self.stopwatch.part("sync"):
+            self._graphed.take(model)
+        return self._graphed
 
     def _calculate_rewards(
         self, inputs: list[dict[str, Any]], prompts: list[Any], completions: list[Any], completion_ids_list: list[list[int]]

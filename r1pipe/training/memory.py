@@ -73,13 +73,14 @@ def still_to_come(without_gradient: int, without_moments: int, on: Shares) -> fl
     return 4 * without_gradient * on.gradients + 8 * without_moments * on.moments
 
 
-def training_need(model: torch.nn.Module, tokens: int, on: Shares | None = None, compiled: bool = False, trained: float = 1.0) -> Need:
+def training_need(model: torch.nn.Module, tokens: int, on: Shares | None = None, compiled: bool = False, trained: float = 1.0, in_float32: float = 1.0) -> Need:
     """Of a forward and backward pass over `tokens` tokens.
 
     Args:
         model: it may be on the meta device.
         on: what part of the states is on this GPU; none = all.
         trained: share of the parameters that is trained (LoRA: near 0).
+        in_float32: share of the parameters that lies in float32 beside its half-precision copy; the rest has no other.
     """
     text: Any = model.config.get_text_config()  # type: ignore[operator]
     layers, hidden, words = text.num_hidden_layers, text.hidden_size, text.vocab_size
@@ -91,7 +92,7 @@ def training_need(model: torch.nn.Module, tokens: int, on: Shares | None = None,
     on = on or Shares()
     layer = (KEPT_PER_HIDDEN * hidden + KEPT_PER_INNER * inner) * (COMPILED if compiled else 1.0)
     return Need(
-        states=size * (4 * on.weights + (4 * on.gradients + 8 * on.moments) * trained) + 2 * size,
+        states=size * (4 * on.weights * in_float32 + (4 * on.gradients + 8 * on.moments) * trained) + 2 * size,
         activations=tokens * layers * layer,
         checkpointed=tokens * (layers * hidden * KEPT_BY_CHECKPOINT + layer),
         loss=min(tokens, 4096) * words * 2 + words * hidden * 6,

@@ -55,13 +55,14 @@ def load_tokenizer(checkpoint: Path) -> Any:
     return tokenizer
 
 
-def load_model(checkpoint: Path, *, training: bool, device: str | torch.device | None = None) -> PreTrainedModel:
+def load_model(checkpoint: Path, *, training: bool, frozen: bool = False, device: str | torch.device | None = None) -> PreTrainedModel:
     """The causal language model.
 
-    Weights that are trained are float32 (bf16 autocast does the rest on a GPU); weights that only sample or score are
-    bfloat16 on a GPU, float32 on a CPU.
+    Weights that are trained are float32 (bf16 autocast does the rest on a GPU); weights that only sample or score, or that an adapter is laid
+    around, are bfloat16 on a GPU, float32 on a CPU.
 
     Args:
+        frozen: what is trained is an adapter that comes later.
         device: of weights that are not trained; none = this rank's.
 
     Raises:
@@ -76,7 +77,7 @@ def load_model(checkpoint: Path, *, training: bool, device: str | torch.device |
         raise InputError("this is not a checkpoint: it has no config.json", str(checkpoint), "name a Hugging Face folder")
     gpu = torch.cuda.is_available()
     try:
-        model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.bfloat16 if gpu and not training else torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.bfloat16 if gpu and (frozen or not training) else torch.float32)
     except (ValueError, OSError) as error:
         raise InputError(f"the checkpoint cannot be loaded: {str(error).splitlines()[0]}", str(checkpoint), "check config.json and the weights") from error
     if training:

@@ -12,6 +12,7 @@ import torch
 
 from r1pipe.here import Here
 from r1pipe.schema import SFTParams
+from r1pipe.training.arguments import only_adapter
 from r1pipe.training.memory import Need, device_memory, shares, training_need
 from r1pipe.training.packing import PackSampler
 from r1pipe.training.telemetry import flops_per_token, peak_flops
@@ -63,7 +64,8 @@ def plan_packing(checkpoint: Path, lengths: list[int], params: SFTParams, update
     memory = device_memory()
 
     def need(tokens: int) -> Need:
-        return training_need(skeleton, max(tokens, max(lengths)), on, compiled, trained=1.0 if params.lora is None else 0.02)
+        trained = 1.0 if params.lora is None else 0.02
+        return training_need(skeleton, max(tokens, max(lengths)), on, compiled, trained, trained if only_adapter(params.lora) else 1.0)
 
     pack_tokens = params.pack_tokens
     if pack_tokens is None:

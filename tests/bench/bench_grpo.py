@@ -1,4 +1,4 @@
-"""A step of GRPO: stock TRL with generate, stock TRL with vLLM colocated, r1pipe with vLLM colocated, on the same drawn lengths.
+"""A step of GRPO: stock TRL with generate and with vLLM colocated, r1pipe with its own decoding (CUDA graphs) and with vLLM, on the same drawn lengths.
 
     python tests/bench/bench_grpo.py --out grpo.json       one CUDA machine with TRL and vLLM; no network; about eight minutes
     python tests/bench/bench_grpo.py --tiny                the same code on a CPU, without vLLM, in a minute
@@ -31,7 +31,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 from grpo_shape import Shape  # noqa: E402
 from grpo_sides import GENERATION, LOGPS, REWARD, SYNC, run_side  # noqa: E402
 
-SIDES = ("r1pipe+vllm", "trl+vllm", "trl+generate")  # in the order in which the budget is spent
+SIDES = ("r1pipe+hf", "r1pipe+vllm", "trl+vllm", "trl+generate")  # in the order in which the budget is spent
 BUT = "everything but generation"
 TINY = Shape(prompts=4, group=4, prompt_tokens=12, median=10, cap=24, hidden=32, layers=2, heads=2, kv_heads=1, inner=64, vocabulary=400, trl_microbatch=4)
 RESULT = "RESULT "
@@ -111,10 +111,9 @@ def report(results: dict[str, dict[str, Any]], asked: bool) -> dict[str, Any]:
             f"{of['tokens'] / of['seconds']:9.0f} {shown[0]}{shown[1]}{result['peak_gib']:7.1f}{len(result['steps']):7d}"
         )
         print(" " * 16 + "  ".join(f"{name} {100 * of[name] / of['seconds']:.0f} %" for name in (GENERATION, SYNC, REWARD, LOGPS)) + "  of the step")
-    us = next((side for side in ("r1pipe+vllm", "r1pipe+hf") if side in results), None)
     ratios: dict[str, Any] = {}
     for other, what, bar in (("trl+generate", "seconds", 8.0), ("trl+vllm", BUT, 3.0), ("trl+vllm", "seconds", 1.25)):
-        if us and other in results:
+        for us in [side for side in ("r1pipe+hf", "r1pipe+vllm") if {side, other} <= set(results)]:
             ratio = results[other]["median"][what] / results[us]["median"][what]
             ratios[f"{us} against {other}, {what}"] = {"ratio": ratio, "bar": bar if asked else None, "met": ratio >= bar if asked else None}
             print(f"{us} against {other}, {what}: {ratio:.2f} x" + (f" (asked {bar:g} x: {'met' if ratio >= bar else 'MISSED'})" if asked else ""))
@@ -139,7 +138,7 @@ def machine() -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true", help="a model of two layers on this CPU: tries the code, measures nothing")
-    parser.add_argument("--sides", nargs="+", choices=[*SIDES, "r1pipe+hf"])
+    parser.add_argument("--sides", nargs="+", choices=SIDES)
     parser.add_argument("--steps", type=int, default=3, help="timed updates, after one that warms up")
     parser.add_argument("--budget", type=float, default=480, help="seconds in all; a side stops early, after one timed update at least")
     parser.add_argument("--trl-microbatch", type=int, help="rows of stock TRL's forward passes (16)")

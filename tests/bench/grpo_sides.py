@@ -156,8 +156,9 @@ def ours(shape: Shape, checkpoint: Path, work: Path, steps: int, rollout: str) -
     (work / "r1pipe").mkdir(parents=True, exist_ok=True)
     here = Here("bench", work / "r1pipe", work / "metrics.jsonl", work / "progress.jsonl")
     more: dict[str, Any] = {}
-    if rollout == "vllm":
+    if torch.cuda.is_available():
         more["compile"] = shape.compiled  # as the default does in a run of 50 updates
+    if rollout == "vllm":
         more["vllm"] = {"memory": shape.vllm_memory, "max_model_length": shape.prompt_tokens + shape.cap}
     params = GRPOParams(
         lr=3e-6,

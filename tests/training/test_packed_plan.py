@@ -66,6 +66,7 @@ def test_states_are_sixteen_bytes_a_parameter_and_the_copies_two(qwen: Path) -> 
     assert training_need(skeleton, 1).states == 18 * size
     assert training_need(skeleton, 1, Shares(0.25, 0.25, 0.25)).states == 16 * size / 4 + 2 * size
     assert training_need(skeleton, 1, trained=0.0).states == 6 * size
+    assert training_need(skeleton, 1, trained=0.0, in_float32=0.0).states == 2 * size, "an adapter's base lies in half precision only"
     need = training_need(skeleton, 8192)
     assert need.checkpointed < need.activations / 10
 

@@ -1,0 +1,237 @@
+"""A step of decoding as a CUDA graph: without it a small model on a GPU waits for Python at every kernel of every token.
+
+The cache is one piece of memory that stays where it is. For each pair of (rows, columns) in use, rounded up to a few sizes, the step is recorded once
+and then started as a whole; all graphs share what memory they need between them. Layers may be compiled first, which joins their small kernels: the
+cache is written and read by one operator that the compiler does not look into.
+
+Shapes: R rows that there is room for, B rows in use, L columns of the cache, H query heads, K key heads, D head size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+from typing import Any
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+NAME = "r1pipe_graphed"
+KERNELS = [SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]  # cuDNN's plan for a new shape is made when a step is recorded
+DENSE = {"Qwen2ForCausalLM", "Qwen3ForCausalLM", "LlamaForCausalLM"}  # of what R1 was distilled into, and Qwen3; routing to experts cannot be recorded
+LEAST = {"rows": 8, "columns": 128}
+ROOM = 0.5  # share of the GPU's free memory that the cache may take
+COMPILED_FROM = 10**8  # parameters; a smaller model is done before its layers are compiled (our choice)
+RECOMPILED = 32  # variants of a layer: trained, without gradients, and for cache views of other strides
+
+
+def why_not_graphed(model: Any) -> str:
+    """Why this model's steps cannot be CUDA graphs; empty where they can."""
+    if model.device.type != "cuda":
+        return "it is not on a GPU"
+    if type(model).__name__ not in DENSE:
+        return f"{type(model).__name__} is not one of {', '.join(sorted(DENSE))}"
+    text = model.config.get_text_config()
+    return "it attends in a window" if set(getattr(text, "layer_types", None) or ()) - {"full_attention"} else ""
+
+
+def size_up(count: int, least: int) -> int:
+    """The next of the sizes that graphs are recorded for: multiples of `least`, from eight times that on four between each two powers of two.
+
+    >>> [size_up(n, 8) for n in (1, 20, 65, 257, 512)]
+    [8, 24, 80, 320, 512]
+    """
+    step = max(least, 1 << max(0, (count - 1).bit_length() - 3))
+    return -(-count // step) * step
+
+
+class Graphed:
+    """A model whose steps of decoding are CUDA graphs; on a CPU the same without graphs, which the tests use.
+
+    Args:
+        model: in the precision that it samples in; its attention is exchanged.
+        compiled: compile the layers.
+    """
+
+    def __init__(self, model: Any, compiled: bool = False) -> None:
+        register()
+        self.model, self.compiled = model.eval(), compiled
+        model.set_attn_implementation(NAME)
+        self._attentions = [layer.self_attn for layer in model.base_model.layers]
+        if compiled:
+            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILED)
+            for layer in model.base_model.layers:
+                layer.compile(dynamic=True)
+        self._rows = self._columns = 0
+        self._recorded: dict[tuple[int, int], tuple[torch.cuda.CUDAGraph, torch.Tensor]] = {}
+
+    @classmethod
+    def twin(cls, model: Any, compiled: bool = False) -> Graphed:
+        """A copy in bfloat16 beside a model that is trained; `take` gives it the weights."""
+        with torch.device(model.device):
+            return cls(type(model)._from_config(copy.deepcopy(model.config), dtype=torch.bfloat16), compiled)
+
+    @torch.no_grad()
+    def take(self, model: Any) -> None:
+        """This model's weights."""
+        new = dict(model.named_parameters())
+        own = dict(self.model.named_parameters())
+        torch._foreach_copy_(list(own.values()), [new[name] for name in own])
+
+    def has_room(self, rows: int, columns: int) -> bool:
+        """Whether the cache has room for so many, or can be made to have it."""
+        rows, columns = size_up(rows, LEAST["rows"]), size_up(columns, LEAST["columns"])
+        if rows <= self._rows and columns <= self._columns:
+            return True
+        text = self.model.config.get_text_config()
+        head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        rows, columns = max(rows, self._rows), max(columns, self._columns)
+        shape = (rows, text.num_key_value_heads, columns, head)
+        device, dtype = self.model.device, self.model.dtype
+        if device.type == "cuda":
+            self._drop()
+            free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+            if 2 * len(self._attentions) * shape[0] * shape[1] * shape[2] * shape[3] * dtype.itemsize > ROOM * free:
+                return False
+            self._pool = torch.cuda.graph_pool_handle()
+            self._stream = torch.cuda.Stream(device)
+        # zeros, since what is masked is multiplied by zero, and that must not be infinite
+        self._cache = [(torch.zeros(shape, device=device, dtype=dtype), torch.zeros(shape, device=device, dtype=dtype)) for _ in self._attentions]
+        self._mask_RL = torch.ones(rows, columns, dtype=torch.bool, device=device)
+        self._ids_R1 = torch.zeros(rows, 1, dtype=torch.long, device=device)
+        self._position_R1 = torch.zeros(rows, 1, dtype=torch.long, device=device)
+        self._at_1 = torch.zeros(1, dtype=torch.long, device=device)
+        self._number_L = torch.arange(columns, device=device)
+        self._rows, self._columns = rows, columns
+        return True
+
+    def _drop(self) -> None:
+        self._recorded, self._cache, self._rows, self._columns = {}, [], 0, 0
+        for attention in self._attentions:
+            attention.cached = ()
+
+    def read(self, ids_PT: torch.Tensor, mask_PT: torch.Tensor, n: int, most: int) -> torch.Tensor:
+        rows, self._at = len(ids_PT) * n, ids_PT.shape[1]
+        read: Any = DynamicCache(config=self.model.config)
+        position_PT = (mask_PT.cumsum(-1) - 1).clamp(min=0)
+        with torch.autocast(ids_PT.device.type, enabled=False), torch.compiler.set_stance("force_eager"):
+            logits_PV = self.model(input_ids=ids_PT, attention_mask=mask_PT, position_ids=position_PT, past_key_values=read, logits_to_keep=1).logits[:, -1]
+        for (keys, values), layer in zip(self._cache, read.layers, strict=True):
+            keys[:rows, :, : self._at], values[:rows, :, : self._at] = layer.keys.repeat_interleave(n, 0), layer.values.repeat_interleave(n, 0)
+        self._mask_RL.fill_(True)
+        self._mask_RL[:rows, : self._at] = mask_PT.bool().repeat_interleave(n, 0)
+        self._position_R1[:rows] = mask_PT.sum(-1, keepdim=True).repeat_interleave(n, 0)
+        return logits_PV.repeat_interleave(n, 0)
+
+    def step(self, token_B: torch.Tensor) -> torch.Tensor:
+        rows, columns = size_up(len(token_B), LEAST["rows"]), min(size_up(self._at + 1, LEAST["columns"]), self._columns)
+        self._ids_R1[: len(token_B), 0] = token_B
+        self._at_1.fill_(self._at)
+        if token_B.is_cuda:
+            if (rows, columns) not in self._recorded:
+                self._recorded[rows, columns] = self._record(rows, columns)
+            graph, logits_BV = self._recorded[rows, columns]
+            graph.replay()
+        else:
+            logits_BV = self._forward(rows, columns)
+        self._position_R1 += 1
+        self._at += 1
+        return logits_BV[: len(token_B)]
+
+    def pays(self, left: int, rows: int) -> bool:
+        return size_up(left, LEAST["rows"]) < size_up(rows, LEAST["rows"])
+
+    def keep(self, kept_B: torch.Tensor) -> None:
+        count = len(kept_B)
+        for keys, values in self._cache:
+            keys[:count, :, : self._at], values[:count, :, : self._at] = keys[kept_B, :, : self._at], values[kept_B, :, : self._at]
+        self._mask_RL[:count], self._position_R1[:count] = self._mask_RL[kept_B], self._position_R1[kept_B]
+
+    def _forward(self, rows: int, columns: int) -> torch.Tensor:
+        """One step of the first rows over the first columns; logits, (rows, V)."""
+        for attention, (keys, values) in zip(self._attentions, self._cache, strict=True):
+            attention.cached = (keys[:rows, :, :columns], values[:rows, :, :columns])
+        seen_BL = self._mask_RL[:rows, :columns] & (self._number_L[:columns] <= self._at_1)
+        bias_B11L = torch.zeros(seen_BL.shape, device=seen_BL.device, dtype=self.model.dtype).masked_fill_(~seen_BL, -torch.inf)[:, None, None]
+        with torch.autocast(seen_BL.device.type, enabled=False):
+            out = self.model(input_ids=self._ids_R1[:rows], attention_mask=bias_B11L, position_ids=self._position_R1[:rows], use_cache=False, at_1=self._at_1)
+        return out.logits[:, -1]
+
+    def _record(self, rows: int, columns: int) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
+        """The graph and the logits that it leaves; its step is done once before, which writes what the first replay will write again."""
+        graph = torch.cuda.CUDAGraph()
+        torch.cuda.synchronize()
+        with torch.cuda.stream(self._stream):  # torch.cuda.graph would collect garbage each time
+            self._forward(rows, columns)
+            torch.cuda.synchronize()
+            graph.capture_begin(pool=self._pool)
+            logits_BV = self._forward(rows, columns)
+            graph.capture_end()
+        torch.cuda.synchronize()
+        return graph, logits_BV
+
+
+# --- the attention ----------------------------------------------------------------------------------------------------
+
+
+@cache
+def register() -> None:
+    """Make NAME known to transformers."""
+    AttentionInterface.register(NAME, graphed_attention_forward)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+def graphed_attention_forward(
+    module: Any,
+    query_BHTD: torch.Tensor,
+    key_BKTD: torch.Tensor,
+    value_BKTD: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    at_1: torch.Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention of one new token a row over the module's cache; transformers' own SDPA where `at_1` is not given. The signature is transformers'.
+
+    Args:
+        at_1: the column that the new token's key and value are written to.
+
+    Returns:
+        attention output_B1HD, and no weights.
+    """
+    if at_1 is None:
+        return sdpa_attention_forward(module, query_BHTD, key_BKTD, value_BKTD, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
+    keys, values = module.cached
+    assert attention_mask is not None
+    scale = scaling if scaling is not None else query_BHTD.shape[-1] ** -0.5
+    return attend_cached(query_BHTD, key_BKTD, value_BKTD, keys, values, attention_mask, at_1, scale), None
+
+
+@torch.library.custom_op("r1pipe::attend_cached", mutates_args=("keys", "values"))
+def attend_cached(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, at: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """Write key and value (B, K, 1, D) to column `at` of the cache (B, K, L, D), and attend: (B, 1, H, D).
+
+    The query heads that share a key head are rows of one query, so that no key is read or written twice.
+    """
+    keys.index_copy_(2, at, key)
+    values.index_copy_(2, at, value)
+    rows, heads, _, width = query.shape
+    grouped = query.reshape(rows, keys.shape[1], heads // keys.shape[1], width)
+    with sdpa_kernel(KERNELS, set_priority=True):
+        out = scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=scale)
+    return out.reshape(rows, 1, heads, width).contiguous()
+
+
+@attend_cached.register_fake
+def _(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, at: torch.Tensor, scale: float
+) -> torch.Tensor:
+    rows, heads, _, width = query.shape
+    return query.new_empty(rows, 1, heads, width)
