@@ -3,8 +3,8 @@
     _generate_and_score_completions   phases: temperature, length and rewards change while the optimizer goes on;
                                       a prompt without one scorable response is dropped
     _generate                         groups without signal are replaced by groups of other prompts (DAPO's dynamic sampling)
-    _generate_single_turn             one prefill a prompt group, ended sequences leave the batch (r1pipe/generation/decode.py);
-                                      with vLLM, TRL's own
+    _generate_single_turn             one prefill a prompt group, ended sequences leave the batch (r1pipe/generation/decode.py), on a GPU a step of
+                                      decoding is a CUDA graph of a bfloat16 twin (graphs.py); with vLLM, TRL's own
     _calculate_rewards                r1pipe's rewards: None is not zero, and rewards apply by a row's domain
     _get_per_token_logps_and_entropies, _compute_loss    without padding: r1pipe/training/grpo_update.py
 
@@ -38,7 +38,7 @@ from r1pipe.training.plain_head import set_head
 from r1pipe.training.rollouts import phase_at, updates_per_rollout
 from r1pipe.training.stopwatch import Timed
 from r1pipe.training.vllm import lighten, share_masked, sync_weights
-from r1pipe.training.zero import uncoordinated
+from r1pipe.training.zero import sharded_weights, uncoordinated
 
 LOOKED_AT = 64  # responses a rollout and rank whose words are counted for the log
 LOOKED_AT_CHARS = 4000  # and how much of the end of each
@@ -225,8 +225,8 @@ class R1GRPOTrainer(TokenMicrobatches):
         return completion_ids, None
 
     def _graphed_policy(self, model: Any) -> Graphed | None:
-        """The policy's twin with the weights of now; None where its steps cannot be CUDA graphs."""
-        if is_peft_model(self.model) or why_not_graphed(model):
+        """The policy's twin with the weights of now; None where its steps cannot be CUDA graphs, or weights are cut up, of which it would hold all."""
+        if is_peft_model(self.model) or sharded_weights() or why_not_graphed(model):
             return None
         if self._graphed is None:
             self._graphed = Graphed.twin(model, self.compiled)

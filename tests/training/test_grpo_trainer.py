@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 
+from r1pipe.generation.decode import decode
 from r1pipe.schema import GRPOParams, Phase, RewardSpec
 from r1pipe.training.rollouts import order_prompts, phase_at
 from tests.training.shared import ROWS, grpo_trainer
@@ -79,6 +80,28 @@ def test_old_log_probs_are_those_of_the_draw(trainer, monkeypatch):
     monkeypatch.setattr(type(trainer), "_generate_and_score_completions", check)
     trainer.train()
     assert seen == [1.0, 1.0, 0.7]
+
+
+def test_on_a_gpu_the_policys_twin_draws_with_the_weights_of_now(trainer, monkeypatch):
+    """Here without graphs, on a CPU that is told it could."""
+    from r1pipe.training import grpo_trainer as module
+
+    monkeypatch.setattr(module, "why_not_graphed", lambda model: "")
+    drawn = []
+
+    def watched(model, *args, graphed, **more):
+        assert graphed.model is model and model.dtype == torch.bfloat16
+        now = dict(trainer.model.named_parameters())
+        assert all(torch.equal(weight, now[name].bfloat16()) for name, weight in model.named_parameters())
+        drawn.append(model.lm_head.weight.clone())
+        return decode(model, *args, graphed=graphed, **more)
+
+    monkeypatch.setattr(module, "decode", watched)
+    trainer.train()
+    assert len(drawn) == 3 and not torch.equal(drawn[0], drawn[-1])
+    assert trainer.model.training and trainer.model.dtype == torch.float32
+    monkeypatch.setenv("R1PIPE_PROFILE", "zero3")
+    assert trainer._graphed_policy(trainer.model) is None, "it would hold all weights, where each rank has a part"
 
 
 def test_a_row_that_cannot_be_scored_leaves_the_advantages_of_its_group_alone(trainer):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from trl import GRPOTrainer
 
 from r1pipe.errors import ConfigError
 from r1pipe.schema import LOSS_TYPES, GRPOParams, Phase, RewardSpec
-from r1pipe.training.grpo import grpo_arguments, token_microbatches
+from r1pipe.training.grpo import compiled_layers, grpo_arguments, token_microbatches
 from r1pipe.training.packs import auto_tokens, deal, loss_weights, pack_completions, packs_needed
 from tests.training.shared import grpo_params, grpo_trainer
 
@@ -208,6 +209,27 @@ def test_memory_is_kept_free_only_for_what_is_not_there_yet(tiny_checkpoint, her
     assert trainer._still_to_come() == 12 * size
     trainer.train()
     assert trainer._still_to_come() == 4 * size, "gradients are freed after each update, moments stay"
+
+
+@pytest.mark.parametrize(
+    ("changes", "parameters", "compiled"),
+    [
+        ({}, 10**9, True),
+        ({}, 10**7, False),
+        ({"steps": 49}, 10**9, False),
+        ({"steps": 1, "compile": True}, 10, True),
+        ({"microbatch_tokens": "rows"}, 10**9, False),
+    ],
+)
+def test_layers_are_compiled_where_it_pays(changes, parameters, compiled, monkeypatch):
+    rest = {name: value for name, value in changes.items() if name != "steps"}
+    told = params(phases=[Phase(steps=changes.get("steps", 50), rewards=[RewardSpec(name="accuracy")])], **rest)
+    assert compiled_layers(told, parameters) == ("compile" in changes), "not by itself on a CPU"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert compiled_layers(told, parameters) == compiled
+    monkeypatch.setenv("R1PIPE_PROFILE", "zero3")
+    with pytest.warns(UserWarning, match="compile is ignored") if "compile" in changes else nullcontext():
+        assert not compiled_layers(told, parameters)
 
 
 def test_which_microbatches(here):
