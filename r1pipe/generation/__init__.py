@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from r1pipe.generation.sampling import Settle
 
 Key = tuple[int | str, ...]
+DENSE = {"Qwen2ForCausalLM", "Qwen3ForCausalLM", "LlamaForCausalLM"}  # what R1 was distilled into, and Qwen3
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ Shapes: P prompts, B = P * n sequences still running, T tokens, V vocabulary.
 
 from __future__ import annotations
 
-import functools
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import cache, partial
 from typing import Any, Protocol
 
 import torch
@@ -22,6 +23,7 @@ from transformers.cache_utils import DynamicLayer
 from r1pipe.generation.graphs import Graphed
 
 COMPACT_BELOW = 0.85  # the batch is compacted when less than this share of it still runs; a copy costs about one token
+Adjust = Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor]
 LOOK_EVERY = 8  # steps on a GPU between two looks at how many sequences still run: a look waits for the GPU
 FIRST_ROOM = 256  # new tokens that a cache has room for at first
 
@@ -98,6 +100,9 @@ class Eager:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
+        # layers that training has compiled would be compiled again for each length
+        compiled = any(getattr(module, "_compiled_call_impl", None) is not None for module in model.modules())
+        self._stance = partial(torch.compiler.set_stance, "force_eager") if compiled else nullcontext
 
     def read(self, ids_PT: torch.Tensor, mask_PT: torch.Tensor, n: int, most: int) -> torch.Tensor:
         self._length = ids_PT.shape[1]
@@ -121,8 +126,7 @@ class Eager:
         return logits_BV
 
     def _call(self, **asked: Any) -> torch.Tensor:
-        # layers that training has compiled would be compiled again for each length
-        with torch.compiler.set_stance("force_eager") if self._model.device.type == "cuda" else nullcontext():
+        with self._stance():
             return self._model(**asked).logits[:, -1]
 
     def pays(self, left: int, rows: int) -> bool:
@@ -133,17 +137,17 @@ class Eager:
         self._position_B1, self._mask_BT = self._position_B1[kept_B], self._mask_BT[kept_B]
 
 
-def sample_tokens(logits_BV: torch.Tensor, temperature: float, top_p: float, generator: torch.Generator | None = None, compiled: bool = False) -> torch.Tensor:
-    """Draw one token a row, (B,). Temperature 0 is the arg max. `compiled` makes a GPU's draw one kernel, with torch's default generator.
+def sample_tokens(logits_BV: torch.Tensor, temperature: float, top_p: float, compiled: bool = False) -> torch.Tensor:
+    """Draw one token a row, (B,), with torch's default generator. Temperature 0 is the arg max. `compiled` makes a GPU's draw one kernel.
 
     The inverse of the cumulative distribution needs one random number a row; torch.multinomial needs one an entry, which only a GPU makes fast.
     """
     if temperature == 0:
         return logits_BV.argmax(-1)
     if top_p == 1 and logits_BV.is_cuda:  # the first of exponential arrivals whose rates are the probabilities
-        if compiled and generator is None:
+        if compiled:
             return _compiled_race()(logits_BV, temperature)
-        arrival_BV = torch.empty(logits_BV.shape, device=logits_BV.device).exponential_(generator=generator)
+        arrival_BV = torch.empty(logits_BV.shape, device=logits_BV.device).exponential_()
         scaled_BV = logits_BV if temperature == 1 else logits_BV.float() / temperature
         return (scaled_BV - arrival_BV.log_()).argmax(-1)
     probs_BV = torch.softmax(logits_BV.float() / temperature, dim=-1)
@@ -153,7 +157,7 @@ def sample_tokens(logits_BV: torch.Tensor, temperature: float, top_p: float, gen
         before_BV = probs_BV.cumsum(-1) - probs_BV
         probs_BV = probs_BV.masked_fill(before_BV >= top_p, 0.0)
     cumulative_BV = probs_BV.double().cumsum(-1)
-    draw_B1 = torch.rand(len(probs_BV), 1, generator=generator, device=probs_BV.device, dtype=torch.float64) * cumulative_BV[:, -1:]
+    draw_B1 = torch.rand(len(probs_BV), 1, device=probs_BV.device, dtype=torch.float64) * cumulative_BV[:, -1:]
     token_B1 = torch.searchsorted(cumulative_BV, draw_B1, right=True).clamp_(max=probs_BV.shape[-1] - 1)
     return (order_BV.gather(-1, token_B1) if order_BV is not None else token_B1).squeeze(-1)
 
@@ -164,7 +168,7 @@ def race(logits_BV: torch.Tensor, temperature: float) -> torch.Tensor:
     return (logits_BV.float() / temperature - (-torch.log1p(-uniform_BV)).log()).argmax(-1)
 
 
-@functools.cache
+@cache
 def _compiled_race() -> Callable[[torch.Tensor, float], torch.Tensor]:
     return torch.compile(race, dynamic=True)
 
@@ -180,10 +184,9 @@ def decode(
     top_p: float = 1.0,
     eos_ids: list[int],
     pad_id: int,
-    generator: torch.Generator | None = None,
     graphed: Graphed | None = None,
     logps: list[list[float]] | None = None,
-    adjust: Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+    adjust: Adjust | None = None,
 ) -> list[list[int]]:
     """Sample n continuations of each prompt.
 
@@ -191,8 +194,7 @@ def decode(
         prompt_ids: P lists of token ids, of any lengths.
         max_new_tokens: a continuation that has not ended by then is cut.
         eos_ids: tokens that end a continuation; the one that did is its last token.
-        generator: where the random numbers come from; none = torch's default generator.
-        graphed: the same model with its steps as CUDA graphs, where there is one; taken where its cache has room for all.
+        graphed: the model, or its twin, with steps as CUDA graphs and room for all of this.
         adjust: (t, which of the P * n sequences each row is, logits_BV) -> logits_BV, called before token t (from 0) is drawn; benchmarks
             force lengths with it.
         logps: an empty list that is filled, where the loop here samples, with each token's log-probability at the temperature.
@@ -212,21 +214,48 @@ def decode(
         assert adjust is None, "only the loop below has a place for it"
         return _generate(model, ids_PT, mask_PT, n, max_new_tokens, temperature, top_p, eos_ids, pad_id)
 
+    def draw(steps: Steps, compiled: bool = False) -> list[list[int]]:
+        return _loop(steps, ids_PT, mask_PT, n, max_new_tokens, temperature, top_p, eos_ids, pad_id, compiled, logps, adjust)
+
+    if graphed is not None:
+        try:
+            return draw(graphed, graphed.compiled)
+        except RuntimeError as error:
+            if device.type != "cuda":
+                raise
+            graphed.given_up = True
+            graphed.drop()
+            warnings.warn(f"steps of decoding could not be recorded as CUDA graphs, so a plain loop draws: {str(error).splitlines()[0]}", stacklevel=2)
+    return draw(Eager(model))
+
+
+def _loop(
+    steps: Steps,
+    ids_PT: torch.Tensor,
+    mask_PT: torch.Tensor,
+    n: int,
+    most: int,
+    temperature: float,
+    top_p: float,
+    eos_ids: list[int],
+    pad_id: int,
+    compiled: bool,
+    logps: list[list[float]] | None,
+    adjust: Adjust | None,
+) -> list[list[int]]:
+    """Draw, see who ended, step."""
+    device, total = ids_PT.device, len(ids_PT) * n
     eos = torch.tensor(eos_ids, device=device)
-    total = len(prompt_ids) * n
-    tokens = torch.full((total, max_new_tokens), pad_id, dtype=torch.long, device=device)
-    logp = torch.zeros(total, max_new_tokens, device=device) if logps is not None else None
-    lengths = torch.full((total,), max_new_tokens, dtype=torch.long, device=device)
+    tokens = torch.full((total, most), pad_id, dtype=torch.long, device=device)
+    logp = torch.zeros(total, most, device=device) if logps is not None else None
+    lengths = torch.full((total,), most, dtype=torch.long, device=device)
     running_B = torch.arange(total, device=device)  # which of the sequences each row of the batch is
     alive_B = torch.ones(total, dtype=torch.bool, device=device)
-    steps: Steps = graphed if graphed is not None and graphed.has_room(total, width + max_new_tokens) else Eager(model)
-    compiled = graphed is not None and steps is graphed and graphed.compiled
-    logits_BV = steps.read(ids_PT, mask_PT, n, max_new_tokens)
-
-    for t in range(max_new_tokens):
+    logits_BV = steps.read(ids_PT, mask_PT, n, most)
+    for t in range(most):
         if adjust is not None:
             logits_BV = adjust(t, running_B, logits_BV)
-        token_B = sample_tokens(logits_BV, temperature, top_p, generator, compiled)
+        token_B = sample_tokens(logits_BV, temperature, top_p, compiled)
         tokens[running_B, t] = token_B.masked_fill(~alive_B, pad_id)
         if logp is not None:
             scaled_BV = logits_BV.float() / (temperature or 1.0)
@@ -234,7 +263,7 @@ def decode(
         ended_B = alive_B & torch.isin(token_B, eos)
         lengths[running_B] = lengths[running_B].masked_fill(ended_B, t + 1)
         alive_B = alive_B & ~ended_B
-        if t + 1 == max_new_tokens:
+        if t + 1 == most:
             break
         if device.type == "cpu" or t % LOOK_EVERY == 0:
             left = int(alive_B.sum())

@@ -1,8 +1,8 @@
 """A step of decoding as a CUDA graph: without it a small model on a GPU waits for Python at every kernel of every token.
 
 The cache is one piece of memory that stays where it is. For each pair of (rows, columns) in use, rounded up to a few sizes, the step is recorded once
-and then started as a whole; all graphs share what memory they need between them. Layers may be compiled first, which joins their small kernels: the
-cache is written and read by one operator that the compiler does not look into.
+and then started as a whole; all graphs share their scratch memory and the place where logits are left. Layers may be compiled first, which joins their
+small kernels: the cache is written and read by one operator that the compiler does not look into.
 
 Shapes: R rows that there is room for, B rows in use, L columns of the cache, H query heads, K key heads, D head size, V vocabulary.
 """
@@ -20,9 +20,11 @@ from transformers import AttentionInterface, AttentionMaskInterface, DynamicCach
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from r1pipe.generation import DENSE
+
 NAME = "r1pipe_graphed"
 KERNELS = [SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]  # cuDNN's plan for a new shape is made when a step is recorded
-DENSE = {"Qwen2ForCausalLM", "Qwen3ForCausalLM", "LlamaForCausalLM"}  # of what R1 was distilled into, and Qwen3; routing to experts cannot be recorded
+GROWING_ROPE = {"dynamic", "longrope"}  # rotary embeddings that look at the longest of all rows
 LEAST = {"rows": 8, "columns": 128}
 ROOM = 0.5  # share of the GPU's free memory that the cache may take
 COMPILED_FROM = 10**8  # parameters; a smaller model is done before its layers are compiled (our choice)
@@ -31,12 +33,15 @@ RECOMPILED = 32  # variants of a layer: trained, without gradients, and for cach
 
 def why_not_graphed(model: Any) -> str:
     """Why this model's steps cannot be CUDA graphs; empty where they can."""
-    if model.device.type != "cuda":
-        return "it is not on a GPU"
-    if type(model).__name__ not in DENSE:
-        return f"{type(model).__name__} is not one of {', '.join(sorted(DENSE))}"
     text = model.config.get_text_config()
-    return "it attends in a window" if set(getattr(text, "layer_types", None) or ()) - {"full_attention"} else ""
+    reasons = {
+        "it is not on a GPU": model.device.type != "cuda",
+        f"{type(model).__name__} is not one of {', '.join(sorted(DENSE))}": type(model).__name__ not in DENSE,
+        "it attends in a window": set(getattr(text, "layer_types", None) or ()) - {"full_attention"},
+        "its rotary embeddings change with the length": (getattr(text, "rope_parameters", None) or {}).get("rope_type") in GROWING_ROPE,
+        "it is quantized": getattr(model.config, "quantization_config", None) is not None,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), "")
 
 
 def size_up(count: int, least: int) -> int:
@@ -49,8 +54,22 @@ def size_up(count: int, least: int) -> int:
     return -(-count // step) * step
 
 
+def cache_bytes(config: Any, rows: int, columns: int, itemsize: int) -> int:
+    """Of keys, values and logits."""
+    text = config.get_text_config()
+    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return itemsize * rows * (2 * text.num_hidden_layers * text.num_key_value_heads * head * columns + text.vocab_size)
+
+
+def free_bytes(device: torch.device) -> float:
+    """What can still be allocated there, by this process; a CPU is not asked."""
+    if device.type != "cuda":
+        return float("inf")
+    return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
 class Graphed:
-    """A model whose steps of decoding are CUDA graphs; on a CPU the same without graphs, which the tests use.
+    """A model whose steps of decoding are CUDA graphs; on a CPU the same without graphs, which the tests use. It stays where it is for good.
 
     Args:
         model: in the precision that it samples in; its attention is exchanged.
@@ -66,81 +85,98 @@ class Graphed:
             torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILED)
             for layer in model.base_model.layers:
                 layer.compile(dynamic=True)
-        self._rows = self._columns = 0
-        self._recorded: dict[tuple[int, int], tuple[torch.cuda.CUDAGraph, torch.Tensor]] = {}
+        self.given_up = False
+        self._stream = torch.cuda.Stream(model.device) if model.device.type == "cuda" else None
+        self.drop()
 
     @classmethod
-    def twin(cls, model: Any, compiled: bool = False) -> Graphed:
-        """A copy in bfloat16 beside a model that is trained; `take` gives it the weights."""
-        with torch.device(model.device):
-            return cls(type(model)._from_config(copy.deepcopy(model.config), dtype=torch.bfloat16), compiled)
+    def twin(cls, model: Any, dtype: torch.dtype, compiled: bool = False) -> Graphed:
+        """A copy beside a model that is trained; `take` gives it the weights."""
+        config = copy.deepcopy(model.config)
+        config.tie_word_embeddings = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+        devices = [model.device] if model.device.type == "cuda" else []
+        with torch.device(model.device), torch.random.fork_rng(devices):
+            return cls(type(model)._from_config(config, dtype=dtype), compiled)
 
     @torch.no_grad()
     def take(self, model: Any) -> None:
         """This model's weights."""
-        new = dict(model.named_parameters())
-        own = dict(self.model.named_parameters())
+        own, new = dict(self.model.named_parameters()), dict(model.named_parameters())
+        assert own.keys() == new.keys(), own.keys() ^ new.keys()
         torch._foreach_copy_(list(own.values()), [new[name] for name in own])
 
-    def has_room(self, rows: int, columns: int) -> bool:
-        """Whether the cache has room for so many, or can be made to have it."""
-        rows, columns = size_up(rows, LEAST["rows"]), size_up(columns, LEAST["columns"])
+    def make_room(self, rows: int, columns: int, reserve: float = 0.0) -> bool:
+        """See to it that the cache has room for so many rows and columns; False, and nothing is changed, where it cannot.
+
+        Args:
+            reserve: bytes that others will allocate.
+        """
         if rows <= self._rows and columns <= self._columns:
             return True
-        text = self.model.config.get_text_config()
-        head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        rows, columns = max(rows, self._rows), max(columns, self._columns)
-        shape = (rows, text.num_key_value_heads, columns, head)
-        device, dtype = self.model.device, self.model.dtype
-        if device.type == "cuda":
-            self._drop()
-            free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-            if 2 * len(self._attentions) * shape[0] * shape[1] * shape[2] * shape[3] * dtype.itemsize > ROOM * free:
-                return False
-            self._pool = torch.cuda.graph_pool_handle()
-            self._stream = torch.cuda.Stream(device)
-        # zeros, since what is masked is multiplied by zero, and that must not be infinite
-        self._cache = [(torch.zeros(shape, device=device, dtype=dtype), torch.zeros(shape, device=device, dtype=dtype)) for _ in self._attentions]
-        self._mask_RL = torch.ones(rows, columns, dtype=torch.bool, device=device)
-        self._ids_R1 = torch.zeros(rows, 1, dtype=torch.long, device=device)
-        self._position_R1 = torch.zeros(rows, 1, dtype=torch.long, device=device)
-        self._at_1 = torch.zeros(1, dtype=torch.long, device=device)
-        self._number_L = torch.arange(columns, device=device)
-        self._rows, self._columns = rows, columns
-        return True
+        if self.given_up:
+            return False
+        config, dtype, device = self.model.config, self.model.dtype, self.model.device
+        rows, columns = (-(-count // LEAST[name]) * LEAST[name] for count, name in ((rows, "rows"), (columns, "columns")))
+        own = cache_bytes(config, self._rows, self._columns, dtype.itemsize)
+        for chosen in ((max(rows, self._rows), max(columns, self._columns)), (rows, columns)):
+            if cache_bytes(config, *chosen, dtype.itemsize) <= ROOM * (free_bytes(device) + own - reserve):
+                self.drop()
+                self._allocate(*chosen)
+                return True
+        return False
 
-    def _drop(self) -> None:
-        self._recorded, self._cache, self._rows, self._columns = {}, [], 0, 0
+    def _allocate(self, rows: int, columns: int) -> None:
+        text, device, dtype = self.model.config.get_text_config(), self.model.device, self.model.dtype
+        head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        with torch.device(device):
+            shape = (rows, text.num_key_value_heads, columns, head)
+            self._cache = [(torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)) for _ in self._attentions]
+            self._logits_RV = torch.zeros(rows, text.vocab_size, dtype=dtype)
+            self._mask_RL = torch.zeros(rows, columns, dtype=torch.bool)
+            self._ids_R1, self._position_R1 = torch.zeros(rows, 1, dtype=torch.long), torch.zeros(rows, 1, dtype=torch.long)
+            self._at_1 = torch.zeros(1, dtype=torch.long)
+        if device.type == "cuda":
+            self._pool = torch.cuda.graph_pool_handle()
+        self._rows, self._columns = rows, columns
+
+    def drop(self) -> None:
+        """Give back the memory of cache and graphs."""
+        self._rows = self._columns = 0
+        self._recorded: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
+        self._cache: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._logits_RV = self._mask_RL = torch.empty(0)
         for attention in self._attentions:
             attention.cached = ()
 
     def read(self, ids_PT: torch.Tensor, mask_PT: torch.Tensor, n: int, most: int) -> torch.Tensor:
         rows, self._at = len(ids_PT) * n, ids_PT.shape[1]
+        assert rows <= self._rows and self._at + most <= self._columns, "make_room was asked before"
         read: Any = DynamicCache(config=self.model.config)
         position_PT = (mask_PT.cumsum(-1) - 1).clamp(min=0)
-        with torch.autocast(ids_PT.device.type, enabled=False), torch.compiler.set_stance("force_eager"):
+        with torch.compiler.set_stance("force_eager"):
             logits_PV = self.model(input_ids=ids_PT, attention_mask=mask_PT, position_ids=position_PT, past_key_values=read, logits_to_keep=1).logits[:, -1]
         for (keys, values), layer in zip(self._cache, read.layers, strict=True):
+            for each in (keys, values):
+                each.zero_()  # what is masked is multiplied by zero, which must not meet what is not finite
             keys[:rows, :, : self._at], values[:rows, :, : self._at] = layer.keys.repeat_interleave(n, 0), layer.values.repeat_interleave(n, 0)
-        self._mask_RL.fill_(True)
-        self._mask_RL[:rows, : self._at] = mask_PT.bool().repeat_interleave(n, 0)
-        self._position_R1[:rows] = mask_PT.sum(-1, keepdim=True).repeat_interleave(n, 0)
+        self._mask_RL.zero_()[:rows, : self._at] = mask_PT.bool().repeat_interleave(n, 0)
+        self._position_R1.zero_()[:rows] = mask_PT.sum(-1, keepdim=True).repeat_interleave(n, 0)
         return logits_PV.repeat_interleave(n, 0)
 
     def step(self, token_B: torch.Tensor) -> torch.Tensor:
-        rows, columns = size_up(len(token_B), LEAST["rows"]), min(size_up(self._at + 1, LEAST["columns"]), self._columns)
+        rows = min(size_up(len(token_B), LEAST["rows"]), self._rows)
+        columns = min(size_up(self._at + 1, LEAST["columns"]), self._columns)
         self._ids_R1[: len(token_B), 0] = token_B
         self._at_1.fill_(self._at)
-        if token_B.is_cuda:
-            if (rows, columns) not in self._recorded:
-                self._recorded[rows, columns] = self._record(rows, columns)
-            graph, logits_BV = self._recorded[rows, columns]
-            graph.replay()
+        if self._stream is None:
+            self._forward(rows, columns)
         else:
-            logits_BV = self._forward(rows, columns)
+            if (rows, columns) not in self._recorded:
+                self._recorded[rows, columns] = self._record(rows, columns, self._stream)
+            self._recorded[rows, columns].replay()
         self._position_R1 += 1
         self._at += 1
-        return logits_BV[: len(token_B)]
+        return self._logits_RV[: len(token_B)]
 
     def pays(self, left: int, rows: int) -> bool:
         return size_up(left, LEAST["rows"]) < size_up(rows, LEAST["rows"])
@@ -151,28 +187,32 @@ class Graphed:
             keys[:count, :, : self._at], values[:count, :, : self._at] = keys[kept_B, :, : self._at], values[kept_B, :, : self._at]
         self._mask_RL[:count], self._position_R1[:count] = self._mask_RL[kept_B], self._position_R1[kept_B]
 
-    def _forward(self, rows: int, columns: int) -> torch.Tensor:
-        """One step of the first rows over the first columns; logits, (rows, V)."""
+    def _forward(self, rows: int, columns: int) -> None:
+        """The first rows' last tokens, which take column `_at_1` of the first columns; leaves the first rows of the logits."""
         for attention, (keys, values) in zip(self._attentions, self._cache, strict=True):
             attention.cached = (keys[:rows, :, :columns], values[:rows, :, :columns])
-        seen_BL = self._mask_RL[:rows, :columns] & (self._number_L[:columns] <= self._at_1)
+        self._mask_RL.index_fill_(1, self._at_1, True)
+        seen_BL = self._mask_RL[:rows, :columns]
         bias_B11L = torch.zeros(seen_BL.shape, device=seen_BL.device, dtype=self.model.dtype).masked_fill_(~seen_BL, -torch.inf)[:, None, None]
-        with torch.autocast(seen_BL.device.type, enabled=False):
-            out = self.model(input_ids=self._ids_R1[:rows], attention_mask=bias_B11L, position_ids=self._position_R1[:rows], use_cache=False, at_1=self._at_1)
-        return out.logits[:, -1]
+        out = self.model(input_ids=self._ids_R1[:rows], attention_mask=bias_B11L, position_ids=self._position_R1[:rows], use_cache=False, at_1=self._at_1)
+        self._logits_RV[:rows] = out.logits[:, -1]  # a graph's own would be kept for each graph
 
-    def _record(self, rows: int, columns: int) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
-        """The graph and the logits that it leaves; its step is done once before, which writes what the first replay will write again."""
+    def _record(self, rows: int, columns: int, stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
+        """The graph of a step, which is done once before: it writes what the first replay will write again."""
         graph = torch.cuda.CUDAGraph()
-        torch.cuda.synchronize()
-        with torch.cuda.stream(self._stream):  # torch.cuda.graph would collect garbage each time
-            self._forward(rows, columns)
-            torch.cuda.synchronize()
-            graph.capture_begin(pool=self._pool)
-            logits_BV = self._forward(rows, columns)
-            graph.capture_end()
-        torch.cuda.synchronize()
-        return graph, logits_BV
+        with torch.cuda.device(stream.device):
+            current = torch.cuda.current_stream()
+            stream.wait_stream(current)
+            with torch.cuda.stream(stream):  # torch.cuda.graph would collect garbage each time
+                self._forward(rows, columns)
+                torch.cuda.synchronize()
+                graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+                try:
+                    self._forward(rows, columns)
+                finally:
+                    graph.capture_end()
+            current.wait_stream(stream)
+        return graph
 
 
 # --- the attention ----------------------------------------------------------------------------------------------------

@@ -20,6 +20,8 @@ from r1pipe.generation.graphs import COMPILED_FROM, Graphed, why_not_graphed
 from r1pipe.schema import Sampling
 from r1pipe.training.models import end_ids, load_model, load_tokenizer
 
+LIKELY_TOKENS = 1024  # of a response, where max_tokens allows more (our choice)
+COMPILED_FROM_TOKENS = 4_000_000  # compiling takes some 20 s, and 0.5B then take 7 us a token less (H100)
 COHORT = 8  # batches that go through their rounds together: the later rounds are smaller, and what is too small wastes the batch
 
 
@@ -39,10 +41,14 @@ class HF:
         return load_model(self._checkpoint, training=False)
 
     @cached_property
-    def _graphed(self) -> Graphed | None:
+    def _graphs(self) -> Graphed | None:
         if why_not_graphed(self._model):
             return None
-        return Graphed(self._model, compiled=self._model.num_parameters() >= COMPILED_FROM)
+        tokens = len(self._ids) * self._sampling.n * min(self._sampling.max_tokens, LIKELY_TOKENS)
+        return Graphed(self._model, compiled=self._model.num_parameters() >= COMPILED_FROM and tokens >= COMPILED_FROM_TOKENS)
+
+    def _graphed(self, rows: int, columns: int) -> Graphed | None:
+        return self._graphs if self._graphs is not None and self._graphs.make_room(rows, columns) else None
 
     @cached_property
     def _ends(self) -> Any:
@@ -72,17 +78,18 @@ class HF:
         torch.manual_seed(hash((self._seed, *unit.key)) & 0x7FFFFFFF)
         sizes = {draw.n for draw in unit.draws}
         n = sizes.pop() if len(sizes) == 1 else 1  # a group shares the reading of its prompt where all groups are of one size
+        prompts = [self._ids[draw.row] for draw in unit.draws for _ in range(draw.n // n)]
         with torch.inference_mode():
             out = decode(
                 self._model,
-                [self._ids[draw.row] for draw in unit.draws for _ in range(draw.n // n)],
+                prompts,
                 n=n,
                 max_new_tokens=self._sampling.max_tokens,
                 temperature=self._sampling.temperature,
                 top_p=self._sampling.top_p,
                 eos_ids=self._ends,
                 pad_id=self._tokenizer.pad_token_id,
-                graphed=self._graphed,
+                graphed=self._graphed(len(prompts) * n, max(map(len, prompts)) + self._sampling.max_tokens),
             )
         finished = [bool(tokens) and tokens[-1] in self._ends for tokens in out]
         bodies = [tokens[:-1] if end else tokens for tokens, end in zip(out, finished, strict=True)]  # the end token counts and is not shown

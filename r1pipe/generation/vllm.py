@@ -18,12 +18,11 @@ from typing import Any
 
 from r1pipe.data.render import prompt_ids, read_template
 from r1pipe.errors import MissingToolError
-from r1pipe.generation import Completion, Draw, Unit, sample_seed
+from r1pipe.generation import DENSE, Completion, Draw, Unit, sample_seed
 from r1pipe.schema import Sampling
 from r1pipe.training.models import load_tokenizer
 
 COHORT = 4  # units that go through their rounds together
-DENSE = {"Qwen2ForCausalLM", "Qwen3ForCausalLM", "LlamaForCausalLM"}  # what R1 was distilled into, and Qwen3
 SECOND_RUNNER = "VLLM_USE_V2_MODEL_RUNNER"
 
 

@@ -9,9 +9,9 @@ from typing import Any
 from r1pipe.batches import split_batch
 from r1pipe.errors import ConfigError
 from r1pipe.here import Here
-from r1pipe.schema import Training
+from r1pipe.schema import SFTParams, Training
 
-__all__ = ["common_arguments", "lora_config", "only_adapter", "resume_from", "split_batch"]
+__all__ = ["common_arguments", "half_base", "lora_config", "resume_from", "split_batch"]
 
 
 def common_arguments(params: Training, here: Here, seed: int, steps: int | None) -> dict[str, Any]:
@@ -20,7 +20,6 @@ def common_arguments(params: Training, here: Here, seed: int, steps: int | None)
 
     gpu = torch.cuda.is_available()
     ranks = "RANK" in os.environ  # the launcher's; one process on its own has none
-    bf16 = gpu and torch.cuda.is_bf16_supported(including_emulation=False) if params.bf16 == "auto" else params.bf16
     return {
         "output_dir": str(here.workdir / "trainer"),
         "seed": seed,
@@ -30,7 +29,7 @@ def common_arguments(params: Training, here: Here, seed: int, steps: int | None)
         "adam_beta1": params.adam_betas[0],
         "adam_beta2": params.adam_betas[1],
         "max_grad_norm": params.max_grad_norm,
-        "bf16": bf16,  # TRL's default is on, also on a CPU, where it is slower and coarser
+        "bf16": in_bf16(params),  # TRL's default is on, also on a CPU, where it is slower and coarser
         "use_cpu": not gpu and not ranks,  # with it, transformers would not start DeepSpeed, and each rank would train alone
         "ddp_backend": "gloo" if not gpu and ranks else None,
         "gradient_checkpointing": params.gradient_checkpointing is True,
@@ -66,9 +65,19 @@ def lora_config(arguments: dict[str, Any] | None, where: str) -> Any:
     return LoraConfig(**{"task_type": "CAUSAL_LM", **arguments})
 
 
-def only_adapter(lora: dict[str, Any] | None) -> bool:
-    """Whether nothing of the model itself is trained."""
-    return lora is not None and not lora.get("modules_to_save")
+def in_bf16(params: Training) -> bool:
+    """Whether passes are made in bf16, as the config says; auto = where the GPU can."""
+    import torch
+
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False) if params.bf16 == "auto" else params.bf16
+
+
+def half_base(params: SFTParams) -> bool:
+    """Whether nothing of the model itself is trained, so that it may lie in bf16 under its adapter; FSDP2 wants one type for both."""
+    lora = params.lora
+    if lora is None or lora.get("modules_to_save") or lora.get("bias", "none") != "none" or os.environ.get("R1PIPE_PROFILE") == "fsdp2":
+        return False
+    return params.trl.get("bf16", in_bf16(params))
 
 
 def resume_from(here: Here) -> str | None:

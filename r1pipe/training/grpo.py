@@ -25,7 +25,7 @@ from r1pipe.training.arguments import common_arguments, lora_config, resume_from
 from r1pipe.training.callbacks import Heldout, Report
 from r1pipe.training.grpo_trainer import R1GRPOTrainer
 from r1pipe.training.guards import KEPT_FOR_ROLLBACK, GuardCallback, LearningRate, past_rollbacks, roll_back
-from r1pipe.training.models import load_model, load_tokenizer, save_trained
+from r1pipe.training.models import load_model, load_tokenizer, routed, save_trained
 from r1pipe.training.rollouts import order_prompts, spare_prompts, updates_per_rollout
 from r1pipe.training.vllm import require_vllm, vllm_arguments
 from r1pipe.training.zero import sharded_weights
@@ -85,7 +85,7 @@ def token_microbatches(params: GRPOParams) -> int | Literal["auto"] | None:
     return "auto" if torch.cuda.is_available() and params.microbatch is None and not adaptive else None
 
 
-def compiled_layers(params: GRPOParams, parameters: int) -> bool:
+def compiled_layers(params: GRPOParams, model: Any) -> bool:
     """Whether the layers are compiled: as the config says; auto = where enough updates of a model of some size pay for the minute that it takes."""
     if sharded_weights():  # gathering them cannot be compiled
         if params.compile is True:
@@ -93,7 +93,9 @@ def compiled_layers(params: GRPOParams, parameters: int) -> bool:
         return False
     if params.compile != "auto":
         return params.compile
-    pays = params.steps >= COMPILED_FROM_UPDATES and parameters >= COMPILED_FROM
+    pays = params.steps >= COMPILED_FROM_UPDATES and model.num_parameters() >= COMPILED_FROM and not routed(model.config)
+    if params.rollout == "hf":  # an adapter takes minutes to compile; TRL's own generation would be compiled for every length
+        pays = pays and params.lora is None and not params.trl.get("use_transformers_continuous_batching")
     return pays and torch.cuda.is_available() and token_microbatches(params) is not None
 
 
@@ -172,6 +174,7 @@ def train_grpo(
         trainer.train(resume_from_checkpoint=resume_from(here))
         if guard.rollback is None:
             break
+        trainer.graphed = None  # its cache must not stand beside the next trainer's
         roll_back(guard.rollback, params.guards, here)  # the next trainer goes on from what this leaves, and so does `watch`
     if (best := watch.best_folder) is not None:
         if here.main:  # a second name of the same files: until the stage is published, an attempt that follows must find them in the workdir
@@ -220,7 +223,7 @@ def _make_trainer(
         rows=list(rows),
         models=models,
         microbatch_tokens=token_microbatches(params),
-        compiled=compiled_layers(params, model.num_parameters()),
+        compiled=compiled_layers(params, model),
         spare=spare,
         args=args,
         model=model,

@@ -28,7 +28,7 @@ from trl.models import unwrap_model_for_generation
 from r1pipe import rewards
 from r1pipe.data.response import split_response
 from r1pipe.generation.decode import decode
-from r1pipe.generation.graphs import Graphed, why_not_graphed
+from r1pipe.generation.graphs import ROOM, Graphed, cache_bytes, free_bytes, why_not_graphed
 from r1pipe.rewards.language import thinking_words
 from r1pipe.rewards.repetition import repeated_share
 from r1pipe.schema import GRPOParams, Phase
@@ -67,7 +67,7 @@ class R1GRPOTrainer(TokenMicrobatches):
         self.spare = spare
         self.counted_tokens = 0  # completion tokens of all ranks that have entered the loss
         self._keep_drawn = False
-        self._graphed: Graphed | None = None
+        self.graphed: Graphed | None = None
         self.phase: Phase = params.phases[0]
         self.reward_names = all_components(params.phases)
         functions: list[Any] = [_named(name) for name in self.reward_names]
@@ -208,9 +208,8 @@ class R1GRPOTrainer(TokenMicrobatches):
             self._drawn = []
             whole = self.top_p == 1 and self.temperature > 0 and not is_peft_model(self.model)  # then the draw's distribution is the policy's
             # a rank may have no held-out prompt of its own, but the gathering of shards around this is everyone's
-            graphed = self._graphed_policy(model)
             completion_ids = prompt_ids and decode(
-                graphed.model if graphed else model,
+                model,
                 prompt_ids[::n],
                 n=n,
                 max_new_tokens=self.max_completion_length,
@@ -218,21 +217,33 @@ class R1GRPOTrainer(TokenMicrobatches):
                 top_p=self.top_p,
                 eos_ids=end_ids(model, self._tokenizer),
                 pad_id=self._tokenizer.pad_token_id,
-                graphed=graphed,
+                graphed=self._graphed_policy(model, len(prompt_ids), max(map(len, prompt_ids))),
                 logps=self._drawn if whole and self._keep_drawn else None,
             )
             model.train(training)
         return completion_ids, None
 
-    def _graphed_policy(self, model: Any) -> Graphed | None:
-        """The policy's twin with the weights of now; None where its steps cannot be CUDA graphs, or weights are cut up, of which it would hold all."""
-        if is_peft_model(self.model) or sharded_weights() or why_not_graphed(model):
+    def _graphed_policy(self, model: Any, rows: int, width: int) -> Graphed | None:
+        """The policy's twin with the weights of now and room for so many rows and prompts so wide.
+
+        None where its steps cannot be CUDA graphs, where weights are cut up, of which it would hold all, or where there is no room. Room is made for
+        the longest phase; once the size of packs is settled by what memory was free, no more is taken.
+        """
+        if sharded_weights() or why_not_graphed(model):
             return None
-        if self._graphed is None:
-            self._graphed = Graphed.twin(model, self.compiled)
+        dtype = torch.bfloat16 if self.args.bf16 else model.dtype
+        columns = width + max(phase.max_tokens for phase in self.params.phases)
+        if self.graphed is None:
+            still = self._still_to_come() + dtype.itemsize * model.num_parameters()
+            if cache_bytes(model.config, rows, columns, dtype.itemsize) > ROOM * (free_bytes(model.device) - still):
+                return None
+            self.graphed = Graphed.twin(model, dtype, self.compiled)
+        settled = self._tokens_by_memory and self.microbatch_tokens != "auto"
+        if not self.graphed.make_room(rows, columns, float("inf") if settled else self._still_to_come()):
+            return None
         with self.stopwatch.part("sync"):
-            self._graphed.take(model)
-        return self._graphed
+            self.graphed.take(model)
+        return self.graphed
 
     def _calculate_rewards(
         self, inputs: list[dict[str, Any]], prompts: list[Any], completions: list[Any], completion_ids_list: list[list[int]]

@@ -61,6 +61,7 @@ class TokenMicrobatches(GRPOTrainer):
 
     def __init__(self, *, microbatch_tokens: int | Literal["auto"] | None = None, compiled: bool = False, **kwargs: Any) -> None:
         self.microbatch_tokens = microbatch_tokens
+        self._tokens_by_memory = microbatch_tokens == "auto"
         self.stopwatch = Stopwatch()
         self._drawn: list[list[float]] = []  # log-probs of the rollout's tokens as they were drawn, until the old log-probs are asked for
         self._no_old = False  # the next log-probs of the policy without gradients are the rollout's old ones, and nobody needs them

@@ -25,6 +25,11 @@ def own_device() -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
+def routed(config: Any) -> bool:
+    """Whether tokens are routed to experts, which breaks a compiled layer's graph."""
+    return getattr(config.get_text_config(), "num_experts_per_tok", None) is not None
+
+
 def without_adapter(model: Any) -> Any:
     """The model itself, also where LoRA is laid around it."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -58,11 +63,10 @@ def load_tokenizer(checkpoint: Path) -> Any:
 def load_model(checkpoint: Path, *, training: bool, frozen: bool = False, device: str | torch.device | None = None) -> PreTrainedModel:
     """The causal language model.
 
-    Weights that are trained are float32 (bf16 autocast does the rest on a GPU); weights that only sample or score, or that an adapter is laid
-    around, are bfloat16 on a GPU, float32 on a CPU.
+    Weights that are trained are float32 (bf16 autocast does the rest on a GPU); weights that only sample or score are
+    bfloat16 on a GPU, float32 on a CPU, and so are those that an adapter is laid around where the caller says `frozen`.
 
     Args:
-        frozen: what is trained is an adapter that comes later.
         device: of weights that are not trained; none = this rank's.
 
     Raises:

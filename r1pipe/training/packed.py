@@ -12,8 +12,9 @@ import torch
 
 from r1pipe.here import Here
 from r1pipe.schema import SFTParams
-from r1pipe.training.arguments import only_adapter
+from r1pipe.training.arguments import half_base
 from r1pipe.training.memory import Need, device_memory, shares, training_need
+from r1pipe.training.models import routed
 from r1pipe.training.packing import PackSampler
 from r1pipe.training.telemetry import flops_per_token, peak_flops
 from r1pipe.training.varlen import use_varlen, why_not_packed
@@ -65,7 +66,7 @@ def plan_packing(checkpoint: Path, lengths: list[int], params: SFTParams, update
 
     def need(tokens: int) -> Need:
         trained = 1.0 if params.lora is None else 0.02
-        return training_need(skeleton, max(tokens, max(lengths)), on, compiled, trained, trained if only_adapter(params.lora) else 1.0)
+        return training_need(skeleton, max(tokens, max(lengths)), on, compiled, trained, trained if half_base(params) else 1.0)
 
     pack_tokens = params.pack_tokens
     if pack_tokens is None:
@@ -110,6 +111,5 @@ def _compiled(params: SFTParams, skeleton: Any, flops: float) -> bool:
             warnings.warn("compile is ignored: weights are sharded, and gathering them cannot be compiled", stacklevel=4)
         return False
     if params.compile == "auto":
-        routed = getattr(skeleton.config.get_text_config(), "num_experts_per_tok", None) is not None
-        return torch.cuda.is_available() and not routed and flops / ((peak_flops() or 1e14) * LIKELY_MFU) > COMPILE_PAYS_AFTER
+        return torch.cuda.is_available() and not routed(skeleton.config) and flops / ((peak_flops() or 1e14) * LIKELY_MFU) > COMPILE_PAYS_AFTER
     return params.compile

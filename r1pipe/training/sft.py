@@ -33,7 +33,7 @@ def train_sft(checkpoint: Path, rows: list[dict[str, Any]], params: SFTParams, o
     from trl import SFTConfig, SFTTrainer
 
     from r1pipe.data.render import chat_ids
-    from r1pipe.training.arguments import lora_config, only_adapter, resume_from
+    from r1pipe.training.arguments import half_base, lora_config, resume_from
     from r1pipe.training.callbacks import Report
     from r1pipe.training.models import load_model, load_tokenizer, save_trained, without_adapter
     from r1pipe.training.packed import plan_packing
@@ -54,7 +54,7 @@ def train_sft(checkpoint: Path, rows: list[dict[str, Any]], params: SFTParams, o
     args = SFTConfig(**sft_arguments(params, here, seed, steps, plan))
     report = Report(here)
     given: dict[str, Any] = {
-        "model": load_model(checkpoint, training=True, frozen=only_adapter(params.lora)),
+        "model": load_model(checkpoint, training=True, frozen=half_base(params)),
         "args": args,
         "train_dataset": Dataset.from_list(kept),
         "processing_class": tokenizer,

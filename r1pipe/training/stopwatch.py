@@ -1,4 +1,4 @@
-"""Where the seconds of a rollout and its updates go: generation, reward, logps, update, sync (of weights to vLLM), heldout."""
+"""Where the seconds of a rollout and its updates go: generation, reward, logps, update, sync (of weights to vLLM or to the twin that samples), heldout."""
 
 from __future__ import annotations
 

@@ -3,83 +3,184 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from r1pipe.generation.decode import decode
+from r1pipe.generation import graphs
+from r1pipe.generation.decode import decode, race
 from r1pipe.generation.graphs import LEAST, Graphed, size_up, why_not_graphed
 
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [12, 13], [14, 15, 16, 17]]
+SHORTER = [[7, 8, 9], [5, 6, 7, 11], [10]]
 ENDS = list(range(0, 300, 20))
-GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))]
+SIZES: dict[str, Any] = {"vocab_size": 300, "hidden_size": 48, "num_hidden_layers": 2, "intermediate_size": 64, "max_position_embeddings": 256}
+SIZES |= {"num_attention_heads": 6, "num_key_value_heads": 2, "bos_token_id": None, "eos_token_id": 1}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "rope_theta": 10_000.0}
+MAKES = {
+    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SIZES, tie_word_embeddings=True)),
+    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=16, tie_word_embeddings=False)),
+    "llama, yarn": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, rope_parameters=YARN, tie_word_embeddings=False)),
+}
 
 
-@pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=GPU)])
-def model(request, tiny_checkpoint):
-    from r1pipe.training.models import load_model
-
-    return load_model(tiny_checkpoint, training=False).to(request.param, torch.float32)
+def make(name: str = "qwen2", device: str = "cpu") -> Any:
+    torch.manual_seed(0)
+    return torch.nn.Module.to(MAKES[name](), device).eval()
 
 
-@pytest.fixture
-def graphed(model, monkeypatch):
+@pytest.fixture(autouse=True)
+def small_sizes(monkeypatch):
     monkeypatch.setitem(LEAST, "rows", 4)
     monkeypatch.setitem(LEAST, "columns", 8)
-    return Graphed(copy.deepcopy(model))
 
 
-def test_each_token_is_drawn_from_the_models_distribution(model, graphed) -> None:
-    """Over several sizes of the batch and of the cache, with prompts of unequal lengths; a second rollout finds the first one's cache."""
-    for round_ in range(2):
+def with_room(model: Any, rows: int, columns: int, **more: Any) -> Graphed:
+    graphed = Graphed(copy.deepcopy(model), **more)
+    assert graphed.make_room(rows, columns)
+    return graphed
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", MAKES)
+def test_each_token_is_drawn_from_the_models_distribution(name: str, device: str) -> None:
+    """Over several sizes of the batch and of the cache, with prompts of unequal lengths; later rollouts find the first one's cache."""
+    model = make(name, device)
+    graphed = with_room(model, 48, 7 + 40)
+    for round_, prompts in enumerate((PROMPTS, SHORTER, PROMPTS)):
         torch.manual_seed(round_)
         logps: list[list[float]] = []
-        out = decode(graphed.model, PROMPTS, n=16, max_new_tokens=40, eos_ids=ENDS, pad_id=0, graphed=graphed, logps=logps)
-        lengths = [len(ids) for ids in out]
-        assert min(lengths) < 8 and max(lengths) > 24, "the batch shrank, the cache grew"
-        for i, (ids, found) in enumerate(zip(out, logps, strict=True)):
-            prompt = PROMPTS[i // 16]
-            assert all(token not in ENDS for token in ids[:-1]) and (ids[-1] in ENDS or len(ids) == 40)
-            logits = model(torch.tensor([prompt + ids], device=model.device)).logits[0, len(prompt) - 1 : -1].cpu()
-            wanted = torch.log_softmax(logits, -1).gather(1, torch.tensor(ids)[:, None]).squeeze(1)
-            assert torch.allclose(torch.tensor(found), wanted, atol=1e-4)
+        with torch.inference_mode():
+            out = decode(model, prompts, n=16, max_new_tokens=40, eos_ids=ENDS, pad_id=0, graphed=graphed, logps=logps)
+            assert min(map(len, out)) < 8 and max(map(len, out)) > 24, "the batch shrank, the cache grew"
+            for i, (ids, found) in enumerate(zip(out, logps, strict=True)):
+                prompt = prompts[i // 16]
+                assert all(token not in ENDS for token in ids[:-1]) and (ids[-1] in ENDS or len(ids) == 40)
+                logits = model(torch.tensor([prompt + ids], device=model.device)).logits[0, len(prompt) - 1 : -1].cpu()
+                wanted = torch.log_softmax(logits, -1).gather(1, torch.tensor(ids)[:, None]).squeeze(1)
+                assert torch.allclose(torch.tensor(found), wanted, atol=1e-4)
 
 
-def test_greedy_is_what_the_eager_loop_draws(model, graphed) -> None:
+@pytest.mark.slow  # compiles
+@pytest.mark.parametrize("device", DEVICES)
+def test_compiled_layers_draw_the_same(device: str) -> None:
+    model = make(device=device)
     asked = {"n": 3, "max_new_tokens": 20, "temperature": 0, "eos_ids": [7, 33, 90], "pad_id": 0}
-    assert decode(graphed.model, PROMPTS, **asked, graphed=graphed) == decode(model, PROMPTS, **asked)
+    graphed = with_room(model, 9, 7 + 20, compiled=True)
+    assert decode(model, PROMPTS, **asked, graphed=graphed) == decode(model, PROMPTS, **asked)
+    # where compiled layers are all there is, the plain loop does not compile them for each length
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert decode(graphed.model, PROMPTS, **asked) == decode(model, PROMPTS, **asked)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == before
 
 
-def test_weights_are_taken_anew(model, graphed) -> None:
-    other = copy.deepcopy(model)
+def test_the_race_follows_the_distribution() -> None:
+    logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]])).repeat(40_000, 1)
+    torch.manual_seed(0)
+    for temperature in (1.0, 0.7):
+        wanted = (logits[0] / temperature).softmax(-1)
+        assert torch.allclose(torch.bincount(race(logits, temperature), minlength=4) / 40_000, wanted, atol=0.01)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_gpus_draws_follow_the_distribution(compiled: bool) -> None:
+    from r1pipe.generation.decode import sample_tokens
+
+    logits = (torch.randn(512, 151_936, device="cuda") * 4).bfloat16()
+    logps = logits.float().log_softmax(-1)
+    entropy = -(logps.exp() * logps).sum(-1)
+    found = torch.cat([logps.gather(1, sample_tokens(logits, 1.0, 1.0, compiled)[:, None])[:, 0] + entropy for _ in range(60)])
+    assert abs(found.mean()) < 4 * found.std() / len(found) ** 0.5
+
+
+def test_weights_are_taken_anew() -> None:
+    model = make()
+    other, graphed = copy.deepcopy(model), with_room(model, 3, 27)
     with torch.no_grad():
         for weight in other.parameters():
             weight.mul_(1.5)
     asked = {"max_new_tokens": 20, "temperature": 0, "eos_ids": [], "pad_id": 0}
-    before = decode(graphed.model, PROMPTS, **asked, graphed=graphed)
+    before = decode(model, PROMPTS, **asked, graphed=graphed)
     graphed.take(other)
-    after = decode(graphed.model, PROMPTS, **asked, graphed=graphed)
+    after = decode(model, PROMPTS, **asked, graphed=graphed)
     assert after == decode(other, PROMPTS, **asked) != before
 
 
-def test_the_twin_of_a_trained_model_leaves_it_alone(model) -> None:
+def test_the_twin_of_a_trained_model_leaves_it_alone() -> None:
+    model = make()
     attention, weight = model.config._attn_implementation, model.lm_head.weight.clone()
-    twin = Graphed.twin(model)
+    torch.manual_seed(1)
+    expected = torch.rand(1)
+    torch.manual_seed(1)
+    twin = Graphed.twin(model, torch.bfloat16)
+    assert torch.rand(1) == expected, "its own first weights are drawn from other numbers"
     twin.take(model)
     assert twin.model.dtype == torch.bfloat16 and not twin.model.training
     assert model.config._attn_implementation == attention and model.dtype == torch.float32
     assert torch.equal(twin.model.lm_head.weight, weight.bfloat16())
 
 
-def test_a_cache_too_small_is_made_anew(graphed) -> None:
-    assert graphed.has_room(8, 16)
+def test_a_head_that_is_not_tied_whatever_the_config_says() -> None:
+    model = make()
+    model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight))
+    twin = Graphed.twin(model, torch.float32)
+    twin.take(model)
+    assert torch.equal(twin.model.lm_head.weight, model.lm_head.weight)
+
+
+def test_room_is_made_or_nothing_changes(monkeypatch) -> None:
+    graphed = with_room(make(), 8, 16)
     first = graphed._cache[0][0]
-    assert graphed.has_room(4, 9) and graphed._cache[0][0] is first
-    assert graphed.has_room(4, 40) and graphed._cache[0][0].shape[::2] == (8, 40), "never smaller than before"
+    assert graphed.make_room(4, 9) and graphed._cache[0][0] is first
+    monkeypatch.setattr(graphs, "free_bytes", lambda device: 0)
+    assert not graphed.make_room(8, 200) and graphed._cache[0][0] is first
+    monkeypatch.setattr(graphs, "free_bytes", lambda device: 2**30)
+    assert not graphed.make_room(4, 40, reserve=2**30) and graphed._cache[0][0] is first, "others need it"
+    assert graphed.make_room(4, 40) and graphed._cache[0][0].shape[::2] == (8, 40), "never smaller than before, where there is room"
+    joint, alone = (graphs.cache_bytes(graphed.model.config, rows, columns, 4) for rows, columns in ((8, 400), (4, 400)))
+    own = graphs.cache_bytes(graphed.model.config, 8, 40, 4)
+    monkeypatch.setattr(graphs, "free_bytes", lambda device: joint + alone - own)
+    assert graphed.make_room(4, 400) and graphed._cache[0][0].shape[::2] == (4, 400), "this alone, where both do not fit"
+    graphed.given_up = True
+    assert not graphed.make_room(4, 500)
 
 
-def test_which_models(model) -> None:
-    assert bool(why_not_graphed(model)) == (model.device.type == "cpu")
+def test_a_run_without_room_is_our_mistake() -> None:
+    with pytest.raises(AssertionError, match="make_room"):
+        decode(make(), PROMPTS, max_new_tokens=9, eos_ids=[1], pad_id=0, graphed=with_room(make(), 4, 8))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_where_a_step_cannot_be_recorded_the_plain_loop_draws(monkeypatch) -> None:
+    model = make(device="cuda")
+    graphed = with_room(model, 3, 27)
+    asked = {"max_new_tokens": 20, "temperature": 0, "eos_ids": [], "pad_id": 0}
+    monkeypatch.setattr(Graphed, "_record", lambda *args: torch.cuda.CUDAGraph().replay())
+    with pytest.warns(UserWarning, match="a plain loop draws"):
+        assert decode(model, PROMPTS, **asked, graphed=graphed) == decode(model, PROMPTS, **asked)
+    assert not graphed.make_room(3, 27)
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        (make("llama, yarn"), ""),
+        (SimpleNamespace(), "is not one of"),
+        (Qwen2ForCausalLM(Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=4, max_window_layers=0)), "in a window"),
+        (LlamaForCausalLM(LlamaConfig(**SIZES, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0})), "change with the length"),
+        (LlamaForCausalLM(LlamaConfig(**SIZES, quantization_config={"bits": 4})), "quantized"),
+    ],
+)
+def test_which_models(model: Any, why: str) -> None:
+    kind, config = type(model).__name__, getattr(model, "config", Qwen2Config(**SIZES))
+    on = {device: type(kind, (), {"device": torch.device(device), "config": config})() for device in ("cpu", "cuda")}
+    assert why_not_graphed(on["cpu"]) == "it is not on a GPU"
+    assert why in why_not_graphed(on["cuda"]) and bool(why) == bool(why_not_graphed(on["cuda"]))
 
 
 def test_there_are_few_sizes() -> None:

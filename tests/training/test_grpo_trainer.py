@@ -90,18 +90,40 @@ def test_on_a_gpu_the_policys_twin_draws_with_the_weights_of_now(trainer, monkey
     drawn = []
 
     def watched(model, *args, graphed, **more):
-        assert graphed.model is model and model.dtype == torch.bfloat16
-        now = dict(trainer.model.named_parameters())
-        assert all(torch.equal(weight, now[name].bfloat16()) for name, weight in model.named_parameters())
-        drawn.append(model.lm_head.weight.clone())
+        assert model is trainer.model and graphed.model.dtype == torch.bfloat16
+        now = dict(model.named_parameters())
+        assert all(torch.equal(weight, now[name].bfloat16()) for name, weight in graphed.model.named_parameters())
+        drawn.append(graphed.model.lm_head.weight.clone())
         return decode(model, *args, graphed=graphed, **more)
 
     monkeypatch.setattr(module, "decode", watched)
+    trainer.args.bf16 = True
     trainer.train()
     assert len(drawn) == 3 and not torch.equal(drawn[0], drawn[-1])
     assert trainer.model.training and trainer.model.dtype == torch.float32
+    assert trainer.graphed._columns == 128, "room for the longest phase from the first"
+
+
+def test_when_the_policy_has_no_twin(tiny_checkpoint, here, monkeypatch):
+    from r1pipe.training import grpo_trainer as module
+
+    def trainer_():
+        return grpo_trainer(params(), tiny_checkpoint, here)
+
+    trainer = trainer_()
+    assert trainer._graphed_policy(trainer.model, 8, 20) is None, "on a CPU"
+    monkeypatch.setattr(module, "why_not_graphed", lambda model: "")
+    assert trainer._graphed_policy(trainer.model, 8, 20).model.dtype == torch.float32, "bf16 is off, as autocast is"
+    trainer._tokens_by_memory, trainer.microbatch_tokens = True, 4096
+    assert trainer._graphed_policy(trainer.model, 8, 20) is trainer.graphed
+    assert trainer._graphed_policy(trainer.model, 64, 20) is None, "packs were settled by what was free beside the cache"
+    monkeypatch.setattr(module, "free_bytes", lambda device: trainer._still_to_come() + 10_000)
+    trainer = trainer_()
+    assert trainer._graphed_policy(trainer.model, 8, 20) is None, "no room beside what the optimizer will take"
+    monkeypatch.undo()
+    monkeypatch.setattr(module, "why_not_graphed", lambda model: "")
     monkeypatch.setenv("R1PIPE_PROFILE", "zero3")
-    assert trainer._graphed_policy(trainer.model) is None, "it would hold all weights, where each rank has a part"
+    assert trainer._graphed_policy(trainer.model, 8, 20) is None, "it would hold all weights, where each rank has a part"
 
 
 def test_a_row_that_cannot_be_scored_leaves_the_advantages_of_its_group_alone(trainer):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from transformers import Qwen2Config
 from trl import GRPOTrainer
 
 from r1pipe.errors import ConfigError
@@ -219,17 +221,23 @@ def test_memory_is_kept_free_only_for_what_is_not_there_yet(tiny_checkpoint, her
         ({"steps": 49}, 10**9, False),
         ({"steps": 1, "compile": True}, 10, True),
         ({"microbatch_tokens": "rows"}, 10**9, False),
+        ({"experts": 2}, 10**9, False),
+        ({"lora": {"r": 4}, "beta": 0.0}, 10**9, False),
+        ({"lora": {"r": 4}, "beta": 0.0, "rollout": "vllm"}, 10**9, True),
+        ({"trl": {"use_transformers_continuous_batching": True}}, 10**9, False),
     ],
 )
 def test_layers_are_compiled_where_it_pays(changes, parameters, compiled, monkeypatch):
-    rest = {name: value for name, value in changes.items() if name != "steps"}
+    rest = {name: value for name, value in changes.items() if name not in ("steps", "experts")}
     told = params(phases=[Phase(steps=changes.get("steps", 50), rewards=[RewardSpec(name="accuracy")])], **rest)
-    assert compiled_layers(told, parameters) == ("compile" in changes), "not by itself on a CPU"
+    config = Qwen2Config(**({"num_experts_per_tok": changes["experts"]} if "experts" in changes else {}))
+    model = SimpleNamespace(num_parameters=lambda: parameters, config=config)
+    assert compiled_layers(told, model) == ("compile" in changes), "not by itself on a CPU"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert compiled_layers(told, parameters) == compiled
+    assert compiled_layers(told, model) == compiled
     monkeypatch.setenv("R1PIPE_PROFILE", "zero3")
     with pytest.warns(UserWarning, match="compile is ignored") if "compile" in changes else nullcontext():
-        assert not compiled_layers(told, parameters)
+        assert not compiled_layers(told, model)
 
 
 def test_which_microbatches(here):
