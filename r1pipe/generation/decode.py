@@ -13,19 +13,20 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
-from functools import cache, partial
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from r1pipe.generation.draws import log_probs, sample_tokens
 from r1pipe.generation.graphs import Graphed
 
 COMPACT_BELOW = 0.85  # the batch is compacted when less than this share of it still runs; a copy costs about one token
-Adjust = Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor]
 LOOK_EVERY = 8  # steps on a GPU between two looks at how many sequences still run: a look waits for the GPU
 FIRST_ROOM = 256  # new tokens that a cache has room for at first
+Adjust = Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class InPlaceLayer(DynamicLayer):
@@ -78,6 +79,8 @@ class InPlaceLayer(DynamicLayer):
 class Steps(Protocol):
     """What the loop below asks of a model and its cache."""
 
+    compiled: bool  # whether drawing is worth compiling, too
+
     def read(self, ids_PT: torch.Tensor, mask_PT: torch.Tensor, n: int, most: int) -> torch.Tensor:
         """Logits after the prompts, (P * n, V). `most` tokens at most follow."""
         ...
@@ -97,6 +100,8 @@ class Steps(Protocol):
 
 class Eager:
     """The model called token by token, with a cache that grows."""
+
+    compiled = False
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
@@ -135,42 +140,6 @@ class Eager:
     def keep(self, kept_B: torch.Tensor) -> None:
         self._cache.batch_select_indices(kept_B)
         self._position_B1, self._mask_BT = self._position_B1[kept_B], self._mask_BT[kept_B]
-
-
-def sample_tokens(logits_BV: torch.Tensor, temperature: float, top_p: float, compiled: bool = False) -> torch.Tensor:
-    """Draw one token a row, (B,), with torch's default generator. Temperature 0 is the arg max. `compiled` makes a GPU's draw one kernel.
-
-    The inverse of the cumulative distribution needs one random number a row; torch.multinomial needs one an entry, which only a GPU makes fast.
-    """
-    if temperature == 0:
-        return logits_BV.argmax(-1)
-    if top_p == 1 and logits_BV.is_cuda:  # the first of exponential arrivals whose rates are the probabilities
-        if compiled:
-            return _compiled_race()(logits_BV, temperature)
-        arrival_BV = torch.empty(logits_BV.shape, device=logits_BV.device).exponential_()
-        scaled_BV = logits_BV if temperature == 1 else logits_BV.float() / temperature
-        return (scaled_BV - arrival_BV.log_()).argmax(-1)
-    probs_BV = torch.softmax(logits_BV.float() / temperature, dim=-1)
-    order_BV = None
-    if top_p < 1:
-        probs_BV, order_BV = probs_BV.sort(dim=-1, descending=True)
-        before_BV = probs_BV.cumsum(-1) - probs_BV
-        probs_BV = probs_BV.masked_fill(before_BV >= top_p, 0.0)
-    cumulative_BV = probs_BV.double().cumsum(-1)
-    draw_B1 = torch.rand(len(probs_BV), 1, device=probs_BV.device, dtype=torch.float64) * cumulative_BV[:, -1:]
-    token_B1 = torch.searchsorted(cumulative_BV, draw_B1, right=True).clamp_(max=probs_BV.shape[-1] - 1)
-    return (order_BV.gather(-1, token_B1) if order_BV is not None else token_B1).squeeze(-1)
-
-
-def race(logits_BV: torch.Tensor, temperature: float) -> torch.Tensor:
-    """The draw of `sample_tokens` on a GPU, for the compiler, whose random numbers are multiples of 2^-31: what would be zero is half of that."""
-    uniform_BV = torch.rand(logits_BV.shape, device=logits_BV.device).clamp(min=2**-32)
-    return (logits_BV.float() / temperature - (-torch.log1p(-uniform_BV)).log()).argmax(-1)
-
-
-@cache
-def _compiled_race() -> Callable[[torch.Tensor, float], torch.Tensor]:
-    return torch.compile(race, dynamic=True)
 
 
 @torch.no_grad()
@@ -214,12 +183,12 @@ def decode(
         assert adjust is None, "only the loop below has a place for it"
         return _generate(model, ids_PT, mask_PT, n, max_new_tokens, temperature, top_p, eos_ids, pad_id)
 
-    def draw(steps: Steps, compiled: bool = False) -> list[list[int]]:
-        return _loop(steps, ids_PT, mask_PT, n, max_new_tokens, temperature, top_p, eos_ids, pad_id, compiled, logps, adjust)
+    def draw(steps: Steps) -> list[list[int]]:
+        return _loop(steps, ids_PT, mask_PT, n, max_new_tokens, temperature, top_p, eos_ids, pad_id, logps, adjust)
 
     if graphed is not None:
         try:
-            return draw(graphed, graphed.compiled)
+            return draw(graphed)
         except RuntimeError as error:
             if device.type != "cuda":
                 raise
@@ -239,7 +208,6 @@ def _loop(
     top_p: float,
     eos_ids: list[int],
     pad_id: int,
-    compiled: bool,
     logps: list[list[float]] | None,
     adjust: Adjust | None,
 ) -> list[list[int]]:
@@ -255,11 +223,10 @@ def _loop(
     for t in range(most):
         if adjust is not None:
             logits_BV = adjust(t, running_B, logits_BV)
-        token_B = sample_tokens(logits_BV, temperature, top_p, compiled)
+        token_B = sample_tokens(logits_BV, temperature, top_p, steps.compiled)
         tokens[running_B, t] = token_B.masked_fill(~alive_B, pad_id)
         if logp is not None:
-            scaled_BV = logits_BV.float() / (temperature or 1.0)
-            logp[running_B, t] = scaled_BV.gather(1, token_B[:, None]).squeeze(1) - scaled_BV.logsumexp(1)
+            logp[running_B, t] = log_probs(logits_BV, token_B, temperature)
         ended_B = alive_B & torch.isin(token_B, eos)
         lengths[running_B] = lengths[running_B].masked_fill(ended_B, t + 1)
         alive_B = alive_B & ~ended_B

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from r1pipe.generation.decode import decode, sample_tokens
+from r1pipe.generation.decode import decode
 
 
 @pytest.fixture(scope="module")
@@ -89,17 +89,6 @@ def test_the_cache_grows_with_the_responses_and_not_with_the_limit(model, monkey
     room_at.clear(), made.clear()
     decode(model, PROMPTS, max_new_tokens=100_000, eos_ids=list(range(300)), pad_id=0, adjust=look)
     assert max(room_at) < 20
-
-
-def test_sampling_follows_the_distribution_and_top_p_cuts_the_tail():
-    logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]])).repeat(20_000, 1)
-    torch.manual_seed(0)
-    share = torch.bincount(sample_tokens(logits, 1.0, 1.0), minlength=4) / 20_000
-    assert torch.allclose(share, torch.tensor([0.5, 0.3, 0.15, 0.05]), atol=0.015)
-    kept = torch.bincount(sample_tokens(logits, 1.0, 0.79), minlength=4) / 20_000
-    assert kept[2:].sum() == 0
-    assert abs(kept[0] - 0.625) < 0.015
-    assert sample_tokens(logits[:2], 0.0, 1.0).tolist() == [0, 0]
 
 
 def test_a_model_with_sliding_windows_goes_through_the_librarys_loop():

@@ -11,7 +11,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from r1pipe.generation import graphs
-from r1pipe.generation.decode import decode, race
+from r1pipe.generation.decode import decode
 from r1pipe.generation.graphs import LEAST, Graphed, size_up, why_not_graphed
 
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [12, 13], [14, 15, 16, 17]]
@@ -76,26 +76,6 @@ def test_compiled_layers_draw_the_same(device: str) -> None:
     before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     assert decode(graphed.model, PROMPTS, **asked) == decode(model, PROMPTS, **asked)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == before
-
-
-def test_the_race_follows_the_distribution() -> None:
-    logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]])).repeat(40_000, 1)
-    torch.manual_seed(0)
-    for temperature in (1.0, 0.7):
-        wanted = (logits[0] / temperature).softmax(-1)
-        assert torch.allclose(torch.bincount(race(logits, temperature), minlength=4) / 40_000, wanted, atol=0.01)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("compiled", [False, True])
-def test_a_gpus_draws_follow_the_distribution(compiled: bool) -> None:
-    from r1pipe.generation.decode import sample_tokens
-
-    logits = (torch.randn(512, 151_936, device="cuda") * 4).bfloat16()
-    logps = logits.float().log_softmax(-1)
-    entropy = -(logps.exp() * logps).sum(-1)
-    found = torch.cat([logps.gather(1, sample_tokens(logits, 1.0, 1.0, compiled)[:, None])[:, 0] + entropy for _ in range(60)])
-    assert abs(found.mean()) < 4 * found.std() / len(found) ** 0.5
 
 
 def test_weights_are_taken_anew() -> None:

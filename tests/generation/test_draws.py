@@ -1,0 +1,37 @@
+"""Tokens are drawn as often as their probabilities say."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from r1pipe.generation.draws import race, sample_tokens
+
+
+def test_sampling_follows_the_distribution_and_top_p_cuts_the_tail():
+    logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]])).repeat(20_000, 1)
+    torch.manual_seed(0)
+    share = torch.bincount(sample_tokens(logits, 1.0, 1.0), minlength=4) / 20_000
+    assert torch.allclose(share, torch.tensor([0.5, 0.3, 0.15, 0.05]), atol=0.015)
+    kept = torch.bincount(sample_tokens(logits, 1.0, 0.79), minlength=4) / 20_000
+    assert kept[2:].sum() == 0
+    assert abs(kept[0] - 0.625) < 0.015
+    assert sample_tokens(logits[:2], 0.0, 1.0).tolist() == [0, 0]
+
+
+def test_the_race_follows_the_distribution() -> None:
+    logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]])).repeat(40_000, 1)
+    torch.manual_seed(0)
+    for temperature in (1.0, 0.7):
+        wanted = (logits[0] / temperature).softmax(-1)
+        assert torch.allclose(torch.bincount(race(logits, temperature), minlength=4) / 40_000, wanted, atol=0.01)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_gpus_draws_follow_the_distribution(compiled: bool) -> None:
+    logits = (torch.randn(512, 151_936, device="cuda") * 4).bfloat16()
+    logps = logits.float().log_softmax(-1)
+    entropy = -(logps.exp() * logps).sum(-1)
+    found = torch.cat([logps.gather(1, sample_tokens(logits, 1.0, 1.0, compiled)[:, None])[:, 0] + entropy for _ in range(60)])
+    assert abs(found.mean()) < 4 * found.std() / len(found) ** 0.5
