@@ -47,10 +47,12 @@ def with_room(model: Any, rows: int, columns: int, **more: Any) -> Graphed:
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", MAKES)
-def test_each_token_is_drawn_from_the_models_distribution(name: str, device: str) -> None:
+def test_each_token_is_drawn_from_the_models_distribution(name: str, device: str, monkeypatch) -> None:
     """Over several sizes of the batch and of the cache, with prompts of unequal lengths; later rollouts find the first one's cache."""
     model = make(name, device)
     graphed = with_room(model, 48, 7 + 40)
+    plain, sizes = graphed._forward, set()
+    monkeypatch.setattr(graphed, "_forward", lambda rows, columns: (sizes.add((rows, columns)), plain(rows, columns)))
     for round_, prompts in enumerate((PROMPTS, SHORTER, PROMPTS)):
         torch.manual_seed(round_)
         logps: list[list[float]] = []
@@ -63,6 +65,8 @@ def test_each_token_is_drawn_from_the_models_distribution(name: str, device: str
                 logits = model(torch.tensor([prompt + ids], device=model.device)).logits[0, len(prompt) - 1 : -1].cpu()
                 wanted = torch.log_softmax(logits, -1).gather(1, torch.tensor(ids)[:, None]).squeeze(1)
                 assert torch.allclose(torch.tensor(found), wanted, atol=1e-4)
+    assert len({rows for rows, _ in sizes}) > 3 and len({columns for _, columns in sizes}) > 3
+    assert len(sizes) < 40, "steps are recorded for few sizes, not for each"
 
 
 @pytest.mark.slow  # compiles
