@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,13 @@ from r1pipe.embedded.world import SPLITS, problems
 DATA = Path(__file__).parents[3] / "shared" / "data"
 
 
+@cache
+def prompts(split: str) -> list[str]:
+    return [row["prompt"] for row in problems(split, ["word-problems"], 800, 0, ["en"])]
+
+
 def ours(count: int) -> list[str]:
-    return [row["prompt"] for split in SPLITS for row in problems(split, ["word-problems"], count, 0, ["en"])]
+    return [text for split in SPLITS for text in prompts(split)[:count]]
 
 
 @pytest.mark.skipif(not (DATA / "gsm8k_train.jsonl.gz").exists(), reason="shared/data is not here")
