@@ -10,6 +10,7 @@ Shapes: R rows that there is room for, B rows in use, L columns of the cache, H 
 from __future__ import annotations
 
 import copy
+import math
 from functools import cache
 from typing import Any
 
@@ -21,6 +22,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from r1pipe.generation import DENSE
+from r1pipe.training.memory import free_memory
+from r1pipe.training.models import compile_layers
+from r1pipe.training.varlen import head_widths
 
 NAME = "r1pipe_graphed"
 KERNELS = [SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]  # cuDNN's plan for a new shape is made when a step is recorded
@@ -54,18 +58,20 @@ def size_up(count: int, least: int) -> int:
     return -(-count // step) * step
 
 
+def cache_shape(config: Any, rows: int, columns: int) -> tuple[int, int, int, int]:
+    """Of a layer's keys, and of its values, (R, K, L, D)."""
+    return rows, config.get_text_config().num_key_value_heads, columns, head_widths(config)[0]
+
+
 def cache_bytes(config: Any, rows: int, columns: int, itemsize: int) -> int:
     """Of keys, values and logits."""
     text = config.get_text_config()
-    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return itemsize * rows * (2 * text.num_hidden_layers * text.num_key_value_heads * head * columns + text.vocab_size)
+    return itemsize * (2 * text.num_hidden_layers * math.prod(cache_shape(config, rows, columns)) + rows * text.vocab_size)
 
 
-def free_bytes(device: torch.device) -> float:
-    """What can still be allocated there, by this process; a CPU is not asked."""
-    if device.type != "cuda":
-        return float("inf")
-    return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+def fits(config: Any, rows: int, columns: int, itemsize: int, free: float) -> bool:
+    """Whether the cache leaves enough of so many free bytes."""
+    return cache_bytes(config, rows, columns, itemsize) <= ROOM * free
 
 
 class Graphed:
@@ -83,8 +89,7 @@ class Graphed:
         self._attentions = [layer.self_attn for layer in model.base_model.layers]
         if compiled:
             torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILED)
-            for layer in model.base_model.layers:
-                layer.compile(dynamic=True)
+            compile_layers(model)
         self.given_up = False
         self._stream = torch.cuda.Stream(model.device) if model.device.type == "cuda" else None
         self.drop()
@@ -119,19 +124,18 @@ class Graphed:
         rows, columns = (-(-count // LEAST[name]) * LEAST[name] for count, name in ((rows, "rows"), (columns, "columns")))
         own = cache_bytes(config, self._rows, self._columns, dtype.itemsize)
         for chosen in ((max(rows, self._rows), max(columns, self._columns)), (rows, columns)):
-            if cache_bytes(config, *chosen, dtype.itemsize) <= ROOM * (free_bytes(device) + own - reserve):
+            if fits(config, *chosen, dtype.itemsize, free_memory(device) + own - reserve):
                 self.drop()
                 self._allocate(*chosen)
                 return True
         return False
 
     def _allocate(self, rows: int, columns: int) -> None:
-        text, device, dtype = self.model.config.get_text_config(), self.model.device, self.model.dtype
-        head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        config, device, dtype = self.model.config, self.model.device, self.model.dtype
         with torch.device(device):
-            shape = (rows, text.num_key_value_heads, columns, head)
+            shape = cache_shape(config, rows, columns)
             self._cache = [(torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)) for _ in self._attentions]
-            self._logits_RV = torch.zeros(rows, text.vocab_size, dtype=dtype)
+            self._logits_RV = torch.zeros(rows, config.get_text_config().vocab_size, dtype=dtype)
             self._mask_RL = torch.zeros(rows, columns, dtype=torch.bool)
             self._ids_R1, self._position_R1 = torch.zeros(rows, 1, dtype=torch.long), torch.zeros(rows, 1, dtype=torch.long)
             self._at_1 = torch.zeros(1, dtype=torch.long)

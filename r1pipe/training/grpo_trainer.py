@@ -28,11 +28,12 @@ from trl.models import unwrap_model_for_generation
 from r1pipe import rewards
 from r1pipe.data.response import split_response
 from r1pipe.generation.decode import decode
-from r1pipe.generation.graphs import ROOM, Graphed, cache_bytes, free_bytes, why_not_graphed
+from r1pipe.generation.graphs import Graphed, fits, why_not_graphed
 from r1pipe.rewards.language import thinking_words
 from r1pipe.rewards.repetition import repeated_share
 from r1pipe.schema import GRPOParams, Phase
 from r1pipe.training.grpo_update import TokenMicrobatches, gathered
+from r1pipe.training.memory import free_memory
 from r1pipe.training.models import end_ids, without_adapter
 from r1pipe.training.plain_head import set_head
 from r1pipe.training.rollouts import phase_at, updates_per_rollout
@@ -235,7 +236,7 @@ class R1GRPOTrainer(TokenMicrobatches):
         columns = width + max(phase.max_tokens for phase in self.params.phases)
         if self.graphed is None:
             still = self._still_to_come() + dtype.itemsize * model.num_parameters()
-            if cache_bytes(model.config, rows, columns, dtype.itemsize) > ROOM * (free_bytes(model.device) - still):
+            if not fits(model.config, rows, columns, dtype.itemsize, free_memory(model.device) - still):
                 return None
             self.graphed = Graphed.twin(model, dtype, self.compiled)
         settled = self._tokens_by_memory and self.microbatch_tokens != "auto"

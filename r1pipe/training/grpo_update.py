@@ -21,8 +21,8 @@ from accelerate.utils import DistributedType, gather
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl import GRPOConfig, GRPOTrainer
 
-from r1pipe.training.memory import shares, still_to_come
-from r1pipe.training.models import without_adapter
+from r1pipe.training.memory import free_memory, shares, still_to_come
+from r1pipe.training.models import compile_layers, without_adapter
 from r1pipe.training.packs import auto_tokens, deal, loss_weights, pack_completions, packs_needed
 from r1pipe.training.plain_head import add_plain_head
 from r1pipe.training.stopwatch import Stopwatch
@@ -82,8 +82,6 @@ class TokenMicrobatches(GRPOTrainer):
         if compiled and not self.packed:
             warnings.warn("grpo.compile is ignored: it is of packed rows, and rows are padded here", stacklevel=3)
         if self.compiled:
-            from r1pipe.training.sft_trainer import compile_layers
-
             compile_layers(policy)
             if reference is not None:
                 compile_layers(reference)
@@ -184,7 +182,7 @@ class TokenMicrobatches(GRPOTrainer):
     def _pack_size(self) -> int:
         """Tokens of a pack; `auto` is settled when it is first asked for, with all models loaded and the optimizer's state still to come."""
         if self.microbatch_tokens == "auto":
-            free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+            free = free_memory(self.accelerator.device)
             policy: Any = self.accelerator.unwrap_model(self.model)
             tokens = auto_tokens(policy, free - self._still_to_come() - 2**31, self.args.gradient_checkpointing, self.compiled)
             self.microbatch_tokens = int(gathered(torch.tensor([tokens], device=self.accelerator.device)).min())

@@ -99,6 +99,13 @@ def training_need(model: torch.nn.Module, tokens: int, on: Shares | None = None,
     )
 
 
+def free_memory(device: torch.device) -> float:
+    """Bytes that this process can still allocate there; a CPU is not asked."""
+    if device.type != "cuda":
+        return float("inf")
+    return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
 def device_memory() -> float | None:
     """Bytes of this process's GPU; None without one. No CUDA context is made: ranks have not chosen their devices yet."""
     if not torch.cuda.is_available():

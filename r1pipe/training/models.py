@@ -91,6 +91,23 @@ def load_model(checkpoint: Path, *, training: bool, frozen: bool = False, device
     return model
 
 
+def compile_layers(model: torch.nn.Module, **options: Any) -> int:
+    """torch.compile of every decoder layer, in place, so that names in checkpoints stay; all layers share one compilation, for any number of tokens.
+
+    Args:
+        options: of torch.compile.
+
+    Returns:
+        how many layers.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    for layer in layers:
+        layer.compile(dynamic=True, **options)
+    return len(layers)
+
+
 def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Every token that ends a response: the tokenizer's and those that generation_config.json names."""
     named = getattr(model.generation_config, "eos_token_id", None)

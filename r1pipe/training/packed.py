@@ -14,7 +14,7 @@ from r1pipe.here import Here
 from r1pipe.schema import SFTParams
 from r1pipe.training.arguments import half_base
 from r1pipe.training.memory import Need, device_memory, shares, training_need
-from r1pipe.training.models import routed
+from r1pipe.training.models import compile_layers, routed
 from r1pipe.training.packing import PackSampler
 from r1pipe.training.telemetry import flops_per_token, peak_flops
 from r1pipe.training.varlen import use_varlen, why_not_packed
@@ -36,7 +36,7 @@ class PackingPlan:
 
     def trainer(self, **arguments: Any) -> Any:
         """The trainer, its model switched over to packed attention."""
-        from r1pipe.training.sft_trainer import R1SFTTrainer, compile_layers
+        from r1pipe.training.sft_trainer import R1SFTTrainer
 
         model = arguments["model"]
         assert use_varlen(model), "plan_packing looked at this model"

@@ -8,7 +8,6 @@ import torch
 from datasets import Dataset
 from torch.nn.functional import pad
 from torch.utils.data import Sampler
-from transformers.modeling_layers import GradientCheckpointingLayer
 from trl import SFTTrainer
 
 from r1pipe.training.linear_ce import add_linear_ce, why_not_linear_ce
@@ -86,18 +85,3 @@ def round_up(inputs: dict[str, Any]) -> None:
     inputs["position_ids"] = torch.cat([inputs["position_ids"], torch.arange(short, device=ids_1T.device)[None]], dim=1)
     inputs["cu_seq_lens_q"] = inputs["cu_seq_lens_k"] = torch.cat([ends_N1, ends_N1[-1:] + short])
     inputs["max_length_q"] = inputs["max_length_k"] = max(inputs["max_length_q"], rounded(short))
-
-
-def compile_layers(model: torch.nn.Module, **options: Any) -> int:
-    """torch.compile of every decoder layer, in place, so that names in checkpoints stay; all layers share one compilation, for any number of tokens.
-
-    Args:
-        options: of torch.compile.
-
-    Returns:
-        how many layers.
-    """
-    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
-    for layer in layers:
-        layer.compile(dynamic=True, **options)
-    return len(layers)

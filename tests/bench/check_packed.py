@@ -54,7 +54,7 @@ def main() -> None:
 
     from r1pipe.training import kernels
     from r1pipe.training.linear_ce import add_linear_ce
-    from r1pipe.training.sft_trainer import compile_layers
+    from r1pipe.training.models import compile_layers
     from r1pipe.training.varlen import pack, use_varlen
 
     device = "cuda" if torch.cuda.is_available() else "cpu"

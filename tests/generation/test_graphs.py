@@ -121,14 +121,14 @@ def test_room_is_made_or_nothing_changes(monkeypatch) -> None:
     graphed = with_room(make(), 8, 16)
     first = graphed._cache[0][0]
     assert graphed.make_room(4, 9) and graphed._cache[0][0] is first
-    monkeypatch.setattr(graphs, "free_bytes", lambda device: 0)
+    monkeypatch.setattr(graphs, "free_memory", lambda device: 0)
     assert not graphed.make_room(8, 200) and graphed._cache[0][0] is first
-    monkeypatch.setattr(graphs, "free_bytes", lambda device: 2**30)
+    monkeypatch.setattr(graphs, "free_memory", lambda device: 2**30)
     assert not graphed.make_room(4, 40, reserve=2**30) and graphed._cache[0][0] is first, "others need it"
     assert graphed.make_room(4, 40) and graphed._cache[0][0].shape[::2] == (8, 40), "never smaller than before, where there is room"
     joint, alone = (graphs.cache_bytes(graphed.model.config, rows, columns, 4) for rows, columns in ((8, 400), (4, 400)))
     own = graphs.cache_bytes(graphed.model.config, 8, 40, 4)
-    monkeypatch.setattr(graphs, "free_bytes", lambda device: joint + alone - own)
+    monkeypatch.setattr(graphs, "free_memory", lambda device: joint + alone - own)
     assert graphed.make_room(4, 400) and graphed._cache[0][0].shape[::2] == (4, 400), "this alone, where both do not fit"
     graphed.given_up = True
     assert not graphed.make_room(4, 500)

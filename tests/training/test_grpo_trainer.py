@@ -117,7 +117,7 @@ def test_when_the_policy_has_no_twin(tiny_checkpoint, here, monkeypatch):
     trainer._tokens_by_memory, trainer.microbatch_tokens = True, 4096
     assert trainer._graphed_policy(trainer.model, 8, 20) is trainer.graphed
     assert trainer._graphed_policy(trainer.model, 64, 20) is None, "packs were settled by what was free beside the cache"
-    monkeypatch.setattr(module, "free_bytes", lambda device: trainer._still_to_come() + 10_000)
+    monkeypatch.setattr(module, "free_memory", lambda device: trainer._still_to_come() + 10_000)
     trainer = trainer_()
     assert trainer._graphed_policy(trainer.model, 8, 20) is None, "no room beside what the optimizer will take"
     monkeypatch.undo()

@@ -151,7 +151,7 @@ def _(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, ends: torch.Tensor, lon
 @pytest.mark.parametrize("half", [False, True], ids=["float32", "autocast"])
 def test_layers_compile_to_one_graph_for_all_lengths(half: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing on the kernel's path breaks the graph, and neither another layer nor another number of tokens or sequences compiles again."""
-    from r1pipe.training.sft_trainer import compile_layers
+    from r1pipe.training.models import compile_layers
 
     def kernel(q: Any, k: Any, v: Any, ends: Any, longest: int, scale: float) -> torch.Tensor:
         return torch.ops.r1pipe_test.attend(q, k, v, ends, longest, scale)
