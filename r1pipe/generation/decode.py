@@ -11,22 +11,20 @@ Shapes: P prompts, B = P * n sequences still running, T tokens, V vocabulary.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from r1pipe.generation.draws import log_probs, sample_tokens
-from r1pipe.generation.graphs import Graphed
+from r1pipe.generation.draws import How, log_probs, sample_tokens
+from r1pipe.generation.graphs import LOOK_EVERY, Graphed
 
 COMPACT_BELOW = 0.85  # the batch is compacted when less than this share of it still runs; a copy costs about one token
-LOOK_EVERY = 8  # steps on a GPU between two looks at how many sequences still run: a look waits for the GPU
 FIRST_ROOM = 256  # new tokens that a cache has room for at first
-Adjust = Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor]
+Drawn = tuple[list[list[int]], list[list[float]]]  # of each sequence its token ids and, where they are kept, their log-probabilities
 
 
 class InPlaceLayer(DynamicLayer):
@@ -76,32 +74,8 @@ class InPlaceLayer(DynamicLayer):
         self.batch_select_indices(batch.repeat_interleave(repeats))
 
 
-class Steps(Protocol):
-    """What the loop below asks of a model and its cache."""
-
-    compiled: bool  # whether drawing is worth compiling, too
-
-    def read(self, ids_PT: torch.Tensor, mask_PT: torch.Tensor, n: int, most: int) -> torch.Tensor:
-        """Logits after the prompts, (P * n, V). `most` tokens at most follow."""
-        ...
-
-    def step(self, token_B: torch.Tensor) -> torch.Tensor:
-        """Logits after one more token of each sequence, (B, V)."""
-        ...
-
-    def pays(self, left: int, rows: int) -> bool:
-        """Whether to go on with `left` sequences in the place of `rows`."""
-        ...
-
-    def keep(self, kept_B: torch.Tensor) -> None:
-        """Go on with these rows of the batch."""
-        ...
-
-
 class Eager:
     """The model called token by token, with a cache that grows."""
-
-    compiled = False
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
@@ -110,6 +84,7 @@ class Eager:
         self._stance = partial(torch.compiler.set_stance, "force_eager") if compiled else nullcontext
 
     def read(self, ids_PT: torch.Tensor, mask_PT: torch.Tensor, n: int, most: int) -> torch.Tensor:
+        """Logits after the prompts, (P * n, V). `most` tokens at most follow."""
         self._length = ids_PT.shape[1]
         self._cache = DynamicCache(config=self._model.config)
         self._cache.layers[:] = [InPlaceLayer(self._length + most) for _ in self._cache.layers]
@@ -124,6 +99,7 @@ class Eager:
         return logits_PV.repeat_interleave(n, 0)
 
     def step(self, token_B: torch.Tensor) -> torch.Tensor:
+        """Logits after one more token of each sequence, (B, V)."""
         self._length += 1
         asked = {"attention_mask": self._mask_BT[:, : self._length], "position_ids": self._position_B1, "past_key_values": self._cache, "use_cache": True}
         logits_BV = self._call(input_ids=token_B[:, None], **asked)
@@ -134,10 +110,8 @@ class Eager:
         with self._stance():
             return self._model(**asked).logits[:, -1]
 
-    def pays(self, left: int, rows: int) -> bool:
-        return left < COMPACT_BELOW * rows
-
     def keep(self, kept_B: torch.Tensor) -> None:
+        """Go on with these rows of the batch."""
         self._cache.batch_select_indices(kept_B)
         self._position_B1, self._mask_BT = self._position_B1[kept_B], self._mask_BT[kept_B]
 
@@ -155,7 +129,7 @@ def decode(
     pad_id: int,
     graphed: Graphed | None = None,
     logps: list[list[float]] | None = None,
-    adjust: Adjust | None = None,
+    adjust: Any = None,
 ) -> list[list[int]]:
     """Sample n continuations of each prompt.
 
@@ -163,9 +137,8 @@ def decode(
         prompt_ids: P lists of token ids, of any lengths.
         max_new_tokens: a continuation that has not ended by then is cut.
         eos_ids: tokens that end a continuation; the one that did is its last token.
-        graphed: the model, or its twin, with steps as CUDA graphs and room for all of this.
-        adjust: (t, which of the P * n sequences each row is, logits_BV) -> logits_BV, called before token t (from 0) is drawn; benchmarks
-            force lengths with it.
+        graphed: the model, or its twin, with tokens as CUDA graphs and room for all of this.
+        adjust: see How; benchmarks force lengths with it.
         logps: an empty list that is filled, where the loop here samples, with each token's log-probability at the temperature.
 
     Returns:
@@ -183,50 +156,45 @@ def decode(
         assert adjust is None, "only the loop below has a place for it"
         return _generate(model, ids_PT, mask_PT, n, max_new_tokens, temperature, top_p, eos_ids, pad_id)
 
-    def draw(steps: Steps) -> list[list[int]]:
-        return _loop(steps, ids_PT, mask_PT, n, max_new_tokens, temperature, top_p, eos_ids, pad_id, logps, adjust)
-
-    if graphed is not None:
-        try:
-            return draw(graphed)
-        except RuntimeError as error:
-            if device.type != "cuda":
-                raise
-            graphed.given_up = True
-            graphed.drop()
-            warnings.warn(f"steps of decoding could not be recorded as CUDA graphs, so a plain loop draws: {str(error).splitlines()[0]}", stacklevel=2)
-    return draw(Eager(model))
+    how = How(temperature, top_p, tuple(eos_ids), adjust, logps is not None)
+    out = _graphs_or_none(graphed, ids_PT, mask_PT, n, max_new_tokens, how) or _loop(Eager(model), ids_PT, mask_PT, n, max_new_tokens, how, pad_id)
+    if logps is not None:
+        logps += out[1]
+    return out[0]
 
 
-def _loop(
-    steps: Steps,
-    ids_PT: torch.Tensor,
-    mask_PT: torch.Tensor,
-    n: int,
-    most: int,
-    temperature: float,
-    top_p: float,
-    eos_ids: list[int],
-    pad_id: int,
-    logps: list[list[float]] | None,
-    adjust: Adjust | None,
-) -> list[list[int]]:
+def _graphs_or_none(graphed: Graphed | None, ids_PT: torch.Tensor, mask_PT: torch.Tensor, n: int, most: int, how: How) -> Drawn | None:
+    """What graphs draw; None, and a warning, where a step cannot be recorded."""
+    if graphed is None:
+        return None
+    try:
+        return graphed.run(ids_PT, mask_PT, n, most, how)
+    except RuntimeError as error:
+        if ids_PT.device.type != "cuda":
+            raise
+        graphed.given_up = True
+        graphed.drop()
+        warnings.warn(f"tokens of decoding could not be recorded as CUDA graphs, so a plain loop draws: {str(error).splitlines()[0]}", stacklevel=3)
+        return None
+
+
+def _loop(eager: Eager, ids_PT: torch.Tensor, mask_PT: torch.Tensor, n: int, most: int, how: How, pad_id: int) -> Drawn:
     """Draw, see who ended, step."""
     device, total = ids_PT.device, len(ids_PT) * n
-    eos = torch.tensor(eos_ids, device=device)
+    eos = torch.tensor(how.ends, device=device)
     tokens = torch.full((total, most), pad_id, dtype=torch.long, device=device)
-    logp = torch.zeros(total, most, device=device) if logps is not None else None
+    logp = torch.zeros(total, most, device=device) if how.logps else None
     lengths = torch.full((total,), most, dtype=torch.long, device=device)
     running_B = torch.arange(total, device=device)  # which of the sequences each row of the batch is
     alive_B = torch.ones(total, dtype=torch.bool, device=device)
-    logits_BV = steps.read(ids_PT, mask_PT, n, most)
+    logits_BV = eager.read(ids_PT, mask_PT, n, most)
     for t in range(most):
-        if adjust is not None:
-            logits_BV = adjust(t, running_B, logits_BV)
-        token_B = sample_tokens(logits_BV, temperature, top_p, steps.compiled)
+        if how.adjust is not None:
+            logits_BV = how.adjust(t, running_B, logits_BV)
+        token_B = sample_tokens(logits_BV, how.temperature, how.top_p)
         tokens[running_B, t] = token_B.masked_fill(~alive_B, pad_id)
         if logp is not None:
-            logp[running_B, t] = log_probs(logits_BV, token_B, temperature)
+            logp[running_B, t] = log_probs(logits_BV, token_B, how.temperature)
         ended_B = alive_B & torch.isin(token_B, eos)
         lengths[running_B] = lengths[running_B].masked_fill(ended_B, t + 1)
         alive_B = alive_B & ~ended_B
@@ -236,14 +204,16 @@ def _loop(
             left = int(alive_B.sum())
             if left == 0:
                 break
-            if steps.pays(left, len(alive_B)):
+            if left < COMPACT_BELOW * len(alive_B):
                 kept_B = alive_B.nonzero().squeeze(-1)
-                steps.keep(kept_B)
+                eager.keep(kept_B)
                 token_B, running_B, alive_B = token_B[kept_B], running_B[kept_B], alive_B[kept_B]
-        logits_BV = steps.step(token_B)
-    if logps is not None and logp is not None:
-        logps += [row[:length] for row, length in zip(logp.tolist(), lengths.tolist(), strict=True)]
-    return [row[:length] for row, length in zip(tokens.tolist(), lengths.tolist(), strict=True)]
+        logits_BV = eager.step(token_B)
+
+    def cut(rows: list[list[Any]]) -> list[list[Any]]:
+        return [row[:length] for row, length in zip(rows, lengths.tolist(), strict=True)]
+
+    return cut(tokens.tolist()), cut(logp.tolist()) if logp is not None else []
 
 
 def _generate(

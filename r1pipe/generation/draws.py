@@ -1,29 +1,49 @@
 """Drawing tokens from logits.
 
-Shapes: B rows, V vocabulary.
+Shapes: B rows, V vocabulary, N chunks of C entries.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any, NamedTuple
 
 import torch
+from torch.nn.functional import pad
+
+CHUNK = 128  # entries of the vocabulary
+
+
+class How(NamedTuple):
+    """How tokens are drawn.
+
+    Args:
+        ends: tokens that end a sequence.
+        adjust: (t, which sequence each row is, logits_BV) -> logits_BV, called before token t (from 0) is drawn. In a CUDA graph t is a tensor, and a row
+            without a sequence has a number beyond all: what changes from draw to draw has to be read from memory that stays where it is.
+        logps: keep each token's log-probability at the temperature.
+    """
+
+    temperature: float
+    top_p: float
+    ends: tuple[int, ...]
+    adjust: Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor] | None = None
+    logps: bool = False
 
 
 def sample_tokens(logits_BV: torch.Tensor, temperature: float, top_p: float, compiled: bool = False) -> torch.Tensor:
-    """Draw one token a row, (B,), with torch's default generator. Temperature 0 is the arg max. `compiled` makes a GPU's draw one kernel.
+    """Draw one token a row, (B,), with torch's default generator. Temperature 0 is the arg max. `compiled` makes a GPU's draw few kernels.
 
-    The inverse of the cumulative distribution needs one random number a row; torch.multinomial needs one an entry, which only a GPU makes fast.
+    By the inverse of the cumulative distribution, which needs one random number a row; torch.multinomial needs one an entry.
     """
     if temperature == 0:
         return logits_BV.argmax(-1)
-    if top_p == 1 and logits_BV.is_cuda:  # the first of exponential arrivals whose rates are the probabilities
-        if compiled:
-            return _compiled_race()(logits_BV, temperature)
-        arrival_BV = torch.empty(logits_BV.shape, device=logits_BV.device).exponential_()
-        scaled_BV = logits_BV if temperature == 1 else logits_BV.float() / temperature
-        return (scaled_BV - arrival_BV.log_()).argmax(-1)
+    if top_p == 1 and logits_BV.is_cuda:
+        if not compiled:
+            return draw_by_chunks(logits_BV, temperature)
+        torch._dynamo.maybe_mark_dynamic(logits_BV, 0)
+        return _compiled_chunks()(logits_BV, temperature)
     probs_BV = torch.softmax(logits_BV.float() / temperature, dim=-1)
     order_BV = None
     if top_p < 1:
@@ -36,15 +56,24 @@ def sample_tokens(logits_BV: torch.Tensor, temperature: float, top_p: float, com
     return (order_BV.gather(-1, token_B1) if order_BV is not None else token_B1).squeeze(-1)
 
 
-def race(logits_BV: torch.Tensor, temperature: float) -> torch.Tensor:
-    """The draw of `sample_tokens` on a GPU, for the compiler, whose random numbers are multiples of 2^-31: what would be zero is half of that."""
-    uniform_BV = torch.rand(logits_BV.shape, device=logits_BV.device).clamp(min=2**-32)
-    return (logits_BV.float() / temperature - (-torch.log1p(-uniform_BV)).log()).argmax(-1)
+def draw_by_chunks(logits_BV: torch.Tensor, temperature: float) -> torch.Tensor:
+    """The draw of `sample_tokens` on a GPU: first a chunk of the vocabulary, then a token in it, so that the logits are read once; (B,)."""
+    scaled_BNC = pad(logits_BV, (0, -logits_BV.shape[1] % CHUNK), value=-torch.inf).unflatten(1, (-1, CHUNK)).float() / temperature
+    chunk_B = _first_above(scaled_BNC.logsumexp(-1))
+    row_B = torch.arange(len(logits_BV), device=logits_BV.device)
+    return chunk_B * CHUNK + _first_above(scaled_BNC[row_B, chunk_B])
+
+
+def _first_above(logits_BN: torch.Tensor) -> torch.Tensor:
+    """One of N, (B,), drawn from logits; never one without probability."""
+    cumulative_BN = (logits_BN - logits_BN.amax(-1, keepdim=True)).exp().cumsum(-1)
+    draw_B1 = torch.rand(len(logits_BN), 1, device=logits_BN.device).clamp(max=1 - 2**-20) * cumulative_BN[:, -1:]
+    return (cumulative_BN <= draw_B1).sum(-1)
 
 
 @cache
-def _compiled_race() -> Callable[[torch.Tensor, float], torch.Tensor]:
-    return torch.compile(race, dynamic=True)
+def _compiled_chunks() -> Callable[[torch.Tensor, float], torch.Tensor]:
+    return torch.compile(draw_by_chunks)
 
 
 def log_probs(logits_BV: torch.Tensor, token_B: torch.Tensor, temperature: float) -> torch.Tensor:

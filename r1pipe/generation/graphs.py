@@ -1,38 +1,37 @@
-"""A step of decoding as a CUDA graph: without it a small model on a GPU waits for Python at every kernel of every token.
+"""A token of decoding as a CUDA graph: without it a small model on a GPU waits for Python at every kernel of every token.
 
-The cache is one piece of memory that stays where it is. For each pair of (rows, columns) in use, rounded up to a few sizes, the step is recorded once
-and then started as a whole; all graphs share their scratch memory and the place where logits are left. Layers may be compiled first, which joins their
-small kernels: the cache is written and read by one operator that the compiler does not look into.
+One graph is the whole of a token: the last tokens are read, the next are drawn and what ended is noted, all in memory that stays where it is, so that
+nothing is left for the CPU but to start it. There is a graph for each of a few numbers of rows; sequences that ended leave when a smaller one will do. Layers
+may be compiled first, which joins their small kernels.
 
-Shapes: R rows that there is room for, B rows in use, L columns of the cache, H query heads, K key heads, D head size, V vocabulary.
+Shapes: P prompts, T their tokens, R sequences that there is room for, S = R + 1 slots of the cache (rows without a sequence write to the last),
+B rows in use, L columns of a slot, K key heads, D head size, V vocabulary.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers import DynamicCache
 
 from r1pipe.generation import DENSE
+from r1pipe.generation.cached import NAME, Places, register
+from r1pipe.generation.draws import How, log_probs, sample_tokens
+from r1pipe.generation.joint import join
 from r1pipe.training.memory import free_memory
 from r1pipe.training.models import compile_layers
 from r1pipe.training.varlen import head_widths
 
-NAME = "r1pipe_graphed"
-KERNELS = [SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]  # cuDNN's plan for a new shape is made when a step is recorded
 GROWING_ROPE = {"dynamic", "longrope"}  # rotary embeddings that look at the longest of all rows
 LEAST = {"rows": 8, "columns": 128}
+LOOK_EVERY = 8  # tokens between two looks at how many sequences still run: a look waits for the GPU
 ROOM = 0.5  # share of the GPU's free memory that the cache may take
 COMPILED_FROM = 10**8  # parameters; a smaller model is done before its layers are compiled (our choice)
-RECOMPILED = 32  # variants of a layer: trained, without gradients, and for cache views of other strides
+RECOMPILED = 32  # variants of a layer: trained, without gradients, and for steps
 
 
 def why_not_graphed(model: Any) -> str:
@@ -41,6 +40,7 @@ def why_not_graphed(model: Any) -> str:
     reasons = {
         "it is not on a GPU": model.device.type != "cuda",
         f"{type(model).__name__} is not one of {', '.join(sorted(DENSE))}": type(model).__name__ not in DENSE,
+        "Triton is not installed": model.device.type == "cuda" and find_spec("triton") is None,
         "it attends in a window": set(getattr(text, "layer_types", None) or ()) - {"full_attention"},
         "its rotary embeddings change with the length": (getattr(text, "rope_parameters", None) or {}).get("rope_type") in GROWING_ROPE,
         "it is quantized": getattr(model.config, "quantization_config", None) is not None,
@@ -59,8 +59,8 @@ def size_up(count: int, least: int) -> int:
 
 
 def cache_shape(config: Any, rows: int, columns: int) -> tuple[int, int, int, int]:
-    """Of a layer's keys, and of its values, (R, K, L, D)."""
-    return rows, config.get_text_config().num_key_value_heads, columns, head_widths(config)[0]
+    """Of a layer's keys, and of its values, (S, L, K, D)."""
+    return rows + 1, columns, config.get_text_config().num_key_value_heads, head_widths(config)[0]
 
 
 def cache_bytes(config: Any, rows: int, columns: int, itemsize: int) -> int:
@@ -75,17 +75,18 @@ def fits(config: Any, rows: int, columns: int, itemsize: int, free: float) -> bo
 
 
 class Graphed:
-    """A model whose steps of decoding are CUDA graphs; on a CPU the same without graphs, which the tests use. It stays where it is for good.
+    """A model whose tokens of decoding are CUDA graphs; on a CPU the same without graphs, which the tests use. It stays where it is for good.
 
     Args:
-        model: in the precision that it samples in; its attention is exchanged.
-        compiled: compile the layers.
+        model: in the precision that it samples in; its attention is exchanged and some of its linear layers are joined.
+        compiled: compile the layers and the draw.
     """
 
     def __init__(self, model: Any, compiled: bool = False) -> None:
         register()
         self.model, self.compiled = model.eval(), compiled
         model.set_attn_implementation(NAME)
+        self.weights = join(model)
         self._attentions = [layer.self_attn for layer in model.base_model.layers]
         if compiled:
             torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILED)
@@ -106,12 +107,12 @@ class Graphed:
     @torch.no_grad()
     def take(self, model: Any) -> None:
         """This model's weights."""
-        own, new = dict(self.model.named_parameters()), dict(model.named_parameters())
-        assert own.keys() == new.keys(), own.keys() ^ new.keys()
-        torch._foreach_copy_(list(own.values()), [new[name] for name in own])
+        new = dict(model.named_parameters())
+        assert self.weights.keys() == new.keys(), self.weights.keys() ^ new.keys()
+        torch._foreach_copy_(list(self.weights.values()), [new[name] for name in self.weights])
 
     def make_room(self, rows: int, columns: int, reserve: float = 0.0) -> bool:
-        """See to it that the cache has room for so many rows and columns; False, and nothing is changed, where it cannot.
+        """See to it that there is room for so many sequences of so many tokens; False, and nothing is changed, where there cannot be.
 
         Args:
             reserve: bytes that others will allocate.
@@ -131,151 +132,132 @@ class Graphed:
         return False
 
     def _allocate(self, rows: int, columns: int) -> None:
-        config, device, dtype = self.model.config, self.model.device, self.model.dtype
-        with torch.device(device):
-            shape = cache_shape(config, rows, columns)
-            self._cache = [(torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)) for _ in self._attentions]
-            self._logits_RV = torch.zeros(rows, config.get_text_config().vocab_size, dtype=dtype)
-            self._mask_RL = torch.zeros(rows, columns, dtype=torch.bool)
-            self._ids_R1, self._position_R1 = torch.zeros(rows, 1, dtype=torch.long), torch.zeros(rows, 1, dtype=torch.long)
-            self._at_1 = torch.zeros(1, dtype=torch.long)
-        if device.type == "cuda":
+        shape, slots = cache_shape(self.model.config, rows, columns), rows + 1
+        with torch.device(self.model.device):
+            for attention in self._attentions:  # zeros, since what is masked on a CPU is multiplied by zero, which must not meet what is not finite
+                attention.cached = torch.zeros(shape, dtype=self.model.dtype), torch.zeros(shape, dtype=self.model.dtype)
+            self._tokens_SL, self._logps_SL = torch.zeros(slots, columns, dtype=torch.long), torch.zeros(slots, columns)
+            self._start_S, self._length_S = torch.zeros(slots, dtype=torch.long), torch.zeros(slots, dtype=torch.long)
+            self._sequence_R = torch.zeros(rows, dtype=torch.long)  # which each row of the batch is; R where none is left
+            self._t_1 = torch.zeros(1, dtype=torch.long)
+            self._no_mask_1111 = torch.zeros(1, 1, 1, 1, dtype=self.model.dtype)  # with none, transformers looks at the positions, and waits for the GPU
+        if self._stream is not None:
             self._pool = torch.cuda.graph_pool_handle()
         self._rows, self._columns = rows, columns
 
     def drop(self) -> None:
         """Give back the memory of cache and graphs."""
         self._rows = self._columns = 0
-        self._recorded: dict[tuple[int, int], torch.cuda.CUDAGraph] = {}
-        self._cache: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self._logits_RV = self._mask_RL = torch.empty(0)
+        self._recorded: dict[tuple[int, How], torch.cuda.CUDAGraph] = {}
+        self._ends: dict[tuple[int, ...], torch.Tensor] = {}
+        self._tokens_SL = self._logps_SL = torch.empty(0)
         for attention in self._attentions:
             attention.cached = ()
 
-    def read(self, ids_PT: torch.Tensor, mask_PT: torch.Tensor, n: int, most: int) -> torch.Tensor:
-        rows, self._at = len(ids_PT) * n, ids_PT.shape[1]
-        assert rows <= self._rows and self._at + most <= self._columns, "make_room was asked before"
+    @torch.no_grad()
+    def run(self, ids_PT: torch.Tensor, mask_PT: torch.Tensor, n: int, most: int, how: How) -> tuple[list[list[int]], list[list[float]]]:
+        """n continuations of each prompt, of at most `most` tokens; `make_room` was asked before.
+
+        Args:
+            ids_PT, mask_PT: prompts, padded on the left.
+
+        Returns:
+            token ids of the P * n sequences and, where they are kept, log-probabilities.
+        """
+        total = rows = len(ids_PT) * n
+        assert total <= self._rows and ids_PT.shape[1] + most <= self._columns, "make_room was asked before"
+        if how.ends not in self._ends:
+            self._ends[how.ends] = torch.tensor(how.ends, device=ids_PT.device)
+        self._length_S.fill_(most)
+        self._t_1.zero_()
+        self._sequence_R.fill_(self._rows)[:total] = torch.arange(total, device=ids_PT.device)
+        self._draw(self._read(ids_PT, mask_PT, n), how)
+        for t in range(1, most):
+            if t % LOOK_EVERY == 1:
+                left = int((self._sequence_R[:rows] < self._rows).sum())
+                if left == 0:
+                    break
+                if self._size(left) < self._size(rows):
+                    kept_B = self._sequence_R[self._sequence_R < self._rows]
+                    self._sequence_R.fill_(self._rows)[:left] = kept_B
+                    rows = left
+            self._step(self._size(rows), how)
+        lengths = self._length_S[:total].tolist()
+
+        def cut(rows_SL: torch.Tensor) -> list[list[Any]]:
+            return [row[:length] for row, length in zip(rows_SL[:total, :most].tolist(), lengths, strict=True)]
+
+        return cut(self._tokens_SL), cut(self._logps_SL) if how.logps else []
+
+    def _size(self, rows: int) -> int:
+        return min(size_up(rows, LEAST["rows"]), self._rows)
+
+    def _read(self, ids_PT: torch.Tensor, mask_PT: torch.Tensor, n: int) -> torch.Tensor:
+        """Fill the slots with the prompts; logits after them, (P * n, V)."""
+        prompts, width = ids_PT.shape
         read: Any = DynamicCache(config=self.model.config)
         position_PT = (mask_PT.cumsum(-1) - 1).clamp(min=0)
         with torch.compiler.set_stance("force_eager"):
             logits_PV = self.model(input_ids=ids_PT, attention_mask=mask_PT, position_ids=position_PT, past_key_values=read, logits_to_keep=1).logits[:, -1]
-        for (keys, values), layer in zip(self._cache, read.layers, strict=True):
-            for each in (keys, values):
-                each.zero_()  # what is masked is multiplied by zero, which must not meet what is not finite
-            keys[:rows, :, : self._at], values[:rows, :, : self._at] = layer.keys.repeat_interleave(n, 0), layer.values.repeat_interleave(n, 0)
-        self._mask_RL.zero_()[:rows, : self._at] = mask_PT.bool().repeat_interleave(n, 0)
-        self._position_R1.zero_()[:rows] = mask_PT.sum(-1, keepdim=True).repeat_interleave(n, 0)
+        length_P = mask_PT.sum(-1)
+        prompt_P1 = torch.arange(prompts, device=ids_PT.device)[:, None]
+        from_PT = (torch.arange(width, device=ids_PT.device) + (width - length_P)[:, None]).clamp(max=width - 1)  # a slot has no padding
+        for attention, layer in zip(self._attentions, read.layers, strict=True):
+            for cache_SLKD, read_PKTD in zip(attention.cached, (layer.keys, layer.values), strict=True):
+                own_PnLKD = cache_SLKD[: prompts * n].unflatten(0, (prompts, n))
+                own_PnLKD[:, :, :width] = read_PKTD.transpose(1, 2)[prompt_P1, from_PT][:, None]
+        self._start_S.zero_()[: prompts * n] = length_P.repeat_interleave(n, 0)
         return logits_PV.repeat_interleave(n, 0)
 
-    def step(self, token_B: torch.Tensor) -> torch.Tensor:
-        rows = min(size_up(len(token_B), LEAST["rows"]), self._rows)
-        columns = min(size_up(self._at + 1, LEAST["columns"]), self._columns)
-        self._ids_R1[: len(token_B), 0] = token_B
-        self._at_1.fill_(self._at)
+    def _step(self, size: int, how: How) -> None:
         if self._stream is None:
-            self._forward(rows, columns)
+            self._advance(size, how)
+        elif (size, how) in self._recorded:
+            self._recorded[size, how].replay()
         else:
-            if (rows, columns) not in self._recorded:
-                self._recorded[rows, columns] = self._record(rows, columns, self._stream)
-            self._recorded[rows, columns].replay()
-        self._position_R1 += 1
-        self._at += 1
-        return self._logits_RV[: len(token_B)]
+            self._recorded[size, how] = self._record(size, how, self._stream)
 
-    def pays(self, left: int, rows: int) -> bool:
-        return size_up(left, LEAST["rows"]) < size_up(rows, LEAST["rows"])
-
-    def keep(self, kept_B: torch.Tensor) -> None:
-        count = len(kept_B)
-        for keys, values in self._cache:
-            keys[:count, :, : self._at], values[:count, :, : self._at] = keys[kept_B, :, : self._at], values[kept_B, :, : self._at]
-        self._mask_RL[:count], self._position_R1[:count] = self._mask_RL[kept_B], self._position_R1[kept_B]
-
-    def _forward(self, rows: int, columns: int) -> None:
-        """The first rows' last tokens, which take column `_at_1` of the first columns; leaves the first rows of the logits."""
-        for attention, (keys, values) in zip(self._attentions, self._cache, strict=True):
-            attention.cached = (keys[:rows, :, :columns], values[:rows, :, :columns])
-        self._mask_RL.index_fill_(1, self._at_1, True)
-        seen_BL = self._mask_RL[:rows, :columns]
-        bias_B11L = torch.zeros(seen_BL.shape, device=seen_BL.device, dtype=self.model.dtype).masked_fill_(~seen_BL, -torch.inf)[:, None, None]
-        out = self.model(input_ids=self._ids_R1[:rows], attention_mask=bias_B11L, position_ids=self._position_R1[:rows], use_cache=False, at_1=self._at_1)
-        self._logits_RV[:rows] = out.logits[:, -1]  # a graph's own would be kept for each graph
-
-    def _record(self, rows: int, columns: int, stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
-        """The graph of a step, which is done once before: it writes what the first replay will write again."""
+    def _record(self, size: int, how: How, stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
+        """Do a step, and record it for the next time."""
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.device(stream.device):
             current = torch.cuda.current_stream()
             stream.wait_stream(current)
             with torch.cuda.stream(stream):  # torch.cuda.graph would collect garbage each time
-                self._forward(rows, columns)
+                self._advance(size, how)
                 torch.cuda.synchronize()
                 graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
                 try:
-                    self._forward(rows, columns)
+                    self._advance(size, how)
                 finally:
                     graph.capture_end()
             current.wait_stream(stream)
         return graph
 
+    def _advance(self, size: int, how: How) -> None:
+        """One more token of the first `size` rows' sequences."""
+        slot_B = self._sequence_R[:size]
+        column_B = self._start_S[slot_B] + self._t_1 - 1
+        seen_B = (column_B + 1).masked_fill(slot_B == self._rows, 1)
+        out = self.model(
+            input_ids=self._tokens_SL[slot_B, self._t_1 - 1][:, None],
+            attention_mask=self._no_mask_1111,
+            position_ids=column_B[:, None],
+            use_cache=False,
+            places=Places(slot_B, column_B, seen_B),
+        )
+        self._draw(out.logits[:, -1], how)
 
-# --- the attention ----------------------------------------------------------------------------------------------------
-
-
-@cache
-def register() -> None:
-    """Make NAME known to transformers."""
-    AttentionInterface.register(NAME, graphed_attention_forward)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
-
-
-def graphed_attention_forward(
-    module: Any,
-    query_BHTD: torch.Tensor,
-    key_BKTD: torch.Tensor,
-    value_BKTD: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    at_1: torch.Tensor | None = None,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
-    """Attention of one new token a row over the module's cache; transformers' own SDPA where `at_1` is not given. The signature is transformers'.
-
-    Args:
-        at_1: the column that the new token's key and value are written to.
-
-    Returns:
-        attention output_B1HD, and no weights.
-    """
-    if at_1 is None:
-        return sdpa_attention_forward(module, query_BHTD, key_BKTD, value_BKTD, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
-    keys, values = module.cached
-    assert attention_mask is not None
-    scale = scaling if scaling is not None else query_BHTD.shape[-1] ** -0.5
-    return attend_cached(query_BHTD, key_BKTD, value_BKTD, keys, values, attention_mask, at_1, scale), None
-
-
-@torch.library.custom_op("r1pipe::attend_cached", mutates_args=("keys", "values"))
-def attend_cached(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, at: torch.Tensor, scale: float
-) -> torch.Tensor:
-    """Write key and value (B, K, 1, D) to column `at` of the cache (B, K, L, D), and attend: (B, 1, H, D).
-
-    The query heads that share a key head are rows of one query, so that no key is read or written twice.
-    """
-    keys.index_copy_(2, at, key)
-    values.index_copy_(2, at, value)
-    rows, heads, _, width = query.shape
-    grouped = query.reshape(rows, keys.shape[1], heads // keys.shape[1], width)
-    with sdpa_kernel(KERNELS, set_priority=True):
-        out = scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=scale)
-    return out.reshape(rows, 1, heads, width).contiguous()
-
-
-@attend_cached.register_fake
-def _(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, at: torch.Tensor, scale: float
-) -> torch.Tensor:
-    rows, heads, _, width = query.shape
-    return query.new_empty(rows, 1, heads, width)
+    def _draw(self, logits_BV: torch.Tensor, how: How) -> None:
+        """A token of each of the first rows' sequences, and which of them end with it."""
+        sequence_B = self._sequence_R[: len(logits_BV)].clone()
+        if how.adjust is not None:
+            logits_BV = how.adjust(self._t_1, sequence_B, logits_BV)
+        token_B = sample_tokens(logits_BV, how.temperature, how.top_p, self.compiled)
+        self._tokens_SL[sequence_B, self._t_1] = token_B
+        if how.logps:
+            self._logps_SL[sequence_B, self._t_1] = log_probs(logits_BV, token_B, how.temperature)
+        ended_B = (token_B[:, None] == self._ends[how.ends]).any(-1)
+        self._length_S[sequence_B] = torch.where(ended_B, self._t_1 + 1, self._length_S[sequence_B])
+        self._sequence_R[: len(logits_BV)] = sequence_B.masked_fill(ended_B, self._rows)
+        self._t_1 += 1

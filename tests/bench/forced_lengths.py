@@ -16,12 +16,15 @@ class Ends:
         self.length_B = torch.tensor(lengths, device=device)
         self.eos = torch.tensor(eos_ids, device=device)
 
-    def apply(self, t: int, rows_B: torch.Tensor, scores_BV: torch.Tensor) -> torch.Tensor:
+    def take(self, lengths: list[int]) -> None:
+        """Of the next rollout, in the same place: a CUDA graph holds it."""
+        self.length_B.copy_(torch.tensor(lengths))
+
+    def apply(self, t: Any, rows_B: torch.Tensor, scores_BV: torch.Tensor) -> torch.Tensor:
         """No look at the GPU's numbers, for which it would have to wait: an end that is due has a probability of 1 in any precision."""
-        scores_BV[:, self.eos] = -torch.inf
-        due_B = self.length_B[rows_B] == t + 1
-        scores_BV[:, self.eos[:1]] = torch.where(due_B, 1e4, -torch.inf).to(scores_BV.dtype)[:, None]
-        return scores_BV
+        scores_BV.index_fill_(1, self.eos, -torch.inf)  # a number written through an index would be copied from the CPU
+        due_B = self.length_B[rows_B.clamp(max=len(self.length_B) - 1)] == t + 1
+        return scores_BV.index_copy_(1, self.eos[:1], torch.where(due_B, 1e4, -torch.inf).to(scores_BV.dtype)[:, None])
 
 
 class EndsProcessor(LogitsProcessor):
@@ -53,9 +56,13 @@ def force_lengths(trainer: Any, lengths: Any) -> None:
         from r1pipe.training import grpo_trainer
 
         plain = grpo_trainer.decode
+        ends: list[Ends] = []
 
         def decode(model: Any, prompt_ids: Any, **more: Any) -> Any:
-            return plain(model, prompt_ids, **more, adjust=Ends(lengths(), more["eos_ids"], model.device).apply)
+            if not ends:
+                ends.append(Ends(lengths(), more["eos_ids"], model.device))
+            ends[0].take(lengths())
+            return plain(model, prompt_ids, **more, adjust=ends[0].apply)
 
         grpo_trainer.decode = decode
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from r1pipe.generation.draws import race, sample_tokens
+from r1pipe.generation.draws import draw_by_chunks, sample_tokens
 
 
 def test_sampling_follows_the_distribution_and_top_p_cuts_the_tail():
@@ -19,12 +19,21 @@ def test_sampling_follows_the_distribution_and_top_p_cuts_the_tail():
     assert sample_tokens(logits[:2], 0.0, 1.0).tolist() == [0, 0]
 
 
-def test_the_race_follows_the_distribution() -> None:
-    logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]])).repeat(40_000, 1)
+@pytest.mark.parametrize("vocabulary", [4, 300, 384])
+def test_drawing_by_chunks_follows_the_distribution(vocabulary: int) -> None:
     torch.manual_seed(0)
+    logits_V = torch.randn(vocabulary) * 2
+    logits_V[::3] = -torch.inf
     for temperature in (1.0, 0.7):
-        wanted = (logits[0] / temperature).softmax(-1)
-        assert torch.allclose(torch.bincount(race(logits, temperature), minlength=4) / 40_000, wanted, atol=0.01)
+        wanted = (logits_V / temperature).softmax(-1)
+        drawn = torch.cat([draw_by_chunks(logits_V.repeat(20_000, 1), temperature) for _ in range(5)])
+        found = torch.bincount(drawn, minlength=vocabulary) / len(drawn)
+        assert len(found) == vocabulary and found[::3].sum() == 0
+        assert ((found - wanted).abs() < 5 * (wanted / len(drawn)).sqrt() + 1e-6).all()
+
+
+def test_numbers_that_are_none_draw_a_token_of_the_vocabulary() -> None:
+    assert draw_by_chunks(torch.full((2, 300), torch.nan), 1.0).tolist() == [0, 0]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import copy
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from r1pipe.generation import graphs
 from r1pipe.generation.decode import decode
+from r1pipe.generation.draws import How
 from r1pipe.generation.graphs import LEAST, Graphed, size_up, why_not_graphed
+
+sys.path.append(str(Path(__file__).parents[1] / "bench"))
+from forced_lengths import Ends  # noqa: E402
 
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [12, 13], [14, 15, 16, 17]]
 SHORTER = [[7, 8, 9], [5, 6, 7, 11], [10]]
@@ -51,8 +60,8 @@ def test_each_token_is_drawn_from_the_models_distribution(name: str, device: str
     """Over several sizes of the batch and of the cache, with prompts of unequal lengths; later rollouts find the first one's cache."""
     model = make(name, device)
     graphed = with_room(model, 48, 7 + 40)
-    plain, sizes = graphed._forward, set()
-    monkeypatch.setattr(graphed, "_forward", lambda rows, columns: (sizes.add((rows, columns)), plain(rows, columns)))
+    plain, sizes = graphed._advance, set()
+    monkeypatch.setattr(graphed, "_advance", lambda size, how: (sizes.add(size), plain(size, how)))
     for round_, prompts in enumerate((PROMPTS, SHORTER, PROMPTS)):
         torch.manual_seed(round_)
         logps: list[list[float]] = []
@@ -65,8 +74,42 @@ def test_each_token_is_drawn_from_the_models_distribution(name: str, device: str
                 logits = model(torch.tensor([prompt + ids], device=model.device)).logits[0, len(prompt) - 1 : -1].cpu()
                 wanted = torch.log_softmax(logits, -1).gather(1, torch.tensor(ids)[:, None]).squeeze(1)
                 assert torch.allclose(torch.tensor(found), wanted, atol=1e-4)
-    assert len({rows for rows, _ in sizes}) > 3 and len({columns for _, columns in sizes}) > 3
-    assert len(sizes) < 40, "steps are recorded for few sizes, not for each"
+    assert 3 < len(sizes) < 13, "steps are recorded for few sizes, not for each"
+
+
+class Touched(TorchDispatchMode):
+    """Operations that read or make something on the CPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if any(each.device.type == "cpu" for each in tree_leaves((args, kwargs, out)) if isinstance(each, torch.Tensor)):
+            self.names.append(str(func))
+        return out
+
+
+@pytest.mark.skipif(torch.version.cuda is None, reason="needs a torch that is built for CUDA, not a GPU")
+@pytest.mark.parametrize(("temperature", "top_p"), [(0, 1.0), (1.0, 1.0), (0.6, 0.95)])
+@pytest.mark.parametrize("name", MAKES)
+def test_a_step_on_a_gpu_needs_nothing_of_the_cpu(name: str, temperature: float, top_p: float, monkeypatch) -> None:
+    """Else it cannot be recorded. Tried with tensors that have a device and no numbers, and with the lengths that benchmarks force."""
+    for where, value in ((torch.cuda, "Stream"), (torch.cuda, "graph_pool_handle"), (graphs, "free_memory")):
+        monkeypatch.setattr(where, value, lambda *of: 2**40 if of else None)
+    for kind, name_ in ((torch.nn.Linear, "reset_parameters"), (torch.nn.Embedding, "reset_parameters"), (PreTrainedModel, "init_weights")):
+        monkeypatch.setattr(kind, name_, lambda self: None)  # which would need a GPU's random numbers
+    with FakeTensorMode(), torch.no_grad():
+        with torch.device("cuda"):
+            graphed = Graphed(MAKES[name]())
+        assert graphed.make_room(16, 64)
+        forced = Ends([3] * 16, [1, 2], torch.device("cuda"))
+        how = How(temperature, top_p, (1, 2), forced.apply, logps=True)
+        graphed._ends[how.ends] = torch.tensor(how.ends, device="cuda")
+        with Touched() as touched:
+            graphed._advance(8, how)
+    assert touched.names == []
 
 
 @pytest.mark.slow  # compiles
@@ -119,17 +162,21 @@ def test_a_head_that_is_not_tied_whatever_the_config_says() -> None:
 
 def test_room_is_made_or_nothing_changes(monkeypatch) -> None:
     graphed = with_room(make(), 8, 16)
-    first = graphed._cache[0][0]
-    assert graphed.make_room(4, 9) and graphed._cache[0][0] is first
+
+    def keys() -> torch.Tensor:
+        return graphed.model.base_model.layers[0].self_attn.cached[0]
+
+    first = keys()
+    assert graphed.make_room(4, 9) and keys() is first
     monkeypatch.setattr(graphs, "free_memory", lambda device: 0)
-    assert not graphed.make_room(8, 200) and graphed._cache[0][0] is first
+    assert not graphed.make_room(8, 200) and keys() is first
     monkeypatch.setattr(graphs, "free_memory", lambda device: 2**30)
-    assert not graphed.make_room(4, 40, reserve=2**30) and graphed._cache[0][0] is first, "others need it"
-    assert graphed.make_room(4, 40) and graphed._cache[0][0].shape[::2] == (8, 40), "never smaller than before, where there is room"
+    assert not graphed.make_room(4, 40, reserve=2**30) and keys() is first, "others need it"
+    assert graphed.make_room(4, 40) and keys().shape[:2] == (8 + 1, 40), "never smaller than before, where there is room"
     joint, alone = (graphs.cache_bytes(graphed.model.config, rows, columns, 4) for rows, columns in ((8, 400), (4, 400)))
     own = graphs.cache_bytes(graphed.model.config, 8, 40, 4)
     monkeypatch.setattr(graphs, "free_memory", lambda device: joint + alone - own)
-    assert graphed.make_room(4, 400) and graphed._cache[0][0].shape[::2] == (4, 400), "this alone, where both do not fit"
+    assert graphed.make_room(4, 400) and keys().shape[:2] == (4 + 1, 400), "this alone, where both do not fit"
     graphed.given_up = True
     assert not graphed.make_room(4, 500)
 
@@ -157,14 +204,17 @@ def test_where_a_step_cannot_be_recorded_the_plain_loop_draws(monkeypatch) -> No
         (SimpleNamespace(), "is not one of"),
         (Qwen2ForCausalLM(Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=4, max_window_layers=0)), "in a window"),
         (LlamaForCausalLM(LlamaConfig(**SIZES, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0})), "change with the length"),
-        (LlamaForCausalLM(LlamaConfig(**SIZES, quantization_config={"bits": 4})), "quantized"),
+        (LlamaForCausalLM(LlamaConfig(**SIZES, **{"quantization_config": {"bits": 4}})), "quantized"),
     ],
 )
-def test_which_models(model: Any, why: str) -> None:
+def test_which_models(model: Any, why: str, monkeypatch) -> None:
     kind, config = type(model).__name__, getattr(model, "config", Qwen2Config(**SIZES))
     on = {device: type(kind, (), {"device": torch.device(device), "config": config})() for device in ("cpu", "cuda")}
     assert why_not_graphed(on["cpu"]) == "it is not on a GPU"
+    monkeypatch.setattr(graphs, "find_spec", lambda name: name)
     assert why in why_not_graphed(on["cuda"]) and bool(why) == bool(why_not_graphed(on["cuda"]))
+    monkeypatch.setattr(graphs, "find_spec", lambda name: None)
+    assert why_not_graphed(on["cuda"])
 
 
 def test_there_are_few_sizes() -> None:
