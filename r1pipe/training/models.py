@@ -64,7 +64,7 @@ def load_tokenizer(checkpoint: Path) -> Any:
 
 
 def _batch_decode(tokenizer: Any, sequences: Any, skip_special_tokens: bool = False, **more: Any) -> list[str]:
-    """Of many lists of ids by the tokenizer's own call for many; transformers' decodes one after the other, which takes twice as long."""
+    """Of many lists of ids by the tokenizer's own call for many; transformers' decodes one after the other, which takes half as long again."""
     if more or not isinstance(sequences, list) or not all(isinstance(ids, list) for ids in sequences):
         return type(tokenizer).batch_decode(tokenizer, sequences, skip_special_tokens, **more)
     return tokenizer.backend_tokenizer.decode_batch(sequences, skip_special_tokens=skip_special_tokens)

@@ -1,6 +1,6 @@
 """A step of GRPO: stock TRL with generate and with vLLM colocated, r1pipe with its own decoding (CUDA graphs) and with vLLM, on the same drawn lengths.
 
-    python tests/bench/bench_grpo.py --out grpo.json       one CUDA machine with TRL and vLLM; no network; about eight minutes
+    python tests/bench/bench_grpo.py --out grpo.json       one CUDA machine with TRL and vLLM; no network; about twelve minutes
     python tests/bench/bench_grpo.py --tiny                the same code on a CPU, without vLLM, in a minute
 
 Qwen2.5-0.5B's shape with random weights, 32 prompts of 128 tokens x 16 responses whose lengths are drawn (log-normal, median 400, cap
@@ -140,7 +140,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="a model of two layers on this CPU: tries the code, measures nothing")
     parser.add_argument("--sides", nargs="+", choices=SIDES)
     parser.add_argument("--steps", type=int, default=3, help="timed updates, after one that warms up")
-    parser.add_argument("--budget", type=float, default=480, help="seconds in all; a side stops early, after one timed update at least")
+    parser.add_argument("--budget", type=float, default=700, help="seconds in all; a side stops early, after one timed update at least")
     parser.add_argument("--trl-microbatch", type=int, help="rows of stock TRL's forward passes (16)")
     parser.add_argument("--microbatch-tokens", type=int, help="tokens of r1pipe's (auto)")
     parser.add_argument("--no-compile", action="store_true", help="r1pipe without torch.compile, which auto chooses from 50 updates on")
