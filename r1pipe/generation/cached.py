@@ -1,7 +1,7 @@
 """Attention of one new token a sequence over a cache that stays where it is, so that a CUDA graph can hold it.
 
 A cache has a slot for each sequence; which slot a row of the batch writes to and reads from, and how many of its columns, are tensors that a graph's
-replay finds changed. So the batch shrinks without a copy of the cache, nothing is padded, and one graph serves every length.
+replay finds changed. So the batch shrinks without a copy of the cache, prompts are not padded in it, and one graph serves every length.
 
 Shapes: B rows, S slots, L columns of a slot, T tokens, H query heads, K key heads, D head size.
 """

@@ -14,7 +14,8 @@ import triton
 import triton.language as tl
 
 BLOCK = 32  # columns at a time
-WARPS, STAGES = 2, 4
+WARPS = 2
+STAGES = {2: 4, 4: 2}  # blocks on their way from memory, by bytes of an element: more do not fit beside each other on cards smaller than an H100
 ENOUGH = 384  # programs; where there are fewer, rows are cut into parts (measured on an H100: joining parts costs more than idle units)
 MOST_PARTS = 8
 LEAST_ROWS = 16  # of a product on tensor cores
@@ -99,7 +100,7 @@ def attend(
     lse_BHN = query_BHD.new_empty((rows, heads, parts), dtype=torch.float32)
     sizes = {"D": width, "WIDTH": max(LEAST_ROWS, triton.next_power_of_2(width)), "N": parts}
     group = {"K": key_heads, "G": heads // key_heads, "GROUP": max(LEAST_ROWS, triton.next_power_of_2(heads // key_heads))}
-    tuned = {"BLOCK": BLOCK, "num_warps": WARPS, "num_stages": STAGES}
+    tuned = {"BLOCK": BLOCK, "num_warps": WARPS, "num_stages": STAGES[query_BHD.element_size()] if width <= 128 else 2}
     tensors = (query_BHD.contiguous(), keys_SLKD, values_SLKD, slot_B, seen_B, parts_BHND, lse_BHN)
     with torch.cuda.device_of(query_BHD):
         _attend[(rows, key_heads, parts)](*tensors, columns, scale * LOG2_E, **group, **sizes, **tuned)

@@ -167,14 +167,20 @@ def _graphs_or_none(graphed: Graphed | None, ids_PT: torch.Tensor, mask_PT: torc
     """What graphs draw; None, and a warning, where a step cannot be recorded."""
     if graphed is None:
         return None
+    assert graphed.has_room(len(ids_PT) * n, ids_PT.shape[1] + most), "make_room was asked before"
     try:
         return graphed.run(ids_PT, mask_PT, n, most, how)
-    except RuntimeError as error:
+    except Exception as error:  # of the compilers that may be missing or fail, too, each has errors of its own
         if ids_PT.device.type != "cuda":
             raise
-        graphed.given_up = True
-        graphed.drop()
-        warnings.warn(f"tokens of decoding could not be recorded as CUDA graphs, so a plain loop draws: {str(error).splitlines()[0]}", stacklevel=3)
+        if isinstance(error, torch.OutOfMemoryError):
+            graphed.drop()
+            what = "there was no memory for CUDA graphs this time"
+        else:
+            graphed.give_up()
+            what = "tokens of decoding could not be recorded as CUDA graphs"
+        reason = (str(error).splitlines() or [""])[0]
+        warnings.warn(f"{what}, so a plain loop draws: {type(error).__name__}: {reason}", stacklevel=3)
         return None
 
 

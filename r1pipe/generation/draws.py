@@ -57,7 +57,7 @@ def sample_tokens(logits_BV: torch.Tensor, temperature: float, top_p: float, com
 
 
 def draw_by_chunks(logits_BV: torch.Tensor, temperature: float) -> torch.Tensor:
-    """The draw of `sample_tokens` on a GPU: first a chunk of the vocabulary, then a token in it, so that the logits are read once; (B,)."""
+    """The draw of `sample_tokens` on a GPU: first a chunk of the vocabulary, then a token in it; (B,). Compiled it reads the logits once."""
     scaled_BNC = pad(logits_BV, (0, -logits_BV.shape[1] % CHUNK), value=-torch.inf).unflatten(1, (-1, CHUNK)).float() / temperature
     chunk_B = _first_above(scaled_BNC.logsumexp(-1))
     row_B = torch.arange(len(logits_BV), device=logits_BV.device)
@@ -65,7 +65,11 @@ def draw_by_chunks(logits_BV: torch.Tensor, temperature: float) -> torch.Tensor:
 
 
 def _first_above(logits_BN: torch.Tensor) -> torch.Tensor:
-    """One of N, (B,), drawn from logits; never one without probability."""
+    """One of N, (B,), drawn from logits.
+
+    The number is kept below 1 by more than what sums in another order differ by, so that what has no probability at the end, the padding above all, is
+    never drawn; nor is the last millionth of the probability.
+    """
     cumulative_BN = (logits_BN - logits_BN.amax(-1, keepdim=True)).exp().cumsum(-1)
     draw_B1 = torch.rand(len(logits_BN), 1, device=logits_BN.device).clamp(max=1 - 2**-20) * cumulative_BN[:, -1:]
     return (cumulative_BN <= draw_B1).sum(-1)

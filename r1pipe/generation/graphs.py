@@ -30,6 +30,7 @@ GROWING_ROPE = {"dynamic", "longrope"}  # rotary embeddings that look at the lon
 LEAST = {"rows": 8, "columns": 128}
 LOOK_EVERY = 8  # tokens between two looks at how many sequences still run: a look waits for the GPU
 ROOM = 0.5  # share of the GPU's free memory that the cache may take
+DRAW = 8  # bytes a logit that a draw takes, which graphs keep; with top-p 32, for which the rest of the free memory is there
 COMPILED_FROM = 10**8  # parameters; a smaller model is done before its layers are compiled (our choice)
 RECOMPILED = 32  # variants of a layer: trained, without gradients, and for steps
 
@@ -64,9 +65,9 @@ def cache_shape(config: Any, rows: int, columns: int) -> tuple[int, int, int, in
 
 
 def cache_bytes(config: Any, rows: int, columns: int, itemsize: int) -> int:
-    """Of keys, values and logits."""
+    """Of keys, values, logits and what a draw takes beside them."""
     text = config.get_text_config()
-    return itemsize * (2 * text.num_hidden_layers * math.prod(cache_shape(config, rows, columns)) + rows * text.vocab_size)
+    return itemsize * (2 * text.num_hidden_layers * math.prod(cache_shape(config, rows, columns))) + (itemsize + DRAW) * rows * text.vocab_size
 
 
 def fits(config: Any, rows: int, columns: int, itemsize: int, free: float) -> bool:
@@ -91,7 +92,7 @@ class Graphed:
         if compiled:
             torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILED)
             compile_layers(model)
-        self.given_up = False
+        self._given_up = False
         self._stream = torch.cuda.Stream(model.device) if model.device.type == "cuda" else None
         self.drop()
 
@@ -117,9 +118,9 @@ class Graphed:
         Args:
             reserve: bytes that others will allocate.
         """
-        if rows <= self._rows and columns <= self._columns:
+        if self.has_room(rows, columns):
             return True
-        if self.given_up:
+        if self._given_up:
             return False
         config, dtype, device = self.model.config, self.model.dtype, self.model.device
         rows, columns = (-(-count // LEAST[name]) * LEAST[name] for count, name in ((rows, "rows"), (columns, "columns")))
@@ -145,14 +146,26 @@ class Graphed:
             self._pool = torch.cuda.graph_pool_handle()
         self._rows, self._columns = rows, columns
 
+    def has_room(self, rows: int, columns: int) -> bool:
+        return rows <= self._rows and columns <= self._columns
+
     def drop(self) -> None:
         """Give back the memory of cache and graphs."""
         self._rows = self._columns = 0
-        self._recorded: dict[tuple[int, How], torch.cuda.CUDAGraph] = {}
+        self._recorded: dict[int, torch.cuda.CUDAGraph] = {}  # by rows, all of one way of drawing
+        self._how: How | None = None
         self._ends: dict[tuple[int, ...], torch.Tensor] = {}
         self._tokens_SL = self._logps_SL = torch.empty(0)
         for attention in self._attentions:
             attention.cached = ()
+
+    def give_up(self) -> None:
+        """A step cannot be recorded: never try again."""
+        self._given_up = True
+        self.drop()
+        if self._stream is not None:  # before torch 2.12, what was being recorded keeps the generator from drawing (pytorch#171265)
+            generator = torch.cuda.default_generators[self._stream.device.index]
+            generator.graphsafe_set_state(generator.clone_state())
 
     @torch.no_grad()
     def run(self, ids_PT: torch.Tensor, mask_PT: torch.Tensor, n: int, most: int, how: How) -> tuple[list[list[int]], list[list[float]]]:
@@ -165,9 +178,10 @@ class Graphed:
             token ids of the P * n sequences and, where they are kept, log-probabilities.
         """
         total = rows = len(ids_PT) * n
-        assert total <= self._rows and ids_PT.shape[1] + most <= self._columns, "make_room was asked before"
         if how.ends not in self._ends:
             self._ends[how.ends] = torch.tensor(how.ends, device=ids_PT.device)
+        if how != self._how:
+            self._recorded, self._how = {}, how
         self._length_S.fill_(most)
         self._t_1.zero_()
         self._sequence_R.fill_(self._rows)[:total] = torch.arange(total, device=ids_PT.device)
@@ -212,10 +226,10 @@ class Graphed:
     def _step(self, size: int, how: How) -> None:
         if self._stream is None:
             self._advance(size, how)
-        elif (size, how) in self._recorded:
-            self._recorded[size, how].replay()
+        elif size in self._recorded:
+            self._recorded[size].replay()
         else:
-            self._recorded[size, how] = self._record(size, how, self._stream)
+            self._recorded[size] = self._record(size, how, self._stream)
 
     def _record(self, size: int, how: How, stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
         """Do a step, and record it for the next time."""

@@ -16,8 +16,9 @@ import torch
 from r1pipe.data.render import prompt_ids, read_template
 from r1pipe.generation import Completion, Draw, Unit
 from r1pipe.generation.decode import decode
-from r1pipe.generation.graphs import COMPILED_FROM, Graphed, why_not_graphed
+from r1pipe.generation.graphs import COMPILED_FROM, Graphed, fits, why_not_graphed
 from r1pipe.schema import Sampling
+from r1pipe.training.memory import free_memory
 from r1pipe.training.models import end_ids, load_model, load_tokenizer
 
 LIKELY_TOKENS = 1024  # of a response, where max_tokens allows more (our choice)
@@ -34,21 +35,21 @@ class HF:
         self._sampling, self._seed = sampling, seed
         self._tokenizer = load_tokenizer(checkpoint)
         self._checkpoint = checkpoint
+        self._graphs: Graphed | None = None
         self._ids = prompt_ids(rows, read_template(template), self._tokenizer)
 
     @cached_property
     def _model(self) -> Any:  # not before it draws: what only plans needs no weights
         return load_model(self._checkpoint, training=False)
 
-    @cached_property
-    def _graphs(self) -> Graphed | None:
-        if why_not_graphed(self._model):
-            return None
-        tokens = len(self._ids) * self._sampling.n * min(self._sampling.max_tokens, LIKELY_TOKENS)
-        return Graphed(self._model, compiled=self._model.num_parameters() >= COMPILED_FROM and tokens >= COMPILED_FROM_TOKENS)
-
     def _graphed(self, rows: int, columns: int) -> Graphed | None:
-        return self._graphs if self._graphs is not None and self._graphs.make_room(rows, columns) else None
+        if self._graphs is None:
+            model = self._model
+            if why_not_graphed(model) or not fits(model.config, rows, columns, model.dtype.itemsize, free_memory(model.device)):
+                return None
+            tokens = len(self._ids) * self._sampling.n * min(self._sampling.max_tokens, LIKELY_TOKENS)
+            self._graphs = Graphed(model, compiled=model.num_parameters() >= COMPILED_FROM and tokens >= COMPILED_FROM_TOKENS)
+        return self._graphs if self._graphs.make_room(rows, columns) else None
 
     @cached_property
     def _ends(self) -> Any:

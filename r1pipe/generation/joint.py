@@ -45,26 +45,30 @@ class Other(nn.Module):
 
 
 def join(model: Any) -> dict[str, torch.Tensor]:
-    """Join queries, keys and values of each layer, and gate and up; the model can be used but not saved any more.
+    """Join queries, keys and values of each layer, and gate and up; the model can be used, but what it saves is of no use.
 
     Returns:
         the parameters under the names that they had, parts of the joint ones among them.
     """
     weights = {name: weight.detach() for name, weight in model.named_parameters()}
-    path = {module: name for name, module in model.named_modules()}
+    path = {id(module): name for name, module in model.named_modules()}
     for layer in model.base_model.layers:
         for where, children in GROUPS:
-            parent = getattr(layer, where)
-            linears = [getattr(parent, child) for child in children]
-            if not all(type(one) is nn.Linear for one in linears):
-                continue
-            first = First(linears)
-            parts = [first, *(Other(first) for _ in linears[1:])]
-            for kind in ("weight", "bias"):
-                joint = getattr(first, kind)
-                if joint is not None:
-                    for one, part in zip(linears, joint.detach().split(first.sizes), strict=True):
-                        weights[f"{path[one]}.{kind}"] = part
-            for child, part in zip(children, parts, strict=True):
-                setattr(parent, child, part)
+            _join_group(getattr(layer, where), children, path[id(getattr(layer, where))], weights)
     return weights
+
+
+def _join_group(parent: nn.Module, children: Sequence[str], path: str, weights: dict[str, torch.Tensor]) -> None:
+    """One group in its place; nothing holds the old layers after it, so that only one group's weights ever stand twice."""
+    linears = [getattr(parent, child) for child in children]
+    if not all(type(one) is nn.Linear for one in linears):
+        return
+    first = First(linears)
+    parts = [first, *(Other(first) for _ in linears[1:])]
+    for kind in ("weight", "bias"):
+        joint = getattr(first, kind)
+        if joint is not None:
+            for child, part in zip(children, joint.detach().split(first.sizes), strict=True):
+                weights[f"{path}.{child}.{kind}"] = part
+    for child, part in zip(children, parts, strict=True):
+        setattr(parent, child, part)

@@ -100,10 +100,12 @@ def training_need(model: torch.nn.Module, tokens: int, on: Shares | None = None,
 
 
 def free_memory(device: torch.device) -> float:
-    """Bytes that this process can still allocate there; a CPU is not asked."""
+    """Bytes that this process can still allocate there; a CPU is not asked. What CUDA graphs hold is theirs, in use or not."""
     if device.type != "cuda":
         return float("inf")
-    return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    index = torch.cuda.current_device() if device.index is None else device.index
+    own = [segment for segment in torch.cuda.memory_snapshot() if segment["device"] == index and tuple(segment["segment_pool_id"]) == (0, 0)]
+    return torch.cuda.mem_get_info(device)[0] + sum(segment["total_size"] - segment["allocated_size"] for segment in own)
 
 
 def device_memory() -> float | None:

@@ -55,8 +55,8 @@ def with_room(model: Any, rows: int, columns: int, **more: Any) -> Graphed:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("name", MAKES)
-def test_each_token_is_drawn_from_the_models_distribution(name: str, device: str, monkeypatch) -> None:
+@pytest.mark.parametrize(("name", "temperature", "top_p"), [*((name, 1.0, 1.0) for name in MAKES), ("qwen2", 0.6, 0.95)])
+def test_each_token_is_drawn_from_the_models_distribution(name: str, temperature: float, top_p: float, device: str, monkeypatch) -> None:
     """Over several sizes of the batch and of the cache, with prompts of unequal lengths; later rollouts find the first one's cache."""
     model = make(name, device)
     graphed = with_room(model, 48, 7 + 40)
@@ -66,14 +66,18 @@ def test_each_token_is_drawn_from_the_models_distribution(name: str, device: str
         torch.manual_seed(round_)
         logps: list[list[float]] = []
         with torch.inference_mode():
-            out = decode(model, prompts, n=16, max_new_tokens=40, eos_ids=ENDS, pad_id=0, graphed=graphed, logps=logps)
+            how = {"temperature": temperature, "top_p": top_p, "eos_ids": ENDS, "pad_id": 0}
+            out = decode(model, prompts, n=16, max_new_tokens=40, **how, graphed=graphed, logps=logps)
             assert min(map(len, out)) < 8 and max(map(len, out)) > 24, "the batch shrank, the cache grew"
             for i, (ids, found) in enumerate(zip(out, logps, strict=True)):
                 prompt = prompts[i // 16]
                 assert all(token not in ENDS for token in ids[:-1]) and (ids[-1] in ENDS or len(ids) == 40)
                 logits = model(torch.tensor([prompt + ids], device=model.device)).logits[0, len(prompt) - 1 : -1].cpu()
-                wanted = torch.log_softmax(logits, -1).gather(1, torch.tensor(ids)[:, None]).squeeze(1)
-                assert torch.allclose(torch.tensor(found), wanted, atol=1e-4)
+                logps_TV = torch.log_softmax(logits / temperature, -1)
+                wanted_T1 = logps_TV.gather(1, torch.tensor(ids)[:, None])
+                assert torch.allclose(torch.tensor(found), wanted_T1.squeeze(1), atol=1e-4)
+                likelier_T = (logps_TV.exp() * (logps_TV > wanted_T1 + 1e-4)).sum(-1)
+                assert (likelier_T < top_p).all(), "in the nucleus"
     assert 3 < len(sizes) < 13, "steps are recorded for few sizes, not for each"
 
 
@@ -177,8 +181,8 @@ def test_room_is_made_or_nothing_changes(monkeypatch) -> None:
     own = graphs.cache_bytes(graphed.model.config, 8, 40, 4)
     monkeypatch.setattr(graphs, "free_memory", lambda device: joint + alone - own)
     assert graphed.make_room(4, 400) and keys().shape[:2] == (4 + 1, 400), "this alone, where both do not fit"
-    graphed.given_up = True
-    assert not graphed.make_room(4, 500)
+    graphed.give_up()
+    assert not graphed.make_room(4, 8)
 
 
 def test_a_run_without_room_is_our_mistake() -> None:
@@ -187,14 +191,33 @@ def test_a_run_without_room_is_our_mistake() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_where_a_step_cannot_be_recorded_the_plain_loop_draws(monkeypatch) -> None:
+@pytest.mark.parametrize("temperature", [0, 1.0])
+def test_where_a_step_cannot_be_recorded_the_plain_loop_draws(temperature: float, monkeypatch) -> None:
+    model = make(device="cuda")
+    graphed = with_room(model, 3, 27)
+    asked = {"max_new_tokens": 20, "temperature": temperature, "eos_ids": [], "pad_id": 0}
+    plain = graphed._advance
+    monkeypatch.setattr(graphed, "_advance", lambda *of: (plain(*of), graphed._t_1.item()))  # waits for the GPU, which a recording must not
+    with pytest.warns(UserWarning, match="could not be recorded as CUDA graphs, so a plain loop draws"):
+        out = decode(model, PROMPTS, **asked, graphed=graphed)
+    assert [len(ids) for ids in out] == [20] * 3 and not graphed.make_room(3, 27)
+    if temperature == 0:
+        assert out == decode(model, PROMPTS, **asked)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_where_there_is_no_memory_the_next_rollout_tries_again(monkeypatch) -> None:
     model = make(device="cuda")
     graphed = with_room(model, 3, 27)
     asked = {"max_new_tokens": 20, "temperature": 0, "eos_ids": [], "pad_id": 0}
-    monkeypatch.setattr(Graphed, "_record", lambda *args: torch.cuda.CUDAGraph().replay())
-    with pytest.warns(UserWarning, match="a plain loop draws"):
+
+    def full(*of: Any) -> None:
+        raise torch.OutOfMemoryError("full")
+
+    with monkeypatch.context() as patched, pytest.warns(UserWarning, match="no memory for CUDA graphs this time"):
+        patched.setattr(graphed, "_read", full)
         assert decode(model, PROMPTS, **asked, graphed=graphed) == decode(model, PROMPTS, **asked)
-    assert not graphed.make_room(3, 27)
+    assert graphed.make_room(3, 27) and decode(model, PROMPTS, **asked, graphed=graphed) == decode(model, PROMPTS, **asked)
 
 
 @pytest.mark.parametrize(
