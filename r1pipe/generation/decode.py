@@ -19,7 +19,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from r1pipe.generation.draws import How, log_probs, sample_tokens
+from r1pipe.generation.draws import How, cut, log_probs, sample_tokens
 from r1pipe.generation.graphs import LOOK_EVERY, Graphed
 
 COMPACT_BELOW = 0.85  # the batch is compacted when less than this share of it still runs; a copy costs about one token
@@ -215,11 +215,7 @@ def _loop(eager: Eager, ids_PT: torch.Tensor, mask_PT: torch.Tensor, n: int, mos
                 eager.keep(kept_B)
                 token_B, running_B, alive_B = token_B[kept_B], running_B[kept_B], alive_B[kept_B]
         logits_BV = eager.step(token_B)
-
-    def cut(rows: list[list[Any]]) -> list[list[Any]]:
-        return [row[:length] for row, length in zip(rows, lengths.tolist(), strict=True)]
-
-    return cut(tokens.tolist()), cut(logp.tolist()) if logp is not None else []
+    return cut(tokens, lengths), cut(logp, lengths) if logp is not None else []
 
 
 def _generate(

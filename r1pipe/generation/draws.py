@@ -84,3 +84,8 @@ def log_probs(logits_BV: torch.Tensor, token_B: torch.Tensor, temperature: float
     """Of the tokens at the temperature, float32 of shape (B,); at temperature 0 those of 1."""
     scaled_BV = logits_BV.float() / (temperature or 1.0)
     return scaled_BV.gather(1, token_B[:, None]).squeeze(1) - scaled_BV.logsumexp(1)
+
+
+def cut(rows_ST: torch.Tensor, length_S: torch.Tensor) -> list[list[Any]]:
+    """Of each sequence as many entries as it is long."""
+    return [row[:length] for row, length in zip(rows_ST.tolist(), length_S.tolist(), strict=True)]

@@ -20,7 +20,7 @@ from transformers import DynamicCache
 
 from r1pipe.generation import DENSE
 from r1pipe.generation.cached import NAME, Places, register
-from r1pipe.generation.draws import How, log_probs, sample_tokens
+from r1pipe.generation.draws import How, cut, log_probs, sample_tokens
 from r1pipe.generation.joint import join
 from r1pipe.training.memory import free_memory
 from r1pipe.training.models import compile_layers
@@ -41,7 +41,7 @@ def why_not_graphed(model: Any) -> str:
     reasons = {
         "it is not on a GPU": model.device.type != "cuda",
         f"{type(model).__name__} is not one of {', '.join(sorted(DENSE))}": type(model).__name__ not in DENSE,
-        "Triton is not installed": model.device.type == "cuda" and find_spec("triton") is None,
+        "Triton is not installed": find_spec("triton") is None,
         "it attends in a window": set(getattr(text, "layer_types", None) or ()) - {"full_attention"},
         "its rotary embeddings change with the length": (getattr(text, "rope_parameters", None) or {}).get("rope_type") in GROWING_ROPE,
         "it is quantized": getattr(model.config, "quantization_config", None) is not None,
@@ -147,6 +147,7 @@ class Graphed:
         self._rows, self._columns = rows, columns
 
     def has_room(self, rows: int, columns: int) -> bool:
+        """For so many sequences of so many tokens, prompts included."""
         return rows <= self._rows and columns <= self._columns
 
     def drop(self) -> None:
@@ -154,7 +155,6 @@ class Graphed:
         self._rows = self._columns = 0
         self._recorded: dict[int, torch.cuda.CUDAGraph] = {}  # by rows, all of one way of drawing
         self._how: How | None = None
-        self._ends: dict[tuple[int, ...], torch.Tensor] = {}
         self._tokens_SL = self._logps_SL = torch.empty(0)
         for attention in self._attentions:
             attention.cached = ()
@@ -178,14 +178,11 @@ class Graphed:
             token ids of the P * n sequences and, where they are kept, log-probabilities.
         """
         total = rows = len(ids_PT) * n
-        if how.ends not in self._ends:
-            self._ends[how.ends] = torch.tensor(how.ends, device=ids_PT.device)
-        if how != self._how:
-            self._recorded, self._how = {}, how
+        self._draw_as(how)
         self._length_S.fill_(most)
         self._t_1.zero_()
         self._sequence_R.fill_(self._rows)[:total] = torch.arange(total, device=ids_PT.device)
-        self._draw(self._read(ids_PT, mask_PT, n), how)
+        self._draw(self._read(ids_PT, mask_PT, n))
         for t in range(1, most):
             if t % LOOK_EVERY == 1:
                 left = int((self._sequence_R[:rows] < self._rows).sum())
@@ -195,13 +192,15 @@ class Graphed:
                     kept_B = self._sequence_R[self._sequence_R < self._rows]
                     self._sequence_R.fill_(self._rows)[:left] = kept_B
                     rows = left
-            self._step(self._size(rows), how)
-        lengths = self._length_S[:total].tolist()
+            self._step(self._size(rows))
+        tokens_ST, logps_ST = self._tokens_SL[:total, :most], self._logps_SL[:total, :most]
+        return cut(tokens_ST, self._length_S[:total]), cut(logps_ST, self._length_S[:total]) if how.logps else []
 
-        def cut(rows_SL: torch.Tensor) -> list[list[Any]]:
-            return [row[:length] for row, length in zip(rows_SL[:total, :most].tolist(), lengths, strict=True)]
-
-        return cut(self._tokens_SL), cut(self._logps_SL) if how.logps else []
+    def _draw_as(self, how: How) -> None:
+        """Draw like this from now on; graphs that draw otherwise go."""
+        if how != self._how:
+            self._recorded, self._how = {}, how
+            self._ends = torch.tensor(how.ends, device=self.model.device)
 
     def _size(self, rows: int) -> int:
         return min(size_up(rows, LEAST["rows"]), self._rows)
@@ -223,32 +222,32 @@ class Graphed:
         self._start_S.zero_()[: prompts * n] = length_P.repeat_interleave(n, 0)
         return logits_PV.repeat_interleave(n, 0)
 
-    def _step(self, size: int, how: How) -> None:
+    def _step(self, size: int) -> None:
         if self._stream is None:
-            self._advance(size, how)
+            self._advance(size)
         elif size in self._recorded:
             self._recorded[size].replay()
         else:
-            self._recorded[size] = self._record(size, how, self._stream)
+            self._recorded[size] = self._record(size, self._stream)
 
-    def _record(self, size: int, how: How, stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
+    def _record(self, size: int, stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
         """Do a step, and record it for the next time."""
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.device(stream.device):
             current = torch.cuda.current_stream()
             stream.wait_stream(current)
             with torch.cuda.stream(stream):  # torch.cuda.graph would collect garbage each time
-                self._advance(size, how)
+                self._advance(size)
                 torch.cuda.synchronize()
                 graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
                 try:
-                    self._advance(size, how)
+                    self._advance(size)
                 finally:
                     graph.capture_end()
             current.wait_stream(stream)
         return graph
 
-    def _advance(self, size: int, how: How) -> None:
+    def _advance(self, size: int) -> None:
         """One more token of the first `size` rows' sequences."""
         slot_B = self._sequence_R[:size]
         column_B = self._start_S[slot_B] + self._t_1 - 1
@@ -260,10 +259,12 @@ class Graphed:
             use_cache=False,
             places=Places(slot_B, column_B, seen_B),
         )
-        self._draw(out.logits[:, -1], how)
+        self._draw(out.logits[:, -1])
 
-    def _draw(self, logits_BV: torch.Tensor, how: How) -> None:
+    def _draw(self, logits_BV: torch.Tensor) -> None:
         """A token of each of the first rows' sequences, and which of them end with it."""
+        how = self._how
+        assert how is not None
         sequence_B = self._sequence_R[: len(logits_BV)].clone()
         if how.adjust is not None:
             logits_BV = how.adjust(self._t_1, sequence_B, logits_BV)
@@ -271,7 +272,7 @@ class Graphed:
         self._tokens_SL[sequence_B, self._t_1] = token_B
         if how.logps:
             self._logps_SL[sequence_B, self._t_1] = log_probs(logits_BV, token_B, how.temperature)
-        ended_B = (token_B[:, None] == self._ends[how.ends]).any(-1)
+        ended_B = (token_B[:, None] == self._ends).any(-1)
         self._length_S[sequence_B] = torch.where(ended_B, self._t_1 + 1, self._length_S[sequence_B])
         self._sequence_R[: len(logits_BV)] = sequence_B.masked_fill(ended_B, self._rows)
         self._t_1 += 1

@@ -59,9 +59,10 @@ def force_lengths(trainer: Any, lengths: Any) -> None:
         ends: list[Ends] = []
 
         def decode(model: Any, prompt_ids: Any, **more: Any) -> Any:
-            if not ends:
+            if ends:
+                ends[0].take(lengths())
+            else:
                 ends.append(Ends(lengths(), more["eos_ids"], model.device))
-            ends[0].take(lengths())
             return plain(model, prompt_ids, **more, adjust=ends[0].apply)
 
         grpo_trainer.decode = decode

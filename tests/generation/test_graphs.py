@@ -61,7 +61,7 @@ def test_each_token_is_drawn_from_the_models_distribution(name: str, temperature
     model = make(name, device)
     graphed = with_room(model, 48, 7 + 40)
     plain, sizes = graphed._advance, set()
-    monkeypatch.setattr(graphed, "_advance", lambda size, how: (sizes.add(size), plain(size, how)))
+    monkeypatch.setattr(graphed, "_advance", lambda size: (sizes.add(size), plain(size)))
     for round_, prompts in enumerate((PROMPTS, SHORTER, PROMPTS)):
         torch.manual_seed(round_)
         logps: list[list[float]] = []
@@ -110,9 +110,9 @@ def test_a_step_on_a_gpu_needs_nothing_of_the_cpu(name: str, temperature: float,
         assert graphed.make_room(16, 64)
         forced = Ends([3] * 16, [1, 2], torch.device("cuda"))
         how = How(temperature, top_p, (1, 2), forced.apply, logps=True)
-        graphed._ends[how.ends] = torch.tensor(how.ends, device="cuda")
+        graphed._draw_as(how)
         with Touched() as touched:
-            graphed._advance(8, how)
+            graphed._advance(8)
     assert touched.names == []
 
 
