@@ -1,9 +1,10 @@
 """A process that has already imported torch, transformers, datasets and trl, and forks workers from that state.
 
 Importing them costs 8-10 s a process on two cores; a fork costs milliseconds. The rules, each a test:
-- CPU `process` stages only: a GPU context does not survive a fork, and sharded training starts fresh.
+- `process` stages only: sharded training starts fresh.
 - The server only imports, and unpacks the language reward's tables. No tensor operation, thread, device or dataset: a fork after one
-  parallel torch operation hangs the child.
+  parallel torch operation hangs the child, and a GPU context does not survive a fork. Where imports reach a GPU (a stage of the user's
+  own may), the server says so and nothing forks from it.
 - Environment and threads are set in the child.
 - It dies with the driver, also after kill -9, and its children die with it.
 - Results are the same without it: R1PIPE_FORKSERVER=0.
@@ -91,6 +92,15 @@ def _preload() -> None:
     latin.tables()
 
 
+def _reached_gpu() -> bool:
+    """Whether an import has called the CUDA driver, which opens this device, or torch's part of it."""
+    import torch
+
+    files = Path("/proc/self/fd")
+    opened = [os.readlink(file) for file in files.iterdir() if file.is_symlink()] if files.is_dir() else []
+    return torch.cuda.is_initialized() or any("nvidia-uvm" in name for name in opened)
+
+
 def _child(request: dict[str, Any], server: int) -> None:
     """In the fork: become the worker. Never returns."""
     code = 3
@@ -141,7 +151,11 @@ def serve() -> None:
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(woken)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    print(json.dumps({"ready": True, "threads": len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 1}), file=replies)
+    reached = _reached_gpu()
+    if reached:
+        print("an import has reached a GPU, so that stages start as fresh processes", file=sys.stderr)
+    threads = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 1
+    print(json.dumps({"ready": True, "threads": threads, "reached_gpu": reached}), file=replies)
     server, children, pending = os.getpid(), set(), b""
     while True:
         readable, _, _ = select.select([0, wake], [], [])
@@ -210,11 +224,11 @@ class Client:
         return self._process.poll() is None
 
     def usable(self) -> bool:
-        """It has imported everything; with R1PIPE_FORKSERVER=always, waits until it has."""
+        """It has imported everything and can be forked; with R1PIPE_FORKSERVER=always, waits until it has."""
         always = os.environ.get("R1PIPE_FORKSERVER") == "always"
         while self.ready is None and self._read(wait=None if always else 0):
             pass
-        return self.ready is not None and self.alive()
+        return self.ready is not None and not self.ready["reached_gpu"] and self.alive()
 
     def fork(self, stage_json: Path, environment: dict[str, str], log: Path) -> Forked:
         """Ask for a worker and wait until it exists."""

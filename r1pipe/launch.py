@@ -167,7 +167,7 @@ class Launcher:
 
 
 def _forkable(launch: Launch) -> bool:
-    return launch.profile == "process" and launch.nodes == 1 and not gpus()
+    return launch.profile == "process" and launch.nodes == 1
 
 
 def spawn(command: Sequence[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:

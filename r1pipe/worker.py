@@ -73,11 +73,19 @@ def _show_warning(notes: Path, ours: tuple[str, ...]) -> Any:
 
     def show(message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: str | None = None) -> None:
         plain(message, category, filename, lineno, file, line)
-        if filename.startswith(ours) and not issubclass(category, DeprecationWarning | FutureWarning):
+        if (filename.startswith(ours) or _raiser().startswith(ours)) and not issubclass(category, DeprecationWarning | FutureWarning):
             with notes.open("a", encoding="utf8") as stream:
                 stream.write(json.dumps({"note": str(message)}) + "\n")
 
     return show
+
+
+def _raiser() -> str:
+    """The file whose code warns just now; what a warning points at may be a library that called it."""
+    frame = sys._getframe(2)
+    while frame.f_back is not None and Path(frame.f_code.co_filename).name in ("warnings.py", "_py_warnings.py"):
+        frame = frame.f_back
+    return frame.f_code.co_filename
 
 
 def _clean(metrics: Any, kind: Kind) -> dict[str, float]:

@@ -10,7 +10,7 @@ import pytest
 from engine import alive, config, environment, stage_json, start, wait_for
 
 from r1pipe.environment import base_environment
-from r1pipe.forkserver import Client
+from r1pipe.forkserver import Client, _reached_gpu
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +66,17 @@ def test_a_fork_computes_what_a_fresh_process_does(server: Client, tmp_path: Pat
     outside = json.loads((tmp_path / "b/out/rows/rows.jsonl").read_text().splitlines()[0])
     assert not outside["was_imported"]
     assert inside["result"] == outside["result"]
+
+
+def test_a_server_that_reached_a_gpu_is_not_forked(server: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As an import of a stage may: its children could not use one."""
+    assert server.ready is not None and server.ready["reached_gpu"] is False
+    with (tmp_path / "nvidia-uvm").open("w"):  # the driver's device
+        assert _reached_gpu()
+    monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
+    assert _reached_gpu()
+    monkeypatch.setitem(server.ready, "reached_gpu", True)
+    assert not server.usable() and server.alive()
 
 
 def test_a_failing_fork_leaves_the_server_alive(server: Client, tmp_path: Path):

@@ -156,12 +156,7 @@ def test_gpus_are_counted_without_torch(monkeypatch: pytest.MonkeyPatch):
     device.gpus.cache_clear()
 
 
-def test_gpu_and_sharded_stages_do_not_fork(four_gpus: None):
-    assert not launch._forkable(Launch())
-    assert not launch._forkable(Launch(profile="zero2", num_processes=2))
-
-
-def test_sharded_stages_do_not_fork_on_cpu_either():
+def test_sharded_stages_do_not_fork():
     assert launch._forkable(Launch()) and launch._forkable(Launch(num_processes=2))
     assert not launch._forkable(Launch(profile="zero2", num_processes=2))
 

@@ -142,8 +142,6 @@ class Graphed:
             self._sequence_R = torch.zeros(rows, dtype=torch.long)  # which each row of the batch is; R where none is left
             self._t_1 = torch.zeros(1, dtype=torch.long)
             self._no_mask_1111 = torch.zeros(1, 1, 1, 1, dtype=self.model.dtype)  # with none, transformers looks at the positions, and waits for the GPU
-        if self._stream is not None:
-            self._pool = torch.cuda.graph_pool_handle()
         self._rows, self._columns = rows, columns
 
     def has_room(self, rows: int, columns: int) -> bool:
@@ -200,6 +198,7 @@ class Graphed:
         """Draw like this from now on; graphs that draw otherwise go."""
         if how != self._how:
             self._recorded, self._how = {}, how
+            self._pool = torch.cuda.graph_pool_handle() if self._stream is not None else None  # one whose graphs are all gone takes no more
             self._ends = torch.tensor(how.ends, device=self.model.device)
 
     def _size(self, rows: int) -> int:

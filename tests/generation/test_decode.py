@@ -21,7 +21,7 @@ PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [12, 13], [14, 15, 16, 17]]
 def test_greedy_equals_generate_for_prompts_of_unequal_length(model):
     ours = decode(model, PROMPTS, max_new_tokens=12, temperature=0, eos_ids=[1], pad_id=0)
     for prompt, ids in zip(PROMPTS, ours, strict=True):
-        theirs = model.generate(input_ids=torch.tensor([prompt]), max_new_tokens=12, do_sample=False, eos_token_id=1, pad_token_id=0)
+        theirs = model.generate(input_ids=torch.tensor([prompt], device=model.device), max_new_tokens=12, do_sample=False, eos_token_id=1, pad_token_id=0)
         assert ids == theirs[0, len(prompt) :].tolist()
 
 
@@ -37,7 +37,7 @@ def test_a_group_shares_its_prompt_and_sequences_that_end_leave_the_batch(model)
         assert all(token not in ends for token in ids[:-1])
         assert ids[-1] in ends or len(ids) == 24
         # each token was drawn with the probability that a fresh forward pass of this row alone gives it: no row was mixed up with another
-        logits = model(torch.tensor([PROMPTS[i // 16] + ids])).logits[0, len(PROMPTS[i // 16]) - 1 : -1]
+        logits = model(torch.tensor([PROMPTS[i // 16] + ids], device=model.device)).logits[0, len(PROMPTS[i // 16]) - 1 : -1].cpu()
         wanted = torch.log_softmax(logits, -1).gather(1, torch.tensor(ids)[:, None]).squeeze(1)
         assert torch.allclose(torch.tensor(found), wanted, atol=1e-4)
 
@@ -46,7 +46,7 @@ def test_log_probs_are_those_of_a_fresh_forward_pass(model):
     logps: list[list[float]] = []
     out = decode(model, PROMPTS, n=8, max_new_tokens=16, temperature=0.7, eos_ids=list(range(0, 300, 9)), pad_id=0, logps=logps)
     for i, (ids, found) in enumerate(zip(out, logps, strict=True)):
-        logits = model(torch.tensor([PROMPTS[i // 8] + ids])).logits[0, len(PROMPTS[i // 8]) - 1 : -1]
+        logits = model(torch.tensor([PROMPTS[i // 8] + ids], device=model.device)).logits[0, len(PROMPTS[i // 8]) - 1 : -1].cpu()
         wanted = torch.log_softmax(logits / 0.7, -1).gather(1, torch.tensor(ids)[:, None]).squeeze(1)
         assert torch.allclose(torch.tensor(found), wanted, atol=1e-4)
 

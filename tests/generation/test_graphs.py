@@ -190,6 +190,18 @@ def test_a_run_without_room_is_our_mistake() -> None:
         decode(make(), PROMPTS, max_new_tokens=9, eos_ids=[1], pad_id=0, graphed=with_room(make(), 4, 8))
 
 
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_temperature_changes(device: str) -> None:
+    """As from one phase of training to the next. On a GPU the second way of drawing found no memory pool, and graphs were given up."""
+    model = make(device=device)
+    graphed = with_room(model, 3, 27)
+    asked = {"max_new_tokens": 20, "eos_ids": [], "pad_id": 0, "graphed": graphed}
+    greedy = decode(model, PROMPTS, temperature=0, **asked)
+    assert decode(model, PROMPTS, temperature=1.0, **asked) != greedy
+    assert decode(model, PROMPTS, temperature=0, **asked) == greedy
+    assert graphed.has_room(3, 27) and graphed.make_room(3, 28), "it was not given up"
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("temperature", [0, 1.0])
 def test_where_a_step_cannot_be_recorded_the_plain_loop_draws(temperature: float, monkeypatch) -> None:

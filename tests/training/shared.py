@@ -1,4 +1,4 @@
-"""A trainer on rows of small sums."""
+"""A trainer on rows of small sums, in float32 unless told otherwise: its numbers are compared, on a GPU too."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ def grpo_trainer(params: GRPOParams, checkpoint: Path, here: Here, **more: Any) 
     from r1pipe.training.grpo_trainer import R1GRPOTrainer
     from r1pipe.training.models import load_model, load_tokenizer
 
+    if params.bf16 == "auto":
+        params = params.model_copy(update={"bf16": False})
     return R1GRPOTrainer(
         params=params,
         rows=list(ROWS),

@@ -40,7 +40,7 @@ def test_log_probs_are_those_of_the_padded_pass(trainer):
     from trl import GRPOTrainer
 
     torch.manual_seed(0)
-    ids = torch.randint(5, 250, (20, 9 + 14))
+    ids = torch.randint(5, 250, (20, 9 + 14)).to(trainer.accelerator.device)
     mask = torch.ones_like(ids)
     for row in range(20):  # prompts padded left, completions padded right
         mask[row, : row % 7] = 0
@@ -110,6 +110,7 @@ def test_when_the_policy_has_no_twin(tiny_checkpoint, here, monkeypatch):
     def trainer_():
         return grpo_trainer(params(), tiny_checkpoint, here)
 
+    monkeypatch.setattr(module, "why_not_graphed", lambda model: "it is not on a GPU")
     trainer = trainer_()
     assert trainer._graphed_policy(trainer.model, 8, 20) is None, "on a CPU"
     monkeypatch.setattr(module, "why_not_graphed", lambda model: "")

@@ -35,7 +35,7 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         if step == told["halt"]:
             raise KeyboardInterrupt
         if step == BEST:
-            told["weights"] = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+            told["weights"] = {name: p.detach().cpu().clone() for name, p in self.model.named_parameters()}
         return {"heldout/accuracy": 0.9 if step == BEST else step / 10, "heldout/tokens": 4.0 + step}
 
     monkeypatch.setattr(R1GRPOTrainer, "score_heldout", score)

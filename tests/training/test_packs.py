@@ -24,7 +24,7 @@ def params(**changes: Any) -> GRPOParams:
     return grpo_params(Phase(steps=4, max_tokens=12, rewards=[RewardSpec(name="random")]), **changes)
 
 
-def batch(rows: int = 20, seed: int = 0) -> dict[str, torch.Tensor]:
+def batch(rows: int = 20, seed: int = 0, device: torch.device | None = None) -> dict[str, torch.Tensor]:
     """What TRL hands to its loss: prompts padded left, completions right, one row that counts nothing."""
     draw = torch.Generator().manual_seed(seed)
     ids = torch.randint(5, 250, (rows, PROMPT + COMPLETION), generator=draw)
@@ -34,7 +34,7 @@ def batch(rows: int = 20, seed: int = 0) -> dict[str, torch.Tensor]:
         mask[row, PROMPT + COMPLETION - row % 11 :] = 0
     mask[3, PROMPT:] = 0
     logps = -3 - 3 * torch.rand(rows, COMPLETION, generator=draw)
-    return {
+    made = {
         "prompt_ids": ids[:, :PROMPT],
         "prompt_mask": mask[:, :PROMPT],
         "completion_ids": ids[:, PROMPT:],
@@ -44,6 +44,7 @@ def batch(rows: int = 20, seed: int = 0) -> dict[str, torch.Tensor]:
         "ref_per_token_logps": logps + 0.1,
         "num_items_in_batch": mask[:, PROMPT:].sum(),
     }
+    return {name: tensor.to(device) for name, tensor in made.items()}
 
 
 def gradient(trainer: Any, loss: torch.Tensor) -> torch.Tensor:
@@ -68,7 +69,7 @@ def trainer(tiny_checkpoint, here):
 
 @pytest.mark.parametrize("grad", [False, True])
 def test_packed_log_probs_are_those_of_the_padded_pass(trainer, grad):
-    data = batch()
+    data = batch(device=trainer.accelerator.device)
     ids, mask = (torch.cat([data[f"prompt_{name}"], data[f"completion_{name}"]], 1) for name in ("ids", "mask"))
     ids = ids.masked_fill(mask == 0, trainer._tokenizer.pad_token_id)
     counts = mask[:, PROMPT:].bool()
@@ -84,7 +85,7 @@ def test_packed_log_probs_are_those_of_the_padded_pass(trainer, grad):
 
 def test_what_is_logged_of_packs_is_of_all_their_tokens(trainer):
     """Not the mean of the packs' means."""
-    data = batch()
+    data = batch(device=trainer.accelerator.device)
     GRPOTrainer._compute_loss(trainer, trainer.model, data)
     whole = {name: values[0] for name, values in trainer._metrics["train"].items()}
     trainer._metrics["train"].clear()
@@ -102,7 +103,7 @@ def test_what_is_logged_of_packs_is_of_all_their_tokens(trainer):
 def test_a_loss_in_packs_is_the_loss_of_all_rows(trainer, loss_type, level):
     """Value and gradient, whatever TRL normalises by; a pack holds 60 tokens, the batch has about 300."""
     trainer.loss_type, trainer.importance_sampling_level = loss_type, level
-    data = batch()
+    data = batch(device=trainer.accelerator.device)
     whole = GRPOTrainer._compute_loss(trainer, trainer.model, data)  # one padded pass: our log-probs take all rows as one pack
     value, wanted = whole.item(), gradient(trainer, whole)
     assert len(trainer._packs(torch.cat([data["prompt_mask"], data["completion_mask"]], 1))) > 4
@@ -114,7 +115,7 @@ def test_a_loss_in_packs_is_the_loss_of_all_rows(trainer, loss_type, level):
 def test_the_entropy_bonus_is_the_mean_over_all_tokens(trainer):
     """Not the mean of the packs' means."""
     trainer.loss_type = "dapo"
-    data = batch()
+    data = batch(device=trainer.accelerator.device)
     plain = trainer._compute_loss(trainer.model, data).item()
     trainer.model.zero_grad()
     trainer.entropy_coef, trainer._entropy_bonus_enabled = 0.5, True
@@ -128,7 +129,7 @@ def test_the_entropy_bonus_is_the_mean_over_all_tokens(trainer):
 def test_the_entropy_bonus_has_a_gradient(trainer):
     """It was detached once: the logged loss changed, and nothing else."""
     trainer.loss_type = "dapo"
-    data = batch()
+    data = batch(device=trainer.accelerator.device)
     plain = gradient(trainer, trainer._compute_loss(trainer.model, data))
     trainer.entropy_coef, trainer._entropy_bonus_enabled = 0.5, True
     with_bonus = gradient(trainer, trainer._compute_loss(trainer.model, data))
@@ -232,6 +233,7 @@ def test_layers_are_compiled_where_it_pays(changes, parameters, compiled, monkey
     told = params(phases=[Phase(steps=changes.get("steps", 50), rewards=[RewardSpec(name="accuracy")])], **rest)
     config = Qwen2Config(**({"num_experts_per_tok": changes["experts"]} if "experts" in changes else {}))
     model = SimpleNamespace(num_parameters=lambda: parameters, config=config)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert compiled_layers(told, model) == ("compile" in changes), "not by itself on a CPU"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert compiled_layers(told, model) == compiled
@@ -240,7 +242,10 @@ def test_layers_are_compiled_where_it_pays(changes, parameters, compiled, monkey
         assert not compiled_layers(told, model)
 
 
-def test_which_microbatches(here):
+def test_which_microbatches(here, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert token_microbatches(params()) == "auto", "by the GPU's memory"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert token_microbatches(params()) is None, "rows on a CPU, as ever"
     assert token_microbatches(params(microbatch_tokens=4096)) == 4096
     arguments = grpo_arguments(params(microbatch_tokens=4096), here, 0)

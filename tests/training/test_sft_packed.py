@@ -56,11 +56,11 @@ SGD = {"optim": "sgd", "lr_scheduler_type": "constant", "lr_scheduler_kwargs": {
 @pytest.mark.parametrize("pack_tokens", [80, 100_000], ids=["several passes", "one pass"])
 @pytest.mark.parametrize("ours", [True, False], ids=["linear_ce", "TRL's head"])
 def test_weights_are_those_of_rows_one_by_one(pack_tokens: int, ours: bool, tiny_checkpoint: Path, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
-    """fp32 on a CPU: 1e-5. Our own loss with passes filled up, as on a GPU."""
+    """fp32: 1e-5. Our own loss with passes filled up, as on a GPU."""
     monkeypatch.setitem(ROUND, "cpu", 32)
     if not ours:
         monkeypatch.setattr("r1pipe.training.sft_trainer.why_not_linear_ce", lambda model: "the test wants TRL's")
-    params = SFTParams(lr=0.5, batch_size=8, max_steps=3, max_length=512, packing=True, pack_tokens=pack_tokens, max_grad_norm=1e9, trl=SGD)
+    params = SFTParams(lr=0.5, batch_size=8, max_steps=3, max_length=512, packing=True, pack_tokens=pack_tokens, max_grad_norm=1e9, bf16=False, trl=SGD)
     out = here.workdir / "out"
     metrics = train_sft(tiny_checkpoint, chats(), params, out, here, seed=5)
     trained = {name: p.detach() for name, p in load_model(out, training=True).named_parameters()}
@@ -113,8 +113,8 @@ def _stop_after_two(self: Any, args: Any, state: Any, control: Any, **kwargs: An
 def test_half_precision_goes_through_the_whole_trainer(tiny_checkpoint: Path, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     """bf16 autocast, as on a GPU: attention in half precision, weights and loss in float32."""
     kinds: set[torch.dtype] = set()
-    plain = varlen._one_by_one
-    monkeypatch.setattr(varlen, "_one_by_one", lambda query, *rest: (kinds.add(query.dtype), plain(query, *rest))[1])
+    plain = varlen._has_kernel
+    monkeypatch.setattr(varlen, "_has_kernel", lambda query: (kinds.add(query.dtype), plain(query))[1])
     params = {"lr": 1e-3, "batch_size": 4, "max_steps": 1, "max_length": 512, "packing": True, "pack_tokens": 80}
     losses = [train_sft(tiny_checkpoint, chats(), SFTParams(**params, bf16=half), here.workdir / str(half), here, seed=0)["loss"] for half in (False, True)]
     assert kinds == {torch.float32, torch.bfloat16}
@@ -210,7 +210,7 @@ def test_another_loss_is_the_one_that_rows_alone_have(asked: dict[str, Any], tin
     """The loss without logits is the plain negative log-likelihood only, and took the place of every other one."""
     trained = {}
     for packing, loss in ((True, asked), (False, asked), (True, {})):
-        params = SFTParams(lr=0.5, batch_size=20, max_steps=1, max_length=512, packing=packing, max_grad_norm=1e9, trl=SGD | loss)
+        params = SFTParams(lr=0.5, batch_size=20, max_steps=1, max_length=512, packing=packing, max_grad_norm=1e9, bf16=False, trl=SGD | loss)
         out = here.workdir / f"{packing}{bool(loss)}"
         train_sft(tiny_checkpoint, chats(), params, out, here, seed=5)
         trained[packing, bool(loss)] = dict(load_model(out, training=True).named_parameters())

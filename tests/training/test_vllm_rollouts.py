@@ -115,6 +115,8 @@ def test_a_rollout_of_one_update_needs_no_pass_for_its_old_log_probs(vllm, tiny_
     """The correction from the update's own log-probs is TRL's from a pass before it: the same weights, the same numbers in the log."""
     from r1pipe.here import Here
 
+    if tokens == "rows" and torch.cuda.is_available():
+        pytest.skip("on a GPU padded rows go through TRL's own pass")
     found = []
     passes = []
     plain = R1GRPOTrainer._logps
