@@ -3,7 +3,8 @@
     python tests/bench/check_packed.py
 
 Prints the difference of the loss (asked: below 1e-3) and of the gradients' direction for a Qwen2 with grouped heads and a DeepSeek-V3 whose value
-heads are narrower, and how this torch takes grouped heads.
+heads are narrower, and how this torch takes grouped heads. DeepSeek-V3's gradients are compared with each token's experts as in rows alone, too:
+a router's logit that differs in its last bit may choose another expert.
 """
 
 from __future__ import annotations
@@ -27,6 +28,32 @@ def make(kind: str, sizes: dict[str, Any], device: str) -> Any:
     config = AutoConfig.for_model(kind, max_position_embeddings=4096, tie_word_embeddings=True, **sizes)
     with torch.device(device):
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32).train()
+
+
+class Routes:
+    """Notes which experts the tokens of a DeepSeek-V3 go to, row after row; once `compared`, how many of a packed row go to others; once `given`, none does."""
+
+    def __init__(self, model: Any) -> None:
+        self.noted: dict[Any, list[Any]] = {}
+        self.compared = self.given = False
+        self.others = self.tokens = 0
+        for gate in (module for module in model.modules() if hasattr(module, "e_score_correction_bias")):
+            gate.register_forward_hook(self._hook)
+
+    def _hook(self, gate: Any, args: Any, out: tuple[Any, Any, Any]) -> tuple[Any, Any, Any] | None:
+        import torch
+
+        logits_TX, weights_TK, chosen_TK = out
+        if not self.compared:
+            self.noted.setdefault(gate, []).append(chosen_TK)
+            return None
+        same_TK = torch.cat(self.noted[gate])
+        self.others += int((same_TK.sort(-1).values != chosen_TK.sort(-1).values).any(-1).sum())
+        self.tokens += len(chosen_TK)
+        if not self.given:
+            return None
+        weights_TK = logits_TX.sigmoid().gather(1, same_TK)
+        return logits_TX, weights_TK / (weights_TK.sum(-1, keepdim=True) + 1e-20) * gate.routed_scaling_factor, same_TK
 
 
 def measure(model: Any, passes: list[dict[str, Any]], total: int, fused: bool) -> tuple[float, Any]:
@@ -61,26 +88,34 @@ def main() -> None:
     draw = torch.Generator().manual_seed(0)
     rows = [torch.randint(2, 8192, (n,), generator=draw).tolist() for n in ((700, 3, 1500, 64, 333, 1) if device == "cuda" else (70, 3, 33, 1))]
     total = sum(len(row) - 1 for row in rows)
-    singles = [{"input_ids": (ids := torch.tensor([row], device=device)), "labels": ids} for row in rows if len(row) > 1]
+    singles = [{"input_ids": (ids := torch.tensor([row], device=device)), "labels": ids} for row in rows]
     packed = pack(rows, device)
     labels = packed["input_ids"].clone()
     labels[packed["position_ids"] == 0] = -100
     print(f"torch {torch.__version__} on {torch.cuda.get_device_name() if device == 'cuda' else 'a CPU'}")
     for kind, sizes in (("qwen2", QWEN), ("deepseek_v3", DEEPSEEK)):
         model = make(kind, sizes, device)
+        routes = Routes(model)
         wanted, direction = measure(model, singles, total, fused=False)
+        routes.compared = True
         assert use_varlen(model)
         add_linear_ce(model)
         steps: list[tuple[str, Any]] = [("packed", lambda: None)]
-        if kind == "qwen2" and device == "cuda":
+        if kind == "deepseek_v3":
+            steps.append(("packed, experts of rows alone", lambda routes=routes: setattr(routes, "given", True)))
+        elif device == "cuda":
             steps.append(("packed, compiled", lambda model=model: compile_layers(model)))
         steps.append(("packed, recomputed", lambda model=model: model.gradient_checkpointing_enable({"use_reentrant": False})))
         for name, change in steps:
             change()
+            routes.others = routes.tokens = 0
             loss, found = measure(model, [{**packed, "labels": labels}], total, fused=True)
             alike = torch.nn.functional.cosine_similarity(found.double(), direction.double(), dim=0).item()
             print(f"{kind}, {name}: loss {loss:.6f}, one by one {wanted:.6f}, difference {abs(loss - wanted):.1e}; gradients: cosine {alike:.6f}")
-            assert abs(loss - wanted) < 1e-3 and alike > 0.999, "packed rows are not what rows alone are"
+            if routes.tokens:
+                print(f"    {routes.others} of {routes.tokens} choices of experts are others{', and not taken' if routes.given else ''}")
+            assert abs(loss - wanted) < 1e-3, "packed rows are not what rows alone are"
+            assert alike > 0.999 or (routes.others and not routes.given), "packed rows are not what rows alone are"
     if device == "cuda":
         for width, kernel in kernels._SETTLED.items():
             print(f"heads of {width}: {kernel.name}, grouped key heads {'as they are' if kernel.grouped else 'repeated'}")
