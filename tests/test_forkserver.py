@@ -65,7 +65,7 @@ def test_a_fork_computes_what_a_fresh_process_does(server: Client, tmp_path: Pat
     subprocess.run([sys.executable, "-m", "r1pipe.worker", str(told(tmp_path / "b", "r1pipe_fakes.torch_work"))], env=fresh, check=True, capture_output=True)
     outside = json.loads((tmp_path / "b/out/rows/rows.jsonl").read_text().splitlines()[0])
     assert not outside["was_imported"]
-    assert inside["result"] == outside["result"]
+    assert inside["result"] == outside["result"] and inside["result"][-1] == 0
 
 
 def test_a_server_that_reached_a_gpu_is_not_forked(server: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

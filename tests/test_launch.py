@@ -53,7 +53,8 @@ def test_more_ranks_than_gpus_is_refused(four_gpus: None):
         launch.check_tools({"a": Launch(profile="ddp", num_processes=8)})
 
 
-def test_fsdp_on_cpu_is_refused():
+def test_fsdp_on_cpu_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(launch, "gpus", lambda: ())
     with pytest.raises(MissingToolError, match="needs GPUs"):
         launch.check_tools({"a": Launch(profile="fsdp2", num_processes=2)})
 
@@ -144,7 +145,7 @@ def test_a_batch_that_does_not_divide_is_refused_with_the_nearest_sizes():
 def test_an_impossible_division_stops_the_run_before_anything_starts(tmp_path: Path, stage: str, says: str):
     (tmp_path / "c.jsonl").write_text(ROW)
     config(tmp_path, f"stages:\n  {stage} launch: {{profile: ddp, num_processes: 2}}}}\n")
-    done = r1pipe(tmp_path, "run-all", "t.yaml")
+    done = r1pipe(tmp_path, "run-all", "t.yaml", CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 2 and says in done.stderr.replace("\n", " ") and "stages." in done.stderr
     assert not (tmp_path / "runs/t").exists() or not list((tmp_path / "runs/t").glob("*/stage.json"))
 

@@ -12,7 +12,7 @@ from r1pipe.generation.decode import decode
 def model(tiny_checkpoint):
     from r1pipe.training.models import load_model
 
-    return load_model(tiny_checkpoint, training=False)
+    return load_model(tiny_checkpoint, training=False).float()  # on a GPU, too: numbers are compared
 
 
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [12, 13], [14, 15, 16, 17]]
