@@ -19,7 +19,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from r1pipe.generation.draws import How, cut, log_probs, sample_tokens
+from r1pipe.generation.draws import Ended, How, Tell, cut, log_probs, sample_tokens
 from r1pipe.generation.graphs import LOOK_EVERY, Graphed
 
 COMPACT_BELOW = 0.85  # the batch is compacted when less than this share of it still runs; a copy costs about one token
@@ -130,6 +130,7 @@ def decode(
     graphed: Graphed | None = None,
     logps: list[list[float]] | None = None,
     adjust: Any = None,
+    tell: Tell | None = None,
 ) -> list[list[int]]:
     """Sample n continuations of each prompt.
 
@@ -140,6 +141,7 @@ def decode(
         graphed: the model, or its twin, with tokens as CUDA graphs and room for all of this.
         adjust: see How; benchmarks force lengths with it.
         logps: an empty list that is filled, where the loop here samples, with each token's log-probability at the temperature.
+        tell: gets continuations that have ended, their places and their tokens, while others are drawn; not of all.
 
     Returns:
         P * n lists of token ids, the n continuations of a prompt next to each other.
@@ -157,19 +159,20 @@ def decode(
         return _generate(model, ids_PT, mask_PT, n, max_new_tokens, temperature, top_p, eos_ids, pad_id)
 
     how = How(temperature, top_p, tuple(eos_ids), adjust, logps is not None)
-    out = _graphs_or_none(graphed, ids_PT, mask_PT, n, max_new_tokens, how) or _loop(Eager(model), ids_PT, mask_PT, n, max_new_tokens, how, pad_id)
+    asked = (ids_PT, mask_PT, n, max_new_tokens, how, tell)
+    out = _graphs_or_none(graphed, *asked) or _loop(Eager(model), *asked, pad_id)
     if logps is not None:
         logps += out[1]
     return out[0]
 
 
-def _graphs_or_none(graphed: Graphed | None, ids_PT: torch.Tensor, mask_PT: torch.Tensor, n: int, most: int, how: How) -> Drawn | None:
+def _graphs_or_none(graphed: Graphed | None, ids_PT: torch.Tensor, mask_PT: torch.Tensor, n: int, most: int, how: How, tell: Tell | None) -> Drawn | None:
     """What graphs draw; None, and a warning, where a step cannot be recorded."""
     if graphed is None:
         return None
     assert graphed.has_room(len(ids_PT) * n, ids_PT.shape[1] + most), "make_room was asked before"
     try:
-        return graphed.run(ids_PT, mask_PT, n, most, how)
+        return graphed.run(ids_PT, mask_PT, n, most, how, tell)
     except Exception as error:  # of the compilers that may be missing or fail, too, each has errors of its own
         if ids_PT.device.type != "cuda":
             raise
@@ -184,8 +187,9 @@ def _graphs_or_none(graphed: Graphed | None, ids_PT: torch.Tensor, mask_PT: torc
         return None
 
 
-def _loop(eager: Eager, ids_PT: torch.Tensor, mask_PT: torch.Tensor, n: int, most: int, how: How, pad_id: int) -> Drawn:
+def _loop(eager: Eager, ids_PT: torch.Tensor, mask_PT: torch.Tensor, n: int, most: int, how: How, tell: Tell | None, pad_id: int) -> Drawn:
     """Draw, see who ended, step."""
+    ended = Ended(tell, most)
     device, total = ids_PT.device, len(ids_PT) * n
     eos = torch.tensor(how.ends, device=device)
     tokens = torch.full((total, most), pad_id, dtype=torch.long, device=device)
@@ -207,6 +211,7 @@ def _loop(eager: Eager, ids_PT: torch.Tensor, mask_PT: torch.Tensor, n: int, mos
         if t + 1 == most:
             break
         if device.type == "cpu" or t % LOOK_EVERY == 0:
+            ended.look(tokens, lengths)
             left = int(alive_B.sum())
             if left == 0:
                 break

@@ -13,6 +13,7 @@ import torch
 from torch.nn.functional import pad
 
 CHUNK = 128  # entries of the vocabulary
+Tell = Callable[[list[int], list[list[int]]], None]  # gets which sequences have ended and their tokens
 
 
 class How(NamedTuple):
@@ -84,6 +85,27 @@ def log_probs(logits_BV: torch.Tensor, token_B: torch.Tensor, temperature: float
     """Of the tokens at the temperature, float32 of shape (B,); at temperature 0 those of 1."""
     scaled_BV = logits_BV.float() / (temperature or 1.0)
     return scaled_BV.gather(1, token_B[:, None]).squeeze(1) - scaled_BV.logsumexp(1)
+
+
+class Ended:
+    """Tells whoever wants to know of sequences while others are drawn, of each once; of those that are as long as they may be, not at all.
+
+    Args:
+        most: how long they may be.
+    """
+
+    def __init__(self, tell: Tell | None, most: int) -> None:
+        self._tell, self._most = tell, most
+        self._told: set[int] = set()
+
+    def look(self, tokens_ST: torch.Tensor, length_S: torch.Tensor) -> None:
+        """Waits for the GPU, where somebody wants to know."""
+        if self._tell is None:
+            return
+        new = [i for i, length in enumerate(length_S.tolist()) if length < self._most and i not in self._told]
+        if new:
+            self._told.update(new)
+            self._tell(new, cut(tokens_ST[new], length_S[new]))
 
 
 def cut(rows_ST: torch.Tensor, length_S: torch.Tensor) -> list[list[Any]]:

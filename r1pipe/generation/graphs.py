@@ -20,7 +20,7 @@ from transformers import DynamicCache
 
 from r1pipe.generation import DENSE
 from r1pipe.generation.cached import NAME, Places, register
-from r1pipe.generation.draws import How, cut, log_probs, sample_tokens
+from r1pipe.generation.draws import Ended, How, Tell, cut, log_probs, sample_tokens
 from r1pipe.generation.joint import join
 from r1pipe.training.memory import free_memory
 from r1pipe.training.models import compile_layers
@@ -166,16 +166,20 @@ class Graphed:
             generator.graphsafe_set_state(generator.clone_state())
 
     @torch.no_grad()
-    def run(self, ids_PT: torch.Tensor, mask_PT: torch.Tensor, n: int, most: int, how: How) -> tuple[list[list[int]], list[list[float]]]:
+    def run(
+        self, ids_PT: torch.Tensor, mask_PT: torch.Tensor, n: int, most: int, how: How, tell: Tell | None = None
+    ) -> tuple[list[list[int]], list[list[float]]]:
         """n continuations of each prompt, of at most `most` tokens; `make_room` was asked before.
 
         Args:
             ids_PT, mask_PT: prompts, padded on the left.
+            tell: gets sequences that have ended while others are drawn.
 
         Returns:
             token ids of the P * n sequences and, where they are kept, log-probabilities.
         """
         total = rows = len(ids_PT) * n
+        ended = Ended(tell, most)
         self._draw_as(how)
         self._length_S.fill_(most)
         self._t_1.zero_()
@@ -183,6 +187,7 @@ class Graphed:
         self._draw(self._read(ids_PT, mask_PT, n))
         for t in range(1, most):
             if t % LOOK_EVERY == 1:
+                ended.look(self._tokens_SL[:total], self._length_S[:total])
                 left = int((self._sequence_R[:rows] < self._rows).sum())
                 if left == 0:
                     break

@@ -34,6 +34,7 @@ from r1pipe.rewards.texts import Completion, prompt_of, text_of
 from r1pipe.schema import JudgeEndpoint, RewardSpec
 
 Reward = Callable[..., list[float | None]]
+Known = Mapping[str, Mapping[int, float | None]]  # of a component, by its name, what it says of some completions, by their place
 Scorer = Callable[[list[str], list[str]], list[float]]  # (prompts, responses) -> rewards; a reward model, already calibrated
 
 REWARDS: dict[str, Reward] = {
@@ -54,6 +55,7 @@ MODEL_REWARDS: dict[str, tuple[str, ...]] = {
     "harmless": (HARMFUL_DOMAIN,),
 }
 MODEL_PORTS = {"helpful": "helpful_rm", "harmless": "safety_rm"}  # the input of a stage that holds the reward's model
+CONTROLS = frozenset({"constant", "random"})
 VERDICTS = frozenset({"accuracy", "code", "reasoning_gym"})
 REQUIRED = VERDICTS | {"judge", *MODEL_REWARDS}
 
@@ -148,11 +150,30 @@ def applies(spec: RewardSpec, row: Mapping[str, Any]) -> bool:
     return True
 
 
+def judges_alone(spec: RewardSpec) -> bool:
+    """Whether what the component says of a response is the same whatever else is judged with it, and needs no model.
+
+    Ours but the controls, of which one draws by the place in the batch; a function of the user's own may compare responses.
+    """
+    return spec.name in REWARDS.keys() - CONTROLS
+
+
+def score_alone(specs: Sequence[RewardSpec], completions: Sequence[Completion], rows: Sequence[Mapping[str, Any]]) -> Known:
+    """What the components of `specs` that judge alone say of these completions; `score` takes it for known."""
+    applied = _applied(specs, rows)
+    known: dict[str, dict[int, float | None]] = {}
+    for spec, name in zip(specs, component_names(specs), strict=True):
+        if judges_alone(spec):
+            known[name] = _judge(spec, applied[name], completions, rows, {})
+    return known
+
+
 def score(
     specs: Sequence[RewardSpec],
     completions: Sequence[Completion],
     rows: Sequence[Mapping[str, Any]],
     models: Mapping[str, Scorer] | None = None,
+    known: Known | None = None,
 ) -> Scores:
     """Judge every completion by every component that applies to its row.
 
@@ -164,25 +185,24 @@ def score(
         completions: one response a row.
         rows: what each response answers (r1pipe/data/rows.py); give `completion_ids` or `tokens` for the length reward.
         models: `helpful` and `harmless`, where specs name them. helpful is given the summary only, harmless the whole response.
+        known: what need not be judged any more (score_alone).
 
     Raises:
         ConfigError: an unknown reward, parameters it does not take, or a model that is not there.
     """
     assert len(completions) == len(rows), f"{len(completions)} completions for {len(rows)} rows"
     components: dict[str, list[float | None]] = {}
-    applied: dict[str, list[bool]] = {}
+    applied = _applied(specs, rows)
     unjudged: dict[str, int] = {}
     totals: list[float | None] = [0.0] * len(rows)
     scorable = [False] * len(rows)
-    modelled = {i for i, row in enumerate(rows) if any(spec.name in MODEL_REWARDS and applies(spec, row) for spec in specs)}
     for spec, name in zip(specs, component_names(specs), strict=True):
-        left = modelled if spec.name in VERDICTS and spec.domains is None else set()
-        applied[name] = [i not in left and applies(spec, row) for i, row in enumerate(rows)]
-        chosen = [i for i, yes in enumerate(applied[name]) if yes]
-        values = _judge(spec, [completions[i] for i in chosen], [rows[i] for i in chosen], models or {}) if chosen else []
+        found = (known or {}).get(name, {})
+        values = _judge(spec, [yes and i not in found for i, yes in enumerate(applied[name])], completions, rows, models or {})
+        values |= {i: found[i] for i, yes in enumerate(applied[name]) if yes and i in found}
         components[name] = [None] * len(rows)
-        unjudged[name] = sum(value is None for value in values)
-        for i, value in zip(chosen, values, strict=True):
+        unjudged[name] = sum(value is None for value in values.values())
+        for i, value in values.items():
             components[name][i] = value
             total = totals[i]
             if value is None:
@@ -193,7 +213,26 @@ def score(
     return Scores(components, [total if ok else None for total, ok in zip(totals, scorable, strict=True)], applied, unjudged)
 
 
-def _judge(spec: RewardSpec, completions: list[Completion], rows: list[Mapping[str, Any]], models: Mapping[str, Scorer]) -> list[float | None]:
+def _applied(specs: Sequence[RewardSpec], rows: Sequence[Mapping[str, Any]]) -> dict[str, list[bool]]:
+    """Of each component, the rows that it judges."""
+    modelled = {i for i, row in enumerate(rows) if any(spec.name in MODEL_REWARDS and applies(spec, row) for spec in specs)}
+    applied = {}
+    for spec, name in zip(specs, component_names(specs), strict=True):
+        left = modelled if spec.name in VERDICTS and spec.domains is None else set()
+        applied[name] = [i not in left and applies(spec, row) for i, row in enumerate(rows)]
+    return applied
+
+
+def _judge(
+    spec: RewardSpec, chosen: Sequence[bool], completions: Sequence[Completion], rows: Sequence[Mapping[str, Any]], models: Mapping[str, Scorer]
+) -> dict[int, float | None]:
+    """What the component says of the chosen completions, by their place."""
+    places = [i for i, yes in enumerate(chosen) if yes]
+    values = _values(spec, [completions[i] for i in places], [rows[i] for i in places], models) if places else []
+    return dict(zip(places, values, strict=True))
+
+
+def _values(spec: RewardSpec, completions: list[Completion], rows: list[Mapping[str, Any]], models: Mapping[str, Scorer]) -> list[float | None]:
     if spec.name in MODEL_REWARDS:
         if spec.name not in models:
             raise ConfigError(f"the reward `{spec.name}` needs a reward model", fix=f"give the stage a `{spec.name}` reward model as input")
@@ -243,6 +282,7 @@ __all__ = [
     "REQUIRED",
     "REWARDS",
     "Completion",
+    "Known",
     "Reward",
     "Scorer",
     "Scores",
@@ -250,6 +290,8 @@ __all__ = [
     "component_names",
     "correct",
     "is_required",
+    "judges_alone",
     "resolve",
     "score",
+    "score_alone",
 ]

@@ -3,8 +3,7 @@
     _generate_and_score_completions   phases: temperature, length and rewards change while the optimizer goes on;
                                       a prompt without one scorable response is dropped
     _generate                         groups without signal are replaced by groups of other prompts (DAPO's dynamic sampling)
-    _generate_single_turn             one prefill a prompt group, ended sequences leave the batch (r1pipe/generation/decode.py), on a GPU a step of
-                                      decoding is a CUDA graph of a bfloat16 twin (graphs.py); with vLLM, TRL's own
+    _generate_single_turn             what draws: r1pipe/training/grpo_rollout.py
     _calculate_rewards                r1pipe's rewards: None is not zero, and rewards apply by a row's domain
     _get_per_token_logps_and_entropies, _compute_loss    without padding: r1pipe/training/grpo_update.py
 
@@ -16,36 +15,30 @@ Shapes: B sequences on this rank, P prompt tokens (padded left), C completion to
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from itertools import islice
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object, is_peft_model
-from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
-from trl.models import unwrap_model_for_generation
+from accelerate.utils import gather_object
 
 from r1pipe import rewards
 from r1pipe.data.response import split_response
-from r1pipe.generation.decode import decode
-from r1pipe.generation.graphs import Graphed, fits, why_not_graphed
 from r1pipe.rewards.language import thinking_words
 from r1pipe.rewards.repetition import repeated_share
 from r1pipe.schema import GRPOParams, Phase
-from r1pipe.training.grpo_update import TokenMicrobatches, gathered
-from r1pipe.training.memory import free_memory
-from r1pipe.training.models import end_ids, without_adapter
+from r1pipe.training.grpo_rollout import Rollouts
+from r1pipe.training.grpo_update import gathered
+from r1pipe.training.models import without_adapter
 from r1pipe.training.plain_head import set_head
 from r1pipe.training.rollouts import phase_at, updates_per_rollout
 from r1pipe.training.stopwatch import Timed
-from r1pipe.training.vllm import lighten, share_masked, sync_weights
-from r1pipe.training.zero import sharded_weights, uncoordinated
+from r1pipe.training.vllm import share_masked
 
 LOOKED_AT = 64  # responses a rollout and rank whose words are counted for the log
 LOOKED_AT_CHARS = 4000  # and how much of the end of each
 
 
-class R1GRPOTrainer(TokenMicrobatches):
+class R1GRPOTrainer(Rollouts):
     """GRPO with phases, rewards by row, and no work on padding.
 
     Args:
@@ -64,23 +57,16 @@ class R1GRPOTrainer(TokenMicrobatches):
         spare: Callable[[int], Iterator[tuple[str, dict[str, Any]]]] | None = None,
         **kwargs: Any,
     ) -> None:
-        self.params, self.rows, self.models = params, rows, models or {}
+        self.models = models or {}
         self.spare = spare
         self.counted_tokens = 0  # completion tokens of all ranks that have entered the loss
-        self._keep_drawn = False
-        self.graphed: Graphed | None = None
-        self.phase: Phase = params.phases[0]
         self.reward_names = all_components(params.phases)
         functions: list[Any] = [_named(name) for name in self.reward_names]
-        super().__init__(reward_funcs=functions, **kwargs)
+        super().__init__(params=params, rows=rows, reward_funcs=functions, **kwargs)
         self.reward_weights = self._weights(self.phase)
         self._rewards = torch.empty(0, len(functions))  # of the last rollout, all ranks, (B * ranks, R)
         self._judged: tuple[rewards.Scores, torch.Tensor] | None = None  # the rollout's rewards, where they were needed before TRL asks
         self._asked: list[dict[str, Any]] = []  # the rollout's examples, which _generate may replace
-        if self.use_vllm:
-            sync = self.stopwatch.part("sync")(partial(sync_weights, self.vllm_generation))  # a context manager is a decorator, too
-            self.vllm_generation.sync_weights = sync
-            lighten(self.vllm_generation)
         self.add_callback(Timed(self.stopwatch, updates_per_rollout(self.params), self))
 
     def _weights(self, phase: Phase) -> torch.Tensor:
@@ -151,6 +137,7 @@ class R1GRPOTrainer(TokenMicrobatches):
 
         Every rank draws as many groups as the one that lacks most, so that all of them take part in what is collective.
         """
+        self._examples = self._asked
         drawn: Any = super()._generate(prompts)
         if not self.params.resample or self.spare is None:
             return drawn
@@ -170,6 +157,7 @@ class R1GRPOTrainer(TokenMicrobatches):
             first = len(self.rows)
             self.rows += spare_rows
             examples = [{"prompt": text, "row": first + i} for i, text in enumerate(texts) for _ in range(n)]
+            self._examples = examples
             again: Any = super()._generate([example["prompt"] for example in examples])
             new_scores, new_BR = self._judge(examples, again[3], again[1])
             speaking_G = ~zero_signal(new_BR.view(-1, n, len(self.reward_names)), self.reward_weights, self.multi_objective_aggregation)
@@ -189,63 +177,6 @@ class R1GRPOTrainer(TokenMicrobatches):
         self._log_metric("resampled_groups", float(replaced))
         return drawn
 
-    def _generate_single_turn(
-        self, prompt_ids: list[list[int]], images: Any, multimodal_fields: dict[str, Any], num_generations: int, has_tool_images: bool = False
-    ) -> Any:
-        with self.stopwatch.part("generation"):
-            return self._sample(prompt_ids, images, multimodal_fields, num_generations, has_tool_images)
-
-    def _sample(self, prompt_ids: list[list[int]], images: Any, multimodal_fields: dict[str, Any], num_generations: int, has_tool_images: bool) -> Any:
-        sharded = self.is_fsdp_enabled or (is_deepspeed_zero3_enabled() and not self.args.ds3_gather_for_generation)
-        if self.use_vllm or self.use_transformers_continuous_batching or sharded or images or multimodal_fields:
-            return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, has_tool_images)
-        grouped = len(prompt_ids) % num_generations == 0 and all(prompt_ids[i] == prompt_ids[i - i % num_generations] for i in range(len(prompt_ids)))
-        n = num_generations if grouped else 1
-        wrapped: Any = self.model_wrapped
-        gathered: Any = unwrap_model_for_generation(wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation)
-        with gathered as model, uncoordinated(wrapped):
-            training = model.training
-            model.eval()
-            self._drawn = []
-            whole = self.top_p == 1 and self.temperature > 0 and not is_peft_model(self.model)  # then the draw's distribution is the policy's
-            # a rank may have no held-out prompt of its own, but the gathering of shards around this is everyone's
-            completion_ids = prompt_ids and decode(
-                model,
-                prompt_ids[::n],
-                n=n,
-                max_new_tokens=self.max_completion_length,
-                temperature=self.temperature,
-                top_p=self.top_p,
-                eos_ids=end_ids(model, self._tokenizer),
-                pad_id=self._tokenizer.pad_token_id,
-                graphed=self._graphed_policy(model, len(prompt_ids), max(map(len, prompt_ids))),
-                logps=self._drawn if whole and self._keep_drawn else None,
-            )
-            model.train(training)
-        return completion_ids, None
-
-    def _graphed_policy(self, model: Any, rows: int, width: int) -> Graphed | None:
-        """The policy's twin with the weights of now and room for so many rows and prompts so wide.
-
-        None where its steps cannot be CUDA graphs, where weights are cut up, of which it would hold all, or where there is no room. Room is made for
-        the longest phase; once the size of packs is settled by what memory was free, no more is taken.
-        """
-        if sharded_weights() or why_not_graphed(model):
-            return None
-        dtype = torch.bfloat16 if self.args.bf16 else model.dtype
-        columns = width + max(phase.max_tokens for phase in self.params.phases)
-        if self.graphed is None:
-            still = self._still_to_come() + dtype.itemsize * model.num_parameters()
-            if not fits(model.config, rows, columns, dtype.itemsize, free_memory(model.device) - still):
-                return None
-            self.graphed = Graphed.twin(model, dtype, self.compiled)
-        settled = self._tokens_by_memory and self.microbatch_tokens != "auto"
-        if not self.graphed.make_room(rows, columns, float("inf") if settled else self._still_to_come()):
-            return None
-        with self.stopwatch.part("sync"):
-            self.graphed.take(model)
-        return self.graphed
-
     def _calculate_rewards(
         self, inputs: list[dict[str, Any]], prompts: list[Any], completions: list[Any], completion_ids_list: list[list[int]]
     ) -> torch.Tensor:
@@ -260,8 +191,13 @@ class R1GRPOTrainer(TokenMicrobatches):
     def _judge(self, examples: list[dict[str, Any]], completions: list[Any], completion_ids: list[list[int]]) -> tuple[rewards.Scores, torch.Tensor]:
         """This rank's rewards, (B, R)."""
         rows = [{**self.rows[example["row"]], "tokens": len(ids)} for example, ids in zip(examples, completion_ids, strict=True)]
+        texts, early = _texts(completions), self._early
+        self._early = None
         with self.stopwatch.part("reward"):
-            scores = rewards.score(self.phase.rewards, _texts(completions), rows, self.models)
+            known = early.known(texts) if early is not None else {}
+            scores = rewards.score(self.phase.rewards, texts, rows, self.models, known)
+        if early is not None:
+            self._log_metric("rewards/early", max(map(len, known.values()), default=0) / len(texts))
         rewards_BR = torch.full((len(rows), len(self.reward_names)), torch.nan)
         for r, name in enumerate(self.reward_names):
             for b, value in enumerate(scores.components.get(name, [None] * len(rows))):
@@ -292,7 +228,7 @@ class R1GRPOTrainer(TokenMicrobatches):
         ids = [prompt_ids[i] for i in mine]
         if self.use_vllm:  # TRL cuts the ranks' shares apart by length: they must be equal
             ids += [prompt_ids[0]] * (-(-len(rows) // world) - len(mine))
-        self._keep_drawn = False
+        self._keep_drawn, self._examples = False, None
         device = self.accelerator.device
         own = [] if device.type == "cpu" else [device]
         with self.stopwatch.outside("heldout"), torch.random.fork_rng(own, device_type=device.type):  # training draws do not depend on how often we look

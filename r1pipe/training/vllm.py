@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
@@ -12,6 +14,7 @@ from trl.generation import vllm_generation
 from trl.generation.vllm_generation import extract_logprobs as trl_extract_logprobs
 
 from r1pipe.errors import MissingToolError
+from r1pipe.generation.draws import Tell
 from r1pipe.schema import GRPOParams, VLLMRollout
 
 
@@ -100,6 +103,30 @@ def lighten(generation: Any) -> None:
                 gc.enable()
 
     generation.llm.generate = generate
+
+
+@contextmanager
+def telling(generation: Any, tell: Tell | None) -> Iterator[None]:
+    """Tells of responses as a colocated engine ends them; of a server's and of an engine's on several GPUs, not."""
+    if tell is None or generation.mode != "colocate" or generation.tensor_parallel_size > 1:
+        yield
+        return
+    llm = generation.llm
+    engine, first = llm.llm_engine, llm.request_counter.counter  # requests are numbered on
+    plain = engine.step
+
+    def step() -> Any:
+        outputs = plain()
+        ended = [output for output in outputs if output.finished]
+        if ended:
+            tell([int(output.request_id) - first for output in ended], [list(output.outputs[0].token_ids) for output in ended])
+        return outputs
+
+    engine.step = step
+    try:
+        yield
+    finally:
+        engine.step = plain
 
 
 def extract_logprobs(outputs: list[Any]) -> tuple[Any, Any]:

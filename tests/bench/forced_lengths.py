@@ -53,9 +53,9 @@ def force_lengths(trainer: Any, lengths: Any) -> None:
         trainer.vllm_generation.llm.generate = forced
         return
     if type(trainer).__name__ == "R1GRPOTrainer":
-        from r1pipe.training import grpo_trainer
+        from r1pipe.training import grpo_rollout
 
-        plain = grpo_trainer.decode
+        plain = grpo_rollout.decode
         ends: list[Ends] = []
 
         def decode(model: Any, prompt_ids: Any, **more: Any) -> Any:
@@ -65,7 +65,7 @@ def force_lengths(trainer: Any, lengths: Any) -> None:
                 ends.append(Ends(lengths(), more["eos_ids"], model.device))
             return plain(model, prompt_ids, **more, adjust=ends[0].apply)
 
-        grpo_trainer.decode = decode
+        grpo_rollout.decode = decode
         return
     model = trainer.model
     plain_generate = model.generate

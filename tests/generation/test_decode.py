@@ -42,6 +42,23 @@ def test_a_group_shares_its_prompt_and_sequences_that_end_leave_the_batch(model)
         assert torch.allclose(torch.tensor(found), wanted, atol=1e-4)
 
 
+def test_what_has_ended_is_told_of_once_while_others_are_drawn(model):
+    told: dict[int, list[int]] = {}
+    looks = []
+
+    def tell(places: list[int], ids: list[list[int]]) -> None:
+        assert not told.keys() & set(places)
+        told.update(zip(places, ids, strict=True))
+        looks.append(len(places))
+
+    torch.manual_seed(0)
+    out = decode(model, PROMPTS, n=16, max_new_tokens=24, eos_ids=list(range(0, 300, 9)), pad_id=0, tell=tell)
+    assert all(out[place] == ids for place, ids in told.items())
+    longest = max(map(len, out))
+    assert {i for i, ids in enumerate(out) if len(ids) < longest - 8} <= told.keys() <= {i for i, ids in enumerate(out) if len(ids) < 24}
+    assert len(looks) > 1 and len(told) > 10
+
+
 def test_log_probs_are_those_of_a_fresh_forward_pass(model):
     logps: list[list[float]] = []
     out = decode(model, PROMPTS, n=8, max_new_tokens=16, temperature=0.7, eos_ids=list(range(0, 300, 9)), pad_id=0, logps=logps)

@@ -191,6 +191,23 @@ def test_a_run_without_room_is_our_mistake() -> None:
 
 
 @pytest.mark.parametrize("device", DEVICES)
+def test_what_has_ended_is_told_of_once_while_others_are_drawn(device: str) -> None:
+    model = make(device=device)
+    told: list[tuple[int, list[int]]] = []
+    looks: list[int] = []
+    asked = {"n": 16, "max_new_tokens": 40, "eos_ids": ENDS, "pad_id": 0, "graphed": with_room(model, 48, 7 + 40)}
+    for seed in range(2):
+        told.clear(), looks.clear()
+        torch.manual_seed(seed)
+        out = decode(model, PROMPTS, **asked, tell=lambda places, ids: (told.extend(zip(places, ids, strict=True)), looks.append(len(told))))
+        assert len(dict(told)) == len(told) > 10 and len(looks) > 1
+        assert all(out[place] == ids for place, ids in told)
+        assert {i for i, ids in enumerate(out) if len(ids) < max(map(len, out)) - 8} <= dict(told).keys()
+        torch.manual_seed(seed)
+        assert decode(model, PROMPTS, **asked) == out, "nobody's draws depend on who is told"
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_the_temperature_changes(device: str) -> None:
     """As from one phase of training to the next. On a GPU the second way of drawing found no memory pool, and graphs were given up."""
     model = make(device=device)

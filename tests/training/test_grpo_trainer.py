@@ -84,7 +84,7 @@ def test_old_log_probs_are_those_of_the_draw(trainer, monkeypatch):
 
 def test_on_a_gpu_the_policys_twin_draws_with_the_weights_of_now(trainer, monkeypatch):
     """Here without graphs, on a CPU that is told it could."""
-    from r1pipe.training import grpo_trainer as module
+    from r1pipe.training import grpo_rollout as module
 
     monkeypatch.setattr(module, "why_not_graphed", lambda model: "")
     drawn = []
@@ -105,7 +105,7 @@ def test_on_a_gpu_the_policys_twin_draws_with_the_weights_of_now(trainer, monkey
 
 
 def test_when_the_policy_has_no_twin(tiny_checkpoint, here, monkeypatch):
-    from r1pipe.training import grpo_trainer as module
+    from r1pipe.training import grpo_rollout as module
 
     def trainer_():
         return grpo_trainer(params(), tiny_checkpoint, here)
