@@ -3,8 +3,8 @@
 Importing them costs 8-10 s a process on two cores; a fork costs milliseconds. The rules, each a test:
 - `process` stages only: sharded training starts fresh.
 - The server only imports, and unpacks the language reward's tables. No tensor operation, thread, device or dataset: a fork after one
-  parallel torch operation hangs the child, and a GPU context does not survive a fork. Where imports reach a GPU (a stage of the user's
-  own may), the server says so and nothing forks from it.
+  parallel torch operation hangs the child, and a GPU context does not survive a fork. Where an import did such a thing (a stage of the
+  user's own may, or vLLM), the server says so and nothing forks from it.
 - Environment and threads are set in the child.
 - It dies with the driver, also after kill -9, and its children die with it.
 - Results are the same without it: R1PIPE_FORKSERVER=0.
@@ -26,6 +26,7 @@ import signal
 import subprocess
 import sys
 import traceback
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -92,13 +93,19 @@ def _preload() -> None:
     latin.tables()
 
 
-def _reached_gpu() -> bool:
-    """Whether an import has called the CUDA driver, which opens this device, or torch's part of it."""
+def _why_not_forked() -> str:
+    """What an import has done that a fork does not survive; empty if nothing."""
     import torch
 
-    files = Path("/proc/self/fd")
-    opened = [os.readlink(file) for file in files.iterdir() if file.is_symlink()] if files.is_dir() else []
-    return torch.cuda.is_initialized() or any("nvidia-uvm" in name for name in opened)
+    here = Path("/proc/self")
+    threads = len(list((here / "task").iterdir())) if here.is_dir() else 1
+    if threads > 1:
+        return f"an import has started {threads - 1} threads"
+    opened = [os.readlink(file) for file in (here / "fd").iterdir() if file.is_symlink()] if here.is_dir() else []
+    pid = os.fork()  # torch says in a fork whether it was asked for GPUs before, the driver's device whether anybody else has
+    if pid == 0:
+        os._exit(int(torch.cuda._is_in_bad_fork()))
+    return "an import has reached a GPU" if os.waitpid(pid, 0)[1] or any("nvidia-uvm" in name for name in opened) else ""
 
 
 def _child(request: dict[str, Any], server: int) -> None:
@@ -151,11 +158,7 @@ def serve() -> None:
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(woken)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    reached = _reached_gpu()
-    if reached:
-        print("an import has reached a GPU, so that stages start as fresh processes", file=sys.stderr)
-    threads = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 1
-    print(json.dumps({"ready": True, "threads": threads, "reached_gpu": reached}), file=replies)
+    print(json.dumps({"ready": True, "why_not": _why_not_forked()}), file=replies)
     server, children, pending = os.getpid(), set(), b""
     while True:
         readable, _, _ = select.select([0, wake], [], [])
@@ -228,7 +231,7 @@ class Client:
         always = os.environ.get("R1PIPE_FORKSERVER") == "always"
         while self.ready is None and self._read(wait=None if always else 0):
             pass
-        return self.ready is not None and not self.ready["reached_gpu"] and self.alive()
+        return self.ready is not None and not self.ready["why_not"] and self.alive()
 
     def fork(self, stage_json: Path, environment: dict[str, str], log: Path) -> Forked:
         """Ask for a worker and wait until it exists."""
@@ -258,6 +261,10 @@ class Client:
         for reply in map(json.loads, lines):
             if "ready" in reply:
                 self.ready = reply
+                if reply["why_not"]:
+                    warnings.warn(
+                        f"stages do not fork from one process that has imported everything, which costs each some 10 s: {reply['why_not']}", stacklevel=2
+                    )
             elif "forked" in reply:
                 self._forked.append(reply["forked"])
             else:

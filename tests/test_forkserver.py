@@ -5,12 +5,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from engine import alive, config, environment, stage_json, start, wait_for
 
 from r1pipe.environment import base_environment
-from r1pipe.forkserver import Client, _reached_gpu
+from r1pipe.forkserver import Client
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,6 @@ def forked(server: Client, folder: Path, kind: str, threads: int = 1, config_: d
 
 def test_the_server_only_imports(server: Client):
     """One thread: no pool was started by a tensor operation, an allocator or a dataset."""
-    assert server.ready is not None and server.ready["threads"] == 1
     assert len(os.listdir(f"/proc/{server.pid}/task")) == 1
     maps = Path(f"/proc/{server.pid}/maps").read_text()
     assert "libtorch" in maps
@@ -68,15 +68,26 @@ def test_a_fork_computes_what_a_fresh_process_does(server: Client, tmp_path: Pat
     assert inside["result"] == outside["result"] and inside["result"][-1] == 0
 
 
-def test_a_server_that_reached_a_gpu_is_not_forked(server: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """As an import of a stage may: its children could not use one."""
-    assert server.ready is not None and server.ready["reached_gpu"] is False
-    with (tmp_path / "nvidia-uvm").open("w"):  # the driver's device
-        assert _reached_gpu()
-    monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
-    assert _reached_gpu()
-    monkeypatch.setitem(server.ready, "reached_gpu", True)
-    assert not server.usable() and server.alive()
+def test_a_server_that_reached_a_gpu_or_has_threads_is_not_forked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As an import of a stage may: its children could not use a GPU, or hang."""
+    code = "from r1pipe.forkserver import _why_not_forked as why; import torch, threading; print(repr(why())); "
+    code += "torch.cuda._is_in_bad_fork = lambda: True; print(repr(why())); torch.cuda._is_in_bad_fork = lambda: False; "
+    code += "held = open('nvidia-uvm', 'w'); print(repr(why())); held.close(); print(repr(why())); "
+    code += "stop = threading.Event(); threading.Thread(target=stop.wait).start(); print(repr(why())); stop.set()"
+    done = subprocess.run([sys.executable, "-c", code], env=environment() | base_environment(), cwd=tmp_path, capture_output=True, text=True)
+    gpu = "'an import has reached a GPU'"
+    assert done.stdout.splitlines() == ["''", gpu, gpu, "''", "'an import has started 1 threads'"], done.stderr
+
+
+def test_a_server_that_cannot_be_forked_says_so(server: Client, monkeypatch: pytest.MonkeyPatch):
+    assert server.ready == {"ready": True, "why_not": ""} and server.usable()
+    reader, writer = os.pipe()
+    os.write(writer, b'{"ready": true, "why_not": "an import has reached a GPU"}\n')
+    with os.fdopen(reader, "rb") as replies, os.fdopen(writer, "wb"), monkeypatch.context() as patched:
+        patched.setattr(server, "ready", None)
+        patched.setattr(server, "_process", SimpleNamespace(stdout=replies, poll=lambda: None))
+        with pytest.warns(UserWarning, match="do not fork .* an import has reached a GPU"):
+            assert not server.usable() and server.alive()
 
 
 def test_a_failing_fork_leaves_the_server_alive(server: Client, tmp_path: Path):

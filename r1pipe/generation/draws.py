@@ -102,10 +102,12 @@ class Ended:
         """Waits for the GPU, where somebody wants to know."""
         if self._tell is None:
             return
-        new = [i for i, length in enumerate(length_S.tolist()) if length < self._most and i not in self._told]
+        lengths = length_S.tolist()
+        new = [i for i, length in enumerate(lengths) if length < self._most and i not in self._told]
         if new:
             self._told.update(new)
-            self._tell(new, cut(tokens_ST[new], length_S[new]))
+            rows = tokens_ST[new, : max(lengths[i] for i in new)].tolist()
+            self._tell(new, [row[: lengths[i]] for i, row in zip(new, rows, strict=True)])
 
 
 def cut(rows_ST: torch.Tensor, length_S: torch.Tensor) -> list[list[Any]]:

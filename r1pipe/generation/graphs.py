@@ -85,7 +85,8 @@ class Graphed:
 
     def __init__(self, model: Any, compiled: bool = False) -> None:
         register()
-        self.model, self.compiled = model.eval(), compiled
+        self.model: Any = model.eval()
+        self.compiled = compiled
         model.set_attn_implementation(NAME)
         self.weights = join(model)
         self._attentions = [layer.self_attn for layer in model.base_model.layers]
@@ -158,9 +159,10 @@ class Graphed:
             attention.cached = ()
 
     def give_up(self) -> None:
-        """A step cannot be recorded: never try again."""
+        """A step cannot be recorded: never try again, and let a twin's weights go."""
         self._given_up = True
         self.drop()
+        self.model, self.weights, self._attentions = None, {}, []
         if self._stream is not None:  # before torch 2.12, what was being recorded keeps the generator from drawing (pytorch#171265)
             generator = torch.cuda.default_generators[self._stream.device.index]
             generator.graphsafe_set_state(generator.clone_state())
@@ -203,7 +205,9 @@ class Graphed:
         """Draw like this from now on; graphs that draw otherwise go."""
         if how != self._how:
             self._recorded, self._how = {}, how
-            self._pool = torch.cuda.graph_pool_handle() if self._stream is not None else None  # one whose graphs are all gone takes no more
+            if self._stream is not None:
+                torch.cuda.empty_cache()  # of the pool of the graphs that went, which takes no more
+                self._pool = torch.cuda.graph_pool_handle()
             self._ends = torch.tensor(how.ends, device=self.model.device)
 
     def _size(self, rows: int) -> int:

@@ -55,8 +55,8 @@ MODEL_REWARDS: dict[str, tuple[str, ...]] = {
     "harmless": (HARMFUL_DOMAIN,),
 }
 MODEL_PORTS = {"helpful": "helpful_rm", "harmless": "safety_rm"}  # the input of a stage that holds the reward's model
-CONTROLS = frozenset({"constant", "random"})
 VERDICTS = frozenset({"accuracy", "code", "reasoning_gym"})
+EARLY = frozenset({"accuracy", "code", "judge"})
 REQUIRED = VERDICTS | {"judge", *MODEL_REWARDS}
 
 
@@ -150,22 +150,11 @@ def applies(spec: RewardSpec, row: Mapping[str, Any]) -> bool:
     return True
 
 
-def judges_alone(spec: RewardSpec) -> bool:
-    """Whether what the component says of a response is the same whatever else is judged with it, and needs no model.
-
-    Ours but the controls, of which one draws by the place in the batch; a function of the user's own may compare responses.
-    """
-    return spec.name in REWARDS.keys() - CONTROLS
-
-
-def score_alone(specs: Sequence[RewardSpec], completions: Sequence[Completion], rows: Sequence[Mapping[str, Any]]) -> Known:
-    """What the components of `specs` that judge alone say of these completions; `score` takes it for known."""
+def score_early(specs: Sequence[RewardSpec], completions: Sequence[Completion], rows: Sequence[Mapping[str, Any]]) -> Known:
+    """What those components say that judge each response by itself, in other processes or on other machines; `score` takes it for known."""
     applied = _applied(specs, rows)
-    known: dict[str, dict[int, float | None]] = {}
-    for spec, name in zip(specs, component_names(specs), strict=True):
-        if judges_alone(spec):
-            known[name] = _judge(spec, applied[name], completions, rows, {})
-    return known
+    named = zip(specs, component_names(specs), strict=True)
+    return {name: _judge(spec, applied[name], completions, rows, {}) for spec, name in named if spec.name in EARLY}
 
 
 def score(
@@ -185,7 +174,7 @@ def score(
         completions: one response a row.
         rows: what each response answers (r1pipe/data/rows.py); give `completion_ids` or `tokens` for the length reward.
         models: `helpful` and `harmless`, where specs name them. helpful is given the summary only, harmless the whole response.
-        known: what need not be judged any more (score_alone).
+        known: what need not be judged any more (score_early).
 
     Raises:
         ConfigError: an unknown reward, parameters it does not take, or a model that is not there.
@@ -277,6 +266,7 @@ def correct(completions: Sequence[Completion], rows: Sequence[Mapping[str, Any]]
 
 
 __all__ = [
+    "EARLY",
     "MODEL_PORTS",
     "MODEL_REWARDS",
     "REQUIRED",
@@ -290,8 +280,7 @@ __all__ = [
     "component_names",
     "correct",
     "is_required",
-    "judges_alone",
     "resolve",
     "score",
-    "score_alone",
+    "score_early",
 ]

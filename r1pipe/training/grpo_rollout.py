@@ -21,7 +21,7 @@ from trl.models import unwrap_model_for_generation
 from r1pipe.generation.decode import decode
 from r1pipe.generation.draws import Tell
 from r1pipe.generation.graphs import Graphed, fits, why_not_graphed
-from r1pipe.rewards import judges_alone
+from r1pipe.rewards import EARLY
 from r1pipe.schema import GRPOParams, Phase
 from r1pipe.training.early_rewards import EarlyRewards
 from r1pipe.training.grpo_update import TokenMicrobatches
@@ -66,7 +66,7 @@ class Rollouts(TokenMicrobatches):
         """Around a rollout's drawing: whom to tell of what has ended, if it can be judged early."""
         examples, self._examples = self._examples, None
         specs = self.phase.rewards
-        if examples is None or not self.early or not any(map(judges_alone, specs)):
+        if examples is None or not self.early or not EARLY.intersection(spec.name for spec in specs):
             yield None
             return
         assert len(examples) == count

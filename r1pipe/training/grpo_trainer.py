@@ -194,10 +194,10 @@ class R1GRPOTrainer(Rollouts):
         texts, early = _texts(completions), self._early
         self._early = None
         with self.stopwatch.part("reward"):
-            known = early.known(texts) if early is not None else {}
+            known = early.known(completion_ids) if early is not None else {}
             scores = rewards.score(self.phase.rewards, texts, rows, self.models, known)
         if early is not None:
-            self._log_metric("rewards/early", max(map(len, known.values()), default=0) / len(texts))
+            self._log_metric("rewards/early", len(set().union(*known.values())) / len(texts))
         rewards_BR = torch.full((len(rows), len(self.reward_names)), torch.nan)
         for r, name in enumerate(self.reward_names):
             for b, value in enumerate(scores.components.get(name, [None] * len(rows))):

@@ -126,7 +126,7 @@ def telling(generation: Any, tell: Tell | None) -> Iterator[None]:
     try:
         yield
     finally:
-        engine.step = plain
+        del engine.step
 
 
 def extract_logprobs(outputs: list[Any]) -> tuple[Any, Any]:

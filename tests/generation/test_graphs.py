@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import sys
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -154,6 +156,15 @@ def test_the_twin_of_a_trained_model_leaves_it_alone() -> None:
     assert twin.model.dtype == torch.bfloat16 and not twin.model.training
     assert model.config._attn_implementation == attention and model.dtype == torch.float32
     assert torch.equal(twin.model.lm_head.weight, weight.bfloat16())
+
+
+def test_a_twin_that_was_given_up_takes_no_memory() -> None:
+    twin = Graphed.twin(make(), torch.bfloat16)
+    assert twin.make_room(3, 27)
+    model = weakref.ref(twin.model)
+    twin.give_up()
+    gc.collect()
+    assert model() is None and not twin.make_room(3, 27)
 
 
 def test_a_head_that_is_not_tied_whatever_the_config_says() -> None:
