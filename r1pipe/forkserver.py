@@ -262,9 +262,7 @@ class Client:
             if "ready" in reply:
                 self.ready = reply
                 if reply["why_not"]:
-                    warnings.warn(
-                        f"stages do not fork from one process that has imported everything, which costs each some 10 s: {reply['why_not']}", stacklevel=2
-                    )
+                    warnings.warn(f"stages do not fork from a process that has imported everything, so each imports again: {reply['why_not']}", stacklevel=2)
             elif "forked" in reply:
                 self._forked.append(reply["forked"])
             else:
