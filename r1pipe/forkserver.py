@@ -26,7 +26,7 @@ import signal
 import subprocess
 import sys
 import traceback
-import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -203,7 +203,8 @@ class Forked:
 class Client:
     """Starts the server and talks to it. Starting does not wait for the imports; the first fork does."""
 
-    def __init__(self, environment: dict[str, str], log: Path) -> None:
+    def __init__(self, environment: dict[str, str], log: Path, note: Callable[[str], None] = print) -> None:
+        self._note = note
         stream = log.open("wb")
         self._process = subprocess.Popen(
             [sys.executable, "-m", "r1pipe.forkserver"],
@@ -262,7 +263,7 @@ class Client:
             if "ready" in reply:
                 self.ready = reply
                 if reply["why_not"]:
-                    warnings.warn(f"stages do not fork from a process that has imported everything, so each imports again: {reply['why_not']}", stacklevel=2)
+                    self._note(f"stages do not fork from a process that has imported everything, so each imports again: {reply['why_not']}")
             elif "forked" in reply:
                 self._forked.append(reply["forked"])
             else:

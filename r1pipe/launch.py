@@ -74,12 +74,13 @@ def free_port() -> int:
 class Launcher:
     """Starts stages; a context manager that leaves no process behind."""
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, log: Path, note: Callable[[str], None] = print) -> None:
         """
         Args:
             log: takes what the fork server prints.
+            note: takes what the user should know.
         """
-        self._log = log
+        self._log, self._note = log, note
         self._server: Any = None
         self._running: list[Process] = []
 
@@ -96,7 +97,7 @@ class Launcher:
         from r1pipe import forkserver
 
         if self._server is None and forkserver.wanted() and sum(_forkable(launch) for launch in launches) > 1:
-            self._server = forkserver.Client(base_environment(), self._log)
+            self._server = forkserver.Client(base_environment(), self._log, self._note)
 
     def run(self, launch: Launch, stage_json: Path, log: Callable[[int], Path], tick: Callable[[], None]) -> list[int]:
         """Run one stage and wait for it.

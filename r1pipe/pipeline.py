@@ -48,7 +48,7 @@ def run(replan: Callable[[], Plan], console: Console) -> dict[str, Any]:
     if fetch_hub(plan):
         plan = replan()
     check_machine(plan)
-    with plan.folder as lock, interruptible(), Launcher(plan.folder.path / ".forkserver.log") as launcher:
+    with plan.folder as lock, interruptible(), Launcher(plan.folder.path / ".forkserver.log", console.note) as launcher:
         plan = replan()
         refuse(plan)
         launcher.warm([stage.config.launch for stage in map(plan.pipeline.stage, plan.todo) if not stage.use])
