@@ -222,8 +222,7 @@ def test_grpo_config_of_the_paper(paper: Pipeline, here: Any, monkeypatch: pytes
 
 def test_sft_config_of_the_paper(paper: Pipeline, here: Any, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The arguments that SFTTrainer is given, caught where it is built."""
-    import trl
-
+    from r1pipe.training import sft_trainer
     from r1pipe.training.sft import train_sft
 
     class Built(Exception):
@@ -231,11 +230,11 @@ def test_sft_config_of_the_paper(paper: Pipeline, here: Any, tiny_checkpoint: Pa
 
     caught: dict[str, Any] = {}
 
-    def catch(**arguments: Any) -> None:
+    def catch(sampler: Any, **arguments: Any) -> None:
         caught.update(arguments)
         raise Built
 
-    monkeypatch.setattr(trl, "SFTTrainer", catch)
+    monkeypatch.setattr(sft_trainer, "PaddedSFTTrainer", catch)
     chats = [{"role": "user", "content": "what is 1 + 2 ?"}, {"role": "assistant", "content": "<think>1 + 2 = 3</think>3"}]
     rows = [{"id": str(i), "domain": "math", "messages": chats} for i in range(640)]
     for stage, rate, batch in (("cold-start", 5e-5, 128), ("second-sft", 5e-5, 128), ("distill-llama-70b", 2e-5, 64)):

@@ -36,13 +36,13 @@ class PackingPlan:
 
     def trainer(self, **arguments: Any) -> Any:
         """The trainer, its model switched over to packed attention."""
-        from r1pipe.training.sft_trainer import R1SFTTrainer
+        from r1pipe.training.sft_trainer import PackedSFTTrainer
 
         model = arguments["model"]
         assert use_varlen(model), "plan_packing looked at this model"
         if self.compile:
             compile_layers(model)
-        return R1SFTTrainer(self.sampler, **arguments)
+        return PackedSFTTrainer(self.sampler, **arguments)
 
 
 def plan_packing(checkpoint: Path, lengths: list[int], params: SFTParams, updates: int, here: Here, seed: int) -> PackingPlan | None:
@@ -59,6 +59,8 @@ def plan_packing(checkpoint: Path, lengths: list[int], params: SFTParams, update
         return None
     if params.microbatch is not None:
         warnings.warn(f"microbatch {params.microbatch} is ignored, since rows are packed: pack_tokens says how much a pass holds", stacklevel=3)
+    if "train_sampling_strategy" in params.trl:
+        warnings.warn("sft.trl.train_sampling_strategy is ignored, since rows are packed, and each update is drawn at random", stacklevel=3)
     tokens = updates * params.batch_size * sum(lengths) / len(lengths)
     compiled = _compiled(params, skeleton, tokens * flops_per_token(skeleton) / here.world_size)
     on = shares(here.world_size)

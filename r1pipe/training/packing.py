@@ -59,35 +59,33 @@ def packs_needed(lengths: Sequence[int], ranks: int, capacity: int) -> int:
     return count
 
 
-class PackSampler(BatchRebalanceSampler):
+class UpdateSampler(BatchRebalanceSampler):
     """Yields, for one rank, the rows of each forward pass of the whole training; the Trainer takes it for its own balancing sampler.
 
-    Rows come in a new random order each epoch, and a batch may reach from one epoch into the next, so each row is trained once an epoch.
+    An update has the same rows however they are passed through the model, packed or padded, and on any number of ranks. Rows come in a new random
+    order each epoch, and a batch may reach from one epoch into the next, so each row is trained once an epoch.
 
     Args:
         lengths: tokens of each row.
         batch_size: sequences an update, over all ranks.
         updates: in the whole training.
         ranks, rank: data-parallel processes, and which of them this is.
-        pack_tokens: tokens of a forward pass, at most; a longer row has a pack of its own length.
 
     Attributes:
-        accumulation: forward passes a rank and update.
-        capacity: the tokens of the largest pack of the training.
+        accumulation: forward passes a rank and update; a subclass sets it.
 
     Raises:
         ConfigError: the batch does not divide over the ranks.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, updates: int, ranks: int, rank: int, pack_tokens: int, seed: int) -> None:
+    accumulation: int
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, updates: int, ranks: int, rank: int, seed: int) -> None:
         if batch_size % ranks:
             down = max(ranks, batch_size // ranks * ranks)
             raise ConfigError(f"batch_size {batch_size} does not divide over {ranks} ranks", fix=f"nearest sizes: {down} and {down + ranks}")
         self.lengths, self.batch_size_global, self.updates, self.seed = list(lengths), batch_size, updates, seed
         self.ranks, self.rank, self.epoch = ranks, rank, 0
-        limit = max(pack_tokens, max(self.lengths))
-        self.accumulation = max(packs_needed([self.lengths[i] for i in rows], ranks, limit) for rows in self.batches()) // ranks
-        self.capacity = max(sum(self.lengths[i] for i in pack) for rows in self.batches() for pack in self.packs(rows))
 
     def set_epoch(self, epoch: int) -> None:
         """The order of all epochs is already laid out."""
@@ -102,8 +100,35 @@ class PackSampler(BatchRebalanceSampler):
             yield waiting[: self.batch_size_global]
             waiting = waiting[self.batch_size_global :]
 
-    def packs(self, rows: list[int]) -> list[list[int]]:
-        """The packs of an update, pass by pass: the first `ranks` of them run at the same time, one a rank."""
+    def passes(self, rows: list[int]) -> list[list[int]]:
+        """Of an update, ranks x accumulation: the first `ranks` of them run at the same time, one a rank."""
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for rows in self.batches():
+            yield from self.passes(rows)[self.rank :: self.ranks]
+
+    def __len__(self) -> int:
+        return self.updates * self.accumulation
+
+
+class PackSampler(UpdateSampler):
+    """Passes are packs of nearly equal tokens.
+
+    Args:
+        pack_tokens: tokens of a forward pass, at most; a longer row has a pack of its own length.
+
+    Attributes:
+        capacity: the tokens of the largest pack of the training.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, updates: int, ranks: int, rank: int, pack_tokens: int, seed: int) -> None:
+        super().__init__(lengths, batch_size, updates, ranks, rank, seed)
+        limit = max(pack_tokens, max(self.lengths))
+        self.accumulation = max(packs_needed([self.lengths[i] for i in rows], ranks, limit) for rows in self.batches()) // ranks
+        self.capacity = max(sum(self.lengths[i] for i in pack) for rows in self.batches() for pack in self.passes(rows))
+
+    def passes(self, rows: list[int]) -> list[list[int]]:
         packs = balanced_packs([self.lengths[i] for i in rows], self.ranks * self.accumulation)
         dealt: list[list[int]] = []
         for start in range(0, len(packs), self.ranks):
@@ -111,9 +136,22 @@ class PackSampler(BatchRebalanceSampler):
             dealt += together if start // self.ranks % 2 == 0 else together[::-1]  # there and back, so that totals even out
         return [[rows[i] for i in pack] for pack in dealt]
 
-    def __iter__(self) -> Iterator[list[int]]:
-        for rows in self.batches():
-            yield from self.packs(rows)[self.rank :: self.ranks]
 
-    def __len__(self) -> int:
-        return self.updates * self.accumulation
+class PaddedSampler(UpdateSampler):
+    """Passes are equal numbers of rows, those of like length together, so that little is padding.
+
+    Whole batches of like length (transformers' `group_by_length`) would have less of it and train worse: LOG.md, 2026-11-23.
+
+    Args:
+        accumulation: passes a rank into which an update is cut.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, updates: int, ranks: int, rank: int, accumulation: int, seed: int) -> None:
+        super().__init__(lengths, batch_size, updates, ranks, rank, seed)
+        assert batch_size % (ranks * accumulation) == 0, "split_batch divides it"
+        self.accumulation = accumulation
+
+    def passes(self, rows: list[int]) -> list[list[int]]:
+        size = len(rows) // (self.ranks * self.accumulation)
+        longest_first = sorted(rows, key=lambda i: -self.lengths[i])
+        return [longest_first[start : start + size] for start in range(0, len(rows), size)]

@@ -30,14 +30,16 @@ def train_sft(checkpoint: Path, rows: list[dict[str, Any]], params: SFTParams, o
     """
     from datasets import Dataset
     from transformers import PrinterCallback
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTConfig
 
     from r1pipe.data.render import chat_ids
     from r1pipe.training.arguments import half_base, lora_config, resume_from
     from r1pipe.training.callbacks import Report
     from r1pipe.training.models import load_model, load_tokenizer, save_trained, without_adapter
     from r1pipe.training.packed import plan_packing
+    from r1pipe.training.packing import PaddedSampler
     from r1pipe.training.plain_head import add_plain_head
+    from r1pipe.training.sft_trainer import PaddedSFTTrainer
     from r1pipe.training.telemetry import Meter, flops_per_token
 
     tokenizer = load_tokenizer(checkpoint)
@@ -50,7 +52,8 @@ def train_sft(checkpoint: Path, rows: list[dict[str, Any]], params: SFTParams, o
         warnings.warn(f"{dropped} of {len(rows)} rows are longer than max_length {params.max_length} tokens and were left out", stacklevel=2)
 
     steps = params.max_steps or max(1, round(len(kept) * params.epochs / params.batch_size))
-    plan = plan_packing(checkpoint, [len(row["input_ids"]) for row in kept], params, steps, here, seed)
+    lengths = [len(row["input_ids"]) for row in kept]
+    plan = plan_packing(checkpoint, lengths, params, steps, here, seed)
     args = SFTConfig(**sft_arguments(params, here, seed, steps, plan))
     report = Report(here)
     given: dict[str, Any] = {
@@ -61,8 +64,12 @@ def train_sft(checkpoint: Path, rows: list[dict[str, Any]], params: SFTParams, o
         "peft_config": lora_config(params.lora, "sft.lora"),
         "callbacks": [report],
     }
-    trainer = plan.trainer(**given) if plan else SFTTrainer(**given)
-    if not plan:
+    if plan:
+        trainer = plan.trainer(**given)
+    else:
+        asked = "train_sampling_strategy" in params.trl
+        sampler = None if asked else PaddedSampler(lengths, params.batch_size, steps, here.world_size, here.rank, args.gradient_accumulation_steps, seed)
+        trainer = PaddedSFTTrainer(sampler, **given)
         add_plain_head(without_adapter(trainer.model), 1.0, ("log_probs", "entropy", "is_top1"))
     report.meter = Meter(flops_per_token(trainer.model), here.world_size)
     trainer.remove_callback(PrinterCallback)  # metrics.jsonl has it all
@@ -87,7 +94,7 @@ def sft_arguments(params: SFTParams, here: Here, seed: int, steps: int, plan: Pa
             passes["dataloader_num_workers"] = 1  # gathers the next update's passes while the GPU works
     else:
         microbatch, accumulate = split_batch(params.batch_size, here.world_size, params.microbatch, MICROBATCH)
-        passes = {"train_sampling_strategy": "group_by_length"}  # rows of like length share a pass, so little is padding
+        passes = {}
     return {
         **common_arguments(params, here, seed, steps),
         "per_device_train_batch_size": microbatch,

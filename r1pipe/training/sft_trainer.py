@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer on packed rows: which rows share a pass, and a loss that never holds all logits. All else is TRL's."""
+"""TRL's SFTTrainer: which rows share an update and a pass and, where rows are packed, a loss that never holds all logits. All else is TRL's."""
 
 from __future__ import annotations
 
@@ -12,25 +12,39 @@ from trl import SFTTrainer
 
 from r1pipe.training.linear_ce import add_linear_ce, why_not_linear_ce
 from r1pipe.training.models import without_adapter
-from r1pipe.training.packing import PackSampler
+from r1pipe.training.packing import PackSampler, UpdateSampler
 from r1pipe.training.varlen import rounded
 
 ROUND = {"cuda": 256}  # tokens of a pass, a multiple: for matrices of each new size cuBLAS looks for a kernel, while the GPU waits
 
 
-class R1SFTTrainer(SFTTrainer):
-    """Overrides where rows come from, the loss, and when its numbers are read: once an update, not three times a pass.
+class PaddedSFTTrainer(SFTTrainer):
+    """Overrides where rows come from.
 
     Args:
-        sampler: the passes of this rank. The arguments must accumulate as many as it says.
+        sampler: the passes of this rank, of which the arguments must accumulate as many as it says; None = as `train_sampling_strategy` says.
+    """
+
+    def __init__(self, sampler: UpdateSampler | None, **arguments: Any) -> None:
+        self.sampler = sampler
+        super().__init__(**arguments)
+        if sampler is not None:
+            assert self.args.gradient_accumulation_steps == sampler.accumulation, "an update would not be one global batch"
+            assert self.accelerator.num_processes == sampler.ranks, "rows were dealt to other ranks than there are"
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
+        return super()._get_train_sampler(train_dataset) if self.sampler is None else self.sampler
+
+
+class PackedSFTTrainer(PaddedSFTTrainer):
+    """Overrides the loss, too, and when its numbers are read: once an update, not three times a pass.
+
+    Args:
         linear_ce: the loss of r1pipe/training/linear_ce.py where the model allows it and the plain negative log-likelihood is asked for; else TRL's.
     """
 
     def __init__(self, sampler: PackSampler, linear_ce: bool = True, **arguments: Any) -> None:
-        self.sampler = sampler
-        super().__init__(**arguments)
-        assert self.args.gradient_accumulation_steps == sampler.accumulation, "an update would not be one global batch"
-        assert self.accelerator.num_processes == sampler.ranks, "packs were dealt to other ranks than there are"
+        super().__init__(sampler, **arguments)
         base = without_adapter(self.model)
         if isinstance(self.train_dataset, Dataset):  # token ids as arrays: as lists, a pass of 14k tokens took 9 ms to gather while the GPU waited
             self.train_dataset = self.train_dataset.with_format("numpy")
@@ -40,9 +54,6 @@ class R1SFTTrainer(SFTTrainer):
         if self.linear_ce:
             add_linear_ce(base)
         self._sums = torch.zeros(4, device=self.args.device, dtype=torch.float64)  # tokens with loss, entropy, right, all tokens; since the last log
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
-        return self.sampler
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         """The negative log-likelihood summed over the pass, divided by the tokens with loss of the whole update on all ranks."""

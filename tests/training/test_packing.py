@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from r1pipe.errors import ConfigError
-from r1pipe.training.packing import PackSampler, balanced_packs, best_fit_count, packs_needed
+from r1pipe.training.packing import PackSampler, PaddedSampler, balanced_packs, best_fit_count, packs_needed
 
 
 def lognormal(n: int, seed: int = 0, longest: int = 8192) -> list[int]:
@@ -91,3 +91,17 @@ def test_a_batch_that_does_not_divide_is_refused_with_the_nearest_sizes() -> Non
     with pytest.raises(ConfigError, match="batch_size 10 does not divide over 4 ranks") as caught:
         PackSampler([1] * 20, 10, 1, 4, 0, 8, seed=0)
     assert caught.value.fix == "nearest sizes: 8 and 12"
+
+
+@pytest.mark.parametrize(("ranks", "accumulation"), [(1, 1), (1, 4), (2, 2)])
+def test_a_padded_update_holds_the_rows_of_a_packed_one(ranks: int, accumulation: int) -> None:
+    """A model is trained alike on a CPU and on a GPU: batches of like length trained it worse."""
+    lengths = lognormal(100)
+    told = [PaddedSampler(lengths, 32, 6, ranks, rank, accumulation, seed=3) for rank in range(ranks)]
+    passes = [list(sampler) for sampler in told]
+    assert {len(one) for rank in passes for one in rank} == {32 // (ranks * accumulation)}
+    for update, rows in enumerate(samplers(lengths, 1)[0].batches()):
+        together = [one for step in range(accumulation) for rank in passes for one in [rank[update * accumulation + step]]]
+        assert sorted(i for one in together for i in one) == sorted(rows)
+        by_length = [lengths[i] for one in together for i in one]
+        assert by_length == sorted(by_length, reverse=True), "rows of like length share a pass"

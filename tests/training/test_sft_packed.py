@@ -71,6 +71,31 @@ def test_weights_are_those_of_rows_one_by_one(pack_tokens: int, ours: bool, tiny
         assert not torch.equal(trained[name], before[name]), f"{name} was not trained"
 
 
+@pytest.mark.parametrize("microbatch", [None, 2])
+def test_padded_training_is_packed_training(microbatch: int | None, tiny_checkpoint: Path, here: Here) -> None:
+    """Update by update the same rows and the same loss, whether there is a GPU to pack for or not."""
+    losses = []
+    for packing in (True, False):
+        params = SFTParams(lr=1e-2, batch_size=8, max_steps=5, max_length=512, packing=packing, microbatch=None if packing else microbatch, bf16=False)
+        train_sft(tiny_checkpoint, chats(), params, here.workdir / f"packed {packing}", here, seed=5)
+        lines = map(json.loads, here.metrics_path.read_text().splitlines())
+        losses.append([line["loss"] for line in lines if "loss" in line])
+        here.metrics_path.unlink()
+    assert len(losses[0]) == 5 and losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_a_sampling_strategy_is_followed_or_said_to_be_ignored(tiny_checkpoint: Path, here: Here) -> None:
+    params = SFTParams(lr=1e-2, batch_size=20, max_steps=1, max_length=512, packing=True, trl={"train_sampling_strategy": "sequential"})
+    with pytest.warns(UserWarning, match="train_sampling_strategy is ignored"):
+        train_sft(tiny_checkpoint, chats(), params, here.workdir / "packed", here, seed=5)
+
+    def loss(**more: Any) -> float:
+        told = SFTParams(lr=1e-2, batch_size=4, max_steps=1, max_length=512, packing=False, bf16=False, **more)
+        return train_sft(tiny_checkpoint, chats(), told, here.workdir / f"padded {len(more)}", here, seed=5)["loss"]
+
+    assert loss(trl=params.trl) != pytest.approx(loss(), rel=1e-3), "the first four rows, and four at random"
+
+
 def test_metrics_tell_speed_and_how_it_was_packed(tiny_checkpoint: Path, here: Here) -> None:
     params = SFTParams(lr=1e-3, batch_size=4, max_steps=2, max_length=512, packing=True, pack_tokens=80)
     train_sft(tiny_checkpoint, chats(), params, here.workdir / "out", here, seed=0)
