@@ -231,17 +231,17 @@ def test_sft_config_of_the_paper(paper: Pipeline, here: Any, tiny_checkpoint: Pa
     caught: dict[str, Any] = {}
 
     def catch(sampler: Any, **arguments: Any) -> None:
-        caught.update(arguments)
+        caught.update(arguments, batch=sampler.batch_size_global)
         raise Built
 
-    monkeypatch.setattr(sft_trainer, "PaddedSFTTrainer", catch)
+    monkeypatch.setattr(sft_trainer, "PackedSFTTrainer", catch)
     chats = [{"role": "user", "content": "what is 1 + 2 ?"}, {"role": "assistant", "content": "<think>1 + 2 = 3</think>3"}]
     rows = [{"id": str(i), "domain": "math", "messages": chats} for i in range(640)]
     for stage, rate, batch in (("cold-start", 5e-5, 128), ("second-sft", 5e-5, 128), ("distill-llama-70b", 2e-5, 64)):
         with pytest.raises(Built):
             train_sft(tiny_checkpoint, rows, paper.stages[stage].config.sft, here.workdir, here, 0)  # type: ignore[attr-defined]
         args = caught["args"]
-        assert args.learning_rate == rate and args.per_device_train_batch_size * args.gradient_accumulation_steps == batch
+        assert args.learning_rate == rate and caught["batch"] == batch
         assert str(args.lr_scheduler_type).endswith(("cosine_with_min_lr", "COSINE_WITH_MIN_LR")) and args.lr_scheduler_kwargs == {"min_lr_rate": 0.1}
         assert args.max_steps == 640 * 2 // batch and args.loss_type == "nll" and args.completion_only_loss and not args.packing
 

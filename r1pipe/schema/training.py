@@ -36,10 +36,10 @@ class SFTParams(Training):
     max_length: int = Field(default=32768, ge=1, description="tokens (v2 B.4.2)")
     max_steps: int | None = Field(default=None, ge=1, description="optimizer steps; stops before the epochs are over")
     lora: dict[str, Any] | None = Field(default=None, description="peft.LoraConfig's arguments; none = all weights")
-    packing: bool | Literal["auto"] = Field(
-        default="auto",
-        exclude_if=lambda value: value == "auto",
-        description="several rows in one pass, no row sees another; auto = on GPUs; the gradients are those of padded batches (our choice)",
+    packing: bool = Field(
+        default=True,
+        exclude_if=lambda value: value is True,
+        description="several rows in one pass, no row sees another: the gradients of padded batches without the padding (our choice)",
     )
     pack_tokens: int | None = Field(
         default=None,

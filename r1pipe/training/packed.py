@@ -47,8 +47,8 @@ class PackingPlan:
 
 def plan_packing(checkpoint: Path, lengths: list[int], params: SFTParams, updates: int, here: Here, seed: int) -> PackingPlan | None:
     """The plan, said in metrics.jsonl; None where rows go in padded batches."""
-    if params.packing is False or (params.packing == "auto" and not torch.cuda.is_available()):
-        _warn_of_padding(params, "sft.packing is false" if params.packing is False else "sft.packing is auto and there is no GPU")
+    if not params.packing:
+        _warn_of_padding(params, "sft.packing is false")
         return None
     if torch.cuda.is_available():  # passes differ in length, and blocks of fixed size would leave holes; read at the first allocation
         os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")

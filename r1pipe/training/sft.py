@@ -35,10 +35,9 @@ def train_sft(checkpoint: Path, rows: list[dict[str, Any]], params: SFTParams, o
     from r1pipe.data.render import chat_ids
     from r1pipe.training.arguments import half_base, lora_config, resume_from
     from r1pipe.training.callbacks import Report
-    from r1pipe.training.models import load_model, load_tokenizer, save_trained, without_adapter
+    from r1pipe.training.models import load_model, load_tokenizer, save_trained
     from r1pipe.training.packed import plan_packing
     from r1pipe.training.packing import PaddedSampler
-    from r1pipe.training.plain_head import add_plain_head
     from r1pipe.training.sft_trainer import PaddedSFTTrainer
     from r1pipe.training.telemetry import Meter, flops_per_token
 
@@ -70,7 +69,6 @@ def train_sft(checkpoint: Path, rows: list[dict[str, Any]], params: SFTParams, o
         asked = "train_sampling_strategy" in params.trl
         sampler = None if asked else PaddedSampler(lengths, params.batch_size, steps, here.world_size, here.rank, args.gradient_accumulation_steps, seed)
         trainer = PaddedSFTTrainer(sampler, **given)
-        add_plain_head(without_adapter(trainer.model), 1.0, ("log_probs", "entropy", "is_top1"))
     report.meter = Meter(flops_per_token(trainer.model), here.world_size)
     trainer.remove_callback(PrinterCallback)  # metrics.jsonl has it all
     trainer.train(resume_from_checkpoint=resume_from(here))

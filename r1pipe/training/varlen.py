@@ -184,12 +184,12 @@ def _one_by_one(query_BHTD: torch.Tensor, key_BKTD: torch.Tensor, value_BKTE: to
     """SDPA for each sequence: what the kernel does, where there is none."""
     groups = query_BHTD.shape[1] // key_BKTD.shape[1]
     key_BHTD, value_BHTE = repeat_kv(key_BKTD, groups), repeat_kv(value_BKTE, groups)
-    ends = cu_seq_lens_q.tolist()
-    assert ends[-1] == query_BHTD.shape[2], f"cu_seq_lens_q covers {ends[-1]} of {query_BHTD.shape[2]} tokens"
-    parts = [
-        scaled_dot_product_attention(query_BHTD[:, :, a:b], key_BHTD[:, :, a:b], value_BHTE[:, :, a:b], is_causal=True, scale=scale)
-        for a, b in zip(ends, ends[1:], strict=False)
-        if b > a
+    lengths = cu_seq_lens_q.diff().tolist()
+    assert sum(lengths) == query_BHTD.shape[2], f"cu_seq_lens_q covers {sum(lengths)} of {query_BHTD.shape[2]} tokens"
+    parts = [  # split, not sliced: the gradient of each slice would be as long as the pack
+        scaled_dot_product_attention(query_BHSD, key_BHSD, value_BHSE, is_causal=True, scale=scale)
+        for query_BHSD, key_BHSD, value_BHSE in zip(*(x.split(lengths, dim=2) for x in (query_BHTD, key_BHTD, value_BHTE)), strict=True)
+        if query_BHSD.shape[2]
     ]
     return torch.cat(parts, dim=2).transpose(1, 2)
 

@@ -30,7 +30,7 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def plan(folder: Path, here: Here, lengths: list[int], **stated: Any) -> Any:
-    params = SFTParams(**{"batch_size": 4, "packing": True, **stated})
+    params = SFTParams(**{"batch_size": 4, **stated})
     return plan_packing(folder, lengths, params, 2, here, seed=0)
 
 
@@ -79,7 +79,7 @@ def test_compiling_is_for_long_training(qwen: Path, here: Here, monkeypatch: pyt
     monkeypatch.setattr(packed, "peak_flops", lambda: 989e12)
     assert not plan(qwen, here, [4096] * 8).compile
     assert plan(qwen, here, [4096] * 8, compile=True).compile
-    assert plan_packing(qwen, [4096] * 8, SFTParams(batch_size=128, packing=True), 2000, here, seed=0).compile  # type: ignore[union-attr]
+    assert plan_packing(qwen, [4096] * 8, SFTParams(batch_size=128), 2000, here, seed=0).compile  # type: ignore[union-attr]
     monkeypatch.setenv("R1PIPE_PROFILE", "zero3")
     with pytest.warns(UserWarning, match="compile is ignored"):
         assert not plan(qwen, here, [4096] * 8, compile=True).compile

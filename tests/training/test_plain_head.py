@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,11 +9,8 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 from trl.trainer.utils import add_fused_lm_head
 
-from r1pipe.here import Here
-from r1pipe.schema import SFTParams
 from r1pipe.training import plain_head
 from r1pipe.training.plain_head import add_plain_head, set_head
-from r1pipe.training.sft import train_sft
 
 OUTPUTS = ("log_probs", "entropy", "is_top1")
 
@@ -46,7 +41,7 @@ def run(own: bool, temperature: float, inputs: dict[str, Any]) -> tuple[Any, tor
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("shifted", [False, True])
 def test_it_is_trl_s(temperature: float, shifted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    inputs = batch() | {"use_cache": False}  # which SFT says
+    inputs = batch()
     if shifted:
         inputs["shift_labels"] = torch.cat([inputs.pop("labels")[:, 1:], torch.full((3, 1), -100)], dim=1)
     wanted, direction = run(False, temperature, inputs)
@@ -82,12 +77,3 @@ def test_nothing_is_computed_that_nobody_asked_for() -> None:
     out = net(**batch(), fused_lm_head=True)
     assert out.entropy is None
     assert out.is_top1 is None
-
-
-def test_padded_sft_on_a_cpu_uses_it(tiny_checkpoint: Path, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trl.trainer.utils._ChunkedLogProbFunction", None)
-    rows = [{"id": str(i), "messages": [{"role": "user", "content": f"{i} + 1 ?"}, {"role": "assistant", "content": f"{i + 1} " * (i + 1)}]} for i in range(8)]
-    train_sft(tiny_checkpoint, rows, SFTParams(lr=1e-2, batch_size=4, microbatch=2, max_steps=3, max_length=64), here.workdir / "out", here, seed=0)
-    lines = [json.loads(line) for line in here.metrics_path.read_text().splitlines()]
-    assert all(line["entropy"] > 0 and 0 <= line["mean_token_accuracy"] <= 1 for line in lines if "loss" in line)
-    assert sum("loss" in line for line in lines) == 3

@@ -60,7 +60,7 @@ def test_weights_are_those_of_rows_one_by_one(pack_tokens: int, ours: bool, tiny
     monkeypatch.setitem(ROUND, "cpu", 32)
     if not ours:
         monkeypatch.setattr("r1pipe.training.sft_trainer.why_not_linear_ce", lambda model: "the test wants TRL's")
-    params = SFTParams(lr=0.5, batch_size=8, max_steps=3, max_length=512, packing=True, pack_tokens=pack_tokens, max_grad_norm=1e9, bf16=False, trl=SGD)
+    params = SFTParams(lr=0.5, batch_size=8, max_steps=3, max_length=512, pack_tokens=pack_tokens, max_grad_norm=1e9, bf16=False, trl=SGD)
     out = here.workdir / "out"
     metrics = train_sft(tiny_checkpoint, chats(), params, out, here, seed=5)
     trained = {name: p.detach() for name, p in load_model(out, training=True).named_parameters()}
@@ -73,7 +73,7 @@ def test_weights_are_those_of_rows_one_by_one(pack_tokens: int, ours: bool, tiny
 
 @pytest.mark.parametrize("microbatch", [None, 2])
 def test_padded_training_is_packed_training(microbatch: int | None, tiny_checkpoint: Path, here: Here) -> None:
-    """Update by update the same rows and the same loss, whether there is a GPU to pack for or not."""
+    """Update by update the same rows and the same loss, packed or padded."""
     losses = []
     for packing in (True, False):
         params = SFTParams(lr=1e-2, batch_size=8, max_steps=5, max_length=512, packing=packing, microbatch=None if packing else microbatch, bf16=False)
@@ -85,7 +85,7 @@ def test_padded_training_is_packed_training(microbatch: int | None, tiny_checkpo
 
 
 def test_a_sampling_strategy_is_followed_or_said_to_be_ignored(tiny_checkpoint: Path, here: Here) -> None:
-    params = SFTParams(lr=1e-2, batch_size=20, max_steps=1, max_length=512, packing=True, trl={"train_sampling_strategy": "sequential"})
+    params = SFTParams(lr=1e-2, batch_size=20, max_steps=1, max_length=512, trl={"train_sampling_strategy": "sequential"})
     with pytest.warns(UserWarning, match="train_sampling_strategy is ignored"):
         train_sft(tiny_checkpoint, chats(), params, here.workdir / "packed", here, seed=5)
 
@@ -97,7 +97,7 @@ def test_a_sampling_strategy_is_followed_or_said_to_be_ignored(tiny_checkpoint: 
 
 
 def test_metrics_tell_speed_and_how_it_was_packed(tiny_checkpoint: Path, here: Here) -> None:
-    params = SFTParams(lr=1e-3, batch_size=4, max_steps=2, max_length=512, packing=True, pack_tokens=80)
+    params = SFTParams(lr=1e-3, batch_size=4, max_steps=2, max_length=512, pack_tokens=80)
     train_sft(tiny_checkpoint, chats(), params, here.workdir / "out", here, seed=0)
     lines = [json.loads(line) for line in here.metrics_path.read_text().splitlines()]
     assert lines[0]["packing"]["passes"] > 1 and lines[0]["packing"]["gradient_checkpointing"] is False
@@ -117,7 +117,7 @@ def test_stopped_and_resumed_equals_one_go(tiny_checkpoint: Path, tmp_path: Path
         workdir = tmp_path / name
         workdir.mkdir(exist_ok=True)
         here = Here("test", workdir, workdir / "metrics.jsonl", workdir / "progress.jsonl")
-        params = SFTParams(lr=1e-3, batch_size=4, max_steps=4, max_length=512, packing=True, pack_tokens=80, save_every=2)
+        params = SFTParams(lr=1e-3, batch_size=4, max_steps=4, max_length=512, pack_tokens=80, save_every=2)
         if halt:
             with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
                 patch.setattr("r1pipe.training.callbacks.Report.on_log", _stop_after_two)
@@ -140,7 +140,7 @@ def test_half_precision_goes_through_the_whole_trainer(tiny_checkpoint: Path, he
     kinds: set[torch.dtype] = set()
     plain = varlen._has_kernel
     monkeypatch.setattr(varlen, "_has_kernel", lambda query: (kinds.add(query.dtype), plain(query))[1])
-    params = {"lr": 1e-3, "batch_size": 4, "max_steps": 1, "max_length": 512, "packing": True, "pack_tokens": 80}
+    params = {"lr": 1e-3, "batch_size": 4, "max_steps": 1, "max_length": 512, "pack_tokens": 80}
     losses = [train_sft(tiny_checkpoint, chats(), SFTParams(**params, bf16=half), here.workdir / str(half), here, seed=0)["loss"] for half in (False, True)]
     assert kinds == {torch.float32, torch.bfloat16}
     assert abs(losses[0] - losses[1]) < 1e-3
@@ -159,7 +159,7 @@ from test_sft_packed import chats, SGD
 import os
 rank, ranks, folder = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), Path({folder!r})
 here = Here("test", folder / "workdir", folder / "metrics.jsonl", folder / "progress.jsonl", rank, ranks)
-params = SFTParams(lr=0.5, batch_size=8, max_steps=3, max_length=512, packing=True, pack_tokens=80, max_grad_norm=1e9, trl=SGD)
+params = SFTParams(lr=0.5, batch_size=8, max_steps=3, max_length=512, pack_tokens=80, max_grad_norm=1e9, trl=SGD)
 train_sft(Path({checkpoint!r}), chats(), params, folder / "out", here, seed=5)
 """
 
@@ -179,16 +179,16 @@ def test_two_ranks_train_what_one_does(tiny_checkpoint: Path, tmp_path: Path) ->
     said = [rank.communicate(timeout=300)[1] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0], said
     trained = {name: p.detach() for name, p in load_model(tmp_path / "out", training=True).named_parameters()}
-    params = SFTParams(lr=0.5, batch_size=8, packing=True, pack_tokens=80)
+    params = SFTParams(lr=0.5, batch_size=8, pack_tokens=80)
     for name, wanted in one_by_one(tiny_checkpoint, params, 3, 5).items():
         torch.testing.assert_close(trained[name], wanted, atol=1e-5, rtol=1e-5)
 
 
-def test_on_a_cpu_rows_are_not_packed_unless_asked(tiny_checkpoint: Path, here: Here) -> None:
-    if torch.cuda.is_available():
-        pytest.skip("this is a GPU")
-    train_sft(tiny_checkpoint, chats(), SFTParams(batch_size=4, max_steps=1, max_length=512), here.workdir / "out", here, seed=0)
-    assert "packing" not in here.metrics_path.read_text()
+@pytest.mark.parametrize("stated", [{}, {"packing": False}], ids=str)
+def test_rows_are_packed_unless_the_config_says_otherwise(stated: dict[str, Any], tiny_checkpoint: Path, here: Here) -> None:
+    """With and without a GPU."""
+    train_sft(tiny_checkpoint, chats(), SFTParams(batch_size=4, max_steps=1, max_length=512, **stated), here.workdir / "out", here, seed=0)
+    assert ("packing" in here.metrics_path.read_text()) is not bool(stated)
 
 
 def test_a_model_with_a_window_is_padded_with_a_warning(tiny_checkpoint: Path, here: Here, tmp_path: Path) -> None:
@@ -201,13 +201,13 @@ def test_a_model_with_a_window_is_padded_with_a_warning(tiny_checkpoint: Path, h
     sizes = {"vocab_size": AutoConfig.from_pretrained(tiny_checkpoint).vocab_size, "hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 64}
     config = AutoConfig.for_model("mistral", sliding_window=16, num_attention_heads=2, num_key_value_heads=1, head_dim=16, **sizes)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    params = SFTParams(batch_size=4, max_steps=1, max_length=512, packing=True)
+    params = SFTParams(batch_size=4, max_steps=1, max_length=512)
     with pytest.warns(UserWarning, match="window of 16"):
         assert train_sft(folder, chats(), params, here.workdir / "out", here, seed=0)["steps"] == 1
 
 
 def test_a_microbatch_beside_packing_is_said_to_be_ignored(tiny_checkpoint: Path, here: Here) -> None:
-    params = SFTParams(batch_size=4, max_steps=1, max_length=512, packing=True, microbatch=2)
+    params = SFTParams(batch_size=4, max_steps=1, max_length=512, microbatch=2)
     with pytest.warns(UserWarning, match="microbatch 2 is ignored"):
         train_sft(tiny_checkpoint, chats(), params, here.workdir / "out", here, seed=0)
 
