@@ -156,9 +156,11 @@ def validate(model: type[StageConfig], block: Node, values: dict[str, Any], stag
     """Build a Config; None, and Problems with file:line, where that fails."""
     try:
         config = model.model_validate(values)
+        read = model.model_validate(config.model_dump(mode="json"))  # by the worker, hours from now
     except ValidationError as error:
         problems.extend(_explain(model, block, stage, error))
         return None
+    assert read == config, f"the config of {stage} reads back as another"
     for keys, training in trainings(config):
         where, _ = find(block, (*keys, "trl"))
         typed = type(training).model_fields

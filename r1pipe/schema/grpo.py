@@ -223,15 +223,14 @@ class GRPOParams(Training):
             for name, plain in PLAIN_DRAW.items():
                 if self.trl.get(name) not in plain:
                     raise ValueError(f"trl.{name} would be ignored: rollout hf draws by temperature and top_p alone; rollout: vllm, or leave it out")
-        stated = self.vllm.model_fields_set if self.vllm is not None else set()
         if self.rollout == "hf" and self.vllm is not None:
             raise ValueError("`vllm` would be ignored: rollout is hf")
         if self.rollout == "vllm-server" and (self.vllm is None or self.vllm.server_url is None):
             raise ValueError("rollout: vllm-server needs vllm: {server_url: http://host:port}")
-        server = {"server_url", "server_timeout", "group_port"}
-        colocated = {"memory", "tensor_parallel", "sleep", "max_model_length"}
-        if ignored := sorted(stated & (server if self.rollout == "vllm" else colocated)):
-            raise ValueError(f"vllm.{ignored[0]} would be ignored: rollout is {self.rollout}")
+        of_the_other = ("server_url", "server_timeout", "group_port") if self.rollout == "vllm" else ("memory", "tensor_parallel", "sleep", "max_model_length")
+        for name in of_the_other:  # by value and not by what was stated: the config that a worker reads states every default
+            if self.vllm is not None and getattr(self.vllm, name) != VLLMRollout.model_fields[name].default:
+                raise ValueError(f"vllm.{name} would be ignored: rollout is {self.rollout}")
 
     @property
     def steps(self) -> int:

@@ -169,6 +169,13 @@ def test_what_does_not_go_together_is_refused(changes, says):
         params(**changes)
 
 
+@pytest.mark.parametrize("stated", [{"rollout": "vllm", "vllm": {"memory": 0.4}}, {"rollout": "vllm-server", "vllm": {"server_url": "http://h"}}], ids=str)
+def test_a_worker_reads_what_was_stated(stated):
+    """Its config states every default, also those of the other way to reach vLLM."""
+    asked = params(**stated)
+    assert type(asked).model_validate(asked.model_dump(mode="json")) == asked
+
+
 def test_without_vllm_it_is_refused_before_anything_is_loaded(tiny_checkpoint, here, tmp_path):
     from r1pipe.training.grpo import train_grpo
 
