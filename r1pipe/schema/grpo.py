@@ -49,7 +49,7 @@ class Guard(Model):
 class Guards(Model):
     """What must not happen during RL without a word. The limits are our choice: no run of the shipped recipe comes near them."""
 
-    window: int = Field(default=4, ge=1, description="rollouts that a rule averages over before it speaks, and before it speaks again")
+    window: int = Field(default=4, ge=1, description="rollouts whose median a rule reads before it speaks, and before it speaks again")
     non_finite: Guard = Field(default=Guard(action="pause", limit=0), description="updates in a row whose loss or gradient norm is not a number, above this")
     zero_signal: Guard = Field(default=Guard(limit=0.95), description="share of groups whose rewards are all equal, so that they teach nothing, above this")
     entropy: Guard = Field(default=Guard(limit=0.002), description="nats a token, below this: the policy has stopped exploring")

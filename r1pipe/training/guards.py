@@ -8,7 +8,7 @@
     repetition                 responses say the same again and again
     format_up_accuracy_down    the reward rises by form while the answers get worse
 
-A rule averages over `window` rollouts of one phase, so one odd batch is no finding. The limits are ours (schema.Guards).
+A rule reads the median of `window` rollouts of one phase, so one odd batch is no finding. The limits are ours (schema.Guards).
 A rollback is a resume from an earlier checkpoint of the trainer at a lower rate: as in any resume the optimizer's state and the data's
 place come back, the reference starts from the stage's input again, and the rollouts that follow are drawn anew.
 """
@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import statistics
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -109,8 +110,11 @@ class Watch:
         since = int(window[0]["first"]) - 1
         found = []
         for rule, (series, sign, says, remedy) in SERIES.items():
-            value, limit = _mean(window, series), self.rules[rule].limit if rule in self.rules else None
-            if limit is not None and value is not None and sign * (value - limit) > 0:
+            values = [rollout[series] for rollout in window if series in rollout]
+            if rule not in self.rules or not values:
+                continue
+            value, limit = statistics.median(values), self.rules[rule].limit
+            if sign * (value - limit) > 0:
                 found.append(Finding(rule, step, since, f"{says}: {value:.4g}, limit {limit:g}, over {size} rollouts", remedy))
         return found + self._form_without_answers(step, window)
 
