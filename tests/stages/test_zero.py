@@ -21,7 +21,7 @@ stages:
   cold-start:
     inputs: {model: MODEL, chats: ./chats.jsonl}
     outputs: {checkpoint: dev1}
-    sft: {lr: 1.0e-2, batch_size: 4, max_length: 128, max_steps: 3}
+    sft: {lr: 1.0e-2, batch_size: 4, max_length: 128, max_steps: 3, packing: false}
 """
 RL = """
 stages:
@@ -123,7 +123,7 @@ def test_cold_start_is_the_unsharded_one(tmp_path: Path, tiny_checkpoint: Path, 
 
 def test_packed_cold_start_under_zero3_is_the_unsharded_one(tmp_path: Path, tiny_checkpoint: Path) -> None:
     """Packs balanced over the ranks, and an output layer that is gathered for a loss which never calls it."""
-    text = SFT.replace("MODEL", str(tiny_checkpoint)).replace("max_steps: 3", "max_steps: 3, pack_tokens: 96")
+    text = SFT.replace("MODEL", str(tiny_checkpoint)).replace("packing: false", "pack_tokens: 96")
     for name, profile, ranks in (("one", "process", 1), ("two", "zero3", 2)):
         (tmp_path / name).mkdir()
         write_chats(tmp_path / name)
