@@ -107,7 +107,6 @@ class Source(Model):
                 raise ValueError("the world is asked for one split: train, dev or heldout")
         elif self.split not in ("train", "all") and not self.shares.get(self.split):
             raise ValueError(f"split {self.split} is empty: give it a share, e.g. shares: {{{self.split}: 0.05}}")
-        # By value and not by what was stated: a resolved config states every default.
         of_files = ("columns", "values", "templates", "where", "shape", "language", "answer_after", "on_bad_row")
         ignored = {
             "its rows need no mapping": of_files + (("shares", "domain") if self.world else ()) if generated else (),
@@ -115,8 +114,8 @@ class Source(Model):
             "the world alone is asked for languages; `where` and `language` are for files": () if self.world else ("languages",),
         }
         for why, names in ignored.items():
-            if stated := [name for name in names if getattr(self, name) != type(self).model_fields[name].get_default(call_default_factory=True)]:
-                raise ValueError(f"{', '.join(stated)} would be ignored: {why}")
+            if changed := self.changed(names):
+                raise ValueError(f"{', '.join(changed)} would be ignored: {why}")
         if self.hub:
             if not re.fullmatch(r"[\w.-]+/[\w.-]+", self.hub):
                 raise ValueError("hub is OWNER/NAME")

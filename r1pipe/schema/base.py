@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -42,6 +43,10 @@ class Model(BaseModel):
         if not isinstance(data, dict):
             return data
         return {name: _laid_over(cls.model_fields.get(name), value) for name, value in data.items()}
+
+    def changed(self, names: Iterable[str]) -> list[str]:
+        """Of these fields, those whose value is not the default. Not what was stated: the config that a worker reads states every default."""
+        return [name for name in names if getattr(self, name) != type(self).model_fields[name].get_default(call_default_factory=True)]
 
 
 def _laid_over(field: FieldInfo | None, value: Any) -> Any:

@@ -49,7 +49,7 @@ class Guard(Model):
 class Guards(Model):
     """What must not happen during RL without a word. The limits are our choice: no run of the shipped recipe comes near them."""
 
-    window: int = Field(default=4, ge=1, description="rollouts whose median a rule reads before it speaks, and before it speaks again")
+    window: int = Field(default=4, ge=1, description="rollouts that a rule looks at together before it speaks, and before it speaks again")
     non_finite: Guard = Field(default=Guard(action="pause", limit=0), description="updates in a row whose loss or gradient norm is not a number, above this")
     zero_signal: Guard = Field(default=Guard(limit=0.95), description="share of groups whose rewards are all equal, so that they teach nothing, above this")
     entropy: Guard = Field(default=Guard(limit=0.002), description="nats a token, below this: the policy has stopped exploring")
@@ -228,9 +228,8 @@ class GRPOParams(Training):
         if self.rollout == "vllm-server" and (self.vllm is None or self.vllm.server_url is None):
             raise ValueError("rollout: vllm-server needs vllm: {server_url: http://host:port}")
         of_the_other = ("server_url", "server_timeout", "group_port") if self.rollout == "vllm" else ("memory", "tensor_parallel", "sleep", "max_model_length")
-        for name in of_the_other:  # by value and not by what was stated: the config that a worker reads states every default
-            if self.vllm is not None and getattr(self.vllm, name) != VLLMRollout.model_fields[name].default:
-                raise ValueError(f"vllm.{name} would be ignored: rollout is {self.rollout}")
+        if self.vllm is not None and (ignored := self.vllm.changed(of_the_other)):
+            raise ValueError(f"vllm.{ignored[0]} would be ignored: rollout is {self.rollout}")
 
     @property
     def steps(self) -> int:

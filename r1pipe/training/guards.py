@@ -8,7 +8,7 @@
     repetition                 responses say the same again and again
     format_up_accuracy_down    the reward rises by form while the answers get worse
 
-A rule reads the median of `window` rollouts of one phase, so one odd batch is no finding. The limits are ours (schema.Guards).
+A rule reads the median of `window` rollouts of one phase (the last one the mean), so one odd batch is no finding. The limits are ours (schema.Guards).
 A rollback is a resume from an earlier checkpoint of the trainer at a lower rate: as in any resume the optimizer's state and the data's
 place come back, the reference starts from the stage's input again, and the rollouts that follow are drawn anew.
 """
@@ -110,7 +110,7 @@ class Watch:
         since = int(window[0]["first"]) - 1
         found = []
         for rule, (series, sign, says, remedy) in SERIES.items():
-            values = [rollout[series] for rollout in window if series in rollout]
+            values = _values(window, series)
             if rule not in self.rules or not values:
                 continue
             value, limit = statistics.median(values), self.rules[rule].limit
@@ -134,8 +134,12 @@ class Watch:
         return [Finding("format_up_accuracy_down", step, until, what, remedy)]
 
 
+def _values(window: list[dict[str, float]], series: str) -> list[float]:
+    return [rollout[series] for rollout in window if series in rollout]
+
+
 def _mean(window: list[dict[str, float]], series: str) -> float | None:
-    values = [rollout[series] for rollout in window if series in rollout]
+    values = _values(window, series)
     return sum(values) / len(values) if values else None
 
 

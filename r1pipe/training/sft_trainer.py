@@ -39,18 +39,18 @@ class PaddedSFTTrainer(SFTTrainer):
 class PackedSFTTrainer(PaddedSFTTrainer):
     """Overrides the loss, too, and when its numbers are read: once an update, not three times a pass.
 
-    Args:
-        linear_ce: the loss of r1pipe/training/linear_ce.py where the model allows it and the plain negative log-likelihood is asked for; else TRL's.
+    Attributes:
+        linear_ce: the loss is that of r1pipe/training/linear_ce.py: the model allows it and the plain negative log-likelihood is asked for; else TRL's.
     """
 
-    def __init__(self, sampler: PackSampler, linear_ce: bool = True, **arguments: Any) -> None:
+    def __init__(self, sampler: PackSampler, **arguments: Any) -> None:
         super().__init__(sampler, **arguments)
         base = without_adapter(self.model)
         if isinstance(self.train_dataset, Dataset):  # token ids as arrays: as lists, a pass of 14k tokens took 9 ms to gather while the GPU waited
             self.train_dataset = self.train_dataset.with_format("numpy")
         args: Any = self.args
         plain = args.loss_type == "nll" and not args.label_smoothing_factor and self.compute_loss_func is None
-        self.linear_ce = linear_ce and plain and not self.aux_loss_enabled and not self.is_fsdp_enabled and not why_not_linear_ce(base)
+        self.linear_ce = plain and not self.aux_loss_enabled and not self.is_fsdp_enabled and not why_not_linear_ce(base)
         if self.linear_ce:
             add_linear_ce(base)
         self._sums = torch.zeros(4, device=self.args.device, dtype=torch.float64)  # tokens with loss, entropy, right, all tokens; since the last log
