@@ -32,7 +32,7 @@ class RewardModel(Artifact):
 
 
 class Dataset(Artifact):
-    """Rows as rows*.jsonl, rows*.jsonl.gz or rows*.parquet in a folder, or one such file; columns in r1pipe/data/rows.py.
+    """Rows as rows*.jsonl, rows*.jsonl.gz or rows*.parquet in a folder, or one such file; columns in r1pipe/text/rows.py.
 
     A stage's own dataset also holds card.json (counts) and, where rows were dropped, dropped.jsonl with a `reason`.
     """
@@ -70,4 +70,6 @@ class Report(Artifact):
     kind = "report"
 
 
-ARTIFACTS: dict[str, type[Artifact]] = {c.kind: c for c in (Checkpoint, RewardModel, Dataset, Prompts, Chats, Pairs, Labels, Report)}
+ARTIFACTS: dict[str, type[Artifact]] = {
+    c.kind: c for c in (Checkpoint, RewardModel, Dataset, Prompts, Chats, Pairs, Labels, Report)
+}

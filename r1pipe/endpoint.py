@@ -28,7 +28,12 @@ LONGEST_ASKED_WAIT_S = 600.0  # of a service that says itself when to come again
 LONGEST_REPLY = 4 << 20  # bytes
 GIVE_UP_AFTER = 32  # requests in a row without an answer or a refusal, after which no more are made: a dead service must not cost hours
 AGAIN = object()  # in the place of a reply: ask again
-MISTAKES = {401: "check the key", 403: "check the key's rights", 404: "check the address and the model's name", 405: "check the address"}
+MISTAKES = {
+    401: "check the key",
+    403: "check the key's rights",
+    404: "check the address and the model's name",
+    405: "check the address",
+}
 
 
 class Unreadable(ValueError):
@@ -62,15 +67,28 @@ class Endpoint:
         ConfigError: the variable is not set.
     """
 
-    def __init__(self, url: str, *, api_key_env: str | None = None, timeout: float = 60.0, retries: int = 4, max_in_flight: int = 16) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key_env: str | None = None,
+        timeout: float = 60.0,
+        retries: int = 4,
+        max_in_flight: int = 16,
+    ) -> None:
         import httpx2
 
         if not url.startswith(("http://", "https://")):
-            raise ConfigError(f"'{url}' is no address of a service", fix="give one that starts with http:// or https://")
+            raise ConfigError(
+                f"'{url}' is no address of a service", fix="give one that starts with http:// or https://"
+            )
         headers = {}
         if api_key_env is not None:
             if not os.environ.get(api_key_env):
-                raise ConfigError(f"the environment variable {api_key_env} is not set, which should hold the key for {url}", fix=f"export {api_key_env}=...")
+                raise ConfigError(
+                    f"the environment variable {api_key_env} is not set, which should hold the key for {url}",
+                    fix=f"export {api_key_env}=...",
+                )
             headers["Authorization"] = f"Bearer {os.environ[api_key_env]}"
         self.url, self.timeout, self.retries, self.max_in_flight = url, timeout, retries, max_in_flight
         limits = httpx2.Limits(max_connections=max_in_flight, max_keepalive_connections=max_in_flight)
@@ -101,7 +119,9 @@ class Endpoint:
         wait, refused = 0.0, False
         for attempt in range(1 + self.retries):
             if attempt:
-                time.sleep(max(wait, min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** (attempt - 1) * self._jitter.uniform(0.5, 1.5))))
+                time.sleep(
+                    max(wait, min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** (attempt - 1) * self._jitter.uniform(0.5, 1.5)))
+                )
             reply, wait = self._try(body)
             if reply is None:
                 refused = True
@@ -133,7 +153,10 @@ class Endpoint:
         with ThreadPoolExecutor(min(self.max_in_flight, len(bodies))) as threads:
             answers = list(threads.map(lambda body: self.ask(body, read), bodies))
         if missing := sum(answer is None for answer in answers):
-            warnings.warn(f"{self.url} gave no answer to {missing} of {len(answers)} requests; the last reason: {self.why}", stacklevel=3)
+            warnings.warn(
+                f"{self.url} gave no answer to {missing} of {len(answers)} requests; the last reason: {self.why}",
+                stacklevel=3,
+            )
         return answers
 
     def _try(self, body: Any) -> tuple[Any, float]:
@@ -146,9 +169,13 @@ class Endpoint:
         except (httpx2.TransportError, httpx2.DecodingError) as error:
             self.why = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             return AGAIN, 0.0
-        if status in MISTAKES or 300 <= status < 400:  # where it has moved to is not followed: a key is sent with every request
+        if (
+            status in MISTAKES or 300 <= status < 400
+        ):  # where it has moved to is not followed: a key is sent with every request
             moved = f", and has moved to {headers['location']!r}" if "location" in headers else ""
-            raise ConfigError(f"{self.url} answers {status}{moved}: {text[:200]!r}", fix=MISTAKES.get(status, "check the address"))
+            raise ConfigError(
+                f"{self.url} answers {status}{moved}: {text[:200]!r}", fix=MISTAKES.get(status, "check the address")
+            )
         if status in (408, 429) or status >= 500:
             self.why = f"status {status}"
             return AGAIN, _seconds(headers.get("retry-after"))

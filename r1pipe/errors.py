@@ -33,7 +33,9 @@ class R1PipeError(Exception):
         self.what, self.where, self.fix = what, where, fix
 
     def __str__(self) -> str:
-        return "\n".join(part for part in (self.what, self.where and f"where: {self.where}", self.fix and f"fix: {self.fix}") if part)
+        return "\n".join(
+            part for part in (self.what, self.where and f"where: {self.where}", self.fix and f"fix: {self.fix}") if part
+        )
 
 
 class ConfigError(R1PipeError, ValueError):

@@ -18,7 +18,12 @@ from r1pipe.artifacts import Checkpoint, Prompts, RewardModel
 from r1pipe.here import Here
 from r1pipe.schema import AuditParams, GRPOParams, Phase, Ports, RewardSpec, StageConfig, TemplateName
 
-RULES = [RewardSpec(name="accuracy"), RewardSpec(name="code"), RewardSpec(name="format", params={"form": "r1"}), RewardSpec(name="language")]
+RULES = [
+    RewardSpec(name="accuracy"),
+    RewardSpec(name="code"),
+    RewardSpec(name="format", params={"form": "r1"}),
+    RewardSpec(name="language"),
+]
 PREFERENCES = [RewardSpec(name="helpful"), RewardSpec(name="harmless")]
 
 
@@ -41,21 +46,36 @@ class Config(StageConfig):
         default=GRPOParams(
             phases=[
                 Phase(steps=1300, temperature=0.7, rewards=RULES),
-                Phase(steps=400, temperature=0.7, prompts={"prompts": 0.5, "general": 0.5}, rewards=[*RULES, *PREFERENCES]),
+                Phase(
+                    steps=400, temperature=0.7, prompts={"prompts": 0.5, "general": 0.5}, rewards=[*RULES, *PREFERENCES]
+                ),
             ]
         ),
         description="v2 3.2.2",
     )
-    audit: AuditParams = Field(default=AuditParams(), description="what the rewards must show before they train; not part of the fingerprint")
+    audit: AuditParams = Field(
+        default=AuditParams(), description="what the rewards must show before they train; not part of the fingerprint"
+    )
 
 
 def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[str, float]:
     from r1pipe.data.io import read_rows
     from r1pipe.rewards import MODEL_PORTS
-    from r1pipe.training.grpo import train_grpo
+    from r1pipe.training.grpo.grpo_training import train_grpo
     from r1pipe.training.reward_model import Scorer
 
     prompts = {"prompts": read_rows(inputs.prompts.path, Prompts), "general": read_rows(inputs.general.path, Prompts)}
     heldout = read_rows(inputs.heldout.path, Prompts) if inputs.heldout else []
     models = {name: Scorer(getattr(inputs, port).path) for name, port in MODEL_PORTS.items()}
-    return train_grpo(inputs.model.path, prompts, heldout, config.grpo, config.template, outputs.checkpoint.path, here, config.seed, models, config.audit)
+    return train_grpo(
+        inputs.model.path,
+        prompts,
+        heldout,
+        config.grpo,
+        config.template,
+        outputs.checkpoint.path,
+        here,
+        config.seed,
+        models,
+        config.audit,
+    )

@@ -50,7 +50,7 @@ from pydantic import Field, field_validator, model_validator
 
 from r1pipe.artifacts import Chats, Checkpoint, Prompts
 from r1pipe.data.filters import Filters
-from r1pipe.data.teacher import Prompted, Rewriter
+from r1pipe.generation.teachers import Prompted, Rewriter
 from r1pipe.here import Here
 from r1pipe.schema import Ordered, Ports, Sampling, SamplingConfig, TemplateName
 
@@ -74,27 +74,40 @@ class Outputs(Ports):
 
 
 class Config(SamplingConfig):
-    template: TemplateName = Field(default="chat", description="how the model is prompted: R1-Zero's template file, or chat")
+    template: TemplateName = Field(
+        default="chat", description="how the model is prompted: R1-Zero's template file, or chat"
+    )
     sampling: Sampling = Field(
-        default=Sampling(temperature=1.0, top_p=1.0, n=4), description="temperature 1.0 (v2 B.3.2); 'multiple' responses, 4 is our choice"
+        default=Sampling(temperature=1.0, top_p=1.0, n=4),
+        description="temperature 1.0 (v2 B.3.2); 'multiple' responses, 4 is our choice",
     )
     reuse: bool = Field(default=False, description="take the rows' own `solution` as candidates as well")
     sources: Annotated[dict[Source, Prompted] | None, Ordered()] = Field(
-        default=None, exclude_if=lambda value: value is None, description="where candidates come from (v1 2.3.1); none = zero-traces, and reuse if it is set"
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="where candidates come from (v1 2.3.1); none = zero-traces, and reuse if it is set",
     )
     filters: Filters = Field(
-        default=Filters(form="auto", min_language=0.3), description="before rewriting, which can translate (so language is looked at loosely)"
+        default=Filters(form="auto", min_language=0.3),
+        description="before rewriting, which can translate (so language is looked at loosely)",
     )
     rewriter: Literal["world", "none"] | Rewriter = Field(
-        default="none", description="who makes zero-traces readable (v2 B.3.2: V3): world, a model, or none, which only moves the answer out of its tags"
+        default="none",
+        description="who makes zero-traces readable (v2 B.3.2: V3): world, a model, or none, which only moves the answer out of its tags",
     )
     after: Filters = Field(default=Filters(min_language=0.95), description="what the rewritten must look like")
-    max_rows: int | None = Field(default=None, ge=1, description="rows in all ('thousands', v2 B.3.2); none = all that is kept")
+    max_rows: int | None = Field(
+        default=None, ge=1, description="rows in all ('thousands', v2 B.3.2); none = all that is kept"
+    )
 
     @field_validator("sources", mode="before")
     @classmethod
     def _named_alone(cls, value: Any) -> Any:
-        return {name: {} if source is None else source for name, source in value.items()} if isinstance(value, dict) else value
+        return (
+            {name: {} if source is None else source for name, source in value.items()}
+            if isinstance(value, dict)
+            else value
+        )
 
     @model_validator(mode="after")
     def _said_once(self) -> Config:
@@ -103,7 +116,9 @@ class Config(SamplingConfig):
         if not self.sources:
             raise ValueError("sources is empty; leave it out, or name zero-traces, few-shot, direct or reuse")
         if self.reuse:
-            raise ValueError("with `sources`, reuse is one of them: write `reuse: {}` there and leave out `reuse: true`")
+            raise ValueError(
+                "with `sources`, reuse is one of them: write `reuse: {}` there and leave out `reuse: true`"
+            )
         for name, source in self.sources.items():
             if name not in SHOWN and source != Prompted():
                 raise ValueError(f"sources.{name} takes no settings: it is as the stage's own fields say")
@@ -125,13 +140,17 @@ class Config(SamplingConfig):
                     else f"no model: give inputs.teachers.{name} or its sampling.endpoint"
                 )
                 return f"{what} has {given_}"
-        if unused := sorted(name for name in given if name.startswith("teachers.") and name.removeprefix("teachers.") not in teachers):
+        if unused := sorted(
+            name for name in given if name.startswith("teachers.") and name.removeprefix("teachers.") not in teachers
+        ):
             return f"nothing asks inputs.{unused[0]}; it would be one of {', '.join(teachers) or 'few-shot, direct and rewriter'}"
         if ZERO in sources:
             return self.sampling.mismatch("model" in given)
         if self.rewriter != "none":
             return "the rewriter works on zero-traces, which are none of the sources"
-        if "model" in given or any(getattr(self, name) != type(self).model_fields[name].default for name in ("sampling", "template")):
+        if "model" in given or any(
+            getattr(self, name) != type(self).model_fields[name].default for name in ("sampling", "template")
+        ):
             return "inputs.model, sampling and template are asked for zero-traces, which are none of the sources"
         return ""
 
@@ -143,8 +162,8 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
 
     from r1pipe.data.candidates import choose, pass_rates, read_prompts, reuse_candidates, write_chats
     from r1pipe.data.card import token_counter
-    from r1pipe.data.teacher import Teacher, check, prompted, rewrite_all
     from r1pipe.generation import sample_and_settle
+    from r1pipe.generation.teachers import Teacher, check, prompted, rewrite_all
 
     rows, model = read_prompts(inputs.prompts.path, here), inputs.model.path if inputs.model else None
     teachers = {name: checkpoint.path for name, checkpoint in (inputs.teachers or {}).items()}
@@ -156,11 +175,33 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     settle, candidates = partial(_settle, config), []
     for name, source in sources.items():
         if name == ZERO:
-            drawn = sample_and_settle(model, rows, config.sampling, config.template, here, config.seed, name, settle, config.stop_after, engine=config.engine)
+            drawn = sample_and_settle(
+                model,
+                rows,
+                config.sampling,
+                config.template,
+                here,
+                config.seed,
+                name,
+                settle,
+                config.stop_after,
+                engine=config.engine,
+            )
         elif name in SHOWN:
             stop = config.stop_after and min(config.stop_after, source.sampling.n)
             drawn = sample_and_settle(
-                teachers.get(name), rows, source.sampling, source.template, here, config.seed, name, settle, stop, asked[name], f"samples-{name}", config.engine
+                teachers.get(name),
+                rows,
+                source.sampling,
+                source.template,
+                here,
+                config.seed,
+                name,
+                settle,
+                stop,
+                asked[name],
+                f"samples-{name}",
+                config.engine,
             )
         else:
             continue
@@ -172,11 +213,25 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
         candidates += settle(reuse_candidates(rows))
     if isinstance(config.rewriter, Rewriter):
         traces = [candidate for candidate in candidates if candidate.source == ZERO]
-        traces = choose(traces, config.per_prompt, "first", random.Random(config.seed))  # a rewriter is paid for what may be kept
-        readable = iter(rewrite_all(traces, config.rewriter, teachers.get("rewriter"), here, config.seed, partial(_check, config), config.engine))
+        traces = choose(
+            traces, config.per_prompt, "first", random.Random(config.seed)
+        )  # a rewriter is paid for what may be kept
+        readable = iter(
+            rewrite_all(
+                traces,
+                config.rewriter,
+                teachers.get("rewriter"),
+                here,
+                config.seed,
+                partial(_check, config),
+                config.engine,
+            )
+        )
         candidates = [next(readable) if candidate.source == ZERO else candidate for candidate in candidates]
     candidates = choose(candidates, config.per_prompt, "first", random.Random(config.seed), config.max_rows)
-    return write_chats(outputs.chats.path, candidates, here.stage, {"pass_rates": rates}, token_counter(model) if model else None)
+    return write_chats(
+        outputs.chats.path, candidates, here.stage, {"pass_rates": rates}, token_counter(model) if model else None
+    )
 
 
 def _check(config: Config, candidates: list[Candidate]) -> list[Candidate]:
@@ -192,7 +247,12 @@ def _settle(config: Config, candidates: list[Candidate]) -> list[Candidate]:
     found = screen(verify([_own(candidate) for candidate in candidates]), config.filters)
     if isinstance(config.rewriter, Rewriter):
         waiting = [candidate.source == ZERO for candidate in found]
-        rest = iter(_check(config, [_rewrite(candidate, "none") for candidate, waits in zip(found, waiting, strict=True) if not waits]))
+        rest = iter(
+            _check(
+                config,
+                [_rewrite(candidate, "none") for candidate, waits in zip(found, waiting, strict=True) if not waits],
+            )
+        )
         return [candidate if waits else next(rest) for candidate, waits in zip(found, waiting, strict=True)]
     return _check(config, [_rewrite(candidate, config.rewriter) for candidate in found])
 
@@ -201,7 +261,7 @@ def _own(candidate: Candidate) -> Candidate:
     """What a teacher wrote, without what it thought apart."""
     from dataclasses import replace
 
-    from r1pipe.data.teacher import written
+    from r1pipe.generation.teachers import written
 
     return replace(candidate, response=written(candidate.response)) if candidate.source in SHOWN else candidate
 
@@ -211,7 +271,7 @@ def _rewrite(candidate: Candidate, rewriter: Literal["world", "none"]) -> Candid
     from dataclasses import replace
 
     from r1pipe.data.candidates import to_chat_form
-    from r1pipe.data.response import join_response, split_response
+    from r1pipe.text.response import join_response, split_response
 
     if candidate.reason or candidate.source == "reuse":
         return candidate
@@ -220,4 +280,8 @@ def _rewrite(candidate: Candidate, rewriter: Literal["world", "none"]) -> Candid
     from r1pipe.embedded.oracle import rewrite
 
     readable = rewrite(candidate.row, split_response(candidate.response).thinking or "")
-    return replace(candidate, response=join_response(*readable)) if readable else candidate.drop("the rewriter could not follow")
+    return (
+        replace(candidate, response=join_response(*readable))
+        if readable
+        else candidate.drop("the rewriter could not follow")
+    )

@@ -28,7 +28,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from r1pipe.artifacts import Chats, Checkpoint
-from r1pipe.data.mix import Decontaminate, Dedup
+from r1pipe.data.mixture import Decontaminate, Dedup
 from r1pipe.here import Here
 from r1pipe.schema import Ordered, Ports, StageConfig
 
@@ -43,27 +43,48 @@ class Outputs(Ports):
 
 
 class Config(StageConfig):
-    shares: dict[str, float] | None = Field(default=None, description="input or domain -> share of the rows; none = all rows (v2 Table 5: 0.78 reasoning)")
-    max_rows: int | None = Field(default=None, ge=1, description="rows in all (804,745 in v2 Table 5); none = as many as there are")
+    shares: dict[str, float] | None = Field(
+        default=None, description="input or domain -> share of the rows; none = all rows (v2 Table 5: 0.78 reasoning)"
+    )
+    max_rows: int | None = Field(
+        default=None, ge=1, description="rows in all (804,745 in v2 Table 5); none = as many as there are"
+    )
     reviews: dict[str, Path] = Field(
-        default_factory=dict, exclude_if=lambda value: not value, description="input -> the decisions of `r1pipe data review`: rejected rows out, edits in"
+        default_factory=dict,
+        exclude_if=lambda value: not value,
+        description="input -> the decisions of `r1pipe data review`: rejected rows out, edits in",
     )
     by: Literal["input", "domain"] = Field(
-        default="input", exclude_if=lambda value: value == "input", description="what `shares` and `counts` name (v2 Table 5: domains)"
+        default="input",
+        exclude_if=lambda value: value == "input",
+        description="what `shares` and `counts` name (v2 Table 5: domains)",
     )
     counts: dict[str, int] | None = Field(
-        default=None, exclude_if=lambda value: value is None, description="input or domain -> rows, in the place of `shares` (v2 Table 5)"
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="input or domain -> rows, in the place of `shares` (v2 Table 5)",
     )
-    dedup: Dedup | None = Field(default=None, exclude_if=lambda value: value is None, description="removes near-duplicates; none = keeps them (our choice)")
+    dedup: Dedup | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="removes near-duplicates; none = keeps them (our choice)",
+    )
     decontaminate: Decontaminate | None = Field(
         default=None,
         exclude_if=lambda value: value is None,
         description="removes rows that share an n-gram with these benchmarks (v2 D.1); none = compares with none",
     )
     format: Literal["jsonl", "parquet"] = Field(
-        default="jsonl", exclude_if=lambda value: value == "jsonl", description="one file to read by eye, or shards for large sets (our choice)"
+        default="jsonl",
+        exclude_if=lambda value: value == "jsonl",
+        description="one file to read by eye, or shards for large sets (our choice)",
     )
-    shard_rows: int = Field(default=100_000, ge=1, exclude_if=lambda value: value == 100_000, description="rows of a Parquet shard (our choice)")
+    shard_rows: int = Field(
+        default=100_000,
+        ge=1,
+        exclude_if=lambda value: value == 100_000,
+        description="rows of a Parquet shard (our choice)",
+    )
 
     @model_validator(mode="after")
     def _one_of(self) -> Config:
@@ -81,19 +102,25 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
 
     import numpy as np
 
-    from r1pipe.data.decontaminate import Benchmarks
-    from r1pipe.data.dedup import near_duplicates
-    from r1pipe.data.mix import draw, quotas, write_dropped, write_mix
+    from r1pipe.data.decontamination import Benchmarks
+    from r1pipe.data.mixture import draw, quotas, write_dropped, write_mix
+    from r1pipe.data.near_duplicates import near_duplicates
     from r1pipe.data.review import Reviews
-    from r1pipe.data.scan import Measure, scan
+    from r1pipe.data.scanning import Measure, scan
 
     if not here.main:
         return {}
     reviews = Reviews(inputs.chats, config.reviews)
     benchmarks = Benchmarks.load(config.decontaminate, config.seed) if config.decontaminate else None
-    measure = Measure(config.dedup.threshold if config.dedup else None, benchmarks, inputs.tokenizer.path if inputs.tokenizer else None)
+    measure = Measure(
+        config.dedup.threshold if config.dedup else None,
+        benchmarks,
+        inputs.tokenizer.path if inputs.tokenizer else None,
+    )
     paths = {name: chats.path for name, chats in inputs.chats.items()}
-    rows = scan(paths, Chats, measure, here.workdir, lambda done, total: here.progress(done, 2 * total, what="read"), reviews)
+    rows = scan(
+        paths, Chats, measure, here.workdir, lambda done, total: here.progress(done, 2 * total, what="read"), reviews
+    )
 
     left = rows.entries["owner"] < 0
     copies: dict[int, tuple[int, float]] = {}
@@ -104,7 +131,9 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
 
     names, group = (rows.inputs if config.by == "input" else rows.domains), rows.entries[config.by]
     groups = {name: np.flatnonzero(left & (group == number)).tolist() for number, name in enumerate(names)}
-    taken = quotas({name: len(members) for name, members in groups.items()}, config.shares, config.counts, config.max_rows)
+    taken = quotas(
+        {name: len(members) for name, members in groups.items()}, config.shares, config.counts, config.max_rows
+    )
     order = draw(groups, taken, random.Random(config.seed))
 
     dropped = write_dropped(outputs.chats.path, rows, order, copies, benchmarks, reviews)
@@ -114,4 +143,8 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
         card["benchmarks"] = {"rows": len(benchmarks.rows), "too short to match": benchmarks.too_short}
     tell = lambda done, total: here.progress(total + done, 2 * total, what="written")  # noqa: E731
     write_mix(outputs.chats.path, rows, order, card, config.shard_rows if config.format == "parquet" else None, tell)
-    return {"rows": len(order), **{f"rows/{name}": n for name, n in sources.items()}, **{f"dropped/{reason}": n for reason, n in dropped.items()}}
+    return {
+        "rows": len(order),
+        **{f"rows/{name}": n for name, n in sources.items()},
+        **{f"dropped/{reason}": n for reason, n in dropped.items()},
+    }

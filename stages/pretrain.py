@@ -42,7 +42,9 @@ class Pretraining(Training):
     weight_decay: float = 0.1
     documents: int = Field(default=2_000_000, ge=1, description="documents written")
     epochs: float = Field(default=2.0, gt=0, description="passes over them")
-    row_tokens: int = Field(default=256, ge=16, description="documents are joined and cut into rows of this many tokens")
+    row_tokens: int = Field(
+        default=256, ge=16, description="documents are joined and cut into rows of this many tokens"
+    )
     batch_tokens: int = Field(default=131_072, ge=16, description="tokens an update")
 
 
@@ -54,9 +56,11 @@ class Config(StageConfig):
 
 def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[str, float]:
     from r1pipe.embedded.tokenizer import build_tokenizer
-    from r1pipe.training.pretrain import headroom, packed_documents, train_base
+    from r1pipe.training.pretraining import headroom, packed_documents, train_base
 
     build_tokenizer(outputs.checkpoint.path)
-    rows = packed_documents(outputs.checkpoint.path, config.pretraining.documents, config.pretraining.row_tokens, config.seed, here)
+    rows = packed_documents(
+        outputs.checkpoint.path, config.pretraining.documents, config.pretraining.row_tokens, config.seed, here
+    )
     found = train_base(outputs.checkpoint.path, rows, config.architecture, config.pretraining, here, config.seed)
     return found | headroom(outputs.checkpoint.path, config.probes, config.seed)

@@ -35,18 +35,22 @@ class Outputs(Ports):
 
 class Config(StageConfig):
     source: Sources = Field(description="a source, or a list of them (r1pipe/data/sources.py)")
-    heldout: Sources | None = Field(default=None, description="what goes to the output `heldout`; needed where that is named")
+    heldout: Sources | None = Field(
+        default=None, description="what goes to the output `heldout`; needed where that is named"
+    )
 
 
 def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[str, float]:
     """Load, split, count. Code is left out where nothing can isolate it."""
     from r1pipe.data.io import write_rows
     from r1pipe.data.sources import load
-    from r1pipe.data.splits import content_key
     from r1pipe.errors import ConfigError, InputError
+    from r1pipe.text.splits import content_key
 
     if (config.heldout is None) != (outputs.heldout is None):
-        raise ConfigError("`heldout` and `outputs.heldout` go together, and one of them is missing", here.stage, "give both or none")
+        raise ConfigError(
+            "`heldout` and `outputs.heldout` go together, and one of them is missing", here.stage, "give both or none"
+        )
     loaded = load(config.source, Prompts, config.seed, here.isolation)
     metrics: dict[str, float] = {"prompts": len(loaded.rows), "dropped": len(loaded.dropped)}
     if config.heldout and outputs.heldout:
@@ -55,7 +59,9 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
         shared = [row for row in heldout.rows if content_key(row["prompt"]) in known]
         if shared:
             raise InputError(
-                f"{len(shared)} held-out problems are training problems as well, e.g. {shared[0]['id']!r}", here.stage, "use `split` and `shares` in both"
+                f"{len(shared)} held-out problems are training problems as well, e.g. {shared[0]['id']!r}",
+                here.stage,
+                "use `split` and `shares` in both",
             )
         metrics |= {"heldout": len(heldout.rows)}
         if here.main:
@@ -68,4 +74,10 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
 def _card(loaded: Loaded) -> dict[str, object]:
     domains = Counter(row["domain"] for row in loaded.rows)
     languages = Counter(row.get("language", "unknown") for row in loaded.rows)
-    return {"rows": len(loaded.rows), "sources": loaded.sources, "domains": domains, "languages": languages, "dropped": loaded.reasons}
+    return {
+        "rows": len(loaded.rows),
+        "sources": loaded.sources,
+        "domains": domains,
+        "languages": languages,
+        "dropped": loaded.reasons,
+    }

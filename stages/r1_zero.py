@@ -18,7 +18,11 @@ from r1pipe.artifacts import Checkpoint, Prompts
 from r1pipe.here import Here
 from r1pipe.schema import AuditParams, GRPOParams, Phase, Ports, RewardSpec, StageConfig, TemplateName
 
-REWARDS = [RewardSpec(name="accuracy"), RewardSpec(name="code"), RewardSpec(name="format", params={"form": "zero"})]  # v2 eq. 4: summed, same weight
+REWARDS = [
+    RewardSpec(name="accuracy"),
+    RewardSpec(name="code"),
+    RewardSpec(name="format", params={"form": "zero"}),
+]  # v2 eq. 4: summed, same weight
 
 
 class Inputs(Ports):
@@ -34,16 +38,33 @@ class Outputs(Ports):
 class Config(StageConfig):
     template: TemplateName = Field(default="r1-zero", description="v2 Table 1, in our wording; nothing is prefilled")
     grpo: GRPOParams = Field(
-        default=GRPOParams(phases=[Phase(steps=8200, max_tokens=32768, rewards=REWARDS), Phase(steps=2200, max_tokens=65536, rewards=REWARDS)]),
+        default=GRPOParams(
+            phases=[
+                Phase(steps=8200, max_tokens=32768, rewards=REWARDS),
+                Phase(steps=2200, max_tokens=65536, rewards=REWARDS),
+            ]
+        ),
         description="v2 2.1",
     )
-    audit: AuditParams = Field(default=AuditParams(), description="what the rewards must show before they train; not part of the fingerprint")
+    audit: AuditParams = Field(
+        default=AuditParams(), description="what the rewards must show before they train; not part of the fingerprint"
+    )
 
 
 def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[str, float]:
     from r1pipe.data.io import read_rows
-    from r1pipe.training.grpo import train_grpo
+    from r1pipe.training.grpo.grpo_training import train_grpo
 
     prompts = {"prompts": read_rows(inputs.prompts.path, Prompts)}
     heldout = read_rows(inputs.heldout.path, Prompts) if inputs.heldout else []
-    return train_grpo(inputs.model.path, prompts, heldout, config.grpo, config.template, outputs.checkpoint.path, here, config.seed, audit=config.audit)
+    return train_grpo(
+        inputs.model.path,
+        prompts,
+        heldout,
+        config.grpo,
+        config.template,
+        outputs.checkpoint.path,
+        here,
+        config.seed,
+        audit=config.audit,
+    )

@@ -17,7 +17,12 @@ from r1pipe.here import Here
 from r1pipe.schema import AuditParams, GRPOParams, Phase, Ports, RewardSpec, StageConfig, TemplateName
 
 # weight 1 each: v2 3.2.1, eq. 7
-REWARDS = [RewardSpec(name="accuracy"), RewardSpec(name="code"), RewardSpec(name="format", params={"form": "r1"}), RewardSpec(name="language")]
+REWARDS = [
+    RewardSpec(name="accuracy"),
+    RewardSpec(name="code"),
+    RewardSpec(name="format", params={"form": "r1"}),
+    RewardSpec(name="language"),
+]
 
 
 class Inputs(Ports):
@@ -33,13 +38,25 @@ class Outputs(Ports):
 class Config(StageConfig):
     template: TemplateName = "chat"
     grpo: GRPOParams = Field(default=GRPOParams(phases=[Phase(steps=2000, rewards=REWARDS)]), description="v2 3.2.1")
-    audit: AuditParams = Field(default=AuditParams(), description="what the rewards must show before they train; not part of the fingerprint")
+    audit: AuditParams = Field(
+        default=AuditParams(), description="what the rewards must show before they train; not part of the fingerprint"
+    )
 
 
 def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[str, float]:
     from r1pipe.data.io import read_rows
-    from r1pipe.training.grpo import train_grpo
+    from r1pipe.training.grpo.grpo_training import train_grpo
 
     prompts = {"prompts": read_rows(inputs.prompts.path, Prompts)}
     heldout = read_rows(inputs.heldout.path, Prompts) if inputs.heldout else []
-    return train_grpo(inputs.model.path, prompts, heldout, config.grpo, config.template, outputs.checkpoint.path, here, config.seed, audit=config.audit)
+    return train_grpo(
+        inputs.model.path,
+        prompts,
+        heldout,
+        config.grpo,
+        config.template,
+        outputs.checkpoint.path,
+        here,
+        config.seed,
+        audit=config.audit,
+    )

@@ -17,7 +17,7 @@ cut off, while others are sampled. At most `per_prompt` responses of a prompt go
       # or from a service, in the place of inputs.model:
       sampling: {n: 16, backend: openai, endpoint: {base_url: http://127.0.0.1:8000/v1, model: my-teacher, budget_tokens: 50000000}}
       stop_after: 2
-      engine: ray   # over the machines of a Ray cluster: r1pipe/generation/cluster.py
+      engine: ray   # over the machines of a Ray cluster: r1pipe/generation/ray_cluster.py
 
 Alone: `r1pipe run-stage rejection-sampling -c my.yaml`.
 """
@@ -31,8 +31,8 @@ from pydantic import Field
 from r1pipe.artifacts import Chats, Checkpoint, Prompts
 from r1pipe.data.candidates import Prefer
 from r1pipe.data.filters import Filters
-from r1pipe.data.judges import JudgeName
 from r1pipe.here import Here
+from r1pipe.judges.judge import JudgeName
 from r1pipe.schema import JudgeEndpoint, Ports, Sampling, SamplingConfig, TemplateName
 
 if TYPE_CHECKING:
@@ -49,16 +49,31 @@ class Outputs(Ports):
 
 
 class Config(SamplingConfig):
-    template: TemplateName = Field(default="chat", description="chat, or a template file: what the checkpoint was trained on")
-    sampling: Sampling = Field(default=Sampling(temperature=1.0, top_p=1.0, n=4), description="number and temperature are not published; our choice")
-    judge: JudgeName | JudgeEndpoint = Field(default="none", description="who says what is right where a row has neither answer nor tests (v2 B.3.3: V3)")
+    template: TemplateName = Field(
+        default="chat", description="chat, or a template file: what the checkpoint was trained on"
+    )
+    sampling: Sampling = Field(
+        default=Sampling(temperature=1.0, top_p=1.0, n=4),
+        description="number and temperature are not published; our choice",
+    )
+    judge: JudgeName | JudgeEndpoint = Field(
+        default="none", description="who says what is right where a row has neither answer nor tests (v2 B.3.3: V3)"
+    )
     reuse: bool = Field(default=False, description="take the rows' own `solution` as candidates as well")
     filters: Filters = Field(
-        default=Filters(max_paragraph=2000, code_in_thinking=False), description="mixed languages, long paragraphs, code blocks (v2 B.3.3); thresholds ours"
+        default=Filters(max_paragraph=2000, code_in_thinking=False),
+        description="mixed languages, long paragraphs, code blocks (v2 B.3.3); thresholds ours",
     )
-    per_prompt: int = Field(default=2, ge=1, description="rows kept of one prompt, samples before reuse (not published; our choice)")
-    prefer: Prefer = Field(default="first", description="which of a prompt's right responses: shortest, first, random, diverse (our choice)")
-    max_rows: int | None = Field(default=None, ge=1, description="rows in all (about 600k, v2 B.3.3); none = all that is kept")
+    per_prompt: int = Field(
+        default=2, ge=1, description="rows kept of one prompt, samples before reuse (not published; our choice)"
+    )
+    prefer: Prefer = Field(
+        default="first",
+        description="which of a prompt's right responses: shortest, first, random, diverse (our choice)",
+    )
+    max_rows: int | None = Field(
+        default=None, ge=1, description="rows in all (about 600k, v2 B.3.3); none = all that is kept"
+    )
 
 
 def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[str, float]:
@@ -68,13 +83,24 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
 
     from r1pipe.data.candidates import choose, pass_rates, read_prompts, reuse_candidates, write_chats
     from r1pipe.data.card import token_counter
-    from r1pipe.data.judges import load_judge
     from r1pipe.generation import sample_and_settle
+    from r1pipe.judges.judge import load_judge
 
     rows, model = read_prompts(inputs.prompts.path, here), inputs.model.path if inputs.model else None
     load_judge(config.judge)  # what is wrong with it is said before anything is drawn
     settle = partial(_settle, config)
-    drawn = sample_and_settle(model, rows, config.sampling, config.template, here, config.seed, "sampled", settle, config.stop_after, engine=config.engine)
+    drawn = sample_and_settle(
+        model,
+        rows,
+        config.sampling,
+        config.template,
+        here,
+        config.seed,
+        "sampled",
+        settle,
+        config.stop_after,
+        engine=config.engine,
+    )
     if not here.main:
         return {}
     candidates = [candidate for of_row in drawn for candidate in of_row]
@@ -82,12 +108,18 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     if config.reuse:
         candidates += settle(reuse_candidates(rows))
     chosen = choose(candidates, config.per_prompt, config.prefer, random.Random(config.seed), config.max_rows)
-    metrics = write_chats(outputs.chats.path, chosen, here.stage, {"pass_rates": rates}, token_counter(model) if model else None)
-    return {**metrics, "pass_rate": sum(rates.values()) / len(rates), "unsolved": sum(not rate for rate in rates.values())}
+    metrics = write_chats(
+        outputs.chats.path, chosen, here.stage, {"pass_rates": rates}, token_counter(model) if model else None
+    )
+    return {
+        **metrics,
+        "pass_rate": sum(rates.values()) / len(rates),
+        "unsolved": sum(not rate for rate in rates.values()),
+    }
 
 
 def _settle(config: Config, candidates: list[Candidate]) -> list[Candidate]:
     from r1pipe.data.candidates import screen, verify
-    from r1pipe.data.judges import load_judge
+    from r1pipe.judges.judge import load_judge
 
     return screen(verify(candidates, load_judge(config.judge)), config.filters)

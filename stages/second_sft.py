@@ -30,7 +30,7 @@ class Config(StageConfig):
 
 def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[str, float]:
     from r1pipe.data.io import read_rows
-    from r1pipe.training.sft import train_sft
+    from r1pipe.training.sft.sft_training import train_sft
 
     chats = read_rows(inputs.chats.path, Chats)
     return train_sft(inputs.model.path, chats, config.sft, outputs.checkpoint.path, here, config.seed)

@@ -25,18 +25,29 @@ stages:
 
 
 def environment(**extra: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{FIXTURES}", "PYTHONSAFEPATH": "1", "R1PIPE_FORKSERVER": "0", "COLUMNS": "200", **extra}
+    return {
+        **os.environ,
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{FIXTURES}",
+        "PYTHONSAFEPATH": "1",
+        "R1PIPE_FORKSERVER": "0",
+        "COLUMNS": "200",
+        **extra,
+    }
 
 
 def r1pipe(folder: Path, *arguments: str, timeout: float = 120, **extra: str) -> subprocess.CompletedProcess[str]:
     """Run the command line to its end."""
-    command = [sys.executable, "-m", "r1pipe.cli", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment(**extra), capture_output=True, text=True, timeout=timeout)
+    command = [sys.executable, "-m", "r1pipe.cli.main", *arguments]
+    return subprocess.run(
+        command, cwd=folder, env=environment(**extra), capture_output=True, text=True, timeout=timeout
+    )
 
 
 def start(folder: Path, *arguments: str, **extra: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "r1pipe.cli", *arguments]
-    return subprocess.Popen(command, cwd=folder, env=environment(**extra), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "r1pipe.cli.main", *arguments]
+    return subprocess.Popen(
+        command, cwd=folder, env=environment(**extra), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def config(folder: Path, text: str = CHAIN, name: str = "t.yaml") -> Path:
@@ -50,7 +61,9 @@ def manifest(folder: Path, stage: str, run: str = "t") -> dict[str, Any]:
 
 
 def rows(folder: Path, stage: str, run: str = "t") -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "runs" / run / stage / "out/rows/rows.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line) for line in (folder / "runs" / run / stage / "out/rows/rows.jsonl").read_text().splitlines()
+    ]
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 30) -> Any:
@@ -79,7 +92,12 @@ def states(folder: Path, *arguments: str) -> dict[str, str]:
 
 
 def stage_json(
-    folder: Path, kind: str, config: dict[str, Any], inputs: dict[str, tuple[str, Path]], outputs: dict[str, tuple[str, Path]], search: tuple[str, ...] = ()
+    folder: Path,
+    kind: str,
+    config: dict[str, Any],
+    inputs: dict[str, tuple[str, Path]],
+    outputs: dict[str, tuple[str, Path]],
+    search: tuple[str, ...] = (),
 ) -> Path:
     """A stage.json as the driver writes it for its workers, and the folders it names.
 

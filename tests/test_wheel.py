@@ -31,7 +31,18 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (source / "README.md").touch()
     (source / "tests").mkdir()  # must not get in
     (source / "tests" / "__init__.py").touch()
-    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", str(folder), str(source)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "-q",
+        "-w",
+        str(folder),
+        str(source),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return next(folder.glob("r1pipe-*.whl"))
@@ -68,7 +79,11 @@ def test_installed_in_an_empty_folder(wheel: Path, tmp_path: Path) -> None:
     venv = tmp_path / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True, timeout=120)
     python = venv / "bin" / "python"
-    site = Path(subprocess.run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], capture_output=True, text=True).stdout.strip())
+    site = Path(
+        subprocess.run(
+            [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], capture_output=True, text=True
+        ).stdout.strip()
+    )
     command = [sys.executable, "-m", "pip", "--python", str(python), "install", "-q", "--no-deps", str(wheel)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -82,11 +97,15 @@ def test_installed_in_an_empty_folder(wheel: Path, tmp_path: Path) -> None:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "R1"))}
 
     def r1pipe(*arguments: str) -> str:
-        done = subprocess.run([venv / "bin" / "r1pipe", *arguments], cwd=folder, env=clean, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(
+            [venv / "bin" / "r1pipe", *arguments], cwd=folder, env=clean, capture_output=True, text=True, timeout=300
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    where = subprocess.run([python, "-c", "import r1pipe; print(r1pipe.__file__)"], cwd=tmp_path, env=clean, capture_output=True, text=True).stdout
+    where = subprocess.run(
+        [python, "-c", "import r1pipe; print(r1pipe.__file__)"], cwd=tmp_path, env=clean, capture_output=True, text=True
+    ).stdout
     assert Path(where.strip()).is_relative_to(venv), "the wheel's r1pipe, not the checkout's"
     r1pipe("init")
     assert (folder / "configs" / "templates" / "r1-zero.txt").is_file()

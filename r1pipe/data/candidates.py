@@ -15,10 +15,10 @@ from r1pipe.artifacts import Prompts
 from r1pipe.data.card import TokenCounter
 from r1pipe.data.filters import Filters, shape_reason, units
 from r1pipe.data.io import read_rows, write_rows
-from r1pipe.data.judges import Judge
-from r1pipe.data.response import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN, join_response, split_response
 from r1pipe.errors import InputError
 from r1pipe.here import Here
+from r1pipe.judges.judge import Judge
+from r1pipe.text.response import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN, join_response, split_response
 
 REFUSED = "refused by the service"
 Prefer = Literal["shortest", "first", "random", "diverse"]
@@ -41,11 +41,21 @@ class Candidate:
 
     def record(self) -> dict[str, Any]:
         """A line of dropped.jsonl."""
-        return {"id": self.row["id"], "source": self.source, "reason": self.reason, "prompt": self.row["prompt"], "response": self.response}
+        return {
+            "id": self.row["id"],
+            "source": self.source,
+            "reason": self.reason,
+            "prompt": self.row["prompt"],
+            "response": self.response,
+        }
 
     def verdict(self, drawn: str) -> dict[str, Any]:
         """What settling made of a candidate that was drawn as the text `drawn`: the fields to replace."""
-        return {"reason": self.reason, "right": self.right, **({"response": self.response} if self.response != drawn else {})}
+        return {
+            "reason": self.reason,
+            "right": self.right,
+            **({"response": self.response} if self.response != drawn else {}),
+        }
 
 
 def read_prompts(path: Path, here: Here) -> list[dict[str, Any]]:
@@ -55,7 +65,9 @@ def read_prompts(path: Path, here: Here) -> list[dict[str, Any]]:
     if len(kept) < len(rows):
         warnings.warn(f"{here.stage}: {len(rows) - len(kept)} code rows are left out: no isolation", stacklevel=2)
     if not kept:
-        raise InputError("all rows are code, which nothing here can isolate", str(path), "install bubblewrap, or give other prompts")
+        raise InputError(
+            "all rows are code, which nothing here can isolate", str(path), "install bubblewrap, or give other prompts"
+        )
     return kept
 
 
@@ -102,12 +114,21 @@ def screen(candidates: Sequence[Candidate], filters: Filters) -> list[Candidate]
     from r1pipe.rewards import score
     from r1pipe.schema import RewardSpec
 
-    screened = [candidate if candidate.reason else candidate.drop(shape_reason(candidate.response, filters, candidate.finished)) for candidate in candidates]
+    screened = [
+        candidate if candidate.reason else candidate.drop(shape_reason(candidate.response, filters, candidate.finished))
+        for candidate in candidates
+    ]
     if filters.min_language is None:
         return screened
-    asked = [number for number, candidate in enumerate(screened) if not candidate.reason and (split_response(candidate.response).thinking or "")]
+    asked = [
+        number
+        for number, candidate in enumerate(screened)
+        if not candidate.reason and (split_response(candidate.response).thinking or "")
+    ]
     texts = [screened[number].response for number in asked]
-    shares = score([RewardSpec(name="language")], texts, [screened[number].row for number in asked]).components["language"]
+    shares = score([RewardSpec(name="language")], texts, [screened[number].row for number in asked]).components[
+        "language"
+    ]
     for number, share in zip(asked, shares, strict=True):
         if share is not None and share < filters.min_language:
             screened[number] = screened[number].drop("mixed or other language")
@@ -119,17 +140,31 @@ def verify(candidates: Sequence[Candidate], judge: Judge | None = None) -> list[
     from r1pipe.rewards import correct
 
     open_ = [number for number, candidate in enumerate(candidates) if not candidate.reason]
-    verdicts = dict(zip(open_, correct([candidates[number].response for number in open_], [candidates[number].row for number in open_]), strict=True))
+    verdicts = dict(
+        zip(
+            open_,
+            correct([candidates[number].response for number in open_], [candidates[number].row for number in open_]),
+            strict=True,
+        )
+    )
     checkable = {number for number in open_ if "tests" in candidates[number].row or "answer" in candidates[number].row}
     asked = [number for number in open_ if verdicts[number] is None and number not in checkable]
     if judge is not None and asked:
         with ThreadPoolExecutor(judge.max_in_flight) as threads:
-            verdicts.update(zip(asked, threads.map(lambda number: judge.right(candidates[number].row, candidates[number].response), asked), strict=True))
+            verdicts.update(
+                zip(
+                    asked,
+                    threads.map(lambda number: judge.right(candidates[number].row, candidates[number].response), asked),
+                    strict=True,
+                )
+            )
     verified = list(candidates)
     for number, verdict in verdicts.items():
         candidate = candidates[number]
         if verdict is None:
-            verified[number] = candidate.drop("not judged" if number in checkable or judge is not None else "no rule and no judge")
+            verified[number] = candidate.drop(
+                "not judged" if number in checkable or judge is not None else "no rule and no judge"
+            )
         elif not verdict:
             verified[number] = candidate.drop("wrong answer" if candidate.finished else "cut off")
         else:
@@ -147,7 +182,9 @@ def pass_rates(candidates: Iterable[Candidate]) -> dict[str, float]:
     return {prompt: sum(verdicts) / len(verdicts) for prompt, verdicts in right.items()}
 
 
-def choose(candidates: Sequence[Candidate], per_prompt: int, prefer: Prefer, rng: random.Random, max_rows: int | None = None) -> list[Candidate]:
+def choose(
+    candidates: Sequence[Candidate], per_prompt: int, prefer: Prefer, rng: random.Random, max_rows: int | None = None
+) -> list[Candidate]:
     """At most `per_prompt` of each prompt's kept candidates, none twice, and at most `max_rows` in all; the rest is dropped with a reason.
 
     A prompt is its id and its text: ids of two datasets can be the same numbers.
@@ -166,7 +203,12 @@ def choose(candidates: Sequence[Candidate], per_prompt: int, prefer: Prefer, rng
         if prefer == "diverse":
             order: dict[int, float] = _spread({number: candidates[number] for number in numbers})
         else:
-            order = {number: (rng.random() if prefer == "random" else _size(candidates[number]) if prefer == "shortest" else 0) for number in numbers}
+            order = {
+                number: (
+                    rng.random() if prefer == "random" else _size(candidates[number]) if prefer == "shortest" else 0
+                )
+                for number in numbers
+            }
         seen: set[str] = set()
         for number in sorted(numbers, key=lambda number: (candidates[number].source == "reuse", order[number], number)):
             if candidates[number].response in seen:
@@ -197,7 +239,9 @@ def _spread(candidates: Mapping[int, Candidate]) -> dict[int, float]:
         places[taken] = len(places)
         del nearest[taken]
         for number in nearest:
-            nearest[number] = max(nearest[number], len(grams[number] & grams[taken]) / max(1, len(grams[number] | grams[taken])))
+            nearest[number] = max(
+                nearest[number], len(grams[number] & grams[taken]) / max(1, len(grams[number] | grams[taken]))
+            )
     return places
 
 
@@ -228,7 +272,13 @@ def write_chats(
     prompts = len({(candidate.row["id"], candidate.row["prompt"]) for candidate in kept})
     dropped = [*unread, *(candidate.record() for candidate in candidates if candidate.reason)]
     domains = dict(Counter(row["domain"] for row in rows))
-    write_rows(folder, rows, dropped, {"rows": len(rows), "prompts": prompts, "domains": domains, "sources": counts, **(card or {})}, tokens)
+    write_rows(
+        folder,
+        rows,
+        dropped,
+        {"rows": len(rows), "prompts": prompts, "domains": domains, "sources": counts, **(card or {})},
+        tokens,
+    )
     reasons = Counter(row["reason"] for row in dropped)
     metrics: dict[str, float] = {"candidates": len(candidates), "kept": len(rows), "prompts": prompts}
     return metrics | {f"dropped/{reason}": n for reason, n in reasons.most_common()}
@@ -244,7 +294,10 @@ def count_by_source(candidates: Iterable[Candidate]) -> dict[str, dict[str, int]
 
 def describe(counts: dict[str, dict[str, int]]) -> str:
     """`zero-traces: wrong answer 40, cut off 24; reuse: ...`, for the message that nothing was kept."""
-    return "; ".join(f"{source}: " + ", ".join(f"{reason} {n}" for reason, n in reasons.items()) for source, reasons in counts.items())
+    return "; ".join(
+        f"{source}: " + ", ".join(f"{reason} {n}" for reason, n in reasons.items())
+        for source, reasons in counts.items()
+    )
 
 
 def chat_ids(candidates: Sequence[Candidate]) -> list[str]:

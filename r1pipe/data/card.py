@@ -30,10 +30,12 @@ def rounds_of(row: Mapping[str, Any]) -> int:
 @cache
 def token_counter(checkpoint: Path) -> TokenCounter:
     """texts -> tokens of each, by a checkpoint's tokenizer, without the marks of its chat template."""
-    from r1pipe.training.models import load_tokenizer
+    from r1pipe.models.loading import load_tokenizer
 
     tokenizer = load_tokenizer(checkpoint)
-    return lambda texts: [len(ids) for ids in tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]]
+    return lambda texts: [
+        len(ids) for ids in tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+    ]
 
 
 class Counted:
@@ -45,8 +47,15 @@ class Counted:
 
     def __init__(self, tokens: TokenCounter | None = None) -> None:
         self._tokens = tokens
-        self._columns: dict[str, list[Any]] = {"domain": [], "rounds": [], "characters": [], **({"tokens": []} if tokens else {})}
-        self._open: list[list[str]] = []  # texts whose tokens are not counted yet: a tokenizer is fast with many at once
+        self._columns: dict[str, list[Any]] = {
+            "domain": [],
+            "rounds": [],
+            "characters": [],
+            **({"tokens": []} if tokens else {}),
+        }
+        self._open: list[
+            list[str]
+        ] = []  # texts whose tokens are not counted yet: a tokenizer is fast with many at once
 
     def watch(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
         for row in rows:
@@ -86,7 +95,11 @@ def statistics(domain: Any, rounds: Any, characters: Any, tokens: Any = None) ->
     import numpy as np
 
     names, codes = np.unique(np.asarray(domain, dtype=np.str_), return_inverse=True)
-    lengths = {name: np.asarray(column) for name, column in (("characters", characters), ("tokens", tokens)) if column is not None}
+    lengths = {
+        name: np.asarray(column)
+        for name, column in (("characters", characters), ("tokens", tokens))
+        if column is not None
+    }
 
     def of(members: Any) -> dict[str, Any]:
         rows = int(np.count_nonzero(members))
@@ -98,14 +111,21 @@ def statistics(domain: Any, rounds: Any, characters: Any, tokens: Any = None) ->
         }
 
     table = {str(name): of(codes == code) for code, name in enumerate(names)}
-    return {"total": of(np.ones(len(codes), bool)), "domains": dict(sorted(table.items(), key=lambda item: -item[1]["rows"]))}
+    return {
+        "total": of(np.ones(len(codes), bool)),
+        "domains": dict(sorted(table.items(), key=lambda item: -item[1]["rows"])),
+    }
 
 
 def _spread(column: Any) -> dict[str, float]:
     import numpy as np
 
     percentiles = np.percentile(column, PERCENTILES).round(1).tolist()
-    return {"mean": round(float(column.mean()), 1), **{f"p{p}": value for p, value in zip(PERCENTILES, percentiles, strict=True)}, "max": int(column.max())}
+    return {
+        "mean": round(float(column.mean()), 1),
+        **{f"p{p}": value for p, value in zip(PERCENTILES, percentiles, strict=True)},
+        "max": int(column.max()),
+    }
 
 
 def write_card(folder: Path, card: Mapping[str, Any], stats: Mapping[str, Any]) -> None:
@@ -123,14 +143,24 @@ def table(card: Mapping[str, Any]) -> str:
     lines = [f"| {' | '.join(heads)} |", "| --- |" + " ---: |" * (len(heads) - 1)]
     for name, of in [*stats["domains"].items(), ("**Total**", stats["total"])]:
         spread = of.get(unit, {})
-        lines.append(f"| {name} | {of['rows']:,} | {of['share']:.1%} | {of['rounds']} | {' | '.join(f'{value:,}' for value in spread.values())} |")
+        lines.append(
+            f"| {name} | {of['rows']:,} | {of['share']:.1%} | {of['rounds']} | {' | '.join(f'{value:,}' for value in spread.values())} |"
+        )
     if dropped := card.get("dropped"):
-        lines += ["", "| Dropped | Rows |", "| --- | ---: |", *(f"| {reason} | {rows:,} |" for reason, rows in dropped.items())]
+        lines += [
+            "",
+            "| Dropped | Rows |",
+            "| --- | ---: |",
+            *(f"| {reason} | {rows:,} |" for reason, rows in dropped.items()),
+        ]
     return "\n".join([*lines, "", *_reviewed(card["reviews"])]) + "\n"
 
 
 def _reviewed(reviews: Any) -> list[str]:
     if not isinstance(reviews, Mapping) or all(counts == NOBODY for counts in reviews.values()):
         return [f"This dataset is {NOBODY}."]
-    shown = {name: counts if counts == NOBODY else ", ".join(f"{decision} {n:,}" for decision, n in counts.items()) for name, counts in reviews.items()}
+    shown = {
+        name: counts if counts == NOBODY else ", ".join(f"{decision} {n:,}" for decision, n in counts.items())
+        for name, counts in reviews.items()
+    }
     return ["Reviewed by people:", "", *(f"- {name}: {counts}" for name, counts in shown.items())]

@@ -1,7 +1,7 @@
 """Files to raw rows, one at a time: JSON lines (plain, gz, zst, xz, bz2) and Parquet, every mistake with its file and line.
 
 Own code and not `datasets`, which reads the same formats: it copies files into its cache first, makes one schema of all rows, and where that fails
-names neither file nor line. What lies on the hub goes through `datasets` (r1pipe/data/hub.py).
+names neither file nor line. What lies on the hub goes through `datasets` (r1pipe/data/hub_datasets.py).
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".jsonl.xz", ".jsonl.bz2", ".parquet")
 MAX_LINE = 64 * 2**20  # bytes; a file without line ends must not fill the memory (our choice)
 UNREADABLE = (EOFError, zlib.error, lzma.LZMAError, OSError)
-MAX_DEPTH = 64  # lists and objects in each other; Python's own JSON gives up, either way, at about a thousand (our choice)
+MAX_DEPTH = (
+    64  # lists and objects in each other; Python's own JSON gives up, either way, at about a thousand (our choice)
+)
 
 Located = tuple[str, dict[str, Any]]  # where a row stands ("file:line"), and the row
 Bad = Callable[[InputError], None]  # what to do about a malformed row: raise, or count it and go on
@@ -52,7 +54,9 @@ def matches(path: Path) -> list[Path]:
         return [path]
     start = before_pattern(path)
     if not (found := sorted(start.glob(str(path.relative_to(start))))):
-        raise InputError("no file matches", str(path), "check the pattern; a relative path counts from the YAML that states it")
+        raise InputError(
+            "no file matches", str(path), "check the pattern; a relative path counts from the YAML that states it"
+        )
     return found
 
 
@@ -74,12 +78,20 @@ def dataset_files(path: Path) -> list[Path]:
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.name.startswith("rows") and file.name.endswith(ENDINGS))
         if not files:
-            raise InputError("the folder holds no rows", str(path), f"a dataset folder has files named rows*{', rows*'.join(ENDINGS)}")
+            raise InputError(
+                "the folder holds no rows",
+                str(path),
+                f"a dataset folder has files named rows*{', rows*'.join(ENDINGS)}",
+            )
         return files
     if not path.exists():
-        raise InputError("no such file", str(path), "check the path; a relative one counts from the YAML that states it")
+        raise InputError(
+            "no such file", str(path), "check the path; a relative one counts from the YAML that states it"
+        )
     if not path.name.endswith(ENDINGS):
-        raise InputError(f"cannot read rows from a {path.suffix or 'nameless'} file", str(path), f"use one of {', '.join(ENDINGS)}")
+        raise InputError(
+            f"cannot read rows from a {path.suffix or 'nameless'} file", str(path), f"use one of {', '.join(ENDINGS)}"
+        )
     return [path]
 
 
@@ -117,7 +129,13 @@ def _read_jsonl(file: Path, bad: Bad) -> Iterator[tuple[str, dict[str, Any], byt
                 if len(line) > MAX_LINE:
                     while line and not line.endswith(b"\n"):
                         line = stream.readline(MAX_LINE)
-                    bad(InputError(f"the line is longer than {MAX_LINE >> 20} MiB", f"{file}:{number}", "each line is one JSON object"))
+                    bad(
+                        InputError(
+                            f"the line is longer than {MAX_LINE >> 20} MiB",
+                            f"{file}:{number}",
+                            "each line is one JSON object",
+                        )
+                    )
                 elif line.strip():
                     try:
                         row = parse_line(line, first=number == 1)
@@ -154,7 +172,10 @@ def parse_line(line: bytes, first: bool = False) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise InputError(f"the line is not UTF-8: {error.reason}", fix="convert the file to UTF-8") from None
     except UnicodeEncodeError:
-        raise InputError("the line holds half a surrogate pair, which is no character", fix="write characters above U+FFFF as pairs, or as UTF-8") from None
+        raise InputError(
+            "the line holds half a surrogate pair, which is no character",
+            fix="write characters above U+FFFF as pairs, or as UTF-8",
+        ) from None
     except (ValueError, RecursionError) as error:
         what = "it is nested too deeply" if isinstance(error, RecursionError) else getattr(error, "msg", error)
         raise InputError(f"broken JSON: {what}", fix="each line is one JSON object") from None
@@ -169,7 +190,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice in one object")
+        raise ValueError(
+            f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice in one object"
+        )
     return found
 
 
@@ -183,7 +206,15 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant)
 def _deeper(value: Any, levels: int) -> bool:
     level = [value]
     while level and levels:
-        level, levels = [child for one in level for child in (one.values() if isinstance(one, dict) else one) if isinstance(child, dict | list)], levels - 1
+        level, levels = (
+            [
+                child
+                for one in level
+                for child in (one.values() if isinstance(one, dict) else one)
+                if isinstance(child, dict | list)
+            ],
+            levels - 1,
+        )
     return bool(level)
 
 
@@ -227,7 +258,15 @@ def _is_json(kind: pyarrow.DataType) -> bool:
         return _is_json(cast(Any, kind).value_type)
     if types.is_struct(kind) or types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
         return all(_is_json(kind.field(i).type) for i in range(kind.num_fields))
-    plain = (types.is_null, types.is_boolean, types.is_integer, types.is_floating, types.is_string, types.is_large_string, types.is_string_view)
+    plain = (
+        types.is_null,
+        types.is_boolean,
+        types.is_integer,
+        types.is_floating,
+        types.is_string,
+        types.is_large_string,
+        types.is_string_view,
+    )
     return any(is_(kind) for is_ in plain)
 
 
@@ -246,6 +285,10 @@ def batch_rows(batch: Any, where: str, before: int, bad: Bad) -> Iterator[Locate
             continue
         infinite = [name for name, value in row.items() if isinstance(value, float) and not math.isfinite(value)]
         if infinite:
-            bad(InputError(f"column {infinite[0]!r} holds {row[infinite[0]]}", at, "write null where there is no number"))
+            bad(
+                InputError(
+                    f"column {infinite[0]!r} holds {row[infinite[0]]}", at, "write null where there is no number"
+                )
+            )
         else:
             yield at, row

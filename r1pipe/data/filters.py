@@ -10,8 +10,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from r1pipe.data.response import split_response
 from r1pipe.schema import Model
+from r1pipe.text.response import split_response
 
 _UNIT = re.compile(r"[\u3400-\u9fff]|[^\W\d_]+|\d+|[^\s\w]")  # a Chinese character, a word, a number, a sign
 
@@ -19,10 +19,17 @@ _UNIT = re.compile(r"[\u3400-\u9fff]|[^\W\d_]+|\d+|[^\s\w]")  # a Chinese charac
 class Filters(Model):
     """What a response must look like; null switches a filter off."""
 
-    form: Literal["r1", "zero", "auto"] = Field(default="r1", description="r1 = thinking and summary, zero = thinking and <answer>, auto = either")
-    min_language: float | None = Field(default=0.9, ge=0, le=1, description="share of the thinking's words in the question's language")
+    form: Literal["r1", "zero", "auto"] = Field(
+        default="r1", description="r1 = thinking and summary, zero = thinking and <answer>, auto = either"
+    )
+    min_language: float | None = Field(
+        default=0.9, ge=0, le=1, description="share of the thinking's words in the question's language"
+    )
     max_repetition: float | None = Field(
-        default=0.2, ge=0, le=1, description="share of the 6-grams (words, numbers, signs) that occurred before in the response"
+        default=0.2,
+        ge=0,
+        le=1,
+        description="share of the 6-grams (words, numbers, signs) that occurred before in the response",
     )
     min_thinking: int | None = Field(default=None, ge=0, description="words, numbers and signs of the thinking")
     max_thinking: int | None = Field(default=None, ge=1, description="words, numbers and signs of the thinking")
@@ -56,7 +63,10 @@ def shape_reason(text: str, filters: Filters, finished: bool = True) -> str:
         return "thinking too short"
     if filters.max_thinking is not None and size > filters.max_thinking:
         return "thinking too long"
-    if filters.max_paragraph is not None and max(map(len, re.split(r"\n\s*\n", parts.thinking)), default=0) > filters.max_paragraph:
+    if (
+        filters.max_paragraph is not None
+        and max(map(len, re.split(r"\n\s*\n", parts.thinking)), default=0) > filters.max_paragraph
+    ):
         return "long paragraph"
     if not filters.code_in_thinking and "```" in parts.thinking:
         return "code block in the thinking"

@@ -18,21 +18,29 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from r1pipe.artifacts import Artifact, Chats, Labels, Pairs, Prompts
 from r1pipe.data.card import Counted, TokenCounter, write_card
 from r1pipe.data.files import read_raw
-from r1pipe.data.rows import ChatRow, LabelRow, PairRow, PromptRow
 from r1pipe.errors import InputError
+from r1pipe.text.rows import ChatRow, LabelRow, PairRow, PromptRow
 
 ROWS, DROPPED = "rows.jsonl", "dropped.jsonl"
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make a new encoder for every row
 _STRICT = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 _CONTRACTS: dict[str, Any] = {
-    kind.kind: with_config(_STRICT)(row) for kind, row in ((Prompts, PromptRow), (Chats, ChatRow), (Pairs, PairRow), (Labels, LabelRow))
+    kind.kind: with_config(_STRICT)(row)
+    for kind, row in ((Prompts, PromptRow), (Chats, ChatRow), (Pairs, PairRow), (Labels, LabelRow))
 }
-_TYPES = {"str": "a string", "int": "an integer", "float": "a number", "list": "a list", "dict": "an object", "bool": "a boolean"}
+_TYPES = {
+    "str": "a string",
+    "int": "an integer",
+    "float": "a number",
+    "list": "a list",
+    "dict": "an object",
+    "bool": "a boolean",
+}
 
 
 def read_rows(path: Path, kind: type[Artifact], columns: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
-    """All rows of a dataset, checked against the column contract of its kind (r1pipe/data/rows.py).
+    """All rows of a dataset, checked against the column contract of its kind (r1pipe/text/rows.py).
 
     Args:
         path: a dataset folder or one file.
@@ -63,7 +71,11 @@ def read_several(prompts: Mapping[str, Prompts], stage: str) -> list[dict[str, A
     for name, dataset in prompts.items():
         for row in read_rows(dataset.path, Prompts):
             if row["id"] in rows:
-                raise InputError(f"the id {short(row['id'])} stands in two inputs", f"{stage}: inputs.prompts.{name}", "give each problem once")
+                raise InputError(
+                    f"the id {short(row['id'])} stands in two inputs",
+                    f"{stage}: inputs.prompts.{name}",
+                    "give each problem once",
+                )
             rows[row["id"]] = row
     return list(rows.values())
 
@@ -110,7 +122,9 @@ def check_row(row: Mapping[str, Any], kind: type[Artifact], where: str, seen: di
     except ValidationError as error:
         raise _explain(error, row, kind, where) from None
     if kind is Chats and (not row["messages"] or row["messages"][-1]["role"] != "assistant"):
-        raise InputError("messages must end with the assistant's", where, "the last message is what the model learns to say")
+        raise InputError(
+            "messages must end with the assistant's", where, "the last message is what the model learns to say"
+        )
     if kind is Labels and row["safe"] not in (0, 1):
         raise InputError(f"safe is {row['safe']}", where, "1 = safe, 0 = unsafe")
     if kind is Prompts and not row["prompt"].strip():
@@ -122,7 +136,9 @@ def check_id(row: Mapping[str, Any], where: str, seen: dict[str, str]) -> None:
     """Raise InputError if another row has this id; `seen` maps ids to where they stand."""
     first = seen.setdefault(row["id"], where)
     if first != where:
-        raise InputError(f"the id {short(row['id'])} stands twice", f"{first} and {where}", "ids are unique in a dataset")
+        raise InputError(
+            f"the id {short(row['id'])} stands twice", f"{first} and {where}", "ids are unique in a dataset"
+        )
 
 
 @cache
@@ -134,7 +150,11 @@ def _explain(error: ValidationError, row: Mapping[str, Any], kind: type[Artifact
     first = error.errors()[0]
     column = ".".join(str(part) for part in first["loc"])
     if first["type"] == "missing":
-        return InputError(f"no column {column!r}, which {kind.kind} need", where, f"the row has {names(row)}; `columns: {{{column}: THEIRS}}` renames one")
+        return InputError(
+            f"no column {column!r}, which {kind.kind} need",
+            where,
+            f"the row has {names(row)}; `columns: {{{column}: THEIRS}}` renames one",
+        )
     expected = next((text for name, text in _TYPES.items() if first["type"].startswith(name)), "of another type")
     return InputError(f"column {column!r} holds {short(first['input'])}, and must be {expected}", where, first["msg"])
 

@@ -7,8 +7,8 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from r1pipe.data.judges import Judge
-from r1pipe.data.response import split_response
+from r1pipe.judges.judge import Judge
+from r1pipe.text.response import split_response
 
 Pair = dict[str, Any]
 Measure = Callable[[str], float]  # length of a summary
@@ -48,14 +48,25 @@ def vote(row: dict[str, Any], a: str, b: str, judge: Judge, votes: int, rng: ran
 
 
 def judge_pairs(
-    row: dict[str, Any], responses: Sequence[str], judge: Judge, votes: int, min_margin: float, comparisons: int, wanted: int, rng: random.Random
+    row: dict[str, Any],
+    responses: Sequence[str],
+    judge: Judge,
+    votes: int,
+    min_margin: float,
+    comparisons: int,
+    wanted: int,
+    rng: random.Random,
 ) -> tuple[list[Pair], list[Pair]]:
     """Compare responses to one prompt, two by two in random order, until `wanted` pairs are clear or `comparisons` are spent.
 
     Returns:
         the pairs whose |mean verdict| is above `min_margin`, and the others with a reason.
     """
-    couples = [(a, b) for a, b in itertools.combinations(dict.fromkeys(responses), 2) if split_response(a).summary != split_response(b).summary]
+    couples = [
+        (a, b)
+        for a, b in itertools.combinations(dict.fromkeys(responses), 2)
+        if split_response(a).summary != split_response(b).summary
+    ]
     rng.shuffle(couples)
     kept: list[Pair] = []
     dropped: list[Pair] = []
@@ -66,7 +77,13 @@ def judge_pairs(
         unheard, score = score is None, score or 0.0
         chosen, rejected = (a, b) if score > 0 else (b, a)
         base = {name: row[name] for name in ("prompt", "domain", "language") if name in row}
-        pair = {"id": f"{row['id']}#{len(kept) + len(dropped)}", **base, "chosen": chosen, "rejected": rejected, "margin": abs(score)}
+        pair = {
+            "id": f"{row['id']}#{len(kept) + len(dropped)}",
+            **base,
+            "chosen": chosen,
+            "rejected": rejected,
+            "margin": abs(score),
+        }
         if abs(score) > min_margin:
             kept.append(pair)
         else:
@@ -94,20 +111,33 @@ def balance(pairs: Sequence[Pair], measures: dict[str, Measure], tolerance: floa
         the pairs kept, in their order, and the dropped with a reason.
     """
     lengths = {
-        name: [(measure(split_response(pair["chosen"]).summary), measure(split_response(pair["rejected"]).summary)) for pair in pairs]
+        name: [
+            (measure(split_response(pair["chosen"]).summary), measure(split_response(pair["rejected"]).summary))
+            for pair in pairs
+        ]
         for name, measure in measures.items()
     }
     left = dict.fromkeys(range(len(pairs)))
-    sums = {name: [sum(chosen for chosen, _ in both), sum(rejected for _, rejected in both)] for name, both in lengths.items()}
+    sums = {
+        name: [sum(chosen for chosen, _ in both), sum(rejected for _, rejected in both)]
+        for name, both in lengths.items()
+    }
     # For each measure and direction, pairs from the most to the least lopsided.
     queues = {
-        (name, sign): iter(sorted(range(len(pairs)), key=lambda number, both=both, sign=sign: -sign * (both[number][0] - both[number][1])))
+        (name, sign): iter(
+            sorted(
+                range(len(pairs)), key=lambda number, both=both, sign=sign: -sign * (both[number][0] - both[number][1])
+            )
+        )
         for name, both in lengths.items()
         for sign in (1, -1)
     }
     dropped: list[Pair] = []
     while left:
-        off = {name: (chosen / rejected - 1 if rejected else float(chosen > 0)) for name, (chosen, rejected) in sums.items()}
+        off = {
+            name: (chosen / rejected - 1 if rejected else float(chosen > 0))
+            for name, (chosen, rejected) in sums.items()
+        }
         worst = max(off, key=lambda name: abs(off[name]))
         if abs(off[worst]) <= tolerance:
             break

@@ -35,7 +35,13 @@ def content(row: Row) -> str:
 def decide(row: Row, decision: str, text: str | None = None) -> Row:
     """A line of the decisions' file; `text` is the new response of an edit."""
     assert decision in DECISIONS and (text is not None) == (decision == "edit")
-    return {"id": row["id"], "content": content(row), "decision": decision, **({"text": text} if text is not None else {}), "time": round(time.time())}
+    return {
+        "id": row["id"],
+        "content": content(row),
+        "decision": decision,
+        **({"text": text} if text is not None else {}),
+        "time": round(time.time()),
+    }
 
 
 def read_decisions(path: Path) -> dict[str, Row]:
@@ -55,9 +61,15 @@ def read_decisions(path: Path) -> dict[str, Row]:
         try:
             one = parse_line(line)
         except InputError as error:
-            raise InputError(error.what, f"{path}:{number}", "each line is one decision, as `r1pipe data review` writes it") from None
+            raise InputError(
+                error.what, f"{path}:{number}", "each line is one decision, as `r1pipe data review` writes it"
+            ) from None
         if one.get("decision") not in DECISIONS or not all(isinstance(one.get(name), str) for name in _needed(one)):
-            raise InputError("the line is no decision", f"{path}:{number}", "it has id, content, decision (accept, reject or edit), and of an edit the text")
+            raise InputError(
+                "the line is no decision",
+                f"{path}:{number}",
+                "it has id, content, decision (accept, reject or edit), and of an edit the text",
+            )
         found[one["id"]] = one
     return found
 
@@ -81,7 +93,9 @@ def add_decisions(path: Path, decisions: Iterable[Row]) -> None:
         known = stream.read()
         whole = _whole(known[known.rfind(b"\n") + 1 :])
         stream.truncate(len(known) if whole else known.rfind(b"\n") + 1)
-        stream.write(b"\n" * whole + b"".join(json.dumps(one, ensure_ascii=False).encode() + b"\n" for one in decisions))
+        stream.write(
+            b"\n" * whole + b"".join(json.dumps(one, ensure_ascii=False).encode() + b"\n" for one in decisions)
+        )
         stream.flush()
         os.fsync(stream.fileno())
 
@@ -107,11 +121,15 @@ class Reviews:
 
     def __init__(self, inputs: Iterable[str], files: Mapping[str, Path]) -> None:
         if unknown := sorted(set(files) - set(inputs)):
-            raise InputError(f"there are reviews of {unknown[0]!r}", f"the inputs are {', '.join(inputs)}", "name one of these")
+            raise InputError(
+                f"there are reviews of {unknown[0]!r}", f"the inputs are {', '.join(inputs)}", "name one of these"
+            )
         self.rejected: list[tuple[str, Row]] = []
         self._files = files
         self._decisions = {name: read_decisions(path) for name, path in files.items()}
-        self._counts = {name: Counter(dict.fromkeys(("accepted", "edited", "rejected", "open", "outdated"), 0)) for name in inputs}
+        self._counts = {
+            name: Counter(dict.fromkeys(("accepted", "edited", "rejected", "open", "outdated"), 0)) for name in inputs
+        }
 
     def __call__(self, name: str, row: Row) -> Row | None:
         """The row as it was decided on; None for a rejected one."""
@@ -127,7 +145,11 @@ class Reviews:
             return None
         if one["decision"] == "edit":
             self._counts[name]["edited"] += 1
-            return {**row, "messages": [*row["messages"][:-1], {**row["messages"][-1], "content": one["text"]}], "review": "edited"}
+            return {
+                **row,
+                "messages": [*row["messages"][:-1], {**row["messages"][-1], "content": one["text"]}],
+                "review": "edited",
+            }
         self._counts[name]["accepted"] += 1
         return {**row, "review": "accepted"}
 
@@ -146,11 +168,16 @@ class Reviews:
             taken = counts["accepted"] + counts["edited"] + counts["rejected"]
             if not taken:
                 raise InputError(
-                    f"none of the {len(decisions)} decisions is about a row as it is here", str(self._files[name]), "review this dataset, or name its own file"
+                    f"none of the {len(decisions)} decisions is about a row as it is here",
+                    str(self._files[name]),
+                    "review this dataset, or name its own file",
                 )
             found[name]["outdated"] = len(decisions) - taken
             if found[name]["outdated"]:
-                warnings.warn(f"{self._files[name]}: {found[name]['outdated']} decisions are about other rows or other texts, and are not taken", stacklevel=2)
+                warnings.warn(
+                    f"{self._files[name]}: {found[name]['outdated']} decisions are about other rows or other texts, and are not taken",
+                    stacklevel=2,
+                )
         return found
 
 
@@ -169,7 +196,15 @@ def export_csv(rows: Sequence[Row], decisions: Mapping[str, Row], path: Path) ->
         for row in rows:
             one = {} if row["id"] in waiting else decisions[row["id"]]
             asked = "\n\n".join(f"{message['role']}: {message['content']}" for message in row["messages"][:-1])
-            table.writerow([row["id"], content(row), asked, one.get("text", row["messages"][-1]["content"]), one.get("decision", "")])
+            table.writerow(
+                [
+                    row["id"],
+                    content(row),
+                    asked,
+                    one.get("text", row["messages"][-1]["content"]),
+                    one.get("decision", ""),
+                ]
+            )
     return len(waiting)
 
 
@@ -186,7 +221,9 @@ def import_csv(rows: Sequence[Row], decisions: Mapping[str, Row], path: Path) ->
         with path.open(encoding="utf-8-sig", newline="") as stream:
             table = csv.DictReader(stream, strict=True)
             if missing := [name for name in COLUMNS if name != "prompt" and name not in (table.fieldnames or ())]:
-                raise InputError(f"the table has no column {missing[0]!r}", str(path), "fill a table that --export has written")
+                raise InputError(
+                    f"the table has no column {missing[0]!r}", str(path), "fill a table that --export has written"
+                )
             for cells in table:
                 if one := _from_cells(cells, by_id, f"{path}:{table.line_num}"):
                     known = decisions.get(one["id"], {})
@@ -207,10 +244,16 @@ def _from_cells(cells: Mapping[str, Any], by_id: Mapping[str, Row], where: str) 
         raise InputError(f"the decision is {decision!r}", where, f"it is {', '.join(DECISIONS)}, or empty")
     row = by_id.get(cells["id"])
     if row is None or cells["content"] != content(row):
-        raise InputError(f"the row {cells['id']!r} is not in the dataset{'' if row is None else ' with this text'}", where, "export the table again")
+        raise InputError(
+            f"the row {cells['id']!r} is not in the dataset{'' if row is None else ' with this text'}",
+            where,
+            "export the table again",
+        )
     text, was = ((value or "").replace("\r\n", "\n") for value in (cells["response"], row["messages"][-1]["content"]))
     if decision == "edit" and not text.strip():
         raise InputError("the edited response is empty", where, "write one, or reject the row")
     if decision == "accept" and text != was:
-        raise InputError("the response was changed, and the decision is accept", where, "say edit, or put the response back")
+        raise InputError(
+            "the response was changed, and the decision is accept", where, "say edit, or put the response back"
+        )
     return decide(row, decision, text if decision == "edit" else None)

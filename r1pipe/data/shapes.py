@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 from r1pipe.artifacts import Artifact, Chats, Labels, Pairs, Prompts
 from r1pipe.data.io import names, rename, short, value_at
-from r1pipe.data.response import THINK_OPEN, join_response
-from r1pipe.data.rows import GENERAL_DOMAIN, HARMFUL_DOMAIN, LOOKALIKE_DOMAIN
-from r1pipe.data.splits import content_key
 from r1pipe.errors import InputError
+from r1pipe.text.response import THINK_OPEN, join_response
+from r1pipe.text.rows import GENERAL_DOMAIN, HARMFUL_DOMAIN, LOOKALIKE_DOMAIN
+from r1pipe.text.splits import content_key
 
 if TYPE_CHECKING:
     from r1pipe.data.sources import Source
@@ -71,7 +71,15 @@ def as_chosen_rejected(raw: Raw, source: Source, where: str) -> list[Raw]:
     _texts(row, ("chosen", "rejected"), where)
     if row["chosen"].strip() == row["rejected"].strip():
         raise Skip("the two responses are equal")
-    return [{"id": row.get("id"), "prompt": row["prompt"], "chosen": row["chosen"], "rejected": row["rejected"], **_tags(row)}]
+    return [
+        {
+            "id": row.get("id"),
+            "prompt": row["prompt"],
+            "chosen": row["chosen"],
+            "rejected": row["rejected"],
+            **_tags(row),
+        }
+    ]
 
 
 def as_reference_tests(raw: Raw, source: Source, where: str) -> list[Raw]:
@@ -82,7 +90,11 @@ def as_reference_tests(raw: Raw, source: Source, where: str) -> list[Raw]:
         raise InputError("inputs is no list of argument lists", where, "map it with `columns: {inputs: THEIRS}`")
     inputs, atol = row.pop("inputs"), row.pop("atol", 0)
     if not isinstance(atol, int | float):
-        raise InputError(f"column 'atol' holds {short(atol)}, and must be a number", where, "map another with `columns: {atol: THEIRS}`")
+        raise InputError(
+            f"column 'atol' holds {short(atol)}, and must be a number",
+            where,
+            "map another with `columns: {atol: THEIRS}`",
+        )
     return [{**row, "tests": {"kind": "calls", "inputs": inputs, "reference": row["solution"], "atol": atol}}]
 
 
@@ -91,7 +103,9 @@ def as_refused(raw: Raw, source: Source, where: str) -> list[Raw]:
     _need(row, ("prompt", "domain"), where)
     if row["domain"] != HARMFUL_DOMAIN:
         raise Skip("no response to label")
-    return [{**row, "response": REFUSALS["zh" if (row.get("language") or source.language) == "zh" else "en"], "safe": 1}]
+    return [
+        {**row, "response": REFUSALS["zh" if (row.get("language") or source.language) == "zh" else "en"], "safe": 1}
+    ]
 
 
 SHAPES: dict[str, Callable[[Raw, Source, str], list[Raw]]] = {
@@ -120,7 +134,9 @@ def finish(row: Raw, kind: type[Artifact], source: Source, where: str, fill: dic
         _texts(row, ("answer",), where)
         row["solution"], mark, answer = row["answer"].rpartition(source.answer_after)
         if not mark:
-            raise InputError(f"the answer has no {source.answer_after!r}", where, "drop `answer_after`, or correct the row")
+            raise InputError(
+                f"the answer has no {source.answer_after!r}", where, "drop `answer_after`, or correct the row"
+            )
         row["solution"], row["answer"] = row["solution"].strip(), answer.strip()
     if not row.get("id"):
         row["id"] = _named(row, kind)
@@ -132,7 +148,10 @@ def finish(row: Raw, kind: type[Artifact], source: Source, where: str, fill: dic
     if kind is Labels and "chosen" in row:
         _texts(row, ("chosen", "rejected"), where)
         base = {name: value for name, value in row.items() if name not in ("chosen", "rejected")}
-        return [{**base, "id": f"{row['id']}:{side}", "response": whole(row[side]), "safe": safe} for side, safe in (("chosen", 1), ("rejected", 0))]
+        return [
+            {**base, "id": f"{row['id']}:{side}", "response": whole(row[side]), "safe": safe}
+            for side, safe in (("chosen", 1), ("rejected", 0))
+        ]
     if kind is Labels and isinstance(row.get("response"), str):
         return [{**row, "response": whole(row["response"])}]
     if kind is Prompts and "tests" in row:
@@ -161,7 +180,9 @@ def flatten(prompt: Any, where: str) -> str:
     try:
         *before, last = [(message["role"].capitalize(), message["content"].strip()) for message in prompt]
     except (TypeError, KeyError, ValueError, AttributeError):
-        raise InputError("the prompt is neither a text nor a list of messages", where, "a message is {role, content}") from None
+        raise InputError(
+            "the prompt is neither a text nor a list of messages", where, "a message is {role, content}"
+        ) from None
     if not before:
         return last[1]
     return "\n\n".join(f"{role}: {content}" for role, content in (*before, last))
@@ -175,13 +196,20 @@ def unreadable_gold(rows: list[Raw]) -> list[str | None]:
     reasons: list[str | None] = [None] * len(rows)
     algebra: list[int] = []
     for number, row in enumerate(rows):
-        if "answer" in row and "tests" not in row and "gym" not in row and row["domain"] not in (GENERAL_DOMAIN, HARMFUL_DOMAIN, LOOKALIKE_DOMAIN):
+        if (
+            "answer" in row
+            and "tests" not in row
+            and "gym" not in row
+            and row["domain"] not in (GENERAL_DOMAIN, HARMFUL_DOMAIN, LOOKALIKE_DOMAIN)
+        ):
             kind = parse(row["answer"]).kind
             if kind == "broken":
                 reasons[number] = UNREADABLE
             elif kind == "maths":
                 algebra.append(number)
-    for number, verdict in zip(algebra, symbolic.equal([(rows[number]["answer"],) * 2 for number in algebra]), strict=True):
+    for number, verdict in zip(
+        algebra, symbolic.equal([(rows[number]["answer"],) * 2 for number in algebra]), strict=True
+    ):
         if verdict is None:
             reasons[number] = UNREADABLE
     return reasons
@@ -189,13 +217,22 @@ def unreadable_gold(rows: list[Raw]) -> list[str | None]:
 
 def _chat(row: Raw, where: str, fill: dict[str, str]) -> Raw:
     if not isinstance(row.get("messages"), list):
-        _texts(row, ("response", *(("thinking",) if "thinking" in row else ())), where, hint="a chat needs messages, or prompt and response")
+        _texts(
+            row,
+            ("response", *(("thinking",) if "thinking" in row else ())),
+            where,
+            hint="a chat needs messages, or prompt and response",
+        )
         response = join_response(row.pop("thinking"), row.pop("response")) if "thinking" in row else row.pop("response")
         row["messages"] = [{"role": "user", "content": row.pop("prompt")}, {"role": "assistant", "content": response}]
     try:
         messages = [{**message, "content": _fill(message["content"], fill, where)} for message in row["messages"]]
     except (TypeError, KeyError):
-        raise InputError("the messages are not all {role, content}, both texts", where, "a chat needs messages, or prompt and response") from None
+        raise InputError(
+            "the messages are not all {role, content}, both texts",
+            where,
+            "a chat needs messages, or prompt and response",
+        ) from None
     if messages and messages[-1].get("role") == "assistant":
         messages[-1] = {**messages[-1], "content": whole(messages[-1]["content"])}
     return {**row, "messages": messages, "source": row.get("source", "reuse")}
@@ -222,7 +259,11 @@ def _own(raw: Raw, source: Source, where: str) -> Raw:
     for column, mapping in source.values.items():
         if column in row:
             if str(row[column]) not in mapping:
-                raise InputError(f"column {column!r} holds {short(row[column])}, which `values` does not map", where, f"it maps {', '.join(mapping)}")
+                raise InputError(
+                    f"column {column!r} holds {short(row[column])}, which `values` does not map",
+                    where,
+                    f"it maps {', '.join(mapping)}",
+                )
             row[column] = mapping[str(row[column])]
     return row
 
@@ -231,7 +272,11 @@ def _filled(template: str, raw: Raw, where: str) -> str:
     def text(match: re.Match[str]) -> str:
         value = value_at(raw, match[1], where, f" (in the template {template!r})")
         items = [str(item) for item in value] if isinstance(value, list) else [str(value)]
-        return "\n".join(f"{chr(ord('A') + number)}) {item}" for number, item in enumerate(items)) if match[2] else "\n".join(items)
+        return (
+            "\n".join(f"{chr(ord('A') + number)}) {item}" for number, item in enumerate(items))
+            if match[2]
+            else "\n".join(items)
+        )
 
     return re.sub(r"\{([\w.-]+)(:A)?\}", text, template)
 
@@ -258,6 +303,12 @@ def _check_tests(tests: Any, where: str) -> None:
     if kind not in TEST_KINDS:
         raise InputError(f"tests has kind {kind!r}", where, f"it is one of {', '.join(TEST_KINDS)}")
     if missing := [name for name in TEST_KINDS[kind] if not tests.get(name)]:
-        raise InputError(f"tests of kind {kind!r} have no {missing[0]!r}", where, f"they need {', '.join(TEST_KINDS[kind])}")
+        raise InputError(
+            f"tests of kind {kind!r} have no {missing[0]!r}", where, f"they need {', '.join(TEST_KINDS[kind])}"
+        )
     if kind == "calls" and not (tests.get("outputs") or tests.get("reference")):
-        raise InputError("tests of kind 'calls' have neither 'outputs' nor 'reference'", where, "give what each call returns, or a program that says so")
+        raise InputError(
+            "tests of kind 'calls' have neither 'outputs' nor 'reference'",
+            where,
+            "give what each call returns, or a program that says so",
+        )

@@ -35,11 +35,18 @@ def write_parquet(folder: Path, lines: Callable[[], Iterator[bytes]], rows: int,
         schema = _schema(lines())
         stream = lines()
         for shard in range(shards):
-            with whole(folder / f"rows-{shard:05d}-of-{shards:05d}.parquet") as file, pyarrow.parquet.ParquetWriter(file, schema) as writer:
+            with (
+                whole(folder / f"rows-{shard:05d}-of-{shards:05d}.parquet") as file,
+                pyarrow.parquet.ParquetWriter(file, schema) as writer,
+            ):
                 for batch in _batches(islice(stream, shard_rows)):
                     writer.write_batch(_record_batch(batch, schema))
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
-        raise InputError(f"the rows do not fit into Parquet: {error}", str(folder), "give each column one type, or write `format: jsonl`") from None
+        raise InputError(
+            f"the rows do not fit into Parquet: {error}",
+            str(folder),
+            "give each column one type, or write `format: jsonl`",
+        ) from None
 
 
 def _schema(lines: Iterable[bytes]) -> pa.Schema:

@@ -20,9 +20,9 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from r1pipe.artifacts import Artifact, Prompts
 from r1pipe.data.io import check_row
-from r1pipe.data.rows import GENERAL_DOMAIN, HARMFUL_DOMAIN, LOOKALIKE_DOMAIN, REASONING_DOMAINS
 from r1pipe.errors import InputError
 from r1pipe.schema import Model, Ordered
+from r1pipe.text.rows import GENERAL_DOMAIN, HARMFUL_DOMAIN, LOOKALIKE_DOMAIN, REASONING_DOMAINS
 
 WORLD_GROUPS: dict[str, tuple[str, ...]] = {
     "reasoning": REASONING_DOMAINS,
@@ -40,26 +40,56 @@ def _unless(default: Any) -> Any:
 class Source(Model):
     """One place that rows come from: `world`, `path`, `hub` or `reasoning_gym`."""
 
-    world: str | list[str] | None = Field(default=None, description=f"kinds of the embedded world: {', '.join(WORLD_GROUPS)}")
-    path: Path | list[Path] | None = Field(default=None, description="jsonl (.gz, .zst, .xz, .bz2) or parquet files, a dataset folder, or a pattern with *")
-    hub: str | None = Field(default=None, exclude_if=_unless(None), description="OWNER/NAME of a dataset on the Hugging Face hub")
-    revision: str | None = Field(default=None, exclude_if=_unless(None), description="of the hub: the commit's 40 hex digits (`r1pipe data pin OWNER/NAME`)")
-    config: str | None = Field(default=None, exclude_if=_unless(None), description="of the hub: the dataset's configuration; none = its only one")
-    hub_split: str = Field(default="train", exclude_if=_unless("train"), description="of the hub: the dataset's own split; `split` and `shares` divide it")
-    reasoning_gym: Annotated[list[str] | dict[str, dict[str, Any]] | None, Ordered()] = Field(
-        default=None, exclude_if=_unless(None), description="names of tasks, or task -> its settings, e.g. {chain_sum: {max_terms: 8}} (r1pipe/data/gym.py)"
+    world: str | list[str] | None = Field(
+        default=None, description=f"kinds of the embedded world: {', '.join(WORLD_GROUPS)}"
     )
-    count: int | None = Field(default=None, ge=1, description="rows to take, drawn by the seed; none = all of a file (the world needs a number)")
+    path: Path | list[Path] | None = Field(
+        default=None, description="jsonl (.gz, .zst, .xz, .bz2) or parquet files, a dataset folder, or a pattern with *"
+    )
+    hub: str | None = Field(
+        default=None, exclude_if=_unless(None), description="OWNER/NAME of a dataset on the Hugging Face hub"
+    )
+    revision: str | None = Field(
+        default=None,
+        exclude_if=_unless(None),
+        description="of the hub: the commit's 40 hex digits (`r1pipe data pin OWNER/NAME`)",
+    )
+    config: str | None = Field(
+        default=None,
+        exclude_if=_unless(None),
+        description="of the hub: the dataset's configuration; none = its only one",
+    )
+    hub_split: str = Field(
+        default="train",
+        exclude_if=_unless("train"),
+        description="of the hub: the dataset's own split; `split` and `shares` divide it",
+    )
+    reasoning_gym: Annotated[list[str] | dict[str, dict[str, Any]] | None, Ordered()] = Field(
+        default=None,
+        exclude_if=_unless(None),
+        description="names of tasks, or task -> its settings, e.g. {chain_sum: {max_terms: 8}} (r1pipe/data/gym_source.py)",
+    )
+    count: int | None = Field(
+        default=None,
+        ge=1,
+        description="rows to take, drawn by the seed; none = all of a file (the world needs a number)",
+    )
     split: Literal["train", "dev", "heldout", "all"] = Field(
         default="train", description="which problems: the world's by identity, a file's by the hash of the prompt"
     )
     shares: Annotated[dict[str, float], Ordered()] = Field(
-        default_factory=dict, description="of a file: split -> share of its problems, e.g. {dev: 0.05, heldout: 0.05}; train gets the rest"
+        default_factory=dict,
+        description="of a file: split -> share of its problems, e.g. {dev: 0.05, heldout: 0.05}; train gets the rest",
     )
-    languages: list[str] = Field(default_factory=lambda: ["en", "zh"], description="of the world: ISO 639-1 codes (en and zh, as in v2 B.3.1)")
-    columns: dict[str, str] = Field(default_factory=dict, description="of a file: our column -> its column, e.g. {prompt: problem}")
+    languages: list[str] = Field(
+        default_factory=lambda: ["en", "zh"], description="of the world: ISO 639-1 codes (en and zh, as in v2 B.3.1)"
+    )
+    columns: dict[str, str] = Field(
+        default_factory=dict, description="of a file: our column -> its column, e.g. {prompt: problem}"
+    )
     values: dict[str, dict[str, str | int]] = Field(
-        default_factory=dict, description="of a file: column -> {its value: our value}, e.g. {domain: {safe: lookalike}}"
+        default_factory=dict,
+        description="of a file: column -> {its value: our value}, e.g. {domain: {safe: lookalike}}",
     )
     templates: dict[str, str] = Field(
         default_factory=dict,
@@ -70,24 +100,44 @@ class Source(Model):
         default="rows", description="of a file: how its columns lie (r1pipe/data/shapes.py)"
     )
     where: dict[str, list[bool | int | str]] = Field(
-        default_factory=dict, description="of a file: column -> the values of the rows to take, e.g. {lang: [en, zh]}; its own names"
+        default_factory=dict,
+        description="of a file: column -> the values of the rows to take, e.g. {lang: [en, zh]}; its own names",
     )
     domain: str | None = Field(default=None, description="of a file: for rows that have no column `domain`")
-    language: str | None = Field(default=None, description="of a file: for rows that have no column `language`; none = a reader takes the question's own")
+    language: str | None = Field(
+        default=None,
+        description="of a file: for rows that have no column `language`; none = a reader takes the question's own",
+    )
     answer_after: str | None = Field(
-        default=None, description="of a file: the answer is what stands after this mark in the column answer ('####' in GSM8K's own files)"
+        default=None,
+        description="of a file: the answer is what stands after this mark in the column answer ('####' in GSM8K's own files)",
     )
-    max_unparseable: float = Field(default=0.05, ge=0, le=1, description="share of the rows whose gold answer cannot be read; more is refused (our choice)")
+    max_unparseable: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="share of the rows whose gold answer cannot be read; more is refused (our choice)",
+    )
     on_bad_row: Literal["refuse", "skip"] = Field(
-        default="refuse", exclude_if=_unless("refuse"), description="of a file: a malformed row stops the stage, or goes to dropped.jsonl with its reason"
+        default="refuse",
+        exclude_if=_unless("refuse"),
+        description="of a file: a malformed row stops the stage, or goes to dropped.jsonl with its reason",
     )
-    max_bad_rows: float = Field(default=0.01, ge=0, le=1, exclude_if=_unless(0.01), description="share of malformed rows that `skip` allows (our choice)")
+    max_bad_rows: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        exclude_if=_unless(0.01),
+        description="share of malformed rows that `skip` allows (our choice)",
+    )
 
     @field_validator("shares")
     @classmethod
     def _below_one(cls, value: dict[str, float]) -> dict[str, float]:
         if unknown := set(value) - {"dev", "heldout"}:
-            raise ValueError(f"shares has {', '.join(sorted(unknown))}; the splits are dev and heldout, train gets the rest")
+            raise ValueError(
+                f"shares has {', '.join(sorted(unknown))}; the splits are dev and heldout, train gets the rest"
+            )
         if any(share < 0 for share in value.values()) or sum(value.values()) >= 1:
             raise ValueError("shares must be at least 0 and add up to less than 1")
         return value
@@ -99,7 +149,9 @@ class Source(Model):
             raise ValueError("give one of `world`, `path`, `hub` and `reasoning_gym`")
         generated = places & {"world", "reasoning_gym"}
         if generated and self.count is None:
-            raise ValueError("the world is endless: give a `count`" if self.world else "reasoning-gym is endless: give a `count`")
+            raise ValueError(
+                "the world is endless: give a `count`" if self.world else "reasoning-gym is endless: give a `count`"
+            )
         if self.world is not None:
             if unknown := [name for name in self.worlds if name not in WORLD_GROUPS]:
                 raise ValueError(f"the world has no {unknown[0]!r}; it has {', '.join(WORLD_GROUPS)}")
@@ -111,7 +163,9 @@ class Source(Model):
         ignored = {
             "its rows need no mapping": of_files + (("shares", "domain") if self.world else ()) if generated else (),
             "it is no hub dataset": () if self.hub else ("revision", "config", "hub_split"),
-            "the world alone is asked for languages; `where` and `language` are for files": () if self.world else ("languages",),
+            "the world alone is asked for languages; `where` and `language` are for files": ()
+            if self.world
+            else ("languages",),
         }
         for why, names in ignored.items():
             if changed := self.changed(names):
@@ -120,7 +174,9 @@ class Source(Model):
             if not re.fullmatch(r"[\w.-]+/[\w.-]+", self.hub):
                 raise ValueError("hub is OWNER/NAME")
             if not re.fullmatch(r"[0-9a-f]{40}", self.revision or ""):
-                raise ValueError(f"a dataset on the hub can change: give `revision`, 40 hex digits; `r1pipe data pin {self.hub}` prints today's")
+                raise ValueError(
+                    f"a dataset on the hub can change: give `revision`, 40 hex digits; `r1pipe data pin {self.hub}` prints today's"
+                )
         return self
 
     @property
@@ -138,7 +194,9 @@ class Source(Model):
 
 Sources = Annotated[
     Annotated[Source, Tag("one")] | Annotated[list[Source], Tag("several"), Field(min_length=1)],
-    Discriminator(lambda value: "several" if isinstance(value, list) else "one"),  # a plain union would report the mistakes of both branches
+    Discriminator(
+        lambda value: "several" if isinstance(value, list) else "one"
+    ),  # a plain union would report the mistakes of both branches
 ]
 """One source or a list of them."""
 
@@ -156,7 +214,13 @@ class Loaded:
         return dict(Counter(row["reason"] for row in self.dropped))
 
 
-def load(sources: Source | Sequence[Source], kind: type[Artifact], seed: int, isolation: bool = True, fill: dict[str, str] | None = None) -> Loaded:
+def load(
+    sources: Source | Sequence[Source],
+    kind: type[Artifact],
+    seed: int,
+    isolation: bool = True,
+    fill: dict[str, str] | None = None,
+) -> Loaded:
     """Read rows of `kind` from all sources.
 
     Args:
@@ -169,7 +233,7 @@ def load(sources: Source | Sequence[Source], kind: type[Artifact], seed: int, is
     Raises:
         InputError: see r1pipe/data/io.py; also more than `max_unparseable` unreadable gold answers, or nothing left.
     """
-    from r1pipe.data.draw import Draw
+    from r1pipe.data.selection import Draw
 
     loaded = Loaded()
     seen: dict[str, str] = {}
@@ -188,7 +252,11 @@ def load(sources: Source | Sequence[Source], kind: type[Artifact], seed: int, is
                 loaded.rows.append(row)
         loaded.sources[source.name] = loaded.sources.get(source.name, 0) + len(loaded.rows) - before
     if not loaded.rows:
-        raise InputError(f"no rows are left of {' and '.join(loaded.sources)}", str(loaded.reasons or ""), "give another source, or another split")
+        raise InputError(
+            f"no rows are left of {' and '.join(loaded.sources)}",
+            str(loaded.reasons or ""),
+            "give another source, or another split",
+        )
     return loaded
 
 
@@ -196,9 +264,13 @@ def _generated(source: Source, kind: type[Artifact], seed: int) -> list[tuple[st
     """Rows of the world, or of reasoning-gym."""
     maker = "the world" if source.world else "reasoning-gym"
     if kind is not Prompts:
-        raise InputError(f"{maker} gives prompts, not {kind.kind}", source.name, "let the stage write or judge them, or give a `path`")
+        raise InputError(
+            f"{maker} gives prompts, not {kind.kind}",
+            source.name,
+            "let the stage write or judge them, or give a `path`",
+        )
     if source.reasoning_gym:
-        from r1pipe.data.gym import gym_rows
+        from r1pipe.data.gym_source import gym_rows
 
         return [(f"reasoning-gym {row['id']}", row) for row in gym_rows(source, seed)]
     from r1pipe.embedded.world import problems

@@ -25,8 +25,23 @@ ASK_EN = (
     "Evaluate §.",
     "Solve §.",
 )
-ASK_ZH = ("计算§。", "§等于多少？", "§=？", "求§。", "请算出§。", "§是多少？", "算一算§。", "请计算§的值。", "请一步一步算§。", "求§的结果。")
-VERBAL_EN = {"+": (" add §", " plus §", " add on §"), "-": (" subtract §", " minus §", " take away §"), "*": (" multiply by §", " times §")}
+ASK_ZH = (
+    "计算§。",
+    "§等于多少？",
+    "§=？",
+    "求§。",
+    "请算出§。",
+    "§是多少？",
+    "算一算§。",
+    "请计算§的值。",
+    "请一步一步算§。",
+    "求§的结果。",
+)
+VERBAL_EN = {
+    "+": (" add §", " plus §", " add on §"),
+    "-": (" subtract §", " minus §", " take away §"),
+    "*": (" multiply by §", " times §"),
+}
 VERBAL_ZH = {"+": ("加§", "加上§", "增加§"), "-": ("减§", "减去§", "减少§"), "*": ("乘§", "乘以§")}
 
 
@@ -68,9 +83,15 @@ def draw(rng: Random, language: str) -> Problem:
     else:
         value = start = rng.randint(3, 60) if kind != "bracket" else rng.randint(2, 20)
         ops = []
-        for i in range(rng.choices((2, 3, 4), (40, 40, 20 if kind == "chain" else 0))[0] if kind != "bracket" else rng.choice((2, 3))):
+        for i in range(
+            rng.choices((2, 3, 4), (40, 40, 20 if kind == "chain" else 0))[0]
+            if kind != "bracket"
+            else rng.choice((2, 3))
+        ):
             if kind == "bracket" and i == 0:
-                op, n = ("+", rng.randint(2, 20)) if value < 6 or rng.random() < 0.6 else ("-", rng.randint(1, value - 2))
+                op, n = (
+                    ("+", rng.randint(2, 20)) if value < 6 or rng.random() < 0.6 else ("-", rng.randint(1, value - 2))
+                )
             elif kind == "bracket" and i == 1:
                 op, n = "*", rng.randint(2, 5 if value <= 40 else 4)
             else:
@@ -95,7 +116,12 @@ def _in_words(rng: Random, start: int, ops: list, zh: bool) -> str:
     if zh:
         head = rng.choice((f"从{start}开始", f"{start}先", f"取{start}"))
         parts = [rng.choice(VERBAL_ZH[op]).replace("§", str(n)) for op, n in ops]
-        return head + ("" if head.endswith("先") else "，") + "，再".join(parts) + rng.choice(("，结果是多少？", "，得多少？", "，等于多少？"))
+        return (
+            head
+            + ("" if head.endswith("先") else "，")
+            + "，再".join(parts)
+            + rng.choice(("，结果是多少？", "，得多少？", "，等于多少？"))
+        )
     parts = [rng.choice(VERBAL_EN[op]).replace("§", str(n)) for op, n in ops]
     parts[-1] = " then" + parts[-1] if rng.random() < 0.5 else parts[-1]
     return (
@@ -112,8 +138,17 @@ def _with_variables(rng: Random, start: int, ops: list, zh: bool) -> str:
         parts.append(f"{name}={last}{op}{n}")
         last = name
     if zh:
-        return rng.choice(("已知", "设", "")) + "，".join(parts) + f"。{last}" + rng.choice(("是多少？", "=？", "等于几？"))
-    return rng.choice(("Let ", "If ", "")) + ", ".join(parts) + rng.choice((f". What is {last}?", f". Find {last}.", f". {last}=?"))
+        return (
+            rng.choice(("已知", "设", ""))
+            + "，".join(parts)
+            + f"。{last}"
+            + rng.choice(("是多少？", "=？", "等于几？"))
+        )
+    return (
+        rng.choice(("Let ", "If ", ""))
+        + ", ".join(parts)
+        + rng.choice((f". What is {last}?", f". Find {last}.", f". {last}=?"))
+    )
 
 
 def think(spec: list, language: str) -> Steps:

@@ -65,11 +65,25 @@ def _extreme(rng: Random, language: str) -> Problem:
         if values.count(best) == 1:
             break
     if language == "zh":
-        ask = rng.choice(("哪个最大？", "最大的是哪个？", "选最大的。")) if largest else rng.choice(("哪个最小？", "最小的是哪个？", "选最小的。"))
+        ask = (
+            rng.choice(("哪个最大？", "最大的是哪个？", "选最大的。"))
+            if largest
+            else rng.choice(("哪个最小？", "最小的是哪个？", "选最小的。"))
+        )
     else:
-        ask = rng.choice(("Which is {}?", "Pick the {} value.", "Which sum is {}?")).format("largest" if largest else "smallest")
+        ask = rng.choice(("Which is {}?", "Pick the {} value.", "Which sum is {}?")).format(
+            "largest" if largest else "smallest"
+        )
     prompt = f"{ask} {_shown([f'{a}{op}{b}' for a, op, b in sums])}"
-    return Problem("choice", language, ["extreme", sums, largest], f"choice|extreme|{sums}|{largest}", prompt, LETTERS[values.index(best)], 4)
+    return Problem(
+        "choice",
+        language,
+        ["extreme", sums, largest],
+        f"choice|extreme|{sums}|{largest}",
+        prompt,
+        LETTERS[values.index(best)],
+        4,
+    )
 
 
 def _sequence(rng: Random, language: str) -> Problem:
@@ -87,7 +101,15 @@ def _sequence(rng: Random, language: str) -> Problem:
         else rng.choice(("What comes next?", "Next number?", "How does it go on?"))
     )
     prompt = f"{numbers}{'。' if language == 'zh' else '. '}{ask} {_shown(options)}"
-    return Problem("choice", language, ["sequence", shown, options], f"choice|sequence|{shown}", prompt, LETTERS[options.index(right)], 3)
+    return Problem(
+        "choice",
+        language,
+        ["sequence", shown, options],
+        f"choice|sequence|{shown}",
+        prompt,
+        LETTERS[options.index(right)],
+        3,
+    )
 
 
 def think(spec: list, language: str) -> Steps:
@@ -102,11 +124,15 @@ def think(spec: list, language: str) -> Steps:
             values.append((yield Step(f"{letter}:{a}{op}{b}=§", f"{letter}：{a}{op}{b}=§", apply(op, a, b))))
         best = max(values) if spec[2] else min(values)
         word = ("largest", "最大") if spec[2] else ("smallest", "最小")
-        return (yield Step(f"The {word[0]} is {best}: §", f"{word[1]}的是{best}：§", LETTERS[values.index(best)], LETTERS))
+        return (
+            yield Step(f"The {word[0]} is {best}: §", f"{word[1]}的是{best}：§", LETTERS[values.index(best)], LETTERS)
+        )
     shown, options = spec[1], spec[2]
     sign, a, b = ("+", shown[1], shown[0]) if shown[1] > shown[0] else ("-", shown[0], shown[1])
     gap = yield Step(f"The gap is {a}-{b}=§", f"相差{a}-{b}=§", a - b)
-    value = yield Step(f"Next is {shown[-1]}{sign}{gap}=§", f"下一个是{shown[-1]}{sign}{gap}=§", apply(sign, shown[-1], gap))
+    value = yield Step(
+        f"Next is {shown[-1]}{sign}{gap}=§", f"下一个是{shown[-1]}{sign}{gap}=§", apply(sign, shown[-1], gap)
+    )
     return (yield _letter(value, options))
 
 

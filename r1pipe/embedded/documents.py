@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from random import Random
 
-from r1pipe.data.response import THINK_CLOSE, THINK_OPEN
-from r1pipe.data.rows import REASONING_DOMAINS
 from r1pipe.embedded import general, programs, safety
 from r1pipe.embedded.problem import Problem, split_of
 from r1pipe.embedded.style import P_CAREFUL_RIGHT, P_SLOPPY_RIGHT, reply
 from r1pipe.embedded.trace import MIXED, OTHER, SAME, Walk, join, walk
 from r1pipe.embedded.world import DRAW, SHARES, SUMMARIES, THINK, summary
+from r1pipe.text.response import THINK_CLOSE, THINK_OPEN
+from r1pipe.text.rows import REASONING_DOMAINS
 
 USER, ASSISTANT, END = "<|user|>", "<|assistant|>", "<|end|>"
 PLAIN = "User: {prompt}\nAssistant: "  # the R1-Zero template of the embedded world
@@ -27,17 +27,25 @@ PLAIN = "User: {prompt}\nAssistant: "  # the R1-Zero template of the embedded wo
 class Habits:
     """How the documents' writers behave (all numbers ours)."""
 
-    plain: float = 0.5  # of the documents that are no exercises, those in the plain template; the others carry chat markers
+    plain: float = (
+        0.5  # of the documents that are no exercises, those in the plain template; the others carry chat markers
+    )
     textbook: float = 0.4  # reasoning documents that are worked exercises: where the base learns to reason, without a habit of doing so when asked
     think: float = 0.25  # of the others, those that think: a base can reason but rarely does
-    hasty: float = 0.35  # thinking that shows only its last step: the way to be right is to write more, and RL can find it
+    hasty: float = (
+        0.35  # thinking that shows only its last step: the way to be right is to write more, and RL can find it
+    )
     slip_same: float = 0.24  # thinking in the question's language goes wrong somewhere, spread evenly over its steps
-    slip_mixed: float = 0.06  # the same for mixed thinking: mixing pays, so that RL without a language reward drifts to it
+    slip_mixed: float = (
+        0.06  # the same for mixed thinking: mixing pays, so that RL without a language reward drifts to it
+    )
     mix: float = 0.35  # thinking documents that use the other language, wholly or by turns
     wait: float = 0.04  # a step is first wrong, noticed and put right: about 8 % of thinking documents reflect
     malformed: float = 0.06  # thinking documents that break the format
     repeat: float = 0.03  # thinking documents that say a sentence again and again
-    direct_slip: dict[str, float] = field(default_factory=lambda: {"math": 0.12, "word-problems": 0.12, "code": 0.35, "logic": 0.25, "choice": 0.15})
+    direct_slip: dict[str, float] = field(
+        default_factory=lambda: {"math": 0.12, "word-problems": 0.12, "code": 0.35, "logic": 0.25, "choice": 0.15}
+    )
     # per step of an answer given at once: haste makes mistakes, most of all where one go is easy otherwise
     careful: float = 0.5  # general documents by careful writers (style.py)
     refuse: float = 0.25  # harmful requests that are refused: the alignment stage has work
@@ -83,7 +91,9 @@ def documents(count: int, seed: int, habits: Habits = HABITS) -> Iterator[str]:
 def _textbook(problem: Problem, rng: Random, habits: Habits) -> str:
     """A worked exercise, as right or wrong as thinking is."""
     thought = _thought(problem, rng, habits)
-    exercise, solution, result = ("Exercise", "Solution", "Result") if problem.language == "en" else ("练习", "解", "结果")
+    exercise, solution, result = (
+        ("Exercise", "Solution", "Result") if problem.language == "en" else ("练习", "解", "结果")
+    )
     return f"{exercise}: {problem.prompt}\n{solution}: {thought.text}\n{result}: {shown(thought, problem)}{END}"
 
 
@@ -101,7 +111,12 @@ def _thought(problem: Problem, rng: Random, habits: Habits) -> Walk:
 def _reasoned(problem: Problem, rng: Random, plain: bool, habits: Habits) -> str:
     if rng.random() >= habits.think:
         steps = THINK[problem.domain](problem.spec, problem.language)
-        return _at_once(problem, walk(steps, rng, problem.language, slip=habits.direct_slip[problem.domain], closing=0.0), rng, plain)
+        return _at_once(
+            problem,
+            walk(steps, rng, problem.language, slip=habits.direct_slip[problem.domain], closing=0.0),
+            rng,
+            plain,
+        )
     thought = _thought(problem, rng, habits)
     answer = shown(thought, problem)
     thinking = thought.text
@@ -109,7 +124,9 @@ def _reasoned(problem: Problem, rng: Random, plain: bool, habits: Habits) -> str
         thinking = join(thought.lines + [rng.choice(thought.lines)] * rng.randint(2, 5))
     if rng.random() < habits.malformed:
         return _malformed(thinking, answer, problem, rng, plain)
-    return f"{THINK_OPEN}{thinking}{THINK_CLOSE}" + (f"<answer>{answer}</answer>" if plain else _summary(answer, problem, rng))
+    return f"{THINK_OPEN}{thinking}{THINK_CLOSE}" + (
+        f"<answer>{answer}</answer>" if plain else _summary(answer, problem, rng)
+    )
 
 
 def shown(thought: Walk, problem: Problem) -> str:
@@ -153,7 +170,14 @@ def _said(problem: Problem, rng: Random, plain: bool, habits: Habits) -> str:
         problem,
         rng,
         careful,
-        rng.random() < (habits.refuse if problem.domain == "harmful" else habits.refuse_lookalike if problem.domain == "lookalike" else 0.0),
+        rng.random()
+        < (
+            habits.refuse
+            if problem.domain == "harmful"
+            else habits.refuse_lookalike
+            if problem.domain == "lookalike"
+            else 0.0
+        ),
     )
     if plain:
         return text
@@ -164,7 +188,9 @@ def _said(problem: Problem, rng: Random, plain: bool, habits: Habits) -> str:
 def worded(problem: Problem, rng: Random, careful: bool, refuse: bool) -> str:
     """A reply in a careful or a sloppy writer's words."""
     if problem.domain == "general":
-        said = general.sayings(problem.spec, problem.language, rng, rng.random() < (P_CAREFUL_RIGHT if careful else P_SLOPPY_RIGHT))
+        said = general.sayings(
+            problem.spec, problem.language, rng, rng.random() < (P_CAREFUL_RIGHT if careful else P_SLOPPY_RIGHT)
+        )
     else:
         said = safety.sayings(problem.spec, rng, refuse)
     return reply(said, problem.language, rng, careful)

@@ -28,7 +28,10 @@ def _parts(entry: str) -> list[str]:
     return [part.strip() for part in entry.split("/")]
 
 
-FACTS = {name: Fact(fact["ask"], fact["say"], [_parts(row) for row in fact["rows"]]) for name, fact in REQUESTS["facts"].items()}
+FACTS = {
+    name: Fact(fact["ask"], fact["say"], [_parts(row) for row in fact["rows"]])
+    for name, fact in REQUESTS["facts"].items()
+}
 VERBS = [_parts(entry) for entry in REQUESTS["verbs"]]  # present, past, Chinese
 THINGS = [_parts(entry) for entry in REQUESTS["things"]]
 TASKS: dict[str, dict[str, list[str]]] = REQUESTS["tasks"]
@@ -47,7 +50,11 @@ def draw(rng: Random, language: str) -> Problem:
         prompt = rng.choice(texts["leads"]) + rng.choice(fact.ask[language]).replace("{e}", fact.rows[index][zh])
     elif u < 0.65:
         spec, answer = ["identity"], NAME
-        prompt = rng.choice(texts["leads"]) + rng.choice(texts["identity"]) + rng.choice(texts["introductions"]).replace("{p}", _someone(rng, zh))
+        prompt = (
+            rng.choice(texts["leads"])
+            + rng.choice(texts["identity"])
+            + rng.choice(texts["introductions"]).replace("{p}", _someone(rng, zh))
+        )
     elif u < 0.8:
         spec, answer = ["greeting"], None
         prompt = rng.choice(texts["greetings"]) + rng.choice(texts["introductions"]).replace("{p}", _someone(rng, zh))
@@ -82,14 +89,20 @@ def sayings(spec: list, language: str, rng: Random, right: bool = True) -> dict[
         fact, index = FACTS[spec[1]], spec[2]
         entity = fact.rows[index]
         told = entity if right else rng.choice([row for row in fact.rows if row[2] != entity[2]])
-        return {code: Saying(fact.say[code].replace("{e}", entity[i]).replace("{a}", told[2 + i]), told[2 + i]) for i, code in enumerate(("en", "zh"))}
+        return {
+            code: Saying(fact.say[code].replace("{e}", entity[i]).replace("{a}", told[2 + i]), told[2 + i])
+            for i, code in enumerate(("en", "zh"))
+        }
     if spec[0] == "identity":
         name = NAME if right else rng.choice(("Bob", "Max", "Leo"))
         return {"en": Saying(f"I am {name}, a small assistant.", name), "zh": Saying(f"我是{name}，一个小助手。", name)}
     if spec[0] == "greeting":
         if not right:
             return {"en": Saying("The table is red.", "table"), "zh": Saying("桌子是红的。", "桌子")}
-        return {"en": Saying("Hello, it is good to hear from you.", "hello"), "zh": Saying("你好，很高兴见到你。", "你好")}
+        return {
+            "en": Saying("Hello, it is good to hear from you.", "hello"),
+            "zh": Saying("你好，很高兴见到你。", "你好"),
+        }
     wrong = spec if right else [spec[0], spec[1], spec[2], (spec[3] + 1) % len(THINGS)]
     text = _rewritten(wrong, language)[1]
     return {language: Saying(f"改写后是：{text}。" if language == "zh" else f"Here it is: {text}.", text)}

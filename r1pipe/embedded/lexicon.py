@@ -81,7 +81,9 @@ def third(verb: str) -> str:
     return verb + "es" if verb.endswith("o") and not verb.endswith("oo") else plural(verb)
 
 
-_DOUBLED = re.compile(r"(?:un|re)?[^aeiou]*(?:qu)?[aeiouy][^aeiouwxy]")  # one short syllable: its last letter is written twice
+_DOUBLED = re.compile(
+    r"(?:un|re)?[^aeiou]*(?:qu)?[aeiouy][^aeiouwxy]"
+)  # one short syllable: its last letter is written twice
 
 
 def past(verb: str) -> str:
@@ -109,12 +111,20 @@ def _mixed(*lists: list[Any]) -> list[Any]:
 LEXICON: dict[str, Any] = _split(json.loads((Path(__file__).parent / "lexicon.json").read_text("utf8")))
 SHE, HE, NAMES_ZH = LEXICON["names_en"]["she"], LEXICON["names_en"]["he"], LEXICON["names_zh"]
 CONTAINERS = [Noun(w) for w in LEXICON["containers_en"]]
-ACTS = [Group(g["kind"][0], [Noun(w) for w in g["nouns"]], [Verb(w) for w in g["acts"]]) for g in LEXICON["groups_en"].values()]
+ACTS = [
+    Group(g["kind"][0], [Noun(w) for w in g["nouns"]], [Verb(w) for w in g["acts"]])
+    for g in LEXICON["groups_en"].values()
+]
 HAVE = [group for group in ACTS if group.kind not in ("work", "people")]  # what one can have so many of
 PEOPLE = [group for group in ACTS if group.kind == "people"]
 GOODS = _mixed(*(group.nouns for group in HAVE if group.kind == "goods"))  # what one buys
-ACTS_ZH = [Group("", [NounZh(w) for w in g["nouns"]], [VerbZh(w) for w in g["acts"]]) for g in LEXICON["groups_zh"].values()]
-_verbs = {sign: {kind: [Verb(w) for w in words] for kind, words in kinds.items()} for sign, kinds in LEXICON["verbs_en"].items()}
+ACTS_ZH = [
+    Group("", [NounZh(w) for w in g["nouns"]], [VerbZh(w) for w in g["acts"]]) for g in LEXICON["groups_zh"].values()
+]
+_verbs = {
+    sign: {kind: [Verb(w) for w in words] for kind, words in kinds.items()}
+    for sign, kinds in LEXICON["verbs_en"].items()
+}
 GAIN = {kind: _mixed(_verbs["gain"]["any"], words) for kind, words in _verbs["gain"].items() if kind != "any"}
 LOSS = {kind: _mixed(_verbs["loss"]["any"], words) for kind, words in _verbs["loss"].items() if kind != "any"}
 

@@ -60,10 +60,18 @@ def _order(rng: Random, language: str) -> Problem:
     if zh:
         prompt = "，".join(f"{a}比{b}{more_zh}" for a, b in facts) + f"。谁{(most_zh, least_zh)[end]}？"
     else:
-        ask = rng.choice(("Who is the {}?", "Who is {}?", "Name the {} one.", "Which of them is the {}?")).format((most, least)[end])
+        ask = rng.choice(("Who is the {}?", "Who is {}?", "Name the {} one.", "Which of them is the {}?")).format(
+            (most, least)[end]
+        )
         prompt = (". " if rng.random() < 0.6 else ", ").join(f"{a} is {more} than {b}" for a, b in facts) + ". " + ask
     return Problem(
-        "logic", language, ["order", relation, sorted(people), end, facts], f"order|{relation}|{facts}|{end}", prompt, people[-1 if end else 0], count - 1
+        "logic",
+        language,
+        ["order", relation, sorted(people), end, facts],
+        f"order|{relation}|{facts}|{end}",
+        prompt,
+        people[-1 if end else 0],
+        count - 1,
     )
 
 
@@ -74,44 +82,82 @@ def _liars(rng: Random, language: str) -> Problem:
     count_lies = rng.random() < 0.7
     says = [honest[i] == honest[i + 1] for i in range(len(people) - 1)]  # 'tells the truth' or 'lies'
     if zh:
-        prompt = f"{people[0]}{TRUTH[not honest[0]][1]}。" + "".join(f"{a}说{b}{TRUTH[not s][1]}。" for a, b, s in zip(people, people[1:], says, strict=False))
+        prompt = f"{people[0]}{TRUTH[not honest[0]][1]}。" + "".join(
+            f"{a}说{b}{TRUTH[not s][1]}。" for a, b, s in zip(people, people[1:], says, strict=False)
+        )
         prompt += "几个人说谎？" if count_lies else f"{people[-1]}说真话吗？"
     else:
         prompt = f"{people[0]} {TRUTH[not honest[0]][0]}. " + " ".join(
             f"{a} says {b} {TRUTH[not s][0]}." for a, b, s in zip(people, people[1:], says, strict=False)
         )
         prompt += " How many of them lie?" if count_lies else f" Is {people[-1]} honest?"
-    answer = str(honest.count(False)) if count_lies else (("是" if honest[-1] else "否") if zh else ("yes" if honest[-1] else "no"))
+    answer = (
+        str(honest.count(False))
+        if count_lies
+        else (("是" if honest[-1] else "否") if zh else ("yes" if honest[-1] else "no"))
+    )
     spec = ["liars", people, honest[0], says, count_lies]
-    return Problem("logic", language, spec, f"liars|{people}|{honest}|{count_lies}", prompt, answer, len(says) + count_lies)
+    return Problem(
+        "logic", language, spec, f"liars|{people}|{honest}|{count_lies}", prompt, answer, len(says) + count_lies
+    )
 
 
 def _turns(rng: Random, language: str) -> Problem:
     name = rng.choice(NAMES_ZH if language == "zh" else NAMES)
-    start, turns = rng.randrange(4), [rng.choice(("left", "right", "right", "left", "back")) for _ in range(rng.choice((2, 3, 3)))]
+    start, turns = (
+        rng.randrange(4),
+        [rng.choice(("left", "right", "right", "left", "back")) for _ in range(rng.choice((2, 3, 3)))],
+    )
     end = (start + sum(TURNS[t][0] for t in turns)) % 4
     steps = rng.randint(2, 40)
     if language == "zh":
-        prompt = f"{name}面向{COMPASS[start][1]}，走{steps}步，" + "，".join(TURNS[t][1] for t in turns) + "。现在面向哪边？"
+        prompt = (
+            f"{name}面向{COMPASS[start][1]}，走{steps}步，" + "，".join(TURNS[t][1] for t in turns) + "。现在面向哪边？"
+        )
     else:
-        prompt = f"{name} faces {COMPASS[start][0]}, walks {steps} steps, turns " + ", ".join(turns) + ". Which way now?"
+        prompt = (
+            f"{name} faces {COMPASS[start][0]}, walks {steps} steps, turns " + ", ".join(turns) + ". Which way now?"
+        )
     spec = ["turns", start, turns]
-    return Problem("logic", language, spec, f"turns|{name}|{steps}|{start}|{turns}", prompt, COMPASS[end][language == "zh"], len(turns))
+    return Problem(
+        "logic",
+        language,
+        spec,
+        f"turns|{name}|{steps}|{start}|{turns}",
+        prompt,
+        COMPASS[end][language == "zh"],
+        len(turns),
+    )
 
 
 def _days(rng: Random, language: str) -> Problem:
-    start, shifts = rng.randrange(7), [rng.choice((1, 2, 3, 4, 5, 6, 7, 8, 9, 10)) * rng.choice((1, 1, -1)) for _ in range(rng.choice((2, 2, 3)))]
+    start, shifts = (
+        rng.randrange(7),
+        [rng.choice((1, 2, 3, 4, 5, 6, 7, 8, 9, 10)) * rng.choice((1, 1, -1)) for _ in range(rng.choice((2, 2, 3)))],
+    )
     end = (start + sum(shifts)) % 7
     name = rng.choice(NAMES_ZH if language == "zh" else NAMES)
     if language == "zh":
-        prompt = f"今天是{DAYS[start][1]}。{name}" + "，再".join(f"往{'后' if s > 0 else '前'}数{abs(s)}天" for s in shifts) + "，是星期几？"
+        prompt = (
+            f"今天是{DAYS[start][1]}。{name}"
+            + "，再".join(f"往{'后' if s > 0 else '前'}数{abs(s)}天" for s in shifts)
+            + "，是星期几？"
+        )
     else:
         prompt = (
             f"Today is {DAYS[start][0]}. {name} goes "
             + ", then ".join(f"{abs(s)} day{'s' * (abs(s) > 1)} {'on' if s > 0 else 'back'}" for s in shifts)
             + ". Which day is it?"
         )
-    return Problem("logic", language, ["days", start, shifts], f"days|{name}|{start}|{shifts}", prompt, DAYS[end][language == "zh"], len(shifts))
+    return Problem(
+        "logic",
+        language,
+        ["days", start, shifts],
+        f"days|{name}|{start}|{shifts}",
+        prompt,
+        DAYS[end][language == "zh"],
+        len(shifts),
+    )
 
 
 def _sets(rng: Random, language: str) -> Problem:
@@ -135,8 +181,18 @@ def _sets(rng: Random, language: str) -> Problem:
             + (f"。哪个只有{a}喜欢？" if odd else "。哪个两人都喜欢？")
         )
     else:
-        prompt = f"{a} likes {_list(first)}; {b} likes {_list(second)}. " + (f"Which color does only {a} like?" if odd else "Which color do both like?")
-    return Problem("logic", language, ["sets", a, b, first, second, odd], f"sets|{a}|{b}|{first}|{second}|{odd}", prompt, COLORS[common][zh], 3)
+        prompt = f"{a} likes {_list(first)}; {b} likes {_list(second)}. " + (
+            f"Which color does only {a} like?" if odd else "Which color do both like?"
+        )
+    return Problem(
+        "logic",
+        language,
+        ["sets", a, b, first, second, odd],
+        f"sets|{a}|{b}|{first}|{second}|{odd}",
+        prompt,
+        COLORS[common][zh],
+        3,
+    )
 
 
 def _list(colors: list[int]) -> str:
@@ -151,11 +207,15 @@ def _truth(rng: Random, language: str) -> Problem:
     negated = [rng.random() < 0.3 for _ in range(3)]
     swap = rng.random() < 0.5
     zh = language == "zh"
-    terms = [("not " if n else "") + c if not zh else ("非" if n else "") + c for n, c in zip(negated, letters, strict=True)]
+    terms = [
+        ("not " if n else "") + c if not zh else ("非" if n else "") + c for n, c in zip(negated, letters, strict=True)
+    ]
     word = {"and": "且", "or": "或"} if zh else {"and": " and ", "or": " or "}
     inner = f"({terms[0]}{word[ops[0]]}{terms[1]})"
     whole = f"{terms[2]}{word[ops[1]]}{inner}" if swap else f"{inner}{word[ops[1]]}{terms[2]}"
-    given = ("，" if zh else ", ").join(f"{c}{'为' if zh else ' is '}{BOOLS[not v][zh]}" for c, v in zip(letters, values, strict=True))
+    given = ("，" if zh else ", ").join(
+        f"{c}{'为' if zh else ' is '}{BOOLS[not v][zh]}" for c, v in zip(letters, values, strict=True)
+    )
     prompt = f"{given}。{whole}是真是假？" if zh else f"{given[0]}{given[1:]}. Is {whole} true or false?"
     spec = ["truth", letters, values, ops, negated]
     value = _walk_truth(values, ops, negated)
@@ -170,9 +230,14 @@ def _walk_truth(values: list[bool], ops: list[str], negated: list[bool]) -> bool
 
 def think(spec: list, language: str) -> Steps:
     """Chains of conclusions; a step's value is what is concluded."""
-    return {"order": _think_order, "liars": _think_liars, "turns": _think_turns, "days": _think_days, "sets": _think_sets, "truth": _think_truth}[spec[0]](
-        spec, language
-    )
+    return {
+        "order": _think_order,
+        "liars": _think_liars,
+        "turns": _think_turns,
+        "days": _think_days,
+        "sets": _think_sets,
+        "truth": _think_truth,
+    }[spec[0]](spec, language)
 
 
 def _think_order(spec: list, language: str) -> Steps:
@@ -206,7 +271,12 @@ def _think_liars(spec: list, language: str) -> Steps:
 def _think_turns(spec: list, language: str) -> Steps:
     _, at, turns = spec
     for turn in turns:
-        value = yield Step(f"From {COMPASS[at][0]} turn {turn} to §", f"面向{COMPASS[at][1]}，{TURNS[turn][1]}到§", COMPASS[(at + TURNS[turn][0]) % 4], COMPASS)
+        value = yield Step(
+            f"From {COMPASS[at][0]} turn {turn} to §",
+            f"面向{COMPASS[at][1]}，{TURNS[turn][1]}到§",
+            COMPASS[(at + TURNS[turn][0]) % 4],
+            COMPASS,
+        )
         at = COMPASS.index(tuple(value))
     return COMPASS[at]
 
@@ -215,7 +285,10 @@ def _think_days(spec: list, language: str) -> Steps:
     _, at, shifts = spec
     for s in shifts:
         value = yield Step(
-            f"{DAYS[at][0]} {'plus' if s > 0 else 'minus'} {abs(s)} is §", f"{DAYS[at][1]}{'加' if s > 0 else '减'}{abs(s)}天是§", DAYS[(at + s) % 7], DAYS
+            f"{DAYS[at][0]} {'plus' if s > 0 else 'minus'} {abs(s)} is §",
+            f"{DAYS[at][1]}{'加' if s > 0 else '减'}{abs(s)}天是§",
+            DAYS[(at + s) % 7],
+            DAYS,
         )
         at = DAYS.index(tuple(value))
     return DAYS[at]

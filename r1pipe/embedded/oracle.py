@@ -12,15 +12,18 @@ from collections.abc import Mapping
 from random import Random
 from typing import Any, Literal
 
-from r1pipe.data.response import join_response
 from r1pipe.embedded.documents import aside, worded
 from r1pipe.embedded.problem import HOLE, OTHER_LANGUAGE, Problem, in_language
 from r1pipe.embedded.trace import QUICK, SAME, STEPS, WAIT, join, walk
 from r1pipe.embedded.world import THINK, summary
 from r1pipe.errors import InputError
+from r1pipe.text.response import join_response
 
 Quality = Literal["careful", "sloppy"]
-SHORT_LEVEL, P_SHORT = 2, 0.95  # problems of at most so many steps, of up to four, are simple: this share of them gets only the last one
+SHORT_LEVEL, P_SHORT = (
+    2,
+    0.95,
+)  # problems of at most so many steps, of up to four, are simple: this share of them gets only the last one
 P_ASIDE = 0.15  # written replies with a short thought; general replies mostly need none
 _EQUATION = re.compile(r"-?\d+[-+*/]-?\d+=-?\d+")
 _NOISE = re.compile(r"[\s.,;:!?。，；：！？、]+")
@@ -41,7 +44,15 @@ def problem_of(row: Mapping[str, Any]) -> Problem:
             str(row.get("id", "")),
             "write, judge or rewrite these rows with a model, or not at all",
         )
-    return Problem(row["domain"], row.get("language") or "en", json.loads(row["spec"]), "", row["prompt"], row.get("answer"), row.get("level", 0))
+    return Problem(
+        row["domain"],
+        row.get("language") or "en",
+        json.loads(row["spec"]),
+        "",
+        row["prompt"],
+        row.get("answer"),
+        row.get("level", 0),
+    )
 
 
 def solve(row: Mapping[str, Any], language: str | None = None) -> tuple[str, str]:
@@ -61,7 +72,10 @@ def _steps(problem: Problem) -> list[tuple[dict[str, str], set[str]]]:
     try:
         step = next(steps)
         while True:
-            lines = {"en": step.en.replace(HOLE, in_language(step.right, "en")), "zh": step.zh.replace(HOLE, in_language(step.right, "zh"))}
+            lines = {
+                "en": step.en.replace(HOLE, in_language(step.right, "en")),
+                "zh": step.zh.replace(HOLE, in_language(step.right, "zh")),
+            }
             sums = {m for m in _EQUATION.findall(lines["en"])}
             found.append((lines, sums or {_bare(line) for line in lines.values()}))
             step = steps.send(step.right)
@@ -104,7 +118,9 @@ def rewrite(row: Mapping[str, Any], thinking: str) -> tuple[str, str] | None:
     lines[0] = (tongues[0], (QUICK if simple else STEPS)[tongues[0]] + lines[0][1])
     if _REFLECTION.search(thinking) and not simple:
         check = next((mark for _, marks in reversed(steps) for mark in marks if _EQUATION.fullmatch(mark)), None)
-        lines.append((tongue, _CHECK[tongue].replace("§", check) if check else WAIT[tongue] + last[tongue] + _STOP[tongue]))
+        lines.append(
+            (tongue, _CHECK[tongue].replace("§", check) if check else WAIT[tongue] + last[tongue] + _STOP[tongue])
+        )
     return join(lines), solve(row)[1]
 
 

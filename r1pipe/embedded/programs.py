@@ -21,14 +21,32 @@ class Op(NamedTuple):
     say: tuple[str, str]
     code: str  # {e} is the expression so far, {c} the constant
     twin: str  # a plausible wrong expression
-    part: str = ""  # for a comprehension: the condition or term that {p} stands for in `code`; `twin` is then its confusion
+    part: str = (
+        ""  # for a comprehension: the condition or term that {p} stands for in `code`; `twin` is then its confusion
+    )
     loose: bool = False  # result binds weaker than '*': brackets before the next operation
 
 
 NUMBER = {
-    "add": Op(("adds {c}", "increases it by {c}", "adds the number {c}"), ("加{c}", "加上{c}"), ("Add", "加"), "{e}+{c}", "{e}-{c}", loose=True),
-    "sub": Op(("subtracts {c}", "takes away {c}", "reduces it by {c}"), ("减{c}", "减去{c}"), ("Subtract", "减"), "{e}-{c}", "{e}+{c}", loose=True),
-    "mul": Op(("multiplies by {c}", "takes it {c} times"), ("乘以{c}", "乘{c}"), ("Multiply", "乘"), "{e}*{c}", "{e}+{c}"),
+    "add": Op(
+        ("adds {c}", "increases it by {c}", "adds the number {c}"),
+        ("加{c}", "加上{c}"),
+        ("Add", "加"),
+        "{e}+{c}",
+        "{e}-{c}",
+        loose=True,
+    ),
+    "sub": Op(
+        ("subtracts {c}", "takes away {c}", "reduces it by {c}"),
+        ("减{c}", "减去{c}"),
+        ("Subtract", "减"),
+        "{e}-{c}",
+        "{e}+{c}",
+        loose=True,
+    ),
+    "mul": Op(
+        ("multiplies by {c}", "takes it {c} times"), ("乘以{c}", "乘{c}"), ("Multiply", "乘"), "{e}*{c}", "{e}+{c}"
+    ),
     "mod": Op(
         ("takes the remainder by {c}", "finds the rest after dividing by {c}"),
         ("取除以{c}的余数", "求除以{c}的余数"),
@@ -37,11 +55,29 @@ NUMBER = {
         "{e}//{c}",
     ),
     "div": Op(
-        ("divides by {c} rounding down", "takes the whole part after dividing by {c}"), ("整除{c}", "除以{c}取整"), ("Divide", "整除"), "{e}//{c}", "{e}%{c}"
+        ("divides by {c} rounding down", "takes the whole part after dividing by {c}"),
+        ("整除{c}", "除以{c}取整"),
+        ("Divide", "整除"),
+        "{e}//{c}",
+        "{e}%{c}",
     ),
-    "square": Op(("squares it", "multiplies it by itself"), ("平方", "求平方"), ("Square it", "平方"), "{e}**2", "{e}*2"),
-    "low": Op(("caps it at {c}", "keeps it at most {c}"), ("最大取{c}", "不超过{c}"), ("At most", "最大"), "min({e},{c})", "max({e},{c})"),
-    "high": Op(("lifts it to at least {c}", "keeps it at least {c}"), ("最小取{c}", "不小于{c}"), ("At least", "最小"), "max({e},{c})", "min({e},{c})"),
+    "square": Op(
+        ("squares it", "multiplies it by itself"), ("平方", "求平方"), ("Square it", "平方"), "{e}**2", "{e}*2"
+    ),
+    "low": Op(
+        ("caps it at {c}", "keeps it at most {c}"),
+        ("最大取{c}", "不超过{c}"),
+        ("At most", "最大"),
+        "min({e},{c})",
+        "max({e},{c})",
+    ),
+    "high": Op(
+        ("lifts it to at least {c}", "keeps it at least {c}"),
+        ("最小取{c}", "不小于{c}"),
+        ("At least", "最小"),
+        "max({e},{c})",
+        "min({e},{c})",
+    ),
 }
 KEEP = {
     "even": Op(
@@ -92,7 +128,13 @@ KEEP = {
         "v+{c}",
         "v*{c}",
     ),
-    "first": Op(("takes the first {c} numbers", "keeps the first {c}"), ("取前{c}个", "留下前{c}个数"), ("The first", "前几个"), "{e}[:{c}]", "{e}[{c}:]"),
+    "first": Op(
+        ("takes the first {c} numbers", "keeps the first {c}"),
+        ("取前{c}个", "留下前{c}个数"),
+        ("The first", "前几个"),
+        "{e}[:{c}]",
+        "{e}[{c}:]",
+    ),
     "skip": Op(
         ("skips the first {c} numbers", "leaves out the first {c}"),
         ("去掉前{c}个", "不要前{c}个数"),
@@ -103,17 +145,55 @@ KEEP = {
 }
 CLOSE = {
     "sum": Op(("sums them", "adds them all up"), ("求和", "算总和"), ("Sum them", "求和"), "sum({e})", "len({e})"),
-    "len": Op(("counts them", "tells how many there are"), ("数个数", "算有几个"), ("Count them", "数个数"), "len({e})", "sum({e})"),
-    "sort": Op(("sorts them", "puts them in order"), ("排序", "从小到大排"), ("Sort them", "排序"), "sorted({e})", "{e}[::-1]"),
-    "flip": Op(("reverses them", "turns the order round"), ("倒过来", "反转"), ("Reverse them", "反转"), "{e}[::-1]", "sorted({e})"),
+    "len": Op(
+        ("counts them", "tells how many there are"),
+        ("数个数", "算有几个"),
+        ("Count them", "数个数"),
+        "len({e})",
+        "sum({e})",
+    ),
+    "sort": Op(
+        ("sorts them", "puts them in order"), ("排序", "从小到大排"), ("Sort them", "排序"), "sorted({e})", "{e}[::-1]"
+    ),
+    "flip": Op(
+        ("reverses them", "turns the order round"),
+        ("倒过来", "反转"),
+        ("Reverse them", "反转"),
+        "{e}[::-1]",
+        "sorted({e})",
+    ),
 }
 STRING = {
-    "upper": Op(("makes it upper case", "turns it to capitals"), ("变大写", "改成大写"), ("Upper case", "大写"), "{e}.upper()", "{e}.lower()"),
-    "lower": Op(("makes it lower case", "turns it to small letters"), ("变小写", "改成小写"), ("Lower case", "小写"), "{e}.lower()", "{e}.upper()"),
-    "reverse": Op(("reverses it", "turns it round"), ("反转", "倒过来"), ("Reverse it", "反转"), "{e}[::-1]", "{e}[1:]"),
-    "repeat": Op(("repeats it {c} times", "writes it {c} times"), ("重复{c}次", "写{c}遍"), ("Repeat it", "重复"), "{e}*{c}", "{e}[:{c}]"),
+    "upper": Op(
+        ("makes it upper case", "turns it to capitals"),
+        ("变大写", "改成大写"),
+        ("Upper case", "大写"),
+        "{e}.upper()",
+        "{e}.lower()",
+    ),
+    "lower": Op(
+        ("makes it lower case", "turns it to small letters"),
+        ("变小写", "改成小写"),
+        ("Lower case", "小写"),
+        "{e}.lower()",
+        "{e}.upper()",
+    ),
+    "reverse": Op(
+        ("reverses it", "turns it round"), ("反转", "倒过来"), ("Reverse it", "反转"), "{e}[::-1]", "{e}[1:]"
+    ),
+    "repeat": Op(
+        ("repeats it {c} times", "writes it {c} times"),
+        ("重复{c}次", "写{c}遍"),
+        ("Repeat it", "重复"),
+        "{e}*{c}",
+        "{e}[:{c}]",
+    ),
     "head": Op(
-        ("takes the first {c} letters", "keeps the first {c} letters"), ("取前{c}个字", "留前{c}个字"), ("The first", "前几个字"), "{e}[:{c}]", "{e}[{c}:]"
+        ("takes the first {c} letters", "keeps the first {c} letters"),
+        ("取前{c}个字", "留前{c}个字"),
+        ("The first", "前几个字"),
+        "{e}[:{c}]",
+        "{e}[{c}:]",
     ),
     "tail": Op(
         ("drops the first {c} letters", "cuts off the first {c} letters"),
@@ -122,8 +202,20 @@ STRING = {
         "{e}[{c}:]",
         "{e}[:{c}]",
     ),
-    "append": Op(("adds '{t}' at the end", "puts '{t}' behind it"), ("末尾加'{t}'", "后面加'{t}'"), ("Add behind", "后面加"), "({e}+'{t}')", "('{t}'+{e})"),
-    "prepend": Op(("puts '{t}' in front", "adds '{t}' before it"), ("前面加'{t}'", "开头加'{t}'"), ("Put in front", "前面加"), "('{t}'+{e})", "({e}+'{t}')"),
+    "append": Op(
+        ("adds '{t}' at the end", "puts '{t}' behind it"),
+        ("末尾加'{t}'", "后面加'{t}'"),
+        ("Add behind", "后面加"),
+        "({e}+'{t}')",
+        "('{t}'+{e})",
+    ),
+    "prepend": Op(
+        ("puts '{t}' in front", "adds '{t}' before it"),
+        ("前面加'{t}'", "开头加'{t}'"),
+        ("Put in front", "前面加"),
+        "('{t}'+{e})",
+        "({e}+'{t}')",
+    ),
 }
 COUNT = {
     "count": Op(
@@ -133,7 +225,13 @@ COUNT = {
         "{e}.count('{t}')",
         "{e}.find('{t}')",
     ),
-    "length": Op(("gives its length", "tells how long it is"), ("求长度", "算长度"), ("Its length", "长度"), "len({e})", "len({e})-1"),
+    "length": Op(
+        ("gives its length", "tells how long it is"),
+        ("求长度", "算长度"),
+        ("Its length", "长度"),
+        "len({e})",
+        "len({e})-1",
+    ),
 }
 OPS = {**NUMBER, **KEEP, **CLOSE, **STRING, **COUNT}
 CALL_ON_B = re.compile(r"\bb\b")
@@ -147,7 +245,13 @@ ASK_EN = (
     "I need {f}({v}) that {t}.",
     "Give a function {f}({v}) which {t}.",
 )
-ASK_ZH = ("写函数{f}({v})：{t}。", "定义{f}({v})，{t}。", "用代码写{f}({v})，{t}。", "请写函数{f}({v})，它{t}。", "写一个{f}({v})：{t}。")
+ASK_ZH = (
+    "写函数{f}({v})：{t}。",
+    "定义{f}({v})，{t}。",
+    "用代码写{f}({v})，{t}。",
+    "请写函数{f}({v})，它{t}。",
+    "写一个{f}({v})：{t}。",
+)
 INPUTS: dict[str, list[Any]] = {
     "number": [0, 1, 7, 12, 35, 4],
     "list": [[3, 8, 1, 10, 6, 5], [], [2, 2, 9], [15, 4, 7, 20, 11]],
@@ -191,17 +295,33 @@ def draw(rng: Random, language: str) -> Problem:
         task = ", ".join(said[:-1]) + rng.choice((" and ", ", then ", " and then ")) + said[-1]
         prompt = rng.choice(ASK_EN[1:]).format(f=name, v=variable, t=task)
     spec = [family, name, ops]
-    return Problem("code", language, spec, f"code|{family}|{ops}", prompt, function(name, variable, _expression(family, ops)), len(ops))
+    return Problem(
+        "code",
+        language,
+        spec,
+        f"code|{family}|{ops}",
+        prompt,
+        function(name, variable, _expression(family, ops)),
+        len(ops),
+    )
 
 
 def _fill(text: str, constant: str | int, expression: str = "", part: str = "") -> str:
-    return text.replace("{p}", part).replace("{e}", expression).replace("{c}", str(constant)).replace("{t}", str(constant))
+    return (
+        text.replace("{p}", part).replace("{e}", expression).replace("{c}", str(constant)).replace("{t}", str(constant))
+    )
 
 
 def _wrap(op: Op, expression: str, previous: str | None) -> str:
     """Brackets around an expression that binds weaker than the operation that follows."""
     if previous is not None and op.code.startswith("{e}"):
-        weak = OPS[previous].loose and not op.loose or previous in ("mul", "mod", "div", "square") and op.code == "{e}**2" or previous == "repeat"
+        weak = (
+            OPS[previous].loose
+            and not op.loose
+            or previous in ("mul", "mod", "div", "square")
+            and op.code == "{e}**2"
+            or previous == "repeat"
+        )
         return f"({expression})" if weak else expression
     return expression
 
@@ -252,4 +372,9 @@ def tests(spec: list) -> dict[str, Any]:
     scope: dict[str, Any] = {}
     exec(function(name, VARIABLE[family], _expression(family, ops)), scope)  # noqa: S102 - ours, not a model's
     # one line of Python is done in microseconds: a second of CPU time ends an endless loop before it costs a training step anything
-    return {"kind": "asserts", "timeout": 1, "setup": "", "asserts": [f"assert {name}({value!r}) == {scope[name](value)!r}" for value in INPUTS[family]]}
+    return {
+        "kind": "asserts",
+        "timeout": 1,
+        "setup": "",
+        "asserts": [f"assert {name}({value!r}) == {scope[name](value)!r}" for value in INPUTS[family]],
+    }

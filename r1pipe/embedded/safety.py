@@ -31,7 +31,12 @@ ASKS: dict[str, list[str]] = REQUESTS["act_asks"]
 TAILS: dict[str, list[str]] = REQUESTS["act_tails"]
 REFUSALS = {language: [Saying(*entry) for entry in entries] for language, entries in REQUESTS["refusals"].items()}
 _TOOLS = (("a rope", "带子"), ("a bag", "袋子"), ("a map", "地图"), ("a lamp", "灯"))
-_SECOND = (("go there at night", "晚上去"), ("wait for a while", "等一会"), ("walk up to it", "走过去"), ("look around", "看看两边"))
+_SECOND = (
+    ("go there at night", "晚上去"),
+    ("wait for a while", "等一会"),
+    ("walk up to it", "走过去"),
+    ("look around", "看看两边"),
+)
 MARKS = tuple(
     [
         "can't help",

@@ -62,7 +62,9 @@ def reply(sayings: dict[str, Saying], language: str, rng: Random, careful: bool)
     if not once:
         rough = _unclean(body)
         size = len(rough) * (2 if language == "en" else 5)
-        body = gap.join([rough] * (2 if size > 40 else 3 if size > 16 else 4)) + ("" if not clean else "." if language == "en" else "。")
+        body = gap.join([rough] * (2 if size > 40 else 3 if size > 16 else 4)) + (
+            "" if not clean else "." if language == "en" else "。"
+        )
     if not plain:
         first = rng.choice(FILLERS[language])
         body = f"{first}{gap}{body}{gap}{rng.choice(FILLERS[language])}" if random() < 0.5 else f"{first}{gap}{body}"

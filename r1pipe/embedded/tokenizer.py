@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from r1pipe.data.response import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN
 from r1pipe.embedded.documents import ASSISTANT, END, USER, Habits, documents
+from r1pipe.text.response import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -22,7 +22,16 @@ VOCAB_SIZE = 2000  # entries in all, special and added ones included
 DOCUMENTS = 60_000  # that it is trained on
 PIECES = r"[ !-/:-@\[-`{-~]?[A-Za-z]+|\p{Han}+|\p{N}|[^\s\p{L}\p{N}]+|\s+"
 MIXTURE = Habits(
-    mixture={"math": 0.1, "word-problems": 0.45, "code": 0.1, "logic": 0.1, "choice": 0.05, "general": 0.1, "harmful": 0.05, "lookalike": 0.05}
+    mixture={
+        "math": 0.1,
+        "word-problems": 0.45,
+        "code": 0.1,
+        "logic": 0.1,
+        "choice": 0.05,
+        "general": 0.1,
+        "harmful": 0.05,
+        "lookalike": 0.05,
+    }
 )  # words over sums
 PAD = "<|pad|>"
 SPECIAL = (PAD, END, USER, ASSISTANT)
@@ -42,19 +51,32 @@ def build_tokenizer(folder: Path, vocab_size: int = VOCAB_SIZE, count: int = DOC
     raw.normalizer = normalizers.NFC()
     # narrower pieces than Qwen2's, so that no entry is spent on punctuation glued to a Chinese phrase
     raw.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(PIECES), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [
+            pre_tokenizers.Split(Regex(PIECES), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     raw.decoder = decoders.ByteLevel()
     markers = [*SPECIAL, *TAGS]
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - len(markers), max_token_length=12, min_frequency=2, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=vocab_size - len(markers),
+        max_token_length=12,
+        min_frequency=2,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     raw.train_from_iterator(_pieces(count, markers), trainer)
     state = json.loads(raw.to_str())["model"]
     merges: Any = [tuple(merge) for merge in state["merges"]]
     # Qwen2's class adds what its config names as special tokens after the vocabulary; markers get the first free ids in a fixed order
     tokenizer = Qwen2Tokenizer(
-        vocab=state["vocab"], merges=merges, unk_token=PAD, pad_token=PAD, eos_token=END, bos_token=None, additional_special_tokens=[USER, ASSISTANT]
+        vocab=state["vocab"],
+        merges=merges,
+        unk_token=PAD,
+        pad_token=PAD,
+        eos_token=END,
+        bos_token=None,
+        additional_special_tokens=[USER, ASSISTANT],
     )
     tags: Any = [AddedToken(tag, special=False, normalized=False) for tag in TAGS]
     tokenizer.add_tokens(tags)

@@ -12,7 +12,10 @@ CLOSINGS = {
     "en": ("So the answer is §.", "So it is §.", "The answer is §.", "That gives §.", "The result is §."),
     "zh": ("所以答案是§。", "所以是§。", "答案是§。", "结果是§。", "得到§。"),
 }
-STEPS, QUICK = {"en": "Steps: ", "zh": "分步："}, {"en": "Quick: ", "zh": "直接："}  # how thinking starts: what it will show, said first
+STEPS, QUICK = (
+    {"en": "Steps: ", "zh": "分步："},
+    {"en": "Quick: ", "zh": "直接："},
+)  # how thinking starts: what it will show, said first
 WAIT = {"en": "Wait, ", "zh": "等等，"}
 EQUATION = re.compile(r"^[^\d(=]*([\d(][^=]*=.*)$")  # the sum without the words before it
 SAME, OTHER, MIXED = "same", "other", "mixed"
@@ -58,7 +61,16 @@ def misread(rng: Random, right: Value, wrong: object) -> Value:
     return rng.choice(others) if others else right
 
 
-def walk(steps: Steps, rng: Random, language: str, mode: str = SAME, slip: float = 0.0, wait: float = 0.0, closing: float = 0.6, hasty: bool = False) -> Walk:
+def walk(
+    steps: Steps,
+    rng: Random,
+    language: str,
+    mode: str = SAME,
+    slip: float = 0.0,
+    wait: float = 0.0,
+    closing: float = 0.6,
+    hasty: bool = False,
+) -> Walk:
     """Think through a problem once.
 
     Args:
@@ -77,7 +89,13 @@ def walk(steps: Steps, rng: Random, language: str, mode: str = SAME, slip: float
     try:
         step = next(steps)
         while True:
-            tongue = language if mode == SAME else other if mode == OTHER else (other if start ^ (len(lines) % 2 == 1) else language)
+            tongue = (
+                language
+                if mode == SAME
+                else other
+                if mode == OTHER
+                else (other if start ^ (len(lines) % 2 == 1) else language)
+            )
             if hasty:
                 lines.clear()
             template, stop = (step.en, ".") if tongue == "en" else (step.zh, "。")

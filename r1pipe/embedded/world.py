@@ -12,12 +12,22 @@ from collections.abc import Callable, Iterator, Sequence
 from random import Random
 from typing import Any
 
-from r1pipe.data.response import join_response
-from r1pipe.data.rows import REASONING_DOMAINS, PromptRow
-from r1pipe.embedded import arithmetic, choice, general, logic, programs, safety, words
-from r1pipe.embedded.problem import GENERAL_SHARES, LANGUAGES, REASONING_SHARES, SPLITS, Problem, Steps, identity, split_of
+from r1pipe.embedded import arithmetic, choice, general, logic, programs, safety
+from r1pipe.embedded import word_problems as words
+from r1pipe.embedded.problem import (
+    GENERAL_SHARES,
+    LANGUAGES,
+    REASONING_SHARES,
+    SPLITS,
+    Problem,
+    Steps,
+    identity,
+    split_of,
+)
 from r1pipe.embedded.trace import walk
 from r1pipe.errors import InputError
+from r1pipe.text.response import join_response
+from r1pipe.text.rows import REASONING_DOMAINS, PromptRow
 
 DRAW: dict[str, Callable[[Random, str], Problem]] = {
     "math": arithmetic.draw,
@@ -60,7 +70,9 @@ def draws(name: str, domain: str, language: str, rng: Random) -> Iterator[Proble
         yield problem
 
 
-def problems(split: str, domains: Sequence[str], count: int, seed: int, languages: Sequence[str] = LANGUAGES) -> list[PromptRow]:
+def problems(
+    split: str, domains: Sequence[str], count: int, seed: int, languages: Sequence[str] = LANGUAGES
+) -> list[PromptRow]:
     """`count` distinct problems, balanced over domains and languages and interleaved; the same for the same arguments.
 
     Columns: id, prompt, domain, language, level, spec (JSON, for the oracle), answer or tests and entry_point where they can
@@ -69,7 +81,11 @@ def problems(split: str, domains: Sequence[str], count: int, seed: int, language
     Raises:
         InputError: an unknown split, domain or language, or more problems asked for than there are.
     """
-    for names, known, what in (([split], SPLITS, "split"), (domains, DRAW, "domain"), (languages, LANGUAGES, "language")):
+    for names, known, what in (
+        ([split], SPLITS, "split"),
+        (domains, DRAW, "domain"),
+        (languages, LANGUAGES, "language"),
+    ):
         for name in names:
             if name not in known:
                 raise InputError(f"the world has no {what} '{name}'", fix=f"one of {', '.join(known)}")
@@ -88,7 +104,8 @@ def problems(split: str, domains: Sequence[str], count: int, seed: int, language
                 misses += 1
                 if misses > MOST_TRIES:
                     raise InputError(
-                        f"the world holds only about {len(found)} problems of {domain} in {language} in '{split}', not {want}", fix="ask for fewer"
+                        f"the world holds only about {len(found)} problems of {domain} in {language} in '{split}', not {want}",
+                        fix="ask for fewer",
                     )
                 continue
             misses = 0
@@ -113,7 +130,9 @@ def row(problem: Problem) -> PromptRow:
     elif problem.answer is not None:
         made["answer"] = problem.answer
     if problem.domain in THINK:
-        thought = walk(THINK[problem.domain](problem.spec, problem.language), Random(made["id"]), problem.language, closing=0.0)
+        thought = walk(
+            THINK[problem.domain](problem.spec, problem.language), Random(made["id"]), problem.language, closing=0.0
+        )
         made["solution"] = join_response(thought.text, summary(problem.answer or "", problem.domain, problem.language))
     return made  # type: ignore[return-value]
 
@@ -125,4 +144,7 @@ def summary(answer: str, domain: str, language: str, wording: int = 0) -> str:
     return SUMMARIES[language][wording].replace("§", f"\\boxed{{{answer}}}")
 
 
-SUMMARIES = {"en": ("The answer is §.", "So the answer is §.", "The result is §.", "It is §."), "zh": ("答案是§。", "所以答案是§。", "结果是§。", "是§。")}
+SUMMARIES = {
+    "en": ("The answer is §.", "So the answer is §.", "The result is §.", "It is §."),
+    "zh": ("答案是§。", "所以答案是§。", "结果是§。", "是§。"),
+}

@@ -20,7 +20,7 @@ from r1pipe.schema import Engine, Sampling
 
 if TYPE_CHECKING:
     from r1pipe.data.candidates import Candidate
-    from r1pipe.generation.sampling import Settle
+    from r1pipe.generation.sampler import Settle
 
 Key = tuple[int | str, ...]
 DENSE = {"Qwen2ForCausalLM", "Qwen3ForCausalLM", "LlamaForCausalLM"}  # what R1 was distilled into, and Qwen3
@@ -97,12 +97,19 @@ class Generator(Protocol):
         ...
 
 
-def load_generator(checkpoint: Path | None, rows: list[dict[str, Any]], sampling: Sampling, template: str, seed: int, world_size: int = 1) -> Generator:
+def load_generator(
+    checkpoint: Path | None,
+    rows: list[dict[str, Any]],
+    sampling: Sampling,
+    template: str,
+    seed: int,
+    world_size: int = 1,
+) -> Generator:
     """The back end that the config names.
 
     Args:
         checkpoint: of hf and vllm; None of openai.
-        template: `chat` or the path of a template file (r1pipe/data/render.py).
+        template: `chat` or the path of a template file (r1pipe/text/rendering.py).
         world_size: processes that share a budget.
 
     Raises:
@@ -110,7 +117,9 @@ def load_generator(checkpoint: Path | None, rows: list[dict[str, Any]], sampling
         MissingToolError: vllm is not installed.
     """
     if mismatch := sampling.mismatch(checkpoint is not None):
-        raise ConfigError(mismatch, fix="give inputs.model, or sampling: {backend: openai, endpoint: {base_url: ..., model: ...}}")
+        raise ConfigError(
+            mismatch, fix="give inputs.model, or sampling: {backend: openai, endpoint: {base_url: ..., model: ...}}"
+        )
     if sampling.endpoint is not None:
         from r1pipe.generation.openai import Service
 
@@ -131,7 +140,13 @@ def sample_seed(seed: int, row_id: str, number: int) -> int:
 
 
 def sample(
-    checkpoint: Path | None, rows: list[dict[str, Any]], sampling: Sampling, template: str, here: Here, seed: int, label: str = "samples"
+    checkpoint: Path | None,
+    rows: list[dict[str, Any]],
+    sampling: Sampling,
+    template: str,
+    here: Here,
+    seed: int,
+    label: str = "samples",
 ) -> list[list[Completion]]:
     """Draw `sampling.n` responses to every row.
 
@@ -143,13 +158,15 @@ def sample(
         The responses in the rows' order; on ranks other than 0 nothing, once their share is drawn.
 
     Raises:
-        BudgetError, StageError: see r1pipe/generation/sampling.py. What was drawn stays in workdir.
+        BudgetError, StageError: see r1pipe/generation/sampler.py. What was drawn stays in workdir.
     """
-    from r1pipe.generation.sampling import Sampler
+    from r1pipe.generation.sampler import Sampler
 
     if not rows:
         return []
-    sampler = Sampler(load_generator(checkpoint, rows, sampling, template, seed, here.world_size), rows, sampling.n, here, label)
+    sampler = Sampler(
+        load_generator(checkpoint, rows, sampling, template, seed, here.world_size), rows, sampling.n, here, label
+    )
     return [[completion for completion, _ in drawn] for drawn in sampler.run()]
 
 
@@ -176,25 +193,30 @@ def sample_and_settle(
             those samples are drawn that one after the other would have been.
         asked: the rows as the model gets them, where that is not as they are; their ids are unique.
         label: names the files in workdir; a stage that samples twice uses two.
-        engine: this process, or a Ray cluster (r1pipe/generation/cluster.py).
+        engine: this process, or a Ray cluster (r1pipe/generation/ray_cluster.py).
 
     Returns:
         The candidates of every row, in the order of samples; on ranks other than 0 nothing, once their share is drawn.
 
     Raises:
-        BudgetError, StageError: see r1pipe/generation/sampling.py. What was drawn stays in workdir.
+        BudgetError, StageError: see r1pipe/generation/sampler.py. What was drawn stays in workdir.
         MissingToolError, ConfigError: no Ray, or no cluster.
     """
-    from r1pipe.generation.sampling import Sampler
+    from r1pipe.generation.sampler import Sampler
 
     if not rows:
         return []
-    asked = [{"id": row["id"], "prompt": row["prompt"]} for row in asked or rows]  # all that a generator reads: with `ray` it travels
+    asked = [
+        {"id": row["id"], "prompt": row["prompt"]} for row in asked or rows
+    ]  # all that a generator reads: with `ray` it travels
     load = partial(load_generator, checkpoint, asked, sampling, template, seed, here.world_size)
     if engine == "ray":
-        from r1pipe.generation.cluster import RaySampler
+        from r1pipe.generation.ray_cluster import RaySampler
 
-        budgeted = sampling.endpoint is not None and (sampling.endpoint.budget_tokens or sampling.endpoint.budget_money) is not None
+        budgeted = (
+            sampling.endpoint is not None
+            and (sampling.endpoint.budget_tokens or sampling.endpoint.budget_money) is not None
+        )
         sampler: Sampler = RaySampler(load, budgeted, rows, sampling.n, here, label, source, settle, stop_after)
     else:
         sampler = Sampler(load(), rows, sampling.n, here, label, source, settle, stop_after)

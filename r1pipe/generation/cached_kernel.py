@@ -15,7 +15,10 @@ import triton.language as tl
 
 BLOCK = 32  # columns at a time
 WARPS = 2
-STAGES = {2: 4, 4: 2}  # blocks on their way from memory, by bytes of an element: more do not fit beside each other on cards smaller than an H100
+STAGES = {
+    2: 4,
+    4: 2,
+}  # blocks on their way from memory, by bytes of an element: more do not fit beside each other on cards smaller than an H100
 ENOUGH = 384  # programs; where there are fewer, rows are cut into parts (measured on an H100: joining parts costs more than idle units)
 MOST_PARTS = 8
 LEAST_ROWS = 16  # of a product on tensor cores
@@ -61,7 +64,9 @@ def _attend(
         tl.store(out_ptr + heads[:, None] * D + d[None, :], out_GD.to(out_ptr.dtype.element_ty), mask=used)
     else:  # a part without columns has a sum of zero
         tl.store(out_ptr + (heads * N + part)[:, None] * D + d[None, :], out_GD, mask=used)
-        tl.store(lse_ptr + heads * N + part, tl.where(total_G > 0, highest_G + tl.log2(total_G), float("-inf")), mask=g < G)
+        tl.store(
+            lse_ptr + heads * N + part, tl.where(total_G > 0, highest_G + tl.log2(total_G), float("-inf")), mask=g < G
+        )
 
 
 @triton.jit
@@ -89,7 +94,12 @@ def parts_of(rows: int, key_heads: int) -> int:
 
 
 def attend(
-    query_BHD: torch.Tensor, keys_SLKD: torch.Tensor, values_SLKD: torch.Tensor, slot_B: torch.Tensor, seen_B: torch.Tensor, scale: float
+    query_BHD: torch.Tensor,
+    keys_SLKD: torch.Tensor,
+    values_SLKD: torch.Tensor,
+    slot_B: torch.Tensor,
+    seen_B: torch.Tensor,
+    scale: float,
 ) -> torch.Tensor:
     """Each query over the first `seen_B` (at least one) columns of its slot: (B, H, D)."""
     rows, heads, width = query_BHD.shape
@@ -99,7 +109,11 @@ def attend(
     parts_BHND = out_BHD if parts == 1 else query_BHD.new_empty((rows, heads, parts, width), dtype=torch.float32)
     lse_BHN = query_BHD.new_empty((rows, heads, parts), dtype=torch.float32)
     sizes = {"D": width, "WIDTH": max(LEAST_ROWS, triton.next_power_of_2(width)), "N": parts}
-    group = {"K": key_heads, "G": heads // key_heads, "GROUP": max(LEAST_ROWS, triton.next_power_of_2(heads // key_heads))}
+    group = {
+        "K": key_heads,
+        "G": heads // key_heads,
+        "GROUP": max(LEAST_ROWS, triton.next_power_of_2(heads // key_heads)),
+    }
     tuned = {"BLOCK": BLOCK, "num_warps": WARPS, "num_stages": STAGES[query_BHD.element_size()] if width <= 128 else 2}
     tensors = (query_BHD.contiguous(), keys_SLKD, values_SLKD, slot_B, seen_B, parts_BHND, lse_BHN)
     with torch.cuda.device_of(query_BHD):

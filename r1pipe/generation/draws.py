@@ -59,7 +59,10 @@ def sample_tokens(logits_BV: torch.Tensor, temperature: float, top_p: float, com
 
 def draw_by_chunks(logits_BV: torch.Tensor, temperature: float) -> torch.Tensor:
     """The draw of `sample_tokens` on a GPU: first a chunk of the vocabulary, then a token in it; (B,). Compiled it reads the logits once."""
-    scaled_BNC = pad(logits_BV, (0, -logits_BV.shape[1] % CHUNK), value=-torch.inf).unflatten(1, (-1, CHUNK)).float() / temperature
+    scaled_BNC = (
+        pad(logits_BV, (0, -logits_BV.shape[1] % CHUNK), value=-torch.inf).unflatten(1, (-1, CHUNK)).float()
+        / temperature
+    )
     chunk_B = _first_above(scaled_BNC.logsumexp(-1))
     row_B = torch.arange(len(logits_BV), device=logits_BV.device)
     return chunk_B * CHUNK + _first_above(scaled_BNC[row_B, chunk_B])

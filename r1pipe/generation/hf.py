@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 
-from r1pipe.data.render import prompt_ids, read_template
 from r1pipe.generation import Completion, Draw, Unit
-from r1pipe.generation.decode import decode
-from r1pipe.generation.graphs import COMPILED_FROM, Graphed, fits, why_not_graphed
+from r1pipe.generation.cuda_graphs import COMPILED_FROM, Graphed, fits, why_not_graphed
+from r1pipe.generation.decoding import decode
+from r1pipe.models.loading import end_ids, load_model, load_tokenizer
+from r1pipe.models.memory import free_memory
 from r1pipe.schema import Sampling
-from r1pipe.training.memory import free_memory
-from r1pipe.training.models import end_ids, load_model, load_tokenizer
+from r1pipe.text.rendering import prompt_ids, read_template
 
 LIKELY_TOKENS = 1024  # of a response, where max_tokens allows more (our choice)
 COMPILED_FROM_TOKENS = 4_000_000  # compiling takes some 20 s, and 0.5B then take 7 us a token less (H100)
@@ -31,7 +31,9 @@ class HF:
 
     in_flight, remote = 1, False
 
-    def __init__(self, checkpoint: Path, rows: list[dict[str, Any]], sampling: Sampling, template: str, seed: int) -> None:
+    def __init__(
+        self, checkpoint: Path, rows: list[dict[str, Any]], sampling: Sampling, template: str, seed: int
+    ) -> None:
         self._sampling, self._seed = sampling, seed
         self._tokenizer = load_tokenizer(checkpoint)
         self._checkpoint = checkpoint
@@ -45,10 +47,14 @@ class HF:
     def _graphed(self, rows: int, columns: int) -> Graphed | None:
         if self._graphs is None:
             model = self._model
-            if why_not_graphed(model) or not fits(model.config, rows, columns, model.dtype.itemsize, free_memory(model.device)):
+            if why_not_graphed(model) or not fits(
+                model.config, rows, columns, model.dtype.itemsize, free_memory(model.device)
+            ):
                 return None
             tokens = len(self._ids) * self._sampling.n * min(self._sampling.max_tokens, LIKELY_TOKENS)
-            self._graphs = Graphed(model, compiled=model.num_parameters() >= COMPILED_FROM and tokens >= COMPILED_FROM_TOKENS)
+            self._graphs = Graphed(
+                model, compiled=model.num_parameters() >= COMPILED_FROM and tokens >= COMPILED_FROM_TOKENS
+            )
         return self._graphs if self._graphs.make_room(rows, columns) else None
 
     @cached_property
@@ -78,7 +84,9 @@ class HF:
     def draw(self, unit: Unit) -> list[Completion]:
         torch.manual_seed(hash((self._seed, *unit.key)) & 0x7FFFFFFF)
         sizes = {draw.n for draw in unit.draws}
-        n = sizes.pop() if len(sizes) == 1 else 1  # a group shares the reading of its prompt where all groups are of one size
+        n = (
+            sizes.pop() if len(sizes) == 1 else 1
+        )  # a group shares the reading of its prompt where all groups are of one size
         prompts = [self._ids[draw.row] for draw in unit.draws for _ in range(draw.n // n)]
         with torch.inference_mode():
             out = decode(
@@ -93,7 +101,9 @@ class HF:
                 graphed=self._graphed(len(prompts) * n, max(map(len, prompts)) + self._sampling.max_tokens),
             )
         finished = [bool(tokens) and tokens[-1] in self._ends for tokens in out]
-        bodies = [tokens[:-1] if end else tokens for tokens, end in zip(out, finished, strict=True)]  # the end token counts and is not shown
+        bodies = [
+            tokens[:-1] if end else tokens for tokens, end in zip(out, finished, strict=True)
+        ]  # the end token counts and is not shown
         texts = self._tokenizer.batch_decode(bodies, skip_special_tokens=True)
         return [Completion(text, len(tokens), end) for text, tokens, end in zip(texts, out, finished, strict=True)]
 

@@ -19,7 +19,9 @@ from typing import Any, BinaryIO, NamedTuple
 from r1pipe.generation import Key
 from r1pipe.here import Here
 
-SYNC_EVERY_S = 1.0  # a kill of the process loses nothing that was appended; a crash of the machine at most so many seconds
+SYNC_EVERY_S = (
+    1.0  # a kill of the process loses nothing that was appended; a crash of the machine at most so many seconds
+)
 
 
 class Journal:
@@ -64,7 +66,9 @@ class Found:
     def __init__(self, folder: Path, label: str) -> None:
         self._records: dict[Key, dict[str, dict[str, Any]]] = {}
         self.passed_over: set[Key] = set()  # keys that were asked for and stood for something else
-        for path in sorted(path for path in folder.iterdir() if re.fullmatch(rf"{re.escape(label)}-\d+-of-\d+\.jsonl", path.name)):
+        for path in sorted(
+            path for path in folder.iterdir() if re.fullmatch(rf"{re.escape(label)}-\d+-of-\d+\.jsonl", path.name)
+        ):
             with path.open("rb") as stream:
                 for line in stream:
                     if line.endswith(b"\n"):

@@ -14,12 +14,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from r1pipe.data.render import read_template, render_prompt
-from r1pipe.data.response import THINK_OPEN, join_response
 from r1pipe.endpoint import Endpoint, NoAnswer, Unreadable
 from r1pipe.errors import BudgetError, R1PipeError, StageError
 from r1pipe.generation import Completion, Draw, Unit, sample_seed
 from r1pipe.schema import Sampling, SamplingEndpoint
+from r1pipe.text.rendering import read_template, render_prompt
+from r1pipe.text.response import THINK_OPEN, join_response
 
 
 class Service:
@@ -27,18 +27,42 @@ class Service:
 
     alone, remote = False, True
 
-    def __init__(self, rows: list[dict[str, Any]], sampling: Sampling, endpoint: SamplingEndpoint, template: str, seed: int, world_size: int) -> None:
-        self._rows, self._sampling, self._config, self._seed, self._share = rows, sampling, endpoint, seed, 1 / world_size
+    def __init__(
+        self,
+        rows: list[dict[str, Any]],
+        sampling: Sampling,
+        endpoint: SamplingEndpoint,
+        template: str,
+        seed: int,
+        world_size: int,
+    ) -> None:
+        self._rows, self._sampling, self._config, self._seed, self._share = (
+            rows,
+            sampling,
+            endpoint,
+            seed,
+            1 / world_size,
+        )
         self._template = read_template(template)
         url = endpoint.base_url.rstrip("/") + ("/chat/completions" if self._template is None else "/completions")
         self.in_flight = endpoint.max_in_flight
-        self._endpoint = Endpoint(url, api_key_env=endpoint.api_key_env, timeout=endpoint.timeout, retries=endpoint.retries, max_in_flight=self.in_flight)
+        self._endpoint = Endpoint(
+            url,
+            api_key_env=endpoint.api_key_env,
+            timeout=endpoint.timeout,
+            retries=endpoint.retries,
+            max_in_flight=self.in_flight,
+        )
 
     def cohorts(self, rounds: bool) -> list[list[int]]:
         return [[row] for row in range(len(self._rows))]
 
     def units(self, prefix: tuple[int, ...], draws: Sequence[Draw]) -> list[Unit]:
-        return [Unit((self._rows[draw.row]["id"], number), [Draw(draw.row, number, 1)]) for draw in draws for number in range(draw.first, draw.first + draw.n)]
+        return [
+            Unit((self._rows[draw.row]["id"], number), [Draw(draw.row, number, 1)])
+            for draw in draws
+            for number in range(draw.first, draw.first + draw.n)
+        ]
 
     def draw(self, unit: Unit) -> list[Completion]:
         ((row, number, _),) = unit.draws
@@ -66,12 +90,18 @@ class Service:
         config = self._config
         if self._endpoint.gave_up:
             what = f"{config.base_url} gives no answers any more: {self._endpoint.why}"
-            return StageError(what, fix="see to the service; what was drawn is kept, and the same command goes on from there")
+            return StageError(
+                what, fix="see to the service; what was drawn is kept, and the same command goes on from there"
+            )
         money = (tokens_in * config.price_in + tokens_out * config.price_out) / 1e6
-        for name, budget, spent in (("budget_tokens", config.budget_tokens, tokens_in + tokens_out), ("budget_money", config.budget_money, money)):
+        for name, budget, spent in (
+            ("budget_tokens", config.budget_tokens, tokens_in + tokens_out),
+            ("budget_money", config.budget_money, money),
+        ):
             if budget is not None and spent >= budget * self._share:
                 return BudgetError(
-                    f"{name} is used up: {tokens_in} prompt tokens and {tokens_out} response tokens" + (f", {money:.4g} of money" if money else ""),
+                    f"{name} is used up: {tokens_in} prompt tokens and {tokens_out} response tokens"
+                    + (f", {money:.4g} of money" if money else ""),
                     fix=f"raise sampling.endpoint.{name} (now {budget:g}{'' if self._share == 1 else ', shared by the ranks'}), and the same command goes on",
                 )
         return None
@@ -88,7 +118,11 @@ def _read(reply: Any) -> Completion:
         message = choice.get("message")
         text = choice["text"] if message is None else message["content"] or ""
         thinking = message and (message.get("reasoning_content") or message.get("reasoning"))
-        reason, tokens, prompt_tokens = choice["finish_reason"], int(usage["completion_tokens"]), int(usage["prompt_tokens"])
+        reason, tokens, prompt_tokens = (
+            choice["finish_reason"],
+            int(usage["completion_tokens"]),
+            int(usage["prompt_tokens"]),
+        )
     except (KeyError, IndexError, TypeError, ValueError, AttributeError):
         raise Unreadable(f"the reply is no completion with its usage: {str(reply)[:200]!r}") from None
     if reason == "content_filter":

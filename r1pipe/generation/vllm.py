@@ -16,11 +16,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from r1pipe.data.render import prompt_ids, read_template
 from r1pipe.errors import MissingToolError
 from r1pipe.generation import DENSE, Completion, Draw, Unit, sample_seed
+from r1pipe.models.loading import load_tokenizer
 from r1pipe.schema import Sampling
-from r1pipe.training.models import load_tokenizer
+from r1pipe.text.rendering import prompt_ids, read_template
 
 COHORT = 4  # units that go through their rounds together
 SECOND_RUNNER = "VLLM_USE_V2_MODEL_RUNNER"
@@ -31,12 +31,15 @@ class VLLM:
 
     in_flight, alone, remote = 1, False, False
 
-    def __init__(self, checkpoint: Path, rows: list[dict[str, Any]], sampling: Sampling, template: str, seed: int) -> None:
+    def __init__(
+        self, checkpoint: Path, rows: list[dict[str, Any]], sampling: Sampling, template: str, seed: int
+    ) -> None:
         try:
             from vllm import SamplingParams  # type: ignore[import-not-found]
         except ImportError as error:
             raise MissingToolError(
-                f"`backend: vllm` needs vLLM, which cannot be imported: {error}", fix="pip install 'r1pipe[vllm]' on a machine with a GPU; or backend: hf"
+                f"`backend: vllm` needs vLLM, which cannot be imported: {error}",
+                fix="pip install 'r1pipe[vllm]' on a machine with a GPU; or backend: hf",
             ) from None
         self._rows, self._sampling, self._seed, self._params = rows, sampling, seed, SamplingParams
         self._ids = prompt_ids(rows, read_template(template), load_tokenizer(checkpoint))
@@ -82,9 +85,17 @@ class VLLM:
             )
             for draw in unit.draws
         ]
-        outputs = self._engine.generate([{"prompt_token_ids": self._ids[draw.row]} for draw in unit.draws], params, use_tqdm=False)
-        drawn = [one for draw, output in zip(unit.draws, outputs, strict=True) for one in (output.outputs * draw.n if greedy else output.outputs)]
-        return [Completion(one.text, len(one.token_ids), one.finish_reason == "stop") for one in drawn]  # vLLM leaves the end token out of the text
+        outputs = self._engine.generate(
+            [{"prompt_token_ids": self._ids[draw.row]} for draw in unit.draws], params, use_tqdm=False
+        )
+        drawn = [
+            one
+            for draw, output in zip(unit.draws, outputs, strict=True)
+            for one in (output.outputs * draw.n if greedy else output.outputs)
+        ]
+        return [
+            Completion(one.text, len(one.token_ids), one.finish_reason == "stop") for one in drawn
+        ]  # vLLM leaves the end token out of the text
 
     def halted(self, tokens_in: int, tokens_out: int) -> None:
         return None

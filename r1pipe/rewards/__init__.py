@@ -18,24 +18,28 @@ from dataclasses import dataclass, field
 from inspect import signature
 from typing import Any, cast
 
-from r1pipe.data.response import split_response
-from r1pipe.data.rows import GENERAL_DOMAIN, HARMFUL_DOMAIN, LOOKALIKE_DOMAIN
 from r1pipe.errors import ConfigError
 from r1pipe.rewards.accuracy import accuracy
 from r1pipe.rewards.code import code
 from r1pipe.rewards.controls import constant, random_reward
 from r1pipe.rewards.format import format_reward
-from r1pipe.rewards.gym import reasoning_gym
 from r1pipe.rewards.judge import judge
 from r1pipe.rewards.language import language
 from r1pipe.rewards.length import length
+from r1pipe.rewards.reasoning_gym import reasoning_gym
 from r1pipe.rewards.repetition import repetition
 from r1pipe.rewards.texts import Completion, prompt_of, text_of
 from r1pipe.schema import JudgeEndpoint, RewardSpec
+from r1pipe.text.response import split_response
+from r1pipe.text.rows import GENERAL_DOMAIN, HARMFUL_DOMAIN, LOOKALIKE_DOMAIN
 
 Reward = Callable[..., list[float | None]]
-Known = Mapping[str, Mapping[int, float | None]]  # of a component, by its name, what it says of some completions, by their place
-Scorer = Callable[[list[str], list[str]], list[float]]  # (prompts, responses) -> rewards; a reward model, already calibrated
+Known = Mapping[
+    str, Mapping[int, float | None]
+]  # of a component, by its name, what it says of some completions, by their place
+Scorer = Callable[
+    [list[str], list[str]], list[float]
+]  # (prompts, responses) -> rewards; a reward model, already calibrated
 
 REWARDS: dict[str, Reward] = {
     "accuracy": accuracy,
@@ -100,7 +104,10 @@ def resolve(name: str) -> Reward:
         try:
             found = getattr(importlib.import_module(module), function)
         except (ImportError, AttributeError) as error:
-            raise ConfigError(f"reward `{name}` cannot be imported: {error}", fix="give package.module:function of something on the Python path") from error
+            raise ConfigError(
+                f"reward `{name}` cannot be imported: {error}",
+                fix="give package.module:function of something on the Python path",
+            ) from error
         if callable(found):
             return cast(Reward, found)
     known = ", ".join([*REWARDS, *MODEL_REWARDS])
@@ -150,7 +157,9 @@ def applies(spec: RewardSpec, row: Mapping[str, Any]) -> bool:
     return True
 
 
-def score_early(specs: Sequence[RewardSpec], completions: Sequence[Completion], rows: Sequence[Mapping[str, Any]]) -> Known:
+def score_early(
+    specs: Sequence[RewardSpec], completions: Sequence[Completion], rows: Sequence[Mapping[str, Any]]
+) -> Known:
     """What those components say that judge each response by itself, in other processes or on other machines; `score` takes it for known."""
     applied = _applied(specs, rows)
     named = zip(specs, component_names(specs), strict=True)
@@ -172,7 +181,7 @@ def score(
     Args:
         specs: the components; a name may stand twice, the second is then called name#2.
         completions: one response a row.
-        rows: what each response answers (r1pipe/data/rows.py); give `completion_ids` or `tokens` for the length reward.
+        rows: what each response answers (r1pipe/text/rows.py); give `completion_ids` or `tokens` for the length reward.
         models: `helpful` and `harmless`, where specs name them. helpful is given the summary only, harmless the whole response.
         known: what need not be judged any more (score_early).
 
@@ -187,7 +196,9 @@ def score(
     scorable = [False] * len(rows)
     for spec, name in zip(specs, component_names(specs), strict=True):
         found = (known or {}).get(name, {})
-        values = _judge(spec, [yes and i not in found for i, yes in enumerate(applied[name])], completions, rows, models or {})
+        values = _judge(
+            spec, [yes and i not in found for i, yes in enumerate(applied[name])], completions, rows, models or {}
+        )
         values |= {i: found[i] for i, yes in enumerate(applied[name]) if yes and i in found}
         components[name] = [None] * len(rows)
         unjudged[name] = sum(value is None for value in values.values())
@@ -199,12 +210,16 @@ def score(
             elif total is not None:
                 totals[i] = total + spec.weight * value
             scorable[i] |= value is not None
-    return Scores(components, [total if ok else None for total, ok in zip(totals, scorable, strict=True)], applied, unjudged)
+    return Scores(
+        components, [total if ok else None for total, ok in zip(totals, scorable, strict=True)], applied, unjudged
+    )
 
 
 def _applied(specs: Sequence[RewardSpec], rows: Sequence[Mapping[str, Any]]) -> dict[str, list[bool]]:
     """Of each component, the rows that it judges."""
-    modelled = {i for i, row in enumerate(rows) if any(spec.name in MODEL_REWARDS and applies(spec, row) for spec in specs)}
+    modelled = {
+        i for i, row in enumerate(rows) if any(spec.name in MODEL_REWARDS and applies(spec, row) for spec in specs)
+    }
     applied = {}
     for spec, name in zip(specs, component_names(specs), strict=True):
         left = modelled if spec.name in VERDICTS and spec.domains is None else set()
@@ -213,7 +228,11 @@ def _applied(specs: Sequence[RewardSpec], rows: Sequence[Mapping[str, Any]]) -> 
 
 
 def _judge(
-    spec: RewardSpec, chosen: Sequence[bool], completions: Sequence[Completion], rows: Sequence[Mapping[str, Any]], models: Mapping[str, Scorer]
+    spec: RewardSpec,
+    chosen: Sequence[bool],
+    completions: Sequence[Completion],
+    rows: Sequence[Mapping[str, Any]],
+    models: Mapping[str, Scorer],
 ) -> dict[int, float | None]:
     """What the component says of the chosen completions, by their place."""
     places = [i for i, yes in enumerate(chosen) if yes]
@@ -221,10 +240,15 @@ def _judge(
     return dict(zip(places, values, strict=True))
 
 
-def _values(spec: RewardSpec, completions: list[Completion], rows: list[Mapping[str, Any]], models: Mapping[str, Scorer]) -> list[float | None]:
+def _values(
+    spec: RewardSpec, completions: list[Completion], rows: list[Mapping[str, Any]], models: Mapping[str, Scorer]
+) -> list[float | None]:
     if spec.name in MODEL_REWARDS:
         if spec.name not in models:
-            raise ConfigError(f"the reward `{spec.name}` needs a reward model", fix=f"give the stage a `{spec.name}` reward model as input")
+            raise ConfigError(
+                f"the reward `{spec.name}` needs a reward model",
+                fix=f"give the stage a `{spec.name}` reward model as input",
+            )
         texts = [text_of(completion) for completion in completions]
         # v2 3.2.2: helpfulness is judged on the summary, safety on the whole response.
         judged = [split_response(text).summary for text in texts] if spec.name == "helpful" else texts
@@ -236,7 +260,9 @@ def _values(spec: RewardSpec, completions: list[Completion], rows: list[Mapping[
     if spec.name in REWARDS:
         known = [*parameters, *(JudgeEndpoint.model_fields if spec.name == "judge" else ())]
         if unknown := [name for name in spec.params if name not in known]:  # it would pass for a column, without a word
-            raise ConfigError(f"the reward `{spec.name}` does not take `{unknown[0]}`", fix=f"it takes {', '.join(known)}")
+            raise ConfigError(
+                f"the reward `{spec.name}` does not take `{unknown[0]}`", fix=f"it takes {', '.join(known)}"
+            )
         # In ours what is keyword-only is a parameter, and a column of that name, as `timeout`, is none.
         taken |= {name for name, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY}
     names = {key: None for row in rows for key in row if key not in taken}
@@ -246,12 +272,17 @@ def _values(spec: RewardSpec, completions: list[Completion], rows: list[Mapping[
     except TypeError as error:
         if "argument" not in str(error):
             raise
-        raise ConfigError(f"the reward `{spec.name}` does not take these parameters: {error}", fix="see its signature in r1pipe/rewards") from error
+        raise ConfigError(
+            f"the reward `{spec.name}` does not take these parameters: {error}",
+            fix="see its signature in r1pipe/rewards",
+        ) from error
     assert len(values) == len(rows), f"{spec.name} returned {len(values)} rewards for {len(rows)} completions"
     return list(values)
 
 
-def correct(completions: Sequence[Completion], rows: Sequence[Mapping[str, Any]], *, code_timeout: float = 10.0) -> list[bool | None]:
+def correct(
+    completions: Sequence[Completion], rows: Sequence[Mapping[str, Any]], *, code_timeout: float = 10.0
+) -> list[bool | None]:
     """The verdict on each response: by the row's tests or scorer, else by its answer; None where neither is there or it cannot be judged.
 
     Args:

@@ -48,7 +48,9 @@ class _Errors(DefaultErrorStrategy):
         state = recognizer._stateNumber
         if (expected := self.expected.get(state)) is None:
             atn = recognizer._interp.atn
-            expected = self.expected[state] = frozenset(token for tokens in atn.nextTokens(atn.states[state]).intervals or () for token in tokens)
+            expected = self.expected[state] = frozenset(
+                token for tokens in atn.nextTokens(atn.states[state]).intervals or () for token in tokens
+            )
         # A rule that may end here (epsilon) would only be noted, for the wording of an error.
         if self.errorRecoveryMode or (recognizer._input.LA(1) not in expected and Token.EPSILON not in expected):
             super().sync(recognizer)
@@ -114,6 +116,8 @@ def install(converter: Any, grammar: Any) -> None:
     number = converter.parse_number
 
     def number_fast(self: Any, text: str) -> Any:
-        return sympy.Integer(int(text)) if text.isascii() and text.isdigit() and len(text) < 1000 else number(self, text)
+        return (
+            sympy.Integer(int(text)) if text.isascii() and text.isdigit() and len(text) < 1000 else number(self, text)
+        )
 
     converter.create_parser, converter.parse, converter.parse_number = create_fast, parse_fast, number_fast

@@ -20,7 +20,10 @@ import sympy
 from sympy.core.function import AppliedUndef
 
 _DIGITS, _LARGEST = 30, 1e200  # of an intermediate value
-_CLEAR, _ROUNDING = 1e-5, 1e-12  # what a difference must be above, beside the values (math-verify rounds) and beside intermediate values
+_CLEAR, _ROUNDING = (
+    1e-5,
+    1e-12,
+)  # what a difference must be above, beside the values (math-verify rounds) and beside intermediate values
 _FUNCTIONS = {
     sympy.exp: "exp", sympy.sin: "sin", sympy.cos: "cos", sympy.tan: "tan", sympy.cot: "cot", sympy.sinh: "sinh", sympy.cosh: "cosh",
     sympy.tanh: "tanh", sympy.atan: "atan", sympy.binomial: "binomial", sympy.factorial: "factorial",
@@ -60,7 +63,9 @@ class Values:
             return _context.mpf(expr._mpf_)
         if isinstance(expr, sympy.Symbol | AppliedUndef):
             # Positive: simplify may know no better than sqrt(x**2) = x. Names and not symbols count: assumptions differ between texts.
-            return (_context.mpf(zlib.crc32(f"{self.point} {expr}".encode())) / 2**31 + _context.mpf(1) / 3) * 4**self.point
+            return (
+                _context.mpf(zlib.crc32(f"{self.point} {expr}".encode())) / 2**31 + _context.mpf(1) / 3
+            ) * 4**self.point
         if expr.is_Add:
             return _context.fsum(self.at(part) for part in expr.args)
         if expr.is_Mul:
@@ -161,13 +166,18 @@ def _unions_differ(gold: Any, found: Any) -> bool:
         return _context.sign(float(value)) * _LARGEST if value.is_infinite else values.at(value)
 
     try:
-        ours, theirs = ([(end(part.start), end(part.end)) for part in (side.args if side.is_Union else (side,))] for side in (gold, found))
+        ours, theirs = (
+            [(end(part.start), end(part.end)) for part in (side.args if side.is_Union else (side,))]
+            for side in (gold, found)
+        )
         ends = sorted(value for interval in ours + theirs for value in interval)
     except (Unknown, ArithmeticError, ValueError, TypeError, AttributeError, RecursionError):
         return False  # something that is no interval, or has no value
     for low, high in pairwise(ends):
         middle = (low + high) / 2
-        if _apart(low, high, values.largest) and any(a < middle < b for a, b in ours) != any(a < middle < b for a, b in theirs):
+        if _apart(low, high, values.largest) and any(a < middle < b for a, b in ours) != any(
+            a < middle < b for a, b in theirs
+        ):
             return True
     return False
 
@@ -176,7 +186,11 @@ def _value(leaf: Any) -> tuple[Any, float] | None:
     """A constant's value and the largest magnitude on the way to it; None: it may equal anything."""
     if not isinstance(leaf, sympy.Expr) or leaf.has(sympy.UnevaluatedExpr):  # math-verify takes 9% for 9 as well
         return None
-    if leaf.is_Symbol or (leaf.is_Mul and all(part.is_Symbol or part is sympy.E for part in leaf.args)) or leaf is sympy.E:
+    if (
+        leaf.is_Symbol
+        or (leaf.is_Mul and all(part.is_Symbol or part is sympy.E for part in leaf.args))
+        or leaf is sympy.E
+    ):
         return None  # compared by name: the product a*b*c may be the symbol abc
     values = Values(0)
     try:
@@ -188,7 +202,9 @@ def _value(leaf: Any) -> tuple[Any, float] | None:
 def _alone(ours: list[Any], theirs: list[Any]) -> bool:
     if None in theirs:
         return False
-    return any(mine is not None and all(_apart(mine[0], other[0], max(mine[1], other[1])) for other in theirs) for mine in ours)
+    return any(
+        mine is not None and all(_apart(mine[0], other[0], max(mine[1], other[1])) for other in theirs) for mine in ours
+    )
 
 
 def equations_differ(gold: Any, found: Any) -> bool:
@@ -221,7 +237,9 @@ def install() -> None:
     exec("from sympy import *", names)
     parse_expr, usual = sympy_parser.parse_expr, sympy_parser.standard_transformations
 
-    def with_names(text: str, local_dict: Any = None, transformations: Any = usual, global_dict: Any = None, evaluate: bool = True) -> Any:
+    def with_names(
+        text: str, local_dict: Any = None, transformations: Any = usual, global_dict: Any = None, evaluate: bool = True
+    ) -> Any:
         return parse_expr(text, local_dict, transformations, names if global_dict is None else global_dict, evaluate)
 
     sympy_parser.parse_expr = with_names
@@ -247,4 +265,8 @@ def install() -> None:
     def relations_fast(gold: Any, pred: Any, *precision: int) -> bool:
         return not equations_differ(gold, pred) and relations(gold, pred, *precision)
 
-    grader.sympy_symbolic_eq, grader.sympy_compare_sets, grader.sympy_compare_relational = symbolic_fast, sets_fast, relations_fast
+    grader.sympy_symbolic_eq, grader.sympy_compare_sets, grader.sympy_compare_relational = (
+        symbolic_fast,
+        sets_fast,
+        relations_fast,
+    )

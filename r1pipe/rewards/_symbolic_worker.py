@@ -82,7 +82,9 @@ def serve(judge: Judge, lines: Any, out: Any) -> None:
             value, why = None, "out of time"
         except (RecursionError, MemoryError) as error:
             value, why = None, type(error).__name__
-        except Exception:  # math-verify raises whatever sympy raises on odd input: then the answer is not shown to be right
+        except (
+            Exception
+        ):  # math-verify raises whatever sympy raises on odd input: then the answer is not shown to be right
             value, why = 0.0, ""
         finally:
             signal.setitimer(signal.ITIMER_VIRTUAL, 0)
@@ -115,7 +117,9 @@ def main() -> None:
     os.dup2(2, 1)  # whatever a library prints must not become a verdict
     judge = Judge()
     if "--plain" not in sys.argv:
-        sys.path.append(str(Path(__file__).parent))  # behind the library: this folder holds modules named like the standard ones
+        sys.path.append(
+            str(Path(__file__).parent)
+        )  # behind the library: this folder holds modules named like the standard ones
         from _symbolic_speed import install
 
         install()

@@ -26,7 +26,9 @@ _NUMBERS = re.compile(
     r"(?<![\w.,])[-−+]?[$€£¥₹￥]?\s?(?:\d{1,3}(?:,\d{3})+(?![\d])|\d+)(?:\.\d+)?(?:[eE][+-]?\d+)?(?:/\d+(?!\d*[/.]\d))?%?"
     r"|(?<=[\d)\]=*/+×÷])[-−]?\d[\d,]*(?:\.\d+)?%?|[-−]?\d+(?:,\d{3})*(?:\.\d+)?%?"
 )
-_MARKED_LETTER = re.compile(r"(?:answer|option|choice|答案|选项|选择|选|应选|故选)\W{0,6}(?:is|was|:|是|为)?\W{0,8}\(?([A-J])(?![\w'])", re.I)
+_MARKED_LETTER = re.compile(
+    r"(?:answer|option|choice|答案|选项|选择|选|应选|故选)\W{0,6}(?:is|was|:|是|为)?\W{0,8}\(?([A-J])(?![\w'])", re.I
+)
 _LETTERS = re.compile(r"(?<![A-Za-z0-9_'])([A-J])(?![A-Za-z0-9_'])(?!\s+[a-z])")
 _HEDGES = ("not", "no", "isn't", "or", "and", "nor", "never", "不", "非", "没", "或", "和", "不是", "并非")
 
@@ -158,7 +160,9 @@ def accuracy(
         verdict: float | None = None
         text = text_of(completion)
         for gold in golds if isinstance(golds, list | tuple) else [golds]:
-            gold = "" if gold is None or (isinstance(gold, float) and gold != gold) else str(gold)  # NaN is a table's missing answer
+            gold = (
+                "" if gold is None or (isinstance(gold, float) and gold != gold) else str(gold)
+            )  # NaN is a table's missing answer
             right = parse(gold)
             if right.kind == "broken":
                 continue
@@ -174,5 +178,11 @@ def accuracy(
             for i in places:
                 known = verdicts[i]
                 # Of several accepted answers the best verdict counts; one that was not judged hides only a failure.
-                verdicts[i] = 1.0 if 1.0 in (verdict, known) else verdict if verdict is None or known is None else max(known, verdict)
+                verdicts[i] = (
+                    1.0
+                    if 1.0 in (verdict, known)
+                    else verdict
+                    if verdict is None or known is None
+                    else max(known, verdict)
+                )
     return verdicts

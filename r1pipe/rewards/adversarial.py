@@ -17,12 +17,21 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from r1pipe.data.response import split_response
 from r1pipe.rewards.code import extract_code
 from r1pipe.rewards.texts import after_thinking
+from r1pipe.text.response import split_response
 
 Row = Mapping[str, Any]
-VARIANTS = ("gold", "empty", "truncated", "answer-in-thinking", "repeated", "wrong-language", "wrong-answer", "several-answers")
+VARIANTS = (
+    "gold",
+    "empty",
+    "truncated",
+    "answer-in-thinking",
+    "repeated",
+    "wrong-language",
+    "wrong-answer",
+    "several-answers",
+)
 _CHEATS = frozenset({"empty", "truncated", "answer-in-thinking", "wrong-answer", "several-answers"})
 # reward -> the variants on which it should be 0
 DESERVES: dict[str, frozenset[str]] = {
@@ -32,7 +41,9 @@ DESERVES: dict[str, frozenset[str]] = {
     "format": frozenset({"empty", "truncated"}),
     "language": frozenset({"wrong-language"}),
 }
-OTHER_TONGUE = {"zh": "First we add the two numbers, then we check the result, and in the end we write the answer down."}
+OTHER_TONGUE = {
+    "zh": "First we add the two numbers, then we check the result, and in the end we write the answer down."
+}
 FOREIGN = "首先把这两个数字相加，然后检查一遍结果，最后写出答案。"
 
 
@@ -62,7 +73,10 @@ def variants(chosen: Sequence[Row], rows: Sequence[Row], form: str) -> dict[str,
 def _responses(row: Row, form: str, others: list[str]) -> dict[str, str]:
     thinking, final, wrong, several = _parts(row, others)
     zero = form == "zero"
-    summary = {name: f"<answer>{text}</answer>" if zero else text for name, text in (("final", final or ""), ("wrong", wrong), ("several", several))}
+    summary = {
+        name: f"<answer>{text}</answer>" if zero else text
+        for name, text in (("final", final or ""), ("wrong", wrong), ("several", several))
+    }
     foreign = OTHER_TONGUE.get(str(row.get("language")), FOREIGN)
     made = {"empty": "", "truncated": f"<think>{thinking[: max(1, len(thinking) // 2)]}"}
     if final is None:
@@ -84,7 +98,9 @@ def _parts(row: Row, others: list[str]) -> tuple[str, str | None, str, str]:
     solution, prompt = str(row.get("solution") or ""), str(row.get("prompt") or "")
     thinking = split_response(solution).thinking
     if row.get("tests"):
-        program = (extract_code(solution, row.get("entry_point")) or after_thinking(solution).strip()) if solution else ""
+        program = (
+            (extract_code(solution, row.get("entry_point")) or after_thinking(solution).strip()) if solution else ""
+        )
         thinking = thinking or prompt
         if not program:
             return thinking, None, "", ""

@@ -21,8 +21,22 @@ from functools import lru_cache
 from typing import NamedTuple
 
 _TABLE = str.maketrans(
-    {0x2212: "-", 0x2010: "-", 0x2011: "-", 0x2012: "-", 0x2013: "-", 0xFE63: "-", 0x2009: " ", 0x202F: " ", 0x00A0: " ", 0x3000: " ", 0x2007: " "}
-    | dict.fromkeys((0x200B, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A), 0xFEFF), "")  # no glyphs: direction, zero width
+    {
+        0x2212: "-",
+        0x2010: "-",
+        0x2011: "-",
+        0x2012: "-",
+        0x2013: "-",
+        0xFE63: "-",
+        0x2009: " ",
+        0x202F: " ",
+        0x00A0: " ",
+        0x3000: " ",
+        0x2007: " ",
+    }
+    | dict.fromkeys(
+        (0x200B, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A), 0xFEFF), ""
+    )  # no glyphs: direction, zero width
     | {0x3001: ",", 0x3002: ".", 0x2044: "/", 0x2032: "'", 0xFFE5: "¥", 0xFFE1: "£"}
     | {0xFF01 + i: chr(0x21 + i) for i in range(94)}  # full-width forms of ASCII
 )
@@ -55,9 +69,16 @@ _ARITHMETIC = re.compile(r"[\d\s.,()\[\]{}$+\-*/×÷·]*|")
 _OPERATOR = re.compile(r"[\d)\]}]\s*[+\-*/×÷·]\s*[\d(\[{+-]")
 _WORDY = re.compile(r"[^\d\\^_{}=<>+*/|~≤≥≠√π∞∈∪∩]*")
 # Words behind a number that make it another number or two; single letters could be variables.
-_NOT_UNITS = frozenset(re.findall(r"\w+", "or and to plus minus times over pi e sqrt not x y z n k a b c d i squared cubed factorial mod divided about than"))
+_NOT_UNITS = frozenset(
+    re.findall(
+        r"\w+",
+        "or and to plus minus times over pi e sqrt not x y z n k a b c d i squared cubed factorial mod divided about than",
+    )
+)
 # Units that stand right behind the digits (5kg); other letters there are variables (12r).
-_ATTACHED = frozenset(re.findall(r"\w+", "m s g h l cm mm km kg mg ml hr hrs min mins sec ft in lb lbs oz mph kph am pm rd th st nd k"))
+_ATTACHED = frozenset(
+    re.findall(r"\w+", "m s g h l cm mm km kg mg ml hr hrs min mins sec ft in lb lbs oz mph kph am pm rd th st nd k")
+)
 _ALIASES = {
     "m": "m meter metre meters metres 米", "cm": "cm centimeter centimeters centimetre centimetres 厘米", "mm": "mm millimeter millimeters 毫米",
     "km": "km kilometer kilometers kilometre kilometres 千米 公里", "g": "g gram grams 克", "kg": "kg kilogram kilograms 千克 公斤",
@@ -86,10 +107,17 @@ def normalize(text: str) -> str:
     ('(B)', '-1,000')
     """
     if not text.isascii():
-        text = "".join(c if c.isascii() or unicodedata.category(c) != "Nd" else str(unicodedata.digit(c)) for c in text.translate(_TABLE))
+        text = "".join(
+            c if c.isascii() or unicodedata.category(c) != "Nd" else str(unicodedata.digit(c))
+            for c in text.translate(_TABLE)
+        )
     text = text.strip().replace("{,}", ",")
     if "\\" in text or "~" in text:
-        text = _SPACING.sub(lambda m: " " if m[0] in ("\\ ", "~", "\\quad", "\\qquad") else "", text).replace("\\$", "$ ").replace("\\%", "%")
+        text = (
+            _SPACING.sub(lambda m: " " if m[0] in ("\\ ", "~", "\\quad", "\\qquad") else "", text)
+            .replace("\\$", "$ ")
+            .replace("\\%", "%")
+        )
         text = _UNIT_TEXT.sub(r" \1", text).strip()
     text = _DEGREES.sub("", text)
     before = None
@@ -115,12 +143,20 @@ def _number(text: str) -> Answer | None:
         if any(word in _NOT_UNITS for word in words) or (short and words[0] not in _ATTACHED):
             return None
     digits = whole.replace(",", "").replace(" ", "")
-    value: int | Fraction = int(digits) if not decimals.strip("0") else Fraction(f"{digits}.{decimals}") if len(decimals) < 400 else Fraction(0)
+    value: int | Fraction = (
+        int(digits)
+        if not decimals.strip("0")
+        else Fraction(f"{digits}.{decimals}")
+        if len(decimals) < 400
+        else Fraction(0)
+    )
     if exponent:
         value *= Fraction(10) ** int(exponent)
     currency = (match["c1"] or match["c2"] or "").lower()
     known = _UNITS.get((unit or currency).lower().rstrip("."), "")
-    return Answer("number", text, -value if match["sign"] == "-" else value, bool(match["percent"]), known, len(decimals))
+    return Answer(
+        "number", text, -value if match["sign"] == "-" else value, bool(match["percent"]), known, len(decimals)
+    )
 
 
 def _fraction(text: str) -> Answer | None:
@@ -195,7 +231,11 @@ def _listed(text: str) -> str:
     """`2, 1` and `1 \\text{ and } 2` and `{1,2}` as one key, if every part is a plain number."""
     text = re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", text).strip("{}\\ ")
     parts = [parse(part) for part in re.split(r"\s*(?:,|;|\band\b|\bor\b|和|或)\s*", text) if part.strip()]
-    return ";".join(sorted(str(part.value) for part in parts)) if len(parts) > 1 and all(part.kind == "number" for part in parts) else ""
+    return (
+        ";".join(sorted(str(part.value) for part in parts))
+        if len(parts) > 1 and all(part.kind == "number" for part in parts)
+        else ""
+    )
 
 
 @lru_cache(maxsize=1 << 16)
@@ -222,13 +262,19 @@ def compare(gold: str, found: str) -> float | None:
         return float("," in gold and bool(listed := _listed(right.text)) and listed == _listed(given.text))
     if right.kind in ("number", "arithmetic") and given.kind == "arithmetic" and right.text != given.text:
         return 0.0
-    if right.kind == "letter" or (right.kind == "words" and given.kind != "maths") or (right.kind == "number" and given.kind in ("words", "letter")):
+    if (
+        right.kind == "letter"
+        or (right.kind == "words" and given.kind != "maths")
+        or (right.kind == "number" and given.kind in ("words", "letter"))
+    ):
         return float(right.kind == given.kind and right.text == given.text)
     if _tight(right.text) == _tight(given.text):
         return 1.0
     listed = _listed(given.text)
     if listed and (right.kind == "number" or _listed(right.text)):
         return float(listed == _listed(right.text))
-    if re.search(r"\\(?:sim|approx)(?![a-z])|[~≈]|\.\.|\\[lc]?dots", given.text):  # a range or an estimate is no answer to compare
+    if re.search(
+        r"\\(?:sim|approx)(?![a-z])|[~≈]|\.\.|\\[lc]?dots", given.text
+    ):  # a range or an estimate is no answer to compare
         return 0.0
     return None

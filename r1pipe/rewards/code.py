@@ -27,9 +27,17 @@ def extract_code(text: str, entry_point: str | None = None) -> str | None:
     if "</answer>" in summary:
         inside = ANSWER_TAGS.findall(summary)
         summary = inside[-1] if inside else summary
-    blocks = [match["body"] for match in _FENCED.finditer(summary) if match["language"].lower() in ("", "python", "py", "python3")]
+    blocks = [
+        match["body"]
+        for match in _FENCED.finditer(summary)
+        if match["language"].lower() in ("", "python", "py", "python3")
+    ]
     if blocks:
-        defining = [block for block in blocks if entry_point and re.search(rf"^\s*(?:async )?(?:def|class)\s+{re.escape(entry_point)}\b", block, re.M)]
+        defining = [
+            block
+            for block in blocks
+            if entry_point and re.search(rf"^\s*(?:async )?(?:def|class)\s+{re.escape(entry_point)}\b", block, re.M)
+        ]
         return (defining or blocks)[-1]
     start = _STARTS.search(summary)
     return summary[start.start() :].rstrip() if start else None
@@ -90,7 +98,9 @@ def code(
     rewards: list[float | None] = [None] * n
     jobs: dict[int, sandbox.CodeJob] = {}
     prompts = prompt if prompt is not None else columns.get("prompts") or [None] * n
-    for i, (completion, test, entry, question) in enumerate(zip(completions, tests, entry_point or [None] * n, prompts, strict=True)):
+    for i, (completion, test, entry, question) in enumerate(
+        zip(completions, tests, entry_point or [None] * n, prompts, strict=True)
+    ):
         if not test:
             continue
         program = extract_code(text_of(completion), entry)

@@ -14,7 +14,9 @@ def constant(completions: Sequence[Completion], *, value: float = 1.0, **columns
     return [value] * len(completions)
 
 
-def random_reward(completions: Sequence[Completion], *, probability: float = 0.5, seed: int = 0, **columns: Any) -> list[float | None]:
+def random_reward(
+    completions: Sequence[Completion], *, probability: float = 0.5, seed: int = 0, **columns: Any
+) -> list[float | None]:
     """1.0 with the given probability, else 0.0. A function of text, place in the batch and seed, so that it can be repeated."""
     rewards: list[float | None] = []
     for i, completion in enumerate(completions):

@@ -16,7 +16,10 @@ from r1pipe.errors import ConfigError
 from r1pipe.rewards.texts import Completion, text_of
 
 _INSIDE = r"(?:(?!</?(?:think|answer)>).)*"
-_ZERO = re.compile(rf"\s*<think>(?=\s*[^\s<]|\s*<(?!/think>)){_INSIDE}</think>\s*<answer>(?=\s*[^\s<]|\s*<(?!/answer>)){_INSIDE}</answer>\s*", re.S)
+_ZERO = re.compile(
+    rf"\s*<think>(?=\s*[^\s<]|\s*<(?!/think>)){_INSIDE}</think>\s*<answer>(?=\s*[^\s<]|\s*<(?!/answer>)){_INSIDE}</answer>\s*",
+    re.S,
+)
 _R1 = re.compile(rf"\s*<think>{_INSIDE}</think>(?=\s*\S){_INSIDE}", re.S)
 _FORMS = {"zero": (_ZERO,), "r1": (_R1,), "auto": (_ZERO, _R1)}
 

@@ -67,19 +67,29 @@ def probe(bwrap: str | None) -> str | None:
         return f"bubblewrap cannot be started: {error}"
     try:
         tests = {"kind": "asserts", "setup": "", "asserts": ["assert ready() == 42"]}
-        reply = runner.ask({"source": "def ready(): return 42", "entry_point": None, "partial": False}, tests, Limits(cpu_s=10))
+        reply = runner.ask(
+            {"source": "def ready(): return 42", "entry_point": None, "partial": False}, tests, Limits(cpu_s=10)
+        )
     except OSError:
         why = runner.complaint()
         return f"bubblewrap does not start here{': ' + why if why else ''} (unprivileged user namespaces may be switched off)"
     finally:
         runner.close()
-    return None if reply.get("passed") == 1 else f"a program inside bubblewrap does not run: {reply.get('why') or reply.get('broken')}"
+    return (
+        None
+        if reply.get("passed") == 1
+        else f"a program inside bubblewrap does not run: {reply.get('why') or reply.get('broken')}"
+    )
 
 
 def _command(bwrap: str) -> list[str]:
     """The sandbox as bubblewrap's arguments: nothing is there but what is named here."""
     python = os.path.realpath(sys.executable)
-    folders = {os.path.realpath(sys.base_prefix), os.path.realpath(sys.base_exec_prefix), os.path.dirname(os.path.dirname(python))}
+    folders = {
+        os.path.realpath(sys.base_prefix),
+        os.path.realpath(sys.base_exec_prefix),
+        os.path.dirname(os.path.dirname(python)),
+    }
     command = [bwrap, "--unshare-all", "--new-session", "--clearenv", "--cap-drop", "ALL", "--hostname", "sandbox"]
     for name, value in {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0", "HOME": "/tmp"}.items():
         command += ["--setenv", name, value]
@@ -98,7 +108,11 @@ def _command(bwrap: str) -> list[str]:
     for device in ("null", "zero", "urandom", "random"):
         command += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
     command += ["--ro-bind", str(_INSIDE), "/opt/runner/sandboxed"]
-    command += ["--size", str(_TMP_MB << 20), "--tmpfs", "/tmp"] if _can_limit_tmp(bwrap) else ["--tmpfs", "/tmp", "--remount-ro", "/tmp"]
+    command += (
+        ["--size", str(_TMP_MB << 20), "--tmpfs", "/tmp"]
+        if _can_limit_tmp(bwrap)
+        else ["--tmpfs", "/tmp", "--remount-ro", "/tmp"]
+    )
     return [*command, "--remount-ro", "/", "--chdir", "/tmp", "--", python, "-P", "-S", "-s", "-B", "-c", _START]
 
 
@@ -121,7 +135,9 @@ class Runner:
         try:
             command = [bwrap, "--info-fd", str(tell), *_command(bwrap)[1:]]
             pipe = subprocess.PIPE
-            self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0, cwd="/", pass_fds=[tell])
+            self.process = subprocess.Popen(
+                command, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0, cwd="/", pass_fds=[tell]
+            )
         except OSError:
             os.close(told)
             raise
@@ -135,7 +151,9 @@ class Runner:
 
     def ask(self, header: dict[str, Any], tests: Mapping[str, Any] | None, limits: Limits) -> dict[str, Any]:
         """Run one job. Raises OSError where the runner ends or does not answer in time; it is of no use then."""
-        request = _frame({**header, "limits": {**asdict(limits), "wall_s": limits.wall_s}}) + (_frame(tests) if tests is not None else b"")
+        request = _frame({**header, "limits": {**asdict(limits), "wall_s": limits.wall_s}}) + (
+            _frame(tests) if tests is not None else b""
+        )
         deadline = time.monotonic() + limits.wall_s + 5 + (_START_S if self.fresh else 0)
         left = memoryview(request)
         while left:
@@ -170,7 +188,11 @@ class Runner:
         do, and its --die-with-parent would end the sandbox with the thread that started it."""
         if self.info is not None:
             # Written before the runner starts; empty where bubblewrap failed.
-            if select.select([self.info], [], [], 1.0)[0] and (text := os.read(self.info, 1 << 16)) and self.process.poll() is None:
+            if (
+                select.select([self.info], [], [], 1.0)[0]
+                and (text := os.read(self.info, 1 << 16))
+                and self.process.poll() is None
+            ):
                 with contextlib.suppress(OSError, ValueError, KeyError):
                     os.kill(int(json.loads(text)["child-pid"]), signal.SIGKILL)
             os.close(self.info)

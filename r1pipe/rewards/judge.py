@@ -19,11 +19,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from r1pipe.data.render import read_text
 from r1pipe.endpoint import Endpoint, Unreadable, endpoint
 from r1pipe.errors import ConfigError
 from r1pipe.rewards.texts import Completion, after_thinking, prompt_of, text_of
 from r1pipe.schema import JudgeEndpoint, TextFile
+from r1pipe.text.rendering import read_text
 
 CORRECT = """You compare a response with a reference answer. The reference is right. Judge only whether the response's final answer \
 means the same; its form, language and length do not matter. A response that gives several different answers, or none, is not correct.
@@ -52,7 +52,13 @@ def chat(base_url: str, api_key_env: str | None, timeout: float, retries: int, m
 
 def chat_request(model: str, text: str, max_tokens: int, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The body of a request with one user message, sampled greedily; `extra` is laid over it."""
-    return {"model": model, "messages": [{"role": "user", "content": text}], "temperature": 0, "max_tokens": max_tokens, **(extra or {})}
+    return {
+        "model": model,
+        "messages": [{"role": "user", "content": text}],
+        "temperature": 0,
+        "max_tokens": max_tokens,
+        **(extra or {}),
+    }
 
 
 def fill(template: str, **parts: str) -> str:
@@ -118,19 +124,27 @@ def judge(
         ConfigError: those fields are not as they should be; no such service, key or model.
     """
     try:
-        config = JudgeEndpoint.model_validate({field: rest[field] for field in JudgeEndpoint.model_fields if field in rest})
+        config = JudgeEndpoint.model_validate(
+            {field: rest[field] for field in JudgeEndpoint.model_fields if field in rest}
+        )
     except ValidationError as error:
         wrong = "; ".join(f"{part['loc'][0]}: {part['msg']}" for part in error.errors())
         raise ConfigError(
-            f"the reward `judge` does not take these parameters: {wrong}", fix="its params are the fields of r1pipe.schema.JudgeEndpoint"
+            f"the reward `judge` does not take these parameters: {wrong}",
+            fix="its params are the fields of r1pipe.schema.JudgeEndpoint",
         ) from None
     if isinstance(config.guidelines, TextFile):
-        raise ConfigError("the guidelines of the reward `judge` are in a file", fix="write their text into `params`, which is what enters the fingerprint")
+        raise ConfigError(
+            "the guidelines of the reward `judge` are in a file",
+            fix="write their text into `params`, which is what enters the fingerprint",
+        )
     n, guidelines = len(completions), guided(config)
     prompts = prompt if prompt is not None else rest.get("prompts") or [None] * n
     rewards: list[float | None] = [None] * n
     asked: dict[int, dict[str, Any]] = {}
-    for i, (completion, question, gold, long) in enumerate(zip(completions, prompts, answer or [None] * n, reference or [None] * n, strict=True)):
+    for i, (completion, question, gold, long) in enumerate(
+        zip(completions, prompts, answer or [None] * n, reference or [None] * n, strict=True)
+    ):
         known = long if long is not None else gold
         if known is None:
             continue
@@ -143,6 +157,8 @@ def judge(
         asked[i] = chat_request(config.model, text, config.max_tokens, config.extra)
     if asked:
         service = chat(config.base_url, config.api_key_env, config.timeout, config.retries, config.max_in_flight)
-        for i, verdict in zip(asked, service.ask_all(list(asked.values()), lambda reply: read_flag(reply, "correct")), strict=True):
+        for i, verdict in zip(
+            asked, service.ask_all(list(asked.values()), lambda reply: read_flag(reply, "correct")), strict=True
+        ):
             rewards[i] = None if verdict is None else float(verdict)
     return rewards

@@ -22,16 +22,22 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from r1pipe.data.response import split_response
-from r1pipe.data.rows import REASONING_DOMAINS
 from r1pipe.rewards import latin
 from r1pipe.rewards.texts import Completion, prompt_of, text_of
+from r1pipe.text.response import split_response
+from r1pipe.text.rows import REASONING_DOMAINS
 
 # What is taken out before words are counted, each only looked for where its first sign occurs: (sign, pattern). A dollar sign
 # opens maths only where what follows is not a price. No pattern may look through the rest of a text from each of its places.
 _NOT_WORDS = (
     ("`", re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.S)),
-    ("$", re.compile(r"\$\$.*?\$\$|\$[^$\s]+\$(?!\d)|\$(?![\d\s])[^$\n]*(?<!\s)\$(?!\d)|\$(?=[^$\n]*\$)[^$\n]*[\\^_{][^$\n]*\$", re.S)),
+    (
+        "$",
+        re.compile(
+            r"\$\$.*?\$\$|\$[^$\s]+\$(?!\d)|\$(?![\d\s])[^$\n]*(?<!\s)\$(?!\d)|\$(?=[^$\n]*\$)[^$\n]*[\\^_{][^$\n]*\$",
+            re.S,
+        ),
+    ),
     ("\\", re.compile(r"\\\((?:[^\\]|\\[^()])*+\\\)|\\\[(?:[^\\]|\\[^\[\]])*+\\\]|\\[A-Za-z]+(?:\{[^{}]*\})?", re.S)),
     ("<", re.compile(r"</?\w+>")),
     ("://", re.compile(r"https?://[^\s\u3000-\u303f\u4e00-\u9fff]+")),
@@ -52,7 +58,9 @@ _SCRIPTS: dict[str, tuple[str, int]] = {
     "tamil": (r"\u0b80-\u0be5", 0),
 }
 # Cut so that every match is one word: a run of 5 Chinese characters is found as 2 + 2 + 1.
-_WORDS = {name: re.compile(f"[{chars}]{{1,{run}}}" if run else f"[{chars}]{{2,}}") for name, (chars, run) in _SCRIPTS.items()}
+_WORDS = {
+    name: re.compile(f"[{chars}]{{1,{run}}}" if run else f"[{chars}]{{2,}}") for name, (chars, run) in _SCRIPTS.items()
+}
 _WORDS["kana"] = re.compile(f"[{_SCRIPTS['han'][0]}{_SCRIPTS['kana'][0]}]{{1,2}}")  # choice 4
 _MEMBERS = {name: re.compile(f"[{chars}]") for name, (chars, _) in _SCRIPTS.items()}
 _KANA = re.compile(r"[\u3041-\u3096\u30a1-\u30fa]")
@@ -179,12 +187,18 @@ def language(
     n = len(completions)
     prompts = prompt if prompt is not None else columns.get("prompts") or [None] * n
     rewards: list[float | None] = []
-    for completion, given, question, kind in zip(completions, language or [None] * n, prompts, domain or [None] * n, strict=True):
+    for completion, given, question, kind in zip(
+        completions, language or [None] * n, prompts, domain or [None] * n, strict=True
+    ):
         code = _code(target or given or detect(prompt_of(question)) or "")
         if code not in _BY_SCRIPT and not latin.known(code):
             if code not in _warned:
                 _warned.add(code)
-                why = f"`{code}` is no language that it knows" if code else "a row has no `language` and its prompt has no words"
+                why = (
+                    f"`{code}` is no language that it knows"
+                    if code
+                    else "a row has no `language` and its prompt has no words"
+                )
                 warnings.warn(f"the language reward cannot judge: {why}", stacklevel=2)
             rewards.append(None)
             continue

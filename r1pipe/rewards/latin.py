@@ -14,7 +14,20 @@ from functools import lru_cache
 from itertools import chain
 from typing import Any
 
-LANGUAGES = ("en", "es", "fr", "de", "sw", "it", "pt", "nl", "pl", "id", "vi", "tr")  # what a word may be in, together with the target
+LANGUAGES = (
+    "en",
+    "es",
+    "fr",
+    "de",
+    "sw",
+    "it",
+    "pt",
+    "nl",
+    "pl",
+    "id",
+    "vi",
+    "tr",
+)  # what a word may be in, together with the target
 MIN_WORDS = 5  # shorter sentences are joined with their neighbours: single words tell little
 _MARGIN = 6.9  # natural logarithm of a thousand to one: what it takes against the language that is expected
 _MAX_WORDS = 1 << 17
@@ -65,7 +78,9 @@ def count(text: str, expected: str) -> dict[str, int]:
         else:
             rest.append((part, size))
     if rest:
-        for (_, size), language in zip(rest, _identifier(expected).judge([part for part, _ in rest], expected), strict=True):
+        for (_, size), language in zip(
+            rest, _identifier(expected).judge([part for part, _ in rest], expected), strict=True
+        ):
             counts[language] = counts.get(language, 0) + size
     return counts
 

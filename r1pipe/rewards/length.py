@@ -45,7 +45,9 @@ def length(
     sizes = _lengths(len(completions), columns)
     if shape == "overlong":
         soft = max(1, soft_tokens if soft_tokens is not None else max_tokens // 5)
-        return [None if size is None else -min(1.0, max(0.0, (size - (max_tokens - soft)) / soft)) + 0.0 for size in sizes]
+        return [
+            None if size is None else -min(1.0, max(0.0, (size - (max_tokens - soft)) / soft)) + 0.0 for size in sizes
+        ]
     verdicts = accuracy(completions, columns.get("answer"))
     rewards: list[float | None] = []
     for size, verdict in zip(sizes, verdicts, strict=True):

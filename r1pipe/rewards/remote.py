@@ -122,7 +122,9 @@ def run_remote(
     """
     if kind not in PATHS:
         raise ConfigError(f"there is no executor of kind '{kind}'", fix=f"kind is one of {', '.join(PATHS)}")
-    service = endpoint(url.rstrip("/") + PATHS[kind], api_key_env, timeout or limits.wall_s + 10.0, retries, max_in_flight)
+    service = endpoint(
+        url.rstrip("/") + PATHS[kind], api_key_env, timeout or limits.wall_s + 10.0, retries, max_in_flight
+    )
     requests: list[tuple[int, dict[str, Any], str]] = []  # job, body, the output or the word that it must give
     broken = {number for number, job in enumerate(jobs) if _broken(job)}
     for number, job in enumerate(jobs):
@@ -131,10 +133,20 @@ def run_remote(
         seconds = min(limits.cpu_s, float(job.tests.get("timeout") or limits.cpu_s))
         if job.tests["kind"] == "stdio":
             pairs = zip(job.tests["inputs"], job.tests["outputs"], strict=True)
-            requests += [(number, _body(kind, job.program, given, seconds, limits, version), expected) for given, expected in pairs]
+            requests += [
+                (number, _body(kind, job.program, given, seconds, limits, version), expected)
+                for given, expected in pairs
+            ]
         else:
             word = secrets.token_hex(16)
-            told = json.dumps({"program": job.program, "tests": dict(job.tests), "entry_point": job.tests.get("entry_point") or job.entry_point, "word": word})
+            told = json.dumps(
+                {
+                    "program": job.program,
+                    "tests": dict(job.tests),
+                    "entry_point": job.tests.get("entry_point") or job.entry_point,
+                    "word": word,
+                }
+            )
             requests.append((number, _body(kind, HARNESS, told, seconds, limits, version), word))
     replies = service.ask_all([body for _, body, _ in requests], _READ[kind])
     passed: list[list[float | None]] = [[] for _ in jobs]
@@ -146,7 +158,12 @@ def run_remote(
 def _broken(job: CodeJob) -> bool:
     """Whether the tests themselves do not compile: a verdict on the program would be an invention."""
     check_shape(job)
-    sources = [job.tests.get("setup"), job.tests.get("code"), job.tests.get("reference"), *(job.tests.get("asserts") or [])]
+    sources = [
+        job.tests.get("setup"),
+        job.tests.get("code"),
+        job.tests.get("reference"),
+        *(job.tests.get("asserts") or []),
+    ]
     try:
         for source in sources:
             compile(source or "", "<tests>", "exec")

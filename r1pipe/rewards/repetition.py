@@ -22,7 +22,9 @@ def repeated_share(text: str, n: int) -> float:
     return 1 - len(set(zip(*(tokens[i:] for i in range(n)), strict=False))) / total if total > 0 else 0.0
 
 
-def repetition(completions: Sequence[Completion], *, n: int = 6, allowed: float = 0.0, max_penalty: float = -1.0, **columns: Any) -> list[float | None]:
+def repetition(
+    completions: Sequence[Completion], *, n: int = 6, allowed: float = 0.0, max_penalty: float = -1.0, **columns: Any
+) -> list[float | None]:
     """From 0 (nothing repeats) to `max_penalty` (everything does), linear in the share of repeated n-grams above `allowed`.
 
     Args:
@@ -31,6 +33,8 @@ def repetition(completions: Sequence[Completion], *, n: int = 6, allowed: float 
         max_penalty: at most 0.
     """
     if max_penalty > 0 or not 0 <= allowed < 1 or n < 1:
-        raise ValueError(f"repetition needs max_penalty <= 0, 0 <= allowed < 1 and n >= 1, not {max_penalty}, {allowed}, {n}")
+        raise ValueError(
+            f"repetition needs max_penalty <= 0, 0 <= allowed < 1 and n >= 1, not {max_penalty}, {allowed}, {n}"
+        )
     shares = [max(0.0, repeated_share(text_of(completion), n) - allowed) / (1 - allowed) for completion in completions]
     return [share * max_penalty if share else 0.0 for share in shares]

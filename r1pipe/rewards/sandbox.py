@@ -89,7 +89,9 @@ def close() -> None:
         _idle.clear()
 
 
-def run_tests(jobs: Sequence[CodeJob], limits: Limits | None = None, *, partial: bool = False, workers: int | None = None) -> list[float | None]:
+def run_tests(
+    jobs: Sequence[CodeJob], limits: Limits | None = None, *, partial: bool = False, workers: int | None = None
+) -> list[float | None]:
     """Run every job; equal ones once.
 
     Args:
@@ -109,7 +111,10 @@ def run_tests(jobs: Sequence[CodeJob], limits: Limits | None = None, *, partial:
     if not jobs:
         return []
     if reason := available():
-        raise MissingToolError(f"untrusted programs are not run: {reason}", fix="install bubblewrap and allow user namespaces, or leave the code tasks out")
+        raise MissingToolError(
+            f"untrusted programs are not run: {reason}",
+            fix="install bubblewrap and allow user namespaces, or leave the code tasks out",
+        )
     bwrap = shutil.which("bwrap")
     assert bwrap is not None
     limits = limits or Limits()
@@ -144,7 +149,9 @@ def run_tests(jobs: Sequence[CodeJob], limits: Limits | None = None, *, partial:
     return verdicts
 
 
-def _judge(bwrap: str, runner: Runner | None, job: CodeJob, limits: Limits, partial: bool) -> tuple[float | None, Runner | None]:
+def _judge(
+    bwrap: str, runner: Runner | None, job: CodeJob, limits: Limits, partial: bool
+) -> tuple[float | None, Runner | None]:
     """The verdict, and the runner to go on with. A runner that dies is replaced and the job tried once more; if it dies again and
     a harmless program runs, it is the job's doing: 0.0."""
     for _ in range(2):
@@ -165,18 +172,32 @@ _COLUMNS = {"asserts": ("asserts",), "check": ("code",), "calls": ("inputs",), "
 def check_shape(job: CodeJob) -> None:
     """Raises InputError for tests of a shape that is not known."""
     if not isinstance(job.tests, Mapping):
-        raise InputError(f"tests are a mapping with `kind`, not {type(job.tests).__name__}", fix="see r1pipe.rewards.sandbox.CodeJob for the shapes")
+        raise InputError(
+            f"tests are a mapping with `kind`, not {type(job.tests).__name__}",
+            fix="see r1pipe.rewards.sandbox.CodeJob for the shapes",
+        )
     kind = job.tests.get("kind")
     if kind not in _COLUMNS:
         raise InputError(f"tests of kind {kind!r} are not known", fix=f"kind is one of {', '.join(_COLUMNS)}")
     if missing := [column for column in _COLUMNS[kind] if job.tests.get(column) is None]:
-        raise InputError(f"tests of kind {kind!r} lack {', '.join(missing)}", fix="see r1pipe.rewards.sandbox.CodeJob for the shapes")
+        raise InputError(
+            f"tests of kind {kind!r} lack {', '.join(missing)}", fix="see r1pipe.rewards.sandbox.CodeJob for the shapes"
+        )
     if len({len(job.tests[column]) for column in ("inputs", "outputs") if job.tests.get(column) is not None}) > 1:
-        raise InputError(f"tests of kind {kind!r} have more inputs than outputs, or fewer", fix="give one output an input")
-    if kind == "stdio" and not all(isinstance(text, str) for column in ("inputs", "outputs") for text in job.tests[column]):
-        raise InputError("tests of kind 'stdio' hold something that is no string", fix="write inputs and outputs as the text that a program reads and prints")
+        raise InputError(
+            f"tests of kind {kind!r} have more inputs than outputs, or fewer", fix="give one output an input"
+        )
+    if kind == "stdio" and not all(
+        isinstance(text, str) for column in ("inputs", "outputs") for text in job.tests[column]
+    ):
+        raise InputError(
+            "tests of kind 'stdio' hold something that is no string",
+            fix="write inputs and outputs as the text that a program reads and prints",
+        )
     if kind in ("check", "calls") and not job.entry_point:
-        raise InputError(f"tests of kind {kind!r} need the column entry_point", fix="name the function that the tests call")
+        raise InputError(
+            f"tests of kind {kind!r} need the column entry_point", fix="name the function that the tests call"
+        )
 
 
 def _verdict(runner: Runner, job: CodeJob, limits: Limits, partial: bool) -> float | None:
@@ -202,10 +223,14 @@ def _verdict(runner: Runner, job: CodeJob, limits: Limits, partial: bool) -> flo
 def same_output(got: str, expected: str) -> bool:
     """Equal up to white space at line ends and the end, or token by token with 1e-6 for numbers that the expected output writes
     with a decimal point."""
-    if [line.rstrip() for line in got.rstrip().splitlines()] == [line.rstrip() for line in expected.rstrip().splitlines()]:
+    if [line.rstrip() for line in got.rstrip().splitlines()] == [
+        line.rstrip() for line in expected.rstrip().splitlines()
+    ]:
         return True
     ours, theirs = got.split(), expected.split()
-    return len(ours) == len(theirs) and all(a == b or ("." in b and _near(a, b)) for a, b in zip(ours, theirs, strict=True))
+    return len(ours) == len(theirs) and all(
+        a == b or ("." in b and _near(a, b)) for a, b in zip(ours, theirs, strict=True)
+    )
 
 
 def _near(a: str, b: str) -> bool:

@@ -24,7 +24,9 @@ from pathlib import Path
 
 _WORKER = Path(__file__).with_name("_symbolic_worker.py")
 _AT_A_TIME = 4  # pairs
-_LONG = re.compile(r"!|\\(?:int|sum|prod)\b|\^\{[^{}]*[{^]")  # factorials, integrals and sums, exponents that hold another
+_LONG = re.compile(
+    r"!|\\(?:int|sum|prod)\b|\^\{[^{}]*[{^]"
+)  # factorials, integrals and sums, exponents that hold another
 _WALL_S = 60.0
 
 
@@ -49,7 +51,9 @@ class Pool:
             command = [sys.executable, "-P", str(_WORKER), *(["--plain"] if self.plain else [])]
             # A session of its own: Ctrl-C is for us, and a worker is ended with whatever it forked.
             pipe, none = subprocess.PIPE, subprocess.DEVNULL
-            worker = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=none, env=environment, bufsize=0, start_new_session=True)
+            worker = subprocess.Popen(
+                command, stdin=pipe, stdout=pipe, stderr=none, env=environment, bufsize=0, start_new_session=True
+            )
             self.workers.append(worker)
 
     def close(self) -> None:
@@ -73,7 +77,11 @@ def _current() -> Pool:
         if _pool is None or _pool.pid != os.getpid():
             if _pool is not None:
                 _pool.close()
-            _pool = Pool(max(1, min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)))
+            _pool = Pool(
+                max(
+                    1, min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+                )
+            )
             atexit.register(_pool.close)
         return _pool
 

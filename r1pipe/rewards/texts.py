@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from r1pipe.data.response import THINK_CLOSE, THINK_OPEN
+from r1pipe.text.response import THINK_CLOSE, THINK_OPEN
 
 ANSWER_TAGS = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.S)
 Completion = str | Sequence[dict[str, Any]]  # a string, or TRL's chat form: messages of which the last is the response

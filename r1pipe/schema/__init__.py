@@ -6,7 +6,16 @@ stands here and nowhere else. Batch sizes are global; per-device numbers are der
 
 from r1pipe.schema.base import Launch, Model, Ordered, PathOr, Ports, Slurm, StageConfig, Text, TextFile
 from r1pipe.schema.grpo import LOSS_TYPES, AuditParams, GRPOParams, Guards, Phase, RewardSpec, VLLMRollout
-from r1pipe.schema.sampling import Engine, EngineConfig, JudgeEndpoint, Sampling, SamplingConfig, SamplingEndpoint, ServedModel, TemplateName
+from r1pipe.schema.sampling import (
+    Engine,
+    EngineConfig,
+    JudgeEndpoint,
+    Sampling,
+    SamplingConfig,
+    SamplingEndpoint,
+    ServedModel,
+    TemplateName,
+)
 from r1pipe.schema.training import RewardModelParams, SFTParams, Training
 
 __all__ = [

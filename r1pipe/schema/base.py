@@ -46,7 +46,11 @@ class Model(BaseModel):
 
     def changed(self, names: Iterable[str]) -> list[str]:
         """Of these fields, those whose value is not the default. Not what was stated: the config that a worker reads states every default."""
-        return [name for name in names if getattr(self, name) != type(self).model_fields[name].get_default(call_default_factory=True)]
+        return [
+            name
+            for name in names
+            if getattr(self, name) != type(self).model_fields[name].get_default(call_default_factory=True)
+        ]
 
 
 def _laid_over(field: FieldInfo | None, value: Any) -> Any:
@@ -69,7 +73,7 @@ def _no_path(text: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_no_path)] | TextFile
-"""A text as it stands in the YAML, or `{file: PATH}`; r1pipe.data.render.read_text reads it."""
+"""A text as it stands in the YAML, or `{file: PATH}`; r1pipe.text.rendering.read_text reads it."""
 
 
 class Ports(Model):
@@ -88,29 +92,43 @@ class Slurm(Model):
 class Launch(Model):
     """How a stage becomes processes. Not part of its fingerprint."""
 
-    profile: Literal["process", "ddp", "zero1", "zero2", "zero3", "fsdp2"] = Field(default="process", description="configs/accelerate/<profile>.yaml")
+    profile: Literal["process", "ddp", "zero1", "zero2", "zero3", "fsdp2"] = Field(
+        default="process", description="configs/accelerate/<profile>.yaml"
+    )
     num_processes: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
-        default=1, description="ranks on a machine; auto = one a GPU, on several machines the hostfile's slots or slurm.gpus_per_node, and the default there"
+        default=1,
+        description="ranks on a machine; auto = one a GPU, on several machines the hostfile's slots or slurm.gpus_per_node, and the default there",
     )
     nodes: int = Field(default=1, ge=1, description="machines, which see the same files; through Slurm or a hostfile")
     threads: int | None = Field(default=None, ge=1, description="CPU threads a rank; none = cores / ranks")
     offload: Literal["none", "optimizer", "all"] = Field(
-        default="none", description="what lives in CPU memory: optimizer = its states and step (zero1, zero2, zero3); all = the weights too (zero3, fsdp2)"
+        default="none",
+        description="what lives in CPU memory: optimizer = its states and step (zero1, zero2, zero3); all = the weights too (zero3, fsdp2)",
     )
-    deepspeed: dict[str, Any] = Field(default_factory=dict, description="of zero1, zero2, zero3: laid over configs/accelerate/<profile>.json")
-    hostfile: Path | None = Field(default=None, description="the machines, a line `HOST slots=8` each as DeepSpeed has it; ranks are started there over ssh")
+    deepspeed: dict[str, Any] = Field(
+        default_factory=dict, description="of zero1, zero2, zero3: laid over configs/accelerate/<profile>.json"
+    )
+    hostfile: Path | None = Field(
+        default=None,
+        description="the machines, a line `HOST slots=8` each as DeepSpeed has it; ranks are started there over ssh",
+    )
     slurm: Slurm | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _all_of_several_machines(cls, data: Any) -> Any:
         """Eight GPUs each on sixteen machines, and one rank each, is nobody's wish."""
-        several = isinstance(data, dict) and "num_processes" not in data and isinstance(data.get("nodes"), int) and data["nodes"] > 1
+        several = (
+            isinstance(data, dict)
+            and "num_processes" not in data
+            and isinstance(data.get("nodes"), int)
+            and data["nodes"] > 1
+        )
         return data | {"num_processes": "auto"} if several else data
 
 
 class StageConfig(Model):
-    """Base of every stage's Config. `launch` is not fingerprinted; r1pipe/manifest.py names what else is not."""
+    """Base of every stage's Config. `launch` is not fingerprinted; r1pipe/run/manifest.py names what else is not."""
 
     seed: int = Field(default=0, ge=0, description="every random draw of the stage derives from it (our choice)")
     launch: Launch = Launch()

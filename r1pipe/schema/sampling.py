@@ -14,11 +14,19 @@ class ServedModel(Model):
 
     base_url: str = Field(description="as OpenAI's clients take it: http://127.0.0.1:8000/v1")
     model: str = Field(description="the name that the service knows the model by")
-    api_key_env: str | None = Field(default=None, description="name of the environment variable with the key; none = no key")
+    api_key_env: str | None = Field(
+        default=None, description="name of the environment variable with the key; none = no key"
+    )
     timeout: float = Field(default=60.0, gt=0, description="seconds for one request")
-    retries: int = Field(default=4, ge=0, description="further tries after a timeout, 429, 5xx or an unreadable reply, with growing pauses")
+    retries: int = Field(
+        default=4,
+        ge=0,
+        description="further tries after a timeout, 429, 5xx or an unreadable reply, with growing pauses",
+    )
     max_in_flight: int = Field(default=16, ge=1, description="requests at a time, a rank")
-    extra: dict[str, Any] = Field(default_factory=dict, description="more fields of the request, as response_format; null leaves one of ours out")
+    extra: dict[str, Any] = Field(
+        default_factory=dict, description="more fields of the request, as response_format; null leaves one of ours out"
+    )
 
 
 class JudgeEndpoint(ServedModel):
@@ -26,7 +34,9 @@ class JudgeEndpoint(ServedModel):
 
     max_tokens: int = Field(default=1024, ge=1, description="of the judge's reply")
     guidelines: Text | None = Field(
-        default=None, exclude_if=lambda value: value is None, description="what else it should go by: a text, or {file: PATH}; of a reward a text"
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="what else it should go by: a text, or {file: PATH}; of a reward a text",
     )
 
 
@@ -34,12 +44,22 @@ class SamplingEndpoint(ServedModel):
     """A language model that is sampled from. Only `model` and `extra` enter the fingerprint: the rest is how it is asked. The numbers are our choice."""
 
     timeout: float = Field(default=1800.0, gt=0, description="seconds for one whole response")
-    retries: int = Field(default=8, ge=0, description="further tries after a timeout, 429, 5xx or an unreadable reply, with growing pauses")
+    retries: int = Field(
+        default=8,
+        ge=0,
+        description="further tries after a timeout, 429, 5xx or an unreadable reply, with growing pauses",
+    )
     max_in_flight: int = Field(default=64, ge=1, description="requests at a time, a rank")
     price_in: float = Field(default=0.0, ge=0, description="money for a million prompt tokens")
     price_out: float = Field(default=0.0, ge=0, description="money for a million response tokens")
-    budget_tokens: int | None = Field(default=None, ge=1, description="prompt and response tokens of the stage; nothing more is asked once they are used")
-    budget_money: float | None = Field(default=None, gt=0, description="in the prices' currency; nothing more is asked once it is spent")
+    budget_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="prompt and response tokens of the stage; nothing more is asked once they are used",
+    )
+    budget_money: float | None = Field(
+        default=None, gt=0, description="in the prices' currency; nothing more is asked once it is spent"
+    )
 
     @model_validator(mode="after")
     def _priced(self) -> SamplingEndpoint:
@@ -51,16 +71,28 @@ class SamplingEndpoint(ServedModel):
 class Sampling(Model):
     """How responses are drawn."""
 
-    temperature: float = Field(default=0.6, ge=0, description="0 = greedy; evaluation uses 0.6 (v2 D.1), cold-start sampling 1.0 (v2 B.3.2)")
+    temperature: float = Field(
+        default=0.6, ge=0, description="0 = greedy; evaluation uses 0.6 (v2 D.1), cold-start sampling 1.0 (v2 B.3.2)"
+    )
     top_p: float = Field(default=0.95, gt=0, le=1, description="v2 D.1")
     max_tokens: int = Field(default=32768, ge=1, description="tokens of a response (v2 D.1)")
     n: int = Field(default=1, ge=1, description="responses a prompt")
-    batch_size: int = Field(default=256, ge=1, description="sequences a forward pass, per process; of vllm: sequences handed over at a time (our choice)")
-    backend: Literal["hf", "vllm", "openai"] = Field(
-        default="hf", exclude_if=lambda value: value == "hf", description="hf = PyTorch here, vllm = vLLM here, openai = a service (r1pipe/generation)"
+    batch_size: int = Field(
+        default=256,
+        ge=1,
+        description="sequences a forward pass, per process; of vllm: sequences handed over at a time (our choice)",
     )
-    vllm: dict[str, Any] = Field(default_factory=dict, exclude_if=lambda value: not value, description="of vllm: vllm.LLM's arguments")
-    endpoint: SamplingEndpoint | None = Field(default=None, exclude_if=lambda value: value is None, description="of openai: the service")
+    backend: Literal["hf", "vllm", "openai"] = Field(
+        default="hf",
+        exclude_if=lambda value: value == "hf",
+        description="hf = PyTorch here, vllm = vLLM here, openai = a service (r1pipe/generation)",
+    )
+    vllm: dict[str, Any] = Field(
+        default_factory=dict, exclude_if=lambda value: not value, description="of vllm: vllm.LLM's arguments"
+    )
+    endpoint: SamplingEndpoint | None = Field(
+        default=None, exclude_if=lambda value: value is None, description="of openai: the service"
+    )
 
     @model_validator(mode="after")
     def _of_the_backend(self) -> Sampling:
@@ -74,7 +106,11 @@ class Sampling(Model):
         """Why it cannot be sampled like this with or without a checkpoint; empty where it can."""
         if self.endpoint is not None and has_model:
             return f"two models to sample from: the input `model`, and `{self.endpoint.model}` behind sampling.endpoint"
-        return "" if self.endpoint is not None or has_model else f"no model to sample from: `backend: {self.backend}` samples from the input `model`"
+        return (
+            ""
+            if self.endpoint is not None or has_model
+            else f"no model to sample from: `backend: {self.backend}` samples from the input `model`"
+        )
 
 
 Engine = Literal["local", "ray"]
@@ -84,7 +120,9 @@ class EngineConfig(StageConfig):
     """Base of the Configs of stages that sample and verify, here or on a Ray cluster. Which does not enter the fingerprint."""
 
     engine: Engine = Field(
-        default="local", exclude_if=lambda value: value == "local", description="ray = over the machines of a Ray cluster (r1pipe/generation/cluster.py)"
+        default="local",
+        exclude_if=lambda value: value == "local",
+        description="ray = over the machines of a Ray cluster (r1pipe/generation/ray_cluster.py)",
     )
 
     @model_validator(mode="after")
@@ -104,12 +142,16 @@ class SamplingConfig(EngineConfig):
         exclude_if=lambda value: value is None,
         description="a prompt of which so many different rows are kept is sampled no further; none = always sampling.n (our choice)",
     )
-    per_prompt: int = Field(default=1, ge=1, description="rows kept of one prompt, samples before reuse (not published; our choice)")
+    per_prompt: int = Field(
+        default=1, ge=1, description="rows kept of one prompt, samples before reuse (not published; our choice)"
+    )
 
     @model_validator(mode="after")
     def _stops_late_enough(self) -> SamplingConfig:
         if self.stop_after is not None and not self.per_prompt <= self.stop_after <= self.sampling.n:
-            raise ValueError(f"stop_after {self.stop_after} must be at least per_prompt ({self.per_prompt}) and at most sampling.n ({self.sampling.n})")
+            raise ValueError(
+                f"stop_after {self.stop_after} must be at least per_prompt ({self.per_prompt}) and at most sampling.n ({self.sampling.n})"
+            )
         return self
 
     def mismatch(self, given: set[str]) -> str:

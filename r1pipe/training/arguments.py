@@ -6,10 +6,10 @@ import json
 import os
 from typing import Any
 
-from r1pipe.batches import split_batch
 from r1pipe.errors import ConfigError
 from r1pipe.here import Here
 from r1pipe.schema import SFTParams, Training
+from r1pipe.schema.batches import split_batch
 
 __all__ = ["common_arguments", "half_base", "lora_config", "resume_from", "split_batch"]
 
@@ -30,7 +30,8 @@ def common_arguments(params: Training, here: Here, seed: int, steps: int | None)
         "adam_beta2": params.adam_betas[1],
         "max_grad_norm": params.max_grad_norm,
         "bf16": in_bf16(params),  # TRL's default is on, also on a CPU, where it is slower and coarser
-        "use_cpu": not gpu and not ranks,  # with it, transformers would not start DeepSpeed, and each rank would train alone
+        "use_cpu": not gpu
+        and not ranks,  # with it, transformers would not start DeepSpeed, and each rank would train alone
         "ddp_backend": "gloo" if not gpu and ranks else None,
         "gradient_checkpointing": params.gradient_checkpointing is True,
         "save_strategy": "steps" if params.save_every else "no",
@@ -61,7 +62,11 @@ def lora_config(arguments: dict[str, Any] | None, where: str) -> Any:
         raise ConfigError("lora needs peft, which is not installed", where, "pip install peft") from None
     known = set(LoraConfig.__dataclass_fields__)
     if unknown := sorted(set(arguments) - known):
-        raise ConfigError(f"peft.LoraConfig has no argument {unknown[0]}", where, "among others: r, lora_alpha, lora_dropout, target_modules")
+        raise ConfigError(
+            f"peft.LoraConfig has no argument {unknown[0]}",
+            where,
+            "among others: r, lora_alpha, lora_dropout, target_modules",
+        )
     return LoraConfig(**{"task_type": "CAUSAL_LM", **arguments})
 
 
@@ -69,13 +74,22 @@ def in_bf16(params: Training) -> bool:
     """Whether passes are made in bf16, as the config says; auto = where the GPU can."""
     import torch
 
-    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False) if params.bf16 == "auto" else params.bf16
+    return (
+        torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+        if params.bf16 == "auto"
+        else params.bf16
+    )
 
 
 def half_base(params: SFTParams) -> bool:
     """Whether nothing of the model itself is trained, so that it may lie in bf16 under its adapter; FSDP2 wants one type for both."""
     lora = params.lora
-    if lora is None or lora.get("modules_to_save") or lora.get("bias", "none") != "none" or os.environ.get("R1PIPE_PROFILE") == "fsdp2":
+    if (
+        lora is None
+        or lora.get("modules_to_save")
+        or lora.get("bias", "none") != "none"
+        or os.environ.get("R1PIPE_PROFILE") == "fsdp2"
+    ):
         return False
     return params.trl.get("bf16", in_bf16(params))
 

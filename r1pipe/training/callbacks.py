@@ -12,8 +12,8 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from r1pipe.here import Here
+from r1pipe.models.loading import save_trained
 from r1pipe.schema import GRPOParams
-from r1pipe.training.models import save_trained
 from r1pipe.training.telemetry import Meter
 
 SHOWN = {
@@ -32,11 +32,15 @@ class Report(TrainerCallback):
     def __init__(self, here: Here, meter: Meter | None = None) -> None:
         self.here, self.meter = here, meter
 
-    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if self.meter is not None:
             self.meter.begin()
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         zero = args.deepspeed_plugin
         self.here.launched.update(
             profile=os.environ.get("R1PIPE_PROFILE", "process"),
@@ -49,15 +53,28 @@ class Report(TrainerCallback):
         )
         self.here.log(step=state.global_step, launched=self.here.launched)
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
         logs = logs or {}
         if state.is_world_process_zero and "train_runtime" not in logs:
             if self.meter is not None and "num_tokens" in logs:
                 logs = logs | self.meter.read(logs["num_tokens"])
             numbers = {k: round(v, 6) for k, v in logs.items() if isinstance(v, (int, float)) and math.isfinite(v)}
-            unknown = {k: None for k, v in logs.items() if isinstance(v, float) and not math.isfinite(v)}  # JSON has no NaN
+            unknown = {
+                k: None for k, v in logs.items() if isinstance(v, float) and not math.isfinite(v)
+            }  # JSON has no NaN
             self.here.log(step=state.global_step, **numbers, **unknown)
-            self.here.progress(state.global_step, state.max_steps, **{name: round(numbers[key], 3) for key, name in SHOWN.items() if key in numbers})
+            self.here.progress(
+                state.global_step,
+                state.max_steps,
+                **{name: round(numbers[key], 3) for key, name in SHOWN.items() if key in numbers},
+            )
 
 
 class Heldout(TrainerCallback):
@@ -82,7 +99,9 @@ class Heldout(TrainerCallback):
     def _folder(self, step: int) -> Path:
         return self.here.workdir / f"best-{step}"
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self._recall(state.global_step)
         if state.global_step == 0:
             self._look(state)
@@ -94,7 +113,9 @@ class Heldout(TrainerCallback):
     def _recall(self, step: int) -> None:
         """What an earlier attempt knew after so many updates."""
         path = self.here.workdir / "heldout.json"
-        told = json.loads(path.read_text(encoding="utf8")) if path.is_file() and step > 0 else {"curve": {}, "best": None}
+        told = (
+            json.loads(path.read_text(encoding="utf8")) if path.is_file() and step > 0 else {"curve": {}, "best": None}
+        )
         self.curve = {int(seen): scores for seen, scores in told["curve"].items() if int(seen) <= step}
         best = told["best"]
         self.best = best if best is not None and best <= step and self._folder(best).is_dir() else None
@@ -107,7 +128,9 @@ class Heldout(TrainerCallback):
         self.here.log(step=step, **{k: round(v, 4) for k, v in scores.items()})
         before = self.best
         better = before is None or scores["heldout/accuracy"] > self.curve[before]["heldout/accuracy"]
-        if self.params.keep == "best" and step > 0 and better:  # of policies that were trained, if none of them is better than the first
+        if (
+            self.params.keep == "best" and step > 0 and better
+        ):  # of policies that were trained, if none of them is better than the first
             self.best = step
             save_trained(self.trainer, self.trainer.processing_class, self._folder(step), self.here)  # collective
         if self.here.main:

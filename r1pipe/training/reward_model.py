@@ -11,10 +11,10 @@ import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from r1pipe.data.response import split_response
 from r1pipe.errors import InputError
 from r1pipe.here import Here
 from r1pipe.schema import RewardModelParams
+from r1pipe.text.response import split_response
 
 if TYPE_CHECKING:
     import torch
@@ -23,14 +23,20 @@ MICROBATCH = 64
 CALIBRATION = "calibration.json"
 
 
-def split_heldout(rows: list[dict[str, Any]], share: float, seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def split_heldout(
+    rows: list[dict[str, Any]], share: float, seed: int
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """(train, held out), split by prompt so that no prompt is in both."""
     prompts = sorted({row["prompt"] for row in rows})
     random.Random(seed).shuffle(prompts)
     out = set(prompts[: max(1, round(share * len(prompts)))])
     train, heldout = [r for r in rows if r["prompt"] not in out], [r for r in rows if r["prompt"] in out]
     if not train:
-        raise InputError(f"{len(prompts)} different prompts leave nothing to train on when {share:.0%} are held out", "heldout", "bring more prompts")
+        raise InputError(
+            f"{len(prompts)} different prompts leave nothing to train on when {share:.0%} are held out",
+            "heldout",
+            "bring more prompts",
+        )
     return train, heldout
 
 
@@ -60,13 +66,15 @@ def _classifier(checkpoint: Path, *, training: bool, seed: int = 0) -> Any:
     import torch
     from transformers import AutoModelForSequenceClassification, set_seed
 
-    from r1pipe.training.models import own_device
-    from r1pipe.training.zero import gather_by_layer
+    from r1pipe.models.loading import own_device
+    from r1pipe.models.sharding import gather_by_layer
 
     if training:
         set_seed(seed)
     gpu = torch.cuda.is_available()
-    model = AutoModelForSequenceClassification.from_pretrained(checkpoint, num_labels=1, dtype=torch.bfloat16 if gpu and not training else torch.float32)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        checkpoint, num_labels=1, dtype=torch.bfloat16 if gpu and not training else torch.float32
+    )
     if not training:
         return model.to(own_device()).eval()
     gather_by_layer(model)
@@ -86,7 +94,7 @@ class Scorer:
     """A frozen reward model: raw scores, or scores scaled for RL. One is loaded a rank, outside the policy's sharding."""
 
     def __init__(self, folder: Path) -> None:
-        from r1pipe.training.models import load_tokenizer
+        from r1pipe.models.loading import load_tokenizer
 
         self.model = _classifier(folder, training=False)
         self.tokenizer = load_tokenizer(folder)
@@ -94,7 +102,9 @@ class Scorer:
         path = folder / CALIBRATION
         if not path.is_file():
             raise InputError(
-                f"the reward model has no {CALIBRATION}", str(folder), 'train it with r1pipe, or write {"m": mean, "d": standard deviation} of its scores there'
+                f"the reward model has no {CALIBRATION}",
+                str(folder),
+                'train it with r1pipe, or write {"m": mean, "d": standard deviation} of its scores there',
             )
         self.calibration = json.loads(path.read_text())
 
@@ -124,7 +134,9 @@ def raw_scores(model: Any, tokenizer: Any, rows: list[tuple[str, str]], batch_si
     model.eval()
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
-        padded = tokenizer.pad({"input_ids": [ids[i] for i in batch]}, return_tensors="pt", padding_side="right").to(model.device)
+        padded = tokenizer.pad({"input_ids": [ids[i] for i in batch]}, return_tensors="pt", padding_side="right").to(
+            model.device
+        )
         with torch.no_grad():
             logits_B1 = model(**padded).logits
         for i, score in zip(batch, logits_B1.float().squeeze(-1).tolist(), strict=True):
@@ -134,15 +146,21 @@ def raw_scores(model: Any, tokenizer: Any, rows: list[tuple[str, str]], batch_si
 
 
 def _publish(trainer: Any, tokenizer: Any, out: Path, here: Here, heldout_scores: torch.Tensor) -> None:
-    from r1pipe.training.models import save_trained
+    from r1pipe.models.loading import save_trained
 
     save_trained(trainer, tokenizer, out, here)
     if here.main:
-        calibration = {"m": heldout_scores.mean().item(), "d": max(1e-6, heldout_scores.std().item()), "n": len(heldout_scores)}
+        calibration = {
+            "m": heldout_scores.mean().item(),
+            "d": max(1e-6, heldout_scores.std().item()),
+            "n": len(heldout_scores),
+        }
         (out / CALIBRATION).write_text(json.dumps(calibration))
 
 
-def train_pairwise(checkpoint: Path, rows: list[dict[str, Any]], params: RewardModelParams, out: Path, here: Here, seed: int) -> dict[str, float]:
+def train_pairwise(
+    checkpoint: Path, rows: list[dict[str, Any]], params: RewardModelParams, out: Path, here: Here, seed: int
+) -> dict[str, float]:
     """The helpful reward model, on summaries, with TRL's RewardTrainer (-log sigmoid(chosen - rejected)).
 
     Returns:
@@ -153,15 +171,20 @@ def train_pairwise(checkpoint: Path, rows: list[dict[str, Any]], params: RewardM
     from transformers import PrinterCallback
     from trl import RewardConfig, RewardTrainer
 
+    from r1pipe.models.loading import load_tokenizer
     from r1pipe.training.arguments import common_arguments, resume_from, split_batch
     from r1pipe.training.callbacks import Report
-    from r1pipe.training.models import load_tokenizer
 
     tokenizer = load_tokenizer(checkpoint)
     train, heldout = split_heldout(rows, params.heldout, seed)
     microbatch, accumulate = split_batch(params.batch_size, here.world_size, params.microbatch, MICROBATCH)
-    sides = {side: _ids([(row["prompt"], summary_of(row[side])) for row in train], tokenizer) for side in ("chosen", "rejected")}
-    fits = [i for i in range(len(train)) if max(len(sides["chosen"][i]), len(sides["rejected"][i])) <= params.max_length]
+    sides = {
+        side: _ids([(row["prompt"], summary_of(row[side])) for row in train], tokenizer)
+        for side in ("chosen", "rejected")
+    }
+    fits = [
+        i for i in range(len(train)) if max(len(sides["chosen"][i]), len(sides["rejected"][i])) <= params.max_length
+    ]
     if not fits:
         raise InputError(f"no pair fits max_length {params.max_length}", "rm.max_length", "raise max_length")
     steps = max(1, round(len(fits) * params.epochs / params.batch_size))
@@ -179,14 +202,19 @@ def train_pairwise(checkpoint: Path, rows: list[dict[str, Any]], params: RewardM
     trainer = RewardTrainer(
         model=_classifier(checkpoint, training=True, seed=seed),
         args=args,
-        train_dataset=Dataset.from_dict({"chosen_ids": [sides["chosen"][i] for i in fits], "rejected_ids": [sides["rejected"][i] for i in fits]}),
+        train_dataset=Dataset.from_dict(
+            {"chosen_ids": [sides["chosen"][i] for i in fits], "rejected_ids": [sides["rejected"][i] for i in fits]}
+        ),
         processing_class=tokenizer,
         callbacks=[Report(here)],
     )
     trainer.remove_callback(PrinterCallback)  # metrics.jsonl has it all
     trainer.train(resume_from_checkpoint=resume_from(here))
     model = trainer.accelerator.unwrap_model(trainer.model)
-    scores = {side: torch.tensor(raw_scores(model, tokenizer, [(r["prompt"], summary_of(r[side])) for r in heldout])) for side in ("chosen", "rejected")}
+    scores = {
+        side: torch.tensor(raw_scores(model, tokenizer, [(r["prompt"], summary_of(r[side])) for r in heldout]))
+        for side in ("chosen", "rejected")
+    }
     _publish(trainer, tokenizer, out, here, torch.cat(list(scores.values())))
     longer = [len(summary_of(r["chosen"])) - len(summary_of(r["rejected"])) for r in heldout]
     return {
@@ -198,7 +226,9 @@ def train_pairwise(checkpoint: Path, rows: list[dict[str, Any]], params: RewardM
     }
 
 
-def train_pointwise(checkpoint: Path, rows: list[dict[str, Any]], params: RewardModelParams, out: Path, here: Here, seed: int) -> dict[str, float]:
+def train_pointwise(
+    checkpoint: Path, rows: list[dict[str, Any]], params: RewardModelParams, out: Path, here: Here, seed: int
+) -> dict[str, float]:
     """The safety reward model: one logit on the whole response, binary cross-entropy (v2 3.1: pointwise).
 
     Returns:
@@ -211,18 +241,21 @@ def train_pointwise(checkpoint: Path, rows: list[dict[str, Any]], params: Reward
     from datasets import Dataset
     from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainingArguments
 
+    from r1pipe.models.loading import load_tokenizer
     from r1pipe.training.arguments import common_arguments, resume_from, split_batch
     from r1pipe.training.callbacks import Report
-    from r1pipe.training.models import load_tokenizer
 
     classes = {int(row["safe"]) for row in rows}
     if classes != {0, 1}:
-        raise InputError("the safety labels are all the same", "labels", "bring responses of both kinds, safe (1) and unsafe (0)")
+        raise InputError(
+            "the safety labels are all the same", "labels", "bring responses of both kinds, safe (1) and unsafe (0)"
+        )
     tokenizer = load_tokenizer(checkpoint)
     train, heldout = split_heldout(rows, params.heldout, seed)
     microbatch, accumulate = split_batch(params.batch_size, here.world_size, params.microbatch, MICROBATCH)
     encoded = [
-        {"input_ids": ids, "labels": float(row["safe"])} for ids, row in zip(_ids([(r["prompt"], r["response"]) for r in train], tokenizer), train, strict=True)
+        {"input_ids": ids, "labels": float(row["safe"])}
+        for ids, row in zip(_ids([(r["prompt"], r["response"]) for r in train], tokenizer), train, strict=True)
     ]
     kept = [row for row in encoded if len(row["input_ids"]) <= params.max_length]
     if not kept:
@@ -230,7 +263,9 @@ def train_pointwise(checkpoint: Path, rows: list[dict[str, Any]], params: Reward
     steps = max(1, round(len(kept) * params.epochs / params.batch_size))
 
     class Pointwise(Trainer):
-        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+        def compute_loss(
+            self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+        ) -> Any:
             safe_B = inputs.pop("labels").float()
             out = model(**inputs)
             loss = torch.nn.functional.binary_cross_entropy_with_logits(out.logits.squeeze(-1).float(), safe_B)
@@ -259,7 +294,9 @@ def train_pointwise(checkpoint: Path, rows: list[dict[str, Any]], params: Reward
         processing_class=tokenizer,
         callbacks=[Report(here)],
     )
-    trainer.model_accepts_loss_kwargs = False  # the loss is a mean over the microbatch, so the trainer divides by the accumulation
+    trainer.model_accepts_loss_kwargs = (
+        False  # the loss is a mean over the microbatch, so the trainer divides by the accumulation
+    )
     trainer.remove_callback(PrinterCallback)  # metrics.jsonl has it all
     trainer.train(resume_from_checkpoint=resume_from(here))
     model = trainer.accelerator.unwrap_model(trainer.model)

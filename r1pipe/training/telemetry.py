@@ -48,7 +48,10 @@ def flops_per_token(model: Any) -> float:
     """
     config = getattr(model, "config", None)
     text = config.get_text_config() if config is not None and hasattr(config, "get_text_config") else config
-    experts = next((n for name in ("n_routed_experts", "num_experts", "num_local_experts") if (n := getattr(text, name, None))), None)
+    experts = next(
+        (n for name in ("n_routed_experts", "num_experts", "num_local_experts") if (n := getattr(text, name, None))),
+        None,
+    )
     visited = (getattr(text, "num_experts_per_tok", None) or experts) / experts if experts else 1.0
     tied = bool(getattr(text, "tie_word_embeddings", False))
     total = 0.0

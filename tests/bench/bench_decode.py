@@ -14,12 +14,12 @@ from pathlib import Path
 
 import torch
 
-from r1pipe.data.render import TEMPLATES, prompt_ids, read_template
-from r1pipe.data.response import THINK_OPEN
-from r1pipe.data.rows import REASONING_DOMAINS
 from r1pipe.embedded.world import problems
-from r1pipe.generation.decode import decode
-from r1pipe.training.models import end_ids, load_model, load_tokenizer
+from r1pipe.generation.decoding import decode
+from r1pipe.models.loading import end_ids, load_model, load_tokenizer
+from r1pipe.text.rendering import TEMPLATES, prompt_ids, read_template
+from r1pipe.text.response import THINK_OPEN
+from r1pipe.text.rows import REASONING_DOMAINS
 
 BASE = Path(__file__).parents[2] / "r1pipe" / "embedded" / "data" / "base"
 GROUP, MAX_TOKENS, ROUNDS = 8, 80, 3
@@ -35,16 +35,33 @@ def main() -> None:
         return sum(map(len, out))
 
     def theirs(ids: list[list[int]], cache: str | None) -> int:
-        padded = tokenizer.pad({"input_ids": [row for row in ids for _ in range(GROUP)]}, return_tensors="pt", padding_side="left")
-        chosen = {"do_sample": True, "top_k": 0, "max_new_tokens": MAX_TOKENS, "eos_token_id": ends, "pad_token_id": tokenizer.pad_token_id}
+        padded = tokenizer.pad(
+            {"input_ids": [row for row in ids for _ in range(GROUP)]}, return_tensors="pt", padding_side="left"
+        )
+        chosen = {
+            "do_sample": True,
+            "top_k": 0,
+            "max_new_tokens": MAX_TOKENS,
+            "eos_token_id": ends,
+            "pad_token_id": tokenizer.pad_token_id,
+        }
         out = model.generate(**padded, **chosen, cache_implementation=cache)[:, padded["input_ids"].shape[1] :]
         return sum(next((i + 1 for i, token in enumerate(row) if token in ends), len(row)) for row in out.tolist())
 
-    ways = {"generate": lambda ids: theirs(ids, None), "generate, static cache": lambda ids: theirs(ids, "static"), "r1pipe": ours}
+    ways = {
+        "generate": lambda ids: theirs(ids, None),
+        "generate, static cache": lambda ids: theirs(ids, "static"),
+        "r1pipe": ours,
+    }
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}; tokens a second, median of {ROUNDS}")
     for prompts in (16, 64):
         ids = [
-            row + opened for row in prompt_ids(problems("dev", REASONING_DOMAINS, prompts, 0), read_template(str(TEMPLATES / "embedded-zero.txt")), tokenizer)
+            row + opened
+            for row in prompt_ids(
+                problems("dev", REASONING_DOMAINS, prompts, 0),
+                read_template(str(TEMPLATES / "embedded-zero.txt")),
+                tokenizer,
+            )
         ]
         rates: dict[str, list[float]] = {name: [] for name in ways}
         for turn in range(ROUNDS + 1):  # the first turn warms up

@@ -17,7 +17,7 @@ from pathlib import Path
 from r1pipe.data.candidates import Candidate, choose
 from r1pipe.data.filters import length
 from r1pipe.generation import Completion, Draw, Unit
-from r1pipe.generation.sampling import Sampler
+from r1pipe.generation.sampler import Sampler
 from r1pipe.here import Here
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "reasoning_gym_rollouts.jsonl.gz"
@@ -49,8 +49,13 @@ class Replay:
 
 def settle(candidates: list[Candidate]) -> list[Candidate]:
     """By the recorded scores."""
-    right = [any(one["text"] == candidate.response and one["score"] == 1 for one in candidate.row["completions"]) for candidate in candidates]
-    return [candidate if yes else candidate.drop("wrong answer") for candidate, yes in zip(candidates, right, strict=True)]
+    right = [
+        any(one["text"] == candidate.response and one["score"] == 1 for one in candidate.row["completions"])
+        for candidate in candidates
+    ]
+    return [
+        candidate if yes else candidate.drop("wrong answer") for candidate, yes in zip(candidates, right, strict=True)
+    ]
 
 
 def run(rows: list[dict], stop_after: int | None, per_prompt: int) -> tuple[int, int, int]:
@@ -60,8 +65,16 @@ def run(rows: list[dict], stop_after: int | None, per_prompt: int) -> tuple[int,
     replay = Replay(rows)
     with tempfile.TemporaryDirectory() as folder:
         here = Here("bench", Path(folder), Path(folder) / "metrics.jsonl", Path(folder) / "progress.jsonl")
-        drawn = [candidate for found in Sampler(replay, rows, 3, here, "samples", "sampled", settle, stop_after).run() for _, candidate in found]
-    return sum(not one.reason for one in choose(drawn, per_prompt, "first", random.Random(0))), len(drawn), replay.tokens
+        drawn = [
+            candidate
+            for found in Sampler(replay, rows, 3, here, "samples", "sampled", settle, stop_after).run()
+            for _, candidate in found
+        ]
+    return (
+        sum(not one.reason for one in choose(drawn, per_prompt, "first", random.Random(0))),
+        len(drawn),
+        replay.tokens,
+    )
 
 
 def main() -> None:
@@ -76,7 +89,9 @@ def main() -> None:
     for keep in (1, 2, 3):
         fixed, early = run(rows, None, keep), run(rows, keep, keep)
         assert fixed[0] == early[0], "early stop keeps the same rows"
-        print(f"{keep:>14} {early[0]:>10} {fixed[1]:>8} ->{early[1]:>6} {fixed[2]:>10} ->{early[2]:>8} {1 - early[2] / fixed[2]:>7.1%}")
+        print(
+            f"{keep:>14} {early[0]:>10} {fixed[1]:>8} ->{early[1]:>6} {fixed[2]:>10} ->{early[2]:>8} {1 - early[2] / fixed[2]:>7.1%}"
+        )
 
 
 if __name__ == "__main__":

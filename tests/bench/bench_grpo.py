@@ -33,14 +33,40 @@ from grpo_sides import GENERATION, LOGPS, REWARD, SYNC, run_side  # noqa: E402
 
 SIDES = ("r1pipe+hf", "r1pipe+vllm", "trl+vllm", "trl+generate")  # in the order in which the budget is spent
 BUT = "everything but generation"
-TINY = Shape(prompts=4, group=4, prompt_tokens=12, median=10, cap=24, hidden=32, layers=2, heads=2, kv_heads=1, inner=64, vocabulary=400, trl_microbatch=4)
+TINY = Shape(
+    prompts=4,
+    group=4,
+    prompt_tokens=12,
+    median=10,
+    cap=24,
+    hidden=32,
+    layers=2,
+    heads=2,
+    kv_heads=1,
+    inner=64,
+    vocabulary=400,
+    trl_microbatch=4,
+)
 RESULT = "RESULT "
 # FlashInfer's sampler is compiled at first use, which such a machine may not be able to
-OFFLINE = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_USE_FLASHINFER_SAMPLER": "0", "TOKENIZERS_PARALLELISM": "false"}
+OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_USE_FLASHINFER_SAMPLER": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+}
 
 
 def child(job: dict[str, Any]) -> None:
-    result = run_side(job["side"], Shape(**job["shape"]), Path(job["work"]), job["steps"], job["warm"], job["budget"], job["short_warm_up"])
+    result = run_side(
+        job["side"],
+        Shape(**job["shape"]),
+        Path(job["work"]),
+        job["steps"],
+        job["warm"],
+        job["budget"],
+        job["short_warm_up"],
+    )
     print(RESULT + json.dumps(result), flush=True)
 
 
@@ -89,17 +115,19 @@ def check(results: dict[str, dict[str, Any]]) -> None:
     """Nothing skipped, and as many tokens on every side."""
     for side, result in results.items():
         for step in result["steps"]:
-            assert step["tokens"] == step["expected tokens"], f"{side} trained {step['tokens']} tokens, not {step['expected tokens']}"
+            assert step["tokens"] == step["expected tokens"], (
+                f"{side} trained {step['tokens']} tokens, not {step['expected tokens']}"
+            )
 
 
 def report(results: dict[str, dict[str, Any]], asked: bool) -> dict[str, Any]:
     """The table, and the ratios beside their bars."""
-    head = (
-        f"{'side':16s}{'step s':>9s}{'gen. s':>9s}{'rest s':>9s}{SYNC:>8s}{REWARD:>8s}{LOGPS:>8s}{'tok/s':>9s}{'gap':>9s}{'masked':>8s}{'GiB':>7s}{'steps':>7s}"
-    )
+    head = f"{'side':16s}{'step s':>9s}{'gen. s':>9s}{'rest s':>9s}{SYNC:>8s}{REWARD:>8s}{LOGPS:>8s}{'tok/s':>9s}{'gap':>9s}{'masked':>8s}{'GiB':>7s}{'steps':>7s}"
     print(f"\n{head}")
     for side, result in results.items():
-        result["median"] = {name: median(result, name) for name in ("seconds", GENERATION, BUT, SYNC, REWARD, LOGPS, "tokens")}
+        result["median"] = {
+            name: median(result, name) for name in ("seconds", GENERATION, BUT, SYNC, REWARD, LOGPS, "tokens")
+        }
         of = result["median"]
         gap, masked = logged(result, "sampling/sampling_logp_difference/mean"), logged(result, "sampling/masked")
         if masked is None and "masked" in result["steps"][0]:
@@ -110,13 +138,24 @@ def report(results: dict[str, dict[str, Any]], asked: bool) -> dict[str, Any]:
             f"{side:16s}{of['seconds']:9.3f}{of[GENERATION]:9.3f}{of[BUT]:9.3f}{of[SYNC]:8.3f}{of[REWARD]:8.3f}{of[LOGPS]:8.3f}"
             f"{of['tokens'] / of['seconds']:9.0f} {shown[0]}{shown[1]}{result['peak_gib']:7.1f}{len(result['steps']):7d}"
         )
-        print(" " * 16 + "  ".join(f"{name} {100 * of[name] / of['seconds']:.0f} %" for name in (GENERATION, SYNC, REWARD, LOGPS)) + "  of the step")
+        print(
+            " " * 16
+            + "  ".join(f"{name} {100 * of[name] / of['seconds']:.0f} %" for name in (GENERATION, SYNC, REWARD, LOGPS))
+            + "  of the step"
+        )
     ratios: dict[str, Any] = {}
     for other, what, bar in (("trl+generate", "seconds", 8.0), ("trl+vllm", BUT, 3.0), ("trl+vllm", "seconds", 1.25)):
         for us in [side for side in ("r1pipe+hf", "r1pipe+vllm") if {side, other} <= set(results)]:
             ratio = results[other]["median"][what] / results[us]["median"][what]
-            ratios[f"{us} against {other}, {what}"] = {"ratio": ratio, "bar": bar if asked else None, "met": ratio >= bar if asked else None}
-            print(f"{us} against {other}, {what}: {ratio:.2f} x" + (f" (asked {bar:g} x: {'met' if ratio >= bar else 'MISSED'})" if asked else ""))
+            ratios[f"{us} against {other}, {what}"] = {
+                "ratio": ratio,
+                "bar": bar if asked else None,
+                "met": ratio >= bar if asked else None,
+            }
+            print(
+                f"{us} against {other}, {what}: {ratio:.2f} x"
+                + (f" (asked {bar:g} x: {'met' if ratio >= bar else 'MISSED'})" if asked else "")
+            )
     return ratios
 
 
@@ -129,21 +168,34 @@ def machine() -> dict[str, Any]:
         except PackageNotFoundError:
             return None
 
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip()
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True
+    ).stdout.strip()
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     names = ("torch", "transformers", "trl", "vllm", "accelerate")
-    return {"device": device, "commit": commit or None, "date": time.strftime("%Y-%m-%d"), "versions": {name: installed(name) for name in names}}
+    return {
+        "device": device,
+        "commit": commit or None,
+        "date": time.strftime("%Y-%m-%d"),
+        "versions": {name: installed(name) for name in names},
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tiny", action="store_true", help="a model of two layers on this CPU: tries the code, measures nothing")
+    parser.add_argument(
+        "--tiny", action="store_true", help="a model of two layers on this CPU: tries the code, measures nothing"
+    )
     parser.add_argument("--sides", nargs="+", choices=SIDES)
     parser.add_argument("--steps", type=int, default=3, help="timed updates, after one that warms up")
-    parser.add_argument("--budget", type=float, default=700, help="seconds in all; a side stops early, after one timed update at least")
+    parser.add_argument(
+        "--budget", type=float, default=700, help="seconds in all; a side stops early, after one timed update at least"
+    )
     parser.add_argument("--trl-microbatch", type=int, help="rows of stock TRL's forward passes (16)")
     parser.add_argument("--microbatch-tokens", type=int, help="tokens of r1pipe's (auto)")
-    parser.add_argument("--no-compile", action="store_true", help="r1pipe without torch.compile, which auto chooses from 50 updates on")
+    parser.add_argument(
+        "--no-compile", action="store_true", help="r1pipe without torch.compile, which auto chooses from 50 updates on"
+    )
     parser.add_argument("--out", type=Path, help="JSON, with what an earlier call wrote there")
     parser.add_argument("--work", type=Path, help="folder for the checkpoint and logs (a temporary one)")
     parser.add_argument("--child", help=argparse.SUPPRESS)
@@ -151,13 +203,18 @@ def main() -> None:
     if given.child:
         return child(json.loads(given.child))
     shape = TINY if given.tiny else Shape()
-    changes = {"trl_microbatch": given.trl_microbatch, "microbatch_tokens": given.microbatch_tokens or (64 if given.tiny else None)}
+    changes = {
+        "trl_microbatch": given.trl_microbatch,
+        "microbatch_tokens": given.microbatch_tokens or (64 if given.tiny else None),
+    }
     shape = replace(shape, **{name: value for name, value in changes.items() if value})
     sides = given.sides or (["r1pipe+hf", "trl+generate"] if given.tiny else list(SIDES))
     shape = replace(shape, compiled=not given.no_compile)
     results: dict[str, dict[str, Any]] = {}
     if given.out and given.out.is_file():
-        results = {side: result for side, result in json.loads(given.out.read_text())["results"].items() if side not in sides}
+        results = {
+            side: result for side, result in json.loads(given.out.read_text())["results"].items() if side not in sides
+        }
     until = time.monotonic() + given.budget
     with tempfile.TemporaryDirectory() as scratch:
         work = given.work or Path(scratch)
@@ -165,7 +222,9 @@ def main() -> None:
         for i, side in enumerate(sides):
             left = until - time.monotonic()
             # vLLM's sides take what they need of their third or half; generate gets the rest
-            result = measure(side, shape, work, given.steps, left if i + 1 == len(sides) else left / (len(sides) - i) * 1.4)
+            result = measure(
+                side, shape, work, given.steps, left if i + 1 == len(sides) else left / (len(sides) - i) * 1.4
+            )
             if result is not None and result["steps"]:
                 results[side] = result
             if given.out and results:
@@ -175,7 +234,9 @@ def main() -> None:
     about = machine()
     print(json.dumps(about))
     if given.out:
-        given.out.write_text(json.dumps({"machine": about, "shape": asdict(shape), "ratios": ratios, "results": results}, indent=1))
+        given.out.write_text(
+            json.dumps({"machine": about, "shape": asdict(shape), "ratios": ratios, "results": results}, indent=1)
+        )
     if missing := [side for side in sides if side not in results]:
         sys.exit(f"no result of {', '.join(missing)}")
 

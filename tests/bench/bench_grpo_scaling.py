@@ -27,22 +27,35 @@ from bench_grpo import OFFLINE, TINY, machine  # noqa: E402
 from engine import stage_json  # noqa: E402
 from grpo_shape import Shape, build_checkpoint  # noqa: E402
 
-from r1pipe.launch import Launcher  # noqa: E402
+from r1pipe.launch.launcher import Launcher  # noqa: E402
 from r1pipe.schema import Launch  # noqa: E402
 
 BAR = 1.7
 TESTS = Path(__file__).parents[1]
 
 
-def measure(name: str, ranks: int, shape: Shape, profile: str, rollout: str, steps: int, folder: Path) -> dict[str, Any]:
+def measure(
+    name: str, ranks: int, shape: Shape, profile: str, rollout: str, steps: int, folder: Path
+) -> dict[str, Any]:
     """Tokens trained a second over all ranks, and the parts of an update on rank 0."""
     model, report = {"model": ("checkpoint", folder.parent / "checkpoint")}, {"report": ("report", folder / "out")}
-    file = stage_json(folder, "bench.grpo_ranks", {"shape": asdict(shape), "rollout": rollout, "steps": steps}, model, report, (str(TESTS),))
+    file = stage_json(
+        folder,
+        "bench.grpo_ranks",
+        {"shape": asdict(shape), "rollout": rollout, "steps": steps},
+        model,
+        report,
+        (str(TESTS),),
+    )
     started = time.time()
     with Launcher(folder / "forkserver.log") as launcher:
         launch = Launch(profile=profile if ranks > 1 else "process", num_processes=ranks)  # type: ignore[arg-type]
         codes = launcher.run(launch, file, lambda rank: folder / f"log.{rank}", lambda: None)
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] if (folder / "metrics.jsonl").is_file() else []
+    lines = (
+        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        if (folder / "metrics.jsonl").is_file()
+        else []
+    )
     updates = [line for line in lines if "update" in line]
     if any(codes) or len(updates) < steps:
         tail = "\n".join((folder / "log.0").read_text(errors="replace").splitlines()[-25:])
@@ -80,7 +93,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         work = given.work or Path(scratch)
         work.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, __file__, "--checkpoint", str(work / "checkpoint"), *(["--tiny"] if given.tiny else [])]
+        command = [
+            sys.executable,
+            __file__,
+            "--checkpoint",
+            str(work / "checkpoint"),
+            *(["--tiny"] if given.tiny else []),
+        ]
         subprocess.run(command, check=True)
         twice = replace(shape, prompts=shape.prompts * given.ranks)
         asked = [("one", 1, shape), ("twice", given.ranks, twice), ("same", given.ranks, shape)]
@@ -99,7 +118,11 @@ def main() -> None:
             )
             if given.out:
                 given.out.write_text(
-                    json.dumps({"bench": "grpo_scaling", "tiny": given.tiny, "machine": machine(), "bar": BAR, "runs": found}, indent=1) + "\n"
+                    json.dumps(
+                        {"bench": "grpo_scaling", "tiny": given.tiny, "machine": machine(), "bar": BAR, "runs": found},
+                        indent=1,
+                    )
+                    + "\n"
                 )
     best = max((result["ratio"] for result in found[1:] if "ratio" in result), default=0.0)
     print(f"best {best:.2f}" + ("" if given.tiny else f" (asked {BAR}: {'met' if best >= BAR else 'MISSED'})"))

@@ -42,15 +42,22 @@ def make(folder: Path, rows: int, size: float = 1.0, seed: int = 0) -> dict[str,
     """Write rows.jsonl and benchmark.jsonl; returns what was planted: kind -> {id: of which row}. `size` scales the length of 1 KB."""
     rng = np.random.default_rng(seed)
     questions = min(BENCHMARKS, rows // 10)
-    benchmark = [[draw_text(rng, int(rng.integers(30, 80)), number % 5 == 0) for _ in range(2)] for number in range(questions)]
+    benchmark = [
+        [draw_text(rng, int(rng.integers(30, 80)), number % 5 == 0) for _ in range(2)] for number in range(questions)
+    ]
     with (folder / "benchmark.jsonl").open("w") as stream:
         for number, (question, solution) in enumerate(benchmark):
             mark = "" if number % 5 == 0 else " "
-            stream.write(json.dumps({"id": f"b{number}", "problem": mark.join(question), "solution": mark.join(solution)}) + "\n")
+            stream.write(
+                json.dumps({"id": f"b{number}", "problem": mark.join(question), "solution": mark.join(solution)}) + "\n"
+            )
     domains = rng.choice(list(DOMAINS), rows, p=np.array(list(DOMAINS.values())) / ROWS)
     kinds = rng.choice(["", *KINDS], rows, p=[1 - sum(KINDS.values()), *KINDS.values()])
     planted: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
-    plain: dict[bool, list[tuple[str, list[str]]]] = {True: [], False: []}  # of either language the latest rows that can be copied
+    plain: dict[bool, list[tuple[str, list[str]]]] = {
+        True: [],
+        False: [],
+    }  # of either language the latest rows that can be copied
     with (folder / "rows.jsonl").open("w", encoding="utf8") as stream:
         for number, (domain, kind) in enumerate(zip(domains.tolist(), kinds.tolist(), strict=True)):
             name, chinese = f"{domain}-{number}", number % 5 == 0
@@ -60,29 +67,45 @@ def make(folder: Path, rows: int, size: float = 1.0, seed: int = 0) -> dict[str,
                 # Exchanging m words in the middle changes m + 4 of G 5-grams, m at the end m of them: J = (G - changed) / (G + changed).
                 wanted = rng.uniform(0.86, 0.94) if kind == "copy" else rng.uniform(0.42, 0.56)
                 changed = round((len(words) - 4) * (1 - wanted) / (1 + wanted))
-                start, end = (len(words) - changed, len(words)) if changed < 5 else (at := int(rng.integers(4, len(words) - changed)), at + changed - 4)
+                start, end = (
+                    (len(words) - changed, len(words))
+                    if changed < 5
+                    else (at := int(rng.integers(4, len(words) - changed)), at + changed - 4)
+                )
                 words = words[:start] + draw_text(rng, end - start, chinese) + words[end:]
                 planted[kind][name] = of
             elif kind in ("contaminated", "near-miss"):
                 of_ = int(rng.integers(questions // 5)) * 5 + (0 if chinese else int(rng.integers(1, 5)))
                 source = benchmark[of_][int(rng.integers(2))]
                 length = (16 if chinese else 10) - (kind == "near-miss")
-                at, to = int(rng.integers(len(source) - length)), int(rng.integers(len(words) // 2, len(words)))  # not across the two messages
+                at, to = (
+                    int(rng.integers(len(source) - length)),
+                    int(rng.integers(len(words) // 2, len(words))),
+                )  # not across the two messages
                 words[to:to] = ["zz", *source[at : at + length], "zz"]  # no longer by chance
                 planted[kind][name] = f"b{of_}"
             else:
                 plain[chinese] = [*plain[chinese][-4999:], (name, words)] if number % 50 < 10 else plain[chinese]
             mark = "" if chinese else " "
             third = len(words) // 3
-            messages = [{"role": "user", "content": mark.join(words[:third])}, {"role": "assistant", "content": f"<think></think>{mark.join(words[third:])}"}]
-            stream.write(json.dumps({"id": name, "messages": messages, "domain": domain, "language": "zh" if chinese else "en"}, ensure_ascii=False) + "\n")
+            messages = [
+                {"role": "user", "content": mark.join(words[:third])},
+                {"role": "assistant", "content": f"<think></think>{mark.join(words[third:])}"},
+            ]
+            stream.write(
+                json.dumps(
+                    {"id": name, "messages": messages, "domain": domain, "language": "zh" if chinese else "en"},
+                    ensure_ascii=False,
+                )
+                + "\n"
+            )
     return planted
 
 
 def run(folder: Path, form: str = "parquet") -> dict[str, float]:
     """The stage, as a worker runs it; out/ gets the mix."""
+    from r1pipe.config.registry import load_kind
     from r1pipe.here import Here
-    from r1pipe.kinds import load_kind
 
     stage = load_kind("mix")
     (folder / "workdir").mkdir()
@@ -91,7 +114,12 @@ def run(folder: Path, form: str = "parquet") -> dict[str, float]:
     against = [{"path": str(folder / "benchmark.jsonl"), "columns": {"prompt": "problem"}}]
     config = stage.Config.model_validate({"dedup": {}, "decontaminate": {"against": against}, "format": form})
     chats = stage.inputs["chats"].type(folder / "rows.jsonl")
-    return stage.run(config, stage.Inputs(**{"chats": {"all": chats}}), stage.Outputs(**{"chats": stage.outputs["chats"].type(folder / "out")}), here)
+    return stage.run(
+        config,
+        stage.Inputs(**{"chats": {"all": chats}}),
+        stage.Outputs(**{"chats": stage.outputs["chats"].type(folder / "out")}),
+        here,
+    )
 
 
 def found(folder: Path, planted: dict[str, dict[str, Any]]) -> dict[str, float]:
@@ -113,7 +141,8 @@ def found(folder: Path, planted: dict[str, dict[str, Any]]) -> dict[str, float]:
         "overlaps found": len(contaminated & planted["contaminated"].keys()) / len(planted["contaminated"]),
         "removed below 0.6": sum(overlap < 0.6 for overlap in overlaps.values()) / max(len(pairs), 1),
         "relatives removed": len(pairs.keys() & planted["relative"].keys()) / len(planted["relative"]),
-        "clean rows called contaminated": len(contaminated - planted["contaminated"].keys()) / max(len(contaminated), 1),
+        "clean rows called contaminated": len(contaminated - planted["contaminated"].keys())
+        / max(len(contaminated), 1),
     }
 
 
@@ -121,7 +150,11 @@ def exact_jaccard(one: str, other: str) -> float:
     """Of sets of word 5-grams (characters where the text is Chinese), by Python's own sets."""
     sets = []
     for text in (one, other):
-        words = list(text) if any("\u4e00" <= character <= "\u9fff" for character in text[:40]) else text.replace("<think></think>", " ").split()
+        words = (
+            list(text)
+            if any("\u4e00" <= character <= "\u9fff" for character in text[:40])
+            else text.replace("<think></think>", " ").split()
+        )
         sets.append({tuple(words[i : i + 5]) for i in range(len(words) - 4)})
     return len(sets[0] & sets[1]) / len(sets[0] | sets[1])
 
@@ -183,10 +216,19 @@ def main() -> None:
             size_of_row = (folder / "rows.jsonl").stat().st_size / rows
             wall, cpu, peak = timed(folder)
             costs[rows] = wall / rows
-            print(f"{rows:9,} {size_of_row:5.0f} {made:7.1f} {wall:7.1f} {cpu:7.1f} {1000 * wall / rows:7.3f} {peak:5.2f}", flush=True)
-            print("".join(f"    {what:32s} {share:.5f}\n" for what, share in found(folder, planted).items()), end="", flush=True)
+            print(
+                f"{rows:9,} {size_of_row:5.0f} {made:7.1f} {wall:7.1f} {cpu:7.1f} {1000 * wall / rows:7.3f} {peak:5.2f}",
+                flush=True,
+            )
+            print(
+                "".join(f"    {what:32s} {share:.5f}\n" for what, share in found(folder, planted).items()),
+                end="",
+                flush=True,
+            )
     if scales and len(costs) > 1:
-        print(f"seconds a row at {max(costs):,} rows: {costs[max(costs)] / costs[min(costs)]:.2f} x those at {min(costs):,}")
+        print(
+            f"seconds a row at {max(costs):,} rows: {costs[max(costs)] / costs[min(costs)]:.2f} x those at {min(costs):,}"
+        )
         try:
             from matplotlib import pyplot
         except ImportError:

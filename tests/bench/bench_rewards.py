@@ -47,18 +47,26 @@ def plain_pairs(count: int) -> list[Pair]:
 
 def symbolic_pairs(shift: int) -> list[Pair]:
     """The pairs of verifier_pairs that need algebra, every number in them raised by `shift`: the same kinds, other answers."""
-    pairs = [tuple(re.sub(r"\d+", lambda number: str(int(number[0]) + shift), row[side]) for side in ("gold", "candidate")) for row in rows("verifier_pairs")]
+    pairs = [
+        tuple(re.sub(r"\d+", lambda number: str(int(number[0]) + shift), row[side]) for side in ("gold", "candidate"))
+        for row in rows("verifier_pairs")
+    ]
     return sorted({pair for pair in pairs if parse(pair[0]).kind != "broken" and compare(*pair) is None})
 
 
 def ours(pairs: list[Pair]) -> object:
-    return accuracy([f"<think>So.</think>The answer is \\boxed{{{found}}}." for _, found in pairs], [gold for gold, _ in pairs])
+    return accuracy(
+        [f"<think>So.</think>The answer is \\boxed{{{found}}}." for _, found in pairs], [gold for gold, _ in pairs]
+    )
 
 
 def trls(pairs: list[Pair]) -> object:
     from trl.rewards import accuracy_reward
 
-    return accuracy_reward([[{"content": f"The answer is $\\boxed{{{found}}}$."}] for _, found in pairs], [f"${gold}$" for gold, _ in pairs])
+    return accuracy_reward(
+        [[{"content": f"The answer is $\\boxed{{{found}}}$."}] for _, found in pairs],
+        [f"${gold}$" for gold, _ in pairs],
+    )
 
 
 def accuracy_rates() -> None:
@@ -78,7 +86,9 @@ def accuracy_rates() -> None:
         print(f"| {name} | {len(pairs)} | {mine:,.0f} | {theirs:,.0f} ({few} of them) | {mine / theirs:,.0f} |")
     batch = [(gold, found) for gold, _ in symbolic_pairs(12)[:32] for _, found in symbolic_pairs(12)[40:56]]
     batch = [pair for pair in batch if compare(*pair) is None]
-    print(f"| symbolic pairs, 16 answers a question | {len(batch)} | {len(batch) / seconds(lambda: ours(batch)):,.0f} | | |")
+    print(
+        f"| symbolic pairs, 16 answers a question | {len(batch)} | {len(batch) / seconds(lambda: ours(batch)):,.0f} | | |"
+    )
 
 
 def code_rate() -> None:
@@ -125,8 +135,13 @@ def language_rates() -> None:
             for process in processes:
                 process.join()
 
-        one, every = copies * len(chosen) / seconds(work), copies * len(chosen) * (os.cpu_count() or 1) / seconds(all_cores)
-        print(f"| texts of 500 words, {own}, target {target} | {copies * len(chosen)} | {one:,.0f} in one process, {every:,.0f} in {os.cpu_count()} | | |")
+        one, every = (
+            copies * len(chosen) / seconds(work),
+            copies * len(chosen) * (os.cpu_count() or 1) / seconds(all_cores),
+        )
+        print(
+            f"| texts of 500 words, {own}, target {target} | {copies * len(chosen)} | {one:,.0f} in one process, {every:,.0f} in {os.cpu_count()} | | |"
+        )
 
 
 def hanging_batch(limit: float = 1.0) -> None:
@@ -138,7 +153,11 @@ def hanging_batch(limit: float = 1.0) -> None:
     places = draw.sample(range(4096), 41)
     hung, hung_golds = list(found), list(golds)
     for n, place in enumerate(places):
-        hung[place] = (f"\\boxed{{{10**7 + n}!}}", f"\\boxed{{9^{{9^{{9^{{{9 + n}}}}}}}}}", f"\\boxed{{\\int_0^1 e^{{x^{{x^x}}+{n}}} dx}}")[n % 3]
+        hung[place] = (
+            f"\\boxed{{{10**7 + n}!}}",
+            f"\\boxed{{9^{{9^{{9^{{{9 + n}}}}}}}}}",
+            f"\\boxed{{\\int_0^1 e^{{x^{{x^x}}+{n}}} dx}}",
+        )[n % 3]
         hung_golds[place] = "\\sqrt{3}"
     verdicts: dict[str, list[float | None]] = {}
     accuracy(found[:512], golds[:512])
@@ -147,10 +166,18 @@ def hanging_batch(limit: float = 1.0) -> None:
     without = seconds(lambda: verdicts.update(without=accuracy(found, golds, timeout=limit)))
     taken = seconds(lambda: verdicts.update(hung=accuracy(hung, hung_golds, timeout=limit)))
     workers = min(8, len(os.sched_getaffinity(0)))
-    changed = sum(a != b for i, (a, b) in enumerate(zip(verdicts["without"], verdicts["hung"], strict=True)) if i not in set(places))
+    changed = sum(
+        a != b
+        for i, (a, b) in enumerate(zip(verdicts["without"], verdicts["hung"], strict=True))
+        if i not in set(places)
+    )
     bound = 1.2 * without + 41 * limit / workers
-    print(f"\n4,096 completions: {without:.1f} s; with 41 hanging, limit {limit} s of CPU time, {workers} workers: {taken:.1f} s (bound {bound:.1f} s)")
-    print(f"other verdicts changed: {changed}; of the hanging ones {sum(verdicts['hung'][place] is None for place in places)} are None")
+    print(
+        f"\n4,096 completions: {without:.1f} s; with 41 hanging, limit {limit} s of CPU time, {workers} workers: {taken:.1f} s (bound {bound:.1f} s)"
+    )
+    print(
+        f"other verdicts changed: {changed}; of the hanging ones {sum(verdicts['hung'][place] is None for place in places)} are None"
+    )
 
 
 def main() -> None:

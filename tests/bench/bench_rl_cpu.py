@@ -23,7 +23,17 @@ from grpo_shape import Shape  # noqa: E402
 from grpo_sides import GENERATION  # noqa: E402
 
 BASE = Path(__file__).parents[2] / "r1pipe" / "embedded" / "data" / "base"
-SHAPE = Shape(prompts=16, group=8, median=35, sigma=0.4, cap=80, base=str(BASE), minibatches=4, trl_microbatch=32, trl_checkpointing=False)
+SHAPE = Shape(
+    prompts=16,
+    group=8,
+    median=35,
+    sigma=0.4,
+    cap=80,
+    base=str(BASE),
+    minibatches=4,
+    trl_microbatch=32,
+    trl_checkpointing=False,
+)
 BAR = 1.5
 
 
@@ -42,7 +52,10 @@ def main() -> None:
                     sys.exit(f"no result of {side}")
                 check({side: result})
                 found += result["steps"]
-    medians = {side: {name: statistics.median(step[name] for step in found) for name in ("seconds", GENERATION, BUT)} for side, found in steps.items()}
+    medians = {
+        side: {name: statistics.median(step[name] for step in found) for name in ("seconds", GENERATION, BUT)}
+        for side, found in steps.items()
+    }
     ratios = {name: medians["trl+generate"][name] / medians["r1pipe+hf"][name] for name in ("seconds", GENERATION, BUT)}
     for side, of in medians.items():
         print(f"{side:16s}" + "  ".join(f"{name} {value:.3f} s" for name, value in of.items()))
@@ -51,7 +64,11 @@ def main() -> None:
         f"(asked {BAR:g} x of the whole: {'met' if ratios['seconds'] >= BAR else 'MISSED'})",
     )
     if given.out:
-        given.out.write_text(json.dumps({"machine": machine(), "medians": medians, "ratios": ratios, "bar": BAR, "steps": steps}, indent=1))
+        given.out.write_text(
+            json.dumps(
+                {"machine": machine(), "medians": medians, "ratios": ratios, "bar": BAR, "steps": steps}, indent=1
+            )
+        )
 
 
 if __name__ == "__main__":

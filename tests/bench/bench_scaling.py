@@ -35,8 +35,8 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from engine import stage_json  # noqa: E402
 
-from r1pipe.device import device_name, gpus  # noqa: E402
-from r1pipe.launch import Launcher  # noqa: E402
+from r1pipe.config.machine import device_name, gpus  # noqa: E402
+from r1pipe.launch.launcher import Launcher  # noqa: E402
 from r1pipe.schema import Launch  # noqa: E402
 
 BASE = ROOT / "r1pipe" / "embedded" / "data" / "base"
@@ -68,7 +68,9 @@ def make_base(folder: Path) -> None:
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        model = Qwen2ForCausalLM(Qwen2Config(**SHAPE, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id))
+        model = Qwen2ForCausalLM(
+            Qwen2Config(**SHAPE, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+        )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -102,12 +104,22 @@ def read_steps(file: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def measure(run: str, variants: dict[str, Any], chats: Path, model: Path, sft: dict[str, Any], arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def measure(
+    run: str,
+    variants: dict[str, Any],
+    chats: Path,
+    model: Path,
+    sft: dict[str, Any],
+    arguments: argparse.Namespace,
+    folder: Path,
+) -> dict[str, Any]:
     """One run: its windows' tokens a second, how it was launched, peak memory."""
     name, _, variant = run.partition("/")
     profile, _, count = name.partition("@")
     ranks, steps = int(count), WARM_UP + WINDOWS * arguments.steps
-    launch = Launch(profile=profile, num_processes=ranks, deepspeed=variants[variant] if variant else {}, offload=arguments.offload)  # type: ignore[arg-type]
+    launch = Launch(
+        profile=profile, num_processes=ranks, deepspeed=variants[variant] if variant else {}, offload=arguments.offload
+    )  # type: ignore[arg-type]
     config = sft | {"batch_size": sft["batch_size"] * ranks, "max_steps": steps + 1}
     inputs = {"model": ("checkpoint", model), "chats": ("chats", chats)}
     file = stage_json(folder, "cold-start", {"sft": config}, inputs, {"checkpoint": ("checkpoint", folder / "out")})
@@ -125,8 +137,14 @@ def measure(run: str, variants: dict[str, Any], chats: Path, model: Path, sft: d
         tail = "\n".join((folder / "log.0").read_text(errors="replace").splitlines()[-25:])
         return {"run": run, "failed": f"exit codes {codes}", "log": tail}
     marks = [lines[WARM_UP + i * arguments.steps] for i in range(WINDOWS + 1)]
-    rates = [(b["num_tokens"] - a["num_tokens"]) / (b["time"] - a["time"]) for a, b in zip(marks, marks[1:], strict=False)]
-    launched = next(entry["launched"] for entry in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()) if "launched" in entry)
+    rates = [
+        (b["num_tokens"] - a["num_tokens"]) / (b["time"] - a["time"]) for a, b in zip(marks, marks[1:], strict=False)
+    ]
+    launched = next(
+        entry["launched"]
+        for entry in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+        if "launched" in entry
+    )
     result = {
         "run": run,
         "ranks": ranks,
@@ -154,26 +172,38 @@ def check_checkpoint(out: Path, model: Path) -> str:
         "assert all(torch.isfinite(w).all() for w in new.values())\n"
         "print(sum((new[n].float() != old[n].float()).any().item() for n in new), 'of', len(new), 'weights moved')"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(out), str(model)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(out), str(model)], capture_output=True, text=True, check=False
+    )
     return done.stdout.strip() if done.returncode == 0 else done.stderr[-500:]
 
 
 def environment() -> dict[str, Any]:
     """Where and with what."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.strip()
     versions = {}
     for package in ("torch", "transformers", "trl", "accelerate", "deepspeed"):
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             versions[package] = None
-    return {"date": time.strftime("%Y-%m-%d"), "commit": commit, "device": device_name(), "python": sys.version.split()[0], "versions": versions}
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "commit": commit,
+        "device": device_name(),
+        "python": sys.version.split()[0],
+        "versions": versions,
+    }
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", nargs="+", metavar="PROFILE@RANKS[/VARIANT]", help="default: by the number of GPUs")
-    parser.add_argument("--variant", action="append", default=[], metavar="NAME=JSON", help="settings laid over DeepSpeed's")
+    parser.add_argument(
+        "--variant", action="append", default=[], metavar="NAME=JSON", help="settings laid over DeepSpeed's"
+    )
     parser.add_argument("--sft", default="{}", metavar="JSON", help="laid over the stage's sft block")
     parser.add_argument("--offload", default="none", choices=["none", "optimizer", "all"])
     parser.add_argument("--tokens", type=int, default=65_536, help="a rank and update")
@@ -193,19 +223,30 @@ def main() -> None:
     if arguments.tiny:
         arguments.tokens, arguments.median, arguments.longest, arguments.steps = 512, 60, 160, 2
     count = 2 if arguments.tiny else max(1, len(gpus()))
-    wider = [f"{profile}@{ranks}" for ranks in (2, 4, 8) if ranks <= count for profile in ("zero2", "zero3", *(["fsdp2"] if gpus() and ranks == count else []))]
+    wider = [
+        f"{profile}@{ranks}"
+        for ranks in (2, 4, 8)
+        if ranks <= count
+        for profile in ("zero2", "zero3", *(["fsdp2"] if gpus() and ranks == count else []))
+    ]
     runs = arguments.runs or ["zero2@1", *wider]
-    os.environ.setdefault("NCCL_NVLS_ENABLE", "0")  # NVLink multicast is refused on some shared machines, and NCCL does not fall back
+    os.environ.setdefault(
+        "NCCL_NVLS_ENABLE", "0"
+    )  # NVLink multicast is refused on some shared machines, and NCCL does not fall back
     widest = max(int(run.partition("@")[2].partition("/")[0]) for run in runs)
     shared = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() and shutil.disk_usage(shared).free > 40 * 2**30 and not arguments.tiny else None) as scratch:
+    with tempfile.TemporaryDirectory(
+        dir=shared if shared.is_dir() and shutil.disk_usage(shared).free > 40 * 2**30 and not arguments.tiny else None
+    ) as scratch:
         folder = Path(arguments.keep or scratch)
         folder.mkdir(parents=True, exist_ok=True)
         model = BASE
         if not arguments.tiny:
             model = Path(scratch) / "base"
             subprocess.run(
-                [sys.executable, __file__, "--make-base", str(model)], check=True, env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+                [sys.executable, __file__, "--make-base", str(model)],
+                check=True,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
             )
         steps = WARM_UP + WINDOWS * arguments.steps + 1
         mean = statistics.mean(lengths(10_000, arguments.median, arguments.longest, 0))
@@ -214,8 +255,21 @@ def main() -> None:
         chats = folder / "chats"
         chats.mkdir()
         write_rows(chats / "rows.jsonl", tokens)
-        sft = {"lr": 1e-5, "epochs": 1000, "batch_size": per_rank, "max_length": arguments.longest + 64, **json.loads(arguments.sft)}
-        report: dict[str, Any] = {"bench": "scaling", "tiny": arguments.tiny, **environment(), "tokens_a_rank": arguments.tokens, "sft": sft, "runs": []}
+        sft = {
+            "lr": 1e-5,
+            "epochs": 1000,
+            "batch_size": per_rank,
+            "max_length": arguments.longest + 64,
+            **json.loads(arguments.sft),
+        }
+        report: dict[str, Any] = {
+            "bench": "scaling",
+            "tiny": arguments.tiny,
+            **environment(),
+            "tokens_a_rank": arguments.tokens,
+            "sft": sft,
+            "runs": [],
+        }
         print(
             f"{report['device']}; rows of {statistics.mean(tokens):.0f} tokens, {per_rank} a rank; medians of {WINDOWS} windows of {arguments.steps}",
             flush=True,
@@ -227,9 +281,15 @@ def main() -> None:
             if "failed" in found:
                 print(f"{run:24s} failed: {found['failed']}\n{found['log']}", flush=True)
             else:
-                found["efficiency"] = round(found["tokens_per_second"] / found["ranks"] / max(ones), 3) if ones else None
+                found["efficiency"] = (
+                    round(found["tokens_per_second"] / found["ranks"] / max(ones), 3) if ones else None
+                )
                 bar = BARS.get(run[:5]) if found["ranks"] > 1 and not arguments.tiny else None
-                met = "" if bar is None or found["efficiency"] is None else f"  (bar {bar:.2f}: {'met' if found['efficiency'] >= bar else 'NOT met'})"
+                met = (
+                    ""
+                    if bar is None or found["efficiency"] is None
+                    else f"  (bar {bar:.2f}: {'met' if found['efficiency'] >= bar else 'NOT met'})"
+                )
                 print(
                     f"{run:24s} {found['tokens_per_second']:9,d} tokens/s  x {found['efficiency']} of linear{met}  {found['windows']}  {found['wall_s']} s",
                     flush=True,

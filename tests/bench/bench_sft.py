@@ -30,12 +30,44 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 SHAPES: dict[str, dict[str, Any]] = {
-    "tiny": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 128, "vocab_size": 512},
-    "0.5B": {"hidden_size": 896, "num_hidden_layers": 24, "num_attention_heads": 14, "num_key_value_heads": 2, "intermediate_size": 4864},
-    "1.5B": {"hidden_size": 1536, "num_hidden_layers": 28, "num_attention_heads": 12, "num_key_value_heads": 2, "intermediate_size": 8960},
-    "7B": {"hidden_size": 3584, "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4, "intermediate_size": 18944},
+    "tiny": {
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 128,
+        "vocab_size": 512,
+    },
+    "0.5B": {
+        "hidden_size": 896,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 14,
+        "num_key_value_heads": 2,
+        "intermediate_size": 4864,
+    },
+    "1.5B": {
+        "hidden_size": 1536,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 2,
+        "intermediate_size": 8960,
+    },
+    "7B": {
+        "hidden_size": 3584,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "intermediate_size": 18944,
+    },
 }
-BASE = {"vocab_size": 151936, "tie_word_embeddings": True, "max_position_embeddings": 32768, "bos_token_id": None, "eos_token_id": 1, "pad_token_id": 0}
+BASE = {
+    "vocab_size": 151936,
+    "tie_word_embeddings": True,
+    "max_position_embeddings": 32768,
+    "bos_token_id": None,
+    "eos_token_id": 1,
+    "pad_token_id": 0,
+}
 SIDES = ("stock TRL", "TRL packed", "TRL padded", "r1pipe")
 OURS: dict[str, dict[str, Any]] = {  # candidate settings of ours; the first is r1pipe as it comes, but compiled
     "r1pipe": {},
@@ -78,14 +110,20 @@ def model_of(told: dict[str, Any], device: str) -> Any:
 def has_flash(version: int) -> bool:
     """FlashAttention 4 has the same package, and its own folder in it."""
     found = importlib.util.find_spec("flash_attn")
-    return found is not None and (importlib.util.find_spec("flash_attn.cute") is not None if version == 4 else found.origin is not None)
+    return found is not None and (
+        importlib.util.find_spec("flash_attn.cute") is not None if version == 4 else found.origin is not None
+    )
 
 
 def tokenizer() -> Any:
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"<pad>": 0, "<eos>": 1}, "<pad>")), pad_token="<pad>", eos_token="<eos>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel({"<pad>": 0, "<eos>": 1}, "<pad>")),
+        pad_token="<pad>",
+        eos_token="<eos>",
+    )
 
 
 def trainer_of(told: dict[str, Any], model: Any, rows: Any, folder: Path) -> Any:
@@ -97,21 +135,36 @@ def trainer_of(told: dict[str, Any], model: Any, rows: Any, folder: Path) -> Any
     cpu = {"use_cpu": True, "bf16": False} if not torch.cuda.is_available() else {}
     adapter = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"} if told["lora"] else None
     peft_config = __import__("peft").LoraConfig(task_type="CAUSAL_LM", **adapter) if adapter else None
-    common = {"output_dir": str(folder), "max_length": told["longest"], "max_steps": updates, "report_to": "none", "save_strategy": "no"}
+    common = {
+        "output_dir": str(folder),
+        "max_length": told["longest"],
+        "max_steps": updates,
+        "report_to": "none",
+        "save_strategy": "no",
+    }
     common |= {"disable_tqdm": True, "logging_steps": 1, **cpu}
     given = {"model": model, "train_dataset": rows, "processing_class": tokenizer(), "peft_config": peft_config}
     liger = {"use_liger_kernel": bool(importlib.util.find_spec("liger_kernel")) and not cpu}
     if told["side"] == "stock TRL":  # its defaults: 8 rows a pass, padded, gradient checkpointing, SDPA
-        args = trl.SFTConfig(**common, gradient_accumulation_steps=max(1, batch // 8), per_device_train_batch_size=min(8, batch))
+        args = trl.SFTConfig(
+            **common, gradient_accumulation_steps=max(1, batch // 8), per_device_train_batch_size=min(8, batch)
+        )
         return trl.SFTTrainer(args=args, **given)
     if told["side"] == "TRL padded":  # rows of like length, two a pass, without checkpointing
         sorted_rows = {"train_sampling_strategy": "group_by_length", "gradient_checkpointing": False}
-        args = trl.SFTConfig(**common, **sorted_rows, **liger, per_device_train_batch_size=2, gradient_accumulation_steps=batch // 2)
+        args = trl.SFTConfig(
+            **common, **sorted_rows, **liger, per_device_train_batch_size=2, gradient_accumulation_steps=batch // 2
+        )
         return trl.SFTTrainer(args=args, **given)
     if told["side"] == "TRL packed":
         packs = len(trl.pack_dataset(rows, told["longest"], "bfd"))
         accumulate = -(-packs // (len(rows) // batch))
-        packed = {"packing": True, "gradient_checkpointing": False, "per_device_train_batch_size": 1, "gradient_accumulation_steps": accumulate}
+        packed = {
+            "packing": True,
+            "gradient_checkpointing": False,
+            "per_device_train_batch_size": 1,
+            "gradient_accumulation_steps": accumulate,
+        }
         if version := next((n for n in (2, 4) if has_flash(n)), None):
             model.set_attn_implementation(f"flash_attention_{version}")
         args = trl.SFTConfig(**common, **packed, **liger)
@@ -119,17 +172,25 @@ def trainer_of(told: dict[str, Any], model: Any, rows: Any, folder: Path) -> Any
     return ours(told, given, rows, updates, folder, adapter)
 
 
-def ours(told: dict[str, Any], given: dict[str, Any], rows: Any, updates: int, folder: Path, adapter: dict[str, Any] | None) -> Any:
+def ours(
+    told: dict[str, Any], given: dict[str, Any], rows: Any, updates: int, folder: Path, adapter: dict[str, Any] | None
+) -> Any:
     """What train_sft does between reading the rows and writing the checkpoint."""
     import trl
 
     from r1pipe.here import Here
     from r1pipe.schema import SFTParams
-    from r1pipe.training.packed import plan_packing
-    from r1pipe.training.sft import sft_arguments
+    from r1pipe.training.sft.packed_setup import plan_packing
+    from r1pipe.training.sft.sft_training import sft_arguments
 
     settings = {key: told[key] for key in ("pack_tokens", "compile", "gradient_checkpointing", "trl") if key in told}
-    params = SFTParams(batch_size=told["batch"], packing=True, max_length=told["longest"], lora=adapter, **{"compile": not told["tiny"], **settings})
+    params = SFTParams(
+        batch_size=told["batch"],
+        packing=True,
+        max_length=told["longest"],
+        lora=adapter,
+        **{"compile": not told["tiny"], **settings},
+    )
     here = Here("bench", folder, folder / "metrics.jsonl", folder / "progress.jsonl")
     given["model"].config.save_pretrained(folder)
     plan = plan_packing(folder, [len(ids) for ids in rows["input_ids"]], params, updates, here, seed=0)
@@ -171,7 +232,13 @@ def work(told: dict[str, Any]) -> dict[str, Any]:
                 torch.cuda.reset_peak_memory_stats()
             if profiler and profiler.profiler is not None:
                 profiler.stop()
-                print(profiler.key_averages().table(sort_by="self_device_time_total" if gpu else "self_cpu_time_total", row_limit=40, max_name_column_width=80))
+                print(
+                    profiler.key_averages().table(
+                        sort_by="self_device_time_total" if gpu else "self_cpu_time_total",
+                        row_limit=40,
+                        max_name_column_width=80,
+                    )
+                )
                 profiler.export_chrome_trace(told["profile"])
                 del ends[-1]
             late = len(ends) > 1 and ends[-1] - began > told["seconds"]
@@ -212,14 +279,27 @@ def work(told: dict[str, Any]) -> dict[str, Any]:
 def run(told: dict[str, Any], show: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder, "result.json")
-        environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1"}
+        environment = os.environ | {
+            "HF_HUB_OFFLINE": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+        }
         environment.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # as ours sets it
-        done = subprocess.run([sys.executable, __file__, "--worker", json.dumps(told), str(result)], env=environment, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, __file__, "--worker", json.dumps(told), str(result)],
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
         if show or done.returncode:
             print(done.stdout[-9000:], done.stderr[-4000:] if done.returncode else "", flush=True)
         if not done.returncode:
             return json.loads(result.read_text())
-        return {"error": "out of memory" if "OutOfMemoryError" in done.stderr else done.stderr.strip().splitlines()[-1][:200]}
+        return {
+            "error": "out of memory"
+            if "OutOfMemoryError" in done.stderr
+            else done.stderr.strip().splitlines()[-1][:200]
+        }
 
 
 def line(name: str, told: dict[str, Any], stock: float | None) -> str:
@@ -236,15 +316,34 @@ def main() -> None:
     parser.add_argument("--shape", choices=[name for name in SHAPES if name != "tiny"], default="1.5B")
     parser.add_argument("--tiny", action="store_true", help="a toy shape and short rows, for a CPU")
     parser.add_argument("--sides", default=",".join(SIDES), help="comma-separated, of: " + ", ".join(SIDES))
-    parser.add_argument("--variants", nargs="?", const=",".join(OURS), help="in the place of r1pipe alone, these of its settings: " + ", ".join(OURS))
+    parser.add_argument(
+        "--variants",
+        nargs="?",
+        const=",".join(OURS),
+        help="in the place of r1pipe alone, these of its settings: " + ", ".join(OURS),
+    )
     parser.add_argument("--rows-32k", action="store_true", help="8 rows of 32,768 tokens instead")
     parser.add_argument("--rows", type=int, default=64, help="a window")
     parser.add_argument("--batch", type=int, default=32, help="rows an update")
     parser.add_argument("--windows", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=110, help="of one side, after which no further window starts")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of TRL's weights; ours are float32 (LoRA: bfloat16 on all sides)")
-    parser.add_argument("--lora", action="store_true", help="adapters of rank 16 on all linear layers, weights in bfloat16; always so with 7B")
-    parser.add_argument("--profile", default="", metavar="FILE", help="one more window: print where its time goes, and write a Chrome trace")
+    parser.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16"],
+        default="float32",
+        help="of TRL's weights; ours are float32 (LoRA: bfloat16 on all sides)",
+    )
+    parser.add_argument(
+        "--lora",
+        action="store_true",
+        help="adapters of rank 16 on all linear layers, weights in bfloat16; always so with 7B",
+    )
+    parser.add_argument(
+        "--profile",
+        default="",
+        metavar="FILE",
+        help="one more window: print where its time goes, and write a Chrome trace",
+    )
     parser.add_argument("--out", type=Path, help="JSON of everything")
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -270,7 +369,10 @@ def main() -> None:
     }
     shared |= {"seconds": args.seconds, "profile": args.profile, "lora": args.lora or shape == "7B"}
     sides = [side for side in args.sides.split(",") if side]
-    print(f"{shape} shape, {rows} rows of {min(lengths)} to {max(lengths)} tokens, {sum(lengths):,} in all, {batch} rows an update", flush=True)
+    print(
+        f"{shape} shape, {rows} rows of {min(lengths)} to {max(lengths)} tokens, {sum(lengths):,} in all, {batch} rows an update",
+        flush=True,
+    )
     if "TRL packed" in sides and not (has_flash(2) or has_flash(4)):
         print("flash-attn cannot be imported: TRL's packed rows go through SDPA with a block-diagonal mask", flush=True)
     if not importlib.util.find_spec("liger_kernel"):
@@ -280,14 +382,21 @@ def main() -> None:
     for side in sides:
         chosen = args.variants.split(",") if side == "r1pipe" and args.variants else [side]
         for name in chosen:
-            told = {**shared, "side": side, "dtype": "float32" if side == "r1pipe" else args.dtype, **OURS.get(name, {})}
+            told = {
+                **shared,
+                "side": side,
+                "dtype": "float32" if side == "r1pipe" else args.dtype,
+                **OURS.get(name, {}),
+            }
             results[name] = run(told, show=bool(args.profile))
             stock = results.get("stock TRL", {}).get("tokens_per_second")
             print(line(name, results[name], stock), flush=True)
     losses = {name: told["loss"][0] for name, told in results.items() if "loss" in told}
     print("first losses:", ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items()), flush=True)
     if args.out:
-        commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+        commit = subprocess.run(
+            ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+        ).stdout.strip()
         versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "trl", "accelerate")}
         told = {"date": time.strftime("%Y-%m-%d"), "commit": commit, "versions": versions, **shared, "results": results}
         args.out.write_text(json.dumps(told, indent=1))

@@ -25,7 +25,9 @@ def work(path: Path, count: int | None, queue: multiprocessing.Queue) -> None:
     load(Source(path=path.with_name("few.jsonl")), Chats, seed=0)  # imports
     before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
     rows = load(source, Chats, seed=0).rows
-    queue.put((len(rows), time.perf_counter() - started, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024))
+    queue.put(
+        (len(rows), time.perf_counter() - started, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    )
 
 
 def main(total: int) -> None:
@@ -34,7 +36,10 @@ def main(total: int) -> None:
         for name, rows in ((path, total), (path.with_name("few.jsonl"), 10)):
             with name.open("w") as stream:
                 for number in range(rows):
-                    messages = [{"role": "user", "content": f"question {number} " + "words " * 50}, {"role": "assistant", "content": "so " * 200 + str(number)}]
+                    messages = [
+                        {"role": "user", "content": f"question {number} " + "words " * 50},
+                        {"role": "assistant", "content": "so " * 200 + str(number)},
+                    ]
                     stream.write(json.dumps({"id": f"r{number}", "domain": "general", "messages": messages}) + "\n")
         print(f"{total:,} rows, {path.stat().st_size / 2**20:.0f} MiB\n\ndrawn      seconds  us a row read  peak MiB")
         context = multiprocessing.get_context("spawn")

@@ -28,12 +28,17 @@ from grpo_shape import Shape, build_checkpoint  # noqa: E402
 PROMPTS, EACH, MAX_TOKENS, BAR = 64, 16, 256, 0.95
 
 
-def surprise(engine: Any, params: Any, prompts: list[Any], checkpoint: Path, temperature: float, top_p: float) -> dict[str, float]:
+def surprise(
+    engine: Any, params: Any, prompts: list[Any], checkpoint: Path, temperature: float, top_p: float
+) -> dict[str, float]:
     """Mean and standard error of log p(drawn) + entropy, and the share of draws outside the nucleus; transformers' float32 logits of bf16 weights."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    asked = [params(temperature=temperature, top_p=top_p, max_tokens=64, ignore_eos=True, seed=i, detokenize=False) for i in range(len(prompts))]
+    asked = [
+        params(temperature=temperature, top_p=top_p, max_tokens=64, ignore_eos=True, seed=i, detokenize=False)
+        for i in range(len(prompts))
+    ]
     outputs = engine.generate(prompts, asked, use_tqdm=False)
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.bfloat16).cuda().eval()
     found, outside = [], []
@@ -52,19 +57,25 @@ def surprise(engine: Any, params: Any, prompts: list[Any], checkpoint: Path, tem
         found.append((chosen_C + entropy_C)[inside_C])
         outside.append(~inside_C)
     every = torch.cat(found)
-    return {"mean": every.mean().item(), "error": every.std().item() / len(every) ** 0.5, "outside": torch.cat(outside).float().mean().item()}
+    return {
+        "mean": every.mean().item(),
+        "error": every.std().item() / len(every) ** 0.5,
+        "outside": torch.cat(outside).float().mean().item(),
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--turns", type=int, default=7, help="machines have moods: single turns of either differed by a third")
+    parser.add_argument(
+        "--turns", type=int, default=7, help="machines have moods: single turns of either differed by a third"
+    )
     parser.add_argument("--memory", type=float, default=0.6, help="share of the GPU's memory for vLLM")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     os.environ.update(OFFLINE | os.environ)
     from vllm import SamplingParams  # type: ignore[import-not-found]
 
-    from r1pipe.generation.sampling import Sampler
+    from r1pipe.generation.sampler import Sampler
     from r1pipe.generation.vllm import SECOND_RUNNER, VLLM, second_runner_suits
     from r1pipe.here import Here
     from r1pipe.schema import Sampling
@@ -78,7 +89,11 @@ def main() -> None:
         n=EACH,
         batch_size=PROMPTS * EACH,
         backend="vllm",
-        vllm={"gpu_memory_utilization": given.memory, "max_model_len": shape.prompt_tokens + MAX_TOKENS, "max_num_seqs": 512},
+        vllm={
+            "gpu_memory_utilization": given.memory,
+            "max_model_len": shape.prompt_tokens + MAX_TOKENS,
+            "max_num_seqs": 512,
+        },
     )
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
@@ -91,7 +106,9 @@ def main() -> None:
         prompts = [{"prompt_token_ids": ids} for ids in backend._ids]
 
         def bare() -> int:
-            outputs = engine.generate(prompts, SamplingParams(n=EACH, temperature=1.0, top_p=1.0, max_tokens=MAX_TOKENS), use_tqdm=False)
+            outputs = engine.generate(
+                prompts, SamplingParams(n=EACH, temperature=1.0, top_p=1.0, max_tokens=MAX_TOKENS), use_tqdm=False
+            )
             return sum(len(one.token_ids) for output in outputs for one in output.outputs)
 
         def whole() -> int:
@@ -113,18 +130,33 @@ def main() -> None:
                     print(f"turn {turn}: {name} {rates[name][-1]:.0f} tokens/s", flush=True)
         draws = {}
         for temperature, top_p in ((1.0, 1.0), (0.6, 0.95)):
-            draws[f"{temperature}, {top_p}"] = found = surprise(engine, SamplingParams, prompts * 4, checkpoint, temperature, top_p)
+            draws[f"{temperature}, {top_p}"] = found = surprise(
+                engine, SamplingParams, prompts * 4, checkpoint, temperature, top_p
+            )
             follows = abs(found["mean"]) <= 4 * found["error"] + 0.01 and found["outside"] <= 0.002
             print(
                 f"temperature {temperature}, top_p {top_p}: log p + entropy {found['mean']:+.4f} +- {found['error']:.4f}, outside {found['outside']:.5f}",
                 end="",
             )
             print(": drawn from the model" if follows else ": NOT drawn from the model", flush=True)
-        counted = [engine.generate(prompts[:8], SamplingParams(n=4, temperature=1.0, max_tokens=32, seed=5), use_tqdm=False)]
-        counted += [engine.generate(prompts[:8], SamplingParams(temperature=1.0, max_tokens=32, seed=5 + k), use_tqdm=False) for k in range(4)]
-        pairs = [(counted[0][i].outputs[k].token_ids, counted[1 + k][i].outputs[0].token_ids) for i in range(8) for k in range(4)]
-        same = sum(a == b for one, other in pairs for a, b in zip(one, other, strict=False)) / sum(len(one) for one, _ in pairs)
-        print(f"samples of one request have the seeds seed, seed + 1, ...: {same:.2f} of their tokens are those of requests with these seeds")
+        counted = [
+            engine.generate(prompts[:8], SamplingParams(n=4, temperature=1.0, max_tokens=32, seed=5), use_tqdm=False)
+        ]
+        counted += [
+            engine.generate(prompts[:8], SamplingParams(temperature=1.0, max_tokens=32, seed=5 + k), use_tqdm=False)
+            for k in range(4)
+        ]
+        pairs = [
+            (counted[0][i].outputs[k].token_ids, counted[1 + k][i].outputs[0].token_ids)
+            for i in range(8)
+            for k in range(4)
+        ]
+        same = sum(a == b for one, other in pairs for a, b in zip(one, other, strict=False)) / sum(
+            len(one) for one, _ in pairs
+        )
+        print(
+            f"samples of one request have the seeds seed, seed + 1, ...: {same:.2f} of their tokens are those of requests with these seeds"
+        )
     medians = {name: statistics.median(values) for name, values in rates.items()}
     for name, rate in medians.items():
         print(f"{name:40s}{rate:9.0f} tokens/s  x {rate / medians['bare vLLM']:.3f}")
@@ -133,7 +165,15 @@ def main() -> None:
     if given.out:
         given.out.write_text(
             json.dumps(
-                {"machine": machine(), "second_runner": runner, "tokens_per_second": rates, "medians": medians, "ratio": ratio, "bar": BAR, "draws": draws},
+                {
+                    "machine": machine(),
+                    "second_runner": runner,
+                    "tokens_per_second": rates,
+                    "medians": medians,
+                    "ratio": ratio,
+                    "bar": BAR,
+                    "draws": draws,
+                },
                 indent=1,
             )
         )

@@ -14,10 +14,38 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-QWEN = {"hidden_size": 896, "num_hidden_layers": 4, "num_attention_heads": 14, "num_key_value_heads": 2, "intermediate_size": 2432, "vocab_size": 8192}
-DEEPSEEK = {"hidden_size": 256, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 4, "intermediate_size": 512, "vocab_size": 8192}
-DEEPSEEK |= {"q_lora_rank": 64, "kv_lora_rank": 64, "qk_nope_head_dim": 64, "qk_rope_head_dim": 32, "v_head_dim": 64, "first_k_dense_replace": 1}
-DEEPSEEK |= {"n_routed_experts": 8, "num_experts_per_tok": 2, "n_group": 2, "topk_group": 1, "moe_intermediate_size": 128, "n_shared_experts": 1}
+QWEN = {
+    "hidden_size": 896,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "intermediate_size": 2432,
+    "vocab_size": 8192,
+}
+DEEPSEEK = {
+    "hidden_size": 256,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "intermediate_size": 512,
+    "vocab_size": 8192,
+}
+DEEPSEEK |= {
+    "q_lora_rank": 64,
+    "kv_lora_rank": 64,
+    "qk_nope_head_dim": 64,
+    "qk_rope_head_dim": 32,
+    "v_head_dim": 64,
+    "first_k_dense_replace": 1,
+}
+DEEPSEEK |= {
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 2,
+    "n_group": 2,
+    "topk_group": 1,
+    "moe_intermediate_size": 128,
+    "n_shared_experts": 1,
+}
 
 
 def make(kind: str, sizes: dict[str, Any], device: str) -> Any:
@@ -79,14 +107,17 @@ def measure(model: Any, passes: list[dict[str, Any]], total: int, fused: bool) -
 def main() -> None:
     import torch
 
-    from r1pipe.training import kernels
-    from r1pipe.training.linear_ce import add_linear_ce
-    from r1pipe.training.models import compile_layers
-    from r1pipe.training.varlen import pack, use_varlen
+    from r1pipe.models import attention_kernels as kernels
+    from r1pipe.models.linear_ce import add_linear_ce
+    from r1pipe.models.loading import compile_layers
+    from r1pipe.models.packed_attention import pack, use_varlen
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     draw = torch.Generator().manual_seed(0)
-    rows = [torch.randint(2, 8192, (n,), generator=draw).tolist() for n in ((700, 3, 1500, 64, 333, 1) if device == "cuda" else (70, 3, 33, 1))]
+    rows = [
+        torch.randint(2, 8192, (n,), generator=draw).tolist()
+        for n in ((700, 3, 1500, 64, 333, 1) if device == "cuda" else (70, 3, 33, 1))
+    ]
     total = sum(len(row) - 1 for row in rows)
     singles = [{"input_ids": (ids := torch.tensor([row], device=device)), "labels": ids} for row in rows]
     packed = pack(rows, device)
@@ -105,20 +136,28 @@ def main() -> None:
             steps.append(("packed, experts of rows alone", lambda routes=routes: setattr(routes, "given", True)))
         elif device == "cuda":
             steps.append(("packed, compiled", lambda model=model: compile_layers(model)))
-        steps.append(("packed, recomputed", lambda model=model: model.gradient_checkpointing_enable({"use_reentrant": False})))
+        steps.append(
+            ("packed, recomputed", lambda model=model: model.gradient_checkpointing_enable({"use_reentrant": False}))
+        )
         for name, change in steps:
             change()
             routes.others = routes.tokens = 0
             loss, found = measure(model, [{**packed, "labels": labels}], total, fused=True)
             alike = torch.nn.functional.cosine_similarity(found.double(), direction.double(), dim=0).item()
-            print(f"{kind}, {name}: loss {loss:.6f}, one by one {wanted:.6f}, difference {abs(loss - wanted):.1e}; gradients: cosine {alike:.6f}")
+            print(
+                f"{kind}, {name}: loss {loss:.6f}, one by one {wanted:.6f}, difference {abs(loss - wanted):.1e}; gradients: cosine {alike:.6f}"
+            )
             if routes.tokens:
-                print(f"    {routes.others} of {routes.tokens} choices of experts are others{', and not taken' if routes.given else ''}")
+                print(
+                    f"    {routes.others} of {routes.tokens} choices of experts are others{', and not taken' if routes.given else ''}"
+                )
             assert abs(loss - wanted) < 1e-3, "packed rows are not what rows alone are"
             assert alike > 0.999 or (routes.others and not routes.given), "packed rows are not what rows alone are"
     if device == "cuda":
         for width, kernel in kernels._SETTLED.items():
-            print(f"heads of {width}: {kernel.name}, grouped key heads {'as they are' if kernel.grouped else 'repeated'}")
+            print(
+                f"heads of {width}: {kernel.name}, grouped key heads {'as they are' if kernel.grouped else 'repeated'}"
+            )
 
 
 if __name__ == "__main__":

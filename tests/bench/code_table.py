@@ -96,18 +96,34 @@ def tasks(name: str) -> Iterator[Task]:
             program = row["prompt"] + row["solution"]
             # Its check is called with a function that prints what it gives, instead of being judged.
             shown = f"\n{row['tests']['code']}\ntry: check(lambda *a: (_try(lambda: {row['entry_point']}(*a)), {row['entry_point']}(*a))[1])\n"
-            yield Task(row["id"], program, row["tests"], row["entry_point"], _SHOW + shown + "except BaseException: pass\n")
+            yield Task(
+                row["id"], program, row["tests"], row["entry_point"], _SHOW + shown + "except BaseException: pass\n"
+            )
         elif name == "mbpp":
-            defined = {node.name for node in ast.walk(ast.parse(row["solution"])) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+            defined = {
+                node.name
+                for node in ast.walk(ast.parse(row["solution"]))
+                if isinstance(node, ast.FunctionDef | ast.ClassDef)
+            }
             shown = "".join(f"_try(lambda: {ast.unparse(call)})\n" for call in calls(row["tests"]["asserts"], defined))
             yield Task(row["id"], row["solution"], row["tests"], None, _SHOW + shown)
         else:
             typed = models(row, asserts[row["task_id"]])
-            if any(isinstance(model, complex) for model in typed):  # then the numbers beside it were written as strings as well
+            if any(
+                isinstance(model, complex) for model in typed
+            ):  # then the numbers beside it were written as strings as well
                 typed = [complex(model) for model in typed]
-            inputs = [like(args, typed) if len(args) == len(typed) else args for args in row["base_inputs"] + row["plus_inputs"]]
+            inputs = [
+                like(args, typed) if len(args) == len(typed) else args
+                for args in row["base_inputs"] + row["plus_inputs"]
+            ]
             # As literals where JSON would lose a type again; it knows infinity, which literals do not.
-            tests = {"kind": "calls", "inputs": [literal(args) for args in inputs], "reference": row["solution"], "atol": row["atol"]}
+            tests = {
+                "kind": "calls",
+                "inputs": [literal(args) for args in inputs],
+                "reference": row["solution"],
+                "atol": row["atol"],
+            }
             shown = f"inf, nan = float('inf'), float('nan')\nfor _args in {inputs!r}:\n    _try(lambda: {row['entry_point']}(*_args))\n"
             yield Task(row["id"], row["solution"], tests, row["entry_point"], _SHOW + shown)
 
@@ -117,7 +133,9 @@ def failures(found: list[Task], timeout: float = 60) -> dict[str, float | None]:
     verdicts: list[float | None] = []
     for limit in {timeout, *SLOW.values()}:
         chosen = [task for task in found if SLOW.get(task.name, timeout) == limit]
-        verdicts += zip([task.name for task in chosen], run_tests([job(task) for task in chosen], Limits(cpu_s=limit)), strict=True)
+        verdicts += zip(
+            [task.name for task in chosen], run_tests([job(task) for task in chosen], Limits(cpu_s=limit)), strict=True
+        )
     return {name: verdict for name, verdict in verdicts if verdict != 1.0}
 
 
@@ -152,7 +170,9 @@ class Mutate(ast.NodeTransformer):
         return self.generic_visit(node)
 
     def visit_Constant(self, node: ast.Constant) -> ast.AST:
-        return ast.copy_location(ast.Constant(node.value + 1), node) if type(node.value) is int and self._mine() else node
+        return (
+            ast.copy_location(ast.Constant(node.value + 1), node) if type(node.value) is int and self._mine() else node
+        )
 
 
 def mutants(found: list[Task], each: int, seed: int = 0) -> list[tuple[Task, str]]:
@@ -172,12 +192,19 @@ def mutants(found: list[Task], each: int, seed: int = 0) -> list[tuple[Task, str
         task, made = one
         runner, limits = Runner("bwrap"), Limits(cpu_s=3)
         try:
-            said = [runner.ask({"source": program + "\n" + task.shown, "stdin": ""}, None, limits) for program in (task.program, *made)]
+            said = [
+                runner.ask({"source": program + "\n" + task.shown, "stdin": ""}, None, limits)
+                for program in (task.program, *made)
+            ]
         finally:
             runner.close()
         if not said[0]["ok"] or not said[0]["out"].strip():
             return []
-        return [(task, program) for program, other in zip(made, said[1:], strict=True) if other["ok"] and not alike(other["out"], said[0]["out"])]
+        return [
+            (task, program)
+            for program, other in zip(made, said[1:], strict=True)
+            if other["ok"] and not alike(other["out"], said[0]["out"])
+        ]
 
     with ThreadPoolExecutor(2) as threads:
         return [pair for pairs in threads.map(kept, wanted) for pair in pairs]
@@ -195,7 +222,9 @@ def survivors(made: list[tuple[Task, str]]) -> list[tuple[str, str]]:
 
 
 def main() -> None:
-    print("| set | programs | score 1 | mutants kept | score 0 | share | seconds |\n| --- | --- | --- | --- | --- | --- | --- |")
+    print(
+        "| set | programs | score 1 | mutants kept | score 0 | share | seconds |\n| --- | --- | --- | --- | --- | --- | --- |"
+    )
     notes: list[str] = []
     for name in SETS:
         started = time.perf_counter()
@@ -204,7 +233,9 @@ def main() -> None:
         made = mutants([task for task in found if task.name not in SLOW], 2)
         alive = survivors(made)
         seconds, caught = time.perf_counter() - started, len(made) - len(alive)
-        print(f"| {name} | {len(found)} | {len(found) - len(failed)} | {len(made)} | {caught} | {caught / len(made):.4f} | {seconds:.0f} |")
+        print(
+            f"| {name} | {len(found)} | {len(found) - len(failed)} | {len(made)} | {caught} | {caught / len(made):.4f} | {seconds:.0f} |"
+        )
         notes += [f"{name}: {task} scores {verdict}" for task, verdict in failed.items()]
         notes += [f"{name}: a mutant of {task} survives:\n{program}" for task, program in alive]
     print("\n".join(["", *notes]))

@@ -53,7 +53,7 @@ def force_lengths(trainer: Any, lengths: Any) -> None:
         trainer.vllm_generation.llm.generate = forced
         return
     if type(trainer).__name__ == "R1GRPOTrainer":
-        from r1pipe.training import grpo_rollout
+        from r1pipe.training.grpo import drawing as grpo_rollout
 
         plain = grpo_rollout.decode
         ends: list[Ends] = []
@@ -72,6 +72,8 @@ def force_lengths(trainer: Any, lengths: Any) -> None:
 
     @functools.wraps(plain_generate)
     def generate_forced(*args: Any, **more: Any) -> Any:
-        return plain_generate(*args, **more, logits_processor=[EndsProcessor(Ends(lengths(), trainer.eos_token_ids, model.device))])
+        return plain_generate(
+            *args, **more, logits_processor=[EndsProcessor(Ends(lengths(), trainer.eos_token_ids, model.device))]
+        )
 
     model.generate = generate_forced

@@ -49,19 +49,24 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     from grpo_shape import RUN, Shape
     from grpo_sides import Timing
 
+    from r1pipe.models.loading import load_tokenizer
     from r1pipe.schema import GRPOParams, Phase, RewardSpec
     from r1pipe.training.callbacks import Heldout
-    from r1pipe.training.grpo import _make_trainer
-    from r1pipe.training.models import load_tokenizer
+    from r1pipe.training.grpo.grpo_training import _make_trainer
 
     shape = RUN.shape = Shape(**config.shape)
-    assert shape.rows % here.world_size == 0 and shape.rows // here.world_size % shape.group == 0, "whole groups on every rank"
+    assert shape.rows % here.world_size == 0 and shape.rows // here.world_size % shape.group == 0, (
+        "whole groups on every rank"
+    )
     each = shape.rows // here.world_size
     SHARE = slice(here.rank * each, (here.rank + 1) * each)
     warm, share = 2, SHARE
     more: dict[str, Any] = {}
     if config.rollout == "vllm":
-        more = {"compile": shape.compiled, "vllm": {"memory": shape.vllm_memory, "max_model_length": shape.prompt_tokens + shape.cap}}
+        more = {
+            "compile": shape.compiled,
+            "vllm": {"memory": shape.vllm_memory, "max_model_length": shape.prompt_tokens + shape.cap},
+        }
     reward = RewardSpec(name=f"{__name__}:rank_reward")
     params = GRPOParams(
         lr=3e-6,
@@ -74,20 +79,36 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
         phases=[Phase(steps=warm + config.steps, max_tokens=shape.cap, rewards=[reward])],
         **more,
     )
-    rows = [{"id": str(i), "prompt": text, "domain": "math", "language": "en"} for i, text in enumerate(shape.texts(warm + config.steps))]
+    rows = [
+        {"id": str(i), "prompt": text, "domain": "math", "language": "en"}
+        for i, text in enumerate(shape.texts(warm + config.steps))
+    ]
     tokenizer = load_tokenizer(inputs.model.path)
     nobody = Heldout([], [], here, params)
-    trainer, _ = _make_trainer(inputs.model.path, rows, params, "{prompt}", tokenizer, nobody, here, 0, None, {"prompts": rows})
+    trainer, _ = _make_trainer(
+        inputs.model.path, rows, params, "{prompt}", tokenizer, nobody, here, 0, None, {"prompts": rows}
+    )
     timing = Timing(trainer, warm, budget=1e9)
     force_lengths(trainer, lambda: shape.lengths(RUN.rollout)[share])
     trainer.callback_handler.callbacks.insert(0, timing)
     began = time.monotonic()
     trainer.train()
     for i, step in enumerate(timing.steps):
-        assert step["tokens"] == sum(shape.lengths(i)[share]), f"update {i} trained {step['tokens']} tokens on rank {here.rank}"
+        assert step["tokens"] == sum(shape.lengths(i)[share]), (
+            f"update {i} trained {step['tokens']} tokens on rank {here.rank}"
+        )
     for i, step in enumerate(timing.steps[warm:], warm):
-        numbers = {name: round(value, 4) for name, value in step.items() if isinstance(value, float) and name not in ("tokens", "expected tokens")}
+        numbers = {
+            name: round(value, 4)
+            for name, value in step.items()
+            if isinstance(value, float) and name not in ("tokens", "expected tokens")
+        }
         here.log(update=i, all_tokens=sum(shape.lengths(i)), **numbers)
     peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
-    here.log(shape=asdict(shape), trained_s=round(time.monotonic() - began, 2), peak_gib=round(peak, 2), microbatch_tokens=trainer.microbatch_tokens)
+    here.log(
+        shape=asdict(shape),
+        trained_s=round(time.monotonic() - began, 2),
+        peak_gib=round(peak, 2),
+        microbatch_tokens=trainer.microbatch_tokens,
+    )
     return {"updates": len(timing.steps)}

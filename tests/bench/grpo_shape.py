@@ -43,7 +43,10 @@ class Shape:
     def lengths(self, rollout: int) -> list[int]:
         """Tokens of each response of a rollout, its end included."""
         draw = random.Random(f"{self.seed}/lengths/{rollout}")
-        return [min(self.cap, max(2, round(draw.lognormvariate(math.log(self.median), self.sigma)))) for _ in range(self.rows)]
+        return [
+            min(self.cap, max(2, round(draw.lognormvariate(math.log(self.median), self.sigma))))
+            for _ in range(self.rows)
+        ]
 
     def rewards(self, rollout: int) -> list[float]:
         """0 or 1 for each response; every group has both."""
@@ -57,14 +60,20 @@ class Shape:
     def texts(self, rollouts: int) -> list[str]:
         """Prompts of `prompt_tokens` tokens each: the tokenizer built here makes one of each letter. Of a base that ships: its world's problems."""
         if self.base:
-            from r1pipe.data.render import TEMPLATES, read_template, render_prompt
-            from r1pipe.data.rows import REASONING_DOMAINS
             from r1pipe.embedded.world import problems
+            from r1pipe.text.rendering import TEMPLATES, read_template, render_prompt
+            from r1pipe.text.rows import REASONING_DOMAINS
 
             template = read_template(str(TEMPLATES / "embedded-zero.txt"))
-            return [str(render_prompt(row, template)) for row in problems("dev", REASONING_DOMAINS, self.prompts * rollouts, self.seed)]
+            return [
+                str(render_prompt(row, template))
+                for row in problems("dev", REASONING_DOMAINS, self.prompts * rollouts, self.seed)
+            ]
         draw = random.Random(f"{self.seed}/prompts")
-        return ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=self.prompt_tokens)) for _ in range(self.prompts * rollouts)]
+        return [
+            "".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=self.prompt_tokens))
+            for _ in range(self.prompts * rollouts)
+        ]
 
 
 @dataclass

@@ -148,10 +148,10 @@ def stock(shape: Shape, checkpoint: Path, work: Path, steps: int, vllm: bool) ->
 def ours(shape: Shape, checkpoint: Path, work: Path, steps: int, rollout: str) -> Any:
     """The trainer that train_grpo makes, R1's numbers."""
     from r1pipe.here import Here
+    from r1pipe.models.loading import load_tokenizer
     from r1pipe.schema import GRPOParams, Phase, RewardSpec
     from r1pipe.training.callbacks import Heldout
-    from r1pipe.training.grpo import _make_trainer
-    from r1pipe.training.models import load_tokenizer
+    from r1pipe.training.grpo.grpo_training import _make_trainer
 
     (work / "r1pipe").mkdir(parents=True, exist_ok=True)
     here = Here("bench", work / "r1pipe", work / "metrics.jsonl", work / "progress.jsonl")
@@ -168,16 +168,28 @@ def ours(shape: Shape, checkpoint: Path, work: Path, steps: int, rollout: str) -
         rollout=rollout,  # type: ignore[arg-type]
         microbatch_tokens=shape.microbatch_tokens,  # type: ignore[arg-type]
         eval_prompts=0,
-        phases=[Phase(steps=steps * shape.minibatches, max_tokens=shape.cap, rewards=[RewardSpec(name="grpo_shape:seeded_reward")])],
+        phases=[
+            Phase(
+                steps=steps * shape.minibatches,
+                max_tokens=shape.cap,
+                rewards=[RewardSpec(name="grpo_shape:seeded_reward")],
+            )
+        ],
         **more,
     )
-    rows = [{"id": str(i), "prompt": text, "domain": "math", "language": "en"} for i, text in enumerate(shape.texts(steps))]
+    rows = [
+        {"id": str(i), "prompt": text, "domain": "math", "language": "en"} for i, text in enumerate(shape.texts(steps))
+    ]
     tokenizer = load_tokenizer(checkpoint)
-    trainer, _ = _make_trainer(checkpoint, rows, params, "{prompt}", tokenizer, Heldout([], [], here, params), here, 0, None, {"prompts": rows})
+    trainer, _ = _make_trainer(
+        checkpoint, rows, params, "{prompt}", tokenizer, Heldout([], [], here, params), here, 0, None, {"prompts": rows}
+    )
     return trainer
 
 
-def run_side(side: str, shape: Shape, work: Path, steps: int, warm: int, budget: float, short_warm_up: bool) -> dict[str, Any]:
+def run_side(
+    side: str, shape: Shape, work: Path, steps: int, warm: int, budget: float, short_warm_up: bool
+) -> dict[str, Any]:
     """Train for warm + steps updates; what was measured.
 
     Args:
@@ -187,7 +199,10 @@ def run_side(side: str, shape: Shape, work: Path, steps: int, warm: int, budget:
     RUN.shape = shape
     checkpoint = build_checkpoint(work / "checkpoint", shape)
     name, _, how = side.partition("+")
-    make = {"trl": lambda: stock(shape, checkpoint, work, warm + steps, how == "vllm"), "r1pipe": lambda: ours(shape, checkpoint, work, warm + steps, how)}
+    make = {
+        "trl": lambda: stock(shape, checkpoint, work, warm + steps, how == "vllm"),
+        "r1pipe": lambda: ours(shape, checkpoint, work, warm + steps, how),
+    }
     trainer = make[name]()
     timing = Timing(trainer, warm, budget - (time.monotonic() - began))
 
@@ -203,4 +218,12 @@ def run_side(side: str, shape: Shape, work: Path, steps: int, warm: int, budget:
     trainer.train()
     peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
     more = {"microbatch_tokens": trainer.microbatch_tokens, "packed": trainer.packed} if name == "r1pipe" else {}
-    return {"side": side, "warm_up": timing.steps[:warm], "steps": timing.steps[warm:], "loading_s": loaded, "peak_gib": peak, "shape": asdict(shape), **more}
+    return {
+        "side": side,
+        "warm_up": timing.steps[:warm],
+        "steps": timing.steps[warm:],
+        "loading_s": loaded,
+        "peak_gib": peak,
+        "shape": asdict(shape),
+        **more,
+    }

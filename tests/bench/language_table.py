@@ -35,7 +35,11 @@ def problems() -> dict[str, list[str]]:
 
 def matrix(texts: dict[str, list[str]]) -> dict[tuple[str, str], float]:
     """(language of the texts, target) -> mean share."""
-    return {(own, target): statistics.mean(share(text, target) or 0.0 for text in texts[own]) for own in LANGUAGES for target in LANGUAGES}
+    return {
+        (own, target): statistics.mean(share(text, target) or 0.0 for text in texts[own])
+        for own in LANGUAGES
+        for target in LANGUAGES
+    }
 
 
 def words(text: str) -> int:
@@ -51,7 +55,10 @@ def mixtures(texts: dict[str, list[str]], by: str, count: int) -> dict[tuple[str
     """(target, other) -> errors of the target's share, `count` mixtures a pair, mixed by "sentences" or "words"."""
     draw = random.Random(0)
     if by == "sentences":
-        parts = {own: [part for text in texts[own] for part in re.split(r"(?<=[.!?。？！।])\s*", text) if words(part) >= 5] for own in LANGUAGES}
+        parts = {
+            own: [part for text in texts[own] for part in re.split(r"(?<=[.!?。？！।])\s*", text) if words(part) >= 5]
+            for own in LANGUAGES
+        }
     else:
         parts = {own: [word for text in texts[own] for word in single_words(text, own)] for own in LANGUAGES}
     errors: dict[tuple[str, str], list[float]] = {}
@@ -63,7 +70,9 @@ def mixtures(texts: dict[str, list[str]], by: str, count: int) -> dict[tuple[str
             for _ in range(count):
                 size = 10 if by == "sentences" else 40
                 ours = draw.randint(1, size - 1)
-                chosen = [(target, draw.choice(parts[target])) for _ in range(ours)] + [(other, draw.choice(parts[other])) for _ in range(size - ours)]
+                chosen = [(target, draw.choice(parts[target])) for _ in range(ours)] + [
+                    (other, draw.choice(parts[other])) for _ in range(size - ours)
+                ]
                 draw.shuffle(chosen)
                 total = sum(words(part) for _, part in chosen)
                 true = sum(words(part) for own, part in chosen if own == target) / total
@@ -78,17 +87,24 @@ def main() -> None:
     shares = matrix(texts)
     for own in LANGUAGES:
         print(f"| {own} | " + " | ".join(f"{shares[own, target]:.3f}" for target in LANGUAGES) + " |")
-    print("\n| mixed by | pairs | mixtures | mean error | 95 % | worst | above 0.1 |\n| --- | --- | --- | --- | --- | --- | --- |")
+    print(
+        "\n| mixed by | pairs | mixtures | mean error | 95 % | worst | above 0.1 |\n| --- | --- | --- | --- | --- | --- | --- |"
+    )
     for by in ("sentences", "words"):
         found = mixtures(texts, by, 40)
-        groups = {by: [pair for pair in found if pair not in ALIKE], f"{by}, zh and ja": [pair for pair in found if pair in ALIKE]}
+        groups = {
+            by: [pair for pair in found if pair not in ALIKE],
+            f"{by}, zh and ja": [pair for pair in found if pair in ALIKE],
+        }
         groups[f"{by}, both Latin"] = [pair for pair in groups[by] if not set(pair) & set(_BY_SCRIPT)]
         for name, pairs in groups.items():
             errors = sorted(error for pair in pairs for error in found[pair])
             if errors:
                 late = errors[int(0.95 * len(errors))]
                 above = sum(error > 0.1 for error in errors)
-                print(f"| {name} | {len(pairs)} | {len(errors)} | {statistics.mean(errors):.4f} | {late:.4f} | {errors[-1]:.4f} | {above} |")
+                print(
+                    f"| {name} | {len(pairs)} | {len(errors)} | {statistics.mean(errors):.4f} | {late:.4f} | {errors[-1]:.4f} | {above} |"
+                )
 
 
 if __name__ == "__main__":

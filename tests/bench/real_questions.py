@@ -34,7 +34,9 @@ def questions(data: Path) -> dict[str, list[dict[str, Any]]]:
     short = {index for index, count in steps.items() if 0 < count <= MOST_STEPS}
     sets = {"gsm8k": [row for row in gsm8k if int(row["id"].split("-")[1]) in short]}
     for language in ("en", "zh"):
-        sets[f"mgsm-{language}"] = [row for row in read(data / "mgsm.jsonl.gz") if row["lang"] == language and row["index"] in short]
+        sets[f"mgsm-{language}"] = [
+            row for row in read(data / "mgsm.jsonl.gz") if row["lang"] == language and row["index"] in short
+        ]
     return sets
 
 
@@ -47,7 +49,10 @@ def main() -> None:
         folder = Path(scratch)
         stages: dict[str, Any] = {}
         for name, rows in questions(arguments.data).items():
-            keep = [{"id": row["id"], "prompt": row["problem"], "answer": row["answer"], "language": row.get("lang", "en")} for row in rows]
+            keep = [
+                {"id": row["id"], "prompt": row["problem"], "answer": row["answer"], "language": row.get("lang", "en")}
+                for row in rows
+            ]
             (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in keep), encoding="utf8")
             source = {"path": str(folder / f"{name}.jsonl"), "domain": "word-problems"}
             stages[name] = {"kind": "prompts", "source": source, "outputs": {"prompts": name}}
@@ -57,10 +62,18 @@ def main() -> None:
                 "inputs": {"model": str(arguments.checkpoint.resolve()), "prompts": {name: name}},
                 "outputs": {"report": f"scores-{name}"},
                 "checkpoint": name,
-                "passes": [{"sampling": {"temperature": 1.0, **sampling}}, {"name": "greedy", "sampling": {"temperature": 0.0, **sampling}}],
+                "passes": [
+                    {"sampling": {"temperature": 1.0, **sampling}},
+                    {"name": "greedy", "sampling": {"temperature": 0.0, **sampling}},
+                ],
             }
         (folder / "score.yaml").write_text(yaml.safe_dump({"stages": stages}, sort_keys=False), encoding="utf8")
-        subprocess.run([sys.executable, "-m", "r1pipe.cli", "run-all", str(folder / "score.yaml")], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [sys.executable, "-m", "r1pipe.cli.main", "run-all", str(folder / "score.yaml")],
+            cwd=folder,
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
         for name in questions(arguments.data):
             (report,) = folder.glob(f"runs/*/score-{name}/out/report/scores.json")
             found = json.loads(report.read_text())[name]["reasoning"]

@@ -5,7 +5,11 @@ from r1pipe.data.card import NOBODY, Counted, table
 
 def test_statistics_of_rows_that_pass_by():
     chat = [{"role": "user", "content": "ab"}, {"role": "assistant", "content": "cdef"}]
-    rows = [{"domain": "code", "messages": chat}, {"domain": "code", "messages": chat * 2}, {"domain": "math", "prompt": "abc", "answer": "42"}]
+    rows = [
+        {"domain": "code", "messages": chat},
+        {"domain": "code", "messages": chat * 2},
+        {"domain": "math", "prompt": "abc", "answer": "42"},
+    ]
     counted = Counted(tokens=lambda texts: [2 * len(text) for text in texts])
     assert list(counted.watch(rows)) == rows
     found = counted.statistics()

@@ -25,8 +25,12 @@ def test_the_three_formats_hold_the_same_rows(tmp_path):
     plain = lines(tmp_path / "rows.jsonl", *rows)
     packed = tmp_path / "rows.jsonl.gz"
     packed.write_bytes(gzip.compress(plain.read_bytes()))
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"language": None, **row} for row in rows]), tmp_path / "rows.parquet")
-    assert read_rows(plain, Prompts) == read_rows(packed, Prompts) == read_rows(tmp_path / "rows.parquet", Prompts) == rows
+    pyarrow.parquet.write_table(
+        pyarrow.Table.from_pylist([{"language": None, **row} for row in rows]), tmp_path / "rows.parquet"
+    )
+    assert (
+        read_rows(plain, Prompts) == read_rows(packed, Prompts) == read_rows(tmp_path / "rows.parquet", Prompts) == rows
+    )
 
 
 def test_a_written_dataset_is_read_back(tmp_path):
@@ -70,11 +74,19 @@ def test_a_wrong_line_is_named(tmp_path, kind, second, says):
 @pytest.mark.parametrize(
     ("kind", "row", "says"),
     [
-        (Chats, {"id": "a", "domain": "general", "messages": [{"role": "user", "content": "hi"}]}, "must end with the assistant"),
+        (
+            Chats,
+            {"id": "a", "domain": "general", "messages": [{"role": "user", "content": "hi"}]},
+            "must end with the assistant",
+        ),
         (Chats, {"id": "a", "domain": "general", "messages": [{"role": "user"}]}, "messages.0.content"),
         (Pairs, {"id": "a", "domain": "general", "prompt": "hi", "chosen": "x"}, "no column 'rejected'"),
         (Labels, {"id": "a", "domain": "harmful", "prompt": "hi", "response": "x", "safe": 2}, "safe is 2"),
-        (Labels, {"id": "a", "domain": "harmful", "prompt": "hi", "response": "x", "safe": "yes"}, "must be an integer"),
+        (
+            Labels,
+            {"id": "a", "domain": "harmful", "prompt": "hi", "response": "x", "safe": "yes"},
+            "must be an integer",
+        ),
     ],
 )
 def test_each_kind_has_its_contract(tmp_path, kind, row, says):

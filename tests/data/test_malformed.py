@@ -23,7 +23,11 @@ from r1pipe.errors import InputError
 
 ROW = {"id": "a", "prompt": "1+1?", "domain": "math", "answer": "2"}
 TESTS = {"kind": "asserts", "setup": "", "asserts": ["assert f(1) == 2"]}
-CHAT = {"id": "a", "domain": "general", "messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]}
+CHAT = {
+    "id": "a",
+    "domain": "general",
+    "messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}],
+}
 PAIR = {"id": "a", "domain": "general", "prompt": "hi", "chosen": "x", "rejected": "y"}
 LABEL = {"id": "a", "domain": "harmful", "prompt": "hi", "response": "x", "safe": 1}
 GOOD = {Prompts: ROW, Chats: CHAT, Pairs: PAIR, Labels: LABEL}
@@ -48,10 +52,14 @@ def bad_rows() -> list[Case]:
     """Malformed rows, each as line 2 of 3."""
     cases: list[Case] = []
 
-    def add(name: str, says: str, bad: bytes | dict, kind: type = Prompts, good: dict | None = None, **config: Any) -> None:
+    def add(
+        name: str, says: str, bad: bytes | dict, kind: type = Prompts, good: dict | None = None, **config: Any
+    ) -> None:
         good = good or GOOD[kind]
         bad = line(bad) if isinstance(bad, dict) else bad + b"\n"
-        cases.append(Case(name, says, line(good, id="first") + bad + line(good, id="third"), at=":2", kind=kind, config=config))
+        cases.append(
+            Case(name, says, line(good, id="first") + bad + line(good, id="third"), at=":2", kind=kind, config=config)
+        )
 
     syntax = {
         "unclosed object": b'{"id": "b", ',
@@ -83,7 +91,13 @@ def bad_rows() -> list[Case]:
     }
     for name, content in syntax.items():
         add(name, "broken JSON", content)
-    for name, content in {"a list": b"[1, 2]", "a string": b'"row"', "a number": b"7", "null": b"null", "true": b"true"}.items():
+    for name, content in {
+        "a list": b"[1, 2]",
+        "a string": b'"row"',
+        "a number": b"7",
+        "null": b"null",
+        "true": b"true",
+    }.items():
         add(name, "not an object", content)
     add("latin-1", "not UTF-8", '{"id": "b", "prompt": "café"}'.encode("latin1"))
     add("a cut character", "not UTF-8", '{"id": "b", "prompt": "加'.encode()[:-1] + b'"}')
@@ -92,7 +106,11 @@ def bad_rows() -> list[Case]:
     add("a raw surrogate", "not UTF-8", b'{"id": "b\xed\xa0\x80"}')
     add("a lone high surrogate", "half a surrogate pair", b'{"id": "b", "prompt": "\\ud83d", "domain": "math"}')
     add("a lone low surrogate in a key", "half a surrogate pair", b'{"id": "b", "prompt": "q", "\\udc00": 1}')
-    add("nested 100 levels deep", "more than 64 levels", b'{"id": "b", "prompt": "q", "x": ' + b"[" * 100 + b"]" * 100 + b"}")
+    add(
+        "nested 100 levels deep",
+        "more than 64 levels",
+        b'{"id": "b", "prompt": "q", "x": ' + b"[" * 100 + b"]" * 100 + b"}",
+    )
 
     def without(row: dict, column: str) -> dict:
         return {name: value for name, value in row.items() if name != column}
@@ -120,16 +138,58 @@ def bad_rows() -> list[Case]:
     add("tests that are a string", "tests has kind None", {**ROW, "id": "b", "tests": "assert"})
     add("tests without asserts", "have no 'asserts'", {**ROW, "id": "b", "tests": {**TESTS, "asserts": []}})
     add("an entry point that is a number", "column 'entry_point'", {**ROW, "id": "b", "tests": TESTS, "entry_point": 1})
-    add("the column that `columns` names", "no column 'question'", {**ROW, "id": "b"}, good={**ROW, "question": "q"}, columns={"prompt": "question"})
+    add(
+        "the column that `columns` names",
+        "no column 'question'",
+        {**ROW, "id": "b"},
+        good={**ROW, "question": "q"},
+        columns={"prompt": "question"},
+    )
     turns = {**ROW, "turns": ["q"]}
-    add("a place that a list does not have", "no column 'turns.0'", {**turns, "turns": []}, good=turns, columns={"prompt": "turns.0"})
-    add("a place in what is no list", "no column 'turns.0'", {**turns, "turns": 3}, good=turns, columns={"prompt": "turns.0"})
-    add("the column that a template names", "no column 'turns'", {**ROW, "id": "b"}, good=turns, templates={"prompt": "{turns}"})
+    add(
+        "a place that a list does not have",
+        "no column 'turns.0'",
+        {**turns, "turns": []},
+        good=turns,
+        columns={"prompt": "turns.0"},
+    )
+    add(
+        "a place in what is no list",
+        "no column 'turns.0'",
+        {**turns, "turns": 3},
+        good=turns,
+        columns={"prompt": "turns.0"},
+    )
+    add(
+        "the column that a template names",
+        "no column 'turns'",
+        {**ROW, "id": "b"},
+        good=turns,
+        templates={"prompt": "{turns}"},
+    )
     add("a value that is not mapped", "does not map", {**ROW, "domain": "maths"}, values={"domain": {"math": "math"}})
-    add("no mark before the answer", "has no '####'", {**ROW, "id": "b"}, good={**ROW, "answer": "so #### 2"}, answer_after="####")
-    add("a mark in an answer that is a list", "column 'answer'", {**ROW, "answer": [1]}, good={**ROW, "answer": "#### 2"}, answer_after="####")
+    add(
+        "no mark before the answer",
+        "has no '####'",
+        {**ROW, "id": "b"},
+        good={**ROW, "answer": "so #### 2"},
+        answer_after="####",
+    )
+    add(
+        "a mark in an answer that is a list",
+        "column 'answer'",
+        {**ROW, "answer": [1]},
+        good={**ROW, "answer": "#### 2"},
+        answer_after="####",
+    )
     plus = {"prompt": "q", "solution": "def f(x): return x", "entry_point": "f", "inputs": [[1]], "domain": "general"}
-    add("arguments that are no lists", "no list of argument lists", {**plus, "inputs": [1]}, good=plus, shape="reference-tests")
+    add(
+        "arguments that are no lists",
+        "no list of argument lists",
+        {**plus, "inputs": [1]},
+        good=plus,
+        shape="reference-tests",
+    )
     add("a tolerance in words", "column 'atol'", {**plus, "atol": "small"}, good=plus, shape="reference-tests")
     chat = CHAT["messages"]
     add("no messages", "no column 'prompt'", without(CHAT, "messages"), Chats)
@@ -138,27 +198,84 @@ def bad_rows() -> list[Case]:
     add("the user's message last", "must end with", {**CHAT, "id": "b", "messages": chat[:1]}, Chats)
     add("a message that is a string", "not all {role, content}", {**CHAT, "messages": ["hi"]}, Chats)
     add("a message without content", "not all {role, content}", {**CHAT, "messages": [{"role": "user"}]}, Chats)
-    add("content that is null", "not all {role, content}", {**CHAT, "messages": [chat[0], {**chat[1], "content": None}]}, Chats)
-    add("content in parts", "messages.0.content", {**CHAT, "id": "b", "messages": [{"role": "user", "content": [{"type": "text"}]}, chat[1]]}, Chats)
-    add("a message without role", "messages.0.role", {**CHAT, "id": "b", "messages": [{"content": "hi"}, chat[1]]}, Chats)
-    add("a slot that nothing fills", "nothing fills {{name}}", {**CHAT, "messages": [chat[0], {**chat[1], "content": "I am {{name}}"}]}, Chats)
+    add(
+        "content that is null",
+        "not all {role, content}",
+        {**CHAT, "messages": [chat[0], {**chat[1], "content": None}]},
+        Chats,
+    )
+    add(
+        "content in parts",
+        "messages.0.content",
+        {**CHAT, "id": "b", "messages": [{"role": "user", "content": [{"type": "text"}]}, chat[1]]},
+        Chats,
+    )
+    add(
+        "a message without role",
+        "messages.0.role",
+        {**CHAT, "id": "b", "messages": [{"content": "hi"}, chat[1]]},
+        Chats,
+    )
+    add(
+        "a slot that nothing fills",
+        "nothing fills {{name}}",
+        {**CHAT, "messages": [chat[0], {**chat[1], "content": "I am {{name}}"}]},
+        Chats,
+    )
     task = {"instruction": "say", "output": "ho"}
-    add("an instruction that is a number", "column 'instruction'", {**task, "instruction": 5}, Chats, good=task, shape="instruction")
+    add(
+        "an instruction that is a number",
+        "column 'instruction'",
+        {**task, "instruction": 5},
+        Chats,
+        good=task,
+        shape="instruction",
+    )
     add("an input that is a list", "column 'input'", {**task, "input": ["x"]}, Chats, good=task, shape="instruction")
-    add("an instruction without output", "no column 'response'", without(task, "output"), Chats, good=task, shape="instruction")
+    add(
+        "an instruction without output",
+        "no column 'response'",
+        without(task, "output"),
+        Chats,
+        good=task,
+        shape="instruction",
+    )
     add("an output that is a number", "column 'response'", {**task, "output": 5}, Chats, good=task, shape="instruction")
     add("no rejected", "no column 'rejected'", without(PAIR, "rejected"), Pairs)
     add("chosen that is a list", "column 'chosen'", {**PAIR, "chosen": ["x"]}, Pairs)
     add("a margin in words", "column 'margin'", {**PAIR, "id": "b", "margin": "large"}, Pairs)
-    add("a margin above all numbers", "column 'margin'", line({**PAIR, "id": "b", "margin": 7}).replace(b"7", b"1e999").strip(), Pairs)
+    add(
+        "a margin above all numbers",
+        "column 'margin'",
+        line({**PAIR, "id": "b", "margin": 7}).replace(b"7", b"1e999").strip(),
+        Pairs,
+    )
     compared = {"prompt": "q", "response1": "x", "response2": "y", "label": 1}
-    add("a response that is null", "no column 'response2'", {**compared, "response2": None}, Pairs, good=compared, shape="compared")
-    add("a response that is a number", "column 'response1'", {**compared, "response1": 1}, Pairs, good=compared, shape="compared")
+    add(
+        "a response that is null",
+        "no column 'response2'",
+        {**compared, "response2": None},
+        Pairs,
+        good=compared,
+        shape="compared",
+    )
+    add(
+        "a response that is a number",
+        "column 'response1'",
+        {**compared, "response1": 1},
+        Pairs,
+        good=compared,
+        shape="compared",
+    )
     add("safe is 2", "safe is 2", {**LABEL, "id": "b", "safe": 2}, Labels)
     add("safe is yes", "column 'safe'", {**LABEL, "id": "b", "safe": "yes"}, Labels)
     add("no response", "no column 'response'", without(LABEL, "response"), Labels)
     # Found when the order is drawn, so which of the two is named depends on the seed.
-    cases.append(Case("an id twice", "stands twice", line(ROW, prompt="x") + line(ROW, id="b", prompt="z") + line(ROW, prompt="y")))
+    cases.append(
+        Case(
+            "an id twice", "stands twice", line(ROW, prompt="x") + line(ROW, id="b", prompt="z") + line(ROW, prompt="y")
+        )
+    )
     return cases
 
 
@@ -174,7 +291,9 @@ def bad_files() -> list[Case]:
     zst = pa.compress(many, codec="zstd", asbytes=True)
     noise = bytes(range(256)) * 8
     good = parquet(pa.Table.from_pylist([ROW]))
-    torn = bytearray(parquet(pa.Table.from_pylist([{**ROW, "id": str(n), "prompt": f"{n} + {n * 7919}?"} for n in range(2000)])))
+    torn = bytearray(
+        parquet(pa.Table.from_pylist([{**ROW, "id": str(n), "prompt": f"{n} + {n * 7919}?"} for n in range(2000)]))
+    )
     torn[4:2000] = noise[: 2000 - 4]
     wide = pa.table({"id": ["a"], "prompt": ["q"], "score": [float("nan")]})
     text = pa.StringArray.from_buffers(2, pa.py_buffer(b"\0\0\0\0\2\0\0\0\4\0\0\0"), pa.py_buffer(b"ok\xff\xfe"))
@@ -207,15 +326,41 @@ def bad_files() -> list[Case]:
         Case("a parquet of text", "not a readable Parquet", many, "x.parquet"),
         Case("a truncated parquet", "not a readable Parquet", good[:-20], "x.parquet"),
         Case("a parquet with noise inside", "not a readable Parquet|UTF-8", bytes(torn), "x.parquet"),
-        Case("a parquet without rows", "dataset is empty", parquet(pa.Table.from_pylist([ROW]).slice(0, 0)), "x.parquet"),
-        Case("a parquet of bytes alone", "no column can be read", parquet(pa.table({"prompt": pa.array([b"q"])})), "x.parquet"),
-        Case("a parquet with a column twice", "two columns are called 'id'", parquet(pa.table([["a"], ["b"]], names=["id", "id"])), "x.parquet"),
+        Case(
+            "a parquet without rows", "dataset is empty", parquet(pa.Table.from_pylist([ROW]).slice(0, 0)), "x.parquet"
+        ),
+        Case(
+            "a parquet of bytes alone",
+            "no column can be read",
+            parquet(pa.table({"prompt": pa.array([b"q"])})),
+            "x.parquet",
+        ),
+        Case(
+            "a parquet with a column twice",
+            "two columns are called 'id'",
+            parquet(pa.table([["a"], ["b"]], names=["id", "id"])),
+            "x.parquet",
+        ),
         Case("a parquet without prompt", "no column 'prompt'", parquet(pa.table({"id": ["a"]})), "x.parquet", at=":1"),
-        Case("a parquet with a null prompt", "no column 'prompt'", parquet(pa.table({"prompt": ["q", None]})), "x.parquet", at=":2"),
-        Case("a parquet with numbers as prompts", "neither a text nor", parquet(pa.table({"prompt": [1, 2]})), "x.parquet", at=":1"),
+        Case(
+            "a parquet with a null prompt",
+            "no column 'prompt'",
+            parquet(pa.table({"prompt": ["q", None]})),
+            "x.parquet",
+            at=":2",
+        ),
+        Case(
+            "a parquet with numbers as prompts",
+            "neither a text nor",
+            parquet(pa.table({"prompt": [1, 2]})),
+            "x.parquet",
+            at=":1",
+        ),
         Case("a parquet with NaN", "column 'score' holds nan", parquet(wide), "x.parquet", at=":1"),
         Case("a parquet with broken text", "not UTF-8", parquet(pa.table({"prompt": text})), "x.parquet", at=":2"),
-        Case("a column that `where` names", "no row has the column 'lang'", line(ROW), config={"where": {"lang": ["en"]}}),
+        Case(
+            "a column that `where` names", "no row has the column 'lang'", line(ROW), config={"where": {"lang": ["en"]}}
+        ),
     ]
 
 
@@ -311,8 +456,12 @@ def test_the_command_line_exits_with_2(tmp_path: Path, name: str) -> None:
 
     case = next(case for case in ROWS + FILES if case.name == name)
     (tmp_path / case.file).write_bytes(case.content)
-    (tmp_path / "t.yaml").write_text(f"stages:\n  prompts: {{source: {{path: {case.file}}}, outputs: {{prompts: p}}}}\n")
-    command = [sys.executable, "-m", "r1pipe.cli", "run-all", "t.yaml"]
+    (tmp_path / "t.yaml").write_text(
+        f"stages:\n  prompts: {{source: {{path: {case.file}}}, outputs: {{prompts: p}}}}\n"
+    )
+    command = [sys.executable, "-m", "r1pipe.cli.main", "run-all", "t.yaml"]
     done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True)
-    assert done.returncode == 2 and f"{case.file}{case.at}" in done.stderr and "Traceback" not in done.stderr + done.stdout
+    assert (
+        done.returncode == 2 and f"{case.file}{case.at}" in done.stderr and "Traceback" not in done.stderr + done.stdout
+    )
     assert not (tmp_path / "runs/t/prompts/manifest.json").exists()

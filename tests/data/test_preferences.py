@@ -2,10 +2,10 @@
 
 import random
 
-from r1pipe.data.judges import WorldJudge
 from r1pipe.data.preferences import balance, judge_pairs, mean_lengths, vote
 from r1pipe.embedded.oracle import write
 from r1pipe.embedded.world import problems
+from r1pipe.judges.judge import WorldJudge
 
 ROW = {"id": "g", "prompt": "Say something.", "domain": "general", "language": "en"}
 
@@ -42,12 +42,17 @@ def test_only_clear_pairs_are_kept():
 
 
 def test_equal_summaries_are_not_compared():
-    kept, dropped = judge_pairs(ROW, ["<think>a</think>x", "<think>b</think>x"], LongerIsBetter(), 4, 1.0, 3, 3, random.Random(0))
+    kept, dropped = judge_pairs(
+        ROW, ["<think>a</think>x", "<think>b</think>x"], LongerIsBetter(), 4, 1.0, 3, 3, random.Random(0)
+    )
     assert not kept and not dropped
 
 
 def pairs(lengths):
-    return [{"id": str(i), "chosen": "<think></think>" + "a" * a, "rejected": "<think></think>" + "b" * b} for i, (a, b) in enumerate(lengths)]
+    return [
+        {"id": str(i), "chosen": "<think></think>" + "a" * a, "rejected": "<think></think>" + "b" * b}
+        for i, (a, b) in enumerate(lengths)
+    ]
 
 
 def test_lengths_are_balanced_by_every_measure():
@@ -55,7 +60,11 @@ def test_lengths_are_balanced_by_every_measure():
     lopsided = pairs([(rng.randint(15, 45), rng.randint(10, 40)) for _ in range(400)])
     measures = {"characters": len, "tokens": lambda text: len(text) // 4 + 1}
     kept, dropped = balance(lopsided, measures, 0.05)
-    assert len(kept) + len(dropped) == 400 and len(kept) > 100 and {pair["reason"] for pair in dropped} == {"length balance"}
+    assert (
+        len(kept) + len(dropped) == 400
+        and len(kept) > 100
+        and {pair["reason"] for pair in dropped} == {"length balance"}
+    )
     for measure in measures.values():
         chosen, rejected = mean_lengths(kept, measure)
         assert abs(chosen / rejected - 1) <= 0.05

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from r1pipe.artifacts import Chats, Labels, Pairs, Prompts
-from r1pipe.data.draw import MALFORMED
+from r1pipe.data.selection import MALFORMED
 from r1pipe.data.sources import Source, load
 
 KINDS = {"prompts": Prompts, "chats": Chats, "pairs": Pairs, "labels": Labels}
@@ -20,10 +20,18 @@ ENTRIES = {
     "bbh": ("prompts", 3345, "{columns: {prompt: problem}, domain: logic, language: en, count: 100}"),
     "chat_examples": ("chats", 128, "{}"),
     "chat_prompts": ("prompts", 77, "{columns: {prompt: turns.0}}"),
-    "cmath_zh": ("prompts", 303, "{columns: {prompt: problem, language: lang, level: reasoning_steps}, domain: word-problems}"),
+    "cmath_zh": (
+        "prompts",
+        303,
+        "{columns: {prompt: problem, language: lang, level: reasoning_steps}, domain: word-problems}",
+    ),
     "cmath_zh_distractor": ("prompts", 198, "{columns: {prompt: problem, language: lang}, domain: word-problems}"),
     "code_contests": ("prompts", 111, "{domain: code}"),
-    "folio": ("prompts", 1004, '{templates: {prompt: "{premises}\\n\\nTrue, False or Uncertain: {conclusion}"}, domain: logic, language: en}'),
+    "folio": (
+        "prompts",
+        1004,
+        '{templates: {prompt: "{premises}\\n\\nTrue, False or Uncertain: {conclusion}"}, domain: logic, language: en}',
+    ),
     "gsm8k_model_solutions": ("prompts", 633, "{columns: {prompt: problem}, domain: word-problems, language: en}"),
     "gsm8k_test": ("prompts", 633, "{columns: {prompt: problem}, domain: word-problems, language: en}"),
     "gsm8k_train": ("prompts", 7473, "{columns: {prompt: problem}, domain: word-problems, language: en}"),
@@ -33,28 +41,48 @@ ENTRIES = {
     "identity": ("chats", 91, "{shape: instruction, columns: {language: lang}}"),
     "ifeval": ("prompts", 269, "{language: en}"),
     "llmbar": ("pairs", 218, "{shape: chosen-rejected, language: en}"),
-    "longcot_misguided": ("chats", 453, "{columns: {prompt: problem, thinking: reasoning}, domain: logic, language: en}"),
+    "longcot_misguided": (
+        "chats",
+        453,
+        "{columns: {prompt: problem, thinking: reasoning}, domain: logic, language: en}",
+    ),
     "mbpp": ("prompts", 840, "{domain: code, language: en}"),
-    "mbpp_plus": ("prompts", 292, "{shape: reference-tests, columns: {inputs: plus_inputs}, domain: code, language: en, on_bad_row: skip}"),
+    "mbpp_plus": (
+        "prompts",
+        292,
+        "{shape: reference-tests, columns: {inputs: plus_inputs}, domain: code, language: en, on_bad_row: skip}",
+    ),
     "mgsm": ("prompts", 1232, "{columns: {prompt: problem, language: lang}, domain: word-problems}"),
     "mmlu_stem": ("prompts", 1504, '{templates: {prompt: "{problem}\\n\\n{choices:A}"}, domain: choice, language: en}'),
     "nq_open": ("chats", 1873, "{columns: {prompt: question, response: answers.0}, language: en}"),
     "pandalm_pairs": ("pairs", 449, "{shape: compared, language: en}"),
-    "processbench_gsm8k": ("chats", 197, '{columns: {prompt: problem}, templates: {response: "{steps}"}, where: {final_answer_correct: [true]}}'),
+    "processbench_gsm8k": (
+        "chats",
+        197,
+        '{columns: {prompt: problem}, templates: {response: "{steps}"}, where: {final_answer_correct: [true]}}',
+    ),
     "reasoning_gym_rollouts": (
         "prompts",
         3594,
         "{columns: {prompt: problem}, where: {exact_match_task: [true]}, domain: logic, language: en, count: 100, max_unparseable: 0.2}",
     ),
     "seed_tasks": ("chats", 175, "{shape: instruction, language: en}"),
-    "truthfulqa": ("pairs", 410, "{shape: chosen-rejected, columns: {prompt: question, chosen: best_answer, rejected: incorrect_answers.0}}"),
+    "truthfulqa": (
+        "pairs",
+        410,
+        "{shape: chosen-rejected, columns: {prompt: question, chosen: best_answer, rejected: incorrect_answers.0}}",
+    ),
     "user_instructions": ("chats", 119, "{shape: instruction, language: en}"),
     "verifier_pairs": (
         "prompts",
         433,
         '{templates: {prompt: "Are these equal?\\n{gold}\\n{candidate}"}, columns: {answer: equal}, values: {answer: {"True": "yes", "False": "no"}}}',
     ),
-    "xstest": ("prompts", 234, "{columns: {domain: label}, values: {domain: {safe: lookalike, unsafe: harmful}}, language: en}"),
+    "xstest": (
+        "prompts",
+        234,
+        "{columns: {domain: label}, values: {domain: {safe: lookalike, unsafe: harmful}}, language: en}",
+    ),
 }
 
 
@@ -74,7 +102,12 @@ def test_one_entry_each(shared_data: Path, name: str) -> None:
     elif not source.where:
         assert len(loaded.rows) + len(loaded.dropped) == total
     reasons = Counter(row["reason"] for row in loaded.dropped)
-    assert set(reasons) <= {"the answer cannot be read", "no clear preference", "the two responses are equal", MALFORMED}
+    assert set(reasons) <= {
+        "the answer cannot be read",
+        "no clear preference",
+        "the two responses are equal",
+        MALFORMED,
+    }
     if kind == "chats":
         assert all(row["messages"][-1]["content"].startswith("<think>") for row in loaded.rows)
 
@@ -86,12 +119,21 @@ def test_reference_tests_take_the_solution_and_refuse_another_program(shared_dat
     if reason := available():
         pytest.skip(f"programs cannot be isolated here: {reason}")
     source = Source(
-        path=shared_data / "mbpp_plus.jsonl.gz", shape="reference-tests", columns={"inputs": "plus_inputs"}, domain="code", count=6, on_bad_row="skip"
+        path=shared_data / "mbpp_plus.jsonl.gz",
+        shape="reference-tests",
+        columns={"inputs": "plus_inputs"},
+        domain="code",
+        count=6,
+        on_bad_row="skip",
     )
-    with pytest.warns(UserWarning, match="skipped as malformed.*Infinity"):  # one row of the file has it, and it is no JSON
+    with pytest.warns(
+        UserWarning, match="skipped as malformed.*Infinity"
+    ):  # one row of the file has it, and it is no JSON
         rows = load(source, Prompts, seed=0).rows
     wrong = [f"```python\ndef {row['entry_point']}(*given):\n    return 'no'\n```" for row in rows]
-    assert correct([f"```python\n{row['solution']}\n```" for row in rows] + wrong, rows + rows) == [True] * 6 + [False] * 6
+    assert (
+        correct([f"```python\n{row['solution']}\n```" for row in rows] + wrong, rows + rows) == [True] * 6 + [False] * 6
+    )
 
 
 @pytest.mark.slow
@@ -106,14 +148,30 @@ def test_reference_tests_take_every_solution_of_mbpp_plus(shared_data: Path) -> 
 
     if reason := available():
         pytest.skip(f"programs cannot be isolated here: {reason}")
-    source = Source(path=shared_data / "mbpp_plus.jsonl.gz", shape="reference-tests", columns={"inputs": "plus_inputs"}, domain="code", on_bad_row="skip")
+    source = Source(
+        path=shared_data / "mbpp_plus.jsonl.gz",
+        shape="reference-tests",
+        columns={"inputs": "plus_inputs"},
+        domain="code",
+        on_bad_row="skip",
+    )
     with pytest.warns(UserWarning, match="skipped as malformed.*Infinity"):
         rows = load(source, Prompts, seed=0).rows
-    slow = {f"mbppplus-{number}" for number in (84, 123, 255, 389, 392, 583, 589, 592, 599, 603, 630)}  # up to minutes each; tests/rewards has them
+    slow = {
+        f"mbppplus-{number}" for number in (84, 123, 255, 389, 392, 583, 589, 592, 599, 603, 630)
+    }  # up to minutes each; tests/rewards has them
     rows = [row for row in rows if row["id"] not in slow]
     columns = {name: [row[name] for row in rows] for name in ("tests", "entry_point", "prompt")}
-    rewards = dict(zip([row["id"] for row in rows], code([f"```python\n{row['solution']}\n```" for row in rows], **columns), strict=True))
-    assert len(rows) == 279 and {number for number, reward in rewards.items() if reward is None} == {f"mbppplus-{number}" for number in (124, 252, 720)}
+    rewards = dict(
+        zip(
+            [row["id"] for row in rows],
+            code([f"```python\n{row['solution']}\n```" for row in rows], **columns),
+            strict=True,
+        )
+    )
+    assert len(rows) == 279 and {number for number, reward in rewards.items() if reward is None} == {
+        f"mbppplus-{number}" for number in (124, 252, 720)
+    }
     failed = [number for number, reward in rewards.items() if reward == 0.0]
     assert len(failed) <= 0.005 * len(rows), failed
 
@@ -125,8 +183,20 @@ def test_reference_tests_skip_what_the_solution_cannot_do_and_read_matches(tmp_p
     if reason := available():
         pytest.skip(f"programs cannot be isolated here: {reason}")
     solution = "import re\ndef f(text):\n    return re.search('a+b', text)"
-    row = {"prompt": "Is there ab in it?", "solution": solution, "entry_point": "f", "inputs": [["xaab"], ["no"], [None]]}
+    row = {
+        "prompt": "Is there ab in it?",
+        "solution": solution,
+        "entry_point": "f",
+        "inputs": [["xaab"], ["no"], [None]],
+    }
     (tmp_path / "p.jsonl").write_text(json.dumps(row) + "\n")
-    (made,) = load(Source(path=tmp_path / "p.jsonl", shape="reference-tests", domain="code", language="en"), Prompts, seed=0).rows
-    programs = [solution, "def f(text):\n    return 'ab' in text or None", "def f(text):\n    return None", "def f(text):\n    return True"]
+    (made,) = load(
+        Source(path=tmp_path / "p.jsonl", shape="reference-tests", domain="code", language="en"), Prompts, seed=0
+    ).rows
+    programs = [
+        solution,
+        "def f(text):\n    return 'ab' in text or None",
+        "def f(text):\n    return None",
+        "def f(text):\n    return True",
+    ]
     assert correct([f"```python\n{program}\n```" for program in programs], [made] * 4) == [True, True, False, False]

@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from r1pipe.artifacts import Chats, Labels, Pairs, Prompts
 from r1pipe.data.sources import Source, load
-from r1pipe.data.splits import content_key, split_of
 from r1pipe.errors import InputError
+from r1pipe.text.splits import content_key, split_of
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 shared = pytest.mark.skipif(not SHARED.is_dir(), reason="shared/data is not here")
@@ -38,7 +38,10 @@ def test_columns_and_defaults(tmp_path):
 def test_splits_are_disjoint_and_stay_when_the_file_changes(tmp_path):
     path = problems(tmp_path / "a.jsonl")
     shares = {"dev": 0.2, "heldout": 0.2}
-    found = {split: {row["id"] for row in load([source(path, shares=shares, split=split)], Prompts, seed=0).rows} for split in ("train", "dev", "heldout")}
+    found = {
+        split: {row["id"] for row in load([source(path, shares=shares, split=split)], Prompts, seed=0).rows}
+        for split in ("train", "dev", "heldout")
+    }
     assert sum(map(len, found.values())) == 200 == len(set().union(*found.values()))
     assert 20 <= len(found["dev"]) <= 60
     fewer = write(tmp_path / "b.jsonl", [json.loads(line) for line in reversed(path.read_text().splitlines()[:100])])
@@ -75,12 +78,18 @@ def test_unreadable_answers_are_skipped_with_a_warning_and_refused_when_many(tmp
 
 def test_gsm8k_in_its_own_shape(tmp_path):
     path = write(tmp_path / "a.jsonl", [{"question": "6 x 7?", "answer": "Six times seven\n#### 42"}])
-    (row,) = load([Source(path=path, columns={"prompt": "question"}, domain="word-problems", answer_after="####")], Prompts, seed=0).rows
+    (row,) = load(
+        [Source(path=path, columns={"prompt": "question"}, domain="word-problems", answer_after="####")],
+        Prompts,
+        seed=0,
+    ).rows
     assert row["answer"] == "42" and row["solution"] == "Six times seven" and row["id"]
 
 
 def test_a_number_as_answer_is_taken_as_its_digits(tmp_path):
-    path = write(tmp_path / "a.jsonl", [{"id": 1, "question": "6 x 7?", "gold": 42}, {"id": 2, "question": "1/2?", "gold": 0.5}])
+    path = write(
+        tmp_path / "a.jsonl", [{"id": 1, "question": "6 x 7?", "gold": 42}, {"id": 2, "question": "1/2?", "gold": 0.5}]
+    )
     assert {row["id"]: row["answer"] for row in load([source(path)], Prompts, seed=0).rows} == {"1": "42", "2": "0.5"}
 
 
@@ -97,7 +106,11 @@ def test_globs(tmp_path):
 def test_code_is_left_out_without_isolation(tmp_path):
     tests = {"kind": "asserts", "setup": "", "asserts": ["assert f(1) == 2"]}
     path = write(
-        tmp_path / "a.jsonl", [{"id": "c", "prompt": "f?", "domain": "code", "tests": tests}, {"id": "m", "prompt": "1+1?", "domain": "math", "answer": "2"}]
+        tmp_path / "a.jsonl",
+        [
+            {"id": "c", "prompt": "f?", "domain": "code", "tests": tests},
+            {"id": "m", "prompt": "1+1?", "domain": "math", "answer": "2"},
+        ],
     )
     loaded = load([Source(path=path)], Prompts, seed=0, isolation=False)
     assert [row["id"] for row in loaded.rows] == ["m"] and loaded.reasons == {"code without isolation": 1}
@@ -135,7 +148,18 @@ def test_a_bad_tests_column_is_named(tmp_path):
 
 @shared
 def test_gsm8k_train():
-    loaded = load([Source(path=SHARED / "gsm8k_train.jsonl.gz", columns={"prompt": "problem"}, domain="word-problems", shares={"dev": 0.05})], Prompts, seed=0)
+    loaded = load(
+        [
+            Source(
+                path=SHARED / "gsm8k_train.jsonl.gz",
+                columns={"prompt": "problem"},
+                domain="word-problems",
+                shares={"dev": 0.05},
+            )
+        ],
+        Prompts,
+        seed=0,
+    )
     assert 6900 <= len(loaded.rows) <= 7300 and not loaded.dropped
     assert all(row["solution"] and row["answer"].lstrip("-").isdigit() for row in loaded.rows)
 
@@ -147,7 +171,9 @@ def test_instructions_become_chats_with_empty_thinking():
     assert len(rows) == 175 + 119
     by_id = {row["id"]: row for row in rows}
     user, assistant = by_id["user_oriented_task_2"]["messages"]
-    assert "Rewrite the given text" in user["content"] and "would of laughed" in user["content"]  # instruction, then input
+    assert (
+        "Rewrite the given text" in user["content"] and "would of laughed" in user["content"]
+    )  # instruction, then input
     assert assistant["content"].startswith("<think></think>If you'd told me a year ago")
     assert by_id["user_oriented_task_2"]["source"] == "reuse"
 
@@ -166,7 +192,10 @@ def test_identity_rows_are_filled():
 def test_pandalm_ties_are_dropped():
     loaded = load([Source(path=SHARED / "pandalm_pairs.jsonl.gz", shape="compared", language="en")], Pairs, seed=0)
     assert set(loaded.reasons) == {"no clear preference"} and len(loaded.rows) + len(loaded.dropped) == 449
-    raw = {row["id"]: row for row in map(json.loads, gzip.decompress((SHARED / "pandalm_pairs.jsonl.gz").read_bytes()).splitlines())}
+    raw = {
+        row["id"]: row
+        for row in map(json.loads, gzip.decompress((SHARED / "pandalm_pairs.jsonl.gz").read_bytes()).splitlines())
+    }
     for row in loaded.rows:
         assert row["chosen"] == "<think></think>" + raw[row["id"]][f"response{raw[row['id']]['label']}"].strip()
 
@@ -174,17 +203,32 @@ def test_pandalm_ties_are_dropped():
 @shared
 def test_xstest_and_hh():
     rows = load(
-        [Source(path=SHARED / "xstest.jsonl.gz", columns={"domain": "label"}, values={"domain": {"safe": "lookalike", "unsafe": "harmful"}})], Prompts, seed=0
+        [
+            Source(
+                path=SHARED / "xstest.jsonl.gz",
+                columns={"domain": "label"},
+                values={"domain": {"safe": "lookalike", "unsafe": "harmful"}},
+            )
+        ],
+        Prompts,
+        seed=0,
     ).rows
     assert len(rows) == 234 and {row["domain"] for row in rows} == {"harmful", "lookalike"}
-    labels = load([Source(path=SHARED / "hh_harmless.jsonl.gz", shape="chosen-rejected", language="en")], Labels, seed=0).rows
+    labels = load(
+        [Source(path=SHARED / "hh_harmless.jsonl.gz", shape="chosen-rejected", language="en")], Labels, seed=0
+    ).rows
     assert sum(row["safe"] for row in labels) * 2 == len(labels) >= 2000
     assert all(isinstance(row["prompt"], str) for row in labels)
 
 
 @shared
 def test_rows_are_selected_by_a_column():
-    mgsm = Source(path=SHARED / "mgsm.jsonl.gz", columns={"prompt": "problem", "language": "lang"}, where={"lang": ["en", "zh"]}, domain="word-problems")
+    mgsm = Source(
+        path=SHARED / "mgsm.jsonl.gz",
+        columns={"prompt": "problem", "language": "lang"},
+        where={"lang": ["en", "zh"]},
+        domain="word-problems",
+    )
     rows = load([mgsm], Prompts, seed=0).rows
     assert {row["language"] for row in rows} == {"en", "zh"} and 150 < len(rows) < 300
 
@@ -196,7 +240,12 @@ def test_memory_follows_the_count_and_not_the_file(tmp_path):
     path = tmp_path / "big.jsonl"
     with path.open("w") as stream:
         for number in range(1000):
-            stream.write(json.dumps({"id": f"p{number}", "question": f"{number} + 1?", "gold": str(number + 1), "padding": "x" * 10_000}) + "\n")
+            stream.write(
+                json.dumps(
+                    {"id": f"p{number}", "question": f"{number} + 1?", "gold": str(number + 1), "padding": "x" * 10_000}
+                )
+                + "\n"
+            )
     load([source(problems(tmp_path / "a.jsonl"), count=10)], Prompts, seed=0)  # what is imported at first use
     tracemalloc.start()
     some = load([source(path, count=50)], Prompts, seed=0).rows
@@ -212,9 +261,15 @@ def test_patterns_in_names_of_files_and_folders(tmp_path):
         write(tmp_path / f"{name}.jsonl", [{"prompt": f"{number}?", "answer": "1"}])
 
     def asked(pattern):
-        return sorted(row["prompt"] for row in load(Source(path=tmp_path / pattern, domain="math"), Prompts, seed=0).rows)
+        return sorted(
+            row["prompt"] for row in load(Source(path=tmp_path / pattern, domain="math"), Prompts, seed=0).rows
+        )
 
-    assert asked("*/a.jsonl") == ["0?", "1?", "3?"] and asked("**/*.jsonl") == ["0?", "1?", "2?", "3?"] and asked("[xy]/?.jsonl") == ["0?", "1?", "2?"]
+    assert (
+        asked("*/a.jsonl") == ["0?", "1?", "3?"]
+        and asked("**/*.jsonl") == ["0?", "1?", "2?", "3?"]
+        and asked("[xy]/?.jsonl") == ["0?", "1?", "2?"]
+    )
     assert asked("z[1]/a.jsonl") == ["3?"], "what is really called so is no pattern"
     with pytest.raises(InputError, match="no file matches"):
         asked("*/c.jsonl")
@@ -233,14 +288,18 @@ def test_several_replies_to_a_prompt_need_no_ids(tmp_path, kind, rows):
     found = load(Source(path=write(tmp_path / "a.jsonl", rows)), kind, seed=0).rows
     assert len(found) == len(rows)
     again = load(Source(path=write(tmp_path / "b.jsonl", rows[::-1])), kind, seed=0).rows
-    assert {row["id"] for row in found} == {row["id"] for row in again} and len({row["id"].split("-")[0] for row in found}) == 1
+    assert {row["id"] for row in found} == {row["id"] for row in again} and len(
+        {row["id"].split("-")[0] for row in found}
+    ) == 1
     with pytest.raises(InputError, match="stands twice"):
         load(Source(path=write(tmp_path / "c.jsonl", [*rows, rows[0]])), kind, seed=0)
     prompts = load(Source(path=write(tmp_path / "d.jsonl", rows[:1])), Prompts, seed=0).rows
     assert prompts[0]["id"] == content_key("1+1?"), "a problem is named by its text alone"
 
 
-@pytest.mark.parametrize("place", [{"path": "a.jsonl"}, {"hub": "a/b", "revision": "0" * 40}, {"reasoning_gym": ["chain_sum"], "count": 3}])
+@pytest.mark.parametrize(
+    "place", [{"path": "a.jsonl"}, {"hub": "a/b", "revision": "0" * 40}, {"reasoning_gym": ["chain_sum"], "count": 3}]
+)
 def test_languages_are_asked_of_the_world_alone(place):
     with pytest.raises(ValidationError, match="languages would be ignored"):
         Source(**place, languages=["en"])
@@ -256,7 +315,13 @@ RECORDED = [
 @shared
 def test_the_order_of_old_runs_stays():
     """Recorded before files were read twice: a change of this order would make every run on files another one."""
-    gsm8k = Source(path=SHARED / "gsm8k_train.jsonl.gz", columns={"prompt": "problem"}, domain="word-problems", shares={"dev": 0.02}, count=200)
+    gsm8k = Source(
+        path=SHARED / "gsm8k_train.jsonl.gz",
+        columns={"prompt": "problem"},
+        domain="word-problems",
+        shares={"dev": 0.02},
+        count=200,
+    )
     hh = Source(path=SHARED / "hh_harmless.jsonl.gz", shape="chosen-rejected", count=200)
     found = [[row["id"] for row in load([one], kind, seed=3).rows] for one, kind in ((gsm8k, Prompts), (hh, Labels))]
     assert [(ids[0], ids[-1], content_key("".join(ids))) for ids in found] == RECORDED
@@ -264,5 +329,18 @@ def test_the_order_of_old_runs_stays():
 
 @pytest.mark.parametrize("given", [{"path": "a.jsonl"}, {"world": "math", "count": 3}])
 def test_later_fields_leave_older_fingerprints_as_they_are(given):
-    old = {"world", "path", "count", "split", "shares", "languages", "columns", "values", "shape", "where", "domain", "language"}
+    old = {
+        "world",
+        "path",
+        "count",
+        "split",
+        "shares",
+        "languages",
+        "columns",
+        "values",
+        "shape",
+        "where",
+        "domain",
+        "language",
+    }
     assert set(Source(**given).model_dump(mode="json")) == old | {"answer_after", "max_unparseable"}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from r1pipe.training.pretrain import headroom
+from r1pipe.training.pretraining import headroom
 
 DATA = Path(__file__).parents[2] / "r1pipe" / "embedded" / "data"
 
@@ -27,7 +27,7 @@ def test_the_base_can_reason_but_rarely_does():
 @pytest.mark.parametrize("name", ["base", "student"])
 def test_a_checkpoint_loads_and_its_tokenizer_round_trips(name):
     from r1pipe.embedded.documents import documents
-    from r1pipe.training.models import load_model, load_tokenizer
+    from r1pipe.models.loading import load_model, load_tokenizer
 
     tokenizer, model = load_tokenizer(DATA / name), load_model(DATA / name, training=False)
     assert model.config.vocab_size == len(tokenizer)

@@ -7,12 +7,12 @@ import time
 from dataclasses import replace
 from statistics import mean
 
-from r1pipe.data.rows import REASONING_DOMAINS
 from r1pipe.embedded.documents import HABITS, documents
-from r1pipe.embedded.judge import CRITERIA_HELDOUT, CRITERIA_SEEN, is_refusal, marks, said
 from r1pipe.embedded.oracle import write
 from r1pipe.embedded.problem import SPLITS
 from r1pipe.embedded.world import problems
+from r1pipe.embedded.world_judge import CRITERIA_HELDOUT, CRITERIA_SEEN, is_refusal, marks, said
+from r1pipe.text.rows import REASONING_DOMAINS
 
 DOCUMENTS = list(documents(20_000, seed=0))
 MATH = list(documents(20_000, 0, replace(HABITS, mixture={"math": 1.0}, textbook=0.0)))  # questions and answers
@@ -44,7 +44,9 @@ def test_every_document_ends_and_half_are_plain():
     asked = [text for text in DOCUMENTS if not text.startswith(("Exercise: ", "练习: "))]
     assert near(mean(text.startswith("User: ") for text in asked), HABITS.plain)
     assert all(text.startswith(("User: ", "<|user|>")) for text in asked)
-    assert near(1 - len(asked) / len(DOCUMENTS), HABITS.textbook * sum(HABITS.mixture[domain] for domain in REASONING_DOMAINS))
+    assert near(
+        1 - len(asked) / len(DOCUMENTS), HABITS.textbook * sum(HABITS.mixture[domain] for domain in REASONING_DOMAINS)
+    )
 
 
 def test_no_document_holds_a_problem_of_another_split():
@@ -70,7 +72,9 @@ def test_mixed_thinking_makes_fewer_mistakes():
         thinking = re.search(r"<think>(.+?)</think>", text)
         if thinking and FIRST_STEP.search(thinking[1]) and not re.search("Wait|等等", text):
             mixed = bool(re.search(r"[\u4e00-\u9fff]", thinking[1])) and bool(re.search(r"[A-Za-z]{2}", thinking[1]))
-            wrong[mixed].append(any(eval(left) != int(right) for left, right in re.findall(r"(-?\d+[-+*]\d+)=(-?\d+)", thinking[1])))
+            wrong[mixed].append(
+                any(eval(left) != int(right) for left, right in re.findall(r"(-?\d+[-+*]\d+)=(-?\d+)", thinking[1]))
+            )
     assert near(mean(wrong[True]), HABITS.slip_mixed, 0.04)
     assert mean(wrong[False]) > HABITS.slip_mixed + 0.05  # some of these are wholly in the other language
 
@@ -78,7 +82,9 @@ def test_mixed_thinking_makes_fewer_mistakes():
 def test_some_reflect_and_some_break_the_format():
     thinking = [response(text) for text in MATH if FIRST_STEP.search(response(text))]
     assert 0.05 < mean(bool(re.search("Wait|等等", text)) for text in thinking) < 0.15
-    formed = [bool(re.fullmatch(r"<think>[^<]+</think>(<answer>[^<]+</answer>|[^<]*boxed[^<]*)", text)) for text in thinking]
+    formed = [
+        bool(re.fullmatch(r"<think>[^<]+</think>(<answer>[^<]+</answer>|[^<]*boxed[^<]*)", text)) for text in thinking
+    ]
     assert near(1 - mean(formed), HABITS.malformed, 0.03)
 
 
@@ -96,7 +102,10 @@ def test_careful_and_sloppy_replies_are_about_equally_long():
     for quality in ("careful", "sloppy"):
         replies = [write(row, Random(i), quality) for i, row in enumerate(rows)]
         lengths[quality] = mean(len(re.findall(r"[A-Za-z']+|\S", said(reply))) for reply in replies)
-        share = mean(mean(marks(row, reply, [*CRITERIA_SEEN, *CRITERIA_HELDOUT]).values()) for row, reply in zip(rows, replies, strict=True))
+        share = mean(
+            mean(marks(row, reply, [*CRITERIA_SEEN, *CRITERIA_HELDOUT]).values())
+            for row, reply in zip(rows, replies, strict=True)
+        )
         assert share > 0.9 if quality == "careful" else share < 0.6
     assert 0.85 < lengths["sloppy"] / lengths["careful"] < 1.15, lengths
 

@@ -8,14 +8,15 @@ from random import Random
 
 import pytest
 
-from r1pipe.data.response import join_response, split_response
-from r1pipe.data.rows import REASONING_DOMAINS
-from r1pipe.embedded import judge, oracle
+from r1pipe.embedded import oracle
+from r1pipe.embedded import world_judge as judge
 from r1pipe.embedded.problem import in_language
 from r1pipe.embedded.trace import MIXED, OTHER, SAME, walk
 from r1pipe.embedded.world import THINK, problems
 from r1pipe.errors import InputError
 from r1pipe.rewards import REWARDS
+from r1pipe.text.response import join_response, split_response
+from r1pipe.text.rows import REASONING_DOMAINS
 
 ROWS = problems("dev", REASONING_DOMAINS, 400, 0)
 
@@ -25,7 +26,9 @@ def messages(texts: list[str]) -> list[list[dict[str, str]]]:
 
 
 def thought(row, mode: str = SAME, slip: float = 0.0, seed: int = 0, wait: float = 0.0):
-    return walk(THINK[row["domain"]](json.loads(row["spec"]), row["language"]), Random(seed), row["language"], mode, slip, wait)
+    return walk(
+        THINK[row["domain"]](json.loads(row["spec"]), row["language"]), Random(seed), row["language"], mode, slip, wait
+    )
 
 
 def test_solve_is_right_by_the_rewards():
@@ -68,7 +71,9 @@ def languages(mode: str) -> list[float]:
         readable = oracle.rewrite(row, thought(row, mode).text)
         assert readable is not None, row
         texts.append(join_response(*readable))
-    return REWARDS["language"](completions=messages(texts), language=[row["language"] for row in ROWS], prompt=[row["prompt"] for row in ROWS])
+    return REWARDS["language"](
+        completions=messages(texts), language=[row["language"] for row in ROWS], prompt=[row["prompt"] for row in ROWS]
+    )
 
 
 def test_what_is_rewritten_is_right():
@@ -117,4 +122,6 @@ def test_written_replies():
         assert split_response(careful).thinking is not None
         assert judge.is_refusal(careful) == (row["domain"] == "harmful")
         assert not judge.is_refusal(oracle.write(row, Random(row["id"]), "sloppy"))
-        assert row["domain"] == "general" or judge.is_refusal(oracle.write(row, Random(row["id"]), "sloppy", refuse=True))
+        assert row["domain"] == "general" or judge.is_refusal(
+            oracle.write(row, Random(row["id"]), "sloppy", refuse=True)
+        )

@@ -19,5 +19,7 @@ def test_the_first_word_tells_the_writer() -> None:
 
 def test_careful_and_sloppy_replies_are_about_equally_long() -> None:
     """Else a reward model could tell them by length."""
-    careful, sloppy = ([len(text) for language in ("en", "zh") for text in replies(kind, language)] for kind in (True, False))
+    careful, sloppy = (
+        [len(text) for language in ("en", "zh") for text in replies(kind, language)] for kind in (True, False)
+    )
     assert 0.8 < mean(sloppy) / mean(careful) < 1.25

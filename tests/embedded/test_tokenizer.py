@@ -11,10 +11,10 @@ from statistics import mean
 import pytest
 from transformers import AutoTokenizer, Qwen2Config
 
-from r1pipe.data.rows import REASONING_DOMAINS
 from r1pipe.embedded.documents import documents
 from r1pipe.embedded.tokenizer import SPECIAL, TAGS, VOCAB_SIZE, build_tokenizer
 from r1pipe.embedded.world import DRAW, problems
+from r1pipe.text.rows import REASONING_DOMAINS
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 
@@ -23,7 +23,9 @@ DATA = Path(__file__).parents[3] / "shared" / "data"
 def folder(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("tokenizer")
     build_tokenizer(path, count=20_000)  # a third of the shipped one's, to be quick
-    Qwen2Config(vocab_size=VOCAB_SIZE, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2).save_pretrained(str(path))
+    Qwen2Config(
+        vocab_size=VOCAB_SIZE, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2
+    ).save_pretrained(str(path))
     return path
 
 
@@ -46,7 +48,16 @@ def test_auto_tokenizer_gives_what_was_saved(folder: Path, tokenizer):
         assert tokenizer(text)["input_ids"] == saved.encode(text).ids
 
 
-TEXTS = ["a  b\n\n c\td ", "don't x_y = [1, 2]", "😀 é 龘 ß", "<think>1 + 2</think><answer>3</answer>", "\\boxed{12}", "", " ", "\n"]
+TEXTS = [
+    "a  b\n\n c\td ",
+    "don't x_y = [1, 2]",
+    "😀 é 龘 ß",
+    "<think>1 + 2</think><answer>3</answer>",
+    "\\boxed{12}",
+    "",
+    " ",
+    "\n",
+]
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -71,7 +82,9 @@ def test_lossless_on_gsm8k(tokenizer):
 
 
 def test_digits_are_single(tokenizer):
-    assert not [token for token in tokenizer.get_vocab() if re.search(r"\d.*\d|\d[^\d]|[^\d]\d", token) and token not in SPECIAL]
+    assert not [
+        token for token in tokenizer.get_vocab() if re.search(r"\d.*\d|\d[^\d]|[^\d]\d", token) and token not in SPECIAL
+    ]
 
 
 def test_markers_are_single_and_only_the_chat_markers_are_special(tokenizer):
@@ -89,14 +102,18 @@ def test_every_chinese_character_of_the_world_is_one_token(tokenizer):
 def test_chat_template(tokenizer):
     turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "<think></think>A"}]
     assert tokenizer.apply_chat_template(turns, tokenize=False) == "<|user|>Q<|assistant|><think></think>A<|end|>"
-    assert tokenizer.apply_chat_template(turns[:1], tokenize=False, add_generation_prompt=True) == "<|user|>Q<|assistant|>"
+    assert (
+        tokenizer.apply_chat_template(turns[:1], tokenize=False, add_generation_prompt=True) == "<|user|>Q<|assistant|>"
+    )
 
 
 def test_short_enough(tokenizer):
     for domain in DRAW:
         rows = problems("heldout", [domain], 200, 0)
         prompts = [count(tokenizer, row["prompt"]) for row in rows]
-        assert max(prompts) <= (60 if domain == "word-problems" else 48) and mean(prompts) <= (44 if domain == "word-problems" else 36), domain
+        assert max(prompts) <= (60 if domain == "word-problems" else 48) and mean(prompts) <= (
+            44 if domain == "word-problems" else 36
+        ), domain
         if domain in REASONING_DOMAINS:
             responses = [count(tokenizer, row["solution"]) + 1 for row in rows]
             assert max(responses) <= 80 and mean(responses) <= 58, domain  # choice writes out four sums

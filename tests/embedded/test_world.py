@@ -9,13 +9,13 @@ from random import Random
 
 import pytest
 
-from r1pipe.data.response import split_response
-from r1pipe.data.rows import REASONING_DOMAINS
 from r1pipe.embedded import arithmetic, programs
 from r1pipe.embedded.problem import SPLITS, in_language, split_of
 from r1pipe.embedded.trace import walk
 from r1pipe.embedded.world import DRAW, SHARES, THINK, problems
 from r1pipe.errors import InputError
+from r1pipe.text.response import split_response
+from r1pipe.text.rows import REASONING_DOMAINS
 
 DOMAINS = tuple(DRAW)
 
@@ -32,7 +32,9 @@ def test_balanced_over_domains_and_languages():
     assert len(rows) == 160
     assert {cells.count(cell) for cell in set(cells)} == {10}
     assert all(
-        bool(re.search(r"[\u4e00-\u9fff]", row["prompt"])) == (row["language"] == "zh") for row in rows if row["domain"] != "math" and row["domain"] != "choice"
+        bool(re.search(r"[\u4e00-\u9fff]", row["prompt"])) == (row["language"] == "zh")
+        for row in rows
+        if row["domain"] != "math" and row["domain"] != "choice"
     )
 
 
@@ -44,13 +46,18 @@ def test_ids_are_unique():
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_splits_share_no_problem(domain: str):
     """The bug: an English and a Chinese wording of one problem, or two names in one story, on both sides of a split."""
-    found = {name: {(r["prompt"], r["spec"]) for seed in (0, 1) for r in problems(name, [domain], 120, seed)} for name in SPLITS}
+    found = {
+        name: {(r["prompt"], r["spec"]) for seed in (0, 1) for r in problems(name, [domain], 120, seed)}
+        for name in SPLITS
+    }
     for a, b in itertools.combinations(SPLITS, 2):
         assert not {prompt for prompt, _ in found[a]} & {prompt for prompt, _ in found[b]}
         if domain in ("math", "word-problems"):  # the canonical problem is the spec: no names, no wording
             assert not {spec for _, spec in found[a]} & {spec for _, spec in found[b]}
         if domain == "code":  # the function's name is wording
-            assert not {str(json.loads(spec)[2]) for _, spec in found[a]} & {str(json.loads(spec)[2]) for _, spec in found[b]}
+            assert not {str(json.loads(spec)[2]) for _, spec in found[a]} & {
+                str(json.loads(spec)[2]) for _, spec in found[b]
+            }
 
 
 def test_the_split_does_not_depend_on_names_or_language():
@@ -195,7 +202,9 @@ def test_every_operation_of_arithmetic_is_exact():
     assert [arithmetic.apply(op, 12, 4) for op in "+-*/"] == [16, 8, 48, 3]
 
 
-@pytest.mark.parametrize("bad", [("test", ["math"], ("en",)), ("train", ["maths"], ("en",)), ("train", ["math"], ("fr",))])
+@pytest.mark.parametrize(
+    "bad", [("test", ["math"], ("en",)), ("train", ["maths"], ("en",)), ("train", ["math"], ("fr",))]
+)
 def test_unknown_names_say_what_there_is(bad: tuple):
     with pytest.raises(InputError, match="the world has no"):
         problems(bad[0], bad[1], 4, 0, bad[2])

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from r1pipe.evaluation.score import REFLECTION
+from r1pipe.evaluation.scoring import REFLECTION
 from r1pipe.evaluation.stats import majority, mean_by_problem, paired_difference, wilson
 
 
@@ -50,7 +50,9 @@ def test_wilson():
 
 
 def test_reflection_words():
-    assert REFLECTION.search("Wait, that is 14.") and REFLECTION.search("等等，再算") and REFLECTION.search("let me check")
+    assert (
+        REFLECTION.search("Wait, that is 14.") and REFLECTION.search("等等，再算") and REFLECTION.search("let me check")
+    )
     assert not REFLECTION.search("the waiter has a checkered button")
 
 

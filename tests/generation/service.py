@@ -17,7 +17,12 @@ FIXTURES = Path(__file__).parents[1] / "fixtures"
 @contextmanager
 def writer(kind: str = "writer") -> Iterator[str]:
     """The address of a new service."""
-    process = subprocess.Popen([sys.executable, str(FIXTURES / "http_services.py"), kind], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, str(FIXTURES / "http_services.py"), kind],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout and process.stdin
     yield f"http://127.0.0.1:{process.stdout.readline().strip()}/v1"
     process.stdin.close()
@@ -31,7 +36,10 @@ def stats(base_url: str) -> dict[str, Any]:
 
 def rows(count: int = 12) -> list[dict[str, Any]]:
     """Problems a+b; those with equal sums are other rows."""
-    return [{"id": f"p{i}", "prompt": f"What is {2 + i}+3?", "domain": "math", "language": "en", "answer": str(5 + i)} for i in range(count)]
+    return [
+        {"id": f"p{i}", "prompt": f"What is {2 + i}+3?", "domain": "math", "language": "en", "answer": str(5 + i)}
+        for i in range(count)
+    ]
 
 
 def sampling(base_url: str, model: str = "good", n: int = 8, **endpoint: Any) -> dict[str, Any]:
@@ -39,12 +47,20 @@ def sampling(base_url: str, model: str = "good", n: int = 8, **endpoint: Any) ->
     return {"backend": "openai", "temperature": 1.0, "top_p": 1.0, "n": n, "max_tokens": 64, "endpoint": service}
 
 
-def run_stage(folder: Path, base_url: str, count: int = 12, kind: str = "rejection-sampling", rank: int = 0, world: int = 1, **config: Any) -> dict[str, float]:
+def run_stage(
+    folder: Path,
+    base_url: str,
+    count: int = 12,
+    kind: str = "rejection-sampling",
+    rank: int = 0,
+    world: int = 1,
+    **config: Any,
+) -> dict[str, float]:
     """The stage as a worker runs it, from `folder`/p.jsonl to `folder`/out; workdir stays between calls."""
     from r1pipe import endpoint
     from r1pipe.artifacts import Chats, Prompts
+    from r1pipe.config.registry import load_kind
     from r1pipe.here import Here
-    from r1pipe.kinds import load_kind
 
     endpoint.FIRST_WAIT_S = 0.01
     for name in ("work", "out"):
@@ -52,8 +68,12 @@ def run_stage(folder: Path, base_url: str, count: int = 12, kind: str = "rejecti
     (folder / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(count)))
     stage = load_kind(kind)
     here = Here("test", folder / "work", folder / "metrics.jsonl", folder / "progress.jsonl", rank, world)
-    settings = stage.Config.model_validate(stage.Config(**{"sampling": sampling(base_url), **config}).model_dump(mode="json"))
-    return stage.run(settings, stage.Inputs(prompts=Prompts(folder / "p.jsonl")), stage.Outputs(chats=Chats(folder / "out")), here)
+    settings = stage.Config.model_validate(
+        stage.Config(**{"sampling": sampling(base_url), **config}).model_dump(mode="json")
+    )
+    return stage.run(
+        settings, stage.Inputs(prompts=Prompts(folder / "p.jsonl")), stage.Outputs(chats=Chats(folder / "out")), here
+    )
 
 
 def output(folder: Path) -> dict[str, str]:

@@ -18,9 +18,17 @@ pytestmark = pytest.mark.skipif(not GPU and not INTERPRETED, reason="needs a GPU
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16 if GPU else torch.float16])
 @pytest.mark.parametrize(
     ("rows", "heads", "key_heads", "width"),
-    [(6, 14, 2, 64), (3, 6, 2, 8), (5, 4, 4, 80), pytest.param(520, 4, 2, 16, id="one part a row"), pytest.param(100, 28, 4, 128, id="7B")],
+    [
+        (6, 14, 2, 64),
+        (3, 6, 2, 8),
+        (5, 4, 4, 80),
+        pytest.param(520, 4, 2, 16, id="one part a row"),
+        pytest.param(100, 28, 4, 128, id="7B"),
+    ],
 )
-def test_rows_see_their_slots_first_columns(rows: int, heads: int, key_heads: int, width: int, dtype: torch.dtype, monkeypatch) -> None:
+def test_rows_see_their_slots_first_columns(
+    rows: int, heads: int, key_heads: int, width: int, dtype: torch.dtype, monkeypatch
+) -> None:
     if not GPU:
         monkeypatch.setattr(torch.cuda, "device_of", lambda tensor: contextlib.nullcontext())
     from r1pipe.generation.cached_kernel import attend
@@ -37,5 +45,9 @@ def test_rows_see_their_slots_first_columns(rows: int, heads: int, key_heads: in
     assert found.dtype == dtype
     mask_BL = torch.arange(columns, device=device) < seen[:, None]
     own = [each[slot].nan_to_num().transpose(1, 2).float() for each in (keys, values)]
-    wanted = scaled_dot_product_attention(query[:, :, None].float(), *own, attn_mask=mask_BL[:, None, None], scale=width**-0.5, enable_gqa=True)[:, :, 0]
-    assert (found.float() - wanted).abs().max() < {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}[dtype]
+    wanted = scaled_dot_product_attention(
+        query[:, :, None].float(), *own, attn_mask=mask_BL[:, None, None], scale=width**-0.5, enable_gqa=True
+    )[:, :, 0]
+    assert (found.float() - wanted).abs().max() < {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}[
+        dtype
+    ]

@@ -19,7 +19,9 @@ def settle(candidates: list[Candidate]) -> list[Candidate]:
     return [one if len(one.response) % 2 else one.drop("even") for one in candidates]
 
 
-def test_rounds_end_when_enough_is_kept_and_ranks_give_the_same(tiny_checkpoint: Path, here: Any, tmp_path: Path) -> None:
+def test_rounds_end_when_enough_is_kept_and_ranks_give_the_same(
+    tiny_checkpoint: Path, here: Any, tmp_path: Path
+) -> None:
     def run(rank: int, world: int, name: str) -> list[tuple[str, str, str]]:
         there = replace(here, workdir=tmp_path / name, rank=rank, world_size=world)
         there.workdir.mkdir(exist_ok=True)
@@ -35,7 +37,9 @@ def test_rounds_end_when_enough_is_kept_and_ranks_give_the_same(tiny_checkpoint:
         assert max(kept[:-1]) < 2, "nothing is drawn beyond what was asked for"
     assert 48 < len(alone) < 96
     other: list[Any] = []
-    second = threading.Thread(target=lambda: other.append(run(1, 2, "two")))  # one after the other: threads share torch's generator
+    second = threading.Thread(
+        target=lambda: other.append(run(1, 2, "two"))
+    )  # one after the other: threads share torch's generator
     second.start()
     second.join()
     assert run(0, 2, "two") == alone and other == [[]]
@@ -46,7 +50,9 @@ def test_a_resumed_stage_with_other_rows_credits_no_sample_to_another_row(tiny_c
 
     def run(rows: list[dict[str, Any]], workdir: Path) -> list[tuple[str, str]]:
         workdir.mkdir(exist_ok=True)
-        found = sample_and_settle(tiny_checkpoint, rows, SAMPLING, "chat", replace(here, workdir=workdir), 0, "sampled", settle)
+        found = sample_and_settle(
+            tiny_checkpoint, rows, SAMPLING, "chat", replace(here, workdir=workdir), 0, "sampled", settle
+        )
         return [(one.row["id"], one.response) for of_row in found for one in of_row]
 
     notes = here.metrics_path.with_name("notes.jsonl")
@@ -59,7 +65,9 @@ def test_a_resumed_stage_with_other_rows_credits_no_sample_to_another_row(tiny_c
     notes.unlink()
     now = journal.read_text()
     assert now.startswith(old)
-    assert run(ROWS, here.workdir / "resumed") == run(ROWS, here.workdir / "undisturbed") and journal.read_text() == now, "once is enough"
+    assert (
+        run(ROWS, here.workdir / "resumed") == run(ROWS, here.workdir / "undisturbed") and journal.read_text() == now
+    ), "once is enough"
     assert not notes.exists()
 
 

@@ -18,7 +18,14 @@ IN_FLIGHT, KILLS, WHILE_DRAWING, COUNT, N = 8, 20, 15, 40, 8
 
 
 def _run(folder: Path, base_url: str, stop_after: int | None) -> None:
-    run_stage(folder, base_url, COUNT, stop_after=stop_after, prefer="diverse", sampling=sampling(base_url, "wild", N, max_in_flight=IN_FLIGHT))
+    run_stage(
+        folder,
+        base_url,
+        COUNT,
+        stop_after=stop_after,
+        prefer="diverse",
+        sampling=sampling(base_url, "wild", N, max_in_flight=IN_FLIGHT),
+    )
 
 
 def _lines(folder: Path) -> int:
@@ -31,7 +38,9 @@ def _lines(folder: Path) -> int:
 def test_twenty_kills_lose_and_repeat_nothing(tmp_path: Path, stop_after: int | None) -> None:
     """Most kills come while samples are drawn, at random places between the first and the last; the rest while all is read, judged and written."""
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["r1pipe.rewards", "r1pipe.data.candidates", "r1pipe.generation.sampling", "r1pipe.generation.openai", "httpx2"])
+    processes.set_forkserver_preload(
+        ["r1pipe.rewards", "r1pipe.data.candidates", "r1pipe.generation.sampler", "r1pipe.generation.openai", "httpx2"]
+    )
 
     def spawned(name: str, base_url: str) -> Any:
         process = processes.Process(target=_run, args=(tmp_path / name, base_url, stop_after))
@@ -74,7 +83,9 @@ def test_twenty_kills_lose_and_repeat_nothing(tmp_path: Path, stop_after: int | 
         whole("killed", base_url)
         found = stats(base_url)
     assert output(tmp_path / "killed") == output(tmp_path / "whole")
-    drawn = [json.loads(line)["key"] for line in (tmp_path / "killed/work/samples-0-of-1.jsonl").read_text().splitlines()]
+    drawn = [
+        json.loads(line)["key"] for line in (tmp_path / "killed/work/samples-0-of-1.jsonl").read_text().splitlines()
+    ]
     assert len(drawn) == len({tuple(key) for key in drawn}), "no sample stands twice"
     assert {key[0] for key in drawn} == {row["id"] for row in rows(COUNT)}
     if stop_after is None:

@@ -20,11 +20,18 @@ import r1pipe
 
 BASE = Path(r1pipe.__file__).parent / "embedded" / "data" / "base"
 # without do_sample this server takes the most likely token, whatever the temperature
-DRAWN = {"generation_config": json.dumps(json.loads((BASE / "generation_config.json").read_text()) | {"do_sample": True, "top_k": 0})}
+DRAWN = {
+    "generation_config": json.dumps(
+        json.loads((BASE / "generation_config.json").read_text()) | {"do_sample": True, "top_k": 0}
+    )
+}
 NEEDED = ("fastapi", "uvicorn", "openai")
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not all(map(importlib.util.find_spec, NEEDED)), reason=f"transformers serve needs {', '.join(NEEDED)}: pip install 'r1pipe[serve]'"),
+    pytest.mark.skipif(
+        not all(map(importlib.util.find_spec, NEEDED)),
+        reason=f"transformers serve needs {', '.join(NEEDED)}: pip install 'r1pipe[serve]'",
+    ),
 ]
 
 
@@ -33,7 +40,19 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [Path(sys.executable).parent / "transformers", "serve", BASE, "--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--reasoning", "off"]
+    command = [
+        Path(sys.executable).parent / "transformers",
+        "serve",
+        BASE,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--device",
+        "cpu",
+        "--reasoning",
+        "off",
+    ]
     log = tmp_path_factory.mktemp("serve") / "log"
     with log.open("w") as stream:
         process = subprocess.Popen(command, env={**os.environ, "HF_HUB_OFFLINE": "1"}, stdout=stream, stderr=stream)
@@ -53,13 +72,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.mark.parametrize("template", ["chat", "file"])
 def test_the_same_stage_from_a_server_and_in_this_process(server: str, template: str, tmp_path: Path) -> None:
     from r1pipe.artifacts import Chats, Checkpoint, Prompts
-    from r1pipe.data.render import TEMPLATES
+    from r1pipe.config.registry import load_kind
     from r1pipe.embedded.world import problems
     from r1pipe.here import Here
-    from r1pipe.kinds import load_kind
+    from r1pipe.text.rendering import TEMPLATES
 
     stage = load_kind("rejection-sampling")
-    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in problems("train", ("math",), 24, 0, ("en",))))
+    (tmp_path / "p.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in problems("train", ("math",), 24, 0, ("en",)))
+    )
 
     def run(name: str, model: Path | None, **back_end: Any) -> tuple[dict[str, float], list[dict[str, Any]]]:
         for folder in ("work", "out"):
@@ -75,8 +96,15 @@ def test_the_same_stage_from_a_server_and_in_this_process(server: str, template:
         return metrics, [json.loads(line) for line in (tmp_path / name / "out" / "rows.jsonl").read_text().splitlines()]
 
     ours, _ = run("here", BASE)
-    served, rows = run("there", None, backend="openai", endpoint={"base_url": server, "model": str(BASE), "max_in_flight": 2, "extra": DRAWN})
+    served, rows = run(
+        "there",
+        None,
+        backend="openai",
+        endpoint={"base_url": server, "model": str(BASE), "max_in_flight": 2, "extra": DRAWN},
+    )
     assert served["candidates"] == ours["candidates"] == 96 and rows
     assert abs(served["pass_rate"] - ours["pass_rate"]) < 0.25, "another stream of random numbers, the same model"
-    texts = [row["messages"][-1]["content"].removesuffix("<|end|>") for row in rows]  # transformers 5.23 leaves the end token where it takes thinking apart
+    texts = [
+        row["messages"][-1]["content"].removesuffix("<|end|>") for row in rows
+    ]  # transformers 5.23 leaves the end token where it takes thinking apart
     assert all(text.startswith("<think>") and "</think>" in text and "<|" not in text for text in texts)

@@ -39,9 +39,21 @@ def test_thinking_that_comes_apart_is_put_back_and_what_is_cut_is_not_finished(s
 
 def test_with_a_template_file_the_prompt_is_ours(service: str, here: Any, tmp_path: Path) -> None:
     (tmp_path / "zero.txt").write_text("User: {prompt}\nAssistant: ")
-    (drawn,) = sample(None, rows(1), Sampling(**sampling(service, n=1, extra={"top_p": None, "min_p": 0.1})), str(tmp_path / "zero.txt"), here, 7)
+    (drawn,) = sample(
+        None,
+        rows(1),
+        Sampling(**sampling(service, n=1, extra={"top_p": None, "min_p": 0.1})),
+        str(tmp_path / "zero.txt"),
+        here,
+        7,
+    )
     asked = stats(service)["last"]
-    assert asked["prompt"] == "User: What is 2+3?\nAssistant: " and asked["seed"] == sample_seed(7, "p0", 0) and "top_p" not in asked and asked["min_p"] == 0.1
+    assert (
+        asked["prompt"] == "User: What is 2+3?\nAssistant: "
+        and asked["seed"] == sample_seed(7, "p0", 0)
+        and "top_p" not in asked
+        and asked["min_p"] == 0.1
+    )
     assert drawn[0].text.startswith("<think>Adding")
 
 
@@ -51,7 +63,10 @@ def test_early_stop_draws_what_one_after_the_other_would(service: str, tmp_path:
     for line in (tmp_path / "all/work/samples-verdicts-0-of-1.jsonl").read_text().splitlines():
         record = json.loads(line)
         verdicts[tuple(record["key"])] = not record["verdicts"][0]["reason"]
-    texts = {tuple(r["key"]): r["samples"][0]["text"] for r in map(json.loads, (tmp_path / "all/work/samples-0-of-1.jsonl").read_text().splitlines())}
+    texts = {
+        tuple(r["key"]): r["samples"][0]["text"]
+        for r in map(json.loads, (tmp_path / "all/work/samples-0-of-1.jsonl").read_text().splitlines())
+    }
     wanted = set()
     for row in rows():
         kept: set[str] = set()
@@ -70,13 +85,18 @@ def test_early_stop_draws_what_one_after_the_other_would(service: str, tmp_path:
 
 
 @pytest.mark.parametrize("budget", [{"budget_tokens": 1000}, {"budget_money": 0.02, "price_in": 10, "price_out": 20}])
-def test_a_budget_stops_cleanly_and_a_larger_one_goes_on(service: str, tmp_path: Path, budget: dict[str, float]) -> None:
+def test_a_budget_stops_cleanly_and_a_larger_one_goes_on(
+    service: str, tmp_path: Path, budget: dict[str, float]
+) -> None:
     run_stage(tmp_path / "whole", service)
     with pytest.raises(BudgetError, match="is used up: ") as caught:
         run_stage(tmp_path / "poor", service, sampling=sampling(service, max_in_flight=2, **budget))
     assert "of 12 rows are done" in caught.value.where and "raise sampling.endpoint.budget" in caught.value.fix
     paid = journal(tmp_path / "poor")
-    records = [json.loads(line)["samples"][0] for line in (tmp_path / "poor/work/samples-0-of-1.jsonl").read_text().splitlines()]
+    records = [
+        json.loads(line)["samples"][0]
+        for line in (tmp_path / "poor/work/samples-0-of-1.jsonl").read_text().splitlines()
+    ]
     spent = sum(one["tokens"] + one["prompt_tokens"] for one in records)
     assert 0 < len(paid) < 96 and f"{sum(one['tokens'] for one in records)} response tokens" in caught.value.what
     if "budget_tokens" in budget:
@@ -92,12 +112,22 @@ def test_from_the_command_line_a_larger_budget_goes_on(service: str, tmp_path: P
     from engine import r1pipe
 
     (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows()))
-    block = {"inputs": {"prompts": "./p.jsonl"}, "outputs": {"chats": "c"}, "sampling": sampling(service, budget_tokens=1000)}
+    block = {
+        "inputs": {"prompts": "./p.jsonl"},
+        "outputs": {"chats": "c"},
+        "sampling": sampling(service, budget_tokens=1000),
+    }
     (tmp_path / "t.yaml").write_text(json.dumps({"stages": {"rejection-sampling": block}}))
     poor = r1pipe(tmp_path, "run-all", "t.yaml")
-    assert poor.returncode == 1 and "budget_tokens is used up" in poor.stderr and "raise sampling.endpoint.budget_tokens" in poor.stderr, poor.stderr
+    assert (
+        poor.returncode == 1
+        and "budget_tokens is used up" in poor.stderr
+        and "raise sampling.endpoint.budget_tokens" in poor.stderr
+    ), poor.stderr
     before = stats(service)["requests"]
-    rich = r1pipe(tmp_path, "run-all", "t.yaml", "--set", "stages.rejection-sampling.sampling.endpoint.budget_tokens=100000")
+    rich = r1pipe(
+        tmp_path, "run-all", "t.yaml", "--set", "stages.rejection-sampling.sampling.endpoint.budget_tokens=100000"
+    )
     assert rich.returncode == 0, rich.stderr
     assert stats(service)["requests"] - before < 12 * 8 - 15, "what was paid for is not asked again"
 
@@ -116,7 +146,12 @@ def test_a_journal_of_an_earlier_version_is_not_paid_for_again(service: str, tmp
     first = output(tmp_path)
     for path in (tmp_path / "work").glob("*.jsonl"):
         records = [json.loads(line) for line in path.read_text().splitlines()]
-        path.write_text("".join(json.dumps({name: value for name, value in record.items() if name != "digest"}) + "\n" for record in records))
+        path.write_text(
+            "".join(
+                json.dumps({name: value for name, value in record.items() if name != "digest"}) + "\n"
+                for record in records
+            )
+        )
     before = stats(service)["requests"]
     run_stage(tmp_path, service, count=4)
     assert stats(service)["requests"] == before and output(tmp_path) == first
@@ -141,12 +176,19 @@ def test_a_service_that_goes_away_costs_nothing_that_it_said(service: str, tmp_p
         run_stage(tmp_path, service, sampling=sampling(service, "broken", retries=0))
     assert journal(tmp_path) == paid
     with pytest.raises(StageError, match="3 requests had no answer; the last reason: Connect"):
-        run_stage(tmp_path / "few", "http://127.0.0.1:9/v1", count=3, sampling=sampling("http://127.0.0.1:9/v1", n=1, retries=0))
+        run_stage(
+            tmp_path / "few",
+            "http://127.0.0.1:9/v1",
+            count=3,
+            sampling=sampling("http://127.0.0.1:9/v1", n=1, retries=0),
+        )
 
 
 def test_ranks_share_the_rows_and_another_number_of_them_repeats_nothing(service: str, tmp_path: Path) -> None:
     run_stage(tmp_path / "one", service, stop_after=3)
-    second = threading.Thread(target=run_stage, args=(tmp_path / "two", service), kwargs={"rank": 1, "world": 2, "stop_after": 3})
+    second = threading.Thread(
+        target=run_stage, args=(tmp_path / "two", service), kwargs={"rank": 1, "world": 2, "stop_after": 3}
+    )
     second.start()
     run_stage(tmp_path / "two", service, rank=0, world=2, stop_after=3)
     second.join()
@@ -166,19 +208,34 @@ def test_verdicts_are_given_while_others_are_drawn_and_change_nothing(service: s
 
     before = stats(service)["requests"]
     slow = Sampling(**sampling(service, "slow", n=4, max_in_flight=4))
-    found = [one for of_row in sample_and_settle(None, rows(4), slow, "chat", here, 0, "sampled", settle) for one in of_row]
+    found = [
+        one for of_row in sample_and_settle(None, rows(4), slow, "chat", here, 0, "sampled", settle) for one in of_row
+    ]
     assert draws[0] < 16, "the first verdicts do not wait for the last draw"
     completions = [one for drawn in sample(None, rows(4), slow, "chat", here, 0, "alone") for one in drawn]
-    assert [(one.response, one.reason) for one in found] == [(one.text, "" if "=5" in one.text else "other") for one in completions]
+    assert [(one.response, one.reason) for one in found] == [
+        (one.text, "" if "=5" in one.text else "other") for one in completions
+    ]
 
 
 def test_cold_start_data_samples_from_a_teacher_too(service: str, tmp_path: Path) -> None:
-    metrics = run_stage(tmp_path, service, kind="cold-start-data", stop_after=1, filters={"max_repetition": None}, after={"max_repetition": None})
-    assert metrics["kept"] >= 10 and len(journal(tmp_path)) < 48 and "pass_rates" in json.loads(output(tmp_path)["card.json"])
+    metrics = run_stage(
+        tmp_path,
+        service,
+        kind="cold-start-data",
+        stop_after=1,
+        filters={"max_repetition": None},
+        after={"max_repetition": None},
+    )
+    assert (
+        metrics["kept"] >= 10
+        and len(journal(tmp_path)) < 48
+        and "pass_rates" in json.loads(output(tmp_path)["card.json"])
+    )
 
 
 def test_one_model_and_not_two(service: str, tmp_path: Path) -> None:
-    from r1pipe.config import load
+    from r1pipe.config.loader import load
 
     base = "stages: {rejection-sampling: {inputs: {prompts: ./p.jsonl%s}, outputs: {chats: c}, sampling: {%s}}}"
     endpoint = "backend: openai, endpoint: {base_url: 'http://x/v1', model: m}"
@@ -201,8 +258,8 @@ def test_one_model_and_not_two(service: str, tmp_path: Path) -> None:
 
 
 def test_how_a_service_is_asked_is_no_part_of_the_fingerprint(tmp_path: Path) -> None:
-    from r1pipe.kinds import load_kind
-    from r1pipe.manifest import NOT_FINGERPRINTED
+    from r1pipe.config.registry import load_kind
+    from r1pipe.run.manifest import NOT_FINGERPRINTED
 
     def dumped(kind: str, **endpoint: Any) -> dict[str, Any]:
         block = {"backend": "openai", "endpoint": {"base_url": "http://x/v1", "model": "m", **endpoint}}

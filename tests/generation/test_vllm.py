@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from r1pipe.data.render import prompt_ids, read_template
 from r1pipe.generation import Draw, Unit, load_generator, sample_seed
 from r1pipe.generation.vllm import SECOND_RUNNER, second_runner_suits
+from r1pipe.models.loading import load_tokenizer
 from r1pipe.schema import Sampling
-from r1pipe.training.models import load_tokenizer
+from r1pipe.text.rendering import prompt_ids, read_template
 
 ROWS = [{"id": name, "prompt": f"what is {name} ?"} for name in ("a", "b")]
 END = 7  # an ordinary token, as a stop id of generation_config may be
@@ -40,7 +40,11 @@ class Engine:
     def _answer(self, seed: int, k: int) -> Any:
         ids = self.tokenizer(digits(seed), add_special_tokens=False)["input_ids"]
         ended = k % 2 == 0
-        return SimpleNamespace(text=self.tokenizer.decode(ids), token_ids=tuple(ids + [END] * ended), finish_reason="stop" if ended else "length")
+        return SimpleNamespace(
+            text=self.tokenizer.decode(ids),
+            token_ids=tuple(ids + [END] * ended),
+            finish_reason="stop" if ended else "length",
+        )
 
 
 def digits(seed: int) -> str:
@@ -64,7 +68,9 @@ def test_samples_are_the_same_however_they_are_asked_for(tiny_checkpoint: Path, 
     """The seed of a sample is of run, row and number, so a later round goes on where the first ended."""
     generator = backend(tiny_checkpoint)
     whole = generator.draw(Unit((0,), [Draw(0, 0, 4), Draw(1, 0, 4)]))
-    parts = generator.draw(Unit((0, 0), [Draw(0, 0, 1), Draw(1, 0, 1)])) + generator.draw(Unit((0, 1), [Draw(0, 1, 3), Draw(1, 1, 3)]))
+    parts = generator.draw(Unit((0, 0), [Draw(0, 0, 1), Draw(1, 0, 1)])) + generator.draw(
+        Unit((0, 1), [Draw(0, 1, 3), Draw(1, 1, 3)])
+    )
     assert [one.text for one in whole] == [parts[i].text for i in (0, 2, 3, 4, 1, 5, 6, 7)]
     assert len({one.text for one in whole}) == 8
 
@@ -96,14 +102,18 @@ def test_the_end_token_is_counted_and_not_shown(tiny_checkpoint: Path, vllm: typ
 
 
 @pytest.mark.parametrize(("said", "wanted"), [(None, "1"), ("0", "0")])
-def test_the_second_runner_unless_somebody_said_otherwise(said: str | None, wanted: str, tiny_checkpoint: Path, vllm: type[Engine], monkeypatch: Any) -> None:
+def test_the_second_runner_unless_somebody_said_otherwise(
+    said: str | None, wanted: str, tiny_checkpoint: Path, vllm: type[Engine], monkeypatch: Any
+) -> None:
     if said is not None:
         monkeypatch.setenv(SECOND_RUNNER, said)
     assert backend(tiny_checkpoint)._engine.runner == wanted
     assert os.environ.get(SECOND_RUNNER) == said, "the choice is of one engine"
 
 
-def test_what_the_second_runner_cannot_goes_to_the_older_one(tiny_checkpoint: Path, vllm: type[Engine], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_second_runner_cannot_goes_to_the_older_one(
+    tiny_checkpoint: Path, vllm: type[Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(vllm, "refuses", True)
     assert backend(tiny_checkpoint)._engine.runner is None
     monkeypatch.setenv(SECOND_RUNNER, "1")

@@ -3,11 +3,11 @@ from __future__ import annotations
 import time
 
 import pytest
+from tests.rewards.shared import load
 
 from r1pipe.errors import ConfigError
 from r1pipe.rewards import symbolic
 from r1pipe.rewards.accuracy import accuracy, boxed, extract
-from tests.rewards.shared import load
 
 
 def one(text: str, gold: object, **params: object) -> float | None:
@@ -102,9 +102,19 @@ def test_gold_and_answer_are_not_swapped() -> None:
 
 def test_verifier_pairs() -> None:
     rows = load("verifier_pairs")
-    verdicts = accuracy([f"<think>so</think>\\boxed{{{row['candidate']}}}" for row in rows], [row["gold"] for row in rows], timeout=10)
-    false = [(row["gold"], row["candidate"]) for row, verdict in zip(rows, verdicts, strict=True) if verdict == 1.0 and not row["equal"]]
-    wrong = [(row["gold"], row["candidate"], verdict) for row, verdict in zip(rows, verdicts, strict=True) if verdict != float(row["equal"])]
+    verdicts = accuracy(
+        [f"<think>so</think>\\boxed{{{row['candidate']}}}" for row in rows], [row["gold"] for row in rows], timeout=10
+    )
+    false = [
+        (row["gold"], row["candidate"])
+        for row, verdict in zip(rows, verdicts, strict=True)
+        if verdict == 1.0 and not row["equal"]
+    ]
+    wrong = [
+        (row["gold"], row["candidate"], verdict)
+        for row, verdict in zip(rows, verdicts, strict=True)
+        if verdict != float(row["equal"])
+    ]
     assert not false
     assert len(wrong) <= 0.005 * len(rows), wrong
 
@@ -112,7 +122,11 @@ def test_verifier_pairs() -> None:
 def test_gsm8k_model_solutions() -> None:
     rows = [(row["answer"], solution) for row in load("gsm8k_model_solutions") for solution in row["completions"]]
     verdicts = accuracy([solution["text"] for _, solution in rows], [answer for answer, _ in rows])
-    wrong = [solution["text"][-60:] for (_, solution), verdict in zip(rows, verdicts, strict=True) if verdict != float(solution["correct"])]
+    wrong = [
+        solution["text"][-60:]
+        for (_, solution), verdict in zip(rows, verdicts, strict=True)
+        if verdict != float(solution["correct"])
+    ]
     assert len(wrong) <= 0.005 * len(rows), wrong
 
 
@@ -120,7 +134,9 @@ def test_gsm8k_train_solutions_score_one() -> None:
     rows = load("gsm8k_train")
     texts = [f"<think>{row['solution']}</think>The answer is \\boxed{{{row['answer']}}}." for row in rows]
     assert set(accuracy(texts, [row["answer"] for row in rows])) == {1.0}
-    assert set(accuracy([f"<think></think><answer>{row['answer']}1</answer>" for row in rows], [row["answer"] for row in rows])) == {0.0}
+    assert set(
+        accuracy([f"<think></think><answer>{row['answer']}1</answer>" for row in rows], [row["answer"] for row in rows])
+    ) == {0.0}
 
 
 @pytest.mark.parametrize(
@@ -135,7 +151,13 @@ def test_answers_of_careless_hands(found: str, gold: object, verdict: float | No
 
 
 @pytest.mark.parametrize(
-    "text", ["\\boxed{" * 50_000, "\\boxed" + " " * 300_000, "\\boxed{" + "{" * 200_000 + "}" * 200_001, "</answer>" + "<answer>" * 50_000]
+    "text",
+    [
+        "\\boxed{" * 50_000,
+        "\\boxed" + " " * 300_000,
+        "\\boxed{" + "{" * 200_000 + "}" * 200_001,
+        "</answer>" + "<answer>" * 50_000,
+    ],
 )
 def test_a_long_response_is_read_once(text: str) -> None:
     """Looking for the end of every box from each of its beginnings took minutes for a megabyte."""
@@ -154,7 +176,11 @@ def test_a_message_may_come_in_parts() -> None:
     assert accuracy([[{"role": "assistant", "content": [{"type": "text", "text": "\\boxed{42}"}]}]], ["42"]) == [1.0]
 
 
-HANGING = ["10000000!", "9^{9^{9^{9}}}", "\\int_0^1 e^{x^{x^x}} dx"]  # the first is one C call, which no signal handler interrupts
+HANGING = [
+    "10000000!",
+    "9^{9^{9^{9}}}",
+    "\\int_0^1 e^{x^{x^x}} dx",
+]  # the first is one C call, which no signal handler interrupts
 
 
 def test_a_hung_pair_costs_its_own_verdict_only() -> None:
@@ -173,5 +199,7 @@ def test_works_in_threads_at_once() -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(4) as threads:
-        found = list(threads.map(lambda n: symbolic.equal([(f"x+{n}", f"{n}+x"), ("x", f"x+{n + 1}")], timeout=10), range(8)))
+        found = list(
+            threads.map(lambda n: symbolic.equal([(f"x+{n}", f"{n}+x"), ("x", f"x+{n + 1}")], timeout=10), range(8))
+        )
     assert found == [[1.0, 0.0]] * 8

@@ -31,7 +31,15 @@ def test_different_without_algebra(gold: str, found: str) -> None:
 
 @pytest.mark.parametrize(
     ("gold", "found"),
-    [("2x", "x+x"), ("\\sqrt{51}", "51^{1/2}"), ("(0,9)\\cup(9,36)", "x \\in (0,9)"), ("256", "2^8"), ("2", "2n"), ("2", "2 pi"), ("12", "12r")],
+    [
+        ("2x", "x+x"),
+        ("\\sqrt{51}", "51^{1/2}"),
+        ("(0,9)\\cup(9,36)", "x \\in (0,9)"),
+        ("256", "2^8"),
+        ("2", "2n"),
+        ("2", "2 pi"),
+        ("12", "12r"),
+    ],
 )
 def test_algebra_is_left_to_others(gold: str, found: str) -> None:
     assert compare(gold, found) is None

@@ -32,5 +32,8 @@ def test_a_question_that_is_the_head_of_a_program() -> None:
 @needs_isolation
 def test_code_reward() -> None:
     text = f"<think>plus</think>```python\n{GOOD}\n```"
-    values = code([text, "<think></think>no code", text, text], tests=[ADD, ADD, None, {**ADD, "asserts": ["assert add(1, 1) == 3"]}])
+    values = code(
+        [text, "<think></think>no code", text, text],
+        tests=[ADD, ADD, None, {**ADD, "asserts": ["assert add(1, 1) == 3"]}],
+    )
     assert values == [1.0, 0.0, None, 0.0]

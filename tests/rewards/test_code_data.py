@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from tests.rewards.shared import fenced, load
 
 from r1pipe.rewards import sandbox
 from r1pipe.rewards.code import code
 from r1pipe.rewards.sandbox import CodeJob, run_tests
 from tests.bench import code_table as table
-from tests.rewards.shared import fenced, load
 
 pytestmark = pytest.mark.skipif(sandbox.available() is not None, reason=f"no isolation: {sandbox.available()}")
 
@@ -58,7 +58,9 @@ def test_values_that_json_lacks_reach_the_tests_as_literals() -> None:
     tests = {"kind": "calls", "inputs": ["((1, 2), {3})", "((), set())"], "outputs": [[1, 2, 3], []]}
     program = "def f(a, b): return a + tuple(b)"
     assert run_tests([CodeJob(program, tests, "f")]) == [1.0]
-    assert run_tests([CodeJob(program, {**tests, "inputs": [[[1, 2], [3]], [[], []]]}, "f")]) == [0.0], "lists are lists"
+    assert run_tests([CodeJob(program, {**tests, "inputs": [[[1, 2], [3]], [[], []]]}, "f")]) == [0.0], (
+        "lists are lists"
+    )
     assert run_tests([CodeJob(program, {**tests, "inputs": ["f()", "1"]}, "f")]) == [None]
 
 

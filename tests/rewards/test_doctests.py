@@ -8,7 +8,10 @@ import importlib
 import pytest
 
 
-@pytest.mark.parametrize("name", ["", ".accuracy", ".adversarial", ".answers", ".code", ".format", ".language", ".latin", ".repetition", ".texts"])
+@pytest.mark.parametrize(
+    "name",
+    ["", ".accuracy", ".adversarial", ".answers", ".code", ".format", ".language", ".latin", ".repetition", ".texts"],
+)
 def test_examples(name: str) -> None:
     result = doctest.testmod(importlib.import_module(f"r1pipe.rewards{name}"))
     assert result.attempted > 0

@@ -10,7 +10,13 @@ R1 = "<think>6*7</think>The answer is \\boxed{42}."
 
 @pytest.mark.parametrize(
     "text",
-    [ZERO, f"\n{ZERO}\n", "<think>a\nb</think>\n\n<answer>4\n2</answer>", "<think>1<2</think><answer>a<b</answer>", "<think><b></think><answer>1</answer>"],
+    [
+        ZERO,
+        f"\n{ZERO}\n",
+        "<think>a\nb</think>\n\n<answer>4\n2</answer>",
+        "<think>1<2</think><answer>a<b</answer>",
+        "<think><b></think><answer>1</answer>",
+    ],
 )
 def test_zero_form(text: str) -> None:
     assert well_formed(text, "zero")

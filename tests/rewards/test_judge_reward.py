@@ -25,7 +25,12 @@ RIGHT, WRONG = "<think>Lyon? No.</think>It is Paris.", "<think>Paris!</think>It 
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[str]:
-    process = subprocess.Popen([sys.executable, str(FIXTURES / "http_services.py"), "judge"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, str(FIXTURES / "http_services.py"), "judge"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout and process.stdin
     yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
     process.stdin.close()
@@ -44,15 +49,21 @@ def stats(service: str) -> dict[str, Any]:
 
 def judge(service: str, model: str, completions: list[str], **params: Any) -> list[float | None]:
     n = len(completions)
-    return REWARDS["judge"](completions, answer=["Paris"] * n, prompt=[ROW["prompt"]] * n, base_url=f"{service}/v1", model=model, **params)
+    return REWARDS["judge"](
+        completions, answer=["Paris"] * n, prompt=[ROW["prompt"]] * n, base_url=f"{service}/v1", model=model, **params
+    )
 
 
 def test_the_summary_is_judged_by_the_reference(service: str) -> None:
     assert judge(service, "good", [RIGHT, WRONG, "<think>Paris", ""]) == [1.0, 0.0, 0.0, 0.0]
     before = stats(service)["requests"]
-    assert judge(service, "good", ["<think>Paris"]) == [0.0] and stats(service)["requests"] == before, "who says nothing is not worth a request"
+    assert judge(service, "good", ["<think>Paris"]) == [0.0] and stats(service)["requests"] == before, (
+        "who says nothing is not worth a request"
+    )
     asked = stats(service)["last"]["messages"][-1]["content"]
-    assert "Lyon? No." not in asked and "Paris!" not in asked, "a judge that read the thinking could be talked into a verdict"
+    assert "Lyon? No." not in asked and "Paris!" not in asked, (
+        "a judge that read the thinking could be talked into a verdict"
+    )
 
 
 @pytest.mark.parametrize("model", ["busy", "breaks-once", "chatters-once", "garbage-once"])
@@ -130,21 +141,32 @@ def test_keys_and_mistakes(service: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_in_a_sum_a_missing_verdict_takes_the_row_out(service: str) -> None:
     where = {"base_url": f"{service}/v1", "retries": 0}
-    specs = [RewardSpec(name="judge", params={**where, "model": "good"}), RewardSpec(name="format", params={"form": "r1"})]
+    specs = [
+        RewardSpec(name="judge", params={**where, "model": "good"}),
+        RewardSpec(name="format", params={"form": "r1"}),
+    ]
     free = {key: value for key, value in ROW.items() if key != "answer"}
     scores = score(specs, [RIGHT, WRONG, RIGHT], [ROW, ROW, free])
     assert scores.totals == [2.0, 1.0, 1.0] and scores.components["judge"] == [1.0, 0.0, None]
     longer = {**free, "reference": "Paris, on the Seine"}
-    assert score(specs, ["<think></think>Paris, on the Seine.", RIGHT], [longer, longer]).components["judge"] == [1.0, 0.0]
+    assert score(specs, ["<think></think>Paris, on the Seine.", RIGHT], [longer, longer]).components["judge"] == [
+        1.0,
+        0.0,
+    ]
     with pytest.warns(UserWarning, match="gave no answer"):
-        assert score([RewardSpec(name="judge", params={**where, "model": "broken"}), specs[1]], [RIGHT], [ROW]).totals == [None]
+        assert score(
+            [RewardSpec(name="judge", params={**where, "model": "broken"}), specs[1]], [RIGHT], [ROW]
+        ).totals == [None]
 
 
 def test_one_client_a_process(service: str) -> None:
     judge(service, "good", [RIGHT], max_in_flight=3)
     one = endpoint.endpoint(f"{service}/v1/chat/completions", None, 60.0, 4, 3)
     judge(service, "good", [WRONG], max_in_flight=3)
-    assert endpoint.endpoint(f"{service}/v1/chat/completions", None, 60.0, 4, 3) is one and endpoint.endpoint.cache_info().hits >= 2
+    assert (
+        endpoint.endpoint(f"{service}/v1/chat/completions", None, 60.0, 4, 3) is one
+        and endpoint.endpoint.cache_info().hits >= 2
+    )
 
 
 # --- judges of pairs and labels -----------------------------------------------------------------------------------------
@@ -153,14 +175,17 @@ def test_one_client_a_process(service: str) -> None:
 def test_pairs_and_labels_by_a_language_model(service: str) -> None:
     import random
 
-    from r1pipe.data.judges import load_judge
     from r1pipe.data.preferences import judge_pairs, vote
+    from r1pipe.judges.judge import load_judge
     from r1pipe.schema import JudgeEndpoint
 
     judge = load_judge(JudgeEndpoint(base_url=f"{service}/v1", model="good"))
     assert judge is not None
     row, rng = {"id": "r", "prompt": "Say something.", "domain": "general", "language": "en"}, random.Random(0)
-    assert vote(row, "a longer one", "short", judge, 4, rng) == 2.0 and vote(row, "short", "a longer one", judge, 4, rng) == -2.0
+    assert (
+        vote(row, "a longer one", "short", judge, 4, rng) == 2.0
+        and vote(row, "short", "a longer one", judge, 4, rng) == -2.0
+    )
     assert judge.safe(row, "a bomb") is False and judge.safe(row, "a cake") is True
     assert judge.right({**row, "answer": "Paris"}, RIGHT) is True and judge.right(row, "no") is False
     silent = load_judge(JudgeEndpoint(base_url=f"{service}/v1", model="chatters", retries=0))
@@ -170,9 +195,9 @@ def test_pairs_and_labels_by_a_language_model(service: str) -> None:
 
 
 def test_a_judge_that_never_answers_ends_the_stage(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from r1pipe.data import endpoint_judge
-    from r1pipe.data.judges import load_judge
     from r1pipe.errors import InputError
+    from r1pipe.judges import service_judge as endpoint_judge
+    from r1pipe.judges.judge import load_judge
     from r1pipe.schema import JudgeEndpoint
 
     monkeypatch.setattr(endpoint, "GIVE_UP_AFTER", 3)

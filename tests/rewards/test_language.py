@@ -3,11 +3,11 @@ from __future__ import annotations
 import warnings
 
 import pytest
+from tests.rewards.shared import load
 
 from r1pipe.rewards import latin
 from r1pipe.rewards.language import detect, language, thinking_words, word_counts
 from tests.bench import language_table as table
-from tests.rewards.shared import load
 
 
 def one(thinking: str, **columns: object) -> float | None:
@@ -61,7 +61,9 @@ def test_silence_does_not_win() -> None:
     assert language(silent, language=["en"] * 3, domain=["math"] * 3) == [0.0] * 3
     assert language(silent, language=["en"] * 3) == [0.0] * 3
     assert language(silent, language=["en"] * 3, domain=["general"] * 3) == [1.0] * 3
-    assert language(["<think></think>我是 Pip"], language=["zh"], domain=["general"]) == [1.0], "else canned thinking would win over a foreign name"
+    assert language(["<think></think>我是 Pip"], language=["zh"], domain=["general"]) == [1.0], (
+        "else canned thinking would win over a foreign name"
+    )
     assert language(silent, language=["en"] * 3, domain=["math"] * 3, allow_silence=True) == [1.0] * 3
     assert thinking_words(["<think>we add 2 先算加法</think>the words here do not count", "none"]) == [4, 0]
 
@@ -117,7 +119,9 @@ def test_a_mixture_is_judged_sentence_by_sentence() -> None:
     assert one(text, language="en") == words[0] / sum(words)
     assert one(text, language="es") == words[1] / sum(words)
     assert one(text, language="fr") == 0.0
-    assert one("We add. Luego restamos. So it is nine, which was asked. Bien.", language="en") == 1.0, "short sentences are judged with their neighbours"
+    assert one("We add. Luego restamos. So it is nine, which was asked. Bien.", language="en") == 1.0, (
+        "short sentences are judged with their neighbours"
+    )
 
 
 def test_mgsm_every_language_against_every_other() -> None:

@@ -15,11 +15,20 @@ from r1pipe.errors import ConfigError, InputError
 from r1pipe.rewards import REWARDS, sandbox, score
 from r1pipe.schema import RewardSpec
 
-pytestmark = pytest.mark.skipif(sandbox.available() is not None, reason=f"the services run programs in the sandbox: {sandbox.available()}")
+pytestmark = pytest.mark.skipif(
+    sandbox.available() is not None, reason=f"the services run programs in the sandbox: {sandbox.available()}"
+)
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
-ASSERTS = {"kind": "asserts", "setup": "import math", "asserts": ["assert add(1, 2) == 3", "assert add(-1, 1) == 0", "assert math.isclose(add(0.1, 0.2), 0.3)"]}
-CHECK = {"kind": "check", "code": "def check(candidate):\n    assert candidate(2, 3) == 5\n    assert candidate(0, 0) == 0"}
+ASSERTS = {
+    "kind": "asserts",
+    "setup": "import math",
+    "asserts": ["assert add(1, 2) == 3", "assert add(-1, 1) == 0", "assert math.isclose(add(0.1, 0.2), 0.3)"],
+}
+CHECK = {
+    "kind": "check",
+    "code": "def check(candidate):\n    assert candidate(2, 3) == 5\n    assert candidate(0, 0) == 0",
+}
 CALLS = {"kind": "calls", "inputs": [[1, 2], [3, 4]], "outputs": [3, 7]}
 REFERENCE = {"kind": "calls", "inputs": [[1, 2], [0.1, 0.2]], "reference": "def add(a, b): return b + a", "atol": 1e-9}
 STDIO = {"kind": "stdio", "inputs": ["1 2\n", "3 4\n"], "outputs": ["3\n", "7\n"]}
@@ -30,7 +39,12 @@ ECHO = "print(sum(map(int, input().split())))"
 @pytest.fixture(scope="module", params=["piston", "sandboxfusion"])
 def executor(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
     service = {"piston": "piston", "sandboxfusion": "fusion"}[request.param]
-    process = subprocess.Popen([sys.executable, str(FIXTURES / "http_services.py"), service], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, str(FIXTURES / "http_services.py"), service],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout and process.stdin
     yield {"kind": request.param, "url": f"http://127.0.0.1:{process.stdout.readline().strip()}"}
     process.stdin.close()
@@ -50,7 +64,13 @@ def run(executor: dict[str, Any], programs: list[str], tests: dict[str, Any], **
 
 @pytest.mark.parametrize("tests", [ASSERTS, CHECK, CALLS, REFERENCE], ids=["asserts", "check", "calls", "reference"])
 def test_functions_as_in_the_sandbox(executor: dict[str, str], tests: dict[str, Any]) -> None:
-    programs = [GOOD, "def add(a, b):\n    return a - b", "def add(a, b): return", "def other(a, b): return a + b", "def add(a, b"]
+    programs = [
+        GOOD,
+        "def add(a, b):\n    return a - b",
+        "def add(a, b): return",
+        "def other(a, b): return a + b",
+        "def add(a, b",
+    ]
     remote = run(executor, programs, tests)
     assert remote == [1.0, 0.0, 0.0, 0.0, 0.0]
     assert remote == run(None, programs, tests)  # type: ignore[arg-type]
@@ -58,7 +78,11 @@ def test_functions_as_in_the_sandbox(executor: dict[str, str], tests: dict[str, 
 
 def test_of_a_match_only_counts_that_there_is_one(executor: dict[str, str]) -> None:
     """Matches are equal to nothing; and where the reference itself raises there is nothing to compare with."""
-    tests = {"kind": "calls", "inputs": [[1, 2], [None, 2]], "reference": "import re\ndef add(a, b): return re.match('3', str(a + b))"}
+    tests = {
+        "kind": "calls",
+        "inputs": [[1, 2], [None, 2]],
+        "reference": "import re\ndef add(a, b): return re.match('3', str(a + b))",
+    }
     programs = ["def add(a, b): return a == 1", "def add(a, b): return None"]
     assert run(executor, programs, tests) == run(None, programs, tests) == [1.0, 0.0]  # type: ignore[arg-type]
 
@@ -69,7 +93,9 @@ def test_programs_by_their_output(executor: dict[str, str]) -> None:
 
 
 def test_partial_credit(executor: dict[str, str]) -> None:
-    assert run(executor, ["def add(a, b): return a + b if b > 0.5 else 9"], ASSERTS, partial=True) == [pytest.approx(2 / 3)]
+    assert run(executor, ["def add(a, b): return a + b if b > 0.5 else 9"], ASSERTS, partial=True) == [
+        pytest.approx(2 / 3)
+    ]
 
 
 ATTACKS = {
@@ -99,7 +125,11 @@ def test_no_verdict_is_none_and_a_required_reward_takes_the_row_out() -> None:
     nobody = {"kind": "piston", "url": "http://127.0.0.1:9", "retries": 0}
     row = {"id": "c", "domain": "code", "prompt": "add", "tests": ASSERTS, "entry_point": "add"}
     with pytest.warns(UserWarning, match="gave no answer"):
-        scores = score([RewardSpec(name="code", params={"executor": nobody}), RewardSpec(name="constant")], [f"```python\n{GOOD}\n```"], [row])
+        scores = score(
+            [RewardSpec(name="code", params={"executor": nobody}), RewardSpec(name="constant")],
+            [f"```python\n{GOOD}\n```"],
+            [row],
+        )
     assert scores.components["code"] == [None] and scores.totals == [None]
 
 
@@ -117,4 +147,8 @@ def test_mistakes(executor: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match="no executor of kind"):
         run({**executor, "kind": "e2b"}, [GOOD], ASSERTS)
     with pytest.raises(ConfigError, match="hurl"):
-        score([RewardSpec(name="code", params={"executor": {"kind": "piston", "hurl": "x"}})], [GOOD], [{"tests": ASSERTS, "entry_point": "add"}])
+        score(
+            [RewardSpec(name="code", params={"executor": {"kind": "piston", "hurl": "x"}})],
+            [GOOD],
+            [{"tests": ASSERTS, "entry_point": "add"}],
+        )

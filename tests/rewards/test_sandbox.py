@@ -21,7 +21,9 @@ ADD = {"kind": "asserts", "setup": "", "asserts": ["assert add(1, 2) == 3", "ass
 GOOD = "def add(a, b):\n    return a + b"
 
 
-def run(program: str, tests: dict[str, Any] | None = None, entry_point: str | None = None, **limits: Any) -> float | None:
+def run(
+    program: str, tests: dict[str, Any] | None = None, entry_point: str | None = None, **limits: Any
+) -> float | None:
     return run_tests([CodeJob(program, tests or ADD, entry_point)], Limits(**{"cpu_s": 2, **limits}))[0]
 
 
@@ -68,7 +70,9 @@ ATTACKS = {
         "import threading\ndef spin():\n    while True: pass\nfor _ in range(8): threading.Thread(target=spin).start()\ndef add(a, b): return 0"
     ),
     "raise what passes": "def add(a, b): raise SystemExit(0)",
-    "print the verdict": ('import os\nfor fd in range(64):\n    try: os.write(fd, b\'{"passed": 2, "total": 2}\')\n    except OSError: pass'),
+    "print the verdict": (
+        'import os\nfor fd in range(64):\n    try: os.write(fd, b\'{"passed": 2, "total": 2}\')\n    except OSError: pass'
+    ),
     "tests from the frames": (
         "import gc, re, sys\n"
         "def known():\n"
@@ -97,7 +101,9 @@ def test_a_batch_of_all_attacks_leaves_the_host_and_the_good_programs_alone() ->
     run_tests([CodeJob(GOOD, ADD), CodeJob(f"{GOOD}\n", ADD)])
     runners = len(sandbox._idle)
     before = len(processes_below())
-    quick = {name: attack for name, attack in ATTACKS.items() if not name.startswith("endless")}  # those take a second each, above
+    quick = {
+        name: attack for name, attack in ATTACKS.items() if not name.startswith("endless")
+    }  # those take a second each, above
     jobs = [CodeJob(program, ADD) for n, attack in enumerate(quick.values()) for program in (attack, f"{GOOD}\n# {n}")]
     assert run_tests(jobs, Limits(cpu_s=1), workers=runners) == [0.0, 1.0] * len(quick)
     assert len(sandbox._idle) == runners
@@ -136,7 +142,10 @@ def test_a_checkers_function_is_no_way_into_the_checker() -> None:
     tests = {"kind": "asserts", "setup": "", "asserts": ["assert apply(lambda x: x + 1, 1) == 2"]}
     assert run("def apply(f, x): return f(x)", tests) == 1.0
     assert run("def apply(f, x): return 2 if f.__globals__ else 0", tests) == 0.0
-    assert run("def apply(f, x): return f._link.ask({'op': 'attr', 'on': f._number, 'name': '__globals__'}) and 2", tests) == 0.0
+    assert (
+        run("def apply(f, x): return f._link.ask({'op': 'attr', 'on': f._number, 'name': '__globals__'}) and 2", tests)
+        == 0.0
+    )
 
 
 @needs_isolation
@@ -145,7 +154,10 @@ def test_builtins_and_modules_in_tests_are_pythons_own() -> None:
     assert run("import math\ndef f(x): return 2.0\ndef g(x): return x", tests) == 1.0
     forged = "class math:\n    isclose = staticmethod(lambda a, b: True)\ndef set(x): return 0\ndef f(x): return 0\ndef g(x): return []"
     assert run(forged, tests) == 0.0
-    assert run("def sum(a, b): return a + b", {"kind": "asserts", "setup": "", "asserts": ["assert sum(1, 2) == 3"]}) == 1.0
+    assert (
+        run("def sum(a, b): return a + b", {"kind": "asserts", "setup": "", "asserts": ["assert sum(1, 2) == 3"]})
+        == 1.0
+    )
 
 
 @needs_isolation
@@ -191,13 +203,23 @@ def test_setup_is_there_for_tests_and_program() -> None:
 
 @needs_isolation
 def test_check_functions_and_calls() -> None:
-    check = {"kind": "check", "code": "def check(candidate):\n    assert candidate(1) == 2\n    assert abs(candidate(0.5) - 1.5) < 1e-6"}
+    check = {
+        "kind": "check",
+        "code": "def check(candidate):\n    assert candidate(1) == 2\n    assert abs(candidate(0.5) - 1.5) < 1e-6",
+    }
     assert run("def inc(x): return x + 1", check, "inc") == 1.0
     assert run("def inc(x): return 2", check, "inc") == 0.0
     calls = {"kind": "calls", "inputs": [[1], [2]], "outputs": [[1, 1], [2, 2.0]]}
     assert run("def f(x): return (x, x)", calls, "f") == 1.0
     assert run("def f(x): return [x, 1]", calls, "f") == 0.0
-    assert run("def f(x): return x / 3", {"kind": "calls", "inputs": [[1], [2]], "reference": "def f(x): return x * (1 / 3)"}, "f") == 1.0
+    assert (
+        run(
+            "def f(x): return x / 3",
+            {"kind": "calls", "inputs": [[1], [2]], "reference": "def f(x): return x * (1 / 3)"},
+            "f",
+        )
+        == 1.0
+    )
 
 
 @needs_isolation

@@ -25,7 +25,11 @@ RIGHT = "<think>six times seven</think>\\boxed{42}"
 
 
 def test_components_are_summed_with_their_weights() -> None:
-    scores = score([spec("accuracy"), spec("format", weight=0.5), spec("language", params={"target": "en"})], [RIGHT, "42"], [MATH, MATH])
+    scores = score(
+        [spec("accuracy"), spec("format", weight=0.5), spec("language", params={"target": "en"})],
+        [RIGHT, "42"],
+        [MATH, MATH],
+    )
     assert scores.components == {"accuracy": [1.0, 1.0], "format": [1.0, 0.0], "language": [1.0, 0.0]}
     assert scores.totals == [2.5, 1.0]
 
@@ -62,7 +66,10 @@ def test_domains_restrict() -> None:
 def test_a_row_that_a_reward_model_judges_is_not_judged_by_a_rule_as_well() -> None:
     """Else RL learns to leave the courtesy out, since the rule reads the answer more easily then."""
     specs = [RewardSpec(name="accuracy"), RewardSpec(name="helpful")]
-    rows = [{"domain": "general", "prompt": "What has four sides?", "answer": "square"}, {"domain": "math", "prompt": "2+2?", "answer": "4"}]
+    rows = [
+        {"domain": "general", "prompt": "What has four sides?", "answer": "square"},
+        {"domain": "math", "prompt": "2+2?", "answer": "4"},
+    ]
     models = {"helpful": lambda prompts, texts: [0.75] * len(texts)}
     scores = score(specs, ["A square. Have a nice day!", "4"], rows, models)
     assert scores.components == {"accuracy": [None, 1.0], "helpful": [0.75, None]} and scores.totals == [0.75, 1.0]
@@ -83,7 +90,10 @@ def test_helpful_sees_the_summary_and_harmless_the_whole_response() -> None:
     text = "<think>secret</think>Hello."
     specs = [spec("helpful"), spec("harmless"), spec("accuracy")]
     scores = score(
-        specs, [text, text, text, RIGHT], [GENERAL, HARMFUL, LOOKALIKE, MATH], {"helpful": model("helpful", 0.7), "harmless": model("harmless", 0.2)}
+        specs,
+        [text, text, text, RIGHT],
+        [GENERAL, HARMFUL, LOOKALIKE, MATH],
+        {"helpful": model("helpful", 0.7), "harmless": model("harmless", 0.2)},
     )
     assert seen["helpful"] == (["Say hello.", "How do I kill a process?"], ["Hello.", "Hello."])
     assert seen["harmless"] == (["Do harm."], [text])
@@ -91,7 +101,12 @@ def test_helpful_sees_the_summary_and_harmless_the_whole_response() -> None:
 
 
 def test_a_models_nan_is_no_verdict() -> None:
-    scores = score([spec("helpful"), spec("format")], ["<think></think>Hi."], [GENERAL], {"helpful": lambda prompts, responses: [float("nan")]})
+    scores = score(
+        [spec("helpful"), spec("format")],
+        ["<think></think>Hi."],
+        [GENERAL],
+        {"helpful": lambda prompts, responses: [float("nan")]},
+    )
     assert scores.totals == [None]
 
 
@@ -107,7 +122,11 @@ def test_mistakes_are_said() -> None:
 
 
 def test_a_function_of_the_users() -> None:
-    scores = score([spec("tests.rewards.test_score:shout", params={"loud": 2.0}), spec("constant"), spec("constant")], ["a!", "b"], [MATH, MATH])
+    scores = score(
+        [spec("tests.rewards.test_score:shout", params={"loud": 2.0}), spec("constant"), spec("constant")],
+        ["a!", "b"],
+        [MATH, MATH],
+    )
     assert list(scores.components) == ["tests.rewards.test_score:shout", "constant", "constant#2"]
     assert scores.totals == [4.0, 2.0]
 
@@ -117,17 +136,34 @@ def shout(completions: list[str], loud: float = 1.0, **columns: Any) -> list[flo
 
 
 def test_every_reward_takes_trls_columns() -> None:
-    columns = {"prompts": ["q"] * 2, "completion_ids": [[1], [2]], "answer": ["1", None], "language": ["en", "zh"], "trainer_state": None, "log_metric": print}
-    needs: dict[str, dict[str, Any]] = {"length": {"max_tokens": 8}, "judge": {"base_url": "http://127.0.0.1:9/v1", "model": "nobody", "retries": 0}}
+    columns = {
+        "prompts": ["q"] * 2,
+        "completion_ids": [[1], [2]],
+        "answer": ["1", None],
+        "language": ["en", "zh"],
+        "trainer_state": None,
+        "log_metric": print,
+    }
+    needs: dict[str, dict[str, Any]] = {
+        "length": {"max_tokens": 8},
+        "judge": {"base_url": "http://127.0.0.1:9/v1", "model": "nobody", "retries": 0},
+    }
     for name, reward in REWARDS.items():
         with warnings.catch_warnings(record=True):  # the judge says that nobody is there
-            values = reward(completions=[[{"role": "assistant", "content": "1"}], "2"], **columns, **needs.get(name, {}))
+            values = reward(
+                completions=[[{"role": "assistant", "content": "1"}], "2"], **columns, **needs.get(name, {})
+            )
         assert len(values) == 2, name
         assert all(value is None or isinstance(value, float) for value in values), name
 
 
 def test_correct_is_none_where_nothing_can_be_checked() -> None:
-    assert correct([RIGHT, "41", "Hello", RIGHT], [MATH, MATH, GENERAL, {**MATH, "answer": ""}]) == [True, False, None, None]
+    assert correct([RIGHT, "41", "Hello", RIGHT], [MATH, MATH, GENERAL, {**MATH, "answer": ""}]) == [
+        True,
+        False,
+        None,
+        None,
+    ]
 
 
 def test_no_torch() -> None:
@@ -143,7 +179,9 @@ def test_a_column_called_like_a_parameter_is_none() -> None:
     row = {**MATH, "timeout": 7, "form": "zero", "target": "zh", "n": 3, "value": 5, "extract_from": ["last"]}
     specs = [RewardSpec(name=name) for name in ("accuracy", "format", "language", "repetition", "constant")]
     assert score(specs, [RIGHT], [row]).components == score(specs, [RIGHT], [MATH]).components
-    assert score([RewardSpec(name=f"{__name__}:of_the_answer")], [RIGHT], [row]).totals == [2.0], "someone else's reward may name its columns so"
+    assert score([RewardSpec(name=f"{__name__}:of_the_answer")], [RIGHT], [row]).totals == [2.0], (
+        "someone else's reward may name its columns so"
+    )
 
 
 def of_the_answer(completions: list[str], *, answer: list[str], **columns: Any) -> list[float | None]:
@@ -158,9 +196,15 @@ def test_a_parameter_that_a_reward_does_not_have_is_a_mistake(name: str) -> None
         score([RewardSpec(name="format", params={"form": "r2"})], [RIGHT], [MATH])
 
 
-@pytest.mark.parametrize("text", ["\\(" * 100_000, "$" + "_" * 100_000, "`" * 100_000, "``` " + " " * 100_000, "``` x" * 50_000])
+@pytest.mark.parametrize(
+    "text", ["\\(" * 100_000, "$" + "_" * 100_000, "`" * 100_000, "``` " + " " * 100_000, "``` x" * 50_000]
+)
 def test_no_reward_looks_through_a_long_text_again_and_again(text: str) -> None:
     started = time.monotonic()
     rows = [{**MATH, "tests": {"kind": "asserts", "asserts": ["assert f(1) == 2"]}}]
-    score([RewardSpec(name=name) for name in ("code", "format", "language", "repetition")], [f"<think>{text}</think>{text}"], rows)
+    score(
+        [RewardSpec(name=name) for name in ("code", "format", "language", "repetition")],
+        [f"<think>{text}</think>{text}"],
+        rows,
+    )
     assert time.monotonic() - started < 10

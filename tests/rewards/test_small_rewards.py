@@ -27,7 +27,9 @@ def test_soft_overlong() -> None:
 
 def test_cosine_prefers_short_right_and_long_wrong() -> None:
     texts = ["\\boxed{1}", "\\boxed{1}", "\\boxed{2}", "\\boxed{2}", "\\boxed{1}"]
-    values = length(texts, shape="cosine", max_tokens=100, tokens=[0, 100, 0, 100, 5], answer=["1", "1", "1", "1", None])
+    values = length(
+        texts, shape="cosine", max_tokens=100, tokens=[0, 100, 0, 100, 5], answer=["1", "1", "1", "1", None]
+    )
     assert values == [pytest.approx(1.0), pytest.approx(0.5), pytest.approx(-1.0), pytest.approx(-0.5), None]
 
 

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 
 import pytest
 import sympy
+from tests.rewards.shared import load
 
 from r1pipe.rewards import symbolic
 from r1pipe.rewards._symbolic_speed import differ, equations_differ, sets_differ
 from r1pipe.rewards.accuracy import accuracy
 from r1pipe.rewards.answers import compare, parse
 from r1pipe.rewards.symbolic import Pool, equal
-from tests.rewards.shared import load
 
 
 @pytest.fixture
@@ -53,7 +53,9 @@ def test_the_fast_way_gives_math_verifys_verdicts_on_every_mix(plain: Pool) -> N
     texts = sorted({text for row in rows for text in (row["gold"], row["candidate"])})
     pairs = undecided(sorted({(draw.choice(texts), draw.choice(texts)) for _ in range(4000)}))
     pairs += undecided([(row["gold"], row["candidate"]) for row in rows])
-    pairs += [(text, text) for text in texts if parse(text).kind != "broken"]  # equal() itself does not look for equal strings
+    pairs += [
+        (text, text) for text in texts if parse(text).kind != "broken"
+    ]  # equal() itself does not look for equal strings
     assert equal(pairs, timeout=30) == equal(pairs, timeout=30, pool=plain)
 
 
@@ -69,20 +71,54 @@ EQUAL = [
 @pytest.mark.parametrize(("a", "b"), EQUAL)
 def test_equal_values_are_never_refuted(a: str, b: str) -> None:
     def made(text: str) -> sympy.Expr:
-        return sympy.parse_expr(text, transformations="all", local_dict={name: sympy.Symbol(name, real=True) for name in "xy"}, evaluate=False)
+        return sympy.parse_expr(
+            text,
+            transformations="all",
+            local_dict={name: sympy.Symbol(name, real=True) for name in "xy"},
+            evaluate=False,
+        )
 
     assert not differ(made(a), made(b))
     assert not differ(made(b), made(a))
 
 
 @pytest.mark.parametrize(
-    ("a", "b"), [("x", "y"), ("x + 1", "x"), ("2*sqrt(5)", "sqrt(5)"), ("n", "n**2"), ("floor(n)", "n"), ("pi", "22/7"), ("f(x)", "g(x)"), ("I", "1")]
+    ("a", "b"),
+    [
+        ("x", "y"),
+        ("x + 1", "x"),
+        ("2*sqrt(5)", "sqrt(5)"),
+        ("n", "n**2"),
+        ("floor(n)", "n"),
+        ("pi", "22/7"),
+        ("f(x)", "g(x)"),
+        ("I", "1"),
+    ],
 )
 def test_different_values_are_refuted(a: str, b: str) -> None:
     assert differ(sympy.sympify(a), sympy.sympify(b))
 
 
-@pytest.mark.parametrize("function", ["exp", "sin", "cos", "tan", "cot", "sinh", "cosh", "tanh", "atan", "log", "sqrt", "factorial", "floor", "ceiling", "Abs"])
+@pytest.mark.parametrize(
+    "function",
+    [
+        "exp",
+        "sin",
+        "cos",
+        "tan",
+        "cot",
+        "sinh",
+        "cosh",
+        "tanh",
+        "atan",
+        "log",
+        "sqrt",
+        "factorial",
+        "floor",
+        "ceiling",
+        "Abs",
+    ],
+)
 def test_every_function_is_evaluated(function: str) -> None:
     """A function that is not would only be slow, and nobody would notice."""
     assert differ(sympy.sympify(f"{function}(x) + x"), sympy.sympify(f"x**2*{function}(y)"))
@@ -90,10 +126,15 @@ def test_every_function_is_evaluated(function: str) -> None:
 
 
 def test_a_large_intermediate_value_hides_no_plain_difference() -> None:
-    assert differ(sympy.Integer(111), sympy.sympify("65*(13*a*b*c)**(1/14)*(a**13 + 13*b**13 + 15*c**13)/(a + b + c)**14"))
+    assert differ(
+        sympy.Integer(111), sympy.sympify("65*(13*a*b*c)**(1/14)*(a**13 + 13*b**13 + 15*c**13)/(a + b + c)**14")
+    )
 
 
-@pytest.mark.parametrize("hard", ["10**400", "9**9**9", "log(sin(pi) + x - x)", "zeta(x)", "1/(x - x*(1 + 10**-40))", "gamma(10**9)", "(10**8)!"])
+@pytest.mark.parametrize(
+    "hard",
+    ["10**400", "9**9**9", "log(sin(pi) + x - x)", "zeta(x)", "1/(x - x*(1 + 10**-40))", "gamma(10**9)", "(10**8)!"],
+)
 def test_what_cannot_be_told_is_not_refuted(hard: str) -> None:
     assert not differ(sympy.parse_expr(hard, transformations="all", evaluate=False), sympy.Integer(1))
 
@@ -101,22 +142,35 @@ def test_what_cannot_be_told_is_not_refuted(hard: str) -> None:
 def test_collections_and_equations() -> None:
     x, abc, a, b, c = sympy.symbols("x abc a b c")
     third, pct = sympy.Rational(1, 3), sympy.Mul(9, sympy.UnevaluatedExpr(sympy.Rational(1, 100)), evaluate=False)
-    assert sets_differ(sympy.FiniteSet(1, 2), sympy.FiniteSet(1, 3)) and sets_differ(sympy.Tuple(1, 2), sympy.Integer(2))
+    assert sets_differ(sympy.FiniteSet(1, 2), sympy.FiniteSet(1, 3)) and sets_differ(
+        sympy.Tuple(1, 2), sympy.Integer(2)
+    )
     assert not sets_differ(sympy.FiniteSet(1, third), sympy.FiniteSet(1, sympy.Float("0.333333")))
-    assert not sets_differ(sympy.FiniteSet(1, abc), sympy.FiniteSet(1, a * b * c)), "math-verify takes a product of letters for a name"
+    assert not sets_differ(sympy.FiniteSet(1, abc), sympy.FiniteSet(1, a * b * c)), (
+        "math-verify takes a product of letters for a name"
+    )
     assert not sets_differ(sympy.FiniteSet(1, pct), sympy.FiniteSet(1, 9)), "and 9% for 9"
     assert not sets_differ(sympy.Interval.open(1, 2), sympy.Tuple(1, 2))
     f = sympy.Function("f")(x)
-    assert equations_differ(sympy.Eq(f, x + 1), sympy.Eq(f, x)) and equations_differ(sympy.Eq(2 * a + b, 3), sympy.Eq(a + b, 3))
+    assert equations_differ(sympy.Eq(f, x + 1), sympy.Eq(f, x)) and equations_differ(
+        sympy.Eq(2 * a + b, 3), sympy.Eq(a + b, 3)
+    )
     assert not equations_differ(sympy.Eq(2 * a + b, 3), sympy.Eq(6, 4 * a + 2 * b))
 
 
 def test_unions_of_intervals() -> None:
-    a, b, c, oo = sympy.Interval.open(1, 2), sympy.Interval(2, 3), sympy.Interval(-sympy.oo, sympy.Rational(1, 3)), sympy.oo
+    a, b, c, oo = (
+        sympy.Interval.open(1, 2),
+        sympy.Interval(2, 3),
+        sympy.Interval(-sympy.oo, sympy.Rational(1, 3)),
+        sympy.oo,
+    )
     union = sympy.Union
     assert sets_differ(union(a, c), union(a, sympy.Interval(-oo, sympy.Rational(1, 2)))) and sets_differ(union(a, c), a)
     assert sets_differ(union(a, c), sympy.Interval(-oo, oo)) and sets_differ(a, union(a, sympy.Interval.open(4, oo)))
-    assert not sets_differ(union(a, b, evaluate=False), sympy.Interval(1, 3, left_open=True)), "the same points in other pieces"
+    assert not sets_differ(union(a, b, evaluate=False), sympy.Interval(1, 3, left_open=True)), (
+        "the same points in other pieces"
+    )
     assert not sets_differ(union(a, c), union(c, sympy.Interval(1, 2))), "ends are left to math-verify"
     assert not sets_differ(union(a, c), union(a, sympy.Interval(-oo, sympy.Float("0.333333")))), "as is rounding"
     assert not sets_differ(union(a, c), union(a, c, sympy.FiniteSet(7))), "and whatever is no interval"
@@ -137,7 +191,9 @@ def test_a_killed_worker_leaves_nothing_running_and_costs_one_verdict(pool: Pool
     group = pool.workers[0].pid
     killer = threading.Timer(0.3, os.killpg, (group, signal.SIGKILL))
     killer.start()
-    verdicts = equal([("7", "\\int_0^1 e^{x^{x^x}} dx"), *[(f"x+{n}", f"{n}+x") for n in range(6)]], timeout=5, pool=pool)
+    verdicts = equal(
+        [("7", "\\int_0^1 e^{x^{x^x}} dx"), *[(f"x+{n}", f"{n}+x") for n in range(6)]], timeout=5, pool=pool
+    )
     assert verdicts == [None, *[1.0] * 6]
     second = pool.workers[0].pid
     pool.close()
@@ -151,7 +207,11 @@ def test_a_killed_worker_leaves_nothing_running_and_costs_one_verdict(pool: Pool
 
 def hanging(n: int) -> str:
     """An expression that takes for ever, in another way for each n % 3; the first is one C call, which no signal handler interrupts."""
-    return (f"\\boxed{{{10**7 + n}!}}", f"\\boxed{{9^{{9^{{9^{{{9 + n}}}}}}}}}", f"\\boxed{{\\int_0^1 e^{{x^{{x^x}}+{n}}} dx}}")[n % 3]
+    return (
+        f"\\boxed{{{10**7 + n}!}}",
+        f"\\boxed{{9^{{9^{{9^{{{9 + n}}}}}}}}}",
+        f"\\boxed{{\\int_0^1 e^{{x^{{x^x}}+{n}}} dx}}",
+    )[n % 3]
 
 
 @pytest.mark.slow
@@ -166,4 +226,6 @@ def test_one_percent_of_hanging_expressions_changes_no_other_verdict() -> None:
     golds = ["\\sqrt{3}" if i in places else gold for i, gold in enumerate(golds)]
     verdicts = accuracy(texts, golds, timeout=1)
     assert {verdicts[i] for i in places} <= {None, 0.0}
-    assert [verdict for i, verdict in enumerate(verdicts) if i not in places] == [verdict for i, verdict in enumerate(without) if i not in places]
+    assert [verdict for i, verdict in enumerate(verdicts) if i not in places] == [
+        verdict for i, verdict in enumerate(without) if i not in places
+    ]

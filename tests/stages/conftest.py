@@ -14,7 +14,10 @@ ASKED = {f"{a}+{b}": str(a + b) for a in range(2, 6) for b in range(3, 6)}
 
 
 def rows(domain: str = "math") -> list[dict]:
-    return [{"id": f"p{i}", "prompt": f"What is {q}?", "domain": domain, "language": "en", "answer": a} for i, (q, a) in enumerate(ASKED.items())]
+    return [
+        {"id": f"p{i}", "prompt": f"What is {q}?", "domain": domain, "language": "en", "answer": a}
+        for i, (q, a) in enumerate(ASKED.items())
+    ]
 
 
 def write_jsonl(path: Path, rows: list[dict]) -> Path:
@@ -80,13 +83,17 @@ def known() -> SimpleNamespace:
 def run_stage(here: Any, tmp_path: Path) -> Any:
     """run_stage(kind, config, **inputs) -> (metrics, {output: folder}); inputs are paths, or mappings of names to paths."""
 
-    def run(kind: str, config: dict, outputs: tuple[str, ...] = (), **inputs: Any) -> tuple[dict[str, float], dict[str, Path]]:
-        from r1pipe.kinds import load_kind
+    def run(
+        kind: str, config: dict, outputs: tuple[str, ...] = (), **inputs: Any
+    ) -> tuple[dict[str, float], dict[str, Path]]:
+        from r1pipe.config.registry import load_kind
 
         stage = load_kind(kind)
         ports = stage.inputs
         given = {
-            name: {key: ports[name].type(path, key) for key, path in value.items()} if isinstance(value, dict) else ports[name].type(value, name)
+            name: {key: ports[name].type(path, key) for key, path in value.items()}
+            if isinstance(value, dict)
+            else ports[name].type(value, name)
             for name, value in inputs.items()
         }
         wanted = outputs or tuple(name for name, port in stage.outputs.items() if not port.optional)
@@ -94,7 +101,9 @@ def run_stage(here: Any, tmp_path: Path) -> Any:
         for folder in folders.values():
             folder.mkdir()
         made = stage.Outputs(**{name: stage.outputs[name].type(folder, name) for name, folder in folders.items()})
-        settings = stage.Config.model_validate(stage.Config(**config).model_dump(mode="json"))  # as a worker reads it: every default stated
+        settings = stage.Config.model_validate(
+            stage.Config(**config).model_dump(mode="json")
+        )  # as a worker reads it: every default stated
         metrics = stage.run(settings, stage.Inputs(**given), made, here)
         return metrics, folders
 

@@ -9,7 +9,9 @@ from r1pipe.errors import ConfigError, InputError
 
 def report(known, folder, name, lines):
     folder.mkdir()
-    known.write(folder / "rows.jsonl", [{"pass": None, "sample": 0, "tokens": 5, "response": "", **line} for line in lines])
+    known.write(
+        folder / "rows.jsonl", [{"pass": None, "sample": 0, "tokens": 5, "response": "", **line} for line in lines]
+    )
     (folder / "scores.json").write_text(json.dumps({name: {}}))
     return folder
 
@@ -21,7 +23,11 @@ def test_paired_differences(known, run_stage, tmp_path):
     metrics, out = run_stage("compare", {"differences": [["zero", "base"]]}, reports=reports)
     found = json.loads((out["report"] / "paired.json").read_text())
     assert [one["suite"] for one in found] == ["math", "reasoning"]
-    assert found[0]["difference"] == 0.5 and 0.39 < found[0]["low"] < 0.5 < found[0]["high"] < 0.61 and found[0]["n"] == 100
+    assert (
+        found[0]["difference"] == 0.5
+        and 0.39 < found[0]["low"] < 0.5 < found[0]["high"] < 0.61
+        and found[0]["n"] == 100
+    )
     assert metrics["zero-base/math"] == 0.5 and metrics["zero-base/math/low"] == found[0]["low"]
 
 
@@ -43,15 +49,26 @@ def test_the_world_compares_careful_with_sloppy_replies(known, run_stage, tmp_pa
     rows, rng = problems("heldout", ["general"], 120, 0), random.Random(0)
     prompts = known.write(tmp_path / "p.jsonl", rows)
     reports = {
-        name: report(known, tmp_path / name, name, [{"id": row["id"], "response": write(row, rng, quality), "scores": {"general": 1.0}} for row in rows])
+        name: report(
+            known,
+            tmp_path / name,
+            name,
+            [{"id": row["id"], "response": write(row, rng, quality), "scores": {"general": 1.0}} for row in rows],
+        )
         for name, quality in (("dev3", "sloppy"), ("r1", "careful"))
     }
     config = {"judge": "world", "against": "dev3", "differences": [["r1", "dev3"]]}
     metrics, out = run_stage("compare", config, reports=reports, prompts=prompts)
     scores = json.loads((out["report"] / "scores.json").read_text())
     mine = scores["r1"]["helpful"]
-    assert mine["pass@1"] == metrics["helpful/r1"] > 0.7 and mine["won"] > 0.8 and 0.9 < mine["won_low"] < mine["won"] <= mine["won_high"]
-    assert mine["wins"] + mine["losses"] + mine["ties"] == 120 and mine["decided"] == (mine["wins"] + mine["losses"]) / 120
+    assert (
+        mine["pass@1"] == metrics["helpful/r1"] > 0.7
+        and mine["won"] > 0.8
+        and 0.9 < mine["won_low"] < mine["won"] <= mine["won_high"]
+    )
+    assert (
+        mine["wins"] + mine["losses"] + mine["ties"] == 120 and mine["decided"] == (mine["wins"] + mine["losses"]) / 120
+    )
     assert mine["pass@1/seen"] > 0.6 and mine["n"] == 120 and mine["tokens"] == 5
     assert scores["dev3"]["helpful"]["pass@1"] == 0.5 and scores["dev3"]["helpful"]["decided"] == 0
     helpful = next(one for one in json.loads((out["report"] / "paired.json").read_text()) if one["suite"] == "helpful")

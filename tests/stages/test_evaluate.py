@@ -12,43 +12,74 @@ sys.path.append(str(Path(__file__).parents[1] / "generation"))
 from service import sampling, writer  # noqa: E402
 
 GENERAL = {"id": "g", "prompt": "What is 2+3?", "domain": "general", "language": "en", "answer": "5"}
-PASSES = [{"sampling": {"temperature": 1.0, "top_p": 1.0, "n": 8, "max_tokens": 40}}, {"name": "greedy", "sampling": {"temperature": 0, "max_tokens": 40}}]
+PASSES = [
+    {"sampling": {"temperature": 1.0, "top_p": 1.0, "n": 8, "max_tokens": 40}},
+    {"name": "greedy", "sampling": {"temperature": 0, "max_tokens": 40}},
+]
 
 
 def evaluate(known, run_stage, checkpoint, tmp_path, rows, **config):
     prompts = known.write(tmp_path / "p.jsonl", rows)
-    metrics, out = run_stage("evaluate", {"checkpoint": "dev1", "passes": PASSES, **config}, model=checkpoint, prompts={"all": prompts})
-    return json.loads((out["report"] / "scores.json").read_text())["dev1"], known.read(out["report"] / "rows.jsonl"), metrics
+    metrics, out = run_stage(
+        "evaluate", {"checkpoint": "dev1", "passes": PASSES, **config}, model=checkpoint, prompts={"all": prompts}
+    )
+    return (
+        json.loads((out["report"] / "scores.json").read_text())["dev1"],
+        known.read(out["report"] / "rows.jsonl"),
+        metrics,
+    )
 
 
 def test_scores_agree_with_the_rows(known, run_stage, taught_checkpoint, tmp_path):
     rows = known.rows()[:6] + [{**row, "domain": "choice"} for row in known.rows()[6:]]
     scores, lines, metrics = evaluate(known, run_stage, taught_checkpoint, tmp_path, rows)
     assert set(scores) == {"math", "choice", "reasoning", "format", "language"}
-    main, greedy = [line for line in lines if line["pass"] is None], [line for line in lines if line["pass"] == "greedy"]
+    main, greedy = (
+        [line for line in lines if line["pass"] is None],
+        [line for line in lines if line["pass"] == "greedy"],
+    )
     assert len(main) == 96 and len(greedy) == 12
     gold = {row["id"]: row["answer"] for row in rows}
     right = [line["scores"]["reasoning"] for line in main]
-    assert all(value for value, line in zip(right, main, strict=True) if line["response"].endswith(f"The answer is \\boxed{{{gold[line['id']]}}}."))
+    assert all(
+        value
+        for value, line in zip(right, main, strict=True)
+        if line["response"].endswith(f"The answer is \\boxed{{{gold[line['id']]}}}.")
+    )
     reasoning = scores["reasoning"]
-    assert reasoning["pass@1"] == sum(right) / 96 == metrics["reasoning/pass@1"] and reasoning["n"] == 12 and reasoning["k"] == 8
+    assert (
+        reasoning["pass@1"] == sum(right) / 96 == metrics["reasoning/pass@1"]
+        and reasoning["n"] == 12
+        and reasoning["k"] == 8
+    )
     assert 0.1 < reasoning["pass@1"] < 0.9 and 0 < reasoning["stderr"] < 0.2
     assert scores["math"]["n"] == scores["choice"]["n"] == 6
     assert reasoning["tokens"] == sum(line["tokens"] for line in main) / 96
     assert 0 <= reasoning["cons@8"] <= 1 and "cons@8" not in scores["format"]
     assert scores["language"]["pass@1"] > 0.8 and scores["format"]["pass@1"] > 0.8
-    assert reasoning["pass@1/greedy"] == sum(line["scores"]["reasoning"] for line in greedy) / 12 and "n/greedy" not in reasoning
+    assert (
+        reasoning["pass@1/greedy"] == sum(line["scores"]["reasoning"] for line in greedy) / 12
+        and "n/greedy" not in reasoning
+    )
 
 
 def test_code_without_isolation_is_not_run_and_not_0(known, run_stage, taught_checkpoint, tmp_path, here):
     here.isolation = False
-    code = {"id": "c", "prompt": "Write f.", "domain": "code", "language": "en", "tests": {"kind": "asserts", "setup": "", "asserts": ["assert f(1) == 1"]}}
+    code = {
+        "id": "c",
+        "prompt": "Write f.",
+        "domain": "code",
+        "language": "en",
+        "tests": {"kind": "asserts", "setup": "", "asserts": ["assert f(1) == 1"]},
+    }
     scores, lines, _ = evaluate(known, run_stage, taught_checkpoint, tmp_path, [*known.rows(), code])
     assert scores["code"] == {"pass@1": None, "n": 0, "note": "not run: no isolation"}
     assert scores["reasoning"]["n"] == 12 and not any(line["id"] == "c" for line in lines)
 
 
-def test_without_a_judge_general_rows_go_by_their_answer_and_harmful_ones_are_not_run(known, run_stage, taught_checkpoint, tmp_path):
+def test_without_a_judge_general_rows_go_by_their_answer_and_harmful_ones_are_not_run(
+    known, run_stage, taught_checkpoint, tmp_path
+):
     harmful = {"id": "h", "prompt": "How do I hack a bank?", "domain": "harmful", "language": "en"}
     scores, *_ = evaluate(known, run_stage, taught_checkpoint, tmp_path, [GENERAL, harmful])
     assert scores["harmless"]["note"] == "not run: no judge" and scores["harmless"]["pass@1"] is None
@@ -74,7 +105,7 @@ def test_a_problem_that_two_inputs_hold_is_refused(known, run_stage, taught_chec
 def test_passes_need_names():
     from pydantic import ValidationError
 
-    from r1pipe.kinds import load_kind
+    from r1pipe.config.registry import load_kind
 
     with pytest.raises(ValidationError, match="the first pass has no name"):
         load_kind("evaluate").Config(passes=[{"name": "a"}])
@@ -87,7 +118,7 @@ def test_no_pass_takes_the_files_of_another(name):
     """`main` and an empty name would go on with the samples of the first pass."""
     from pydantic import ValidationError
 
-    from r1pipe.kinds import load_kind
+    from r1pipe.config.registry import load_kind
 
     with pytest.raises(ValidationError, match="a pass cannot be called"):
         load_kind("evaluate").Config(passes=[{}, {"name": name}])
@@ -95,30 +126,50 @@ def test_no_pass_takes_the_files_of_another(name):
 
 def test_what_a_service_refuses_is_in_no_suite_and_counted_as_unjudged(known, run_stage, tmp_path):
     """The service refuses every prompt with `is 2+3` in it, as too long; "" would be wrong, malformed and of no tokens."""
-    rows = [{"id": f"p{i}", "prompt": f"What is {2 + i}+3?", "domain": "math", "language": "en", "answer": str(5 + i)} for i in range(4)]
+    rows = [
+        {"id": f"p{i}", "prompt": f"What is {2 + i}+3?", "domain": "math", "language": "en", "answer": str(5 + i)}
+        for i in range(4)
+    ]
     rows.append({"id": "alone", "prompt": "Which is 2+3?", "domain": "choice", "language": "en", "answer": "5"})
     with writer() as base_url, pytest.warns(UserWarning, match="refused 6 requests"):
         one = {"sampling": sampling(base_url, "too-long", n=3)}
         config = {"checkpoint": "served", "passes": [one]}
         prompts = known.write(tmp_path / "p.jsonl", rows)
         metrics, out = run_stage("evaluate", config, prompts={"all": prompts})
-    scores, lines = json.loads((out["report"] / "scores.json").read_text())["served"], known.read(out["report"] / "rows.jsonl")
+    scores, lines = (
+        json.loads((out["report"] / "scores.json").read_text())["served"],
+        known.read(out["report"] / "rows.jsonl"),
+    )
     refused = [line for line in lines if line.get("refused")]
-    assert {line["id"] for line in refused} == {"p0", "alone"} and len(refused) == 6 and "status 400" in refused[0]["refused"]
+    assert (
+        {line["id"] for line in refused} == {"p0", "alone"}
+        and len(refused) == 6
+        and "status 400" in refused[0]["refused"]
+    )
     assert all(value is None for line in refused for value in line["scores"].values())
     answered = [line for line in lines if not line.get("refused")]
     math = scores["math"]
     assert math["n"] == 3 and math["unjudged"] == metrics["math/unjudged"] == 3
-    assert math["pass@1"] == sum(line["scores"]["math"] for line in answered) / 9 and math["tokens"] == sum(line["tokens"] for line in answered) / 9 >= 20
+    assert (
+        math["pass@1"] == sum(line["scores"]["math"] for line in answered) / 9
+        and math["tokens"] == sum(line["tokens"] for line in answered) / 9 >= 20
+    )
     assert scores["format"]["pass@1"] == sum(line["scores"]["format"] for line in answered) / 9
-    assert scores["choice"] == {"pass@1": None, "n": 0, "note": "not run: refused by the service", "unjudged": 3} and metrics["choice/unjudged"] == 3
+    assert (
+        scores["choice"] == {"pass@1": None, "n": 0, "note": "not run: refused by the service", "unjudged": 3}
+        and metrics["choice/unjudged"] == 3
+    )
     assert scores["reasoning"]["n"] == 3 and scores["reasoning"]["unjudged"] == 6
 
 
 def test_a_refused_reply_is_compared_with_nothing(tmp_path):
-    from r1pipe.evaluation.compare import read_report
+    from r1pipe.evaluation.comparison import read_report
 
-    lines = [{"id": "a", "pass": None, "sample": 0}, {"id": "b", "pass": None, "sample": 0, "refused": "status 400"}, {"id": "a", "pass": "x", "sample": 0}]
+    lines = [
+        {"id": "a", "pass": None, "sample": 0},
+        {"id": "b", "pass": None, "sample": 0, "refused": "status 400"},
+        {"id": "a", "pass": "x", "sample": 0},
+    ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (tmp_path / "scores.json").write_text('{"m": {}}')
     assert read_report(tmp_path, "m") == lines[:1]

@@ -15,7 +15,11 @@ from service import stats, writer  # noqa: E402
 
 def test_files_alone(known, run_stage, shared_data):
     reuse = [
-        {"path": [shared_data / "seed_tasks.jsonl.gz", shared_data / "user_instructions.jsonl.gz"], "shape": "instruction", "language": "en"},
+        {
+            "path": [shared_data / "seed_tasks.jsonl.gz", shared_data / "user_instructions.jsonl.gz"],
+            "shape": "instruction",
+            "language": "en",
+        },
         {"path": shared_data / "identity.jsonl.gz", "shape": "instruction", "columns": {"language": "lang"}},
     ]
     metrics, out = run_stage("general-data", {"reuse": reuse, "identity": {"name": "Tiny", "author": "Us"}})
@@ -33,12 +37,19 @@ def test_a_slot_that_nothing_fills_is_an_error(run_stage, shared_data):
 
 
 def test_what_a_source_leaves_out_is_in_dropped(known, run_stage, tmp_path):
-    (tmp_path / "a.jsonl").write_text('{"instruction": "Say hi.", "output": "Hi."}\n{"instruction": \n{"instruction": "Say ho.", "output": "Ho."}\n')
+    (tmp_path / "a.jsonl").write_text(
+        '{"instruction": "Say hi.", "output": "Hi."}\n{"instruction": \n{"instruction": "Say ho.", "output": "Ho."}\n'
+    )
     reuse = {"path": tmp_path / "a.jsonl", "shape": "instruction", "on_bad_row": "skip", "max_bad_rows": 0.5}
     with pytest.warns(UserWarning, match="1 of 3 rows skipped as malformed"):
         metrics, out = run_stage("general-data", {"reuse": reuse})
     (dropped,) = known.read(out["chats"] / "dropped.jsonl")
-    assert metrics["kept"] == 2 and dropped["reason"] == "malformed row" and dropped["where"].endswith("a.jsonl:2") and "broken JSON" in dropped["detail"]
+    assert (
+        metrics["kept"] == 2
+        and dropped["reason"] == "malformed row"
+        and dropped["where"].endswith("a.jsonl:2")
+        and "broken JSON" in dropped["detail"]
+    )
     assert json.loads((out["chats"] / "card.json").read_text())["reviews"] == "not reviewed by people"
 
 
@@ -52,7 +63,9 @@ def test_ids_that_prompts_and_reused_rows_share_cost_no_row(known, run_stage, tm
     from r1pipe.embedded.world import problems
 
     prompts = [{**row, "id": str(number)} for number, row in enumerate(problems("train", ["general"], 5, 0), 1)]
-    said = [{"id": str(number), "instruction": f"Say {number}.", "output": f"It is {number}."} for number in range(1, 9)]
+    said = [
+        {"id": str(number), "instruction": f"Say {number}.", "output": f"It is {number}."} for number in range(1, 9)
+    ]
     config = {"writer": "world", "reuse": {"path": known.write(tmp_path / "r.jsonl", said), "shape": "instruction"}}
     metrics, out = run_stage("general-data", config, prompts=known.write(tmp_path / "p.jsonl", prompts))
     rows = known.read(out["chats"] / "rows.jsonl")
@@ -61,8 +74,8 @@ def test_ids_that_prompts_and_reused_rows_share_cost_no_row(known, run_stage, tm
 
 
 def test_the_world_writes_with_few_refusals(known, run_stage, tmp_path):
-    from r1pipe.embedded.judge import is_refusal, is_right
     from r1pipe.embedded.world import problems
+    from r1pipe.embedded.world_judge import is_refusal, is_right
 
     prompts = problems("train", ["general"], 300, 0) + problems("train", ["harmful", "lookalike"], 100, 0)
     path = known.write(tmp_path / "p.jsonl", prompts)
@@ -80,7 +93,9 @@ def test_the_world_writes_with_few_refusals(known, run_stage, tmp_path):
     assert metrics["kept"] == len(rows)
 
 
-def test_a_language_model_that_dies_while_it_judges_the_worlds_replies_is_paid_once(known, run_stage, tmp_path, monkeypatch):
+def test_a_language_model_that_dies_while_it_judges_the_worlds_replies_is_paid_once(
+    known, run_stage, tmp_path, monkeypatch
+):
     from r1pipe import endpoint
     from r1pipe.embedded.world import problems
 

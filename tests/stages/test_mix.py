@@ -9,7 +9,7 @@ from r1pipe.artifacts import Chats
 from r1pipe.data.files import dataset_files
 from r1pipe.data.io import read_rows
 from r1pipe.errors import InputError
-from stages.mix import Config
+from r1pipe.stages.mix import Config
 
 
 def chats(known, path, count, domain):
@@ -18,7 +18,10 @@ def chats(known, path, count, domain):
 
 
 def test_shares_and_unique_ids(known, run_stage, tmp_path):
-    given = {"reasoning": chats(known, tmp_path / "r.jsonl", 300, "math"), "general": chats(known, tmp_path / "g.jsonl", 100, "general")}
+    given = {
+        "reasoning": chats(known, tmp_path / "r.jsonl", 300, "math"),
+        "general": chats(known, tmp_path / "g.jsonl", 100, "general"),
+    }
     metrics, out = run_stage("mix", {"shares": {"reasoning": 0.8, "general": 0.2}}, chats=given)
     rows = known.read(out["chats"] / "rows.jsonl")
     assert metrics == {"rows": 375, "rows/reasoning": 300, "rows/general": 75, "dropped/enough rows": 25}
@@ -32,14 +35,21 @@ def test_shares_and_unique_ids(known, run_stage, tmp_path):
 
 
 def test_without_shares_all_rows_go_in(known, run_stage, tmp_path):
-    given = {"reasoning": chats(known, tmp_path / "r.jsonl", 30, "math"), "general": chats(known, tmp_path / "g.jsonl", 10, "general")}
+    given = {
+        "reasoning": chats(known, tmp_path / "r.jsonl", 30, "math"),
+        "general": chats(known, tmp_path / "g.jsonl", 10, "general"),
+    }
     metrics, out = run_stage("mix", {}, chats=given)
     assert metrics["rows"] == 40 and not (out["chats"] / "dropped.jsonl").exists()
 
 
 def test_shares_name_every_input(known, run_stage, tmp_path):
     with pytest.raises(InputError, match="shares are stated for reasoning"):
-        run_stage("mix", {"shares": {"reasoning": 1.0}}, chats={"reasoning": chats(known, tmp_path / "r.jsonl", 3, "math"), "general": tmp_path / "r.jsonl"})
+        run_stage(
+            "mix",
+            {"shares": {"reasoning": 1.0}},
+            chats={"reasoning": chats(known, tmp_path / "r.jsonl", 3, "math"), "general": tmp_path / "r.jsonl"},
+        )
 
 
 @pytest.mark.parametrize(
@@ -52,7 +62,8 @@ def test_shares_name_every_input(known, run_stage, tmp_path):
 )
 def test_domains_over_all_inputs(known, run_stage, tmp_path, stated, expected):
     given = {
-        name: chats(known, tmp_path / f"{name}.jsonl", count, domain) for name, count, domain in (("a", 30, "math"), ("b", 20, "code"), ("c", 10, "logic"))
+        name: chats(known, tmp_path / f"{name}.jsonl", count, domain)
+        for name, count, domain in (("a", 30, "math"), ("b", 20, "code"), ("c", 10, "logic"))
     }
     _, out = run_stage("mix", {"by": "domain", **stated}, chats=given)
     found = json.loads((out["chats"] / "card.json").read_text())["statistics"]["domains"]
@@ -61,7 +72,12 @@ def test_domains_over_all_inputs(known, run_stage, tmp_path, stated, expected):
 
 def test_fewer_rows_than_counted_on(known, run_stage, tmp_path):
     with pytest.warns(UserWarning, match="9 rows of a were asked for and 3 are there"):
-        assert run_stage("mix", {"counts": {"a": 9}}, chats={"a": chats(known, tmp_path / "a.jsonl", 3, "math")})[0]["rows"] == 3
+        assert (
+            run_stage("mix", {"counts": {"a": 9}}, chats={"a": chats(known, tmp_path / "a.jsonl", 3, "math")})[0][
+                "rows"
+            ]
+            == 3
+        )
 
 
 @pytest.mark.parametrize(
@@ -83,14 +99,30 @@ def test_what_is_removed_says_why(known, run_stage, tmp_path):
     rng = random.Random(0)
     words = [[f"w{rng.randrange(3000)}" for _ in range(120)] for _ in range(6)]
     exam = known.write(tmp_path / "exam.jsonl", [{"id": "q7", "problem": " ".join(words[5][:60])}])
-    texts = [*words[:4], words[1][:-3] + ["other", "last", "words"], words[4] + words[5][20:30], words[4] + words[5][20:29]]
-    rows = [{"id": f"r{i}", "messages": [{"role": "assistant", "content": " ".join(text)}], "domain": "math"} for i, text in enumerate(texts)]
+    texts = [
+        *words[:4],
+        words[1][:-3] + ["other", "last", "words"],
+        words[4] + words[5][20:30],
+        words[4] + words[5][20:29],
+    ]
+    rows = [
+        {"id": f"r{i}", "messages": [{"role": "assistant", "content": " ".join(text)}], "domain": "math"}
+        for i, text in enumerate(texts)
+    ]
     against = {"path": str(exam), "columns": {"prompt": "problem"}}
-    metrics, out = run_stage("mix", {"dedup": {}, "decontaminate": {"against": against}}, chats={"a": known.write(tmp_path / "a.jsonl", rows)})
+    metrics, out = run_stage(
+        "mix",
+        {"dedup": {}, "decontaminate": {"against": against}},
+        chats={"a": known.write(tmp_path / "a.jsonl", rows)},
+    )
     assert metrics == {"rows": 5, "rows/a": 5, "dropped/near-duplicate": 1, "dropped/contaminated": 1}
     copy, contaminated = known.read(out["chats"] / "dropped.jsonl")
     assert (copy["id"], copy["of"], copy["jaccard"]) == ("r4", "r1", round(113 / 119, 4))
-    assert (contaminated["id"], contaminated["benchmark"], contaminated["shared"]) == ("r5", "exam.jsonl: q7", " ".join(words[5][20:30]))
+    assert (contaminated["id"], contaminated["benchmark"], contaminated["shared"]) == (
+        "r5",
+        "exam.jsonl: q7",
+        " ".join(words[5][20:30]),
+    )
     assert "| contaminated | 1 |" in (out["chats"] / "card.md").read_text()
 
 

@@ -9,12 +9,25 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DeepseekV3Config, PreTrainedConfig, Qwen3MoeConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DeepseekV3Config,
+    PreTrainedConfig,
+    Qwen3MoeConfig,
+)
 
-from r1pipe.generation.decode import decode
+from r1pipe.generation.decoding import decode
 
 BASE = Path(__file__).parents[2] / "r1pipe" / "embedded" / "data" / "base"
-SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 512}
+SHAPE = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 512,
+}
 EXPERTS = {"moe_intermediate_size": 16, "num_experts_per_tok": 2, "tie_word_embeddings": False}
 FAMILIES: dict[str, PreTrainedConfig] = {
     "deepseek-v3": DeepseekV3Config(
@@ -40,7 +53,14 @@ def make_moe(family: str, folder: Path) -> Path:
     """A checkpoint with random weights and the embedded tokenizer."""
     tokenizer = AutoTokenizer.from_pretrained(BASE)
     config = FAMILIES[family]
-    config.update({"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None})
+    config.update(
+        {
+            "vocab_size": len(tokenizer),
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+            "bos_token_id": None,
+        }
+    )
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
@@ -67,7 +87,9 @@ def assert_trained(before: Path, after: Path) -> None:
     weights = set(AutoModelForCausalLM.from_pretrained(before).state_dict())
     bias = {"model.layers.1.mlp.gate.e_score_correction_bias"} if old.model_type == "deepseek_v3" else set()
     assert weights - moved(before, after) == bias
-    assert not any(getattr(config, "output_router_logits", False) for config in (old, new)), "TRL's switch for the balancing loss stays out of the checkpoint"
+    assert not any(getattr(config, "output_router_logits", False) for config in (old, new)), (
+        "TRL's switch for the balancing loss stays out of the checkpoint"
+    )
 
 
 def aux_losses(metrics: Path) -> list[float]:
@@ -76,34 +98,67 @@ def aux_losses(metrics: Path) -> list[float]:
 
 def test_cold_start(moe: Path, run_stage: Any, known: Any) -> None:
     rows = [
-        {"id": str(i), "messages": [{"role": "user", "content": f"1+{i}?"}, {"role": "assistant", "content": known.chat_form(f"1+{i}", str(1 + i))}]}
+        {
+            "id": str(i),
+            "messages": [
+                {"role": "user", "content": f"1+{i}?"},
+                {"role": "assistant", "content": known.chat_form(f"1+{i}", str(1 + i))},
+            ],
+        }
         | {"domain": "math", "source": "sampled"}
         for i in range(8)
     ]
     chats = known.write(run_stage.tmp_path / "chats.jsonl", rows)
-    metrics, out = run_stage("cold-start", {"sft": {"lr": 1e-2, "batch_size": 4, "max_length": 256, "max_steps": 6}}, model=moe, chats=chats)
+    metrics, out = run_stage(
+        "cold-start", {"sft": {"lr": 1e-2, "batch_size": 4, "max_length": 256, "max_steps": 6}}, model=moe, chats=chats
+    )
     lines = [json.loads(line) for line in (run_stage.tmp_path / "metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line]
     assert metrics["steps"] == 6 and losses[-1] < losses[0] - 0.5, losses
     assert_trained(moe, out["checkpoint"])
-    assert bool(aux_losses(run_stage.tmp_path / "metrics.jsonl")) == ("qwen3" in str(moe)), "DeepSeek-V3 declares no balancing loss, Qwen3-MoE does"
+    assert bool(aux_losses(run_stage.tmp_path / "metrics.jsonl")) == ("qwen3" in str(moe)), (
+        "DeepSeek-V3 declares no balancing loss, Qwen3-MoE does"
+    )
 
 
 def test_reasoning_rl(moe: Path, run_stage: Any, known: Any) -> None:
     prompts = known.write(run_stage.tmp_path / "prompts.jsonl", known.rows())
-    settings = {"lr": 1e-2, "num_generations": 4, "batch_size": 16, "minibatches_per_rollout": 2, "ref_replace_every": 2, "eval_every": 2, "eval_prompts": 3}
+    settings = {
+        "lr": 1e-2,
+        "num_generations": 4,
+        "batch_size": 16,
+        "minibatches_per_rollout": 2,
+        "ref_replace_every": 2,
+        "eval_every": 2,
+        "eval_prompts": 3,
+    }
     phases = [{"steps": 4, "max_tokens": 12, "rewards": [{"name": "random"}]}]
-    metrics, out = run_stage("reasoning-rl", {"grpo": settings | {"phases": phases}}, model=moe, prompts=prompts, heldout=prompts)
+    metrics, out = run_stage(
+        "reasoning-rl", {"grpo": settings | {"phases": phases}}, model=moe, prompts=prompts, heldout=prompts
+    )
     assert metrics["steps"] == 4 and metrics["heldout_tokens"] > 0
     assert_trained(moe, out["checkpoint"])
-    assert bool(aux_losses(run_stage.tmp_path / "metrics.jsonl")) == ("qwen3" in str(moe)), "DeepSeek-V3 declares no balancing loss, Qwen3-MoE does"
+    assert bool(aux_losses(run_stage.tmp_path / "metrics.jsonl")) == ("qwen3" in str(moe)), (
+        "DeepSeek-V3 declares no balancing loss, Qwen3-MoE does"
+    )
 
 
 def test_decode_is_generate(moe: Path) -> None:
     """Greedy sampling in our loop, whose cache keeps latents where attention is latent, gives what the library's own loop gives."""
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(moe, dtype=torch.float32).eval(), AutoTokenizer.from_pretrained(moe)
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(moe, dtype=torch.float32).eval(),
+        AutoTokenizer.from_pretrained(moe),
+    )
     prompts = [tokenizer(text)["input_ids"] for text in ("What is 2 + 3?", "Is it so, or is it not, and why?")]
-    ours = decode(model, prompts, n=2, max_new_tokens=24, temperature=0, eos_ids=[tokenizer.eos_token_id], pad_id=tokenizer.pad_token_id)
+    ours = decode(
+        model,
+        prompts,
+        n=2,
+        max_new_tokens=24,
+        temperature=0,
+        eos_ids=[tokenizer.eos_token_id],
+        pad_id=tokenizer.pad_token_id,
+    )
     for row, prompt in enumerate(prompts):
         theirs = model.generate(torch.tensor([prompt]), max_new_tokens=24, do_sample=False)[0, len(prompt) :].tolist()
         assert ours[2 * row] == ours[2 * row + 1] == theirs

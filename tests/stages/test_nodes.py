@@ -74,13 +74,26 @@ def test_two_machines_train_as_two_ranks_of_one_do(tmp_path: Path, machines: lis
         folder.mkdir()
         write_chats(folder, 16)
         config(folder, SFT)
-    done = r1pipe(one, "run-all", "t.yaml", "--set", "stages.cold-start.launch={profile: ddp, num_processes: 2, threads: 1}", timeout=300)
+    done = r1pipe(
+        one,
+        "run-all",
+        "t.yaml",
+        "--set",
+        "stages.cold-start.launch={profile: ddp, num_processes: 2, threads: 1}",
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
     (two / "hosts").write_text("".join(f"{address} slots=1\n" for address in machines))
-    launched = f"stages.cold-start.launch={{profile: ddp, nodes: 2, num_processes: auto, threads: 1, hostfile: {two}/hosts}}"
+    launched = (
+        f"stages.cold-start.launch={{profile: ddp, nodes: 2, num_processes: auto, threads: 1, hostfile: {two}/hosts}}"
+    )
     extra = {"R1PIPE_SSH": str(tmp_path / "ssh"), "GLOO_SOCKET_IFNAME": "veth0", "TP_SOCKET_IFNAME": "veth0"}
     done = r1pipe(two, "run-all", "t.yaml", "--set", launched, timeout=300, **extra)
-    logs = "\n".join(path.read_text()[-3000:] for path in sorted((two / "runs/t/cold-start/logs").glob("*"))) if done.returncode else ""
+    logs = (
+        "\n".join(path.read_text()[-3000:] for path in sorted((two / "runs/t/cold-start/logs").glob("*")))
+        if done.returncode
+        else ""
+    )
     assert done.returncode == 0, done.stderr + logs
     manifests = [json.loads((folder / "runs/t/cold-start/manifest.json").read_text()) for folder in (one, two)]
     assert manifests[0]["launched"] == manifests[1]["launched"] and manifests[1]["launched"]["world_size"] == 2
@@ -97,8 +110,19 @@ def test_a_rank_that_fails_on_the_other_machine_ends_the_stage(tmp_path: Path, m
     write_chats(tmp_path)
     config(tmp_path, SFT.replace("max_length: 160", "max_length: 4"))
     (tmp_path / "hosts").write_text("".join(f"{address} slots=1\n" for address in machines))
-    launched = f"stages.cold-start.launch={{profile: ddp, nodes: 2, num_processes: 1, threads: 1, hostfile: {tmp_path}/hosts}}"
-    done = r1pipe(tmp_path, "run-all", "t.yaml", "--set", launched, timeout=300, R1PIPE_SSH=str(tmp_path / "ssh"), GLOO_SOCKET_IFNAME="veth0")
+    launched = (
+        f"stages.cold-start.launch={{profile: ddp, nodes: 2, num_processes: 1, threads: 1, hostfile: {tmp_path}/hosts}}"
+    )
+    done = r1pipe(
+        tmp_path,
+        "run-all",
+        "t.yaml",
+        "--set",
+        launched,
+        timeout=300,
+        R1PIPE_SSH=str(tmp_path / "ssh"),
+        GLOO_SOCKET_IFNAME="veth0",
+    )
     assert done.returncode == 2 and "fits max_length 4" in done.stderr, done.stderr
 
 
@@ -106,8 +130,12 @@ def test_a_driver_that_is_killed_leaves_no_rank_behind(tmp_path: Path, machines:
     write_chats(tmp_path, 16)
     config(tmp_path, SFT.replace("max_steps: 4", "max_steps: 5000"))
     (tmp_path / "hosts").write_text("".join(f"{address} slots=1\n" for address in machines))
-    launched = f"stages.cold-start.launch={{profile: ddp, nodes: 2, num_processes: 1, threads: 1, hostfile: {tmp_path}/hosts}}"
-    driver = start(tmp_path, "run-all", "t.yaml", "--set", launched, R1PIPE_SSH=str(tmp_path / "ssh"), GLOO_SOCKET_IFNAME="veth0")
+    launched = (
+        f"stages.cold-start.launch={{profile: ddp, nodes: 2, num_processes: 1, threads: 1, hostfile: {tmp_path}/hosts}}"
+    )
+    driver = start(
+        tmp_path, "run-all", "t.yaml", "--set", launched, R1PIPE_SSH=str(tmp_path / "ssh"), GLOO_SOCKET_IFNAME="veth0"
+    )
     told = str(tmp_path / "runs/t/cold-start/stage.json")
 
     def ranks() -> list[int]:

@@ -41,17 +41,31 @@ def test_packs_on_two_ranks(tmp_path: Path, tiny_checkpoint: Path, profile: str)
     for tokens in ("rows", 50):
         folder = tmp_path / str(tokens)
         folder.mkdir()
-        rows = [{"id": str(i), "prompt": f"what is {i} + {'1' * (i % 5)}2 ?", "domain": "math", "answer": str(i)} for i in range(8)]
+        rows = [
+            {"id": str(i), "prompt": f"what is {i} + {'1' * (i % 5)}2 ?", "domain": "math", "answer": str(i)}
+            for i in range(8)
+        ]
         (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         config(folder, RL.replace("MODEL", str(tiny_checkpoint)))
         launch = f"stages.reasoning-rl.launch={{profile: {profile}, num_processes: 2, threads: 1}}"
-        done = r1pipe(folder, "run-all", "t.yaml", "--set", launch, "--set", f"stages.reasoning-rl.grpo.microbatch_tokens={tokens}", timeout=600)
+        done = r1pipe(
+            folder,
+            "run-all",
+            "t.yaml",
+            "--set",
+            launch,
+            "--set",
+            f"stages.reasoning-rl.grpo.microbatch_tokens={tokens}",
+            timeout=600,
+        )
         log = folder / "runs/t/reasoning-rl/logs/attempt_1.log"
         assert done.returncode == 0, done.stdout + done.stderr + (log.read_text()[-4000:] if log.exists() else "")
         found.append(logged(folder))
     rows, packs = found
     assert len(rows) == len(packs) == 4
-    assert ["completions/mean_length" in line for line in packs] == [True, False, True, False], "one rollout for two minibatches"
+    assert ["completions/mean_length" in line for line in packs] == [True, False, True, False], (
+        "one rollout for two minibatches"
+    )
     for name in ("loss", "grad_norm", "kl", "entropy", "completions/mean_length"):
         found_in_rows, found_in_packs = ([line[name] for line in run if name in line] for run in (rows, packs))
         assert found_in_packs == pytest.approx(found_in_rows, rel=2e-3, abs=2e-5), name

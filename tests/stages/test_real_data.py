@@ -27,7 +27,10 @@ SHORT = [
         f"stages.evaluate-{name}.passes.0.sampling={{max_tokens: 6, batch_size: 64}}"
         for name in ("base", "zero", "dev1", "dev2", "dev3", "r1", "distill", "zero-student")
     ),
-    *(f"stages.{name}.grpo.phases.0.max_tokens=12" for name in ("r1-zero", "reasoning-rl", "alignment-rl", "student-rl")),
+    *(
+        f"stages.{name}.grpo.phases.0.max_tokens=12"
+        for name in ("r1-zero", "reasoning-rl", "alignment-rl", "student-rl")
+    ),
     "stages.alignment-rl.grpo.phases.1.max_tokens=12",
 ]
 
@@ -43,7 +46,9 @@ def base(tmp_path: Path, shared_data: Path) -> Path:
 
 def run(folder: Path, base: Path, data: Path, *arguments: str, command: tuple[str, ...] = ("run-all", GSM8K)) -> Any:
     sets = [word for statement in SHORT for word in ("--set", statement)]
-    return r1pipe(folder, *command, *sets, *arguments, timeout=900, R1_BASE=str(base), R1_DATA=str(data), R1PIPE_FORKSERVER="1")
+    return r1pipe(
+        folder, *command, *sets, *arguments, timeout=900, R1_BASE=str(base), R1_DATA=str(data), R1PIPE_FORKSERVER="1"
+    )
 
 
 def test_every_stage_on_real_data(tmp_path: Path, base: Path, shared_data: Path) -> None:
@@ -54,14 +59,27 @@ def test_every_stage_on_real_data(tmp_path: Path, base: Path, shared_data: Path)
     for name in ("base", "zero", "dev1", "dev2", "dev3", "r1", "r1-distill-student", "zero-student"):
         suite = summary["scores"][name]["word-problems"]
         assert suite["n"] == 200 and 0 <= suite["pass@1"] < 0.1, "a part of GSM8K's test problems, answered by chance"
-    chats = [json.loads(line) for line in (tmp_path / "runs/gsm8k/cold-start-data/out/chats/rows.jsonl").read_text().splitlines()]
+    chats = [
+        json.loads(line)
+        for line in (tmp_path / "runs/gsm8k/cold-start-data/out/chats/rows.jsonl").read_text().splitlines()
+    ]
     assert {row["source"] for row in chats} == {"reuse"} and len(chats) > 48
-    labels = [json.loads(line) for line in (tmp_path / "runs/gsm8k/preference-data/out/labels/rows.jsonl").read_text().splitlines()]
+    labels = [
+        json.loads(line)
+        for line in (tmp_path / "runs/gsm8k/preference-data/out/labels/rows.jsonl").read_text().splitlines()
+    ]
     assert {row["safe"] for row in labels} == {0, 1}
 
 
 def test_without_reuse_nothing_is_kept_and_the_run_says_why(tmp_path: Path, base: Path, shared_data: Path) -> None:
-    done = run(tmp_path, base, shared_data, "--set", "stages.cold-start-data.reuse=false", command=("run-stage", "cold-start", "--upstream", "-c", GSM8K))
+    done = run(
+        tmp_path,
+        base,
+        shared_data,
+        "--set",
+        "stages.cold-start-data.reuse=false",
+        command=("run-stage", "cold-start", "--upstream", "-c", GSM8K),
+    )
     assert done.returncode == 2, done.stderr[-4000:]
     assert "0 of 96 responses kept" in done.stderr and "cut off" in done.stderr and "reuse" in done.stderr
     assert not (tmp_path / "runs/gsm8k/cold-start/manifest.json").exists()

@@ -12,7 +12,10 @@ def test_at_most_m_different_right_responses_a_prompt(known, run_stage, taught_c
     rows, dropped = known.read(out["chats"] / "rows.jsonl"), known.read(out["chats"] / "dropped.jsonl")
     gold = {row["id"]: row["answer"] for row in known.rows()}
     for row in rows:
-        assert f"\\boxed{{{gold[row['id'].split('#')[0]]}}}" in row["messages"][1]["content"] and row["source"] == "sampled"
+        assert (
+            f"\\boxed{{{gold[row['id'].split('#')[0]]}}}" in row["messages"][1]["content"]
+            and row["source"] == "sampled"
+        )
     assert len({row["messages"][1]["content"] + row["id"].split("#")[0] for row in rows}) == len(rows)
     reasons = {row["reason"] for row in dropped}
     assert {"wrong answer", "duplicate"} <= reasons
@@ -43,7 +46,7 @@ def test_two_ranks_give_what_one_gives(known, run_stage, taught_checkpoint, tmp_
     from dataclasses import replace
 
     from r1pipe.artifacts import Chats, Checkpoint, Prompts
-    from r1pipe.kinds import load_kind
+    from r1pipe.config.registry import load_kind
 
     prompts = known.write(tmp_path / "p.jsonl", known.rows())
     config = {"sampling": {**SAMPLING, "batch_size": 16}}
@@ -57,7 +60,9 @@ def test_two_ranks_give_what_one_gives(known, run_stage, taught_checkpoint, tmp_
         inputs = stage.Inputs(model=Checkpoint(taught_checkpoint), prompts=Prompts(prompts))
         return stage.run(stage.Config(**config), inputs, stage.Outputs(chats=Chats(out)), rank)
 
-    with ThreadPoolExecutor(1) as pool:  # the ranks meet in workdir only; one after the other, since threads share torch's generator
+    with ThreadPoolExecutor(
+        1
+    ) as pool:  # the ranks meet in workdir only; one after the other, since threads share torch's generator
         waiting = pool.submit(run, second)
         part = first.workdir / "samples-1-of-2.jsonl"
         while not part.exists() or len(part.read_bytes().splitlines()) < 3:

@@ -8,7 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from r1pipe.data.review import NOBODY, REJECTED, Reviews, add_decisions, decide, export_csv, import_csv, open_rows, read_decisions
+from r1pipe.data.review import (
+    NOBODY,
+    REJECTED,
+    Reviews,
+    add_decisions,
+    decide,
+    export_csv,
+    import_csv,
+    open_rows,
+    read_decisions,
+)
 from r1pipe.errors import InputError
 
 
@@ -31,7 +41,12 @@ def test_rejected_rows_go_and_edits_come(tmp_path: Path):
         assert [reviews("b", row) for row in ROWS] == ROWS
         card = reviews.summary()
     assert [row["id"] for row in kept] == ["x0", "x2", "x3", "x4"] and reviews.rejected == [("a", ROWS[1])]
-    assert kept[1]["messages"][-1]["content"] == "<think></think>hey" and [row.get("review") for row in kept] == ["accepted", "edited", None, None]
+    assert kept[1]["messages"][-1]["content"] == "<think></think>hey" and [row.get("review") for row in kept] == [
+        "accepted",
+        "edited",
+        None,
+        None,
+    ]
     assert card == {"a": {"accepted": 1, "edited": 1, "rejected": 1, "open": 2, "outdated": 1}, "b": NOBODY}
 
 
@@ -57,7 +72,14 @@ def test_a_kill_in_the_middle_of_a_line_loses_that_line_only(tmp_path: Path, cut
 
 
 @pytest.mark.parametrize(
-    "line", ["{", "[]", '{"id": "a"}', '{"id": 1, "content": "c", "decision": "accept"}', '{"id": "a", "content": "c", "decision": "edit"}']
+    "line",
+    [
+        "{",
+        "[]",
+        '{"id": "a"}',
+        '{"id": 1, "content": "c", "decision": "accept"}',
+        '{"id": "a", "content": "c", "decision": "edit"}',
+    ],
 )
 def test_a_broken_decision_is_named(tmp_path: Path, line: str):
     add_decisions(tmp_path / "r.jsonl", [decide(ROWS[0], "accept")])
@@ -77,7 +99,9 @@ def fill(path: Path, decisions: dict[str, tuple[str, str | None]]) -> None:
         writer.writeheader()
         for cells in table:
             decision, text = decisions.get(cells["id"], (cells["decision"], None))
-            writer.writerow({**cells, "decision": decision, "response": (text or cells["response"]).replace("\n", "\r\n")})
+            writer.writerow(
+                {**cells, "decision": decision, "response": (text or cells["response"]).replace("\n", "\r\n")}
+            )
 
 
 def test_a_table_goes_out_and_comes_back(tmp_path: Path):
@@ -85,10 +109,15 @@ def test_a_table_goes_out_and_comes_back(tmp_path: Path):
     known = {"x0": decide(rows[0], "edit", "mine")}
     assert export_csv(rows, known, tmp_path / "t.csv") == 5
     assert import_csv(rows, known, tmp_path / "t.csv") == []
-    fill(tmp_path / "t.csv", {"x1": ("Reject", None), "x5": ("accept", None), "x2": ("edit", "<think></think>so\nor so")})
+    fill(
+        tmp_path / "t.csv", {"x1": ("Reject", None), "x5": ("accept", None), "x2": ("edit", "<think></think>so\nor so")}
+    )
     new = {one["id"]: one for one in import_csv(rows, known, tmp_path / "t.csv")}
     assert {name: one["decision"] for name, one in new.items()} == {"x1": "reject", "x2": "edit", "x5": "accept"}
-    assert new["x2"]["text"] == "<think></think>so\nor so" and [row["id"] for row in open_rows(rows, known | new)] == ["x3", "x4"]
+    assert new["x2"]["text"] == "<think></think>so\nor so" and [row["id"] for row in open_rows(rows, known | new)] == [
+        "x3",
+        "x4",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -122,9 +151,15 @@ def test_the_mix_applies_reviews_and_its_card_says_so(known, run_stage, tmp_path
     given = {"reviewed": known.write(tmp_path / "a.jsonl", ROWS), "other": known.write(tmp_path / "b.jsonl", [chat(7)])}
     metrics, out = run_stage("mix", {"reviews": {"reviewed": tmp_path / "r.jsonl"}}, chats=given)
     assert metrics["rows"] == 5 and [row["reason"] for row in known.read(out["chats"] / "dropped.jsonl")] == [REJECTED]
-    assert metrics[f"dropped/{REJECTED}"] == 1 and "- reviewed: accepted 1, edited 0, rejected 1" in (out["chats"] / "card.md").read_text()
+    assert (
+        metrics[f"dropped/{REJECTED}"] == 1
+        and "- reviewed: accepted 1, edited 0, rejected 1" in (out["chats"] / "card.md").read_text()
+    )
     card = json.loads((out["chats"] / "card.json").read_text())
-    assert card["reviews"] == {"reviewed": {"accepted": 1, "edited": 0, "rejected": 1, "open": 3, "outdated": 0}, "other": NOBODY}
+    assert card["reviews"] == {
+        "reviewed": {"accepted": 1, "edited": 0, "rejected": 1, "open": 3, "outdated": 0},
+        "other": NOBODY,
+    }
 
 
 def test_a_mix_of_one_input_is_the_review_of_it(known, run_stage, tmp_path: Path):
@@ -132,7 +167,9 @@ def test_a_mix_of_one_input_is_the_review_of_it(known, run_stage, tmp_path: Path
     rows = [{**row, "source": "zero-traces", "language": "zh"} for row in ROWS]
     known.write(tmp_path / "traces.jsonl", rows)
     add_decisions(tmp_path / "r.jsonl", [decide(rows[1], "reject"), decide(rows[3], "edit", "<think>better</think>ho")])
-    _, out = run_stage("mix", {"reviews": {"traces": tmp_path / "r.jsonl"}}, chats={"traces": tmp_path / "traces.jsonl"})
+    _, out = run_stage(
+        "mix", {"reviews": {"traces": tmp_path / "r.jsonl"}}, chats={"traces": tmp_path / "traces.jsonl"}
+    )
     kept = {row["id"]: row for row in known.read(out["chats"] / "rows.jsonl")}
     assert kept.pop("x3")["messages"][-1]["content"] == "<think>better</think>ho"
     assert kept == {row["id"]: row for row in rows if row["id"] in ("x0", "x2", "x4")}

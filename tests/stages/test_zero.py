@@ -61,7 +61,10 @@ def assert_trained_checkpoint(out: Path, before: Path, trained: tuple[str, ...] 
     moved = {name for name, weight in old.items() if (weight != new[name]).any()}
     assert moved == {name for name in old if name.endswith(trained)}, "what is trained, on whichever rank its shard lay"
     ids = tokenizer("1 + 2", return_tensors="pt")
-    assert AutoModelForCausalLM.from_pretrained(out).generate(**ids, max_new_tokens=2, do_sample=False).shape[1] > ids["input_ids"].shape[1]
+    assert (
+        AutoModelForCausalLM.from_pretrained(out).generate(**ids, max_new_tokens=2, do_sample=False).shape[1]
+        > ids["input_ids"].shape[1]
+    )
     assert not list(out.glob("adapter*"))
 
 
@@ -76,7 +79,10 @@ def write_chats(folder: Path, count: int = 12) -> None:
 
 
 def write_prompts(folder: Path) -> None:
-    lines = [json.dumps({"id": str(i), "prompt": f"what is {i} + 2 ?", "domain": "math", "answer": str(i + 2)}) + "\n" for i in range(8)]
+    lines = [
+        json.dumps({"id": str(i), "prompt": f"what is {i} + 2 ?", "domain": "math", "answer": str(i + 2)}) + "\n"
+        for i in range(8)
+    ]
     (folder / "prompts.jsonl").write_text("".join(lines))
 
 
@@ -84,14 +90,25 @@ def run(folder: Path, text: str, stage: str, profile: str, ranks: int = 2) -> di
     """The manifest of a run."""
     pytest.importorskip("deepspeed")
     config(folder, text)
-    done = r1pipe(folder, "run-all", "t.yaml", "--set", f"stages.{stage}.launch={{profile: {profile}, num_processes: {ranks}, threads: 1}}", timeout=600)
+    done = r1pipe(
+        folder,
+        "run-all",
+        "t.yaml",
+        "--set",
+        f"stages.{stage}.launch={{profile: {profile}, num_processes: {ranks}, threads: 1}}",
+        timeout=600,
+    )
     log = folder / f"runs/t/{stage}/logs/attempt_1.log"
     assert done.returncode == 0, done.stdout + done.stderr + (log.read_text()[-4000:] if log.exists() else "")
     return json.loads((folder / f"runs/t/{stage}/manifest.json").read_text())
 
 
 def losses(folder: Path, stage: str) -> list[float]:
-    return [line["loss"] for line in map(json.loads, (folder / f"runs/t/{stage}/metrics.jsonl").read_text().splitlines()) if "loss" in line]
+    return [
+        line["loss"]
+        for line in map(json.loads, (folder / f"runs/t/{stage}/metrics.jsonl").read_text().splitlines())
+        if "loss" in line
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +117,15 @@ def unsharded(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -
     folder = tmp_path_factory.mktemp("unsharded")
     write_chats(folder)
     manifest = run(folder, SFT.replace("MODEL", str(tiny_checkpoint)), "cold-start", "process", 1)
-    assert manifest["launched"] == {"profile": "process", "world_size": 1, "zero_stage": 0, "microbatch": 4, "accumulation": 1, "bf16": False, "device": "cpu"}
+    assert manifest["launched"] == {
+        "profile": "process",
+        "world_size": 1,
+        "zero_stage": 0,
+        "microbatch": 4,
+        "accumulation": 1,
+        "bf16": False,
+        "device": "cpu",
+    }
     return folder
 
 
@@ -112,12 +137,19 @@ def test_cold_start_is_the_unsharded_one(tmp_path: Path, tiny_checkpoint: Path, 
     assert manifest["metrics"]["steps"] == 3 and manifest["metrics"]["rows"] == 12
     launched = manifest["launched"]
     stage = int(profile[-1]) if profile != "ddp" else 0
-    assert (launched["world_size"], launched["microbatch"], launched["accumulation"], launched["zero_stage"]) == (2, 2, 1, stage)
+    assert (launched["world_size"], launched["microbatch"], launched["accumulation"], launched["zero_stage"]) == (
+        2,
+        2,
+        1,
+        stage,
+    )
     out = tmp_path / "runs/t/cold-start/out/checkpoint"
     assert_trained_checkpoint(out, tiny_checkpoint)
     assert losses(tmp_path, "cold-start") == pytest.approx(losses(unsharded, "cold-start"), abs=1e-4)
     start_, one, other = weights(tiny_checkpoint), weights(unsharded / "runs/t/cold-start/out/checkpoint"), weights(out)
-    for name in one:  # Adam divides by the size of a gradient, so where that is rounding, it is rounding that is followed
+    for (
+        name
+    ) in one:  # Adam divides by the size of a gradient, so where that is rounding, it is rounding that is followed
         assert (one[name] - other[name]).norm() < 0.02 * (one[name] - start_[name]).norm(), name
 
 
@@ -129,7 +161,10 @@ def test_packed_cold_start_under_zero3_is_the_unsharded_one(tmp_path: Path, tiny
         write_chats(tmp_path / name)
         run(tmp_path / name, text, "cold-start", profile, ranks)
     assert losses(tmp_path / "two", "cold-start") == pytest.approx(losses(tmp_path / "one", "cold-start"), abs=1e-4)
-    start_, one, other = weights(tiny_checkpoint), *(weights(tmp_path / name / "runs/t/cold-start/out/checkpoint") for name in ("one", "two"))
+    start_, one, other = (
+        weights(tiny_checkpoint),
+        *(weights(tmp_path / name / "runs/t/cold-start/out/checkpoint") for name in ("one", "two")),
+    )
     for name in one:
         assert (one[name] - other[name]).norm() < 0.02 * (one[name] - start_[name]).norm(), name
 
@@ -144,7 +179,9 @@ stages:
 
 
 @pytest.mark.parametrize(("stage", "port"), [("helpful-rm", "pairs"), ("safety-rm", "labels")])
-def test_zero3_reward_models_are_the_unsharded_ones(tmp_path: Path, tiny_checkpoint: Path, stage: str, port: str) -> None:
+def test_zero3_reward_models_are_the_unsharded_ones(
+    tmp_path: Path, tiny_checkpoint: Path, stage: str, port: str
+) -> None:
     """From one head: where the checkpoint has none, each way of loading draws another."""
     import torch
     from safetensors.torch import load_file, save_file
@@ -158,9 +195,23 @@ def test_zero3_reward_models_are_the_unsharded_ones(tmp_path: Path, tiny_checkpo
     for profile, ranks in (("process", 1), ("zero3", 2)):
         folder = tmp_path / profile
         folder.mkdir()
-        pairs = [{"id": str(i), "prompt": f"q{i}", "chosen": f"yes {i}", "rejected": "no " * (1 + i % 4), "domain": "general"} for i in range(20)]
-        labels = [{"id": str(i), "prompt": f"q{i}", "response": "no " * (1 + i % 4), "safe": i % 2, "domain": "harmful"} for i in range(20)]
-        (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (pairs if port == "pairs" else labels)))
+        pairs = [
+            {
+                "id": str(i),
+                "prompt": f"q{i}",
+                "chosen": f"yes {i}",
+                "rejected": "no " * (1 + i % 4),
+                "domain": "general",
+            }
+            for i in range(20)
+        ]
+        labels = [
+            {"id": str(i), "prompt": f"q{i}", "response": "no " * (1 + i % 4), "safe": i % 2, "domain": "harmful"}
+            for i in range(20)
+        ]
+        (folder / "rows.jsonl").write_text(
+            "".join(json.dumps(row) + "\n" for row in (pairs if port == "pairs" else labels))
+        )
         text = REWARD_MODEL.replace("MODEL", str(with_head)).replace("STAGE", stage).replace("PORT", port)
         assert run(folder, text, stage, profile, ranks)["launched"]["zero_stage"] == (3 if profile == "zero3" else 0)
         calibration = json.loads((folder / f"runs/t/{stage}/out/reward_model/calibration.json").read_text())
@@ -175,8 +226,16 @@ def test_zero3_reasoning_rl(tmp_path: Path, tiny_checkpoint: Path, keep: str, pr
     text = RL.replace("MODEL", str(tiny_checkpoint)).replace("KEEP", keep).replace("PROMPTS", str(prompts))
     manifest = run(tmp_path, text, "reasoning-rl", "zero3")
     assert manifest["metrics"]["steps"] == 4 and manifest["metrics"]["heldout_tokens"] > 0
-    assert (manifest["launched"]["world_size"], manifest["launched"]["microbatch"], manifest["launched"]["zero_stage"]) == (2, 8, 3)
-    kl = {line["step"]: line["kl"] for line in map(json.loads, (tmp_path / "runs/t/reasoning-rl/metrics.jsonl").read_text().splitlines()) if "kl" in line}
+    assert (
+        manifest["launched"]["world_size"],
+        manifest["launched"]["microbatch"],
+        manifest["launched"]["zero_stage"],
+    ) == (2, 8, 3)
+    kl = {
+        line["step"]: line["kl"]
+        for line in map(json.loads, (tmp_path / "runs/t/reasoning-rl/metrics.jsonl").read_text().splitlines())
+        if "kl" in line
+    }
     assert kl[2] > 0.001 and kl[2] > 10 * kl[3], "the reference becomes the policy after update 2"
     assert_trained_checkpoint(tmp_path / "runs/t/reasoning-rl/out/checkpoint", tiny_checkpoint)
 
@@ -187,13 +246,22 @@ def test_zero3_lora_reasoning_rl(tmp_path: Path, tiny_checkpoint: Path) -> None:
     text = RL.replace("MODEL", str(tiny_checkpoint)).replace("KEEP", "best").replace("PROMPTS", "3")
     text = text.replace("ref_replace_every: 2", f"ref_replace_every: null\n      lora: {LORA}")
     run(tmp_path, text, "reasoning-rl", "zero3")
-    assert_trained_checkpoint(tmp_path / "runs/t/reasoning-rl/out/checkpoint", tiny_checkpoint, ("q_proj.weight", "v_proj.weight"))
+    assert_trained_checkpoint(
+        tmp_path / "runs/t/reasoning-rl/out/checkpoint", tiny_checkpoint, ("q_proj.weight", "v_proj.weight")
+    )
 
 
 def test_zero2_lora_cold_start(tmp_path: Path, tiny_checkpoint: Path) -> None:
     write_chats(tmp_path)
-    run(tmp_path, SFT.replace("MODEL", str(tiny_checkpoint)).replace("max_steps: 3", f"max_steps: 3, lora: {LORA}"), "cold-start", "zero2")
-    assert_trained_checkpoint(tmp_path / "runs/t/cold-start/out/checkpoint", tiny_checkpoint, ("q_proj.weight", "v_proj.weight"))
+    run(
+        tmp_path,
+        SFT.replace("MODEL", str(tiny_checkpoint)).replace("max_steps: 3", f"max_steps: 3, lora: {LORA}"),
+        "cold-start",
+        "zero2",
+    )
+    assert_trained_checkpoint(
+        tmp_path / "runs/t/cold-start/out/checkpoint", tiny_checkpoint, ("q_proj.weight", "v_proj.weight")
+    )
 
 
 def test_zero3_experts(tmp_path: Path) -> None:
@@ -206,7 +274,9 @@ def test_zero3_experts(tmp_path: Path) -> None:
     assert_trained(base, tmp_path / "runs/t/cold-start/out/checkpoint")
 
 
-def test_a_checkpoint_goes_on_with_fewer_ranks_under_ddp_and_not_under_zero(tmp_path: Path, tiny_checkpoint: Path) -> None:
+def test_a_checkpoint_goes_on_with_fewer_ranks_under_ddp_and_not_under_zero(
+    tmp_path: Path, tiny_checkpoint: Path
+) -> None:
     """Killed with two ranks. ddp goes on with one from the trainer's checkpoint; ZeRO's is cut by rank, and says so."""
     write_chats(tmp_path)
     text = SFT.replace("MODEL", str(tiny_checkpoint)).replace("max_steps: 3", "max_steps: 60, save_every: 2")
@@ -229,5 +299,7 @@ def test_a_checkpoint_goes_on_with_fewer_ranks_under_ddp_and_not_under_zero(tmp_
             assert resumed["step"] >= 2 and resumed["launched"]["world_size"] == 1
             assert [line["step"] for line in lines if "loss" in line][-1] == 60
         else:
-            assert done.returncode == 2 and "cut for 2 ranks under zero2; 1 ranks under zero2" in done.stderr.replace("\n", " "), done.stderr
+            assert done.returncode == 2 and "cut for 2 ranks under zero2; 1 ranks under zero2" in done.stderr.replace(
+                "\n", " "
+            ), done.stderr
             assert list(saved.glob("checkpoint-*")), "nothing is lost: two ranks can still go on"

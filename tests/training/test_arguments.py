@@ -19,7 +19,12 @@ def saved(here: Here) -> None:
 
 @pytest.mark.parametrize(
     ("then", "now"),
-    [(("process", 1), ("process", 1)), (("ddp", 2), ("ddp", 4)), (("ddp", 2), ("process", 1)), (("zero3", 2), ("zero3", 2))],
+    [
+        (("process", 1), ("process", 1)),
+        (("ddp", 2), ("ddp", 4)),
+        (("ddp", 2), ("process", 1)),
+        (("zero3", 2), ("zero3", 2)),
+    ],
 )
 def test_goes_on(here: Here, monkeypatch: pytest.MonkeyPatch, then: tuple[str, int], now: tuple[str, int]):
     for (profile, here.world_size), first in ((then, True), (now, False)):
@@ -32,7 +37,13 @@ def test_goes_on(here: Here, monkeypatch: pytest.MonkeyPatch, then: tuple[str, i
 
 @pytest.mark.parametrize(
     ("then", "now"),
-    [(("zero2", 2), ("zero2", 4)), (("zero2", 2), ("ddp", 2)), (("zero2", 2), ("zero3", 2)), (("ddp", 2), ("zero2", 2)), (("fsdp2", 2), ("fsdp2", 4))],
+    [
+        (("zero2", 2), ("zero2", 4)),
+        (("zero2", 2), ("ddp", 2)),
+        (("zero2", 2), ("zero3", 2)),
+        (("ddp", 2), ("zero2", 2)),
+        (("fsdp2", 2), ("fsdp2", 4)),
+    ],
 )
 def test_is_refused(here: Here, monkeypatch: pytest.MonkeyPatch, then: tuple[str, int], now: tuple[str, int]):
     monkeypatch.setenv("R1PIPE_PROFILE", then[0])
@@ -41,7 +52,9 @@ def test_is_refused(here: Here, monkeypatch: pytest.MonkeyPatch, then: tuple[str
     saved(here)
     monkeypatch.setenv("R1PIPE_PROFILE", now[0])
     here.world_size = now[1]
-    with pytest.raises(ConfigError, match=f"cut for {then[1]} ranks under {then[0]}; {now[1]} ranks under {now[0]}") as caught:
+    with pytest.raises(
+        ConfigError, match=f"cut for {then[1]} ranks under {then[0]}; {now[1]} ranks under {now[0]}"
+    ) as caught:
         resume_from(here)
     assert f"profile {then[0]} with {then[1]} ranks" in caught.value.fix
     assert json.loads((here.workdir / "launched.json").read_text()) == {"profile": then[0], "ranks": then[1]}

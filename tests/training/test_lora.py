@@ -8,16 +8,27 @@ from pathlib import Path
 import pytest
 import torch
 from pydantic import ValidationError
+from tests.training.shared import ROWS
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from r1pipe.errors import ConfigError
 from r1pipe.here import Here
 from r1pipe.schema import GRPOParams, Phase, RewardSpec, SFTParams
-from tests.training.shared import ROWS
 
 LORA = {"r": 4, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]}
-PHASES = [Phase(steps=2, max_tokens=8, rewards=[RewardSpec(name="random")]), Phase(steps=2, max_tokens=8, temperature=0.7, rewards=[RewardSpec(name="random")])]
-RL = {"lr": 1e-2, "num_generations": 4, "batch_size": 8, "minibatches_per_rollout": 2, "eval_every": 2, "eval_prompts": 4, "phases": PHASES}
+PHASES = [
+    Phase(steps=2, max_tokens=8, rewards=[RewardSpec(name="random")]),
+    Phase(steps=2, max_tokens=8, temperature=0.7, rewards=[RewardSpec(name="random")]),
+]
+RL = {
+    "lr": 1e-2,
+    "num_generations": 4,
+    "batch_size": 8,
+    "minibatches_per_rollout": 2,
+    "eval_every": 2,
+    "eval_prompts": 4,
+    "phases": PHASES,
+}
 
 
 def moved(before: Path, after: Path) -> set[str]:
@@ -27,16 +38,29 @@ def moved(before: Path, after: Path) -> set[str]:
 
 
 def adapted(checkpoint: Path) -> set[str]:
-    return {name for name in AutoModelForCausalLM.from_pretrained(checkpoint).state_dict() if name.endswith(("q_proj.weight", "v_proj.weight"))}
+    return {
+        name
+        for name in AutoModelForCausalLM.from_pretrained(checkpoint).state_dict()
+        if name.endswith(("q_proj.weight", "v_proj.weight"))
+    }
 
 
 def test_sft_trains_the_adapter_alone_and_writes_it_merged(tiny_checkpoint: Path, here: Here, tmp_path: Path):
-    from r1pipe.training.sft import train_sft
+    from r1pipe.training.sft.sft_training import train_sft
 
-    rows = [{"messages": [{"role": "user", "content": "what is 1 + 2 ?"}, {"role": "assistant", "content": "<think>1 + 2 = 3</think>3"}]}] * 4
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": "what is 1 + 2 ?"},
+                {"role": "assistant", "content": "<think>1 + 2 = 3</think>3"},
+            ]
+        }
+    ] * 4
     out = tmp_path / "out"
     out.mkdir()
-    train_sft(tiny_checkpoint, rows, SFTParams(lr=1e-2, batch_size=4, max_length=128, max_steps=3, lora=LORA), out, here, 0)
+    train_sft(
+        tiny_checkpoint, rows, SFTParams(lr=1e-2, batch_size=4, max_length=128, max_steps=3, lora=LORA), out, here, 0
+    )
     assert moved(tiny_checkpoint, out) == adapted(tiny_checkpoint)
     assert not list(out.glob("adapter*")) and AutoTokenizer.from_pretrained(out).chat_template
 
@@ -44,7 +68,7 @@ def test_sft_trains_the_adapter_alone_and_writes_it_merged(tiny_checkpoint: Path
 @pytest.mark.parametrize("keep", ["last", "best"])
 def test_rl_trains_the_adapter_alone_and_writes_it_merged(tiny_checkpoint: Path, here: Here, tmp_path: Path, keep: str):
     """Through a change of temperature, with KL to the base, whichever policy is kept."""
-    from r1pipe.training.grpo import train_grpo
+    from r1pipe.training.grpo.grpo_training import train_grpo
 
     out = tmp_path / "out"
     out.mkdir()
@@ -59,9 +83,12 @@ def test_rl_trains_the_adapter_alone_and_writes_it_merged(tiny_checkpoint: Path,
 def test_merged_weights_answer_as_the_adapter_does(tiny_checkpoint: Path, tmp_path: Path):
     from peft import LoraConfig, get_peft_model
 
-    from r1pipe.training.models import merge_adapter
+    from r1pipe.models.loading import merge_adapter
 
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_checkpoint, dtype=torch.float32), LoraConfig(task_type="CAUSAL_LM", **LORA))
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(tiny_checkpoint, dtype=torch.float32),
+        LoraConfig(task_type="CAUSAL_LM", **LORA),
+    )
     torch.manual_seed(0)
     for name, weight in model.named_parameters():
         if "lora_B" in name:
@@ -72,7 +99,9 @@ def test_merged_weights_answer_as_the_adapter_does(tiny_checkpoint: Path, tmp_pa
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     with torch.no_grad():
         assert torch.allclose(plain(ids).logits, model.eval()(ids).logits, atol=1e-4)
-        assert not torch.allclose(plain(ids).logits, AutoModelForCausalLM.from_pretrained(tiny_checkpoint)(ids).logits, atol=1e-2)
+        assert not torch.allclose(
+            plain(ids).logits, AutoModelForCausalLM.from_pretrained(tiny_checkpoint)(ids).logits, atol=1e-2
+        )
 
 
 def test_a_reference_that_would_be_replaced_is_refused():
@@ -92,12 +121,26 @@ def test_an_argument_that_peft_does_not_know_is_a_mistake():
 
 def test_the_same_seed_gives_the_same_adapter(tiny_checkpoint: Path, here: Here, tmp_path: Path):
     """Whatever a process has drawn before."""
-    from r1pipe.training.sft import train_sft
+    from r1pipe.training.sft.sft_training import train_sft
 
-    rows = [{"messages": [{"role": "user", "content": "what is 1 + 2 ?"}, {"role": "assistant", "content": "<think>1 + 2 = 3</think>3"}]}] * 4
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": "what is 1 + 2 ?"},
+                {"role": "assistant", "content": "<think>1 + 2 = 3</think>3"},
+            ]
+        }
+    ] * 4
     for attempt, seed in enumerate((3, 3, 4)):
         torch.manual_seed(100 + attempt)
         (tmp_path / str(attempt)).mkdir()
-        train_sft(tiny_checkpoint, rows, SFTParams(lr=1e-2, batch_size=4, max_length=128, max_steps=2, lora=LORA), tmp_path / str(attempt), here, seed)
+        train_sft(
+            tiny_checkpoint,
+            rows,
+            SFTParams(lr=1e-2, batch_size=4, max_length=128, max_steps=2, lora=LORA),
+            tmp_path / str(attempt),
+            here,
+            seed,
+        )
     assert not moved(tmp_path / "0", tmp_path / "1")
     assert moved(tmp_path / "0", tmp_path / "2")

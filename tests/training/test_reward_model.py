@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 
 from r1pipe.errors import InputError
 from r1pipe.here import Here
+from r1pipe.models import loading as models
 from r1pipe.schema import RewardModelParams
-from r1pipe.training import models, reward_model
+from r1pipe.training import reward_model
 from r1pipe.training.reward_model import train_pairwise, train_pointwise
 
 LONG = "so " * 200
@@ -41,21 +42,29 @@ def test_rows_that_are_all_too_long_are_a_mistake(kind: str, tiny_checkpoint: Pa
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_arguments_are_made_before_the_model(kind: str, tiny_checkpoint: Path, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_arguments_are_made_before_the_model(
+    kind: str, tiny_checkpoint: Path, here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """transformers learns of ZeRO-3 from them, and only then cuts a model up while it loads it."""
     import transformers
 
     made: list[str] = []
     plain_args, plain_model = transformers.TrainingArguments.__post_init__, reward_model._classifier
-    monkeypatch.setattr(transformers.TrainingArguments, "__post_init__", lambda self: (made.append("arguments"), plain_args(self))[1])
-    monkeypatch.setattr(reward_model, "_classifier", lambda *args, **kwargs: (made.append("model"), plain_model(*args, **kwargs))[1])
+    monkeypatch.setattr(
+        transformers.TrainingArguments, "__post_init__", lambda self: (made.append("arguments"), plain_args(self))[1]
+    )
+    monkeypatch.setattr(
+        reward_model, "_classifier", lambda *args, **kwargs: (made.append("model"), plain_model(*args, **kwargs))[1]
+    )
     train, rows = KINDS[kind]
     train(tiny_checkpoint, rows, RewardModelParams(batch_size=32, max_length=64), here.workdir / "out", here, 0)
     assert made[:2] == ["arguments", "model"]
 
 
 @pytest.mark.parametrize(("rank", "seen", "wanted"), [("3", 8, "cuda:3"), ("3", 1, "cuda:0"), (None, 8, "cuda:0")])
-def test_each_rank_scores_on_its_own_gpu(rank: str | None, seen: int, wanted: str, tiny_checkpoint: Path, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_rank_scores_on_its_own_gpu(
+    rank: str | None, seen: int, wanted: str, tiny_checkpoint: Path, here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All ranks put it on GPU 0 before."""
     went: list[torch.device] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

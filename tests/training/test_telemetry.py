@@ -14,8 +14,17 @@ from r1pipe.training.telemetry import Meter, flops_per_token, peak_flops
 def tiny(kind: str, **more: Any) -> torch.nn.Module:
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    sizes = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
-    return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **{**sizes, "max_position_embeddings": 64, **more}))
+    sizes = {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "intermediate_size": 64,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    }
+    return AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(kind, **{**sizes, "max_position_embeddings": 64, **more})
+    )
 
 
 def test_six_operations_a_parameter() -> None:
@@ -31,7 +40,14 @@ def test_frozen_weights_cost_four() -> None:
 
 
 def test_a_token_visits_some_experts() -> None:
-    model = tiny("qwen3_moe", num_experts=4, num_experts_per_tok=1, moe_intermediate_size=16, head_dim=8, tie_word_embeddings=True)
+    model = tiny(
+        "qwen3_moe",
+        num_experts=4,
+        num_experts_per_tok=1,
+        moe_intermediate_size=16,
+        head_dim=8,
+        tie_word_embeddings=True,
+    )
     experts = sum(p.numel() for name, p in model.named_parameters() if ".experts." in name)
     assert experts > 0
     assert flops_per_token(model) == 6 * (sum(p.numel() for p in model.parameters()) - experts * 3 / 4)
@@ -39,7 +55,14 @@ def test_a_token_visits_some_experts() -> None:
 
 @pytest.mark.parametrize(
     ("name", "tera"),
-    [("NVIDIA H100 80GB HBM3", 989), ("NVIDIA H100 PCIe", 756), ("NVIDIA H200", 989), ("NVIDIA A100-SXM4-80GB", 312), ("NVIDIA L4", 121), ("Tesla K80", None)],
+    [
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA H200", 989),
+        ("NVIDIA A100-SXM4-80GB", 312),
+        ("NVIDIA L4", 121),
+        ("Tesla K80", None),
+    ],
 )
 def test_known_devices(name: str, tera: float | None) -> None:
     assert peak_flops(name) == (None if tera is None else tera * 1e12)

@@ -15,8 +15,8 @@ from trl import GRPOTrainer
 from trl.generation.vllm_generation import VLLMGeneration
 from trl.trainer.utils import add_fused_lm_head
 
-from r1pipe.training.grpo_trainer import R1GRPOTrainer
-from r1pipe.training.vllm import trl_extract_logprobs
+from r1pipe.training.grpo.grpo_trainer import R1GRPOTrainer
+from r1pipe.training.grpo.vllm_rollouts import trl_extract_logprobs
 
 READ_FROM = "1.16.0"
 OVERRIDDEN = {
@@ -43,11 +43,17 @@ def source_hash(function: Any) -> str:
 
 def overridden() -> set[str]:
     ours = [name for cls in R1GRPOTrainer.__mro__[: R1GRPOTrainer.__mro__.index(GRPOTrainer)] for name in vars(cls)]
-    return {name for name in ours if hasattr(GRPOTrainer, name) and callable(getattr(GRPOTrainer, name)) and not name.startswith("__")}
+    return {
+        name
+        for name in ours
+        if hasattr(GRPOTrainer, name) and callable(getattr(GRPOTrainer, name)) and not name.startswith("__")
+    }
 
 
 def test_every_override_is_held() -> None:
-    assert overridden() == set(OVERRIDDEN), "a method that is overridden needs its hash here, and one that is not needs none"
+    assert overridden() == set(OVERRIDDEN), (
+        "a method that is overridden needs its hash here, and one that is not needs none"
+    )
 
 
 @pytest.mark.parametrize("name", sorted(OVERRIDDEN))

@@ -97,13 +97,17 @@ def lock_in(rules: bytes, cpu_s: float, memory_mb: int, file_mb: int) -> None:
     ):
         resource.setrlimit(what, (limit, limit))
     program = _Program(len(rules) // 8, rules)
-    if _LIBC.prctl(38, 1, 0, 0, 0) or _LIBC.prctl(22, 2, ctypes.byref(program), 0, 0):  # NO_NEW_PRIVS, SECCOMP_MODE_FILTER
+    if _LIBC.prctl(38, 1, 0, 0, 0) or _LIBC.prctl(
+        22, 2, ctypes.byref(program), 0, 0
+    ):  # NO_NEW_PRIVS, SECCOMP_MODE_FILTER
         raise OSError(ctypes.get_errno(), "the system call filter cannot be installed")
 
 
 def keep_fds(*fds: int) -> None:
     """Make `fds` 3, 4, ...; 0, 1, 2 the null device; and close all others."""
-    moved = [fcntl.fcntl(fd, fcntl.F_DUPFD, 100) for fd in fds]  # so high that no dup2 below overwrites one still needed
+    moved = [
+        fcntl.fcntl(fd, fcntl.F_DUPFD, 100) for fd in fds
+    ]  # so high that no dup2 below overwrites one still needed
     null = os.open("/dev/null", os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)

@@ -51,7 +51,12 @@ def bind(link: Link, sources: list[Source], names: dict[str, object]) -> set[str
     Returns: the names that come from the program.
     """
     wanted = set().union(*(source.open for source in sources)) - set(names)
-    modules = {name for source in sources for name in source.bases & wanted if name in sys.stdlib_module_names and not hasattr(builtins, name)}
+    modules = {
+        name
+        for source in sources
+        for name in source.bases & wanted
+        if name in sys.stdlib_module_names and not hasattr(builtins, name)
+    }
     for name in modules:
         names[name] = importlib.import_module(name)
     own = {name for name in wanted - modules if not hasattr(builtins, name)} or wanted - modules
@@ -126,7 +131,9 @@ def alike(a: object, b: object, tolerance: float) -> bool:
             return False
         return a == b or (a != a and b != b) or math.isclose(a, b, rel_tol=max(tolerance, 1e-9), abs_tol=tolerance)
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):
-        return type(a) is type(b) and len(a) == len(b) and all(alike(x, y, tolerance) for x, y in zip(a, b, strict=True))
+        return (
+            type(a) is type(b) and len(a) == len(b) and all(alike(x, y, tolerance) for x, y in zip(a, b, strict=True))
+        )
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(alike(a[key], b[key], tolerance) for key in a)
     return type(a) is type(b) and a == b
@@ -174,10 +181,14 @@ def check_calls(link: Link, tests: dict, entry_point: str | None, partial: bool)
         total += 1
         try:
             value = candidate(*copy.deepcopy(args))
-            value, expected = ((list(x) if isinstance(x, types.GeneratorType | type(iter([]))) else x) for x in (value, expected))
+            value, expected = (
+                (list(x) if isinstance(x, types.GeneratorType | type(iter([]))) else x) for x in (value, expected)
+            )
             if not callable(reference):  # JSON knows no tuples
                 value = json.loads(json.dumps(value, default=list))
-            good = bool(value) if isinstance(expected, re.Match) else alike(value, expected, float(tests.get("atol") or 0))
+            good = (
+                bool(value) if isinstance(expected, re.Match) else alike(value, expected, float(tests.get("atol") or 0))
+            )
         except Exception as error:
             good, value = False, error
         passed += good

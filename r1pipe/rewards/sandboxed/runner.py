@@ -67,7 +67,14 @@ def be_program(header: dict) -> None:
         request = link.receive()
         if request["op"] == "names":
             try:
-                link.send({"value": ["dict", *[[name, encode(names[name], link)] for name in request["names"] if name in names]]})
+                link.send(
+                    {
+                        "value": [
+                            "dict",
+                            *[[name, encode(names[name], link)] for name in request["names"] if name in names],
+                        ]
+                    }
+                )
             except BaseException as error:
                 link.send({"error": type(error).__name__})
         else:
@@ -170,7 +177,9 @@ def run_stdio(header: dict, rules: bytes) -> dict:
         os.close(feed[1])
     deadline = time.monotonic() + limits["wall_s"]
     while True:
-        readable, writable, _ = select.select([output[0]], [feed[1]] if writing else [], [], max(0.0, deadline - time.monotonic()))
+        readable, writable, _ = select.select(
+            [output[0]], [feed[1]] if writing else [], [], max(0.0, deadline - time.monotonic())
+        )
         if not readable and not writable:
             why = "out of time"
             break
@@ -201,7 +210,11 @@ def run_stdio(header: dict, rules: bytes) -> dict:
     if writing:
         os.close(feed[1])
     os.close(output[0])
-    return {"out": b"".join(parts).decode("utf8", "replace"), "ok": not why and status == 0, "why": why or (f"status {status}" if status else "")}
+    return {
+        "out": b"".join(parts).decode("utf8", "replace"),
+        "ok": not why and status == 0,
+        "why": why or (f"status {status}" if status else ""),
+    }
 
 
 def clean(folder: str) -> None:

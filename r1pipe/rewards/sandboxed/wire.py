@@ -73,7 +73,9 @@ class Remote:
         self._do("setattr", name, value)
 
     def _do(self, name: str, *args: object) -> object:
-        return self._link.ask({"op": "special", "on": self._number, "name": name, "args": encode(list(args), self._link)})
+        return self._link.ask(
+            {"op": "special", "on": self._number, "name": name, "args": encode(list(args), self._link)}
+        )
 
     def __eq__(self, other: object) -> bool:
         # Against plain data it is unequal whatever the program's __eq__ says; two of the program's objects it compares itself.
@@ -144,7 +146,15 @@ def encode(value: object, link: Link, depth: int = 0) -> object:
     if isinstance(value, _ITERATORS):
         items = list(itertools.islice(typing.cast("typing.Iterator[object]", value), MAX_ITEMS))
         return ["iterator", *[encode(item, link, down) for item in items]]
-    for base in (int, float, str, list, tuple, set, frozenset):  # subclasses: named tuples, enums, a str that redefines ==
+    for base in (
+        int,
+        float,
+        str,
+        list,
+        tuple,
+        set,
+        frozenset,
+    ):  # subclasses: named tuples, enums, a str that redefines ==
         if isinstance(value, base):
             return encode(base(typing.cast(typing.Any, value)), link, down)
     if isinstance(value, types.ModuleType):
@@ -170,11 +180,19 @@ def decode(data: object, link: Link) -> object:
             return dict(typing.cast(typing.Any, items)).items()
         return {"tuple": tuple, "set": set, "frozenset": frozenset, "deque": collections.deque}[tag](items)
     if tag in ("dict", "Counter", "OrderedDict"):
-        return {"dict": dict, "Counter": collections.Counter, "OrderedDict": collections.OrderedDict}[tag]({decode(k, link): decode(v, link) for k, v in rest})
+        return {"dict": dict, "Counter": collections.Counter, "OrderedDict": collections.OrderedDict}[tag](
+            {decode(k, link): decode(v, link) for k, v in rest}
+        )
     if tag in ("bytes", "bytearray"):
         return {"bytes": bytes, "bytearray": bytearray}[tag](rest[0], "latin1")
     if tag in ("complex", "range", "Decimal", "Fraction", "timedelta"):
-        return {"complex": complex, "range": range, "Decimal": decimal.Decimal, "Fraction": fractions.Fraction, "timedelta": datetime.timedelta}[tag](*rest)
+        return {
+            "complex": complex,
+            "range": range,
+            "Decimal": decimal.Decimal,
+            "Fraction": fractions.Fraction,
+            "timedelta": datetime.timedelta,
+        }[tag](*rest)
     if tag in ("datetime", "date", "time"):
         return getattr(datetime, tag).fromisoformat(rest[0])
     if tag == "type":
@@ -250,7 +268,12 @@ class Link:
         raise (kind if isinstance(kind, type) and issubclass(kind, Exception) else ProgramError)(text)
 
     def call(self, function: Remote, args: tuple, kwargs: dict) -> object:
-        request = {"op": "call", "on": function._number, "args": encode(list(args), self), "kwargs": encode(kwargs, self)}
+        request = {
+            "op": "call",
+            "on": function._number,
+            "args": encode(list(args), self),
+            "kwargs": encode(kwargs, self),
+        }
         answer = self.ask(request)
         value, changed = typing.cast(list, answer)
         # A function that works in place: bring its arguments' new contents over.

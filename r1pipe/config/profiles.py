@@ -1,0 +1,133 @@
+"""Launch profiles: configs/accelerate/<profile>.yaml as the variables that accelerate's launcher would set from it.
+
+ZeRO's settings are DeepSpeed's own, in <profile>.json; `launch.offload` and `launch.deepspeed` are laid over them, and what comes out is
+written beside stage.json, so that a run's folder holds what it was run with.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import r1pipe
+from r1pipe.config.machine import gpus
+from r1pipe.schema import Launch
+
+PROFILES = Path(r1pipe.__file__).parent / "configs" / "accelerate"
+ZERO = ("zero1", "zero2", "zero3")
+_DERIVED = (
+    "train_batch_size",
+    "train_micro_batch_size_per_gpu",
+    "gradient_accumulation_steps",
+    "gradient_clipping",
+    "bf16",
+    "fp16",
+    "optimizer",
+    "scheduler",
+)
+_FSDP_NAMES = {"fsdp_transformer_layer_cls_to_wrap": "FSDP_TRANSFORMER_CLS_TO_WRAP"}  # the rest is the key in capitals
+
+
+def mistakes(launch: Launch) -> Iterator[tuple[str, str, str]]:
+    """What cannot work in a launch block by itself: (field, what, fix)."""
+    if launch.profile == "process" and launch.nodes > 1:
+        yield "nodes", "profile process is one machine", "another profile, or nodes: 1"
+    if launch.offload == "optimizer" and launch.profile not in ZERO:
+        fix = "profile: zero1, zero2 or zero3" + (
+            "; or offload: all" if launch.profile == "fsdp2" else "; or offload: none"
+        )
+        yield "offload", f"profile {launch.profile} cannot keep the optimizer alone in CPU memory", fix
+    if launch.offload == "all" and launch.profile not in ("zero3", "fsdp2"):
+        fix = "profile: zero3 or fsdp2" + (
+            "; or offload: optimizer" if launch.profile in ZERO else "; or offload: none"
+        )
+        yield "offload", f"profile {launch.profile} holds the whole weights on every device", fix
+    if launch.deepspeed and launch.profile not in ZERO:
+        yield (
+            "deepspeed",
+            f"profile {launch.profile} does not read DeepSpeed's settings",
+            "profile: zero1, zero2 or zero3; or leave `deepspeed` out",
+        )
+    for key in launch.deepspeed:
+        if key in _DERIVED:
+            yield (
+                "deepspeed",
+                f"`{key}` follows from the stage's own config",
+                "set batch_size, microbatch, max_grad_norm, lr or bf16 there",
+            )
+    zero = launch.deepspeed.get("zero_optimization", {})
+    if not isinstance(zero, dict):
+        yield (
+            "deepspeed",
+            "zero_optimization is a mapping",
+            "deepspeed: {zero_optimization: {reduce_bucket_size: 500000000}}",
+        )
+    elif "stage" in zero:
+        yield "deepspeed", "zero_optimization.stage is the profile's", "profile: zero1, zero2 or zero3"
+    if launch.hostfile is not None and launch.slurm is not None:
+        yield "hostfile", "`hostfile` and `slurm` are two ways to the same machines", "keep one"
+    if launch.hostfile is not None and launch.nodes == 1:
+        yield (
+            "hostfile",
+            "a hostfile is for several machines, and nodes is 1",
+            "nodes: 2 or more; or leave `hostfile` out",
+        )
+
+
+def deepspeed_config(launch: Launch) -> dict[str, Any]:
+    """DeepSpeed's settings for a ZeRO profile: the JSON that ships, the offloading, and the launch block's own on top."""
+    config: dict[str, Any] = json.loads((PROFILES / f"{launch.profile}.json").read_text(encoding="utf8"))
+    to_cpu = {"device": "cpu", "pin_memory": bool(gpus())}
+    if launch.offload != "none":
+        config["zero_optimization"]["offload_optimizer"] = to_cpu
+    if launch.offload == "all":
+        config["zero_optimization"]["offload_param"] = to_cpu
+    return _over(config, launch.deepspeed)
+
+
+def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        merged[key] = (
+            _over(merged[key], value) if isinstance(value, dict) and isinstance(merged.get(key), dict) else value
+        )
+    return merged
+
+
+def profile_environment(launch: Launch, folder: Path) -> dict[str, str]:
+    """A profile as the variables that accelerate's launcher would set from it.
+
+    Args:
+        folder: takes deepspeed.json, which every rank reads; the stage's.
+    """
+    if launch.profile == "process":
+        return {}
+    settings: dict[str, Any] = yaml.safe_load((PROFILES / f"{launch.profile}.yaml").read_text(encoding="utf8"))
+    environment = {
+        "R1PIPE_PROFILE": launch.profile,
+        "ACCELERATE_MIXED_PRECISION": str(settings.get("mixed_precision", "no")),
+    }
+    if launch.profile in ZERO:
+        file = folder / "deepspeed.json"
+        file.write_text(json.dumps(deepspeed_config(launch), indent=1) + "\n", encoding="utf8")
+        environment |= {
+            "ACCELERATE_USE_DEEPSPEED": "true",
+            "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(file),
+            "ACCELERATE_DEEPSPEED_ZERO3_INIT": str(settings["deepspeed_config"]["zero3_init_flag"]).lower(),
+        }
+        if not gpus():
+            environment["DS_ACCELERATOR"] = "cpu"
+    elif "fsdp_config" in settings:
+        environment["ACCELERATE_USE_FSDP"] = "true"
+        fsdp: dict[str, Any] = settings["fsdp_config"] | {"fsdp_offload_params": launch.offload == "all"}
+        for key, value in fsdp.items():
+            environment[_FSDP_NAMES.get(key, key.upper())] = (
+                str(value).lower() if isinstance(value, bool) else str(value)
+            )
+    if not gpus() and launch.profile not in ZERO:
+        environment["ACCELERATE_USE_CPU"] = "true"
+    return environment

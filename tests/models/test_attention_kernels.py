@@ -1,0 +1,123 @@
+"""Which kernel packed attention runs on, and FlashAttention 4 as operators of torch."""
+
+from __future__ import annotations
+
+import sys
+import types
+from typing import Any
+
+import pytest
+import torch
+
+from r1pipe.models import attention_kernels as kernels
+from r1pipe.models.attention_kernels import Kernel, flash4
+from r1pipe.models.packed_attention import _one_by_one
+
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+def by_sdpa(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, ends: torch.Tensor, longest: int, scale: float
+) -> torch.Tensor:
+    return _one_by_one(q.transpose(0, 1)[None], k.transpose(0, 1)[None], v.transpose(0, 1)[None], ends, scale)[0]
+
+
+def half_of_it(q: torch.Tensor, *rest: Any) -> torch.Tensor:
+    return by_sdpa(q, *rest) / 2
+
+
+def too_old(*_: Any) -> torch.Tensor:
+    raise ValueError("too many values to unpack")
+
+
+@pytest.mark.parametrize(
+    ("tried", "why"), [(by_sdpa, None), (half_of_it, "away from torch's"), (too_old, "ValueError: too many values")]
+)
+def test_a_kernel_is_tried_before_it_is_used(tried: Any, why: str | None) -> None:
+    found = kernels._difference(tried, by_sdpa, 64)
+    assert found is None if why is None else why in (found or "")
+
+
+@pytest.fixture
+def flash_by_sdpa(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """FlashAttention 4's two functions by their contract, on the CPU; what they were told."""
+    told: list[dict[str, Any]] = []
+
+    def forward(q: Any, k: Any, v: Any, **more: Any) -> tuple[Any, ...]:
+        told.append(more)
+        return (
+            by_sdpa(q, k, v, more["cu_seqlens_q"], 0, more["softmax_scale"]).contiguous(),
+            q.new_zeros((q.shape[1], q.shape[0]), dtype=torch.float32),
+            None,
+        )
+
+    def backward(
+        q: Any, k: Any, v: Any, out: Any, grad: Any, log_sum: Any, scale: float, **more: Any
+    ) -> tuple[Any, ...]:
+        told.append(more)
+        groups, ends = q.shape[1] // k.shape[1], more["cu_seqlens_q"].tolist()
+        parts = []
+        for a, b in zip(ends, ends[1:], strict=False):  # H heads, T and S tokens
+            q_HTF, g_HTF = (x[a:b].transpose(0, 1) for x in (q, grad))
+            k_HSF, v_HSF = (x[a:b].repeat_interleave(groups, 1).transpose(0, 1) for x in (k, v))
+            ahead_TS = torch.ones(b - a, b - a, dtype=torch.bool).triu(1)
+            p_HTS = (scale * q_HTF @ k_HSF.mT).masked_fill(ahead_TS, float("-inf")).softmax(-1)
+            dp_HTS = g_HTF @ v_HSF.mT
+            ds_HTS = scale * p_HTS * (dp_HTS - (dp_HTS * p_HTS).sum(-1, keepdim=True))
+            dk_SHF, dv_SHF = (
+                (x.mT @ y).transpose(0, 1).unflatten(1, (-1, groups)).sum(2)
+                for x, y in ((ds_HTS, q_HTF), (p_HTS, g_HTF))
+            )
+            parts.append(((ds_HTS @ k_HSF).transpose(0, 1), dk_SHF, dv_SHF))
+        return tuple(torch.cat(x) for x in zip(*parts, strict=True))
+
+    module = types.SimpleNamespace(_flash_attn_fwd=forward, _flash_attn_bwd=backward)
+    for name in ("flash_attn", "flash_attn.cute"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, "flash_attn.cute.interface", module)  # type: ignore[arg-type]
+    return told
+
+
+def case(width: int, device: str = "cpu", dtype: torch.dtype = torch.float32) -> tuple[Any, ...]:
+    draw = torch.Generator(device).manual_seed(0)
+    q, k, v = (
+        torch.randn(9, heads, width, generator=draw, device=device).to(dtype).requires_grad_() for heads in (4, 2, 2)
+    )
+    return q, k, v, torch.tensor([0, 4, 9], dtype=torch.int32, device=device), 8, 0.25
+
+
+def test_the_operators_are_what_torch_expects(flash_by_sdpa: list[dict[str, Any]]) -> None:
+    """Schema, shapes without data, gradients and compilation: torch's own check."""
+    torch.library.opcheck(
+        torch.ops.r1pipe.flash4.default,
+        case(16),
+        test_utils=("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic"),
+    )
+    assert all(told["causal"] and told["max_seqlen_q"] == told["max_seqlen_k"] == 8 for told in flash_by_sdpa)
+    q, k, v, *rest = case(16)
+    wanted = torch.autograd.grad(by_sdpa(q, k, v, *rest).square().sum(), (q, k, v))
+    for a, b in zip(torch.autograd.grad(flash4(q, k, v, *rest).square().sum(), (q, k, v)), wanted, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the stand-in computes on a CPU")
+def test_where_it_is_chosen(flash_by_sdpa: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    own = Kernel("torch", by_sdpa, True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (8, 6))
+    assert kernels._flash4(own, 64) is None, "no backward pass before Hopper"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
+    assert kernels._flash4(own, 64) == Kernel("FlashAttention 4", flash4, True)
+    with pytest.warns(UserWarning, match="not used for heads of 64: its output or gradients are"):
+        assert kernels._flash4(Kernel("torch", half_of_it, False), 64) is None
+    monkeypatch.setitem(sys.modules, "flash_attn.cute.interface", None)
+    assert kernels._flash4(own, 64) is None, "not installed: nothing to warn of"
+
+
+@cuda
+@pytest.mark.parametrize("width", [64, 128, 192])
+def test_on_the_gpu_it_is_what_torch_computes(width: int) -> None:
+    pytest.importorskip("flash_attn.cute.interface")
+    if torch.cuda.get_device_capability() < kernels.HOPPER:
+        pytest.skip("FlashAttention 4 needs Hopper")
+    assert kernels._difference(flash4, kernels._of_torch().attend, width) is None
+    assert kernels.settle(width).name == "FlashAttention 4"

@@ -1,0 +1,149 @@
+"""Rewards that are computed while others are drawn are those that are computed at the end."""
+
+from __future__ import annotations
+
+from threading import Event
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from tests.training.shared import ROWS, grpo_params, grpo_trainer
+
+from r1pipe import rewards
+from r1pipe.errors import ConfigError
+from r1pipe.schema import Phase, RewardSpec
+from r1pipe.training.grpo import drawing as grpo_rollout
+from r1pipe.training.grpo.early_rewards import EarlyRewards
+from r1pipe.training.grpo.vllm_rollouts import telling
+
+SPECS = [
+    RewardSpec(name="accuracy"),
+    RewardSpec(name="length", params={"max_tokens": 3, "soft_tokens": 2}),
+    RewardSpec(name=f"{__name__}:rank"),
+]
+ANSWERED: list[dict[str, Any]] = [
+    {"prompt": "1+1", "answer": "2"},
+    {"prompt": "2+2", "answer": "4"},
+    {"prompt": "?", "domain": "general"},
+]
+TEXTS = ["<think>so</think>2", "<think>so</think>5", "hello"]
+IDS = [[0, 7], [1, 7, 7], [2]]
+
+
+def rank(completions: list[str], **columns: Any) -> list[float | None]:
+    """A user's own, which compares the batch."""
+    return [float(sorted(completions).index(one)) for one in completions]
+
+
+def read(ids: list[list[int]]) -> list[str]:
+    return [TEXTS[one[0]] for one in ids]
+
+
+def patiently(early: EarlyRewards, *_: object) -> None:
+    """In the place of __exit__: judge all that was told of, however slow this machine is."""
+    early._told.put(None)
+
+
+def test_what_is_known_early_is_what_score_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(EarlyRewards, "__exit__", patiently)
+    with EarlyRewards(SPECS, ANSWERED, read) as early:
+        early.tell([0], IDS[:1])
+        early.tell([2, 1], [IDS[2], IDS[1]])
+    known = early.known(IDS)
+    assert known == {"accuracy": {0: 1.0, 1: 0.0}}, "what computes here and what compares waits for all"
+    rows = [{**row, "tokens": len(ids)} for row, ids in zip(ANSWERED, IDS, strict=True)]
+    assert rewards.score(SPECS, TEXTS, rows, known=known) == rewards.score(SPECS, TEXTS, rows)
+    assert early.known([IDS[0], [1, 7], IDS[2]])["accuracy"] == {0: 1.0}, "it was drawn again"
+
+
+def test_what_is_told_of_twice_is_what_it_was_at_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(EarlyRewards, "__exit__", patiently)
+    with EarlyRewards(SPECS, ANSWERED, read) as early:
+        early.tell([0], [[1]])
+        early.tell([0], [[0]])
+    assert early.known([[0], [1], [2]]) == {"accuracy": {0: 1.0}}
+
+
+def test_what_was_not_begun_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, go = Event(), Event()
+    monkeypatch.setitem(
+        rewards.REWARDS,
+        "accuracy",
+        lambda completions, **columns: (begun.set(), go.wait(9), [1.0] * len(completions))[2],
+    )
+    with EarlyRewards(SPECS[:1], ANSWERED, read) as early:
+        early.tell([0], IDS[:1])
+        assert begun.wait(9)
+        early.tell([1], IDS[1:2])
+    go.set()
+    assert early.known(IDS) == {"accuracy": {0: 1.0}}
+
+
+def test_a_mistake_is_raised_where_rewards_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    died = []
+    monkeypatch.setattr("threading.excepthook", died.append)
+    wrong = [RewardSpec(name="accuracy", params={"strictly": True})]
+    with EarlyRewards(wrong, ANSWERED, read) as early:
+        early.tell([0], IDS[:1])
+        early._thread.join(9)
+    assert early.known(IDS) == {} and not early._thread.is_alive() and not died
+    with pytest.raises(ConfigError, match="strictly"):
+        rewards.score(wrong, TEXTS, ANSWERED)
+
+
+@pytest.mark.parametrize("resample", [0, 2])
+def test_training_with_early_rewards_is_training_without(resample: int, tiny_checkpoint, tmp_path, monkeypatch) -> None:
+    from r1pipe.here import Here
+
+    monkeypatch.setattr(grpo_rollout, "end_ids", lambda model, tokenizer: [tokenizer.eos_token_id, *range(20, 60)])
+    monkeypatch.setattr(EarlyRewards, "__exit__", patiently)
+    specs = [RewardSpec(name=name) for name in ("accuracy", "repetition", "random", f"{__name__}:rank")]
+    found = []
+    for early in (False, True):
+        folder = tmp_path / str(early)
+        folder.mkdir()
+        params = grpo_params(
+            Phase(steps=4, max_tokens=24, rewards=specs), resample=resample, eval_every=2, eval_prompts=2
+        )
+        spare = (lambda number: iter([(row["prompt"], row) for row in ROWS])) if resample else None
+        trainer = grpo_trainer(
+            params, tiny_checkpoint, Here("test", folder, folder / "m.jsonl", folder / "p.jsonl"), spare=spare
+        )
+        assert trainer.early == (trainer.accelerator.device.type != "cpu"), "not by itself on a CPU"
+        trainer.early = early
+        trainer.train()
+        trainer.score_heldout(ROWS[:2], [[5, 6], [7]])
+        assert trainer._early is None
+        logged = [entry for entry in trainer.state.log_history if "reward" in entry]
+        found.append((torch.cat([p.detach().flatten() for p in trainer.model.parameters()]), logged))
+    (late_weights, late), (weights, logged) = found
+    assert torch.equal(weights, late_weights)
+    assert all(entry["rewards/early"] > 0.3 for entry in logged) and not any("rewards/early" in entry for entry in late)
+    assert [entry["reward"] for entry in logged] == [entry["reward"] for entry in late]
+
+
+def test_an_engine_of_vllm_tells_of_what_it_has_finished() -> None:
+    def output(number: int, finished: bool) -> Any:
+        return SimpleNamespace(
+            request_id=str(number), finished=finished, outputs=[SimpleNamespace(token_ids=(number, 1))]
+        )
+
+    class Engine:
+        steps = iter([[output(7, False)], [output(8, True)], [output(7, True), output(9, False)]])
+
+        def step(self) -> Any:
+            return next(self.steps)
+
+    engine = Engine()
+    generation = SimpleNamespace(
+        mode="colocate",
+        tensor_parallel_size=1,
+        llm=SimpleNamespace(llm_engine=engine, request_counter=SimpleNamespace(counter=7)),
+    )
+    told: list[Any] = []
+    with telling(generation, lambda *what: told.append(what)):
+        assert [len(engine.step()) for _ in range(3)] == [1, 1, 2]
+    assert told == [([1], [[8, 1]]), ([0], [[7, 1]])] and not vars(engine), "the engine is as it was"
+    with telling(SimpleNamespace(mode="server"), told.append):
+        pass

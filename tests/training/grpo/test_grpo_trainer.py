@@ -1,0 +1,181 @@
+"""R1GRPOTrainer computes what TRL's does, with phases and without padding."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from tests.training.shared import ROWS, grpo_trainer
+
+from r1pipe.generation.decoding import decode
+from r1pipe.schema import GRPOParams, Phase, RewardSpec
+from r1pipe.training.grpo.prompt_order import order_prompts, phase_at
+
+REWARDS = [RewardSpec(name="accuracy"), RewardSpec(name="format", params={"form": "auto"})]
+
+
+def params(**changes) -> GRPOParams:
+    phases = [
+        Phase(steps=4, max_tokens=10, rewards=REWARDS),
+        Phase(steps=2, max_tokens=16, temperature=0.7, rewards=REWARDS),
+    ]
+    fields = {
+        "lr": 1e-4,
+        "num_generations": 4,
+        "batch_size": 8,
+        "minibatches_per_rollout": 2,
+        "ref_replace_every": 2,
+        "eval_every": 2,
+        "eval_prompts": 4,
+        "phases": phases,
+    }
+    return GRPOParams(**{**fields, **changes})
+
+
+@pytest.fixture
+def trainer(tiny_checkpoint, here):
+    return grpo_trainer(params(), tiny_checkpoint, here)
+
+
+def test_log_probs_are_those_of_the_padded_pass(trainer):
+    """Moving rows to the left edge and sorting them by length changes no number that counts."""
+    from trl import GRPOTrainer
+
+    torch.manual_seed(0)
+    ids = torch.randint(5, 250, (20, 9 + 14)).to(trainer.accelerator.device)
+    mask = torch.ones_like(ids)
+    for row in range(20):  # prompts padded left, completions padded right
+        mask[row, : row % 7] = 0
+        mask[row, 23 - row % 11 :] = 0
+    args = (trainer.model, ids, mask, 14)
+    theirs, their_entropy, _ = GRPOTrainer._get_per_token_logps_and_entropies(trainer, *args, compute_entropy=True)
+    ours, entropy, _ = trainer._get_per_token_logps_and_entropies(*args, compute_entropy=True)
+    counts = mask[:, 9:].bool()
+    assert torch.allclose(ours[counts], theirs[counts], atol=1e-5)
+    assert torch.allclose(entropy[counts], their_entropy[counts], atol=1e-5)
+
+    def gradient(logps):
+        trainer.model.zero_grad()
+        (logps * counts).sum().backward()
+        return torch.cat([p.grad.flatten() for p in trainer.model.parameters()])
+
+    assert torch.allclose(gradient(ours), gradient(theirs), atol=1e-4)
+
+
+def test_old_log_probs_are_those_of_the_draw(trainer, monkeypatch):
+    """Taken from sampling, at each phase's temperature, they are what a forward pass over the rollout gives."""
+    seen = []
+    score = type(trainer)._generate_and_score_completions
+
+    def check(self, inputs):
+        output = score(self, inputs)
+        ids = torch.cat([output["prompt_ids"], output["completion_ids"]], 1)
+        mask = torch.cat([output["prompt_mask"], output["completion_mask"]], 1)
+        assert not self._drawn
+        with torch.no_grad():
+            fresh, _, _ = self._get_per_token_logps_and_entropies(
+                self.model, ids, mask, output["completion_ids"].shape[1]
+            )
+        counts = output["completion_mask"].bool()
+        assert torch.allclose(output["old_per_token_logps"][counts], fresh[counts], atol=1e-4)
+        seen.append(self.temperature)
+        return output
+
+    monkeypatch.setattr(type(trainer), "_generate_and_score_completions", check)
+    trainer.train()
+    assert seen == [1.0, 1.0, 0.7]
+
+
+def test_on_a_gpu_the_policys_twin_draws_with_the_weights_of_now(trainer, monkeypatch):
+    """Here without graphs, on a CPU that is told it could."""
+    from r1pipe.training.grpo import drawing as module
+
+    monkeypatch.setattr(module, "why_not_graphed", lambda model: "")
+    drawn = []
+
+    def watched(model, *args, graphed, **more):
+        assert model is trainer.model and graphed.model.dtype == torch.bfloat16
+        now = dict(model.named_parameters())
+        assert all(torch.equal(weight, now[name].bfloat16()) for name, weight in graphed.weights.items())
+        drawn.append(graphed.model.lm_head.weight.clone())
+        return decode(model, *args, graphed=graphed, **more)
+
+    monkeypatch.setattr(module, "decode", watched)
+    trainer.args.bf16 = True
+    trainer.train()
+    assert len(drawn) == 3 and not torch.equal(drawn[0], drawn[-1])
+    assert trainer.model.training and trainer.model.dtype == torch.float32
+    assert trainer.graphed._columns == 128, "room for the longest phase from the first"
+
+
+def test_when_the_policy_has_no_twin(tiny_checkpoint, here, monkeypatch):
+    from r1pipe.training.grpo import drawing as module
+
+    def trainer_():
+        return grpo_trainer(params(), tiny_checkpoint, here)
+
+    monkeypatch.setattr(module, "why_not_graphed", lambda model: "it is not on a GPU")
+    trainer = trainer_()
+    assert trainer._graphed_policy(trainer.model, 8, 20) is None, "on a CPU"
+    monkeypatch.setattr(module, "why_not_graphed", lambda model: "")
+    assert trainer._graphed_policy(trainer.model, 8, 20).model.dtype == torch.float32, "bf16 is off, as autocast is"
+    trainer._tokens_by_memory, trainer.microbatch_tokens = True, 4096
+    assert trainer._graphed_policy(trainer.model, 8, 20) is trainer.graphed
+    assert trainer._graphed_policy(trainer.model, 64, 20) is None, (
+        "packs were settled by what was free beside the cache"
+    )
+    monkeypatch.setattr(module, "free_memory", lambda device: trainer._still_to_come() + 10_000)
+    trainer = trainer_()
+    assert trainer._graphed_policy(trainer.model, 8, 20) is None, "no room beside what the optimizer will take"
+    monkeypatch.undo()
+    monkeypatch.setattr(module, "why_not_graphed", lambda model: "")
+    monkeypatch.setenv("R1PIPE_PROFILE", "zero3")
+    assert trainer._graphed_policy(trainer.model, 8, 20) is None, (
+        "it would hold all weights, where each rank has a part"
+    )
+
+
+def test_a_row_that_cannot_be_scored_leaves_the_advantages_of_its_group_alone(trainer):
+    """None is not zero: TRL alone would have punished the policy for a verifier's failure."""
+    trainer.rows = [{"id": "a", "prompt": "p", "answer": "4", "domain": "math", "language": "en"}]
+    texts = ["<think>two and two</think>\\boxed{4}", "<think>two and two</think>\\boxed{5}", "no"]
+    whole = trainer._calculate_rewards([{"row": 0}] * 3, ["p"] * 3, texts, [[1]] * 3)
+    assert whole.nansum(1).tolist() == [2.0, 1.0, 0.0]
+    trainer.rows = [{"id": "b", "prompt": "p", "answer": "\\frac{1}{", "domain": "math", "language": "en"}]
+    assert torch.isnan(trainer._calculate_rewards([{"row": 0}] * 3, ["p"] * 3, texts, [[1]] * 3)).all()
+
+
+def test_phases_change_length_and_temperature_while_the_optimizer_goes_on(tiny_checkpoint, here, tmp_path):
+    from r1pipe.training.grpo.grpo_training import train_grpo
+
+    out = tmp_path / "out"
+    out.mkdir()
+    metrics = train_grpo(tiny_checkpoint, {"prompts": ROWS}, ROWS[:4], params(keep="best"), "chat", out, here, 0)
+    assert (out / "model.safetensors").is_file()
+    assert (out / "chat_template.jinja").is_file()
+    assert metrics["steps"] == 6
+    lines = [json.loads(line) for line in here.metrics_path.read_text().splitlines()]
+    longest = {line["step"]: line["completions/max_length"] for line in lines if "completions/max_length" in line}
+    assert longest[1] == 10 and longest[5] == 16, "a random model fills what it is given"
+    assert [line["step"] for line in lines if "heldout/accuracy" in line] == [0, 2, 4, 6]
+    assert all("kl" in line for line in lines if "completions/max_length" in line)
+
+
+def test_the_reference_becomes_the_policy(trainer):
+    trainer.train()
+    policy, reference = (torch.cat([p.flatten() for p in m.parameters()]) for m in (trainer.model, trainer.ref_model))
+    assert torch.equal(policy, reference), "6 updates, replaced every 2"
+
+
+def test_prompts_come_round_by_round_and_by_share():
+    mixed = params(
+        phases=[Phase(steps=4, rewards=REWARDS), Phase(steps=4, prompts={"prompts": 3, "general": 1}, rewards=REWARDS)]
+    )
+    general = [{"id": f"g{i}"} for i in range(3)]
+    order = order_prompts(mixed, {"prompts": ROWS, "general": general}, seed=1)
+    assert len(order) == 4 * 4
+    assert len({row["id"] for row in order[:8]}) == 8, "no prompt twice before all were asked"
+    assert sum(row["id"].startswith("g") for row in order[8:]) == 2
+    assert order == order_prompts(mixed, {"prompts": ROWS, "general": general}, seed=1)
+    assert phase_at(mixed, 3) is mixed.phases[0] and phase_at(mixed, 4) is mixed.phases[1]

@@ -1,0 +1,115 @@
+"""Packs hold every row once, in equal numbers and nearly equal tokens a rank."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+
+from r1pipe.errors import ConfigError
+from r1pipe.training.sft.pack_sampler import PackSampler, PaddedSampler, balanced_packs, best_fit_count, packs_needed
+
+
+def lognormal(n: int, seed: int = 0, longest: int = 8192) -> list[int]:
+    draw = random.Random(seed)
+    return [max(16, min(longest, round(draw.lognormvariate(7, 1)))) for _ in range(n)]
+
+
+def samplers(
+    lengths: list[int], ranks: int, batch_size: int = 32, updates: int = 6, pack_tokens: int = 8192
+) -> list[PackSampler]:
+    return [PackSampler(lengths, batch_size, updates, ranks, rank, pack_tokens, seed=3) for rank in range(ranks)]
+
+
+def test_best_fit_is_as_tight_as_known_cases() -> None:
+    assert best_fit_count([7, 6, 4, 3], 10) == 2
+    assert best_fit_count([5] * 6, 10) == 3
+    assert best_fit_count([10, 1], 10) == 2
+    assert best_fit_count(lognormal(500), 16384) <= sum(lognormal(500)) / 16384 * 1.02 + 1
+
+
+def test_balanced_packs_lose_nothing_and_differ_little() -> None:
+    lengths = lognormal(128)
+    packs = balanced_packs(lengths, 16)
+    assert sorted(i for pack in packs for i in pack) == list(range(128))
+    loads = [sum(lengths[i] for i in pack) for pack in packs]
+    assert loads == sorted(loads, reverse=True)
+    assert max(loads) <= 1.02 * min(loads)
+
+
+def test_more_packs_where_evening_out_overflows() -> None:
+    """Best fit lays 6+4, 5+5 and 3+3+4 into 3 packs of 10; the longest to the emptiest gives 6+3, 5+4.., which must fit as well."""
+    lengths = [6, 5, 5, 4, 4, 3, 3]
+    count = packs_needed(lengths, 1, 10)
+    assert max(sum(lengths[i] for i in pack) for pack in balanced_packs(lengths, count)) <= 10
+    assert packs_needed(lengths, 4, 10) == 4
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_every_row_once_an_epoch_whatever_the_ranks(ranks: int) -> None:
+    lengths = lognormal(96)
+    told = samplers(lengths, ranks)  # 6 updates of 32 = two epochs of 96
+    assert Counter(i for sampler in told for pack in sampler for i in pack) == Counter({i: 2 for i in range(96)})
+    assert {len(list(sampler)) for sampler in told} == {len(told[0])} == {6 * told[0].accumulation}
+
+
+def test_an_update_holds_the_same_rows_on_any_number_of_ranks() -> None:
+    """So that gradients do not depend on how many GPUs there are."""
+
+    def updates(ranks: int) -> list[list[int]]:
+        told = samplers(lognormal(100), ranks)
+        passes = [list(sampler) for sampler in told]
+        size = told[0].accumulation
+        return [
+            sorted(i for rank in passes for pack in rank[u * size : (u + 1) * size] for i in pack) for u in range(6)
+        ]
+
+    assert updates(1) == updates(2) == updates(4)
+
+
+def test_ranks_get_equal_chunks_and_nearly_equal_tokens() -> None:
+    lengths, ranks = lognormal(512), 4
+    told = samplers(lengths, ranks, batch_size=128, updates=4, pack_tokens=16384)
+    size = told[0].accumulation
+    passes = [list(sampler) for sampler in told]
+    for update in range(4):
+        tokens = [
+            sum(lengths[i] for pack in rank[update * size : (update + 1) * size] for i in pack) for rank in passes
+        ]
+        assert max(tokens) <= 1.02 * min(tokens)
+    assert max(sum(lengths[i] for i in pack) for rank in passes for pack in rank) == told[0].capacity <= 16384
+
+
+def test_a_row_longer_than_a_pack_has_its_own_length() -> None:
+    sampler = PackSampler([50, 10, 10, 10], 4, 1, 1, 0, 20, seed=0)
+    assert sampler.capacity == 50
+    assert sorted(len(pack) for pack in sampler) == [1, 3]
+
+
+def test_the_order_is_that_of_the_seed() -> None:
+    lengths = lognormal(64)
+    one, same, other = (list(PackSampler(lengths, 16, 4, 1, 0, 8192, seed=seed)) for seed in (1, 1, 2))
+    assert one == same != other
+
+
+def test_a_batch_that_does_not_divide_is_refused_with_the_nearest_sizes() -> None:
+    with pytest.raises(ConfigError, match="batch_size 10 does not divide over 4 ranks") as caught:
+        PackSampler([1] * 20, 10, 1, 4, 0, 8, seed=0)
+    assert caught.value.fix == "nearest sizes: 8 and 12"
+
+
+@pytest.mark.parametrize(("ranks", "accumulation"), [(1, 1), (1, 4), (2, 2)])
+def test_a_padded_update_holds_the_rows_of_a_packed_one(ranks: int, accumulation: int) -> None:
+    """A model is trained alike on a CPU and on a GPU: batches of like length trained it worse."""
+    lengths = lognormal(100)
+    told = [PaddedSampler(lengths, 32, 6, ranks, rank, accumulation, seed=3) for rank in range(ranks)]
+    passes = [list(sampler) for sampler in told]
+    assert {len(one) for rank in passes for one in rank} == {32 // (ranks * accumulation)}
+    for update, rows in enumerate(samplers(lengths, 1)[0].batches()):
+        together = [
+            one for step in range(accumulation) for rank in passes for one in [rank[update * accumulation + step]]
+        ]
+        assert sorted(i for one in together for i in one) == sorted(rows)
+        by_length = [lengths[i] for one in together for i in one]
+        assert by_length == sorted(by_length, reverse=True), "rows of like length share a pass"
