@@ -16,7 +16,7 @@ from r1pipe.rewards import sandbox
 from r1pipe.schema import GRPOParams, Guards, Phase, RewardSpec
 from r1pipe.training.grpo.guards import Finding, Watch, checkpoints, past_rollbacks, roll_back
 
-FIXTURES = Path(__file__).parents[1] / "fixtures" / "guards"
+FIXTURES = Path(__file__).parents[2] / "fixtures" / "guards"
 ROWS = [
     {"id": str(i), "prompt": f"what is {i} + 1 ?", "answer": str(i + 1), "domain": "math", "language": "en"}
     for i in range(12)
@@ -309,7 +309,7 @@ def collapse(here: Any, tmp_path: Path, **fields: Any) -> dict[str, float]:
     from r1pipe.text.rows import REASONING_DOMAINS
     from r1pipe.training.grpo.grpo_training import train_grpo
 
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     rewards = [RewardSpec(name="accuracy"), RewardSpec(name="code"), RewardSpec(name="format", params={"form": "zero"})]
     chosen = GRPOParams(
         **{
