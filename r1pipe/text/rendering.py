@@ -13,22 +13,31 @@ TEMPLATES = Path(__file__).parents[1] / "configs" / "templates"
 
 
 def read_template(template: str) -> str | None:
-    """The text of a template (schema.TemplateName), None for `chat`.
+    """The text of a prompt template.
+
+    Args:
+        template: `chat`, `r1-zero` or the path of a file (schema.TemplateName).
+
+    Returns:
+        the file's text; None for `chat`, whose template comes with the tokenizer.
 
     Raises:
-        InputError: the file is missing or has no {prompt}.
+        InputError: the file is missing or does not contain {prompt} exactly once.
     """
     if template == "chat":
         return None
+
     path = TEMPLATES / f"{template}.txt" if template == "r1-zero" else Path(template)
     if not path.is_file():
         raise InputError(
-            "the prompt template does not exist", str(path), "name a text file that holds {prompt}, or write `chat`"
+            "the prompt template does not exist",
+            str(path),
+            f"name a text file that contains {SLOT}, or write `chat`",
         )
     text = path.read_text(encoding="utf8").rstrip("\n")
     if text.count(SLOT) != 1:
         raise InputError(
-            f"the prompt template holds {SLOT} {text.count(SLOT)} times",
+            f"the prompt template contains {SLOT} {text.count(SLOT)} times",
             str(path),
             f"write {SLOT} once, where the question goes",
         )
@@ -36,51 +45,76 @@ def read_template(template: str) -> str | None:
 
 
 def read_text(text: Text) -> str:
-    """A text of a config.
+    """A text of a config: the text itself, or the content of the file that it names.
 
     Raises:
-        InputError: its file cannot be read, is not UTF-8, or the text is empty.
+        InputError: the file cannot be read or is not UTF-8, or the text is empty.
     """
-    where = str(text.file) if isinstance(text, TextFile) else ""
+    if isinstance(text, TextFile):
+        content = _read_file(text.file)
+        where = str(text.file)
+    else:
+        content = text
+        where = "an instruction or guidelines"
+
+    content = content.strip()
+    if not content:
+        raise InputError("the text is empty", where, "write one, or leave it out")
+    return content
+
+
+def _read_file(path: Path) -> str:
     try:
-        found = (text.file.read_text(encoding="utf8") if isinstance(text, TextFile) else text).strip()
+        return path.read_text(encoding="utf8")
     except OSError as error:
-        raise InputError(f"the text cannot be read: {error.strerror}", where, "check the path") from None
+        raise InputError(f"the text cannot be read: {error.strerror}", str(path), "check the path") from None
     except UnicodeDecodeError:
-        raise InputError("the text is not UTF-8", where, "convert the file to UTF-8") from None
-    if not found:
-        raise InputError("the text is empty", where or "an instruction or guidelines", "write one, or leave it out")
-    return found
+        raise InputError("the text is not UTF-8", str(path), "convert the file to UTF-8") from None
 
 
 def render_prompt(row: dict[str, Any], template: str | None) -> str | list[dict[str, str]]:
-    """What the trainer reads: a string for a file template, messages for the chat template (its text adds its own BOS)."""
+    """What the trainer reads: a string for a template from a file, messages for the chat template.
+
+    The rendered text of the chat template has its own BOS token.
+    """
     if template is not None:
         return template.replace(SLOT, row["prompt"])
     return [{"role": "user", "content": row["prompt"]}]
 
 
 def prompt_ids(rows: list[dict[str, Any]], template: str | None, tokenizer: Any) -> list[list[int]]:
-    """Token ids up to where the response begins, a list a row."""
+    """The token ids of each row up to where the response begins."""
     rendered = [render_prompt(row, template) for row in rows]
     if template is not None:
         return tokenizer(rendered)["input_ids"]
-    return tokenizer.apply_chat_template(rendered, add_generation_prompt=True, tokenize=True, return_dict=True)[
-        "input_ids"
-    ]
+    return _apply_chat_template(rendered, tokenizer, add_generation_prompt=True)
 
 
 def chat_ids(messages: list[dict[str, str]], tokenizer: Any) -> tuple[list[int], list[int]]:
-    """Token ids of a conversation and its completion mask, 1 on the last assistant turn (which turns carry loss: our choice)."""
+    """The token ids of a conversation and its completion mask.
+
+    The mask is 1 on the last assistant turn only (which turns carry loss is our choice).
+
+    Raises:
+        InputError: the template renders the prompt alone differently from the prompt within the conversation.
+    """
     assert messages[-1]["role"] == "assistant", "rows are checked when they are read"
-    before = tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True, tokenize=True, return_dict=True)[
-        "input_ids"
-    ]
-    whole = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
-    if whole[: len(before)] != before:
+    prompt = _apply_chat_template(messages[:-1], tokenizer, add_generation_prompt=True)
+    conversation = _apply_chat_template(messages, tokenizer, add_generation_prompt=False)
+    if conversation[: len(prompt)] != prompt:
         raise InputError(
             "the chat template renders a prompt differently with and without its reply, so the loss cannot be placed",
             getattr(tokenizer, "name_or_path", ""),
-            "use a template whose generation prompt is a prefix of the whole conversation (templates that drop or prefill <think> do this)",
+            "use a template whose generation prompt is a prefix of the whole conversation "
+            "(templates that drop or prefill <think> do not have this property)",
         )
-    return whole, [0] * len(before) + [1] * (len(whole) - len(before))
+    mask = [0] * len(prompt) + [1] * (len(conversation) - len(prompt))
+    return conversation, mask
+
+
+def _apply_chat_template(messages: Any, tokenizer: Any, add_generation_prompt: bool) -> Any:
+    """Token ids of one conversation, or of a list of conversations."""
+    encoding = tokenizer.apply_chat_template(
+        messages, add_generation_prompt=add_generation_prompt, tokenize=True, return_dict=True
+    )
+    return encoding["input_ids"]

@@ -1,4 +1,4 @@
-"""What is thinking and what is said: the one place that takes a response apart."""
+"""The two parts of a response, its thinking and its summary: the only place that takes a response apart."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
 
 
 class Response(NamedTuple):
-    """A response taken apart; `thinking` is None where no think block opens."""
+    """A response taken apart; `thinking` is None if no think block opens."""
 
     thinking: str | None
-    summary: str  # what follows the thinking; empty while the thinking is not closed
+    summary: str
+    """What follows the thinking; empty while the thinking is not closed."""
 
 
 def split_response(text: str) -> Response:
-    """Split at the first think block.
+    """Split a response at its first think block.
 
     >>> split_response("<think>2+2=4</think>4")
     Response(thinking='2+2=4', summary='4')
@@ -27,9 +28,15 @@ def split_response(text: str) -> Response:
     """
     if THINK_OPEN not in text and THINK_CLOSE not in text:
         return Response(None, text.strip())
-    head, _, rest = text.partition(THINK_OPEN) if THINK_OPEN in text else ("", "", text)
-    thinking, closed, summary = rest.partition(THINK_CLOSE)
-    return Response(thinking.strip(), (head + summary).strip() if closed else "")
+
+    if THINK_OPEN in text:
+        head, _, rest = text.partition(THINK_OPEN)
+    else:
+        # The prompt may end with the opening tag, so that the response begins within the thinking.
+        head, rest = "", text
+    thinking, closing_tag, after = rest.partition(THINK_CLOSE)
+    summary = (head + after).strip() if closing_tag else ""
+    return Response(thinking.strip(), summary)
 
 
 def join_response(thinking: str, summary: str) -> str:

@@ -1,58 +1,96 @@
-"""The column contracts: what a row of each dataset holds.
+"""The column contracts: what a row of each kind of dataset holds.
 
-A row is a plain dict; these classes say which columns a reader may rely on. A reader leaves extra columns as they are; a stage that
-makes chats of prompts keeps the problem's domain, language and level (candidates.as_chat), and no more.
-`domain` names what kind of task a row is; evaluation reports one suite for each.
+A row is a plain dict; these classes say which columns a reader may rely on. A reader leaves extra columns as they are.
+A stage that makes chats of prompts keeps the prompt's domain, language and level (candidates.as_chat), nothing else.
+`domain` names the kind of task; evaluation reports one suite for each domain.
 """
 
 from __future__ import annotations
 
 from typing import Any, NotRequired
 
-from typing_extensions import TypedDict  # pydantic checks these classes, and on 3.11 wants this one
+from typing_extensions import TypedDict  # pydantic checks these classes and needs this TypedDict before Python 3.12
 
 REASONING_DOMAINS = ("math", "word-problems", "code", "logic", "choice")
 GENERAL_DOMAIN = "general"
-HARMFUL_DOMAIN = "harmful"  # should be refused; suite 'harmless'
-LOOKALIKE_DOMAIN = "lookalike"  # sounds harmful and is not; suite 'over-refusal'
+
+# Requests that should be refused; their suite is 'harmless'.
+HARMFUL_DOMAIN = "harmful"
+
+# Requests that sound harmful and are not; their suite is 'over-refusal'.
+LOOKALIKE_DOMAIN = "lookalike"
 
 
 class Message(TypedDict):
-    role: str  # system, user or assistant
+    """One turn of a conversation."""
+
+    role: str
+    """system, user or assistant"""
+
     content: str
 
 
 class Row(TypedDict):
-    id: str  # unique in its dataset; equal ids mean the same problem across datasets
+    """The columns that every row has."""
+
+    id: str
+    """Unique in its dataset; equal ids in two datasets mean the same problem."""
+
     domain: str
-    language: NotRequired[str]  # ISO 639-1 code of the question
+
+    language: NotRequired[str]
+    """ISO 639-1 code of the question."""
 
 
 class PromptRow(Row):
+    """A problem or request."""
+
     prompt: str
-    answer: NotRequired[str]  # gold, for the accuracy reward
-    tests: NotRequired[
-        dict[str, Any]
-    ]  # {"kind": "asserts" | "calls" | "check" | "stdio", ...}: r1pipe/rewards/sandbox.py says which columns
-    entry_point: NotRequired[str]  # the function that the tests call
-    gym: NotRequired[dict[str, Any]]  # what a scorer of reasoning-gym reads: task, question, metadata
-    solution: NotRequired[str]  # a worked solution ('reuse')
-    level: NotRequired[int]  # reasoning steps needed
+
+    answer: NotRequired[str]
+    """The gold answer, for the accuracy reward."""
+
+    tests: NotRequired[dict[str, Any]]
+    """{"kind": "asserts" | "calls" | "check" | "stdio", ...}; r1pipe/rewards/sandbox.py lists the keys of each kind."""
+
+    entry_point: NotRequired[str]
+    """The function that the tests call."""
+
+    gym: NotRequired[dict[str, Any]]
+    """What a scorer of reasoning-gym reads: task, question, metadata."""
+
+    solution: NotRequired[str]
+    """A worked solution, which `reuse` turns into a response."""
+
+    level: NotRequired[int]
+    """The number of reasoning steps that the problem needs."""
 
 
 class ChatRow(Row):
+    """A conversation that ends with the assistant's message."""
+
     messages: list[Message]
-    source: NotRequired[str]  # zero-traces, reuse, sampled, written, ...
+
+    source: NotRequired[str]
+    """zero-traces, reuse, sampled, written, ..."""
 
 
 class PairRow(Row):
+    """Two responses to a prompt, of which one is preferred. Both are whole: thinking and summary."""
+
     prompt: str
-    chosen: str  # a whole response, thinking included
+    chosen: str
     rejected: str
-    margin: NotRequired[float]  # mean verdict of the judge, -2..2
+
+    margin: NotRequired[float]
+    """The judge's mean verdict, -2 to 2."""
 
 
 class LabelRow(Row):
+    """A response that is labelled as safe or unsafe."""
+
     prompt: str
     response: str
-    safe: int  # 1 or 0
+
+    safe: int
+    """1 or 0"""

@@ -1,4 +1,4 @@
-"""Which split a problem belongs to, decided by its own text, so that no file order and no second copy can move it."""
+"""The split that a problem belongs to. Its text alone decides: neither the order of a file nor a copy can move it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from collections.abc import Mapping
 
 def content_key(text: str) -> str:
     """16 hex digits that are equal for texts that differ only in case, spacing or character width."""
-    canonical = re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text)).strip().casefold()
+    normalized = unicodedata.normalize("NFKC", text)
+    canonical = re.sub(r"\s+", " ", normalized).strip().casefold()
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
@@ -22,6 +23,8 @@ def split_of(text: str, shares: Mapping[str, float]) -> str:
     """
     if not shares:
         return "train"
+
+    # The key as a number in [0, 1); the splits are intervals of it, in the order of `shares`.
     point = int(content_key(text), 16) / 16**16
     for name, share in shares.items():
         if point < share:
