@@ -74,7 +74,10 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
 _Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 
 
-def nearest(word: str, known: Sequence[str], otherwise: int = 12) -> str:
+LISTED = 12  # names shown where none is close
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
     """`Did you mean ...?`, or the list of what there is.
 
     >>> nearest("temprature", ["temperature", "top_p"])
@@ -83,9 +86,10 @@ def nearest(word: str, known: Sequence[str], otherwise: int = 12) -> str:
     close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.55)
     if close:
         return f"did you mean '{close[0]}'?"
-    return (
-        "known: " + ", ".join(sorted(known)[:otherwise]) + (", ..." if len(known) > otherwise else "") if known else ""
-    )
+    if not known:
+        return ""
+    more = ", ..." if len(known) > LISTED else ""
+    return f"known: {', '.join(sorted(known)[:LISTED])}{more}"
 
 
 def read(path: Path, seen: tuple[Path, ...] = ()) -> Node:

@@ -39,13 +39,12 @@ _TYPES = {
 }
 
 
-def read_rows(path: Path, kind: type[Artifact], columns: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
+def read_rows(path: Path, kind: type[Artifact]) -> list[dict[str, Any]]:
     """All rows of a dataset, checked against the column contract of its kind (r1pipe/text/rows.py).
 
     Args:
         path: a dataset folder or one file.
         kind: Prompts, Chats, Pairs or Labels; Dataset checks nothing but the JSON.
-        columns: our column -> the file's column, where they differ.
 
     Raises:
         InputError: broken file, missing column, wrong type, an id used twice, or no rows at all; with file and line.
@@ -53,7 +52,7 @@ def read_rows(path: Path, kind: type[Artifact], columns: Mapping[str, str] | Non
     seen: dict[str, str] = {}
     rows = []
     for where, raw in read_raw(path):
-        row = rename(raw, columns or {}, where)
+        row = rename(raw, {}, where)
         check_row(row, kind, where, seen)
         rows.append(row)
     if not rows:

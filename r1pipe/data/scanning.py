@@ -31,7 +31,7 @@ from r1pipe.data.review import Reviews
 from r1pipe.errors import InputError
 from r1pipe.text.ngrams import hash_texts
 
-ROWS, ENTRIES = "rows.bin", "entries.2.bin"  # another number when the hashes in it are made in another way
+ROWS, ENTRIES = "rows.bin", "entries.bin"
 COLUMNS = ("end", "id", "input", "domain")  # of an entry, known when a row is read
 _CHUNK = 1 << 20  # bytes of rows that one process measures at a time
 _ALONE = 8 << 20  # bytes of input below which starting processes takes longer than they save

@@ -55,13 +55,13 @@ def problem_of(row: Mapping[str, Any]) -> Problem:
     )
 
 
-def solve(row: Mapping[str, Any], language: str | None = None) -> tuple[str, str]:
-    """Correct thinking, in `language` or the question's, and the summary, in the question's."""
+def solve(row: Mapping[str, Any]) -> tuple[str, str]:
+    """Correct thinking and the summary, both in the question's language."""
     problem = problem_of(row)
     if problem.domain not in THINK:
         raise InputError(f"a {problem.domain} request has no steps to solve", str(row.get("id", "")), "use write()")
-    tongue = language or problem.language
-    thought = walk(THINK[problem.domain](problem.spec, problem.language), Random(0), tongue, SAME, closing=0.0)
+    steps = THINK[problem.domain](problem.spec, problem.language)
+    thought = walk(steps, Random(0), problem.language, SAME, closing=0.0)
     return thought.text, summary(in_language(thought.value, problem.language), problem.domain, problem.language)
 
 

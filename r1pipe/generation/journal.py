@@ -73,15 +73,15 @@ class Found:
                 for line in stream:
                     if line.endswith(b"\n"):
                         record = json.loads(line)
-                        self._records.setdefault(tuple(record["key"]), {})[record.get("digest", "")] = record
+                        self._records.setdefault(tuple(record["key"]), {})[record["digest"]] = record
 
     def all(self) -> list[dict[str, Any]]:
         return [record for by_digest in self._records.values() for record in by_digest.values()]
 
     def take(self, key: Key, digest: str) -> dict[str, Any] | None:
-        """The record of what the key stands for now, once. One that an earlier version wrote has no digest: it counts where a row's id is in the key."""
+        """The record of what the key stands for now, once."""
         by_digest = self._records.get(key, {})
-        record = by_digest.pop(digest, None) or (by_digest.pop("", None) if key and isinstance(key[0], str) else None)
+        record = by_digest.pop(digest, None)
         if record is None and by_digest:
             self.passed_over.add(key)
         return record

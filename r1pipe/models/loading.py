@@ -72,16 +72,11 @@ def _batch_decode(tokenizer: Any, sequences: Any, skip_special_tokens: bool = Fa
     return tokenizer.backend_tokenizer.decode_batch(sequences, skip_special_tokens=skip_special_tokens)
 
 
-def load_model(
-    checkpoint: Path, *, training: bool, frozen: bool = False, device: str | torch.device | None = None
-) -> PreTrainedModel:
+def load_model(checkpoint: Path, *, training: bool, frozen: bool = False) -> PreTrainedModel:
     """The causal language model.
 
     Weights that are trained are float32 (bf16 autocast does the rest on a GPU); weights that only sample or score are
     bfloat16 on a GPU, float32 on a CPU, and so are those that an adapter is laid around where the caller says `frozen`.
-
-    Args:
-        device: of weights that are not trained; none = this rank's.
 
     Raises:
         InputError: not a checkpoint, or of an architecture that is not a causal language model.
@@ -109,7 +104,7 @@ def load_model(
     if training:
         gather_by_layer(model)
     else:
-        torch.nn.Module.to(model, device or own_device()).eval()
+        torch.nn.Module.to(model, own_device()).eval()
     return model
 
 

@@ -280,18 +280,13 @@ def _values(
     return list(values)
 
 
-def correct(
-    completions: Sequence[Completion], rows: Sequence[Mapping[str, Any]], *, code_timeout: float = 10.0
-) -> list[bool | None]:
+def correct(completions: Sequence[Completion], rows: Sequence[Mapping[str, Any]]) -> list[bool | None]:
     """The verdict on each response: by the row's tests or scorer, else by its answer; None where neither is there or it cannot be judged.
-
-    Args:
-        code_timeout: seconds of CPU time for one program.
 
     >>> correct(["<think>6*7</think>42", "hello"], [{"answer": "42"}, {}])
     [True, None]
     """
-    rules = ({"name": "accuracy"}, {"name": "code", "params": {"timeout": code_timeout}}, {"name": "reasoning_gym"})
+    rules = ({"name": "accuracy"}, {"name": "code"}, {"name": "reasoning_gym"})
     specs = [RewardSpec.model_validate(spec) for spec in rules]
     return [None if total is None else total == 1.0 for total in score(specs, completions, rows).totals]
 

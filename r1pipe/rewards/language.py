@@ -85,17 +85,14 @@ class _Scripts(dict[str, str]):
 _SCRIPT_OF = _Scripts()
 
 
-def word_counts(text: str, expected: str = "en") -> dict[str, int]:
-    """Words by language.
-
-    Args:
-        expected: ISO 639-1 code that words in Latin script count as where it is in doubt.
+def word_counts(text: str) -> dict[str, int]:
+    """Words by language; words in Latin script count as English where they are in doubt.
 
     >>> word_counts("First 12+7=19, 再算19-5=14")
     {'en': 1, 'zh': 1}
     """
     text = _words_only(text)
-    return latin.count(text, expected) | _by_script(text)
+    return latin.count(text, "en") | _by_script(text)
 
 
 def _words_only(text: str) -> str:

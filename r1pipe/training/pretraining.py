@@ -136,7 +136,7 @@ def train_base(
     }
 
 
-def headroom(folder: Path, probes: int, seed: int, split: str = "dev") -> dict[str, float]:
+def headroom(folder: Path, probes: int, seed: int) -> dict[str, float]:
     """How often the base answers held-out reasoning problems rightly: as it comes and with <think> prefilled, at temperature 1, and greedily.
 
     Returns:
@@ -154,7 +154,7 @@ def headroom(folder: Path, probes: int, seed: int, split: str = "dev") -> dict[s
     if not probes:
         return {}
     tokenizer, model = load_tokenizer(folder), load_model(folder, training=False)
-    rows = problems(split, REASONING_DOMAINS, probes, seed)
+    rows = problems("dev", REASONING_DOMAINS, probes, seed)
     template = read_template(str(TEMPLATES / "embedded-zero.txt"))
     asked = prompt_ids([dict(row) for row in rows], template, tokenizer)
     opened = tokenizer(THINK_OPEN, add_special_tokens=False)["input_ids"]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 MICROBATCH = 64
+SCORED_AT_ONCE = 256  # the longer the batch, the more equal the lengths in it
 CALIBRATION = "calibration.json"
 
 
@@ -108,9 +109,9 @@ class Scorer:
             )
         self.calibration = json.loads(path.read_text())
 
-    def raw(self, prompts: list[str], responses: list[str], batch_size: int = 256) -> list[float]:
-        """One score a response, in order; the longer the batch, the more equal the lengths in it."""
-        return raw_scores(self.model, self.tokenizer, list(zip(prompts, responses, strict=True)), batch_size)
+    def raw(self, prompts: list[str], responses: list[str]) -> list[float]:
+        """One score a response, in order."""
+        return raw_scores(self.model, self.tokenizer, list(zip(prompts, responses, strict=True)))
 
     def __call__(self, prompts: list[str], responses: list[str]) -> list[float]:
         """Scores in (0, 1): sigmoid((s - m) / d)."""
@@ -120,7 +121,7 @@ class Scorer:
         return torch.sigmoid((raw - self.calibration["m"]) / self.calibration["d"]).tolist()
 
 
-def raw_scores(model: Any, tokenizer: Any, rows: list[tuple[str, str]], batch_size: int = 256) -> list[float]:
+def raw_scores(model: Any, tokenizer: Any, rows: list[tuple[str, str]]) -> list[float]:
     """The head's output for (prompt, response) rows, (N,)."""
     import torch
 
@@ -132,8 +133,8 @@ def raw_scores(model: Any, tokenizer: Any, rows: list[tuple[str, str]], batch_si
     model.config.pad_token_id = tokenizer.pad_token_id
     training = model.training
     model.eval()
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
+    for start in range(0, len(order), SCORED_AT_ONCE):
+        batch = order[start : start + SCORED_AT_ONCE]
         padded = tokenizer.pad({"input_ids": [ids[i] for i in batch]}, return_tensors="pt", padding_side="right").to(
             model.device
         )

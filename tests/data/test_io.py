@@ -6,7 +6,7 @@ import json
 import pytest
 
 from r1pipe.artifacts import Chats, Labels, Pairs, Prompts
-from r1pipe.data.io import read_rows, write_rows
+from r1pipe.data.io import read_rows, rename, write_rows
 from r1pipe.errors import InputError
 
 ROW = {"id": "a", "prompt": "1+1?", "domain": "math", "answer": "2"}
@@ -98,11 +98,11 @@ def test_a_null_is_absent(tmp_path):
     assert read_rows(lines(tmp_path / "r.jsonl", {**ROW, "language": None}), Prompts) == [ROW]
 
 
-def test_columns_are_renamed(tmp_path):
-    path = lines(tmp_path / "r.jsonl", {"id": "a", "question": "1+1?", "domain": "math"})
-    assert read_rows(path, Prompts, {"prompt": "question"})[0]["prompt"] == "1+1?"
+def test_columns_are_renamed():
+    row = {"id": "a", "question": "1+1?", "domain": "math"}
+    assert rename(row, {"prompt": "question"}, "r.jsonl:1")["prompt"] == "1+1?"
     with pytest.raises(InputError, match="no column 'problem'"):
-        read_rows(path, Prompts, {"prompt": "problem"})
+        rename(row, {"prompt": "problem"}, "r.jsonl:1")
 
 
 def test_what_cannot_be_read_at_all(tmp_path):

@@ -140,23 +140,6 @@ def test_what_is_refused_is_dropped_with_its_reason_and_asked_again_later(servic
     assert "p0" not in {key[0] for key in journal(tmp_path)}
 
 
-def test_a_journal_of_an_earlier_version_is_not_paid_for_again(service: str, tmp_path: Path) -> None:
-    """It has no digests, but its keys name the rows."""
-    run_stage(tmp_path, service, count=4)
-    first = output(tmp_path)
-    for path in (tmp_path / "work").glob("*.jsonl"):
-        records = [json.loads(line) for line in path.read_text().splitlines()]
-        path.write_text(
-            "".join(
-                json.dumps({name: value for name, value in record.items() if name != "digest"}) + "\n"
-                for record in records
-            )
-        )
-    before = stats(service)["requests"]
-    run_stage(tmp_path, service, count=4)
-    assert stats(service)["requests"] == before and output(tmp_path) == first
-
-
 def test_many_refusals_in_a_row_stop_nothing(service: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They come first in every attempt, since what is refused is asked again: counted as failures they would stop the stage for ever."""
     from r1pipe import endpoint
