@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from pydantic import ValidationError
-from tests.training.shared import ROWS
+from tests.tiny_trainers import ROWS
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from r1pipe.errors import ConfigError

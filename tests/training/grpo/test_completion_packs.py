@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.training.shared import grpo_params, grpo_trainer
+from tests.tiny_trainers import grpo_params, grpo_trainer
 from transformers import Qwen2Config
 from trl import GRPOTrainer
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.training.shared import ROWS, grpo_params, grpo_trainer
+from tests.tiny_trainers import ROWS, grpo_params, grpo_trainer
 
 from r1pipe import rewards
 from r1pipe.errors import ConfigError

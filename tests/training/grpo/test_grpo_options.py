@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.training.shared import ROWS, grpo_params, grpo_trainer
+from tests.tiny_trainers import ROWS, grpo_params, grpo_trainer
 
 from r1pipe.schema import GRPOParams, Phase, RewardSpec
 from r1pipe.training.grpo.grpo_training import grpo_arguments
@@ -203,8 +203,8 @@ def test_a_later_temperature_keeps_the_head_in_float32(tiny_checkpoint, here, mo
 
     heads: list[dict[str, Any]] = []
     plain_heads: list[Any] = []
-    for place in "plain_head", "grpo_update":
-        monkeypatch.setattr(f"r1pipe.training.{place}.add_plain_head", lambda *told: plain_heads.append(told))
+    for place in "models.plain_head", "training.grpo.updates":
+        monkeypatch.setattr(f"r1pipe.{place}.add_plain_head", lambda *told: plain_heads.append(told))
     plain = module.add_fused_lm_head
     monkeypatch.setattr(
         module, "add_fused_lm_head", lambda model, **told: (heads.append(told), plain(model, **told))[1]

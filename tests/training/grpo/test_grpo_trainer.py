@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from tests.training.shared import ROWS, grpo_trainer
+from tests.tiny_trainers import ROWS, grpo_trainer
 
 from r1pipe.generation.decoding import decode
 from r1pipe.schema import GRPOParams, Phase, RewardSpec

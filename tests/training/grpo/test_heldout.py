@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.training.shared import ROWS, grpo_trainer
+from tests.tiny_trainers import ROWS, grpo_trainer
 
 from r1pipe.here import Here
 from r1pipe.models.loading import load_model

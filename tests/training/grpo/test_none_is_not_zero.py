@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.training.shared import ROWS, grpo_trainer
+from tests.tiny_trainers import ROWS, grpo_trainer
 
 from r1pipe.schema import GRPOParams, Phase, RewardSpec
 from r1pipe.training.grpo.grpo_trainer import zero_signal

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.training.shared import ROWS, grpo_trainer
+from tests.tiny_trainers import ROWS, grpo_trainer
 
 from r1pipe.errors import ConfigError, MissingToolError
 from r1pipe.generation.decoding import decode
