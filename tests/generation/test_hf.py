@@ -69,18 +69,3 @@ def test_a_resumed_stage_with_other_rows_credits_no_sample_to_another_row(tiny_c
         run(ROWS, here.workdir / "resumed") == run(ROWS, here.workdir / "undisturbed") and journal.read_text() == now
     ), "once is enough"
     assert not notes.exists()
-
-
-def test_a_journal_without_digests_is_passed_over(tiny_checkpoint: Path, here: Any) -> None:
-    """Nobody knows which rows its batches were of; those of a service have the row's id in the key (test_service.py)."""
-    import json
-
-    first = sample(tiny_checkpoint, ROWS, SAMPLING, "chat", here, 0)
-    path = here.workdir / "samples-0-of-1.jsonl"
-    records = [json.loads(line) for line in path.read_text().splitlines()]
-    for record in records:
-        del record["digest"]
-        record["samples"][0]["text"] = "of whom?"
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    assert sample(tiny_checkpoint, ROWS, SAMPLING, "chat", here, 0) == first
-    assert len(path.read_text().splitlines()) == 2 * len(records)
