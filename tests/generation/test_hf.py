@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from r1pipe.data.candidates import Candidate
-from r1pipe.generation import sample, sample_and_settle
+from r1pipe.generation import sample_and_settle
 from r1pipe.schema import Sampling
 
 ROWS = [{"id": f"r{i}", "prompt": "1 2 3 4"[: 1 + i % 7], "domain": "math", "language": "en"} for i in range(24)]
