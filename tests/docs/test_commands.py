@@ -1,0 +1,124 @@
+"""Every command, config and piece of Python in README.md, CONTRIBUTING.md and docs/ is executed, in an empty folder."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import make_tiny_checkpoint
+from engine import ROOT, r1pipe
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.M | re.S)
+# Commands that take minutes or a terminal are executed as far as this goes.
+AS_FAR_AS = {"run-all": ["--dry-run"], "run-stage": ["--dry-run"], "data review": ["--export", "review.csv"]}
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    """(page, text) of every fenced block of a language."""
+    found = []
+    for page in PAGES:
+        for indent, named, text in BLOCK.findall(page.read_text(encoding="utf8")):
+            if named == language:
+                found.append((page.name, re.sub(f"^{indent}", "", text, flags=re.M)))
+    return found
+
+
+def commands(program: str) -> list[str]:
+    """The command lines of plain blocks, without comments and prompts."""
+    lines = [line.removeprefix("$ ") for _, text in blocks("") for line in text.splitlines()]
+    lines = [line.split("  #")[0].strip() for line in lines]
+    return list(dict.fromkeys(line for line in lines if line.split(" ")[0] == program))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's folder: the shipped configs, a small run called r1, a base and rows in the shape of GSM8K."""
+    folder = tmp_path_factory.mktemp("user")
+    assert r1pipe(folder, "init").returncode == 0
+    words = ["run-all", "configs/smoke.yaml", "--run", "r1", "--until", "cold-start-data"]
+    done = r1pipe(folder, *words, timeout=400, R1PIPE_FORKSERVER="1")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    make_tiny_checkpoint(folder / "my-base")
+    rows = [{"question": f"What is {i} + 5?", "answer": f"{i}+5={i + 5}\n#### {i + 5}"} for i in range(400)]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "data").mkdir()
+    for name in ("train.jsonl", "test.jsonl", "data/train.jsonl", "data/test.jsonl"):
+        (folder / name).write_text(lines)
+    for _, text in blocks("yaml"):
+        if named := re.match(r"# ([\w.-]+\.yaml)", text):
+            (folder / named[1]).write_text(text)
+    return folder
+
+
+def test_there_is_something_to_test() -> None:
+    assert len(commands("r1pipe")) > 8 and len(blocks("yaml")) > 2 and len(blocks("python")) > 1
+
+
+@pytest.mark.parametrize("line", commands("r1pipe"))
+def test_command(folder: Path, line: str) -> None:
+    words = shlex.split(line)[1:]
+    if words[1:2] == ["small.yaml"]:
+        pytest.skip("an example of a refusal; tests/run/test_pipeline.py has its like")
+    for name, more in AS_FAR_AS.items():
+        if " ".join(words).startswith(name):
+            words += more
+    done = r1pipe(folder, *words, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("line", commands("make"))
+def test_make_target(line: str) -> None:
+    done = subprocess.run(["make", "-n", *line.split()[1:]], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("page", "text"), [pair for pair in blocks("yaml") if pair[1].startswith("# ")])
+def test_config(folder: Path, page: str, text: str) -> None:
+    name = text.split()[1]
+    done = r1pipe(folder, "plan", name)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("page", "text"), [pair for pair in blocks("python") if "..." not in pair[1]])
+def test_python(page: str, text: str) -> None:
+    """A line that ends in `# [1.0]` says what it gives."""
+    namespace: dict[str, object] = {}
+    *before, last = text.strip().splitlines()
+    exec("\n".join(before), namespace)
+    expression, _, expected = last.partition("  # ")
+    assert repr(eval(expression, namespace)) == expected
+
+
+def test_a_stage_of_the_page_works(folder: Path) -> None:
+    """The kind that CONTRIBUTING.md shows, as a module of a user's."""
+    (text,) = [text for page, text in blocks("python") if page == "CONTRIBUTING.md" and "class Inputs" in text]
+    (folder / "my_stage.py").write_text(text.replace("    ...\n", ""))
+    (folder / "own.yaml").write_text(
+        "stages:\n"
+        "  exam: {kind: prompts, source: [{world: math, count: 8}], outputs: {prompts: exam}}\n"
+        "  mine: {kind: my_package.my_stage, inputs: {prompts: exam}, outputs: {report: report}, limit: 5}\n"
+    )
+    (folder / "my_package").mkdir(exist_ok=True)
+    (folder / "my_stage.py").rename(folder / "my_package" / "my_stage.py")
+    (folder / "my_package" / "__init__.py").touch()
+    done = r1pipe(folder, "plan", "own.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_pages_point_at_files_that_exist() -> None:
+    for page in PAGES:
+        text = page.read_text(encoding="utf8")
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+        for path in re.findall(r"`((?:r1pipe|stages|configs|tests|docs)/[\w/.-]*)`", text):
+            assert (ROOT / path).exists(), f"{page.name}: {path}"
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_bytes()) <= 9 * 1024
