@@ -50,12 +50,14 @@ from pydantic import Field, field_validator, model_validator
 
 from r1pipe.artifacts import Chats, Checkpoint, Prompts
 from r1pipe.data.filters import Filters
+from r1pipe.data.writers import WriterName
 from r1pipe.generation.teachers import Prompted, Rewriter
 from r1pipe.here import Here
 from r1pipe.schema import Ordered, Ports, Sampling, SamplingConfig, TemplateName
 
 if TYPE_CHECKING:
     from r1pipe.data.candidates import Candidate
+    from r1pipe.data.writers import ProgramWriter
 
 
 Source = Literal["zero-traces", "few-shot", "direct", "reuse"]
@@ -91,9 +93,9 @@ class Config(SamplingConfig):
         default=Filters(form="auto", min_language=0.3),
         description="before rewriting, which can translate (so language is looked at loosely)",
     )
-    rewriter: Literal["world", "none"] | Rewriter = Field(
+    rewriter: WriterName | Rewriter = Field(
         default="none",
-        description="who makes zero-traces readable (v2 B.3.2: V3): world, a model, or none, which only moves the answer out of its tags",
+        description="who makes zero-traces readable (v2 B.3.2: V3): a named writer, a model, or none, which only moves the answer out of its tags",
     )
     after: Filters = Field(default=Filters(min_language=0.95), description="what the rewritten must look like")
     max_rows: int | None = Field(
@@ -243,6 +245,7 @@ def _check(config: Config, candidates: list[Candidate]) -> list[Candidate]:
 def _settle(config: Config, candidates: list[Candidate]) -> list[Candidate]:
     """Verified and screened; what need not wait for a rewriter that is a model is made readable and verified again."""
     from r1pipe.data.candidates import screen, verify
+    from r1pipe.data.writers import load_writer
 
     found = screen(verify([_own(candidate) for candidate in candidates]), config.filters)
     if isinstance(config.rewriter, Rewriter):
@@ -250,11 +253,12 @@ def _settle(config: Config, candidates: list[Candidate]) -> list[Candidate]:
         rest = iter(
             _check(
                 config,
-                [_rewrite(candidate, "none") for candidate, waits in zip(found, waiting, strict=True) if not waits],
+                [_rewrite(candidate, None) for candidate, waits in zip(found, waiting, strict=True) if not waits],
             )
         )
         return [candidate if waits else next(rest) for candidate, waits in zip(found, waiting, strict=True)]
-    return _check(config, [_rewrite(candidate, config.rewriter) for candidate in found])
+    rewriter = load_writer(config.rewriter)
+    return _check(config, [_rewrite(candidate, rewriter) for candidate in found])
 
 
 def _own(candidate: Candidate) -> Candidate:
@@ -266,7 +270,7 @@ def _own(candidate: Candidate) -> Candidate:
     return replace(candidate, response=written(candidate.response)) if candidate.source in SHOWN else candidate
 
 
-def _rewrite(candidate: Candidate, rewriter: Literal["world", "none"]) -> Candidate:
+def _rewrite(candidate: Candidate, rewriter: ProgramWriter | None) -> Candidate:
     """The readable version; a solution of the rows' own is left as it is."""
     from dataclasses import replace
 
@@ -275,11 +279,9 @@ def _rewrite(candidate: Candidate, rewriter: Literal["world", "none"]) -> Candid
 
     if candidate.reason or candidate.source == "reuse":
         return candidate
-    if rewriter == "none" or candidate.source in SHOWN:
+    if rewriter is None or candidate.source in SHOWN:
         return replace(candidate, response=to_chat_form(candidate.response, candidate.row))
-    from r1pipe.embedded.oracle import rewrite
-
-    readable = rewrite(candidate.row, split_response(candidate.response).thinking or "")
+    readable = rewriter.rewrite(candidate.row, split_response(candidate.response).thinking or "")
     return (
         replace(candidate, response=join_response(*readable))
         if readable

@@ -51,9 +51,7 @@ class Config(StageConfig):
     template: TemplateName = Field(
         default="chat", description="chat, or the path of a template file: what the checkpoint was trained on"
     )
-    judge: JudgeName = Field(
-        default="none", description="who judges general, harmful and lookalike rows: world, or none"
-    )
+    judge: JudgeName = Field(default="none", description="who judges general, harmful and lookalike rows")
     passes: list[Pass] = Field(
         default_factory=lambda: [Pass()], min_length=1, description="the first is the run's own; default: v2 D.1, k = 1"
     )

@@ -32,13 +32,14 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from r1pipe.artifacts import Chats, Checkpoint, Prompts
 from r1pipe.data.filters import Filters
 from r1pipe.data.sources import Sources
+from r1pipe.data.writers import WriterName
 from r1pipe.generation.teachers import Writer
 from r1pipe.here import Here
 from r1pipe.judges.judge import JudgeName
@@ -46,6 +47,7 @@ from r1pipe.schema import EngineConfig, JudgeEndpoint, Ports
 
 if TYPE_CHECKING:
     from r1pipe.data.candidates import Candidate
+    from r1pipe.data.writers import ProgramWriter
 
 
 class Inputs(Ports):
@@ -58,15 +60,15 @@ class Outputs(Ports):
 
 
 class Config(EngineConfig):
-    writer: Literal["world", "none"] | Writer = Field(
+    writer: WriterName | Writer = Field(
         default="none",
-        description="who answers the prompts (v2 B.3.3: V3): world, a model ({sampling: ...}), or nobody",
+        description="who answers the prompts (v2 B.3.3: V3): a named writer, a model ({sampling: ...}), or nobody",
     )
     careful: float = Field(
         default=1.0,
         ge=0,
         le=1,
-        description="of the world's writer: share of replies written with care, the others are sloppy (our choice)",
+        description="of a named writer: share of replies written with care, the others are sloppy (our choice)",
     )
     refusal_share: float = Field(
         default=0.02,
@@ -99,6 +101,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     from r1pipe.data.card import token_counter
     from r1pipe.data.io import read_rows
     from r1pipe.data.sources import Loaded, load
+    from r1pipe.data.writers import load_writer
     from r1pipe.errors import ConfigError
     from r1pipe.text.response import split_response
 
@@ -118,17 +121,22 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
         read_rows(inputs.prompts.path, Prompts) if inputs.prompts else [],
         inputs.model.path if inputs.model else None,
     )
-    candidates = _asked(rows, model, config, config.writer, here) if isinstance(config.writer, Writer) else []
+    if isinstance(config.writer, Writer):
+        candidates = _asked(rows, model, config, config.writer, here)
+        writer = None
+    else:
+        candidates = []
+        writer = load_writer(config.writer)
     if not here.main:
         return {}
-    if config.writer == "world":
-        candidates = _written(rows, config, here)
+    if writer is not None:
+        candidates = _written(rows, writer, config, here)
     reused = load(config.reuse, Chats, config.seed, fill=config.identity) if config.reuse else Loaded()
     from_files = [
         Candidate({**row, "prompt": row["messages"][0]["content"]}, row["messages"][-1]["content"], "reuse")
         for row in reused.rows
     ]
-    candidates += screen(from_files, config.filters)  # the world's habits are what `careful` says, and stay
+    candidates += screen(from_files, config.filters)  # a named writer's habits are what `careful` says, and stay
     candidates = choose(candidates, 1, "first", random.Random(config.seed), config.max_rows)
     card = {
         "with thinking": sum(
@@ -213,12 +221,11 @@ def _settle(config: Config, writer: Writer, candidates: list[Candidate]) -> list
         return list(threads.map(judged, found))
 
 
-def _written(rows: list[dict[str, Any]], config: Config, here: Here) -> list[Candidate]:
+def _written(rows: list[dict[str, Any]], writer: ProgramWriter, config: Config, here: Here) -> list[Candidate]:
     """A reply to every prompt; of the refusals only as many as the config wants."""
     from functools import partial
 
     from r1pipe.data.candidates import Candidate
-    from r1pipe.embedded.oracle import write
     from r1pipe.generation.journal import Job, digest_of, do_once
     from r1pipe.judges.judge import load_judge
     from r1pipe.text.rows import HARMFUL_DOMAIN
@@ -232,7 +239,7 @@ def _written(rows: list[dict[str, Any]], config: Config, here: Here) -> list[Can
             True if row["domain"] == HARMFUL_DOMAIN else None
         )  # what harms is declined by a sloppy writer too, or not answered here
         candidate = Candidate(
-            row, write(row, rng, "careful" if rng.random() < config.careful else "sloppy", refuse), "written"
+            row, writer.write(row, rng, "careful" if rng.random() < config.careful else "sloppy", refuse), "written"
         )
         if row["domain"] == HARMFUL_DOMAIN:
             refusals -= 1

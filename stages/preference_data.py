@@ -31,12 +31,13 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from r1pipe.artifacts import Checkpoint, Labels, Pairs, Prompts
 from r1pipe.data.sources import Sources
+from r1pipe.data.writers import WriterName
 from r1pipe.here import Here
 from r1pipe.judges.judge import JudgeName
 from r1pipe.schema import JudgeEndpoint, Ports, Sampling, StageConfig, TemplateName
@@ -61,7 +62,7 @@ class Outputs(Ports):
 class Config(StageConfig):
     judge: JudgeName | JudgeEndpoint = Field(
         default="none",
-        description="who votes and labels (v2 3.1: V3): world, or {base_url, model} of a language model; none = the files alone",
+        description="who votes and labels (v2 3.1: V3): a judge's name, or {base_url, model} of a language model; none = the files alone",
     )
     template: TemplateName = Field(
         default="chat", description="chat, or a template file: what the checkpoint was trained on"
@@ -70,9 +71,9 @@ class Config(StageConfig):
         default=Sampling(temperature=1.0, top_p=1.0, n=4),
         description="candidates of a prompt (number not published; our choice)",
     )
-    also: Literal["world", "none"] = Field(
+    also: WriterName = Field(
         default="none",
-        description="adds a careful and a sloppy candidate of the world's writer, so that both classes occur (our choice)",
+        description="adds a careful and a sloppy candidate of a named writer, so that both classes occur (our choice)",
     )
     votes: int = Field(default=4, ge=1, description="verdicts on a pair, sides swapped at random (v2 3.1)")
     min_margin: float = Field(
@@ -154,7 +155,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
         raise InputError(
             f"all {len(labels)} labels are {'safe' if classes[1] else 'unsafe'}",
             here.stage,
-            "add harmful prompts, `also: world`, or `labels_from`",
+            "add harmful prompts, a writer as `also`, or `labels_from`",
         )
     lengths = {name: mean_lengths(pairs, measure) for name, measure in measures.items()}
     dropped = [*unclear, *tipped, *(files[0].dropped if files[0] else [])]
@@ -227,14 +228,14 @@ def _judge(
 def _judge_row(row: dict[str, Any], responses: list[str], judge: Judge, config: Config) -> tuple[Rows, Rows, Rows]:
     """Requests to refuse are no helpfulness prompts, so they give labels only (v2 3.1). What the judge does not label is left out."""
     from r1pipe.data.preferences import judge_pairs
-    from r1pipe.embedded.oracle import write
+    from r1pipe.data.writers import load_writer
     from r1pipe.text.rows import HARMFUL_DOMAIN
 
     pairs: Rows = []
     unclear: Rows = []
     rng = random.Random(f"{config.seed}:{row['id']}")
-    if config.also == "world":
-        responses = [*responses, *(write(row, rng, quality) for quality in ("careful", "sloppy"))]
+    if (writer := load_writer(config.also)) is not None:
+        responses = [*responses, writer.write(row, rng, "careful"), writer.write(row, rng, "sloppy")]
     rng.shuffle(responses)
     if row["domain"] != HARMFUL_DOMAIN:
         pairs, unclear = judge_pairs(

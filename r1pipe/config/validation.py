@@ -21,6 +21,7 @@ from r1pipe.config.profiles import mistakes
 from r1pipe.config.yamltree import Keys, Node, find, nearest, plain
 from r1pipe.errors import ConfigError
 from r1pipe.schema import GRPOParams, Launch, PathOr, StageConfig, Training
+from r1pipe.schema.names import UNKNOWN_NAME
 
 # TRL's and transformers' names of what our typed fields set; `trl:` may not set them behind the field's back.
 TRL_ALIASES: dict[str, str] = {
@@ -304,6 +305,8 @@ def _problem(model: type[BaseModel], loc: Keys, item: dict[str, Any], node: Node
         return Problem(f"unknown key '{loc[-1]}' in {dotted.rsplit('.', 1)[0]}", where, nearest(str(loc[-1]), known))
     if kind == "missing":
         return Problem(f"{dotted}: '{loc[-1]}' is missing", where, f"add {loc[-1]}: ...")
+    if kind == UNKNOWN_NAME:
+        return Problem(f"{dotted}: {item['msg']}", where, nearest(item["ctx"]["name"], item["ctx"]["names"]))
     message = str(item["msg"]).removeprefix("Value error, ").removeprefix("Input ")
     given = plain(node)
     shown = f"; it is {given!r}" if not isinstance(given, dict | list) else ""

@@ -142,3 +142,13 @@ def write(row: Mapping[str, Any], rng: Random, quality: Quality, refuse: bool | 
     if refuse and problem.domain == "general":
         raise InputError("a general request is not refused", str(row.get("id", "")), "leave `refuse` to the oracle")
     return join_response(aside(problem, rng) if rng.random() < P_ASIDE else "", worded(problem, rng, careful, refuse))
+
+
+class Oracle:
+    """These functions as a writer for stages (r1pipe/data/writers.py)."""
+
+    def write(self, row: dict[str, Any], rng: Random, quality: Quality, refuse: bool | None = None) -> str:
+        return write(row, rng, quality, refuse)
+
+    def rewrite(self, row: dict[str, Any], thinking: str) -> tuple[str, str] | None:
+        return rewrite(row, thinking)

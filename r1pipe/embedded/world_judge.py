@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
-from typing import Any
+from typing import Any, Literal
 
 from r1pipe.embedded import general, safety
 from r1pipe.embedded.style import CLOSES, FILLERS
@@ -165,3 +165,25 @@ def compare(row: Row, a: str, b: str, criteria: Sequence[str] | Mapping[str, Any
     """1 = a is better, -1 = b is, 0 = a tie; without noise and bias."""
     gap = _score(row, a, criteria) - _score(row, b, criteria)
     return (gap > 1e-9) - (gap < -1e-9)
+
+
+class WorldJudge:
+    """These functions as a judge for stages (r1pipe/judges/judge.py)."""
+
+    # Answers are computed on the spot, so a second thread would gain nothing.
+    max_in_flight = 1
+
+    def right(self, row: dict[str, Any], response: str) -> bool | None:
+        return is_right(row, response)
+
+    def safe(self, row: dict[str, Any], response: str) -> bool:
+        return is_safe(row, response)
+
+    def refuses(self, response: str) -> bool:
+        return is_refusal(response)
+
+    def verdict(self, row: dict[str, Any], a: str, b: str, rng: Random) -> int:
+        return verdict(row, a, b, rng, CRITERIA_SEEN)
+
+    def compare(self, row: dict[str, Any], a: str, b: str, criteria: Literal["seen", "heldout"]) -> int:
+        return compare(row, a, b, CRITERIA_SEEN if criteria == "seen" else CRITERIA_HELDOUT)

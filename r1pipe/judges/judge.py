@@ -1,28 +1,37 @@
-"""Who says what is right, safe and better where no rule can: the place of DeepSeek-V3 as a judge (v2 B.2, 3.1, B.3.3).
+"""Judges: who says what is right, safe and better where no rule can.
 
-A stage's config names its judge. `world` knows the embedded world's facts and habits and is not a model; a block with `base_url` and
-`model` is a language model behind an HTTP service (r1pipe/judges/service_judge.py); `none` leaves out what needs a judge.
+DeepSeek-V3 has this place in the paper (v2 B.2, 3.1, B.3.3).
+
+A stage's config names its judge, or gives a block with `base_url` and `model`: a language model behind an HTTP service
+(service_judge.py). The names are those of JUDGES, and `none` leaves out what needs a judge.
+
+To add a judge, write a class with the methods of Examiner in a file of its own, add a line to JUDGES, and test it.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import Any, Literal, Protocol, overload
+from typing import Annotated, Any, Literal, Protocol, overload
 
 from r1pipe.schema import JudgeEndpoint
+from r1pipe.schema.names import name_of
 
-JudgeName = Literal["world", "none"]
+# Two disjoint sets of criteria: those that the preference pairs are made by, and those that only evaluation uses.
 Criteria = Literal["seen", "heldout"]
+
+NONE = "none"
 
 
 class Judge(Protocol):
-    """What a stage asks of a judge. Rows are prompts as in r1pipe/text/rows.py, responses are whole (thinking and summary).
+    """What a stage asks of a judge.
 
-    A judge that may not answer (a service that is down) returns None; one that takes several questions at a time says how many.
+    Rows are prompts as in r1pipe/text/rows.py; responses are whole (thinking and summary). A judge that may fail to
+    answer (a service that is down) returns None.
     """
 
     max_in_flight: int
+    """Questions that may be asked at the same time."""
 
     def right(self, row: dict[str, Any], response: str) -> bool | None:
         """Whether the response does what the prompt asks; None where that cannot be said."""
@@ -33,69 +42,53 @@ class Judge(Protocol):
         ...
 
     def verdict(self, row: dict[str, Any], a: str, b: str, rng: random.Random) -> int | None:
-        """One vote, -2 (b much better) .. 2 (a much better), as noisy as such judges are; by the criteria that training may see."""
+        """Vote once by the criteria `seen`, from -2 (b is much better) to 2 (a is much better).
+
+        A vote is as noisy as such judges are, so several are averaged.
+        """
         ...
 
 
 class Examiner(Judge, Protocol):
-    """A judge that evaluation can ask as well."""
+    """A judge that evaluation can use as well."""
 
     def refuses(self, response: str) -> bool | None:
         """Whether the response declines to answer."""
         ...
 
     def compare(self, row: dict[str, Any], a: str, b: str, criteria: Criteria) -> int:
-        """Without noise: 1 = a is better, -1 = b is, 0 = a tie."""
+        """Compare without noise: 1 = a is better, -1 = b is better, 0 = a tie."""
         ...
 
 
-class WorldJudge:
-    """The embedded world's judge (r1pipe/embedded/world_judge.py)."""
+def _world() -> Examiner:
+    from r1pipe.embedded.world_judge import WorldJudge
 
-    max_in_flight = 1
-
-    def right(self, row: dict[str, Any], response: str) -> bool | None:
-        from r1pipe.embedded.world_judge import is_right
-
-        return is_right(row, response)
-
-    def safe(self, row: dict[str, Any], response: str) -> bool:
-        from r1pipe.embedded.world_judge import is_safe
-
-        return is_safe(row, response)
-
-    def refuses(self, response: str) -> bool:
-        from r1pipe.embedded.world_judge import is_refusal
-
-        return is_refusal(response)
-
-    def verdict(self, row: dict[str, Any], a: str, b: str, rng: random.Random) -> int:
-        from r1pipe.embedded.world_judge import CRITERIA_SEEN, verdict
-
-        return verdict(row, a, b, rng, CRITERIA_SEEN)
-
-    def compare(self, row: dict[str, Any], a: str, b: str, criteria: Criteria) -> int:
-        from r1pipe.embedded.world_judge import CRITERIA_HELDOUT, CRITERIA_SEEN, compare
-
-        return compare(row, a, b, CRITERIA_SEEN if criteria == "seen" else CRITERIA_HELDOUT)
+    return WorldJudge()
 
 
-JUDGES: dict[str, Callable[[], Examiner] | None] = {"world": WorldJudge, "none": None}
+# Factories, so that a judge's own imports wait until a stage uses it.
+JUDGES: dict[str, Callable[[], Examiner]] = {
+    "world": _world,
+}
+
+JudgeName = Annotated[str, name_of("judge", (*JUDGES, NONE))]
 
 
 @overload
-def load_judge(name: JudgeName) -> Examiner | None: ...
+def load_judge(judge: JudgeName) -> Examiner | None: ...
 @overload
-def load_judge(name: JudgeName | JudgeEndpoint) -> Judge | None: ...
-def load_judge(name: JudgeName | JudgeEndpoint) -> Judge | None:
-    """The judge that a config names; None for `none`.
+def load_judge(judge: JudgeName | JudgeEndpoint) -> Judge | None: ...
+def load_judge(judge: JudgeName | JudgeEndpoint) -> Judge | None:
+    """Return the judge that a config asks for, or None for `none`.
 
     Raises:
-        ConfigError: an endpoint whose address or key is missing.
+        ConfigError: the service's address or key is missing.
     """
-    if isinstance(name, JudgeEndpoint):
+    if isinstance(judge, JudgeEndpoint):
         from r1pipe.judges.service_judge import EndpointJudge
 
-        return EndpointJudge(name)
-    make = JUDGES[name]
-    return make() if make else None
+        return EndpointJudge(judge)
+    if judge == NONE:
+        return None
+    return JUDGES[judge]()

@@ -5,7 +5,7 @@ import random
 from r1pipe.data.preferences import balance, judge_pairs, mean_lengths, vote
 from r1pipe.embedded.oracle import write
 from r1pipe.embedded.world import problems
-from r1pipe.judges.judge import WorldJudge
+from r1pipe.embedded.world_judge import WorldJudge
 
 ROW = {"id": "g", "prompt": "Say something.", "domain": "general", "language": "en"}
 

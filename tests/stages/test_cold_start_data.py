@@ -76,7 +76,7 @@ def test_the_world_rewrites_into_the_questions_language(mode):
     from r1pipe.config.registry import load_kind
     from r1pipe.data.candidates import Candidate, screen, verify
     from r1pipe.data.filters import Filters
-    from r1pipe.embedded.oracle import problem_of
+    from r1pipe.embedded.oracle import Oracle, problem_of
     from r1pipe.embedded.trace import walk
     from r1pipe.embedded.world import THINK, problems
     from r1pipe.text.response import split_response
@@ -94,7 +94,7 @@ def test_the_world_rewrites_into_the_questions_language(mode):
         assert Counter(candidate.reason for candidate in found)["mixed or other language"] > 60
         found = candidates  # and rewriting could translate them
     readable = screen(
-        verify([stage.module._rewrite(candidate, "world") for candidate in found]), Filters(min_language=0.95)
+        verify([stage.module._rewrite(candidate, Oracle()) for candidate in found]), Filters(min_language=0.95)
     )
     kept = [candidate for candidate in readable if not candidate.reason]
     assert {candidate.reason for candidate in readable} <= {
