@@ -111,7 +111,7 @@ def reuse_candidates(rows: Iterable[dict[str, Any]]) -> list[Candidate]:
 
 def screen(candidates: Sequence[Candidate], filters: Filters) -> list[Candidate]:
     """Each candidate, dropped with the first reason that applies: cut off, malformed, length, paragraphs, code, repetition, language."""
-    from r1pipe.rewards import score
+    from r1pipe.rewards.scoring import score
     from r1pipe.schema import RewardSpec
 
     screened = [
@@ -137,7 +137,7 @@ def screen(candidates: Sequence[Candidate], filters: Filters) -> list[Candidate]
 
 def verify(candidates: Sequence[Candidate], judge: Judge | None = None) -> list[Candidate]:
     """Drop what is wrong by the rules (answers, tests), or by the judge where no rule applies; what nobody can judge is dropped as well."""
-    from r1pipe.rewards import correct
+    from r1pipe.rewards.scoring import correct
 
     open_ = [number for number, candidate in enumerate(candidates) if not candidate.reason]
     verdicts = dict(

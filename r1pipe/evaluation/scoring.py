@@ -47,7 +47,7 @@ def score_samples(
     rows: Sequence[dict[str, Any]], completions: Sequence[Sequence[Completion]], judge: Examiner | None
 ) -> list[dict[str, Any]]:
     """One line a response, for rows.jsonl: id, domain, sample, scores {suite: value or None}, answer, tokens, finished, reflects, response, (refused)."""
-    from r1pipe.rewards import correct, score
+    from r1pipe.rewards.scoring import correct, score
     from r1pipe.schema import RewardSpec
 
     flat = [
@@ -95,7 +95,7 @@ def _judged(row: dict[str, Any], response: str, judge: Examiner | None) -> float
     if row["domain"] == GENERAL_DOMAIN:
         if judge:
             return _number(judge.right(row, response))
-        from r1pipe.rewards import correct
+        from r1pipe.rewards.scoring import correct
 
         return _number(correct([response], [row])[0]) if "answer" in row else None
     if judge is None:

@@ -15,9 +15,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from r1pipe.rewards import MODEL_REWARDS, Scorer, component_names, is_required, score
+from r1pipe.rewards import MODEL_REWARDS
 from r1pipe.rewards.adversarial import DESERVES, Row, gold_answers, variants
 from r1pipe.rewards.answers import parse
+from r1pipe.rewards.scoring import Scorer, component_names, is_required, score
 from r1pipe.rewards.texts import after_thinking
 from r1pipe.schema import AuditParams, Phase, RewardSpec
 

@@ -147,7 +147,7 @@ def headroom(folder: Path, probes: int, seed: int) -> dict[str, float]:
     from r1pipe.embedded.world import problems
     from r1pipe.generation.decoding import decode
     from r1pipe.models.loading import end_ids, load_model, load_tokenizer
-    from r1pipe.rewards import correct
+    from r1pipe.rewards.scoring import correct
     from r1pipe.text.rendering import TEMPLATES, prompt_ids, read_template
     from r1pipe.text.rows import REASONING_DOMAINS
 

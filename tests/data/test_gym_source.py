@@ -9,7 +9,7 @@ import pytest
 from r1pipe.artifacts import Chats, Prompts
 from r1pipe.data.sources import Source, load
 from r1pipe.errors import ConfigError, InputError
-from r1pipe.rewards import correct
+from r1pipe.rewards.scoring import correct
 
 pytest.importorskip("reasoning_gym", reason="the extra reasoning-gym is not installed")
 

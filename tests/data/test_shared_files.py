@@ -113,8 +113,8 @@ def test_one_entry_each(shared_data: Path, name: str) -> None:
 
 
 def test_reference_tests_take_the_solution_and_refuse_another_program(shared_data: Path) -> None:
-    from r1pipe.rewards import correct
     from r1pipe.rewards.sandbox import available
+    from r1pipe.rewards.scoring import correct
 
     if reason := available():
         pytest.skip(f"programs cannot be isolated here: {reason}")
@@ -177,8 +177,8 @@ def test_reference_tests_take_every_solution_of_mbpp_plus(shared_data: Path) -> 
 
 
 def test_reference_tests_skip_what_the_solution_cannot_do_and_read_matches(tmp_path: Path) -> None:
-    from r1pipe.rewards import correct
     from r1pipe.rewards.sandbox import available
+    from r1pipe.rewards.scoring import correct
 
     if reason := available():
         pytest.skip(f"programs cannot be isolated here: {reason}")

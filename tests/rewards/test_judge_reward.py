@@ -15,7 +15,8 @@ import pytest
 
 from r1pipe import endpoint
 from r1pipe.errors import ConfigError
-from r1pipe.rewards import REWARDS, score
+from r1pipe.rewards import REWARDS
+from r1pipe.rewards.scoring import score
 from r1pipe.schema import RewardSpec
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"

@@ -12,7 +12,8 @@ import pytest
 
 from r1pipe import endpoint
 from r1pipe.errors import ConfigError, InputError
-from r1pipe.rewards import REWARDS, sandbox, score
+from r1pipe.rewards import REWARDS, sandbox
+from r1pipe.rewards.scoring import score
 from r1pipe.schema import RewardSpec
 
 pytestmark = pytest.mark.skipif(

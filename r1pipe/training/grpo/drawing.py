@@ -24,7 +24,7 @@ from r1pipe.generation.draws import Tell
 from r1pipe.models.loading import end_ids
 from r1pipe.models.memory import free_memory
 from r1pipe.models.sharding import sharded_weights, uncoordinated
-from r1pipe.rewards import EARLY
+from r1pipe.rewards.scoring import EARLY_REWARDS
 from r1pipe.schema import GRPOParams, Phase
 from r1pipe.training.grpo.early_rewards import EarlyRewards
 from r1pipe.training.grpo.updates import TokenMicrobatches
@@ -75,7 +75,7 @@ class Rollouts(TokenMicrobatches):
         """Around a rollout's drawing: whom to tell of what has ended, if it can be judged early."""
         examples, self._examples = self._examples, None
         specs = self.phase.rewards
-        if examples is None or not self.early or not EARLY.intersection(spec.name for spec in specs):
+        if examples is None or not self.early or not EARLY_REWARDS.intersection(spec.name for spec in specs):
             yield None
             return
         assert len(examples) == count

@@ -1,7 +1,7 @@
 """Rewards while a rollout is still drawn: responses that have ended are judged in a thread of their own, while the GPU draws the others.
 
 The longest responses of a rollout are drawn when most have ended long ago, and programs, proofs and judges that are asked over a network take seconds
-in which the GPU would wait. Those take part (rewards.EARLY): they wait for other processes. What computes in Python would only take the interpreter from
+in which the GPU would wait. Those take part (scoring.EARLY_REWARDS): they wait for other processes. What computes in Python would only take the interpreter from
 the drawing; reward models need the GPU; a function of the user's own may compare responses: all of them judge at the end. What is judged here is
 used for the very tokens that it was made of, so that a rollout that is drawn again after a failure, or told of in another order, costs time and no truth.
 """
@@ -13,7 +13,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
-from r1pipe.rewards import Known, score_early
+from r1pipe.rewards.scoring import EarlyScores, score_early
 from r1pipe.schema import RewardSpec
 
 
@@ -51,7 +51,7 @@ class EarlyRewards:
         for one in zip(places, ids, strict=True):
             self._told.put(one)
 
-    def known(self, ids: Sequence[list[int]]) -> Known:
+    def known(self, ids: Sequence[list[int]]) -> EarlyScores:
         """What was found of these responses, all of the rollout; waits for what is being judged. What was not begun is left to the caller."""
         self._thread.join()
         same = {place for place, judged in self._ids.items() if ids[place] == judged}

@@ -21,11 +21,11 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 
-from r1pipe import rewards
 from r1pipe.models.loading import without_adapter
 from r1pipe.models.plain_head import set_head
 from r1pipe.rewards.language import thinking_words
 from r1pipe.rewards.repetition import repeated_share
+from r1pipe.rewards.scoring import Scores, component_names, correct, score
 from r1pipe.schema import GRPOParams, Phase
 from r1pipe.text.response import split_response
 from r1pipe.training.grpo.drawing import Rollouts
@@ -65,7 +65,7 @@ class R1GRPOTrainer(Rollouts):
         super().__init__(params=params, rows=rows, reward_funcs=functions, **kwargs)
         self.reward_weights = self._weights(self.phase)
         self._rewards = torch.empty(0, len(functions))  # of the last rollout, all ranks, (B * ranks, R)
-        self._judged: tuple[rewards.Scores, torch.Tensor] | None = (
+        self._judged: tuple[Scores, torch.Tensor] | None = (
             None  # the rollout's rewards, where they were needed before TRL asks
         )
         self._asked: list[dict[str, Any]] = []  # the rollout's examples, which _generate may replace
@@ -74,7 +74,7 @@ class R1GRPOTrainer(Rollouts):
     def _weights(self, phase: Phase) -> torch.Tensor:
         """The phase's weights, (R,); TRL multiplies by them, after normalising each reward where that is asked for."""
         weight = {
-            name: spec.weight for name, spec in zip(rewards.component_names(phase.rewards), phase.rewards, strict=True)
+            name: spec.weight for name, spec in zip(component_names(phase.rewards), phase.rewards, strict=True)
         }
         return torch.tensor([weight.get(name, 1.0) for name in self.reward_names])
 
@@ -192,7 +192,7 @@ class R1GRPOTrainer(Rollouts):
                         again[3][source],
                     )
                     rewards_BR[to] = new_BR[source]
-                    scores.put(to, new_scores, source)
+                    scores.replace(to, new_scores, source)
                     if logps is not None:
                         logps[to] = again[4][source]
                     if own and self._drawn:
@@ -218,7 +218,7 @@ class R1GRPOTrainer(Rollouts):
 
     def _judge(
         self, examples: list[dict[str, Any]], completions: list[Any], completion_ids: list[list[int]]
-    ) -> tuple[rewards.Scores, torch.Tensor]:
+    ) -> tuple[Scores, torch.Tensor]:
         """This rank's rewards, (B, R)."""
         rows = [
             {**self.rows[example["row"]], "tokens": len(ids)}
@@ -228,7 +228,7 @@ class R1GRPOTrainer(Rollouts):
         self._early = None
         with self.stopwatch.part("reward"):
             known = early.known(completion_ids) if early is not None else {}
-            scores = rewards.score(self.phase.rewards, texts, rows, self.models, known)
+            scores = score(self.phase.rewards, texts, rows, self.models, known)
         if early is not None:
             self._log_metric("rewards/early", len(set().union(*known.values())) / len(texts))
         rewards_BR = torch.full((len(rows), len(self.reward_names)), torch.nan)
@@ -238,7 +238,7 @@ class R1GRPOTrainer(Rollouts):
                     rewards_BR[b, r] = value
         return scores, rewards_BR
 
-    def _log_responses(self, scores: rewards.Scores, texts: list[str]) -> None:
+    def _log_responses(self, scores: Scores, texts: list[str]) -> None:
         """What TRL does not log and the guards read; means over the ranks."""
         self._log_metric("rewards/unscorable", sum(total is None for total in scores.totals) / len(texts))
         for name, applied in scores.applied.items():
@@ -277,7 +277,7 @@ class R1GRPOTrainer(Rollouts):
             completion_ids, _ = self._generate_single_turn(ids, None, {}, 1)
         completion_ids = completion_ids[: len(mine)]
         texts: list[Any] = [self._tokenizer.decode(ids, skip_special_tokens=True) for ids in completion_ids]
-        verdicts = rewards.correct(texts, [rows[i] for i in mine])
+        verdicts = correct(texts, [rows[i] for i in mine])
         found = gather_object([(v, len(ids)) for v, ids in zip(verdicts, completion_ids, strict=True)])
         judged = [float(v) for v, _ in found if v is not None]
         return {
@@ -288,7 +288,7 @@ class R1GRPOTrainer(Rollouts):
 
 def all_components(phases: Sequence[Phase]) -> list[str]:
     """The components of all phases by name, in order of appearance."""
-    return list(dict.fromkeys(name for phase in phases for name in rewards.component_names(phase.rewards)))
+    return list(dict.fromkeys(name for phase in phases for name in component_names(phase.rewards)))
 
 
 def zero_signal(rewards_GnR: torch.Tensor, weight_R: torch.Tensor, aggregation: str) -> torch.Tensor:

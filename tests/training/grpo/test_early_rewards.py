@@ -10,8 +10,9 @@ import pytest
 import torch
 from tests.tiny_trainers import ROWS, grpo_params, grpo_trainer
 
-from r1pipe import rewards
 from r1pipe.errors import ConfigError
+from r1pipe.rewards import REWARDS
+from r1pipe.rewards.scoring import score
 from r1pipe.schema import Phase, RewardSpec
 from r1pipe.training.grpo import drawing as grpo_rollout
 from r1pipe.training.grpo.early_rewards import EarlyRewards
@@ -53,7 +54,7 @@ def test_what_is_known_early_is_what_score_finds(monkeypatch: pytest.MonkeyPatch
     known = early.known(IDS)
     assert known == {"accuracy": {0: 1.0, 1: 0.0}}, "what computes here and what compares waits for all"
     rows = [{**row, "tokens": len(ids)} for row, ids in zip(ANSWERED, IDS, strict=True)]
-    assert rewards.score(SPECS, TEXTS, rows, known=known) == rewards.score(SPECS, TEXTS, rows)
+    assert score(SPECS, TEXTS, rows, early=known) == score(SPECS, TEXTS, rows)
     assert early.known([IDS[0], [1, 7], IDS[2]])["accuracy"] == {0: 1.0}, "it was drawn again"
 
 
@@ -68,7 +69,7 @@ def test_what_is_told_of_twice_is_what_it_was_at_last(monkeypatch: pytest.Monkey
 def test_what_was_not_begun_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     begun, go = Event(), Event()
     monkeypatch.setitem(
-        rewards.REWARDS,
+        REWARDS,
         "accuracy",
         lambda completions, **columns: (begun.set(), go.wait(9), [1.0] * len(completions))[2],
     )
@@ -89,7 +90,7 @@ def test_a_mistake_is_raised_where_rewards_are_asked_for(monkeypatch: pytest.Mon
         early._thread.join(9)
     assert early.known(IDS) == {} and not early._thread.is_alive() and not died
     with pytest.raises(ConfigError, match="strictly"):
-        rewards.score(wrong, TEXTS, ANSWERED)
+        score(wrong, TEXTS, ANSWERED)
 
 
 @pytest.mark.parametrize("resample", [0, 2])

@@ -75,11 +75,11 @@ def test_groups_without_signal_are_replaced(tiny_checkpoint, here):
 
 
 def test_scores_of_a_replaced_response_come_with_it():
-    from r1pipe.rewards import score
+    from r1pipe.rewards.scoring import score
 
     rows = [{"answer": "4"}, {"answer": None}]
     ours, theirs = (score([RewardSpec(name="accuracy")], texts, rows) for texts in (["4", "5"], ["\\boxed{5}", "6"]))
-    ours.put(1, theirs, 0)
+    ours.replace(1, theirs, 0)
     assert ours.totals == [1.0, 0.0] and ours.components == {"accuracy": [1.0, 0.0]}
     assert ours.applied == {"accuracy": [True, True]} and ours.unjudged == {"accuracy": 0}
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from r1pipe.errors import ConfigError
-from r1pipe.rewards import REWARDS, correct, score
+from r1pipe.rewards import REWARDS
+from r1pipe.rewards.scoring import correct, score
 from r1pipe.schema import RewardSpec
 
 
@@ -123,11 +124,11 @@ def test_mistakes_are_said() -> None:
 
 def test_a_function_of_the_users() -> None:
     scores = score(
-        [spec("tests.rewards.test_score:shout", params={"loud": 2.0}), spec("constant"), spec("constant")],
+        [spec("tests.rewards.test_scoring:shout", params={"loud": 2.0}), spec("constant"), spec("constant")],
         ["a!", "b"],
         [MATH, MATH],
     )
-    assert list(scores.components) == ["tests.rewards.test_score:shout", "constant", "constant#2"]
+    assert list(scores.components) == ["tests.rewards.test_scoring:shout", "constant", "constant#2"]
     assert scores.totals == [4.0, 2.0]
 
 
@@ -170,7 +171,7 @@ def test_no_torch() -> None:
     import subprocess
     import sys
 
-    code = "import sys, r1pipe.rewards; bad = {'torch', 'sympy', 'transformers'} & set(sys.modules); sys.exit(str(bad) if bad else 0)"
+    code = "import sys, r1pipe.rewards.scoring; bad = {'torch', 'sympy', 'transformers'} & set(sys.modules); sys.exit(str(bad) if bad else 0)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
