@@ -10,7 +10,18 @@ import pytest
 
 @pytest.mark.parametrize(
     "name",
-    ["", ".accuracy", ".adversarial", ".answers", ".code", ".format", ".language", ".latin", ".repetition", ".texts"],
+    [
+        ".accuracy",
+        ".adversarial",
+        ".answers",
+        ".code",
+        ".format",
+        ".language",
+        ".latin",
+        ".repetition",
+        ".scoring",
+        ".texts",
+    ],
 )
 def test_examples(name: str) -> None:
     result = doctest.testmod(importlib.import_module(f"r1pipe.rewards{name}"))
