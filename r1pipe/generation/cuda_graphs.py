@@ -20,8 +20,8 @@ from transformers import DynamicCache
 
 from r1pipe.generation import DENSE
 from r1pipe.generation.cached_attention import NAME, Places, register
-from r1pipe.generation.draws import Ended, How, Tell, cut, log_probs, sample_tokens
 from r1pipe.generation.joint_linear import join
+from r1pipe.generation.token_sampling import EndedReporter, OnEnded, SamplingSettings, cut, log_probs, sample_tokens
 from r1pipe.models.loading import compile_layers
 from r1pipe.models.memory import free_memory
 from r1pipe.models.packed_attention import head_widths
@@ -35,7 +35,7 @@ COMPILED_FROM = 10**8  # parameters; a smaller model is done before its layers a
 RECOMPILED = 32  # variants of a layer: trained, without gradients, and for steps
 
 
-def why_not_graphed(model: Any) -> str:
+def graph_obstacle(model: Any) -> str:
     """Why this model's steps cannot be CUDA graphs; empty where they can."""
     text = model.config.get_text_config()
     reasons = {
@@ -74,12 +74,12 @@ def cache_bytes(config: Any, rows: int, columns: int, itemsize: int) -> int:
     )
 
 
-def fits(config: Any, rows: int, columns: int, itemsize: int, free: float) -> bool:
+def cache_fits(config: Any, rows: int, columns: int, itemsize: int, free: float) -> bool:
     """Whether the cache leaves enough of so many free bytes."""
     return cache_bytes(config, rows, columns, itemsize) <= ROOM * free
 
 
-class Graphed:
+class GraphedModel:
     """A model whose tokens of decoding are CUDA graphs; on a CPU the same without graphs, which the tests use. It stays where it is for good.
 
     Args:
@@ -99,11 +99,11 @@ class Graphed:
             compile_layers(model)
         self._given_up = False
         self._stream = torch.cuda.Stream(model.device) if model.device.type == "cuda" else None
-        self.drop()
+        self.release()
 
     @classmethod
-    def twin(cls, model: Any, dtype: torch.dtype, compiled: bool = False) -> Graphed:
-        """A copy beside a model that is trained; `take` gives it the weights."""
+    def twin(cls, model: Any, dtype: torch.dtype, compiled: bool = False) -> GraphedModel:
+        """A copy beside a model that is trained; `copy_weights` gives it the weights."""
         config = copy.deepcopy(model.config)
         config.tie_word_embeddings = model.get_output_embeddings().weight is model.get_input_embeddings().weight
         devices = [model.device] if model.device.type == "cuda" else []
@@ -111,7 +111,7 @@ class Graphed:
             return cls(type(model)._from_config(config, dtype=dtype), compiled)
 
     @torch.no_grad()
-    def take(self, model: Any) -> None:
+    def copy_weights(self, model: Any) -> None:
         """This model's weights."""
         new = dict(model.named_parameters())
         assert self.weights.keys() == new.keys(), self.weights.keys() ^ new.keys()
@@ -133,8 +133,8 @@ class Graphed:
         )
         own = cache_bytes(config, self._rows, self._columns, dtype.itemsize)
         for chosen in ((max(rows, self._rows), max(columns, self._columns)), (rows, columns)):
-            if fits(config, *chosen, dtype.itemsize, free_memory(device) + own - reserve):
-                self.drop()
+            if cache_fits(config, *chosen, dtype.itemsize, free_memory(device) + own - reserve):
+                self.release()
                 self._allocate(*chosen)
                 return True
         return False
@@ -164,11 +164,11 @@ class Graphed:
         """For so many sequences of so many tokens, prompts included."""
         return rows <= self._rows and columns <= self._columns
 
-    def drop(self) -> None:
+    def release(self) -> None:
         """Give back the memory of cache and graphs."""
         self._rows = self._columns = 0
         self._recorded: dict[int, torch.cuda.CUDAGraph] = {}  # by rows, all of one way of drawing
-        self._how: How | None = None
+        self._how: SamplingSettings | None = None
         self._tokens_SL = self._logps_SL = torch.empty(0)
         for attention in self._attentions:
             attention.cached = ()
@@ -176,7 +176,7 @@ class Graphed:
     def give_up(self) -> None:
         """A step cannot be recorded: never try again, and let a twin's weights go."""
         self._given_up = True
-        self.drop()
+        self.release()
         self.model, self.weights, self._attentions = None, {}, []
         if (
             self._stream is not None
@@ -186,19 +186,25 @@ class Graphed:
 
     @torch.no_grad()
     def run(
-        self, ids_PT: torch.Tensor, mask_PT: torch.Tensor, n: int, most: int, how: How, tell: Tell | None = None
+        self,
+        ids_PT: torch.Tensor,
+        mask_PT: torch.Tensor,
+        n: int,
+        most: int,
+        how: SamplingSettings,
+        on_ended: OnEnded | None = None,
     ) -> tuple[list[list[int]], list[list[float]]]:
         """n continuations of each prompt, of at most `most` tokens; `make_room` was asked before.
 
         Args:
             ids_PT, mask_PT: prompts, padded on the left.
-            tell: gets sequences that have ended while others are drawn.
+            on_ended: gets sequences that have ended while others are drawn.
 
         Returns:
             token ids of the P * n sequences and, where they are kept, log-probabilities.
         """
         total = rows = len(ids_PT) * n
-        ended = Ended(tell, most)
+        ended = EndedReporter(on_ended, most)
         self._draw_as(how)
         self._length_S.fill_(most)
         self._t_1.zero_()
@@ -218,7 +224,7 @@ class Graphed:
         tokens_ST, logps_ST = self._tokens_SL[:total, :most], self._logps_SL[:total, :most]
         return cut(tokens_ST, self._length_S[:total]), cut(logps_ST, self._length_S[:total]) if how.logps else []
 
-    def _draw_as(self, how: How) -> None:
+    def _draw_as(self, how: SamplingSettings) -> None:
         """Draw like this from now on; graphs that draw otherwise go."""
         if how != self._how:
             self._recorded, self._how = {}, how

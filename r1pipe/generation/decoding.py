@@ -13,20 +13,29 @@ from __future__ import annotations
 import warnings
 from contextlib import nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from r1pipe.generation.cuda_graphs import LOOK_EVERY, Graphed
-from r1pipe.generation.draws import Ended, How, Tell, cut, log_probs, sample_tokens
+from r1pipe.generation.cuda_graphs import LOOK_EVERY, GraphedModel
+from r1pipe.generation.token_sampling import EndedReporter, OnEnded, SamplingSettings, cut, log_probs, sample_tokens
 
 COMPACT_BELOW = 0.85  # the batch is compacted when less than this share of it still runs; a copy costs about one token
 FIRST_ROOM = 256  # new tokens that a cache has room for at first
-Drawn = tuple[
-    list[list[int]], list[list[float]]
-]  # of each sequence its token ids and, where they are kept, their log-probabilities
+
+
+class Decoded(NamedTuple):
+    """What was drawn for each sequence.
+
+    Args:
+        token_ids: the sequences, each with the token that ended it.
+        logps: each token's log-probability at the sampling temperature; empty where they are not kept.
+    """
+
+    token_ids: list[list[int]]
+    logps: list[list[float]]
 
 
 class InPlaceLayer(DynamicLayer):
@@ -145,11 +154,11 @@ def decode(
     top_p: float = 1.0,
     eos_ids: list[int],
     pad_id: int,
-    graphed: Graphed | None = None,
-    logps: list[list[float]] | None = None,
+    graphed: GraphedModel | None = None,
+    keep_logps: bool = False,
     adjust: Any = None,
-    tell: Tell | None = None,
-) -> list[list[int]]:
+    on_ended: OnEnded | None = None,
+) -> Decoded:
     """Sample n continuations of each prompt.
 
     Args:
@@ -157,12 +166,12 @@ def decode(
         max_new_tokens: a continuation that has not ended by then is cut.
         eos_ids: tokens that end a continuation; the one that did is its last token.
         graphed: the model, or its twin, with tokens as CUDA graphs and room for all of this.
-        adjust: see How; benchmarks force lengths with it.
-        logps: an empty list that is filled, where the loop here samples, with each token's log-probability at the temperature.
-        tell: gets continuations that have ended, their places and their tokens, while others are drawn; not of all.
+        adjust: see SamplingSettings; benchmarks force lengths with it.
+        keep_logps: also return the log-probabilities, which a model that goes through `model.generate` does not have.
+        on_ended: gets continuations that have ended, their places and their tokens, while others are drawn; not of all.
 
     Returns:
-        P * n lists of token ids, the n continuations of a prompt next to each other.
+        P * n sequences, the n continuations of a prompt next to each other.
     """
     device = model.device
     width = max(map(len, prompt_ids))
@@ -176,28 +185,31 @@ def decode(
         assert adjust is None, "only the loop below has a place for it"
         return _generate(model, ids_PT, mask_PT, n, max_new_tokens, temperature, top_p, eos_ids, pad_id)
 
-    how = How(temperature, top_p, tuple(eos_ids), adjust, logps is not None)
-    asked = (ids_PT, mask_PT, n, max_new_tokens, how, tell)
-    out = _graphs_or_none(graphed, *asked) or _loop(Eager(model), *asked, pad_id)
-    if logps is not None:
-        logps += out[1]
-    return out[0]
+    how = SamplingSettings(temperature, top_p, tuple(eos_ids), adjust, keep_logps)
+    asked = (ids_PT, mask_PT, n, max_new_tokens, how, on_ended)
+    return _graphs_or_none(graphed, *asked) or _loop(Eager(model), *asked, pad_id)
 
 
 def _graphs_or_none(
-    graphed: Graphed | None, ids_PT: torch.Tensor, mask_PT: torch.Tensor, n: int, most: int, how: How, tell: Tell | None
-) -> Drawn | None:
+    graphed: GraphedModel | None,
+    ids_PT: torch.Tensor,
+    mask_PT: torch.Tensor,
+    n: int,
+    most: int,
+    how: SamplingSettings,
+    on_ended: OnEnded | None,
+) -> Decoded | None:
     """What graphs draw; None, and a warning, where a step cannot be recorded."""
     if graphed is None:
         return None
     assert graphed.has_room(len(ids_PT) * n, ids_PT.shape[1] + most), "make_room was asked before"
     try:
-        return graphed.run(ids_PT, mask_PT, n, most, how, tell)
+        return Decoded(*graphed.run(ids_PT, mask_PT, n, most, how, on_ended))
     except Exception as error:  # of the compilers that may be missing or fail, too, each has errors of its own
         if ids_PT.device.type != "cuda":
             raise
         if isinstance(error, torch.OutOfMemoryError):
-            graphed.drop()
+            graphed.release()
             what = "there was no memory for CUDA graphs this time"
         else:
             graphed.give_up()
@@ -213,12 +225,12 @@ def _loop(
     mask_PT: torch.Tensor,
     n: int,
     most: int,
-    how: How,
-    tell: Tell | None,
+    how: SamplingSettings,
+    on_ended: OnEnded | None,
     pad_id: int,
-) -> Drawn:
+) -> Decoded:
     """Draw, see who ended, step."""
-    ended = Ended(tell, most)
+    ended = EndedReporter(on_ended, most)
     device, total = ids_PT.device, len(ids_PT) * n
     eos = torch.tensor(how.ends, device=device)
     tokens = torch.full((total, most), pad_id, dtype=torch.long, device=device)
@@ -249,7 +261,7 @@ def _loop(
                 eager.keep(kept_B)
                 token_B, running_B, alive_B = token_B[kept_B], running_B[kept_B], alive_B[kept_B]
         logits_BV = eager.step(token_B)
-    return cut(tokens, lengths), cut(logp, lengths) if logp is not None else []
+    return Decoded(cut(tokens, lengths), cut(logp, lengths) if logp is not None else [])
 
 
 def _generate(
@@ -262,7 +274,7 @@ def _generate(
     top_p: float,
     eos_ids: list[int],
     pad_id: int,
-) -> list[list[int]]:
+) -> Decoded:
     """The same through the library's own loop; draws from torch's default generator."""
     chosen = (
         {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
@@ -283,4 +295,4 @@ def _generate(
     for row in out[:, ids_PT.shape[1] :].tolist():
         stop = next((i + 1 for i, token in enumerate(row) if token in ends), len(row))
         rows.append(row[:stop])
-    return rows
+    return Decoded(rows, [])

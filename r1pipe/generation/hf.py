@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from r1pipe.generation import Completion, Draw, Unit
-from r1pipe.generation.cuda_graphs import COMPILED_FROM, Graphed, fits, why_not_graphed
+from r1pipe.generation.cuda_graphs import COMPILED_FROM, GraphedModel, cache_fits, graph_obstacle
 from r1pipe.generation.decoding import decode
 from r1pipe.models.loading import end_ids, load_model, load_tokenizer
 from r1pipe.models.memory import free_memory
@@ -37,22 +37,22 @@ class HF:
         self._sampling, self._seed = sampling, seed
         self._tokenizer = load_tokenizer(checkpoint)
         self._checkpoint = checkpoint
-        self._graphs: Graphed | None = None
+        self._graphs: GraphedModel | None = None
         self._ids = prompt_ids(rows, read_template(template), self._tokenizer)
 
     @cached_property
     def _model(self) -> Any:  # not before it draws: what only plans needs no weights
         return load_model(self._checkpoint, training=False)
 
-    def _graphed(self, rows: int, columns: int) -> Graphed | None:
+    def _graphed(self, rows: int, columns: int) -> GraphedModel | None:
         if self._graphs is None:
             model = self._model
-            if why_not_graphed(model) or not fits(
+            if graph_obstacle(model) or not cache_fits(
                 model.config, rows, columns, model.dtype.itemsize, free_memory(model.device)
             ):
                 return None
             tokens = len(self._ids) * self._sampling.n * min(self._sampling.max_tokens, LIKELY_TOKENS)
-            self._graphs = Graphed(
+            self._graphs = GraphedModel(
                 model, compiled=model.num_parameters() >= COMPILED_FROM and tokens >= COMPILED_FROM_TOKENS
             )
         return self._graphs if self._graphs.make_room(rows, columns) else None
@@ -99,7 +99,7 @@ class HF:
                 eos_ids=self._ends,
                 pad_id=self._tokenizer.pad_token_id,
                 graphed=self._graphed(len(prompts) * n, max(map(len, prompts)) + self._sampling.max_tokens),
-            )
+            ).token_ids
         finished = [bool(tokens) and tokens[-1] in self._ends for tokens in out]
         bodies = [
             tokens[:-1] if end else tokens for tokens, end in zip(out, finished, strict=True)

@@ -170,7 +170,7 @@ def headroom(folder: Path, probes: int, seed: int) -> dict[str, float]:
                 temperature=temperature,
                 eos_ids=end_ids(model, tokenizer),
                 pad_id=tokenizer.pad_token_id,
-            )
+            ).token_ids
         texts = [
             (THINK_OPEN if prefix else "") + text for text in tokenizer.batch_decode(out, skip_special_tokens=True)
         ]

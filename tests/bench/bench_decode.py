@@ -31,8 +31,8 @@ def main() -> None:
     opened = tokenizer(THINK_OPEN, add_special_tokens=False)["input_ids"]
 
     def ours(ids: list[list[int]]) -> int:
-        out = decode(model, ids, n=GROUP, max_new_tokens=MAX_TOKENS, eos_ids=ends, pad_id=tokenizer.pad_token_id)
-        return sum(map(len, out))
+        decoded = decode(model, ids, n=GROUP, max_new_tokens=MAX_TOKENS, eos_ids=ends, pad_id=tokenizer.pad_token_id)
+        return sum(map(len, decoded.token_ids))
 
     def theirs(ids: list[list[int]], cache: str | None) -> int:
         padded = tokenizer.pad(

@@ -26,9 +26,9 @@ from transformers import (
 )
 
 from r1pipe.generation import cuda_graphs as graphs
-from r1pipe.generation.cuda_graphs import LEAST, Graphed, size_up, why_not_graphed
+from r1pipe.generation.cuda_graphs import LEAST, GraphedModel, graph_obstacle, size_up
 from r1pipe.generation.decoding import decode
-from r1pipe.generation.draws import How
+from r1pipe.generation.token_sampling import SamplingSettings
 
 sys.path.append(str(Path(__file__).parents[1] / "bench"))
 from forced_lengths import Ends  # noqa: E402
@@ -64,8 +64,8 @@ def small_sizes(monkeypatch):
     monkeypatch.setitem(LEAST, "columns", 8)
 
 
-def with_room(model: Any, rows: int, columns: int, **more: Any) -> Graphed:
-    graphed = Graphed(copy.deepcopy(model), **more)
+def with_room(model: Any, rows: int, columns: int, **more: Any) -> GraphedModel:
+    graphed = GraphedModel(copy.deepcopy(model), **more)
     assert graphed.make_room(rows, columns)
     return graphed
 
@@ -87,7 +87,7 @@ def test_each_token_is_drawn_from_the_models_distribution(
         logps: list[list[float]] = []
         with torch.inference_mode():
             how = {"temperature": temperature, "top_p": top_p, "eos_ids": ENDS, "pad_id": 0}
-            out = decode(model, prompts, n=16, max_new_tokens=40, **how, graphed=graphed, logps=logps)
+            out, logps = decode(model, prompts, n=16, max_new_tokens=40, **how, graphed=graphed, keep_logps=True)
             assert min(map(len, out)) < 8 and max(map(len, out)) > 24, "the batch shrank, the cache grew"
             for i, (ids, found) in enumerate(zip(out, logps, strict=True)):
                 prompt = prompts[i // 16]
@@ -132,10 +132,10 @@ def test_a_step_on_a_gpu_needs_nothing_of_the_cpu(name: str, temperature: float,
         monkeypatch.setattr(kind, name_, lambda self: None)  # which would need a GPU's random numbers
     with FakeTensorMode(), torch.no_grad():
         with torch.device("cuda"):
-            graphed = Graphed(MAKES[name]())
+            graphed = GraphedModel(MAKES[name]())
         assert graphed.make_room(16, 64)
         forced = Ends([3] * 16, [1, 2], torch.device("cuda"))
-        how = How(temperature, top_p, (1, 2), forced.apply, logps=True)
+        how = SamplingSettings(temperature, top_p, (1, 2), forced.apply, logps=True)
         graphed._draw_as(how)
         with Touched() as touched:
             graphed._advance(8)
@@ -163,7 +163,7 @@ def test_weights_are_taken_anew() -> None:
             weight.mul_(1.5)
     asked = {"max_new_tokens": 20, "temperature": 0, "eos_ids": [], "pad_id": 0}
     before = decode(model, PROMPTS, **asked, graphed=graphed)
-    graphed.take(other)
+    graphed.copy_weights(other)
     after = decode(model, PROMPTS, **asked, graphed=graphed)
     assert after == decode(other, PROMPTS, **asked) != before
 
@@ -174,16 +174,16 @@ def test_the_twin_of_a_trained_model_leaves_it_alone() -> None:
     torch.manual_seed(1)
     expected = torch.rand(1)
     torch.manual_seed(1)
-    twin = Graphed.twin(model, torch.bfloat16)
+    twin = GraphedModel.twin(model, torch.bfloat16)
     assert torch.rand(1) == expected, "its own first weights are drawn from other numbers"
-    twin.take(model)
+    twin.copy_weights(model)
     assert twin.model.dtype == torch.bfloat16 and not twin.model.training
     assert model.config._attn_implementation == attention and model.dtype == torch.float32
     assert torch.equal(twin.model.lm_head.weight, weight.bfloat16())
 
 
 def test_a_twin_that_was_given_up_takes_no_memory() -> None:
-    twin = Graphed.twin(make(), torch.bfloat16)
+    twin = GraphedModel.twin(make(), torch.bfloat16)
     assert twin.make_room(3, 27)
     model = weakref.ref(twin.model)
     twin.give_up()
@@ -194,8 +194,8 @@ def test_a_twin_that_was_given_up_takes_no_memory() -> None:
 def test_a_head_that_is_not_tied_whatever_the_config_says() -> None:
     model = make()
     model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight))
-    twin = Graphed.twin(model, torch.float32)
-    twin.take(model)
+    twin = GraphedModel.twin(model, torch.float32)
+    twin.copy_weights(model)
     assert torch.equal(twin.model.lm_head.weight, model.lm_head.weight)
 
 
@@ -242,13 +242,13 @@ def test_what_has_ended_is_told_of_once_while_others_are_drawn(device: str) -> N
             model,
             PROMPTS,
             **asked,
-            tell=lambda places, ids: (told.extend(zip(places, ids, strict=True)), looks.append(len(told))),
-        )
+            on_ended=lambda places, ids: (told.extend(zip(places, ids, strict=True)), looks.append(len(told))),
+        ).token_ids
         assert len(dict(told)) == len(told) > 10 and len(looks) > 1
         assert all(out[place] == ids for place, ids in told)
         assert {i for i, ids in enumerate(out) if len(ids) < max(map(len, out)) - 8} <= dict(told).keys()
         torch.manual_seed(seed)
-        assert decode(model, PROMPTS, **asked) == out, "nobody's draws depend on who is told"
+        assert decode(model, PROMPTS, **asked).token_ids == out, "nobody's draws depend on who is told"
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -275,7 +275,7 @@ def test_where_a_step_cannot_be_recorded_the_plain_loop_draws(temperature: float
     )  # waits for the GPU, which a recording must not
     with pytest.warns(UserWarning, match="could not be recorded as CUDA graphs, so a plain loop draws"):
         out = decode(model, PROMPTS, **asked, graphed=graphed)
-    assert [len(ids) for ids in out] == [20] * 3 and not graphed.make_room(3, 27)
+    assert [len(ids) for ids in out.token_ids] == [20] * 3 and not graphed.make_room(3, 27)
     if temperature == 0:
         assert out == decode(model, PROMPTS, **asked)
 
@@ -318,11 +318,11 @@ def test_where_there_is_no_memory_the_next_rollout_tries_again(monkeypatch) -> N
 def test_which_models(model: Any, why: str, monkeypatch) -> None:
     kind, config = type(model).__name__, getattr(model, "config", Qwen2Config(**SIZES))
     on = {device: type(kind, (), {"device": torch.device(device), "config": config})() for device in ("cpu", "cuda")}
-    assert why_not_graphed(on["cpu"]) == "it is not on a GPU"
+    assert graph_obstacle(on["cpu"]) == "it is not on a GPU"
     monkeypatch.setattr(graphs, "find_spec", lambda name: name)
-    assert why in why_not_graphed(on["cuda"]) and bool(why) == bool(why_not_graphed(on["cuda"]))
+    assert why in graph_obstacle(on["cuda"]) and bool(why) == bool(graph_obstacle(on["cuda"]))
     monkeypatch.setattr(graphs, "find_spec", lambda name: None)
-    assert why_not_graphed(on["cuda"])
+    assert graph_obstacle(on["cuda"])
 
 
 def test_there_are_few_sizes() -> None:

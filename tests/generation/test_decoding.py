@@ -19,7 +19,7 @@ PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [12, 13], [14, 15, 16, 17]]
 
 
 def test_greedy_equals_generate_for_prompts_of_unequal_length(model):
-    ours = decode(model, PROMPTS, max_new_tokens=12, temperature=0, eos_ids=[1], pad_id=0)
+    ours = decode(model, PROMPTS, max_new_tokens=12, temperature=0, eos_ids=[1], pad_id=0).token_ids
     for prompt, ids in zip(PROMPTS, ours, strict=True):
         theirs = model.generate(
             input_ids=torch.tensor([prompt], device=model.device),
@@ -35,8 +35,7 @@ def test_a_group_shares_its_prompt_and_sequences_that_end_leave_the_batch(model)
     """With a third of the vocabulary ending a sequence, the batch is compacted again and again."""
     ends = list(range(0, 300, 3))
     torch.manual_seed(0)
-    logps: list[list[float]] = []
-    out = decode(model, PROMPTS, n=16, max_new_tokens=24, eos_ids=ends, pad_id=0, logps=logps)
+    out, logps = decode(model, PROMPTS, n=16, max_new_tokens=24, eos_ids=ends, pad_id=0, keep_logps=True)
     assert len(out) == 48
     assert len({len(ids) for ids in out}) > 3
     for i, (ids, found) in enumerate(zip(out, logps, strict=True)):
@@ -62,7 +61,8 @@ def test_what_has_ended_is_told_of_once_while_others_are_drawn(model):
         looks.append(len(places))
 
     torch.manual_seed(0)
-    out = decode(model, PROMPTS, n=16, max_new_tokens=24, eos_ids=list(range(0, 300, 9)), pad_id=0, tell=tell)
+    ends = list(range(0, 300, 9))
+    out = decode(model, PROMPTS, n=16, max_new_tokens=24, eos_ids=ends, pad_id=0, on_ended=tell).token_ids
     assert all(out[place] == ids for place, ids in told.items())
     longest = max(map(len, out))
     assert (
@@ -74,9 +74,15 @@ def test_what_has_ended_is_told_of_once_while_others_are_drawn(model):
 
 
 def test_log_probs_are_those_of_a_fresh_forward_pass(model):
-    logps: list[list[float]] = []
-    out = decode(
-        model, PROMPTS, n=8, max_new_tokens=16, temperature=0.7, eos_ids=list(range(0, 300, 9)), pad_id=0, logps=logps
+    out, logps = decode(
+        model,
+        PROMPTS,
+        n=8,
+        max_new_tokens=16,
+        temperature=0.7,
+        eos_ids=list(range(0, 300, 9)),
+        pad_id=0,
+        keep_logps=True,
     )
     for i, (ids, found) in enumerate(zip(out, logps, strict=True)):
         logits = (
@@ -90,10 +96,9 @@ def test_log_probs_are_those_of_a_fresh_forward_pass(model):
 
 def test_compaction_keeps_rows_apart(model):
     """Greedy rows do not depend on which others run beside them."""
-    alone = [
-        decode(model, [p], max_new_tokens=20, temperature=0, eos_ids=[7, 33, 90], pad_id=0)[0] for p in PROMPTS * 5
-    ]
-    together = decode(model, PROMPTS * 5, max_new_tokens=20, temperature=0, eos_ids=[7, 33, 90], pad_id=0)
+    settings = {"max_new_tokens": 20, "temperature": 0, "eos_ids": [7, 33, 90], "pad_id": 0}
+    alone = [decode(model, [prompt], **settings).token_ids[0] for prompt in PROMPTS * 5]
+    together = decode(model, PROMPTS * 5, **settings).token_ids
     assert alone == together
 
 
@@ -117,12 +122,12 @@ def test_the_cache_grows_with_the_responses_and_not_with_the_limit(model, monkey
     asked = {"n": 4, "max_new_tokens": 40, "eos_ids": ends, "pad_id": 0}
     monkeypatch.setattr(module, "InPlaceLayer", Watched)
     torch.manual_seed(0)
-    whole = decode(model, PROMPTS, **asked, adjust=look)
+    whole = decode(model, PROMPTS, **asked, adjust=look).token_ids
     assert set(room_at) == {7 + 40}, "room for all at once where that is little"
     made.clear(), room_at.clear()
     monkeypatch.setattr(module, "FIRST_ROOM", 3)
     torch.manual_seed(0)
-    assert decode(model, PROMPTS, **asked, adjust=look) == whole, (
+    assert decode(model, PROMPTS, **asked, adjust=look).token_ids == whole, (
         "the same samples: growing and compacting lose nothing"
     )
     assert room_at[0] == 10 and room_at == sorted(room_at) and max(room_at) <= 47 and {10, 20} <= set(room_at)
@@ -148,7 +153,8 @@ def test_a_model_with_sliding_windows_goes_through_the_librarys_loop():
         eos_token_id=1,
     )
     model = MistralForCausalLM(config).eval()
-    out = decode(model, [[3, 4, 5, 6, 7, 8], [9, 10]], n=2, max_new_tokens=6, temperature=0, eos_ids=[1], pad_id=0)
+    prompts = [[3, 4, 5, 6, 7, 8], [9, 10]]
+    out = decode(model, prompts, n=2, max_new_tokens=6, temperature=0, eos_ids=[1], pad_id=0).token_ids
     theirs = model.generate(
         input_ids=torch.tensor([[3, 4, 5, 6, 7, 8]]), max_new_tokens=6, do_sample=False, eos_token_id=1, pad_token_id=0
     )

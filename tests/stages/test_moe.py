@@ -158,7 +158,7 @@ def test_decode_is_generate(moe: Path) -> None:
         temperature=0,
         eos_ids=[tokenizer.eos_token_id],
         pad_id=tokenizer.pad_token_id,
-    )
+    ).token_ids
     for row, prompt in enumerate(prompts):
         theirs = model.generate(torch.tensor([prompt]), max_new_tokens=24, do_sample=False)[0, len(prompt) :].tolist()
         assert ours[2 * row] == ours[2 * row + 1] == theirs

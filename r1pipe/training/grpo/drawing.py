@@ -18,9 +18,9 @@ from accelerate.utils import is_peft_model
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl.models import unwrap_model_for_generation
 
-from r1pipe.generation.cuda_graphs import Graphed, fits, why_not_graphed
+from r1pipe.generation.cuda_graphs import GraphedModel, cache_fits, graph_obstacle
 from r1pipe.generation.decoding import decode
-from r1pipe.generation.draws import Tell
+from r1pipe.generation.token_sampling import OnEnded
 from r1pipe.models.loading import end_ids
 from r1pipe.models.memory import free_memory
 from r1pipe.models.sharding import sharded_weights, uncoordinated
@@ -44,7 +44,7 @@ class Rollouts(TokenMicrobatches):
     def __init__(self, *, params: GRPOParams, rows: list[dict[str, Any]], **kwargs: Any) -> None:
         self.params, self.rows = params, rows
         self.phase: Phase = params.phases[0]
-        self.graphed: Graphed | None = None
+        self.graphed: GraphedModel | None = None
         self._keep_drawn = False
         self._examples: list[dict[str, Any]] | None = (
             None  # what the next responses answer; None where no reward will be asked for
@@ -71,7 +71,7 @@ class Rollouts(TokenMicrobatches):
             return self._sample(prompt_ids, images, multimodal_fields, num_generations, has_tool_images, tell)
 
     @contextmanager
-    def _judged_early(self, count: int) -> Iterator[Tell | None]:
+    def _judged_early(self, count: int) -> Iterator[OnEnded | None]:
         """Around a rollout's drawing: whom to tell of what has ended, if it can be judged early."""
         examples, self._examples = self._examples, None
         specs = self.phase.rewards
@@ -90,7 +90,7 @@ class Rollouts(TokenMicrobatches):
         multimodal_fields: dict[str, Any],
         num_generations: int,
         has_tool_images: bool,
-        tell: Tell | None,
+        tell: OnEnded | None,
     ) -> Any:
         sharded = self.is_fsdp_enabled or (is_deepspeed_zero3_enabled() and not self.args.ds3_gather_for_generation)
         if self.use_vllm or self.use_transformers_continuous_batching or sharded or images or multimodal_fields:
@@ -113,41 +113,44 @@ class Rollouts(TokenMicrobatches):
             whole = (
                 self.top_p == 1 and self.temperature > 0 and not is_peft_model(self.model)
             )  # then the draw's distribution is the policy's
+            completion_ids: list[list[int]] = []
             # a rank may have no held-out prompt of its own, but the gathering of shards around this is everyone's
-            completion_ids = prompt_ids and decode(
-                model,
-                prompt_ids[::n],
-                n=n,
-                max_new_tokens=self.max_completion_length,
-                temperature=self.temperature,
-                top_p=self.top_p,
-                eos_ids=end_ids(model, self._tokenizer),
-                pad_id=self._tokenizer.pad_token_id,
-                graphed=self._graphed_policy(model, len(prompt_ids), max(map(len, prompt_ids))),
-                logps=self._drawn if whole and self._keep_drawn else None,
-                tell=tell,
-            )
+            if prompt_ids:
+                decoded = decode(
+                    model,
+                    prompt_ids[::n],
+                    n=n,
+                    max_new_tokens=self.max_completion_length,
+                    temperature=self.temperature,
+                    top_p=self.top_p,
+                    eos_ids=end_ids(model, self._tokenizer),
+                    pad_id=self._tokenizer.pad_token_id,
+                    graphed=self._graphed_policy(model, len(prompt_ids), max(map(len, prompt_ids))),
+                    keep_logps=whole and self._keep_drawn,
+                    on_ended=tell,
+                )
+                completion_ids, self._drawn = decoded.token_ids, decoded.logps
             model.train(training)
         return completion_ids, None
 
-    def _graphed_policy(self, model: Any, rows: int, width: int) -> Graphed | None:
+    def _graphed_policy(self, model: Any, rows: int, width: int) -> GraphedModel | None:
         """The policy's twin with the weights of now and room for so many rows and prompts so wide.
 
         None where its steps cannot be CUDA graphs, where weights are cut up, of which it would hold all, or where there is no room. Room is made for
         the longest phase; once the size of packs is settled by what memory was free, no more is taken.
         """
-        if sharded_weights() or why_not_graphed(model):
+        if sharded_weights() or graph_obstacle(model):
             return None
         dtype = torch.bfloat16 if self.args.bf16 else model.dtype
         columns = width + max(phase.max_tokens for phase in self.params.phases)
         if self.graphed is None:
             still = self._still_to_come() + dtype.itemsize * model.num_parameters()
-            if not fits(model.config, rows, columns, dtype.itemsize, free_memory(model.device) - still):
+            if not cache_fits(model.config, rows, columns, dtype.itemsize, free_memory(model.device) - still):
                 return None
-            self.graphed = Graphed.twin(model, dtype, self.compiled)
+            self.graphed = GraphedModel.twin(model, dtype, self.compiled)
         settled = self._tokens_by_memory and self.microbatch_tokens != "auto"
         if not self.graphed.make_room(rows, columns, float("inf") if settled else self._still_to_come()):
             return None
         with self.stopwatch.part("sync"):
-            self.graphed.take(model)
+            self.graphed.copy_weights(model)
         return self.graphed

@@ -14,7 +14,7 @@ from trl.generation import vllm_generation
 from trl.generation.vllm_generation import extract_logprobs as trl_extract_logprobs
 
 from r1pipe.errors import MissingToolError
-from r1pipe.generation.draws import Tell
+from r1pipe.generation.token_sampling import OnEnded
 from r1pipe.schema import GRPOParams, VLLMRollout
 
 
@@ -106,7 +106,7 @@ def lighten(generation: Any) -> None:
 
 
 @contextmanager
-def telling(generation: Any, tell: Tell | None) -> Iterator[None]:
+def telling(generation: Any, tell: OnEnded | None) -> Iterator[None]:
     """Tells of responses as a colocated engine ends them; of a server's and of an engine's on several GPUs, not."""
     if tell is None or generation.mode != "colocate" or generation.tensor_parallel_size > 1:
         yield

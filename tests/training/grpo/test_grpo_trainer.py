@@ -91,7 +91,7 @@ def test_on_a_gpu_the_policys_twin_draws_with_the_weights_of_now(trainer, monkey
     """Here without graphs, on a CPU that is told it could."""
     from r1pipe.training.grpo import drawing as module
 
-    monkeypatch.setattr(module, "why_not_graphed", lambda model: "")
+    monkeypatch.setattr(module, "graph_obstacle", lambda model: "")
     drawn = []
 
     def watched(model, *args, graphed, **more):
@@ -115,10 +115,10 @@ def test_when_the_policy_has_no_twin(tiny_checkpoint, here, monkeypatch):
     def trainer_():
         return grpo_trainer(params(), tiny_checkpoint, here)
 
-    monkeypatch.setattr(module, "why_not_graphed", lambda model: "it is not on a GPU")
+    monkeypatch.setattr(module, "graph_obstacle", lambda model: "it is not on a GPU")
     trainer = trainer_()
     assert trainer._graphed_policy(trainer.model, 8, 20) is None, "on a CPU"
-    monkeypatch.setattr(module, "why_not_graphed", lambda model: "")
+    monkeypatch.setattr(module, "graph_obstacle", lambda model: "")
     assert trainer._graphed_policy(trainer.model, 8, 20).model.dtype == torch.float32, "bf16 is off, as autocast is"
     trainer._tokens_by_memory, trainer.microbatch_tokens = True, 4096
     assert trainer._graphed_policy(trainer.model, 8, 20) is trainer.graphed
@@ -129,7 +129,7 @@ def test_when_the_policy_has_no_twin(tiny_checkpoint, here, monkeypatch):
     trainer = trainer_()
     assert trainer._graphed_policy(trainer.model, 8, 20) is None, "no room beside what the optimizer will take"
     monkeypatch.undo()
-    monkeypatch.setattr(module, "why_not_graphed", lambda model: "")
+    monkeypatch.setattr(module, "graph_obstacle", lambda model: "")
     monkeypatch.setenv("R1PIPE_PROFILE", "zero3")
     assert trainer._graphed_policy(trainer.model, 8, 20) is None, (
         "it would hold all weights, where each rank has a part"

@@ -73,16 +73,15 @@ class Sampled:
 
     def generate(self, prompts: list[list[int]], images: Any, num_generations: int, profiler: Any = None) -> Any:
         self.asked.append((len(prompts), self.temperature, self.max_completion_length))
-        logps: list[list[float]] = []
         end, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
-        out = decode(
+        out, logps = decode(
             self.model,
             prompts,
             max_new_tokens=self.max_completion_length,
             temperature=self.temperature,
             eos_ids=[end],
             pad_id=pad,
-            logps=logps,
+            keep_logps=True,
         )
         off = [[0.01 * (-1) ** t for t in range(len(row))] for row in logps]
         off[0] = [-0.5] * len(off[0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from r1pipe.generation.draws import draw_by_chunks, sample_tokens
+from r1pipe.generation.token_sampling import draw_by_chunks, sample_tokens
 
 
 def test_sampling_follows_the_distribution_and_top_p_cuts_the_tail():

@@ -13,10 +13,10 @@ import torch
 from torch.nn.functional import pad
 
 CHUNK = 128  # entries of the vocabulary
-Tell = Callable[[list[int], list[list[int]]], None]  # gets which sequences have ended and their tokens
+OnEnded = Callable[[list[int], list[list[int]]], None]  # gets which sequences have ended and their tokens
 
 
-class How(NamedTuple):
+class SamplingSettings(NamedTuple):
     """How tokens are drawn.
 
     Args:
@@ -90,27 +90,27 @@ def log_probs(logits_BV: torch.Tensor, token_B: torch.Tensor, temperature: float
     return scaled_BV.gather(1, token_B[:, None]).squeeze(1) - scaled_BV.logsumexp(1)
 
 
-class Ended:
+class EndedReporter:
     """Tells whoever wants to know of sequences while others are drawn, of each once; of those that are as long as they may be, not at all.
 
     Args:
         most: how long they may be.
     """
 
-    def __init__(self, tell: Tell | None, most: int) -> None:
-        self._tell, self._most = tell, most
+    def __init__(self, on_ended: OnEnded | None, most: int) -> None:
+        self._on_ended, self._most = on_ended, most
         self._told: set[int] = set()
 
     def look(self, tokens_ST: torch.Tensor, length_S: torch.Tensor) -> None:
         """Waits for the GPU, where somebody wants to know."""
-        if self._tell is None:
+        if self._on_ended is None:
             return
         lengths = length_S.tolist()
         new = [i for i, length in enumerate(lengths) if length < self._most and i not in self._told]
         if new:
             self._told.update(new)
             rows = tokens_ST[new, : max(lengths[i] for i in new)].tolist()
-            self._tell(new, [row[: lengths[i]] for i, row in zip(new, rows, strict=True)])
+            self._on_ended(new, [row[: lengths[i]] for i, row in zip(new, rows, strict=True)])
 
 
 def cut(rows_ST: torch.Tensor, length_S: torch.Tensor) -> list[list[Any]]:
