@@ -20,6 +20,8 @@ class Here:
         progress_path: the last line is what the console shows.
         rank, world_size: of this process; only rank 0 writes artifacts and metrics.
         resumed: an earlier attempt left something in workdir.
+        profile: how the ranks share the training: the `profile` of the stage's launch block.
+        optimizer_on_cpu: the optimizer's states lie in CPU memory (the launch block's `offload`).
         isolation: code can be executed in isolation here; where False, rows of the domain `code` are left out.
         launched: how a trainer was spread over devices (world size, microbatch, accumulation, ...); goes into the manifest.
     """
@@ -31,6 +33,8 @@ class Here:
     rank: int = 0
     world_size: int = 1
     resumed: bool = False
+    profile: str = "process"
+    optimizer_on_cpu: bool = False
     isolation: bool = True
     launched: dict[str, Any] = field(default_factory=dict)
     _shown: float = field(default=0.0, repr=False)
@@ -38,6 +42,16 @@ class Here:
     @property
     def main(self) -> bool:
         return self.rank == 0
+
+    @property
+    def distributed(self) -> bool:
+        """Whether the launcher set up a process group, which it also does for one rank of a profile other than `process`."""
+        return self.profile != "process" or self.world_size > 1
+
+    @property
+    def sharded_weights(self) -> bool:
+        """Whether this rank holds only a part of the weights, and gathers each layer's where they are needed."""
+        return self.profile in ("zero3", "fsdp2")
 
     def log(self, **metrics: Any) -> None:
         """Append one line to metrics.jsonl (rank 0)."""

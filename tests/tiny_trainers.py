@@ -39,6 +39,7 @@ def grpo_trainer(params: GRPOParams, checkpoint: Path, here: Here, **more: Any) 
         params = params.model_copy(update={"bf16": False})
     return R1GRPOTrainer(
         params=params,
+        here=here,
         rows=list(ROWS),
         microbatch_tokens=token_microbatches(params),
         model=load_model(checkpoint, training=True),

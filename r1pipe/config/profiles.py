@@ -89,6 +89,14 @@ def deepspeed_config(launch: Launch) -> dict[str, Any]:
     return _over(config, launch.deepspeed)
 
 
+def optimizer_on_cpu(launch: Launch) -> bool:
+    """Whether the optimizer's states lie in CPU memory, by `offload` or by DeepSpeed's own settings."""
+    if launch.profile in ZERO:
+        offload = deepspeed_config(launch)["zero_optimization"].get("offload_optimizer", {})
+        return offload.get("device") == "cpu"
+    return launch.profile == "fsdp2" and launch.offload == "all"
+
+
 def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     merged = dict(below)
     for key, value in above.items():
@@ -108,7 +116,6 @@ def profile_environment(launch: Launch, folder: Path) -> dict[str, str]:
         return {}
     settings: dict[str, Any] = yaml.safe_load((PROFILES / f"{launch.profile}.yaml").read_text(encoding="utf8"))
     environment = {
-        "R1PIPE_PROFILE": launch.profile,
         "ACCELERATE_MIXED_PRECISION": str(settings.get("mixed_precision", "no")),
     }
     if launch.profile in ZERO:

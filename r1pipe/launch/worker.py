@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from r1pipe.artifacts import ARTIFACTS, Artifact
+from r1pipe.config.profiles import optimizer_on_cpu
 from r1pipe.config.registry import STAGES, Kind, load_kind
 from r1pipe.errors import InputError, R1PipeError
 from r1pipe.here import Here
@@ -124,6 +125,7 @@ def run_rank(file: Path) -> int:
             warnings.showwarning = _show_warning(
                 folder / "notes.jsonl", (str(Path(__file__).parent), str(STAGES), str(kind.source.parent))
             )
+        config = kind.Config.model_validate(told["config"])
         workdir = Path(told["workdir"])
         here = Here(
             stage=told["stage"],
@@ -133,9 +135,10 @@ def run_rank(file: Path) -> int:
             rank=rank,
             world_size=world,
             resumed=told["resumed"],
+            profile=config.launch.profile,
+            optimizer_on_cpu=optimizer_on_cpu(config.launch),
             isolation=told["isolation"],
         )
-        config = kind.Config.model_validate(told["config"])
         metrics = kind.run(config, kind.Inputs(**_ports(told["inputs"])), kind.Outputs(**_ports(told["outputs"])), here)
         _leave_group()
         if rank == 0:

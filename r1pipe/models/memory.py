@@ -8,14 +8,12 @@ checked where benchmarks print the peak beside them.
 
 from __future__ import annotations
 
-import json
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from r1pipe.here import Here
 from r1pipe.models.loading import own_device
 
 KEPT_PER_HIDDEN = 45  # bytes a token, layer and hidden unit: two norms in float32 (3 copies each), their casts, queries, keys, values, output
@@ -50,22 +48,16 @@ class Shares:
     moments: float = 1.0
 
 
-def shares(ranks: int) -> Shares:
-    """By this rank's profile and offloading, as the launcher has told them in the environment.
+def shares(here: Here) -> Shares:
+    """By this rank's profile and offloading.
 
     ZeRO-1 and -2 keep whole weights in half precision (counted as copies) and cut up the float32 ones beside them; offloading takes those, too.
     """
-    profile = os.environ.get("R1PIPE_PROFILE", "process")
-    if profile in ("process", "ddp"):
+    if here.profile in ("process", "ddp"):
         return Shares()
-    part = 1 / ranks
-    file = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE")
-    zero = json.loads(Path(file).read_text(encoding="utf8")).get("zero_optimization", {}) if file else {}
-    offloaded = (
-        zero.get("offload_optimizer", {}).get("device") == "cpu" or os.environ.get("FSDP_OFFLOAD_PARAMS") == "true"
-    )
-    kept = 0.0 if offloaded else part
-    return Shares(weights=kept, gradients=1.0 if profile == "zero1" else part, moments=kept)
+    part = 1 / here.world_size
+    kept = 0.0 if here.optimizer_on_cpu else part
+    return Shares(weights=kept, gradients=1.0 if here.profile == "zero1" else part, moments=kept)
 
 
 def still_to_come(without_gradient: int, without_moments: int, on: Shares) -> float:

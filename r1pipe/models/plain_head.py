@@ -17,15 +17,21 @@ from transformers import PreTrainedModel
 from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
 
 from r1pipe.models.linear_ce import why_not_linear_ce
-from r1pipe.models.sharding import sharded_weights
 
 MOST_LOGITS = 2**27  # 512 MiB in float32, and some five times that at the peak of a pass; above, TRL's head
 
 
-def set_head(model: PreTrainedModel, temperature: float, cast_lm_head_to_fp32: bool, outputs: tuple[str, ...]) -> None:
-    """TRL's fused head at this temperature, and on a CPU ours over it."""
+def set_head(
+    model: PreTrainedModel, *, temperature: float, cast_lm_head_to_fp32: bool, outputs: tuple[str, ...], sharded: bool
+) -> None:
+    """TRL's fused head at this temperature, and on a CPU ours over it where this rank holds the whole weights.
+
+    Args:
+        outputs: of log_probs, entropy and is_top1.
+        sharded: this rank holds only a part of the weights.
+    """
     add_fused_lm_head(model, temperature=temperature, cast_lm_head_to_fp32=cast_lm_head_to_fp32, outputs=outputs)
-    if not cast_lm_head_to_fp32:
+    if not cast_lm_head_to_fp32 and not sharded:
         add_plain_head(model, temperature, outputs)
 
 
@@ -36,7 +42,7 @@ def add_plain_head(model: PreTrainedModel, temperature: float, outputs: tuple[st
         outputs: of log_probs, entropy and is_top1.
     """
     assert set(outputs) <= {"log_probs", "entropy", "is_top1"}, outputs
-    if sharded_weights() or why_not_linear_ce(model):
+    if why_not_linear_ce(model):
         return
     fused = model.forward
 

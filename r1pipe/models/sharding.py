@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-
-
-def sharded_weights() -> bool:
-    """Whether this rank holds a part of the weights only, and gathers each layer's where they are needed."""
-    return os.environ.get("R1PIPE_PROFILE") in ("zero3", "fsdp2")
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import Any
 
 from r1pipe.errors import ConfigError
@@ -19,7 +18,6 @@ def common_arguments(params: Training, here: Here, seed: int, steps: int | None)
     import torch
 
     gpu = torch.cuda.is_available()
-    ranks = "RANK" in os.environ  # the launcher's; one process on its own has none
     return {
         "output_dir": str(here.workdir / "trainer"),
         "seed": seed,
@@ -31,8 +29,8 @@ def common_arguments(params: Training, here: Here, seed: int, steps: int | None)
         "max_grad_norm": params.max_grad_norm,
         "bf16": in_bf16(params),  # TRL's default is on, also on a CPU, where it is slower and coarser
         "use_cpu": not gpu
-        and not ranks,  # with it, transformers would not start DeepSpeed, and each rank would train alone
-        "ddp_backend": "gloo" if not gpu and ranks else None,
+        and not here.distributed,  # with it, transformers would not start DeepSpeed, and each rank would train alone
+        "ddp_backend": "gloo" if not gpu and here.distributed else None,
         "gradient_checkpointing": params.gradient_checkpointing is True,
         "save_strategy": "steps" if params.save_every else "no",
         "save_steps": params.save_every or 500,
@@ -81,15 +79,10 @@ def in_bf16(params: Training) -> bool:
     )
 
 
-def half_base(params: SFTParams) -> bool:
+def half_base(params: SFTParams, here: Here) -> bool:
     """Whether nothing of the model itself is trained, so that it may lie in bf16 under its adapter; FSDP2 wants one type for both."""
     lora = params.lora
-    if (
-        lora is None
-        or lora.get("modules_to_save")
-        or lora.get("bias", "none") != "none"
-        or os.environ.get("R1PIPE_PROFILE") == "fsdp2"
-    ):
+    if lora is None or lora.get("modules_to_save") or lora.get("bias", "none") != "none" or here.profile == "fsdp2":
         return False
     return params.trl.get("bf16", in_bf16(params))
 
@@ -106,7 +99,7 @@ def resume_from(here: Here) -> str | None:
 
     folder = here.workdir / "trainer"
     note = here.workdir / "launched.json"
-    now = {"profile": os.environ.get("R1PIPE_PROFILE", "process"), "ranks": here.world_size}
+    now = {"profile": here.profile, "ranks": here.world_size}
     last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
     if last is not None and note.is_file():
         then = json.loads(note.read_text(encoding="utf8"))

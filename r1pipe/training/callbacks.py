@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -43,7 +42,7 @@ class Report(TrainerCallback):
     ) -> None:
         zero = args.deepspeed_plugin
         self.here.launched.update(
-            profile=os.environ.get("R1PIPE_PROFILE", "process"),
+            profile=self.here.profile,
             world_size=args.world_size,
             zero_stage=zero.zero_stage if zero is not None else 0,
             microbatch=args.per_device_train_batch_size,

@@ -65,11 +65,10 @@ def train_base(
         set_seed,
     )
 
-    from r1pipe.models.sharding import sharded_weights
     from r1pipe.training.arguments import common_arguments, resume_from, split_batch
     from r1pipe.training.callbacks import Report
 
-    if sharded_weights():
+    if here.sharded_weights:
         raise ConfigError(
             "pretrain does not cut up weights: its models are small", "launch.profile", "profile: process, ddp or zero2"
         )

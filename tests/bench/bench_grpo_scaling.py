@@ -39,17 +39,17 @@ def measure(
 ) -> dict[str, Any]:
     """Tokens trained a second over all ranks, and the parts of an update on rank 0."""
     model, report = {"model": ("checkpoint", folder.parent / "checkpoint")}, {"report": ("report", folder / "out")}
+    launch = Launch(profile=profile if ranks > 1 else "process", num_processes=ranks)  # type: ignore[arg-type]
     file = stage_json(
         folder,
         "bench.grpo_ranks",
-        {"shape": asdict(shape), "rollout": rollout, "steps": steps},
+        {"shape": asdict(shape), "rollout": rollout, "steps": steps, "launch": launch.model_dump(mode="json")},
         model,
         report,
         (str(TESTS),),
     )
     started = time.time()
     with Launcher(folder / "forkserver.log") as launcher:
-        launch = Launch(profile=profile if ranks > 1 else "process", num_processes=ranks)  # type: ignore[arg-type]
         codes = launcher.run(launch, file, lambda rank: folder / f"log.{rank}", lambda: None)
     lines = (
         [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

@@ -122,7 +122,8 @@ def measure(
     )  # type: ignore[arg-type]
     config = sft | {"batch_size": sft["batch_size"] * ranks, "max_steps": steps + 1}
     inputs = {"model": ("checkpoint", model), "chats": ("chats", chats)}
-    file = stage_json(folder, "cold-start", {"sft": config}, inputs, {"checkpoint": ("checkpoint", folder / "out")})
+    stated = {"sft": config, "launch": launch.model_dump(mode="json")}
+    file = stage_json(folder, "cold-start", stated, inputs, {"checkpoint": ("checkpoint", folder / "out")})
 
     def tick() -> None:
         if not arguments.save and len(read_steps(folder / "metrics.jsonl")) > steps:

@@ -35,6 +35,10 @@ def batch() -> dict[str, torch.Tensor]:
     return {"input_ids": ids_BT, "attention_mask": torch.ones_like(ids_BT), "labels": labels_BT}
 
 
+def set_plain_head(net: Any, temperature: float, outputs: tuple[str, ...]) -> None:
+    set_head(net, temperature=temperature, cast_lm_head_to_fp32=False, outputs=outputs, sharded=False)
+
+
 def run(own: bool, temperature: float, inputs: dict[str, Any]) -> tuple[Any, torch.Tensor]:
     net = model()
     add_fused_lm_head(net, temperature=temperature, outputs=OUTPUTS)
@@ -63,7 +67,7 @@ def test_a_later_head_counts() -> None:
     """A phase with another temperature puts a new one over the old one."""
     net = model()
     for temperature in (1.0, 0.7):
-        set_head(net, temperature, False, ("log_probs", "entropy"))
+        set_plain_head(net, temperature, ("log_probs", "entropy"))
     torch.testing.assert_close(
         net(**batch(), fused_lm_head=True).log_probs.float(),
         run(False, 0.7, batch())[0].log_probs.float(),
@@ -74,7 +78,7 @@ def test_a_later_head_counts() -> None:
 
 def test_where_logits_are_too_many_and_where_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     net = model()
-    set_head(net, 1.0, False, ("log_probs",))
+    set_plain_head(net, 1.0, ("log_probs",))
     assert net(**batch()).logits.shape == (3, 9, 50)
     assert net.generate(batch()["input_ids"], max_new_tokens=2, do_sample=False, pad_token_id=0).shape == (3, 11)
     monkeypatch.setattr(plain_head, "MOST_LOGITS", 10)
@@ -85,7 +89,7 @@ def test_where_logits_are_too_many_and_where_nothing_is_asked(monkeypatch: pytes
 
 def test_nothing_is_computed_that_nobody_asked_for() -> None:
     net = model()
-    set_head(net, 1.0, False, ("log_probs",))
+    set_plain_head(net, 1.0, ("log_probs",))
     out = net(**batch(), fused_lm_head=True)
     assert out.entropy is None
     assert out.is_top1 is None

@@ -26,9 +26,8 @@ def saved(here: Here) -> None:
         (("zero3", 2), ("zero3", 2)),
     ],
 )
-def test_goes_on(here: Here, monkeypatch: pytest.MonkeyPatch, then: tuple[str, int], now: tuple[str, int]):
-    for (profile, here.world_size), first in ((then, True), (now, False)):
-        monkeypatch.setenv("R1PIPE_PROFILE", profile)
+def test_goes_on(here: Here, then: tuple[str, int], now: tuple[str, int]):
+    for (here.profile, here.world_size), first in ((then, True), (now, False)):
         found = resume_from(here)
         assert found is None if first else str(found).endswith("checkpoint-4")
         if first:
@@ -45,13 +44,11 @@ def test_goes_on(here: Here, monkeypatch: pytest.MonkeyPatch, then: tuple[str, i
         (("fsdp2", 2), ("fsdp2", 4)),
     ],
 )
-def test_is_refused(here: Here, monkeypatch: pytest.MonkeyPatch, then: tuple[str, int], now: tuple[str, int]):
-    monkeypatch.setenv("R1PIPE_PROFILE", then[0])
-    here.world_size = then[1]
+def test_is_refused(here: Here, then: tuple[str, int], now: tuple[str, int]):
+    here.profile, here.world_size = then
     assert resume_from(here) is None
     saved(here)
-    monkeypatch.setenv("R1PIPE_PROFILE", now[0])
-    here.world_size = now[1]
+    here.profile, here.world_size = now
     with pytest.raises(
         ConfigError, match=f"cut for {then[1]} ranks under {then[0]}; {now[1]} ranks under {now[0]}"
     ) as caught:

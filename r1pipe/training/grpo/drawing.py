@@ -23,7 +23,7 @@ from r1pipe.generation.decoding import decode
 from r1pipe.generation.token_sampling import OnEnded
 from r1pipe.models.loading import end_ids
 from r1pipe.models.memory import free_memory
-from r1pipe.models.sharding import sharded_weights, uncoordinated
+from r1pipe.models.sharding import uncoordinated
 from r1pipe.rewards.scoring import EARLY_REWARDS
 from r1pipe.schema import GRPOParams, Phase
 from r1pipe.training.grpo.early_rewards import EarlyRewards
@@ -139,7 +139,7 @@ class Rollouts(TokenMicrobatches):
         None where its steps cannot be CUDA graphs, where weights are cut up, of which it would hold all, or where there is no room. Room is made for
         the longest phase; once the size of packs is settled by what memory was free, no more is taken.
         """
-        if sharded_weights() or graph_obstacle(model):
+        if self.here.sharded_weights or graph_obstacle(model):
             return None
         dtype = torch.bfloat16 if self.args.bf16 else model.dtype
         columns = width + max(phase.max_tokens for phase in self.params.phases)

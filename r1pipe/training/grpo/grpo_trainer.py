@@ -86,10 +86,15 @@ class R1GRPOTrainer(Rollouts):
         if phase.temperature != self.temperature:
             self.temperature = phase.temperature
             policy = without_adapter(self.accelerator.unwrap_model(self.model))
-            set_head(policy, phase.temperature, self.args.cast_lm_head_to_fp32, ("log_probs", "entropy"))
+            head: dict[str, Any] = {
+                "temperature": phase.temperature,
+                "cast_lm_head_to_fp32": self.args.cast_lm_head_to_fp32,
+                "sharded": self.here.sharded_weights,
+            }
+            set_head(policy, outputs=("log_probs", "entropy"), **head)
             if self.ref_model is not None:
                 reference: Any = self.accelerator.unwrap_model(self.ref_model)
-                set_head(reference, phase.temperature, self.args.cast_lm_head_to_fp32, ("log_probs",))
+                set_head(reference, outputs=("log_probs",), **head)
         self.max_completion_length = phase.max_tokens
         if self.use_vllm:
             self.vllm_generation.temperature, self.vllm_generation.max_completion_length = (

@@ -19,7 +19,6 @@ from r1pipe.errors import ConfigError, InputError
 from r1pipe.generation.cuda_graphs import COMPILED_FROM
 from r1pipe.here import Here
 from r1pipe.models.loading import load_model, load_tokenizer, routed, save_trained
-from r1pipe.models.sharding import sharded_weights
 from r1pipe.rewards.checks import audit_before_training
 from r1pipe.schema import AuditParams, GRPOParams
 from r1pipe.text.rendering import prompt_ids, read_template, render_prompt
@@ -95,9 +94,9 @@ def token_microbatches(params: GRPOParams) -> int | Literal["auto"] | None:
     return "auto" if torch.cuda.is_available() and params.microbatch is None and not adaptive else None
 
 
-def compiled_layers(params: GRPOParams, model: Any) -> bool:
+def compiled_layers(params: GRPOParams, here: Here, model: Any) -> bool:
     """Whether the layers are compiled: as the config says; auto = where enough updates of a model of some size pay for the minute that it takes."""
-    if sharded_weights():  # gathering them cannot be compiled
+    if here.sharded_weights:  # gathering them cannot be compiled
         if params.compile is True:
             warnings.warn("grpo.compile is ignored: the profile cuts up the weights", stacklevel=2)
         return False
@@ -252,10 +251,11 @@ def _make_trainer(
     model = load_model(checkpoint, training=True)
     trainer = R1GRPOTrainer(
         params=params,
+        here=here,
         rows=list(rows),
         models=models,
         microbatch_tokens=token_microbatches(params),
-        compiled=compiled_layers(params, model),
+        compiled=compiled_layers(params, here, model),
         spare=spare,
         args=args,
         model=model,

@@ -21,6 +21,7 @@ from accelerate.utils import DistributedType, gather
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl import GRPOConfig, GRPOTrainer
 
+from r1pipe.here import Here
 from r1pipe.models.loading import compile_layers, without_adapter
 from r1pipe.models.memory import free_memory, shares, still_to_come
 from r1pipe.models.packed_attention import use_varlen
@@ -49,6 +50,7 @@ class TokenMicrobatches(GRPOTrainer):
     """GRPO without work on padding.
 
     Args:
+        here: the running stage.
         microbatch_tokens: of a forward pass; auto = by the free memory; none = TRL's rows.
         compiled: torch.compile of the layers, where rows are packed.
 
@@ -62,8 +64,14 @@ class TokenMicrobatches(GRPOTrainer):
     _tokenizer: Any  # transformers' own annotations allow lists and None where there is one number
 
     def __init__(
-        self, *, microbatch_tokens: int | Literal["auto"] | None = None, compiled: bool = False, **kwargs: Any
+        self,
+        *,
+        here: Here,
+        microbatch_tokens: int | Literal["auto"] | None = None,
+        compiled: bool = False,
+        **kwargs: Any,
     ) -> None:
+        self.here = here
         self.microbatch_tokens = microbatch_tokens
         self._tokens_by_memory = microbatch_tokens == "auto"
         self.stopwatch = Stopwatch()
@@ -79,7 +87,7 @@ class TokenMicrobatches(GRPOTrainer):
         policy: Any = self.accelerator.unwrap_model(self.model)
         reference: Any = self.ref_model and self.accelerator.unwrap_model(self.ref_model)
         base = without_adapter(policy)
-        if not self.args.cast_lm_head_to_fp32:
+        if not self.args.cast_lm_head_to_fp32 and not here.sharded_weights:
             add_plain_head(base, self.temperature, ("log_probs", "entropy"))
             if reference is not None:
                 add_plain_head(reference, self.temperature, ("log_probs",))
@@ -227,7 +235,7 @@ class TokenMicrobatches(GRPOTrainer):
         without = [] if is_deepspeed_zero3_enabled() else [p for p in trained if p.grad is None]
         moments = [] if getattr(self.optimizer, "state", None) else trained
         gradients, moments = (sum(getattr(p, "ds_numel", p.numel()) for p in some) for some in (without, moments))
-        return still_to_come(gradients, moments, shares(self.accelerator.num_processes))
+        return still_to_come(gradients, moments, shares(self.here))
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         """TRL's loss of the rows that one training step is given, pack by pack.

@@ -14,7 +14,6 @@ from r1pipe.here import Here
 from r1pipe.models.loading import compile_layers, routed
 from r1pipe.models.memory import Need, device_memory, shares, training_need
 from r1pipe.models.packed_attention import use_varlen, why_not_packed
-from r1pipe.models.sharding import sharded_weights
 from r1pipe.schema import SFTParams
 from r1pipe.training.arguments import half_base
 from r1pipe.training.sft.pack_sampler import PackSampler
@@ -72,14 +71,14 @@ def plan_packing(
             stacklevel=3,
         )
     tokens = updates * params.batch_size * sum(lengths) / len(lengths)
-    compiled = _compiled(params, skeleton, tokens * flops_per_token(skeleton) / here.world_size)
-    on = shares(here.world_size)
+    compiled = _compiled(params, here, skeleton, tokens * flops_per_token(skeleton) / here.world_size)
+    on = shares(here)
     memory = device_memory()
 
     def need(tokens: int) -> Need:
         trained = 1.0 if params.lora is None else 0.02
         return training_need(
-            skeleton, max(tokens, max(lengths)), on, compiled, trained, trained if half_base(params) else 1.0
+            skeleton, max(tokens, max(lengths)), on, compiled, trained, trained if half_base(params, here) else 1.0
         )
 
     pack_tokens = params.pack_tokens
@@ -121,9 +120,9 @@ def skeleton_of(checkpoint: Path) -> Any:
         return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(checkpoint))
 
 
-def _compiled(params: SFTParams, skeleton: Any, flops: float) -> bool:
+def _compiled(params: SFTParams, here: Here, skeleton: Any, flops: float) -> bool:
     """Whether layers are compiled: not under hooks that gather weights, and by itself only where it pays (routing to experts breaks the graph)."""
-    if sharded_weights():
+    if here.sharded_weights:
         if params.compile is True:
             warnings.warn(
                 "compile is ignored: weights are sharded, and gathering them cannot be compiled", stacklevel=4

@@ -65,7 +65,7 @@ def train_sft(
     args = SFTConfig(**sft_arguments(params, here, seed, steps, plan))
     report = Report(here)
     given: dict[str, Any] = {
-        "model": load_model(checkpoint, training=True, frozen=half_base(params)),
+        "model": load_model(checkpoint, training=True, frozen=half_base(params, here)),
         "args": args,
         "train_dataset": Dataset.from_list(kept),
         "processing_class": tokenizer,

@@ -242,18 +242,18 @@ def test_memory_is_kept_free_only_for_what_is_not_there_yet(tiny_checkpoint, her
         ({"trl": {"use_transformers_continuous_batching": True}}, 10**9, False),
     ],
 )
-def test_layers_are_compiled_where_it_pays(changes, parameters, compiled, monkeypatch):
+def test_layers_are_compiled_where_it_pays(changes, parameters, compiled, here, monkeypatch):
     rest = {name: value for name, value in changes.items() if name not in ("steps", "experts")}
     told = params(phases=[Phase(steps=changes.get("steps", 50), rewards=[RewardSpec(name="accuracy")])], **rest)
     config = Qwen2Config(**({"num_experts_per_tok": changes["experts"]} if "experts" in changes else {}))
     model = SimpleNamespace(num_parameters=lambda: parameters, config=config)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert compiled_layers(told, model) == ("compile" in changes), "not by itself on a CPU"
+    assert compiled_layers(told, here, model) == ("compile" in changes), "not by itself on a CPU"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert compiled_layers(told, model) == compiled
-    monkeypatch.setenv("R1PIPE_PROFILE", "zero3")
+    assert compiled_layers(told, here, model) == compiled
+    here.profile = "zero3"
     with pytest.warns(UserWarning, match="compile is ignored") if "compile" in changes else nullcontext():
-        assert not compiled_layers(told, model)
+        assert not compiled_layers(told, here, model)
 
 
 def test_which_microbatches(here, monkeypatch):

@@ -130,7 +130,7 @@ def test_when_the_policy_has_no_twin(tiny_checkpoint, here, monkeypatch):
     assert trainer._graphed_policy(trainer.model, 8, 20) is None, "no room beside what the optimizer will take"
     monkeypatch.undo()
     monkeypatch.setattr(module, "graph_obstacle", lambda model: "")
-    monkeypatch.setenv("R1PIPE_PROFILE", "zero3")
+    trainer.here.profile = "zero3"
     assert trainer._graphed_policy(trainer.model, 8, 20) is None, (
         "it would hold all weights, where each rank has a part"
     )

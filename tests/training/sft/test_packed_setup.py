@@ -95,7 +95,7 @@ def test_compiling_is_for_long_training(qwen: Path, here: Here, monkeypatch: pyt
     assert not plan(qwen, here, [4096] * 8).compile
     assert plan(qwen, here, [4096] * 8, compile=True).compile
     assert plan_packing(qwen, [4096] * 8, SFTParams(batch_size=128), 2000, here, seed=0).compile  # type: ignore[union-attr]
-    monkeypatch.setenv("R1PIPE_PROFILE", "zero3")
+    here.profile = "zero3"
     with pytest.warns(UserWarning, match="compile is ignored"):
         assert not plan(qwen, here, [4096] * 8, compile=True).compile
 
@@ -115,16 +115,14 @@ def test_compiling_is_for_long_training(qwen: Path, here: Here, monkeypatch: pyt
         ("fsdp2", "all", Shares(0.0, 0.25, 0.0)),
     ],
 )
-def test_the_profile_spreads_the_states(
-    profile: Any, offload: Any, wanted: Shares, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Told by what the launcher gives the ranks; ZeRO-1 and -2 were planned as if each rank held everything."""
-    from r1pipe.config.profiles import profile_environment
+def test_the_profile_spreads_the_states(profile: Any, offload: Any, wanted: Shares, here: Here) -> None:
+    """ZeRO-1 and -2 were planned as if each rank held everything."""
+    from r1pipe.config.profiles import optimizer_on_cpu
 
-    monkeypatch.delenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", raising=False)
-    for name, value in profile_environment(Launch(profile=profile, offload=offload), tmp_path).items():
-        monkeypatch.setenv(name, value)
-    assert shares(4) == wanted
+    here.profile = profile
+    here.world_size = 4
+    here.optimizer_on_cpu = optimizer_on_cpu(Launch(profile=profile, offload=offload))
+    assert shares(here) == wanted
 
 
 def test_what_the_first_update_allocates() -> None:
@@ -138,9 +136,9 @@ def test_a_pass_is_larger_where_the_states_are_spread(qwen: Path, here: Here, mo
     """20 GB of float32 masters and moments on one GPU, 2.5 on each of eight."""
     monkeypatch.setattr(packed, "device_memory", lambda: H100)
     here.world_size = 8
-    monkeypatch.setenv("R1PIPE_PROFILE", "ddp")
+    here.profile = "ddp"
     whole = plan(qwen, here, [1024] * 512, batch_size=256).sampler.capacity
-    monkeypatch.setenv("R1PIPE_PROFILE", "zero2")
+    here.profile = "zero2"
     assert plan(qwen, here, [1024] * 512, batch_size=256).sampler.capacity > whole
 
 
