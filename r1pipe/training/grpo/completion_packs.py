@@ -40,7 +40,7 @@ def deal(lengths: Sequence[int], packs: int) -> list[list[int]]:
     return [sorted(pack) for pack in dealt]
 
 
-def packs_needed(lengths: Sequence[int], budget: int) -> int:
+def dealt_pack_count(lengths: Sequence[int], budget: int) -> int:
     """The fewest packs of `deal` of at most `budget` tokens each; a sequence that is longer than the budget is alone at worst."""
     packs = max(1, -(-sum(lengths) // budget))
     while packs < len(lengths) and max(sum(lengths[i] for i in pack) for pack in deal(lengths, packs)) > max(

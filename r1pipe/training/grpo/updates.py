@@ -26,7 +26,7 @@ from r1pipe.models.loading import compile_layers, without_adapter
 from r1pipe.models.memory import free_memory, shares, still_to_come
 from r1pipe.models.packed_attention import use_varlen
 from r1pipe.models.plain_head import add_plain_head
-from r1pipe.training.grpo.completion_packs import auto_tokens, deal, loss_weights, pack_completions, packs_needed
+from r1pipe.training.grpo.completion_packs import auto_tokens, deal, dealt_pack_count, loss_weights, pack_completions
 from r1pipe.training.grpo.vllm_rollouts import gap_of, importance_ratio, share_masked
 from r1pipe.training.stopwatch import Stopwatch
 
@@ -212,7 +212,7 @@ class TokenMicrobatches(GRPOTrainer):
     def _packs(self, attention_mask: torch.Tensor) -> list[list[int]]:
         """Rows by pack; as many packs on every rank."""
         lengths = attention_mask.sum(1).tolist()
-        count = packs_needed(lengths, self._pack_size())
+        count = dealt_pack_count(lengths, self._pack_size())
         if self.accelerator.num_processes > 1:
             count = int(gathered(torch.tensor([count], device=attention_mask.device)).max())
         return deal(lengths, count)

@@ -51,7 +51,7 @@ def balanced_packs(lengths: Sequence[int], count: int) -> list[list[int]]:
     return [packs[number] for number in sorted(range(count), key=lambda n: -fullest[n])]
 
 
-def packs_needed(lengths: Sequence[int], ranks: int, capacity: int) -> int:
+def balanced_pack_count(lengths: Sequence[int], ranks: int, capacity: int) -> int:
     """The fewest packs, a multiple of the ranks, that hold the batch when it is spread evenly."""
     count = -(-best_fit_count(lengths, capacity) // ranks) * ranks
     while max(sum(lengths[i] for i in pack) for pack in balanced_packs(lengths, count)) > capacity:
@@ -131,7 +131,8 @@ class PackSampler(UpdateSampler):
         super().__init__(lengths, batch_size, updates, ranks, rank, seed)
         limit = max(pack_tokens, max(self.lengths))
         self.accumulation = (
-            max(packs_needed([self.lengths[i] for i in rows], ranks, limit) for rows in self.batches()) // ranks
+            max(balanced_pack_count([self.lengths[i] for i in rows], ranks, limit) for rows in self.batches())
+            // ranks
         )
         self.capacity = max(sum(self.lengths[i] for i in pack) for rows in self.batches() for pack in self.passes(rows))
 

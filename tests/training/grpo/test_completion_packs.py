@@ -14,7 +14,7 @@ from trl import GRPOTrainer
 
 from r1pipe.errors import ConfigError
 from r1pipe.schema import LOSS_TYPES, GRPOParams, Phase, RewardSpec
-from r1pipe.training.grpo.completion_packs import auto_tokens, deal, loss_weights, pack_completions, packs_needed
+from r1pipe.training.grpo.completion_packs import auto_tokens, deal, dealt_pack_count, loss_weights, pack_completions
 from r1pipe.training.grpo.grpo_training import compiled_layers, grpo_arguments, token_microbatches
 
 PROMPT, COMPLETION = 9, 14
@@ -191,10 +191,10 @@ def test_packs_have_the_same_shape_on_every_rank_and_are_of_like_size():
         sizes = [sum(lengths[i] for i in pack) for pack in deal(lengths, 7)]
         assert sorted(i for pack in deal(lengths, 7) for i in pack) == list(range(64))
         assert max(sizes) < 1.15 * min(sizes) + 200
-        count = packs_needed(lengths, 5000)
+        count = dealt_pack_count(lengths, 5000)
         assert max(sum(lengths[i] for i in pack) for pack in deal(lengths, count)) <= 5000
-    assert packs_needed([900, 900, 10], 100) == 3, "a row longer than the budget is alone"
-    assert packs_needed([1], 100) == 1
+    assert dealt_pack_count([900, 900, 10], 100) == 3, "a row longer than the budget is alone"
+    assert dealt_pack_count([1], 100) == 1
 
 
 def test_weights_add_up():

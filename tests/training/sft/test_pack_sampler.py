@@ -8,7 +8,13 @@ from collections import Counter
 import pytest
 
 from r1pipe.errors import ConfigError
-from r1pipe.training.sft.pack_sampler import PackSampler, PaddedSampler, balanced_packs, best_fit_count, packs_needed
+from r1pipe.training.sft.pack_sampler import (
+    PackSampler,
+    PaddedSampler,
+    balanced_pack_count,
+    balanced_packs,
+    best_fit_count,
+)
 
 
 def lognormal(n: int, seed: int = 0, longest: int = 8192) -> list[int]:
@@ -41,9 +47,9 @@ def test_balanced_packs_lose_nothing_and_differ_little() -> None:
 def test_more_packs_where_evening_out_overflows() -> None:
     """Best fit lays 6+4, 5+5 and 3+3+4 into 3 packs of 10; the longest to the emptiest gives 6+3, 5+4.., which must fit as well."""
     lengths = [6, 5, 5, 4, 4, 3, 3]
-    count = packs_needed(lengths, 1, 10)
+    count = balanced_pack_count(lengths, 1, 10)
     assert max(sum(lengths[i] for i in pack) for pack in balanced_packs(lengths, count)) <= 10
-    assert packs_needed(lengths, 4, 10) == 4
+    assert balanced_pack_count(lengths, 4, 10) == 4
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
