@@ -77,7 +77,7 @@ def use_varlen(model: PreTrainedModel) -> bool:
         return False
     if torch.cuda.is_available():
         settle(full_width(*head_widths(model.config)))
-    register()
+    register_packed_attention()
     model.set_attn_implementation(NAME)
     return True
 
@@ -90,7 +90,7 @@ def head_widths(config: PreTrainedConfig) -> tuple[int, int]:
 
 
 @cache
-def register() -> None:
+def register_packed_attention() -> None:
     """Make NAME known to transformers."""
     AttentionInterface.register(NAME, varlen_attention_forward)
     AttentionMaskInterface.register(NAME, _mask)

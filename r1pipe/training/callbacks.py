@@ -25,7 +25,7 @@ SHOWN = {
 }
 
 
-class Report(TrainerCallback):
+class MetricsCallback(TrainerCallback):
     """Writes the trainer's logs to metrics.jsonl and the progress file, with the speed where there is a meter and the trainer counts tokens."""
 
     def __init__(self, here: Here, meter: Meter | None = None) -> None:

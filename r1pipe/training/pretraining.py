@@ -66,7 +66,7 @@ def train_base(
     )
 
     from r1pipe.training.arguments import common_arguments, resume_from, split_batch
-    from r1pipe.training.callbacks import Report
+    from r1pipe.training.callbacks import MetricsCallback
 
     if here.sharded_weights:
         raise ConfigError(
@@ -118,7 +118,7 @@ def train_base(
         ),
         train_dataset=Rows(),
         data_collator=default_data_collator,
-        callbacks=[Report(here)],
+        callbacks=[MetricsCallback(here)],
     )
     trainer.remove_callback(PrinterCallback)  # metrics.jsonl has it all
     trainer.train(resume_from_checkpoint=resume_from(here))

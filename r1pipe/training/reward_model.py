@@ -174,7 +174,7 @@ def train_pairwise(
 
     from r1pipe.models.loading import load_tokenizer
     from r1pipe.training.arguments import common_arguments, resume_from, split_batch
-    from r1pipe.training.callbacks import Report
+    from r1pipe.training.callbacks import MetricsCallback
 
     tokenizer = load_tokenizer(checkpoint)
     train, heldout = split_heldout(rows, params.heldout, seed)
@@ -207,7 +207,7 @@ def train_pairwise(
             {"chosen_ids": [sides["chosen"][i] for i in fits], "rejected_ids": [sides["rejected"][i] for i in fits]}
         ),
         processing_class=tokenizer,
-        callbacks=[Report(here)],
+        callbacks=[MetricsCallback(here)],
     )
     trainer.remove_callback(PrinterCallback)  # metrics.jsonl has it all
     trainer.train(resume_from_checkpoint=resume_from(here))
@@ -244,7 +244,7 @@ def train_pointwise(
 
     from r1pipe.models.loading import load_tokenizer
     from r1pipe.training.arguments import common_arguments, resume_from, split_batch
-    from r1pipe.training.callbacks import Report
+    from r1pipe.training.callbacks import MetricsCallback
 
     classes = {int(row["safe"]) for row in rows}
     if classes != {0, 1}:
@@ -293,7 +293,7 @@ def train_pointwise(
         train_dataset=Dataset.from_list(kept),
         data_collator=DataCollatorWithPadding(tokenizer),
         processing_class=tokenizer,
-        callbacks=[Report(here)],
+        callbacks=[MetricsCallback(here)],
     )
     trainer.model_accepts_loss_kwargs = (
         False  # the loss is a mean over the microbatch, so the trainer divides by the accumulation

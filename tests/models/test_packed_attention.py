@@ -14,7 +14,7 @@ from r1pipe.models.attention_kernels import Kernel
 from r1pipe.models.packed_attention import (
     pack,
     packed_kwargs,
-    register,
+    register_packed_attention,
     use_varlen,
     varlen_attention_forward,
     why_not_packed,
@@ -257,7 +257,7 @@ def test_the_kernel_equals_sdpa_in_bf16(make: Any) -> None:
 @cuda
 def test_grouped_heads_on_the_gpu_equal_repeated_ones() -> None:
     """Also the gradients; and a bound above the longest sequence and an empty sequence change nothing."""
-    register()
+    register_packed_attention()
     q, k, v = (torch.randn(1, h, 300, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True) for h in (8, 2, 2))
     ends = torch.tensor([0, 100, 100, 300], dtype=torch.int32, device="cuda")
     found = varlen._kernel(q, k, v, ends, 1024, 0.125)

@@ -23,7 +23,7 @@ from r1pipe.rewards.checks import audit_before_training
 from r1pipe.schema import AuditParams, GRPOParams
 from r1pipe.text.rendering import prompt_ids, read_template, render_prompt
 from r1pipe.training.arguments import common_arguments, lora_config, resume_from, split_batch
-from r1pipe.training.callbacks import Heldout, Report
+from r1pipe.training.callbacks import Heldout, MetricsCallback
 from r1pipe.training.grpo.grpo_trainer import R1GRPOTrainer
 from r1pipe.training.grpo.guards import KEPT_FOR_ROLLBACK, GuardCallback, LearningRate, past_rollbacks, roll_back
 from r1pipe.training.grpo.prompt_order import order_prompts, spare_prompts, updates_per_rollout
@@ -264,7 +264,7 @@ def _make_trainer(
         ),
         processing_class=tokenizer,
         peft_config=lora_config(params.lora, "grpo.lora"),
-        callbacks=[Report(here), guard],
+        callbacks=[MetricsCallback(here), guard],
     )
     if rollbacks := len(past_rollbacks(here)):
         trainer.add_callback(LearningRate(params.lr * params.guards.rollback_lr**rollbacks))

@@ -37,7 +37,7 @@ def train_sft(
     from r1pipe.models.loading import load_model, load_tokenizer, save_trained
     from r1pipe.text.rendering import chat_ids
     from r1pipe.training.arguments import half_base, lora_config, resume_from
-    from r1pipe.training.callbacks import Report
+    from r1pipe.training.callbacks import MetricsCallback
     from r1pipe.training.sft.pack_sampler import PaddedSampler
     from r1pipe.training.sft.packed_setup import plan_packing
     from r1pipe.training.sft.sft_trainer import PaddedSFTTrainer
@@ -63,7 +63,7 @@ def train_sft(
     lengths = [len(row["input_ids"]) for row in kept]
     plan = plan_packing(checkpoint, lengths, params, steps, here, seed)
     args = SFTConfig(**sft_arguments(params, here, seed, steps, plan))
-    report = Report(here)
+    report = MetricsCallback(here)
     given: dict[str, Any] = {
         "model": load_model(checkpoint, training=True, frozen=half_base(params, here)),
         "args": args,

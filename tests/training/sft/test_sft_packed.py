@@ -146,7 +146,7 @@ def test_stopped_and_resumed_equals_one_go(tiny_checkpoint: Path, tmp_path: Path
         params = SFTParams(lr=1e-3, batch_size=4, max_steps=4, max_length=512, pack_tokens=80, save_every=2)
         if halt:
             with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-                patch.setattr("r1pipe.training.callbacks.Report.on_log", _stop_after_two)
+                patch.setattr("r1pipe.training.callbacks.MetricsCallback.on_log", _stop_after_two)
                 train_sft(tiny_checkpoint, chats(), params, workdir / "out", here, seed=0)
         train_sft(tiny_checkpoint, chats(), params, workdir / "out", here, seed=0)
         return {name: p.detach() for name, p in load_model(workdir / "out", training=True).named_parameters()}
