@@ -31,15 +31,15 @@ class Kernel(NamedTuple):
     grouped: bool  # it takes fewer key heads than query heads
 
 
-_SETTLED: dict[int, Kernel] = {}
+_KERNELS: dict[int, Kernel] = {}
 
 
-def settle(width: int) -> Kernel:
+def attention_kernel(width: int) -> Kernel:
     """The kernel for heads of `width`. Found out once, before anything is compiled: a small case is tried on the GPU."""
-    if width not in _SETTLED:
+    if width not in _KERNELS:
         own = _of_torch()
-        _SETTLED[width] = _flash4(own, width) or own
-    return _SETTLED[width]
+        _KERNELS[width] = _flash4(own, width) or own
+    return _KERNELS[width]
 
 
 @functools.cache

@@ -127,7 +127,7 @@ class LossOutput(ModelOutput):
     tokens: torch.Tensor | None = None
 
 
-def why_not_linear_ce(model: PreTrainedModel) -> str:
+def linear_ce_obstacle(model: PreTrainedModel) -> str:
     """Why this model's loss is TRL's fused head instead; empty where it is ours."""
     from torch.distributed.tensor import DTensor
 

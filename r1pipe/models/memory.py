@@ -40,7 +40,7 @@ class Need:
 
 
 @dataclass(frozen=True)
-class Shares:
+class StateShares:
     """What part of a trained parameter's float32 states lies on this GPU: 1 = all, 1 / ranks = cut up, 0 = in CPU memory."""
 
     weights: float = 1.0
@@ -48,19 +48,19 @@ class Shares:
     moments: float = 1.0
 
 
-def shares(here: Here) -> Shares:
+def state_shares(here: Here) -> StateShares:
     """By this rank's profile and offloading.
 
     ZeRO-1 and -2 keep whole weights in half precision (counted as copies) and cut up the float32 ones beside them; offloading takes those, too.
     """
     if here.profile in ("process", "ddp"):
-        return Shares()
+        return StateShares()
     part = 1 / here.world_size
     kept = 0.0 if here.optimizer_on_cpu else part
-    return Shares(weights=kept, gradients=1.0 if here.profile == "zero1" else part, moments=kept)
+    return StateShares(weights=kept, gradients=1.0 if here.profile == "zero1" else part, moments=kept)
 
 
-def still_to_come(without_gradient: int, without_moments: int, on: Shares) -> float:
+def first_update_bytes(without_gradient: int, without_moments: int, on: StateShares) -> float:
     """Bytes that the first update will allocate.
 
     Args:
@@ -72,7 +72,7 @@ def still_to_come(without_gradient: int, without_moments: int, on: Shares) -> fl
 def training_need(
     model: torch.nn.Module,
     tokens: int,
-    on: Shares | None = None,
+    on: StateShares | None = None,
     compiled: bool = False,
     trained: float = 1.0,
     in_float32: float = 1.0,
@@ -96,7 +96,7 @@ def training_need(
             * (getattr(text, "moe_intermediate_size", None) or inner),
         )
     size = sum(p.numel() for p in model.parameters())
-    on = on or Shares()
+    on = on or StateShares()
     layer = (KEPT_PER_HIDDEN * hidden + KEPT_PER_INNER * inner) * (COMPILED if compiled else 1.0)
     return Need(
         states=size * (4 * on.weights * in_float32 + (4 * on.gradients + 8 * on.moments) * trained) + 2 * size,

@@ -1,13 +1,13 @@
 """Exact packed attention without a flash-attn build: a variable-length kernel as a transformers attention.
 
-A packed batch is one row of T tokens, several sequences one after the other; no token sees another sequence. `use_varlen(model)` switches a
+A packed batch is one row of T tokens, several sequences one after the other; no token sees another sequence. `use_packed_attention(model)` switches a
 model over, `pack(rows)` makes the inputs. On CUDA in half precision the kernel of r1pipe/models/attention_kernels.py runs; elsewhere one
 scaled_dot_product_attention a sequence, which is the same number by number. Batches with padding, and generation with a cache, go through
 transformers' own SDPA, so that a model that was switched over still samples and scores as before.
 
 Shapes: B batch (1 when packed), T tokens, H query heads, K key heads, D head size of queries and keys, E head size of values, N sequences.
 
-Not covered: sliding windows, attention sinks, soft caps, linear attention, dropout (`why_not_packed` says so), and packed rows whose
+Not covered: sliding windows, attention sinks, soft caps, linear attention, dropout (`packing_obstacle` says so), and packed rows whose
 `cu_seq_lens_q` is left out: position ids alone do not keep the sequences apart here.
 """
 
@@ -24,7 +24,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedC
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from r1pipe.models.attention_kernels import settle
+from r1pipe.models.attention_kernels import attention_kernel
 from r1pipe.models.loading import own_device
 
 NAME = "r1pipe_varlen"  # transformers looks for 'flash', 'flex' and 'sdpa' in such names
@@ -35,7 +35,7 @@ AMPERE = (8, 0)  # the compute capability that the kernel needs
 # --- which models -----------------------------------------------------------------------------------------------------
 
 
-def why_not_packed(config: PreTrainedConfig, model: PreTrainedModel | None = None) -> str:
+def packing_obstacle(config: PreTrainedConfig, model: PreTrainedModel | None = None) -> str:
     """Why packed rows of this model would not be exact or not run; empty where they can be packed."""
     text = config.get_text_config(decoder=True)
     kinds = set(getattr(text, "layer_types", None) or ())
@@ -66,17 +66,17 @@ def gpu_capability() -> tuple[int, int] | None:
     return torch.cuda.get_device_capability(own_device()) if torch.cuda.is_available() else None
 
 
-def use_varlen(model: PreTrainedModel) -> bool:
+def use_packed_attention(model: PreTrainedModel) -> bool:
     """Switch the model to packed attention; where it cannot be, warn and leave it as it is.
 
     Returns:
         whether packed rows may be fed to it.
     """
-    if reason := why_not_packed(model.config, model):
+    if reason := packing_obstacle(model.config, model):
         warnings.warn(f"{type(model).__name__} is trained on padded batches, not packed ones: {reason}", stacklevel=2)
         return False
     if torch.cuda.is_available():
-        settle(full_width(*head_widths(model.config)))
+        attention_kernel(full_width(*head_widths(model.config)))
     register_packed_attention()
     model.set_attn_implementation(NAME)
     return True
@@ -170,7 +170,7 @@ def varlen_attention_forward(
     assert query_BHTD.shape[0] == 1, f"a packed batch is one row, not {query_BHTD.shape[0]}"
     assert query_BHTD.shape[2] == key_BKTD.shape[2], "packed rows are not generated from a cache"
     assert not any(kwargs.get(name) is not None for name in ("sliding_window", "s_aux", "softcap", "position_bias")), (
-        "see why_not_packed"
+        "see packing_obstacle"
     )
     scale = scaling if scaling is not None else query_BHTD.shape[-1] ** -0.5
     device = query_BHTD.device.type
@@ -190,7 +190,7 @@ def _has_kernel(query_BHTD: torch.Tensor) -> bool:
     return query_BHTD.is_cuda and query_BHTD.dtype in (
         torch.bfloat16,
         torch.float16,
-    )  # on a GPU that has it: see why_not_packed
+    )  # on a GPU that has it: see packing_obstacle
 
 
 def _one_by_one(
@@ -226,7 +226,7 @@ def _kernel(
     """The kernel, which wants heads of one width, a multiple of 8: narrower ones are padded with zeros, and the output is cropped."""
     groups, out_width = query_BHTD.shape[1] // key_BKTD.shape[1], value_BKTE.shape[-1]
     full = full_width(query_BHTD.shape[-1], out_width)
-    kernel = settle(full)
+    kernel = attention_kernel(full)
     if groups > 1 and not kernel.grouped:
         key_BKTD, value_BKTE = repeat_kv(key_BKTD, groups), repeat_kv(value_BKTE, groups)
     query_THF, key_TKF, value_TKF = (

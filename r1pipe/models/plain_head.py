@@ -16,7 +16,7 @@ import torch
 from transformers import PreTrainedModel
 from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
 
-from r1pipe.models.linear_ce import why_not_linear_ce
+from r1pipe.models.linear_ce import linear_ce_obstacle
 
 MOST_LOGITS = 2**27  # 512 MiB in float32, and some five times that at the peak of a pass; above, TRL's head
 
@@ -42,7 +42,7 @@ def add_plain_head(model: PreTrainedModel, temperature: float, outputs: tuple[st
         outputs: of log_probs, entropy and is_top1.
     """
     assert set(outputs) <= {"log_probs", "entropy", "is_top1"}, outputs
-    if why_not_linear_ce(model):
+    if linear_ce_obstacle(model):
         return
     fused = model.forward
 

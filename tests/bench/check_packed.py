@@ -110,7 +110,7 @@ def main() -> None:
     from r1pipe.models import attention_kernels as kernels
     from r1pipe.models.linear_ce import add_linear_ce
     from r1pipe.models.loading import compile_layers
-    from r1pipe.models.packed_attention import pack, use_varlen
+    from r1pipe.models.packed_attention import pack, use_packed_attention
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     draw = torch.Generator().manual_seed(0)
@@ -129,7 +129,7 @@ def main() -> None:
         routes = Routes(model)
         wanted, direction = measure(model, singles, total, fused=False)
         routes.compared = True
-        assert use_varlen(model)
+        assert use_packed_attention(model)
         add_linear_ce(model)
         steps: list[tuple[str, Any]] = [("packed", lambda: None)]
         if kind == "deepseek_v3":

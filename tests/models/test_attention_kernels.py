@@ -120,4 +120,4 @@ def test_on_the_gpu_it_is_what_torch_computes(width: int) -> None:
     if torch.cuda.get_device_capability() < kernels.HOPPER:
         pytest.skip("FlashAttention 4 needs Hopper")
     assert kernels._difference(flash4, kernels._of_torch().attend, width) is None
-    assert kernels.settle(width).name == "FlashAttention 4"
+    assert kernels.attention_kernel(width).name == "FlashAttention 4"

@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from r1pipe.models import linear_ce
-from r1pipe.models.linear_ce import LinearCrossEntropy, add_linear_ce, why_not_linear_ce
+from r1pipe.models.linear_ce import LinearCrossEntropy, add_linear_ce, linear_ce_obstacle
 
 
 def tensors(n: int = 37, device: str = "cpu") -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -57,7 +57,7 @@ def test_a_models_loss_and_tied_gradients(tiny_checkpoint: Any) -> None:
     from r1pipe.models.loading import load_model
 
     model = load_model(tiny_checkpoint, training=True)
-    assert model.config.tie_word_embeddings and why_not_linear_ce(model) == ""
+    assert model.config.tie_word_embeddings and linear_ce_obstacle(model) == ""
     ids = torch.randint(4, 200, (2, 11), generator=torch.Generator().manual_seed(1))
     labels = ids.masked_fill(torch.arange(11) < 4, -100)
     model(input_ids=ids, labels=labels).loss.backward()
@@ -84,7 +84,7 @@ def test_scaled_logits_are_left_to_trl() -> None:
         "num_key_value_heads": 1,
     }
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model("gemma2", head_dim=16, **sizes))
-    assert "capped" in why_not_linear_ce(model)
+    assert "capped" in linear_ce_obstacle(model)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -14,10 +14,10 @@ from r1pipe.models.attention_kernels import Kernel
 from r1pipe.models.packed_attention import (
     pack,
     packed_kwargs,
+    packing_obstacle,
     register_packed_attention,
-    use_varlen,
+    use_packed_attention,
     varlen_attention_forward,
-    why_not_packed,
 )
 
 ROWS = [[5, 6, 7, 8, 9, 10, 11], [12], [13, 14, 15], [16, 17, 18, 19, 20]]
@@ -80,7 +80,7 @@ def test_packed_rows_equal_rows_alone(make: Any) -> None:
     joined_TV = torch.cat(alone)
     joined_TV.log_softmax(-1).square().mean().backward()
     wanted = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-    assert use_varlen(model)
+    assert use_packed_attention(model)
     logits_TV, grads = logits_and_grads(model, **pack(ROWS))
     torch.testing.assert_close(logits_TV, joined_TV.detach(), atol=1e-5, rtol=1e-5)
     for name, grad in wanted.items():
@@ -92,7 +92,7 @@ def test_packed_rows_equal_rows_alone(make: Any) -> None:
 def test_the_last_row_does_not_see_the_first() -> None:
     """A test of the test: without cu_seq_lens the rows would see each other, and the comparison above would tell."""
     model = tiny()
-    use_varlen(model)
+    use_packed_attention(model)
     inputs = pack(ROWS)
     apart = model(use_cache=False, **inputs).logits
     together = model(use_cache=False, **{k: v for k, v in inputs.items() if not k.startswith(("cu_", "max_"))}).logits
@@ -106,7 +106,7 @@ def test_padded_batches_and_generation_are_as_before() -> None:
     ask = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "eos_token_id": 63}
     with torch.no_grad():
         before, said = model(input_ids=ids, attention_mask=mask).logits, model.generate(ids, attention_mask=mask, **ask)
-        assert use_varlen(model)
+        assert use_packed_attention(model)
         after, says = model(input_ids=ids, attention_mask=mask).logits, model.generate(ids, attention_mask=mask, **ask)
     assert torch.equal(before, after)
     assert torch.equal(said, says)
@@ -128,15 +128,15 @@ def test_models_that_cannot_be_packed_are_left_alone_with_one_warning(
     model = tiny(kind, **more)
     before = model.config._attn_implementation
     with pytest.warns(UserWarning, match=reason):
-        assert not use_varlen(model)
+        assert not use_packed_attention(model)
     assert model.config._attn_implementation == before
 
 
 def test_sinks_are_seen_in_the_weights() -> None:
     model = tiny("gpt_oss", head_dim=8, num_local_experts=2, num_experts_per_tok=1, layer_types=["full_attention"] * 2)
-    assert "sinks" in why_not_packed(model.config, model)
+    assert "sinks" in packing_obstacle(model.config, model)
     plain = tiny()
-    assert why_not_packed(plain.config, plain) == ""
+    assert packing_obstacle(plain.config, plain) == ""
 
 
 def test_dropout_is_refused() -> None:
@@ -171,7 +171,7 @@ def fake_kernel(attends: list[tuple[int, ...]], grouped: bool) -> Any:
 def test_the_kernels_path_pads_crops_and_groups(grouped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is done around the kernel, with its contract in the kernel's place: narrow values, odd widths, fewer key heads."""
     seen: list[tuple[int, ...]] = []
-    monkeypatch.setattr(kernels, "_SETTLED", {24: Kernel("fake", fake_kernel(seen, grouped), grouped)})
+    monkeypatch.setattr(kernels, "_KERNELS", {24: Kernel("fake", fake_kernel(seen, grouped), grouped)})
     q, k, v = torch.randn(1, 4, 9, 20), torch.randn(1, 2, 9, 20), torch.randn(1, 2, 9, 12)
     ends = packed_kwargs([4, 5])["cu_seq_lens_q"]
     out = varlen._kernel(q, k, v, ends, 8, 0.25)
@@ -202,10 +202,10 @@ def test_layers_compile_to_one_graph_for_all_lengths(half: bool, monkeypatch: py
         return torch.ops.r1pipe_test.attend(q, k, v, ends, longest, scale)
 
     graphs: list[Any] = []
-    monkeypatch.setattr(varlen, "settle", lambda width: Kernel("fake", kernel, True))
+    monkeypatch.setattr(varlen, "attention_kernel", lambda width: Kernel("fake", kernel, True))
     monkeypatch.setattr(varlen, "_has_kernel", lambda query: True)
     model = tiny(num_hidden_layers=3)
-    use_varlen(model)
+    use_packed_attention(model)
     batches = [pack(ROWS), pack(ROWS[:2] * 4), pack([list(range(1, 40)), *ROWS])]
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
         wanted = [model(use_cache=False, **batch).logits for batch in batches]
@@ -232,7 +232,7 @@ def test_autocast_brings_queries_and_keys_to_half(monkeypatch: pytest.MonkeyPatc
         lambda q, k, v, *rest: (kinds.extend([q.dtype, k.dtype, v.dtype]), plain(q, k, v, *rest))[1],
     )
     model = tiny()
-    use_varlen(model)
+    use_packed_attention(model)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         model(use_cache=False, **pack(ROWS))
     assert set(kinds) == {torch.bfloat16}
@@ -247,7 +247,7 @@ def test_the_kernel_equals_sdpa_in_bf16(make: Any) -> None:
         alone = torch.cat(
             [model(input_ids=torch.tensor([row], device="cuda"), use_cache=False).logits[0] for row in ROWS]
         ).float()
-        assert use_varlen(model)
+        assert use_packed_attention(model)
         packed = model(use_cache=False, **pack(ROWS, "cuda")).logits[0].float()
     labels = torch.tensor([t for row in ROWS for t in row], device="cuda")
     loss = torch.nn.functional.cross_entropy
@@ -272,4 +272,4 @@ def test_grouped_heads_on_the_gpu_equal_repeated_ones() -> None:
 def test_no_warning_where_it_works() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert use_varlen(tiny())
+        assert use_packed_attention(tiny())

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from pydantic import ValidationError
-from tests.tiny_trainers import ROWS
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from r1pipe.errors import ConfigError
 from r1pipe.here import Here
 from r1pipe.schema import GRPOParams, Phase, RewardSpec, SFTParams
+from tests.tiny_trainers import ROWS
 
 LORA = {"r": 4, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]}
 PHASES = [

@@ -73,9 +73,7 @@ class R1GRPOTrainer(Rollouts):
 
     def _weights(self, phase: Phase) -> torch.Tensor:
         """The phase's weights, (R,); TRL multiplies by them, after normalising each reward where that is asked for."""
-        weight = {
-            name: spec.weight for name, spec in zip(component_names(phase.rewards), phase.rewards, strict=True)
-        }
+        weight = {name: spec.weight for name, spec in zip(component_names(phase.rewards), phase.rewards, strict=True)}
         return torch.tensor([weight.get(name, 1.0) for name in self.reward_names])
 
     def _enter_phase(self) -> None:

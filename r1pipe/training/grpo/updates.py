@@ -23,8 +23,8 @@ from trl import GRPOConfig, GRPOTrainer
 
 from r1pipe.here import Here
 from r1pipe.models.loading import compile_layers, without_adapter
-from r1pipe.models.memory import free_memory, shares, still_to_come
-from r1pipe.models.packed_attention import use_varlen
+from r1pipe.models.memory import first_update_bytes, free_memory, state_shares
+from r1pipe.models.packed_attention import use_packed_attention
 from r1pipe.models.plain_head import add_plain_head
 from r1pipe.training.grpo.completion_packs import auto_tokens, deal, dealt_pack_count, loss_weights, pack_completions
 from r1pipe.training.grpo.vllm_rollouts import gap_of, importance_ratio, share_masked
@@ -91,9 +91,9 @@ class TokenMicrobatches(GRPOTrainer):
             add_plain_head(base, self.temperature, ("log_probs", "entropy"))
             if reference is not None:
                 add_plain_head(reference, self.temperature, ("log_probs",))
-        self.packed = microbatch_tokens is not None and use_varlen(base)
+        self.packed = microbatch_tokens is not None and use_packed_attention(base)
         if self.packed and reference is not None:
-            use_varlen(reference)
+            use_packed_attention(reference)
         self.compiled = self.packed and compiled
         if compiled and not self.packed:
             warnings.warn("grpo.compile is ignored: it is of packed rows, and rows are padded here", stacklevel=3)
@@ -235,7 +235,7 @@ class TokenMicrobatches(GRPOTrainer):
         without = [] if is_deepspeed_zero3_enabled() else [p for p in trained if p.grad is None]
         moments = [] if getattr(self.optimizer, "state", None) else trained
         gradients, moments = (sum(getattr(p, "ds_numel", p.numel()) for p in some) for some in (without, moments))
-        return still_to_come(gradients, moments, shares(self.here))
+        return first_update_bytes(gradients, moments, state_shares(self.here))
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         """TRL's loss of the rows that one training step is given, pack by pack.

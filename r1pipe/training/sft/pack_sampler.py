@@ -131,8 +131,7 @@ class PackSampler(UpdateSampler):
         super().__init__(lengths, batch_size, updates, ranks, rank, seed)
         limit = max(pack_tokens, max(self.lengths))
         self.accumulation = (
-            max(balanced_pack_count([self.lengths[i] for i in rows], ranks, limit) for rows in self.batches())
-            // ranks
+            max(balanced_pack_count([self.lengths[i] for i in rows], ranks, limit) for rows in self.batches()) // ranks
         )
         self.capacity = max(sum(self.lengths[i] for i in pack) for rows in self.batches() for pack in self.passes(rows))
 

@@ -12,8 +12,8 @@ import torch
 
 from r1pipe.here import Here
 from r1pipe.models.loading import compile_layers, routed
-from r1pipe.models.memory import Need, device_memory, shares, training_need
-from r1pipe.models.packed_attention import use_varlen, why_not_packed
+from r1pipe.models.memory import Need, device_memory, state_shares, training_need
+from r1pipe.models.packed_attention import packing_obstacle, use_packed_attention
 from r1pipe.schema import SFTParams
 from r1pipe.training.arguments import half_base
 from r1pipe.training.sft.pack_sampler import PackSampler
@@ -38,7 +38,7 @@ class PackingPlan:
         from r1pipe.training.sft.sft_trainer import PackedSFTTrainer
 
         model = arguments["model"]
-        assert use_varlen(model), "plan_packing looked at this model"
+        assert use_packed_attention(model), "plan_packing looked at this model"
         if self.compile:
             compile_layers(model)
         return PackedSFTTrainer(self.sampler, **arguments)
@@ -56,7 +56,7 @@ def plan_packing(
     ):  # passes differ in length, and blocks of fixed size would leave holes; read at the first allocation
         os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     skeleton = skeleton_of(checkpoint)
-    if reason := why_not_packed(skeleton.config, skeleton):
+    if reason := packing_obstacle(skeleton.config, skeleton):
         warnings.warn(f"rows are padded, not packed: of {type(skeleton).__name__}, {reason}", stacklevel=3)
         _warn_of_padding(params, "rows are padded")
         return None
@@ -72,7 +72,7 @@ def plan_packing(
         )
     tokens = updates * params.batch_size * sum(lengths) / len(lengths)
     compiled = _compiled(params, here, skeleton, tokens * flops_per_token(skeleton) / here.world_size)
-    on = shares(here)
+    on = state_shares(here)
     memory = device_memory()
 
     def need(tokens: int) -> Need:

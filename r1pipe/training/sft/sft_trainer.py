@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 from torch.utils.data import Sampler
 from trl import SFTTrainer
 
-from r1pipe.models.linear_ce import add_linear_ce, why_not_linear_ce
+from r1pipe.models.linear_ce import add_linear_ce, linear_ce_obstacle
 from r1pipe.models.loading import without_adapter
 from r1pipe.models.packed_attention import rounded
 from r1pipe.training.sft.pack_sampler import PackSampler, UpdateSampler
@@ -57,7 +57,7 @@ class PackedSFTTrainer(PaddedSFTTrainer):
         args: Any = self.args
         plain = args.loss_type == "nll" and not args.label_smoothing_factor and self.compute_loss_func is None
         self.linear_ce = (
-            plain and not self.aux_loss_enabled and not self.is_fsdp_enabled and not why_not_linear_ce(base)
+            plain and not self.aux_loss_enabled and not self.is_fsdp_enabled and not linear_ce_obstacle(base)
         )
         if self.linear_ce:
             add_linear_ce(base)

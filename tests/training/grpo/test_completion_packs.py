@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.tiny_trainers import grpo_params, grpo_trainer
 from transformers import Qwen2Config
 from trl import GRPOTrainer
 
@@ -16,6 +15,7 @@ from r1pipe.errors import ConfigError
 from r1pipe.schema import LOSS_TYPES, GRPOParams, Phase, RewardSpec
 from r1pipe.training.grpo.completion_packs import auto_tokens, deal, dealt_pack_count, loss_weights, pack_completions
 from r1pipe.training.grpo.grpo_training import compiled_layers, grpo_arguments, token_microbatches
+from tests.tiny_trainers import grpo_params, grpo_trainer
 
 PROMPT, COMPLETION = 9, 14
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.tiny_trainers import ROWS, grpo_params, grpo_trainer
 
 from r1pipe.errors import ConfigError
 from r1pipe.rewards import REWARDS
@@ -17,6 +16,7 @@ from r1pipe.schema import Phase, RewardSpec
 from r1pipe.training.grpo import drawing as grpo_rollout
 from r1pipe.training.grpo.early_rewards import EarlyRewards
 from r1pipe.training.grpo.vllm_rollouts import telling
+from tests.tiny_trainers import ROWS, grpo_params, grpo_trainer
 
 SPECS = [
     RewardSpec(name="accuracy"),

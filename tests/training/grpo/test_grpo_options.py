@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from tests.tiny_trainers import ROWS, grpo_params, grpo_trainer
 
 from r1pipe.schema import GRPOParams, Phase, RewardSpec
 from r1pipe.training.grpo.grpo_training import grpo_arguments
 from r1pipe.training.grpo.prompt_order import spare_prompts
+from tests.tiny_trainers import ROWS, grpo_params, grpo_trainer
 
 
 def even_rows_have_signal(completions: list[Any], **columns: Any) -> list[float]:

@@ -6,11 +6,11 @@ import json
 
 import pytest
 import torch
-from tests.tiny_trainers import ROWS, grpo_trainer
 
 from r1pipe.generation.decoding import decode
 from r1pipe.schema import GRPOParams, Phase, RewardSpec
 from r1pipe.training.grpo.prompt_order import order_prompts, phase_at
+from tests.tiny_trainers import ROWS, grpo_trainer
 
 REWARDS = [RewardSpec(name="accuracy"), RewardSpec(name="format", params={"form": "auto"})]
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from tests.tiny_trainers import ROWS, grpo_trainer
 
 from r1pipe.here import Here
 from r1pipe.models.loading import load_model
 from r1pipe.schema import GRPOParams, Phase, RewardSpec
 from r1pipe.training.grpo.grpo_trainer import R1GRPOTrainer
 from r1pipe.training.grpo.grpo_training import train_grpo
+from tests.tiny_trainers import ROWS, grpo_trainer
 
 BEST = 2  # the update after which the policy answers best
 

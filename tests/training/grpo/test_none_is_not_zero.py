@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from tests.tiny_trainers import ROWS, grpo_trainer
 
 from r1pipe.schema import GRPOParams, Phase, RewardSpec
 from r1pipe.training.grpo.grpo_trainer import zero_signal
+from tests.tiny_trainers import ROWS, grpo_trainer
 
 FIRST = f"{__name__}:first"
 SECOND = f"{__name__}:second"

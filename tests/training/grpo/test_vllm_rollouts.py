@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.tiny_trainers import ROWS, grpo_trainer
 
 from r1pipe.errors import ConfigError, MissingToolError
 from r1pipe.generation.decoding import decode
@@ -22,6 +21,7 @@ from r1pipe.training.grpo.vllm_rollouts import (
     trl_extract_logprobs,
     vllm_arguments,
 )
+from tests.tiny_trainers import ROWS, grpo_trainer
 
 RANDOM = [RewardSpec(name="random")]
 

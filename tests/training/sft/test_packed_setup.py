@@ -11,7 +11,7 @@ import torch
 
 from r1pipe.here import Here
 from r1pipe.models import packed_attention as varlen
-from r1pipe.models.memory import Shares, shares, still_to_come, training_need
+from r1pipe.models.memory import StateShares, first_update_bytes, state_shares, training_need
 from r1pipe.schema import Launch, SFTParams
 from r1pipe.training.sft import packed_setup as packed
 from r1pipe.training.sft.packed_setup import plan_packing
@@ -77,7 +77,7 @@ def test_states_are_sixteen_bytes_a_parameter_and_the_copies_two(qwen: Path) -> 
     size = sum(p.numel() for p in skeleton.parameters())
     assert size == pytest.approx(1.54e9, rel=0.01)
     assert training_need(skeleton, 1).states == 18 * size
-    assert training_need(skeleton, 1, Shares(0.25, 0.25, 0.25)).states == 16 * size / 4 + 2 * size
+    assert training_need(skeleton, 1, StateShares(0.25, 0.25, 0.25)).states == 16 * size / 4 + 2 * size
     assert training_need(skeleton, 1, trained=0.0).states == 6 * size
     assert training_need(skeleton, 1, trained=0.0, in_float32=0.0).states == 2 * size, (
         "an adapter's base lies in half precision only"
@@ -103,33 +103,33 @@ def test_compiling_is_for_long_training(qwen: Path, here: Here, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("profile", "offload", "wanted"),
     [
-        ("process", "none", Shares()),
-        ("ddp", "none", Shares()),
-        ("zero1", "none", Shares(0.25, 1.0, 0.25)),
-        ("zero2", "none", Shares(0.25, 0.25, 0.25)),
-        ("zero3", "none", Shares(0.25, 0.25, 0.25)),
-        ("fsdp2", "none", Shares(0.25, 0.25, 0.25)),
-        ("zero1", "optimizer", Shares(0.0, 1.0, 0.0)),
-        ("zero2", "optimizer", Shares(0.0, 0.25, 0.0)),
-        ("zero3", "all", Shares(0.0, 0.25, 0.0)),
-        ("fsdp2", "all", Shares(0.0, 0.25, 0.0)),
+        ("process", "none", StateShares()),
+        ("ddp", "none", StateShares()),
+        ("zero1", "none", StateShares(0.25, 1.0, 0.25)),
+        ("zero2", "none", StateShares(0.25, 0.25, 0.25)),
+        ("zero3", "none", StateShares(0.25, 0.25, 0.25)),
+        ("fsdp2", "none", StateShares(0.25, 0.25, 0.25)),
+        ("zero1", "optimizer", StateShares(0.0, 1.0, 0.0)),
+        ("zero2", "optimizer", StateShares(0.0, 0.25, 0.0)),
+        ("zero3", "all", StateShares(0.0, 0.25, 0.0)),
+        ("fsdp2", "all", StateShares(0.0, 0.25, 0.0)),
     ],
 )
-def test_the_profile_spreads_the_states(profile: Any, offload: Any, wanted: Shares, here: Here) -> None:
+def test_the_profile_spreads_the_states(profile: Any, offload: Any, wanted: StateShares, here: Here) -> None:
     """ZeRO-1 and -2 were planned as if each rank held everything."""
     from r1pipe.config.profiles import optimizer_on_cpu
 
     here.profile = profile
     here.world_size = 4
     here.optimizer_on_cpu = optimizer_on_cpu(Launch(profile=profile, offload=offload))
-    assert shares(here) == wanted
+    assert state_shares(here) == wanted
 
 
 def test_what_the_first_update_allocates() -> None:
-    assert still_to_come(100, 100, Shares()) == 1200, "gradients and two moments in float32"
-    assert still_to_come(100, 0, Shares()) == 400, "a run that goes on has its moments"
-    assert still_to_come(100, 100, Shares(0.25, 1.0, 0.25)) == 600
-    assert still_to_come(100, 100, Shares(0.0, 0.25, 0.0)) == 100
+    assert first_update_bytes(100, 100, StateShares()) == 1200, "gradients and two moments in float32"
+    assert first_update_bytes(100, 0, StateShares()) == 400, "a run that goes on has its moments"
+    assert first_update_bytes(100, 100, StateShares(0.25, 1.0, 0.25)) == 600
+    assert first_update_bytes(100, 100, StateShares(0.0, 0.25, 0.0)) == 100
 
 
 def test_a_pass_is_larger_where_the_states_are_spread(qwen: Path, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:

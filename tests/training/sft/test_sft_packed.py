@@ -66,7 +66,7 @@ def test_weights_are_those_of_rows_one_by_one(
     """fp32: 1e-5. Our own loss with passes filled up, as on a GPU."""
     monkeypatch.setitem(ROUND, "cpu", 32)
     if not ours:
-        monkeypatch.setattr("r1pipe.training.sft.sft_trainer.why_not_linear_ce", lambda model: "the test wants TRL's")
+        monkeypatch.setattr("r1pipe.training.sft.sft_trainer.linear_ce_obstacle", lambda model: "the test wants TRL's")
     params = SFTParams(
         lr=0.5,
         batch_size=8,
