@@ -1,11 +1,14 @@
-"""The pydantic bases that stages declare themselves with.
+"""The pydantic models from which stages build their Config, Inputs and Outputs.
 
-Every field carries its unit, meaning and source: a paper section (v2 = arXiv 2501.12948v2), or 'our choice'. A default
-stands here and nowhere else. Batch sizes are global; per-device numbers are derived at launch.
+The docstring under each field says its meaning, unit and source: a section of the paper (v1, v2 = versions 1 and 2 of
+arXiv 2501.12948), or 'our choice'. A default stands here and nowhere else. Batch sizes are global; the numbers for
+each device are derived at launch.
 """
 
 from r1pipe.schema.base import Launch, Model, Ordered, PathOr, Ports, Slurm, StageConfig, Text, TextFile
-from r1pipe.schema.grpo import LOSS_TYPES, AuditParams, GRPOParams, Guards, Phase, RewardSpec, VLLMRollout
+from r1pipe.schema.grpo import LOSS_TYPES, GRPOParams, VLLMRollout
+from r1pipe.schema.phases import Phase, RewardSpec
+from r1pipe.schema.safeguards import AuditParams, Guards
 from r1pipe.schema.sampling import (
     Engine,
     EngineConfig,

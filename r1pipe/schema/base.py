@@ -16,8 +16,8 @@ from pydantic.fields import FieldInfo
 class PathOr:
     """Marks a str field (`Annotated[str, PathOr("chat")]`) as a path unless it is one of these words.
 
-    Path fields (these, and fields of type pathlib.Path) are relative to the YAML that states them, `~` and `${VAR}` expand,
-    the file must exist, and its content is what enters the fingerprint.
+    Path fields are these, and fields of type pathlib.Path. They are relative to the YAML that states them, `~` and
+    `${VAR}` are expanded, the file must exist, and its content is what enters the fingerprint.
     """
 
     words: tuple[str, ...]
@@ -28,7 +28,10 @@ class PathOr:
 
 @dataclass(frozen=True)
 class Ordered:
-    """Marks a mapping (`Annotated[dict[...], Ordered()]`), of a Config or of Inputs, whose order decides something: put in another order, it is another."""
+    """Marks a mapping of a Config or of Inputs (`Annotated[dict[...], Ordered()]`) whose order decides something.
+
+    Fingerprints ignore the order of keys. For a marked mapping another order is another config.
+    """
 
 
 class Model(BaseModel):
@@ -47,13 +50,17 @@ class Model(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _over_the_default(cls, data: Any) -> Any:
-        """A block that states part of a field is laid over the field's default: `sft: {lr: 8e-5}` keeps the stage's own batch size."""
+        """Lay a block over the default of its field: `sft: {lr: 8e-5}` keeps the batch size that the stage sets."""
         if not isinstance(data, dict):
             return data
         return {name: _laid_over(cls.model_fields.get(name), value) for name, value in data.items()}
 
     def changed(self, names: Iterable[str]) -> list[str]:
-        """Of these fields, those whose value is not the default. Not what was stated: the config that a worker reads states every default."""
+        """Of these fields, those whose value is not the default.
+
+        Values are compared, because pydantic's `model_fields_set` says nothing in a worker: the config that it reads
+        states every default.
+        """
         return [
             name
             for name in names
@@ -69,86 +76,109 @@ def _laid_over(field: FieldInfo | None, value: Any) -> Any:
 
 
 class TextFile(Model):
-    """A text that is too long for the YAML; its content is what enters the fingerprint."""
+    """A text that is too long for the YAML. Its content is what enters the fingerprint."""
 
     file: Path
     """In UTF-8."""
 
 
-def _no_path(text: str) -> str:
+def _not_a_path(text: str) -> str:
     if re.fullmatch(r"\S+\.(txt|md|jsonl?|ya?ml)", text):
-        raise ValueError(f"a text is wanted, and this is the name of a file: write {{file: {text}}}")
+        raise ValueError(f"this takes a text, and the value is the name of a file: write {{file: {text}}}")
     return text
 
 
-Text = Annotated[str, AfterValidator(_no_path)] | TextFile
+Text = Annotated[str, AfterValidator(_not_a_path)] | TextFile
 """A text as it stands in the YAML, or `{file: PATH}`; r1pipe.text.rendering.read_text reads it."""
 
 
 class Ports(Model):
-    """Base of a stage's Inputs and Outputs: each field's type is an Artifact, `Artifact | None`, or `dict[str, Artifact]`."""
+    """Base of a stage's Inputs and Outputs.
 
-    # pydantic would read the source of the artifact's class once for every port: 0.2 s of each command
+    The type of each field is an Artifact, `Artifact | None`, or `dict[str, Artifact]`.
+    """
+
+    # Looking for docstrings, pydantic would parse the artifact's class once for every port: 0.1 s of each command.
     model_config = ConfigDict(use_attribute_docstrings=False)
 
 
 class Slurm(Model):
-    """What goes into the sbatch header."""
+    """What goes into the header of the sbatch script."""
 
     partition: str | None = None
-    time: str | None = Field(default=None, description="HH:MM:SS")
+    """None = the cluster's default."""
+
+    time: str | None = None
+    """HH:MM:SS; none = the partition's default."""
+
     gpus_per_node: int = Field(default=8, ge=1)
-    extra: list[str] = Field(default_factory=list, description="further #SBATCH lines")
+    """GPUs of each machine, and its ranks with num_processes: auto."""
+
+    extra: list[str] = Field(default_factory=list)
+    """Further #SBATCH lines."""
 
 
 class Launch(Model):
     """How a stage becomes processes. Not part of its fingerprint."""
 
-    profile: Literal["process", "ddp", "zero1", "zero2", "zero3", "fsdp2"] = Field(
-        default="process", description="configs/accelerate/<profile>.yaml"
-    )
-    num_processes: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
-        default=1,
-        description="ranks on a machine; auto = one a GPU, on several machines the hostfile's slots or slurm.gpus_per_node, and the default there",
-    )
-    nodes: int = Field(default=1, ge=1, description="machines, which see the same files; through Slurm or a hostfile")
-    threads: int | None = Field(default=None, ge=1, description="CPU threads a rank; none = cores / ranks")
-    offload: Literal["none", "optimizer", "all"] = Field(
-        default="none",
-        description="what lives in CPU memory: optimizer = its states and step (zero1, zero2, zero3); all = the weights too (zero3, fsdp2)",
-    )
-    deepspeed: dict[str, Any] = Field(
-        default_factory=dict, description="of zero1, zero2, zero3: laid over configs/accelerate/<profile>.json"
-    )
-    hostfile: Path | None = Field(
-        default=None,
-        description="the machines, a line `HOST slots=8` each as DeepSpeed has it; ranks are started there over ssh",
-    )
+    profile: Literal["process", "ddp", "zero1", "zero2", "zero3", "fsdp2"] = "process"
+    """configs/accelerate/<profile>.yaml."""
+
+    num_processes: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
+    """Ranks on each machine.
+
+    auto = one for each GPU; on several machines the hostfile's slots or slurm.gpus_per_node, and the default there.
+    """
+
+    nodes: int = Field(default=1, ge=1)
+    """Machines, which must see the same files; through Slurm or a hostfile."""
+
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads of each rank; none = cores / ranks."""
+
+    offload: Literal["none", "optimizer", "all"] = "none"
+    """What lives in CPU memory.
+
+    optimizer = its states and its step (zero1, zero2, zero3); all = the weights too (zero3, fsdp2).
+    """
+
+    deepspeed: dict[str, Any] = Field(default_factory=dict)
+    """For zero1, zero2, zero3: laid over configs/accelerate/<profile>.json."""
+
+    hostfile: Path | None = None
+    """The machines, a line `HOST slots=8` each, in DeepSpeed's format. Ranks are started there over ssh."""
+
     slurm: Slurm | None = None
+    """Run the stage under Slurm."""
 
     @model_validator(mode="before")
     @classmethod
-    def _all_of_several_machines(cls, data: Any) -> Any:
-        """Eight GPUs each on sixteen machines, and one rank each, is nobody's wish."""
-        several = (
-            isinstance(data, dict)
-            and "num_processes" not in data
-            and isinstance(data.get("nodes"), int)
-            and data["nodes"] > 1
-        )
-        return data | {"num_processes": "auto"} if several else data
+    def _auto_on_several_machines(cls, data: Any) -> Any:
+        """On several machines the default is `auto`: one rank on each machine would leave its other GPUs idle."""
+        if not isinstance(data, dict) or "num_processes" in data:
+            return data
+        nodes = data.get("nodes")
+        if isinstance(nodes, int) and nodes > 1:
+            return data | {"num_processes": "auto"}
+        return data
 
 
 class StageConfig(Model):
-    """Base of every stage's Config. `launch` is not fingerprinted; r1pipe/run/manifest.py names what else is not."""
+    """Base of every stage's Config.
 
-    seed: int = Field(default=0, ge=0, description="every random draw of the stage derives from it (our choice)")
+    `launch` is not part of the fingerprint; r1pipe/run/manifest.py names what else is not.
+    """
+
+    seed: int = Field(default=0, ge=0)
+    """Every random draw of the stage derives from it (our choice)."""
+
     launch: Launch = Launch()
+    """How the stage becomes processes."""
 
     def mismatch(self, given: set[str]) -> str:
-        """Why this config does not go with the inputs that are given; empty where it does. Asked when the YAML is read.
+        """Why this config does not fit the stage's inputs; empty where it does. Called when the YAML is read.
 
         Args:
-            given: names of ports; of those that hold several, `port.key` too.
+            given: names of the ports that have an input; of those that hold several, `port.key` too.
         """
         return ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -233,21 +232,6 @@ def test_a_rollback_cannot_share_the_process_with_vllm(tiny_checkpoint, here, tm
     asked = params(guards={"non_finite": {"action": "rollback", "limit": 0}}, save_every=1)
     with pytest.raises(ConfigError, match="vLLM in this process"):
         train_grpo(tiny_checkpoint, {"prompts": ROWS}, [], asked, "chat", tmp_path, here, 0)
-
-
-def test_defaults_leave_old_fingerprints_alone():
-    plain = params(rollout="hf").model_dump(mode="json")
-    new = {
-        "rollout",
-        "vllm",
-        "microbatch_tokens",
-        "epsilon_high",
-        "importance_level",
-        "mask_truncated",
-        "resample",
-        "skip_no_signal",
-    }
-    assert not new & set(plain), json.dumps(sorted(new & set(plain)))
 
 
 class Flat(list):

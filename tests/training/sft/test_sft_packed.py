@@ -290,11 +290,6 @@ def test_what_we_stand_on_in_trl_is_what_we_read() -> None:
         assert hashlib.sha256(inspect.getsource(source).encode()).hexdigest()[:16] == read[name], f"TRL changed {name}"
 
 
-def test_old_fingerprints_stay() -> None:
-    assert not {"packing", "pack_tokens", "compile"} & SFTParams().model_dump(mode="json").keys()
-    assert SFTParams().model_dump(mode="json")["gradient_checkpointing"] is False
-
-
 @pytest.mark.parametrize("asked", [{"loss_type": "dft"}, {"label_smoothing_factor": 0.2}], ids=str)
 def test_another_loss_is_the_one_that_rows_alone_have(asked: dict[str, Any], tiny_checkpoint: Path, here: Here) -> None:
     """The loss without logits is the plain negative log-likelihood only, and took the place of every other one."""
