@@ -211,7 +211,7 @@ def _states(made: Plan) -> dict[str, Any]:
             "state": standing.state,
             "reasons": standing.reasons,
             "warnings": standing.warnings,
-            "reads": {port: source.text for port, source in made.pipeline.stages[name].sources()},
+            "reads": {port: source.text for port, source in made.pipeline.stages[name].edges()},
             "makes": made.pipeline.stages[name].outputs,
         }
         for name, standing in made.standings.items()

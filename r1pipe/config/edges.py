@@ -17,7 +17,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 @dataclass(frozen=True)
-class Source:
+class Edge:
     """Where an input comes from.
 
     Attributes:
@@ -38,7 +38,7 @@ class Source:
     port: str = ""
 
 
-Sources = Source | dict[str, Source] | None
+Edges = Edge | dict[str, Edge] | None
 
 
 def join_inputs(
@@ -48,7 +48,7 @@ def join_inputs(
     made: dict[str, tuple[str, Port]],
     later: dict[str, tuple[str, Origin]],
     problems: list[Problem],
-) -> dict[str, Sources]:
+) -> dict[str, Edges]:
     node = block.value.get("inputs", Node({}, block.origin))
     given = node.value or {}
     if not isinstance(given, dict):
@@ -65,7 +65,7 @@ def join_inputs(
             problems.append(
                 Problem(f"stages.{stage} has no input '{key}'", str(child.origin), nearest(key, list(kind.inputs)))
             )
-    result: dict[str, Sources] = {}
+    result: dict[str, Edges] = {}
     for port in kind.inputs.values():
         child = given.get(port.name)
         if child is None or child.value is None:
@@ -101,7 +101,7 @@ def _source(
     made: dict[str, tuple[str, Port]],
     later: dict[str, tuple[str, Origin]],
     problems: list[Problem],
-) -> Source | None:
+) -> Edge | None:
     text, at, label = node.value, str(node.origin), f"stages.{stage}.inputs.{port.name}"
     if not isinstance(text, str):
         problems.append(
@@ -114,7 +114,7 @@ def _source(
             problems.append(
                 Problem(f"{label} wants {port.type.kind}; '{text}' is {out.type.kind}, made by {maker}", at)
             )
-        return Source(text, text, port.type, "stage", stage=maker, port=out.name)
+        return Edge(text, text, port.type, "stage", stage=maker, port=out.name)
     if text in later:
         maker, below = later[text]
         what = (
@@ -128,17 +128,17 @@ def _source(
         if not re.fullmatch(r"hub:[\w.-]+/[\w.-]+(@[\w./-]+)?", text):
             problems.append(Problem(f"{label}: '{text}' is no hub id", at, "hub:OWNER/NAME or hub:OWNER/NAME@REVISION"))
             return None
-        return Source(text, text[4:].split("/")[1].split("@")[0], port.type, "hub")
+        return Edge(text, text[4:].split("/")[1].split("@")[0], port.type, "hub")
     if text.startswith("embedded:"):
         path = EMBEDDED / text[len("embedded:") :]
         if not path.exists():
             there = [f"embedded:{p.name}" for p in sorted(EMBEDDED.glob("*"))]
             problems.append(Problem(f"{label}: '{text}' does not ship", at, nearest(text, there)))
             return None
-        return Source(text, path.name, port.type, "embedded", path=path)
+        return Edge(text, path.name, port.type, "embedded", path=path)
     if "/" in text or text[:1] in (".", "~") or text.startswith("${"):
         path = _path(text, node.origin, label, port.type, problems)
-        return None if path is None else Source(text, path.name, port.type, "path", path=path)
+        return None if path is None else Edge(text, path.name, port.type, "path", path=path)
     fix = nearest(text, list(made) or list(later))
     problems.append(
         Problem(f"{label}: nothing is called '{text}'", at, f"{fix} (a file in this folder is written ./{text})")

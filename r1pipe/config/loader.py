@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from r1pipe.artifacts import Artifact
-from r1pipe.config.edges import NAME, Source, Sources, join_inputs, join_outputs, join_use
+from r1pipe.config.edges import NAME, Edge, Edges, join_inputs, join_outputs, join_use
 from r1pipe.config.registry import Kind, Port, load_kind
 from r1pipe.config.validation import Problem, raise_all, resolve_paths, validate
 from r1pipe.config.yamltree import Keys, Node, Origin, assign, find, nearest, plain, read, shorten
@@ -30,13 +30,13 @@ class Stage:
     name: str
     kind: Kind
     config: StageConfig
-    inputs: dict[str, Sources]
+    inputs: dict[str, Edges]
     outputs: dict[str, str]  # port -> name; ports that are optional and not asked for are left out
     use: dict[str, Path]  # port -> adopted path; empty unless the YAML says use
     files: dict[Keys, Path]  # the config's path fields
     where: str
 
-    def sources(self) -> Iterator[tuple[str, Source]]:
+    def edges(self) -> Iterator[tuple[str, Edge]]:
         """Every input, ports that hold many as port.key."""
         for port, source in self.inputs.items():
             if isinstance(source, dict):
@@ -47,7 +47,7 @@ class Stage:
     @property
     def makers(self) -> list[str]:
         """The stages that this one reads from."""
-        return list(dict.fromkeys(source.stage for _, source in self.sources() if source.stage))
+        return list(dict.fromkeys(source.stage for _, source in self.edges() if source.stage))
 
 
 @dataclass(frozen=True)

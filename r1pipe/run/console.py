@@ -47,7 +47,7 @@ def shown(metrics: dict[str, Any], limit: int = 4) -> str:
 
 def joins(stage: Stage) -> str:
     """`base, cold-start-chats -> dev1`."""
-    sources = list(dict.fromkeys(source.name for _, source in stage.sources()))
+    sources = list(dict.fromkeys(source.name for _, source in stage.edges()))
     left = ", ".join(sources[:4]) + (", ..." if len(sources) > 4 else "")
     return f"{left} -> {', '.join(stage.outputs.values())}" if left else f"-> {', '.join(stage.outputs.values())}"
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from r1pipe.artifacts import Dataset
-from r1pipe.config.loader import Source
+from r1pipe.config.loader import Edge
 from r1pipe.errors import InputError
 
 
-def _snapshot(source: Source, local: bool) -> Path:
+def _snapshot(source: Edge, local: bool) -> Path:
     from huggingface_hub import snapshot_download
 
     repo, _, revision = source.text.removeprefix("hub:").partition("@")
@@ -17,7 +17,7 @@ def _snapshot(source: Source, local: bool) -> Path:
     return Path(snapshot_download(repo, repo_type=kind, revision=revision or None, local_files_only=local))
 
 
-def hub_commit(source: Source) -> str:
+def hub_commit(source: Edge) -> str:
     """OWNER/NAME@COMMIT where the cache knows the commit, else the id as written (it is fetched before the stage starts)."""
     try:
         folder = _snapshot(source, local=True)
@@ -26,7 +26,7 @@ def hub_commit(source: Source) -> str:
     return f"{source.text.removeprefix('hub:').partition('@')[0]}@{folder.name}"
 
 
-def fetch(source: Source) -> Path:
+def fetch(source: Edge) -> Path:
     """The folder, downloaded if need be.
 
     Raises:

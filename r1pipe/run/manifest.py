@@ -19,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from r1pipe.config.loader import Pipeline, Source, Stage
+from r1pipe.config.loader import Edge, Pipeline, Stage
 from r1pipe.config.validation import trainings
 from r1pipe.data.files import before_pattern, matches
 from r1pipe.run.hub_models import hub_commit
@@ -128,14 +128,14 @@ class Fingerprints:
                 material["use"] = {port: self._digests.path(path) for port, path in stage.use.items()}
             else:
                 material["config"] = self._config(stage)
-                material["inputs"] = {port: self.identity(source) for port, source in stage.sources()}
+                material["inputs"] = {port: self.identity(source) for port, source in stage.edges()}
             self._materials[name] = material
         return self._materials[name]
 
     def of(self, name: str) -> str:
         return hashlib.sha256(json.dumps(self.material(name), sort_keys=True).encode()).hexdigest()
 
-    def identity(self, source: Source) -> str:
+    def identity(self, source: Edge) -> str:
         if source.origin == "stage":
             return f"{self.of(source.stage)}:{source.port}"
         if source.origin == "hub":
@@ -229,7 +229,7 @@ def _standing(
 
 
 def _port_of(stage: Stage, maker: str) -> str:
-    return next(port for port, source in stage.sources() if source.stage == maker)
+    return next(port for port, source in stage.edges() if source.stage == maker)
 
 
 def _remade(stage: Stage, maker: str, record: dict[str, Any], folder: RunFolder) -> bool:
@@ -237,7 +237,7 @@ def _remade(stage: Stage, maker: str, record: dict[str, Any], folder: RunFolder)
     made = read_json(folder.stage(maker).manifest_json)
     if made is None:
         return False
-    for port, source in stage.sources():
+    for port, source in stage.edges():
         read = record["read"].get(port)
         if (
             source.stage == maker
@@ -284,7 +284,7 @@ def differences(
         for key in sorted(before.keys() | after.keys()):
             if before.get(key, _ABSENT) != after.get(key, _ABSENT):
                 lines.append(f"{key}: {_show(before.get(key, _ABSENT))} -> {_show(after.get(key, _ABSENT))}")
-    sources = dict(stage.sources())
+    sources = dict(stage.edges())
     for port in sorted(old.get("inputs", {}).keys() | new.get("inputs", {}).keys()):
         one, other = old.get("inputs", {}).get(port), new.get("inputs", {}).get(port)
         if one == other or "inputs" not in old or "inputs" not in new:

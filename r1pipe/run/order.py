@@ -29,7 +29,7 @@ def reordered(old: dict[str, Any], stage: Stage) -> list[str]:
         if _marked(field):
             then, now = (
                 [name for name in inputs if name.startswith(f"{port}.")]
-                for inputs in (old["inputs"], dict(stage.sources()))
+                for inputs in (old["inputs"], dict(stage.edges()))
             )
             pairs.append((f"inputs.{port}", then, now))
     return [

@@ -9,7 +9,7 @@ from signal import SIGINT, SIGTERM, Signals, getsignal, signal
 from typing import Any
 
 from r1pipe.config.artifact_checks import missing_parts
-from r1pipe.config.loader import Pipeline, Source, Stage
+from r1pipe.config.loader import Edge, Pipeline, Stage
 from r1pipe.config.yamltree import plain
 from r1pipe.errors import GateError, InputError, StageError
 from r1pipe.launch.launcher import Launcher
@@ -163,7 +163,7 @@ def resolve(plan: Plan, stage: Stage) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     read: dict[str, Any] = {}
 
-    def one(port: str, source: Source) -> dict[str, str]:
+    def one(port: str, source: Edge) -> dict[str, str]:
         if source.origin == "stage":
             maker = plan.folder.stage(source.stage)
             manifest = read_json(maker.manifest_json)

@@ -103,7 +103,7 @@ def refuse(plan: Plan) -> None:
         if lacking:
             needs = ", ".join(
                 f"{source.text} (made by {source.stage}: {plan.standings[source.stage].state})"
-                for _, source in stage.sources()
+                for _, source in stage.edges()
                 if source.stage in lacking
             )
             what = f"{name} needs what is not there yet: {needs}"
@@ -116,7 +116,7 @@ def refuse(plan: Plan) -> None:
 def fetch_hub(plan: Plan) -> bool:
     """Download what the stages to run read from the hub; True if something came anew, so that identities may have moved."""
     sources = [
-        source for name in plan.todo for _, source in plan.pipeline.stages[name].sources() if source.origin == "hub"
+        source for name in plan.todo for _, source in plan.pipeline.stages[name].edges() if source.origin == "hub"
     ]
     for source in sources:
         fetch(source)
@@ -135,7 +135,7 @@ def _bytes_wanted(stage: Stage) -> int:
     """A lower bound for what a stage writes: as much as the largest checkpoint brought to it."""
     sizes = [
         sum(p.stat().st_size for p in source.path.glob("*.safetensors"))
-        for _, source in stage.sources()
+        for _, source in stage.edges()
         if source.path is not None and source.path.is_dir()
     ]
     return max(sizes, default=0)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from r1pipe.artifacts import Prompts
-from r1pipe.config.loader import Pipeline, Source, Stage
+from r1pipe.config.loader import Edge, Pipeline, Stage
 from r1pipe.config.yamltree import nearest
 from r1pipe.errors import ConfigError, InputError
 from r1pipe.run.hub_models import fetch
@@ -99,7 +99,7 @@ def audit_pipeline(
     return audits, [f"{error.what}; {error.fix}" if error.fix else error.what for error in missing]
 
 
-def _place(pipeline: Pipeline, folder: RunFolder, source: Source, wanted_by: str) -> Path:
+def _place(pipeline: Pipeline, folder: RunFolder, source: Edge, wanted_by: str) -> Path:
     """Where an input lies.
 
     Raises:
@@ -121,7 +121,7 @@ def _place(pipeline: Pipeline, folder: RunFolder, source: Source, wanted_by: str
 
 def _prompts(pipeline: Pipeline, folder: RunFolder, stage: Stage, port: str, read: Read) -> list[dict[str, Any]]:
     source = stage.inputs.get(port)
-    if not isinstance(source, Source):
+    if not isinstance(source, Edge):
         raise ConfigError(
             f"a phase of {stage.name} asks for prompts from `{port}`, which is no input",
             stage.where,
@@ -150,7 +150,7 @@ def _models(
     paths = {}
     for name, port in MODEL_PORTS.items():
         source = stage.inputs.get(port)
-        if name not in names or not isinstance(source, Source):
+        if name not in names or not isinstance(source, Edge):
             continue
         try:
             paths[name] = _place(pipeline, folder, source, name)
@@ -176,7 +176,7 @@ def _stored(pipeline: Pipeline, folder: RunFolder, read: Read) -> Iterator[tuple
             path = folder.stage(maker.name).path / made["path"]
             asked = {}
             if made["type"] == "report":
-                prompts = [source for _, source in maker.sources() if issubclass(source.type, Prompts)]
+                prompts = [source for _, source in maker.edges() if issubclass(source.type, Prompts)]
                 asked = {
                     row["id"]: row for source in prompts for row in read(_place(pipeline, folder, source, maker.name))
                 }

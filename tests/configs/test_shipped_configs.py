@@ -76,7 +76,7 @@ def test_is_the_whole_figure(name: str, brought: Path) -> None:
         source.text
         for stage in stages.values()
         if stage.kind.name == "evaluate"
-        for port, source in stage.sources()
+        for port, source in stage.edges()
         if port == "model"
     }
     made = {name for stage in stages.values() for port, name in stage.outputs.items() if port == "checkpoint"}

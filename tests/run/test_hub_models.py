@@ -6,7 +6,7 @@ import pytest
 from engine import FIXTURES, config
 
 from r1pipe.artifacts import Checkpoint, Prompts
-from r1pipe.config.edges import Source
+from r1pipe.config.edges import Edge
 from r1pipe.config.loader import load
 from r1pipe.errors import InputError
 from r1pipe.run import hub_models as hub
@@ -30,13 +30,13 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize(("kind", "prefix"), [(Checkpoint, "models"), (Prompts, "datasets")])
 def test_what_is_cached_is_identified_by_its_commit(tmp_path: Path, kind: type, prefix: str):
-    source = Source("hub:me/mine", "mine", kind, "hub")
+    source = Edge("hub:me/mine", "mine", kind, "hub")
     assert hub.hub_commit(source) == f"me/mine@{COMMIT}"
     assert hub.fetch(source) == tmp_path / f"{prefix}--me--mine/snapshots/{COMMIT}"
 
 
 def test_what_cannot_be_had_is_the_user_s_error():
-    source = Source("hub:me/other", "other", Checkpoint, "hub")
+    source = Edge("hub:me/other", "other", Checkpoint, "hub")
     assert hub.hub_commit(source) == "me/other"
     with pytest.raises(InputError, match="hub:me/other"):
         hub.fetch(source)
@@ -49,4 +49,4 @@ def test_a_hub_input_in_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         "stages:\n  a: {kind: r1pipe_fakes.score, inputs: {prompts: 'hub:me/mine@main'}, outputs: {report: z}}\n",
     )
     source = load(path).stages["a"].inputs["prompts"]
-    assert isinstance(source, Source) and (source.origin, source.name) == ("hub", "mine")
+    assert isinstance(source, Edge) and (source.origin, source.name) == ("hub", "mine")

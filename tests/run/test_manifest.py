@@ -190,7 +190,7 @@ def test_the_shipped_run_keeps_its_fingerprints():
         assert found.material(name) == {
             "kind": stage.kind.name,
             "config": wanted,
-            "inputs": {port: found.identity(source) for port, source in stage.sources()},
+            "inputs": {port: found.identity(source) for port, source in stage.edges()},
         }
 
 
