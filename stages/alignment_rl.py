@@ -1,18 +1,17 @@
 """RL for all scenarios (stage 2): reasoning goes on, and in the last phase people's preferences join.
 
-Reads     model (dev3), prompts (reasoning), general (each row helpful or harmful), helpful_rm, safety_rm, heldout (optional)
+Reads     model (dev3), prompts (reasoning), general (each row helpful or harmful), helpful_rm, safety_rm, and heldout
+          (optional)
 Writes    checkpoint (r1)
-Paper     v2 3.2.2, eq. 8-10; v1 2.3.4: temperature 0.7; 1,700 updates, general prompts and preference rewards only in the
-          last 400, since a longer use of model-based rewards is hacked (B.5)
+Paper     v2 3.2.2, eq. 8-10; v1 2.3.4: temperature 0.7; 1,700 updates, general prompts and preference rewards only in
+          the last 400, since a longer use of model-based rewards is hacked (B.5)
 Alone     r1pipe run-stage alignment-rl
 
 Helpfulness scores the final summary only, safety the whole response. A general row is in one of the two sets and gets
-that set's reward; format and language apply to every row. The prompt mix of a batch is not published: our choice.
+that set's reward; format and language apply to every row. The mix of prompts in a batch is not published (our choice).
 """
 
 from __future__ import annotations
-
-from pydantic import Field
 
 from r1pipe.artifacts import Checkpoint, Prompts, RewardModel
 from r1pipe.here import Here
@@ -42,20 +41,22 @@ class Outputs(Ports):
 
 class Config(StageConfig):
     template: TemplateName = "chat"
-    grpo: GRPOParams = Field(
-        default=GRPOParams(
-            phases=[
-                Phase(steps=1300, temperature=0.7, rewards=RULES),
-                Phase(
-                    steps=400, temperature=0.7, prompts={"prompts": 0.5, "general": 0.5}, rewards=[*RULES, *PREFERENCES]
-                ),
-            ]
-        ),
-        description="v2 3.2.2",
+
+    grpo: GRPOParams = GRPOParams(
+        phases=[
+            Phase(steps=1300, temperature=0.7, rewards=RULES),
+            Phase(
+                steps=400,
+                temperature=0.7,
+                prompts={"prompts": 0.5, "general": 0.5},
+                rewards=[*RULES, *PREFERENCES],
+            ),
+        ]
     )
-    audit: AuditParams = Field(
-        default=AuditParams(), description="what the rewards must show before they train; not part of the fingerprint"
-    )
+    """v2 3.2.2."""
+
+    audit: AuditParams = AuditParams()
+    """What the rewards must show before they train. Not part of the fingerprint."""
 
 
 def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[str, float]:

@@ -1,10 +1,15 @@
-"""compare: checkpoints side by side, from their reports (v2 sec. 4, Table 3, with intervals).
+"""compare: checkpoints side by side, from their reports.
 
-Reads the reports of several checkpoints, which answered the same prompts, and those prompts. A judge sets each checkpoint's answers to the
-general prompts against those of `against`, both orders; it looks at the answer and not at the thinking, and by criteria that no training
-saw ('heldout'); by those that made the reward model's pairs ('seen') it is reported as well. Writes a report: scores.json with `helpful` for
-every checkpoint (pass@1 = win rate, ties half; won = wins / (wins + losses)), rows.jsonl with every comparison, and paired.json with the
-paired difference of each [a, b] in `differences` on every suite, with its 95 % interval.
+Reads     reports of several checkpoints that answered the same prompts, and those prompts
+Writes    report: scores.json with `helpful` for every checkpoint, rows.jsonl with every comparison, and paired.json
+Paper     v2 sec. 4, Table 3; the intervals are ours
+Alone     r1pipe run-stage compare -c my.yaml
+
+A judge compares each checkpoint's answers to the general prompts with those of `against`, in both orders. It sees the
+answer and not the thinking, and judges by criteria that no training saw ('heldout'); the win rate by those that made
+the reward model's pairs ('seen') is reported as well. pass@1 of `helpful` is the win rate, ties half; won is wins /
+(wins + losses). paired.json holds the paired difference of each [a, b] in `differences` on every suite, with its 95 %
+interval.
 
     compare:
       kind: compare
@@ -15,13 +20,11 @@ paired difference of each [a, b] in `differences` on every suite, with its 95 % 
       against: dev3
       judge: world
       differences: [[zero, base], [r1, dev3]]
-
-Alone: `r1pipe run-stage compare -c my.yaml`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import Field
 
@@ -29,6 +32,11 @@ from r1pipe.artifacts import Prompts, Report
 from r1pipe.here import Here
 from r1pipe.judges.judge import JudgeName
 from r1pipe.schema import Ports, StageConfig
+
+if TYPE_CHECKING:
+    from r1pipe.judges.judge import Examiner
+
+Line = dict[str, Any]
 
 
 class Inputs(Ports):
@@ -41,80 +49,120 @@ class Outputs(Ports):
 
 
 class Config(StageConfig):
-    against: str = Field(default="dev3", description="the checkpoint that all others are set against")
-    judge: JudgeName = Field(default="none", description="who compares; none = only paired differences")
-    differences: list[tuple[str, str]] = Field(default_factory=list, description="[a, b]: how much higher a is than b")
+    against: str = "dev3"
+    """The checkpoint that all others are compared with."""
+
+    judge: JudgeName = "none"
+    """Who compares; none = only paired differences."""
+
+    differences: list[tuple[str, str]] = Field(default_factory=list)
+    """[a, b]: how much higher a is than b."""
+
+
+class Comparison(NamedTuple):
+    """One checkpoint's answers beside those of `against`."""
+
+    scores: dict[str, Any]
+    lines: list[Line]
+    """Of rows.jsonl."""
+    by_prompt: dict[str, list[float]]
+    """Prompt id -> the values by the held-out criteria, for paired differences."""
 
 
 def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[str, float]:
     """Read, compare, subtract."""
-    import json
-
-    from r1pipe.data.io import read_rows, write_rows
-    from r1pipe.errors import ConfigError
-    from r1pipe.evaluation.comparison import compare_reports, differences, general_rows, read_report, win_rate
+    from r1pipe.data.io import read_rows
+    from r1pipe.evaluation.comparison import differences, general_rows, read_report
     from r1pipe.judges.judge import load_judge
 
     judge = load_judge(config.judge)
-    asked = {name for pair in config.differences for name in pair} | ({config.against} if judge else set())
-    if unknown := asked - set(inputs.reports):
+    _check_inputs(config, inputs, here)
+    if not here.main:
+        return {}
+
+    reports = {name: read_report(report.path, name) for name, report in inputs.reports.items()}
+    comparisons: dict[str, Comparison] = {}
+    if judge is not None and inputs.prompts is not None:
+        rows = general_rows(read_rows(inputs.prompts.path, Prompts))
+        for name in reports:
+            comparisons[name] = _compare(name, config.against, reports, rows, judge)
+
+    by_prompt = {name: comparison.by_prompt for name, comparison in comparisons.items()}
+    paired = differences(reports, config.differences, {"helpful": by_prompt})
+    _write(outputs.report, comparisons, paired)
+
+    metrics = {f"helpful/{name}": comparison.scores["pass@1"] for name, comparison in comparisons.items()}
+    for difference in paired:
+        name = f"{difference['a']}-{difference['b']}/{difference['suite']}"
+        metrics[name] = difference["difference"]
+        metrics[f"{name}/low"] = difference["low"]
+        metrics[f"{name}/high"] = difference["high"]
+    return metrics
+
+
+def _check_inputs(config: Config, inputs: Inputs, here: Here) -> None:
+    from r1pipe.errors import ConfigError
+
+    has_judge = config.judge != "none"
+    needed = {name for pair in config.differences for name in pair}
+    if has_judge:
+        needed.add(config.against)
+    unknown = needed - set(inputs.reports)
+    if unknown:
         raise ConfigError(
             f"there is no report of {', '.join(sorted(unknown))}",
             here.stage,
             f"inputs.reports has {', '.join(inputs.reports)}",
         )
-    if (judge is None) != (inputs.prompts is None):
+    if has_judge != (inputs.prompts is not None):
         raise ConfigError(
             "a judge and prompts go together, and one of them is missing",
             here.stage,
             "give both `judge` and `inputs.prompts`, or neither",
         )
-    if not here.main:
-        return {}
-    reports = {name: read_report(report.path, name) for name, report in inputs.reports.items()}
-    scores: dict[str, dict[str, Any]] = {}
-    lines: list[dict[str, Any]] = []
-    helpful: dict[str, dict[str, list[float]]] = {}
-    if judge is not None and inputs.prompts is not None:
-        rows = general_rows(read_rows(inputs.prompts.path, Prompts))
-        for name, mine in reports.items():
-            heldout, seen = (
-                compare_reports(rows, mine, reports[config.against], judge, criteria)
-                for criteria in ("heldout", "seen")
-            )
-            tokens = [line["tokens"] for line in mine if line["id"] in rows]
-            k = len({sample for _, sample in heldout})
-            by_seen = {f"{key}/seen": value for key, value in win_rate(seen).items() if key != "n"}
-            scores[name] = {
-                "helpful": {
-                    **win_rate(heldout),
-                    **by_seen,
-                    "k": k,
-                    "tokens": sum(tokens) / max(1, len(tokens)),
-                    "against": config.against,
-                }
+
+
+def _compare(
+    name: str, against: str, reports: dict[str, list[Line]], rows: dict[str, dict[str, Any]], judge: Examiner
+) -> Comparison:
+    """Compare one checkpoint's answers to the general rows with those of another, by both sets of criteria."""
+    from r1pipe.evaluation.comparison import compare_reports, win_rate
+
+    own = reports[name]
+    heldout = compare_reports(rows, own, reports[against], judge, "heldout")
+    seen = compare_reports(rows, own, reports[against], judge, "seen")
+
+    tokens = [line["tokens"] for line in own if line["id"] in rows]
+    scores = {
+        **win_rate(heldout),
+        **{f"{key}/seen": value for key, value in win_rate(seen).items() if key != "n"},
+        "k": len({sample for _, sample in heldout}),
+        "tokens": sum(tokens) / max(1, len(tokens)),
+        "against": against,
+    }
+    lines: list[Line] = []
+    by_prompt: dict[str, list[float]] = {}
+    for (prompt, sample), value in heldout.items():
+        by_prompt.setdefault(prompt, []).append(value)
+        lines.append(
+            {
+                "id": prompt,
+                "sample": sample,
+                "checkpoint": name,
+                "against": against,
+                "heldout": value,
+                "seen": seen[prompt, sample],
             }
-            helpful[name] = {}
-            for key, value in heldout.items():
-                helpful[name].setdefault(key[0], []).append(value)
-                lines.append(
-                    {
-                        "id": key[0],
-                        "sample": key[1],
-                        "checkpoint": name,
-                        "against": config.against,
-                        "heldout": value,
-                        "seen": seen[key],
-                    }
-                )
-    found = differences(reports, config.differences, {"helpful": helpful})
-    write_rows(outputs.report.path, lines)
-    (outputs.report.path / "paired.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf8")
-    (outputs.report.path / "scores.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf8")
-    metrics = {f"helpful/{name}": values["helpful"]["pass@1"] for name, values in scores.items()}
-    for one in found:
-        metrics |= {
-            f"{one['a']}-{one['b']}/{one['suite']}{end}": one[key]
-            for end, key in (("", "difference"), ("/low", "low"), ("/high", "high"))
-        }
-    return metrics
+        )
+    return Comparison(scores, lines, by_prompt)
+
+
+def _write(report: Report, comparisons: dict[str, Comparison], paired: list[dict[str, Any]]) -> None:
+    import json
+
+    from r1pipe.data.io import write_rows
+
+    scores = {name: {"helpful": comparison.scores} for name, comparison in comparisons.items()}
+    write_rows(report.path, [line for comparison in comparisons.values() for line in comparison.lines])
+    (report.path / "paired.json").write_text(json.dumps(paired, indent=1) + "\n", encoding="utf8")
+    (report.path / "scores.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf8")

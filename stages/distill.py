@@ -8,8 +8,6 @@ Alone     r1pipe run-stage distill
 
 from __future__ import annotations
 
-from pydantic import Field
-
 from r1pipe.artifacts import Chats, Checkpoint
 from r1pipe.here import Here
 from r1pipe.schema import Ports, SFTParams, StageConfig
@@ -25,7 +23,8 @@ class Outputs(Ports):
 
 
 class Config(StageConfig):
-    sft: SFTParams = Field(default=SFTParams(lr=1e-4, batch_size=64), description="v2 B.4.3 and Table 6, Qwen-1.5B")
+    sft: SFTParams = SFTParams(lr=1e-4, batch_size=64)
+    """v2 B.4.3 and Table 6, Qwen-1.5B."""
 
 
 def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[str, float]:

@@ -8,8 +8,6 @@ Alone     r1pipe run-stage helpful-rm
 
 from __future__ import annotations
 
-from pydantic import Field
-
 from r1pipe.artifacts import Checkpoint, Pairs, RewardModel
 from r1pipe.here import Here
 from r1pipe.schema import Ports, RewardModelParams, StageConfig
@@ -25,7 +23,8 @@ class Outputs(Ports):
 
 
 class Config(StageConfig):
-    rm: RewardModelParams = Field(default=RewardModelParams(), description="v2 3.1")
+    rm: RewardModelParams = RewardModelParams()
+    """v2 3.1."""
 
 
 def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[str, float]:

@@ -1,23 +1,28 @@
-"""mix: the reasoning and the general chats as the one dataset that the second SFT and the students learn from (v2 B.3.3, Table 5).
+"""mix: the reasoning and the general chats as the one dataset that the second SFT and the students learn from.
 
-Reads several datasets of chats, of any size: rows stay on disk. Removes, where asked, rows that share a 10-gram with a benchmark (v2 D.1) and
-near-duplicates of rows before them in the order of the inputs; draws by input or by domain; shuffles. Writes one dataset, card.json and
-card.md with the table of its domains, and dropped.jsonl with what was left out and why. The paper's 804,745 rows are 78 % reasoning and
-22 % general. With one input it is where people's decisions on that input are taken (stages/cold_start_data.py), and nothing else.
+Reads     chats, several datasets of any size (rows stay on disk); tokenizer (optional, counts tokens for the card)
+Writes    chats; card.json and card.md with the table of its domains; dropped.jsonl with what was left out and why
+Paper     v2 B.3.3, Table 5: 804,745 rows, 78 % reasoning and 22 % general; v2 D.1: decontamination by 10-grams
+Alone     r1pipe run-stage sft-mix -c my.yaml
+
+Removed, where the config says so, are rows that share a 10-gram with a benchmark, and near-duplicates of rows before
+them in the order of the inputs. The others are drawn by input or by domain, and shuffled. With one input, a mix is
+where people's decisions on that input take effect (stages/cold_start_data.py), and nothing else.
 
     sft-mix:
       kind: mix
       inputs: {chats: {reasoning: reasoning-chats, general: general-chats}, tokenizer: embedded:base}
       outputs: {chats: sft-chats}
       shares: {reasoning: 0.78, general: 0.22}
-      reviews: {general: general-reviews.jsonl}   # what people decided: `r1pipe data review r1/general-data --decisions general-reviews.jsonl`
+      # people's decisions, from `r1pipe data review r1/general-data --decisions general-reviews.jsonl`
+      reviews: {general: general-reviews.jsonl}
       dedup: {threshold: 0.75}
       decontaminate: {against: [{path: data/gsm8k_test.jsonl.gz, columns: {prompt: problem}}]}
       format: parquet
 
-      # or, in the place of `shares`: by: domain, counts: {math: 395285, code: 211129, stem: 10124, logic: 10395, general: 177812}
-
-Alone: `r1pipe run-stage sft-mix -c my.yaml`.
+      # or, in the place of `shares`:
+      by: domain
+      counts: {math: 395285, code: 211129, stem: 10124, logic: 10395, general: 177812}
 """
 
 from __future__ import annotations
@@ -43,55 +48,39 @@ class Outputs(Ports):
 
 
 class Config(StageConfig):
-    shares: dict[str, float] | None = Field(
-        default=None, description="input or domain -> share of the rows; none = all rows (v2 Table 5: 0.78 reasoning)"
-    )
-    max_rows: int | None = Field(
-        default=None, ge=1, description="rows in all (804,745 in v2 Table 5); none = as many as there are"
-    )
-    reviews: dict[str, Path] = Field(
-        default_factory=dict,
-        exclude_if=lambda value: not value,
-        description="input -> the decisions of `r1pipe data review`: rejected rows out, edits in",
-    )
-    by: Literal["input", "domain"] = Field(
-        default="input",
-        exclude_if=lambda value: value == "input",
-        description="what `shares` and `counts` name (v2 Table 5: domains)",
-    )
-    counts: dict[str, int] | None = Field(
-        default=None,
-        exclude_if=lambda value: value is None,
-        description="input or domain -> rows, in the place of `shares` (v2 Table 5)",
-    )
-    dedup: Dedup | None = Field(
-        default=None,
-        exclude_if=lambda value: value is None,
-        description="removes near-duplicates; none = keeps them (our choice)",
-    )
-    decontaminate: Decontaminate | None = Field(
-        default=None,
-        exclude_if=lambda value: value is None,
-        description="removes rows that share an n-gram with these benchmarks (v2 D.1); none = compares with none",
-    )
-    format: Literal["jsonl", "parquet"] = Field(
-        default="jsonl",
-        exclude_if=lambda value: value == "jsonl",
-        description="one file to read by eye, or shards for large sets (our choice)",
-    )
-    shard_rows: int = Field(
-        default=100_000,
-        ge=1,
-        exclude_if=lambda value: value == 100_000,
-        description="rows of a Parquet shard (our choice)",
-    )
+    shares: dict[str, float] | None = None
+    """Input or domain -> share of the rows; none = all rows (v2 Table 5: 0.78 reasoning)."""
+
+    max_rows: int | None = Field(default=None, ge=1)
+    """Rows in all (804,745 in v2 Table 5); none = as many as there are."""
+
+    reviews: dict[str, Path] = Field(default_factory=dict)
+    """Input -> the decisions of `r1pipe data review`: rejected rows are left out, edited ones go in as edited."""
+
+    by: Literal["input", "domain"] = "input"
+    """What `shares` and `counts` name (v2 Table 5: domains)."""
+
+    counts: dict[str, int] | None = None
+    """Input or domain -> rows, in the place of `shares` (v2 Table 5)."""
+
+    dedup: Dedup | None = None
+    """Removes near-duplicates; none = keeps them (our choice)."""
+
+    decontaminate: Decontaminate | None = None
+    """Removes rows that share an n-gram with these benchmarks (v2 D.1); none = compares with none."""
+
+    format: Literal["jsonl", "parquet"] = "jsonl"
+    """One file to read by eye, or shards for large sets (our choice)."""
+
+    shard_rows: int = Field(default=100_000, ge=1)
+    """Rows of a Parquet shard (our choice)."""
 
     @model_validator(mode="after")
-    def _one_of(self) -> Config:
+    def _check_amounts(self) -> Config:
         if self.counts is not None and (self.shares is not None or self.max_rows is not None):
             raise ValueError("`counts` says how many rows; leave out `shares` and `max_rows`")
-        for stated in (self.shares, self.counts):
-            if stated is not None and (min(stated.values(), default=0) < 0 or not sum(stated.values())):
+        for amounts in (self.shares, self.counts):
+            if amounts is not None and (min(amounts.values(), default=0) < 0 or not sum(amounts.values())):
                 raise ValueError("shares and counts are at least 0, and one of them above")
         return self
 
@@ -110,6 +99,18 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
 
     if not here.main:
         return {}
+
+    # Reading is the first half of the progress, writing the second.
+    def show_read(done: int, total: int) -> None:
+        here.progress(done, 2 * total, what="read")
+
+    def show_compared(done: int, total: int) -> None:
+        here.progress(len(left), 2 * len(left), what=f"near-duplicates {done}/{total}")
+
+    def show_written(done: int, total: int) -> None:
+        here.progress(total + done, 2 * total, what="written")
+
+    # Read every row once; keep of each only the numbers that decide about it.
     reviews = Reviews(inputs.chats, config.reviews)
     benchmarks = Benchmarks.load(config.decontaminate, config.seed) if config.decontaminate else None
     measure = Measure(
@@ -118,31 +119,32 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
         inputs.tokenizer.path if inputs.tokenizer else None,
     )
     paths = {name: chats.path for name, chats in inputs.chats.items()}
-    rows = scan(
-        paths, Chats, measure, here.workdir, lambda done, total: here.progress(done, 2 * total, what="read"), reviews
-    )
+    rows = scan(paths, Chats, measure, here.workdir, show_read, reviews)
 
+    # Remove what overlaps a benchmark's row (its `owner`), then near-duplicates of what is left. What people rejected
+    # was not even numbered by scan().
     left = rows.entries["owner"] < 0
     copies: dict[int, tuple[int, float]] = {}
     if config.dedup:
-        tell = lambda done, total: here.progress(len(left), 2 * len(left), what=f"near-duplicates {done}/{total}")  # noqa: E731
-        copies = near_duplicates(rows.entries["bands"], left, rows.text, config.dedup.threshold, tell)
+        copies = near_duplicates(rows.entries["bands"], left, rows.text, config.dedup.threshold, show_compared)
         left[list(copies)] = False
 
-    names, group = (rows.inputs if config.by == "input" else rows.domains), rows.entries[config.by]
-    groups = {name: np.flatnonzero(left & (group == number)).tolist() for number, name in enumerate(names)}
-    taken = quotas(
-        {name: len(members) for name, members in groups.items()}, config.shares, config.counts, config.max_rows
-    )
+    # Draw.
+    group_names = rows.inputs if config.by == "input" else rows.domains
+    group_of_row = rows.entries[config.by]
+    groups = {name: np.flatnonzero(left & (group_of_row == number)).tolist() for number, name in enumerate(group_names)}
+    sizes = {name: len(members) for name, members in groups.items()}
+    taken = quotas(sizes, config.shares, config.counts, config.max_rows)
     order = draw(groups, taken, random.Random(config.seed))
 
+    # Write.
     dropped = write_dropped(outputs.chats.path, rows, order, copies, benchmarks, reviews)
     sources = {name: int((rows.entries["input"][order] == number).sum()) for number, name in enumerate(rows.inputs)}
     card: dict[str, Any] = {"rows": len(order), "sources": sources, "dropped": dropped, "reviews": reviews.summary()}
     if benchmarks:
         card["benchmarks"] = {"rows": len(benchmarks.rows), "too short to match": benchmarks.too_short}
-    tell = lambda done, total: here.progress(total + done, 2 * total, what="written")  # noqa: E731
-    write_mix(outputs.chats.path, rows, order, card, config.shard_rows if config.format == "parquet" else None, tell)
+    shard_rows = config.shard_rows if config.format == "parquet" else None
+    write_mix(outputs.chats.path, rows, order, card, shard_rows, show_written)
     return {
         "rows": len(order),
         **{f"rows/{name}": n for name, n in sources.items()},

@@ -1,22 +1,26 @@
 """prompts: rows to be answered, from the embedded world or from files of yours.
 
-Reads nothing but its sources. Writes `prompts` and, where the YAML names it, `heldout`: problems that are in no way in `prompts`.
-v2 B.3.1 and Table 4 describe DeepSeek's prompts (mathematics, code, STEM, logic, general; Chinese or English).
+Reads     nothing but its sources (r1pipe/data/sources.py)
+Writes    prompts and, where the YAML names it, heldout: problems that are not in prompts, in no wording
+Paper     v2 B.3.1 and Table 4 describe DeepSeek's prompts: mathematics, code, STEM, logic, general; Chinese or English
+Alone     r1pipe run-stage gsm8k -c my.yaml
 
     gsm8k:
       kind: prompts
-      source: {path: data/gsm8k_train.jsonl.gz, columns: {prompt: problem}, domain: word-problems, shares: {dev: 0.05}}
-      heldout: {path: data/gsm8k_train.jsonl.gz, columns: {prompt: problem}, domain: word-problems, shares: {dev: 0.05}, split: dev}
+      source:
+        {path: data/gsm8k_train.jsonl.gz, columns: {prompt: problem}, domain: word-problems, shares: {dev: 0.05}}
+      heldout:
+        path: data/gsm8k_train.jsonl.gz
+        columns: {prompt: problem}
+        domain: word-problems
+        shares: {dev: 0.05}
+        split: dev
       outputs: {prompts: train, heldout: dev}
-
-Alone: `r1pipe run-stage gsm8k -c my.yaml`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-
-from pydantic import Field
 
 from r1pipe.artifacts import Prompts
 from r1pipe.data.sources import Loaded, Sources
@@ -34,36 +38,30 @@ class Outputs(Ports):
 
 
 class Config(StageConfig):
-    source: Sources = Field(description="a source, or a list of them (r1pipe/data/sources.py)")
-    heldout: Sources | None = Field(
-        default=None, description="what goes to the output `heldout`; needed where that is named"
-    )
+    source: Sources
+    """A source, or a list of them (r1pipe/data/sources.py)."""
+
+    heldout: Sources | None = None
+    """The sources of the output `heldout`; needed where that is named."""
 
 
 def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[str, float]:
-    """Load, split, count. Code is left out where nothing can isolate it."""
+    """Load both parts, compare them, write. Code rows are left out where nothing can isolate them."""
     from r1pipe.data.io import write_rows
     from r1pipe.data.sources import load
-    from r1pipe.errors import ConfigError, InputError
-    from r1pipe.text.splits import content_key
+    from r1pipe.errors import ConfigError
 
     if (config.heldout is None) != (outputs.heldout is None):
         raise ConfigError(
             "`heldout` and `outputs.heldout` go together, and one of them is missing", here.stage, "give both or none"
         )
+
     loaded = load(config.source, Prompts, config.seed, here.isolation)
     metrics: dict[str, float] = {"prompts": len(loaded.rows), "dropped": len(loaded.dropped)}
     if config.heldout and outputs.heldout:
         heldout = load(config.heldout, Prompts, config.seed + 1, here.isolation)
-        known = {content_key(row["prompt"]) for row in loaded.rows}
-        shared = [row for row in heldout.rows if content_key(row["prompt"]) in known]
-        if shared:
-            raise InputError(
-                f"{len(shared)} held-out problems are training problems as well, e.g. {shared[0]['id']!r}",
-                here.stage,
-                "use `split` and `shares` in both",
-            )
-        metrics |= {"heldout": len(heldout.rows)}
+        _check_disjoint(loaded, heldout, here)
+        metrics["heldout"] = len(heldout.rows)
         if here.main:
             write_rows(outputs.heldout.path, heldout.rows, heldout.dropped, _card(heldout))
     if here.main:
@@ -71,13 +69,25 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     return metrics
 
 
+def _check_disjoint(training: Loaded, heldout: Loaded, here: Here) -> None:
+    from r1pipe.errors import InputError
+    from r1pipe.text.splits import content_key
+
+    known = {content_key(row["prompt"]) for row in training.rows}
+    shared = [row for row in heldout.rows if content_key(row["prompt"]) in known]
+    if shared:
+        raise InputError(
+            f"{len(shared)} held-out problems are training problems as well, e.g. {shared[0]['id']!r}",
+            here.stage,
+            "use `split` and `shares` in both",
+        )
+
+
 def _card(loaded: Loaded) -> dict[str, object]:
-    domains = Counter(row["domain"] for row in loaded.rows)
-    languages = Counter(row.get("language", "unknown") for row in loaded.rows)
     return {
         "rows": len(loaded.rows),
         "sources": loaded.sources,
-        "domains": domains,
-        "languages": languages,
+        "domains": Counter(row["domain"] for row in loaded.rows),
+        "languages": Counter(row.get("language", "unknown") for row in loaded.rows),
         "dropped": loaded.reasons,
     }

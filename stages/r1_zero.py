@@ -5,24 +5,24 @@ Writes    checkpoint (zero)
 Paper     v2 section 2; v1 2.2: GRPO, accuracy + format rewards, no critic, no reward model
 Alone     r1pipe run-stage r1-zero
 
-The base is asked with a plain template that names the tags (the embedded run's does not); nothing of the response is prefilled, so the format reward
-is earned. The paper lengthens responses from 32,768 to 65,536 tokens after 8,200 of 10,400 updates: two phases here.
-The student's own RL ('distillation against RL', v2 F.1) is a box of this kind.
+The base is prompted with a plain template that names the tags (that of the embedded run does not name them). Nothing of
+the response is prefilled, so the format reward is earned. The paper lengthens responses from 32,768 to 65,536 tokens
+after 8,200 of 10,400 updates: two phases here. The student's own RL ('distillation against RL', v2 F.1) is a stage of
+this kind.
 """
 
 from __future__ import annotations
-
-from pydantic import Field
 
 from r1pipe.artifacts import Checkpoint, Prompts
 from r1pipe.here import Here
 from r1pipe.schema import AuditParams, GRPOParams, Phase, Ports, RewardSpec, StageConfig, TemplateName
 
+# They are summed with the same weight (v2 eq. 4).
 REWARDS = [
     RewardSpec(name="accuracy"),
     RewardSpec(name="code"),
     RewardSpec(name="format", params={"form": "zero"}),
-]  # v2 eq. 4: summed, same weight
+]
 
 
 class Inputs(Ports):
@@ -36,19 +36,19 @@ class Outputs(Ports):
 
 
 class Config(StageConfig):
-    template: TemplateName = Field(default="r1-zero", description="v2 Table 1, in our wording; nothing is prefilled")
-    grpo: GRPOParams = Field(
-        default=GRPOParams(
-            phases=[
-                Phase(steps=8200, max_tokens=32768, rewards=REWARDS),
-                Phase(steps=2200, max_tokens=65536, rewards=REWARDS),
-            ]
-        ),
-        description="v2 2.1",
+    template: TemplateName = "r1-zero"
+    """v2 Table 1, in our wording; nothing is prefilled."""
+
+    grpo: GRPOParams = GRPOParams(
+        phases=[
+            Phase(steps=8200, max_tokens=32768, rewards=REWARDS),
+            Phase(steps=2200, max_tokens=65536, rewards=REWARDS),
+        ]
     )
-    audit: AuditParams = Field(
-        default=AuditParams(), description="what the rewards must show before they train; not part of the fingerprint"
-    )
+    """v2 2.1."""
+
+    audit: AuditParams = AuditParams()
+    """What the rewards must show before they train. Not part of the fingerprint."""
 
 
 def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[str, float]:

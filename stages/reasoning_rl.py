@@ -10,13 +10,11 @@ The number of updates is not published ('until convergence', v1): the default is
 
 from __future__ import annotations
 
-from pydantic import Field
-
 from r1pipe.artifacts import Checkpoint, Prompts
 from r1pipe.here import Here
 from r1pipe.schema import AuditParams, GRPOParams, Phase, Ports, RewardSpec, StageConfig, TemplateName
 
-# weight 1 each: v2 3.2.1, eq. 7
+# All have weight 1 (v2 3.2.1, eq. 7).
 REWARDS = [
     RewardSpec(name="accuracy"),
     RewardSpec(name="code"),
@@ -37,10 +35,12 @@ class Outputs(Ports):
 
 class Config(StageConfig):
     template: TemplateName = "chat"
-    grpo: GRPOParams = Field(default=GRPOParams(phases=[Phase(steps=2000, rewards=REWARDS)]), description="v2 3.2.1")
-    audit: AuditParams = Field(
-        default=AuditParams(), description="what the rewards must show before they train; not part of the fingerprint"
-    )
+
+    grpo: GRPOParams = GRPOParams(phases=[Phase(steps=2000, rewards=REWARDS)])
+    """v2 3.2.1."""
+
+    audit: AuditParams = AuditParams()
+    """What the rewards must show before they train. Not part of the fingerprint."""
 
 
 def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[str, float]:

@@ -1,10 +1,14 @@
-"""rejection-sampling: the reasoning rows of the second SFT, from the checkpoint of the first reasoning RL (v2 B.3.3, v1 2.3.3).
+"""rejection-sampling: the reasoning rows of the second SFT, from the checkpoint of the first reasoning RL.
 
-Reads dev2 (or none: `sampling.endpoint` is a model behind a service) and prompts. Samples several responses a prompt, keeps what is right - by
-rules; by a judge where no rule applies - and drops mixed languages, long paragraphs and code blocks in the thinking, repetition, and what was
-cut off, while others are sampled. At most `per_prompt` responses of a prompt go in; `stop_after` saves what need not be sampled. Writes chats
-(about 600k in the paper), card.json with counts by source and reason and the share of right samples of every prompt, and dropped.jsonl.
-`reuse` adds the rows' own solutions as a second source of candidates.
+Reads     model (dev2; or none, with a model behind `sampling.endpoint`), prompts
+Writes    chats, with dropped.jsonl and card.json: counts by source and reason, every prompt's share of right samples
+Paper     v2 B.3.3, v1 2.3.3: about 600k rows
+Alone     r1pipe run-stage rejection-sampling -c my.yaml
+
+Several responses are sampled to a prompt. Kept is what is right: by rules, or by a judge where no rule applies.
+Dropped are mixed languages, long paragraphs and code blocks in the thinking, repetition, and what was cut off. Both
+happen while others are sampled. At most `per_prompt` responses of a prompt are kept; `stop_after` saves samples that
+would not be needed. `reuse` adds the rows' own solutions as a second source of candidates.
 
     rejection-sampling:
       kind: rejection-sampling
@@ -15,11 +19,12 @@ cut off, while others are sampled. At most `per_prompt` responses of a prompt go
       prefer: shortest
 
       # or from a service, in the place of inputs.model:
-      sampling: {n: 16, backend: openai, endpoint: {base_url: http://127.0.0.1:8000/v1, model: my-teacher, budget_tokens: 50000000}}
+      sampling:
+        n: 16
+        backend: openai
+        endpoint: {base_url: http://127.0.0.1:8000/v1, model: my-teacher, budget_tokens: 50000000}
       stop_after: 2
       engine: ray   # over the machines of a Ray cluster: r1pipe/generation/ray_cluster.py
-
-Alone: `r1pipe run-stage rejection-sampling -c my.yaml`.
 """
 
 from __future__ import annotations
@@ -49,31 +54,29 @@ class Outputs(Ports):
 
 
 class Config(SamplingConfig):
-    template: TemplateName = Field(
-        default="chat", description="chat, or a template file: what the checkpoint was trained on"
-    )
-    sampling: Sampling = Field(
-        default=Sampling(temperature=1.0, top_p=1.0, n=4),
-        description="number and temperature are not published; our choice",
-    )
-    judge: JudgeName | JudgeEndpoint = Field(
-        default="none", description="who says what is right where a row has neither answer nor tests (v2 B.3.3: V3)"
-    )
-    reuse: bool = Field(default=False, description="take the rows' own `solution` as candidates as well")
-    filters: Filters = Field(
-        default=Filters(max_paragraph=2000, code_in_thinking=False),
-        description="mixed languages, long paragraphs, code blocks (v2 B.3.3); thresholds ours",
-    )
-    per_prompt: int = Field(
-        default=2, ge=1, description="rows kept of one prompt, samples before reuse (not published; our choice)"
-    )
-    prefer: Prefer = Field(
-        default="first",
-        description="which of a prompt's right responses: shortest, first, random, diverse (our choice)",
-    )
-    max_rows: int | None = Field(
-        default=None, ge=1, description="rows in all (about 600k, v2 B.3.3); none = all that is kept"
-    )
+    template: TemplateName = "chat"
+    """`chat`, or a template file: the one that the checkpoint was trained with."""
+
+    sampling: Sampling = Sampling(temperature=1.0, top_p=1.0, n=4)
+    """Number and temperature are not published (our choice)."""
+
+    judge: JudgeName | JudgeEndpoint = "none"
+    """Who says what is right where a row has neither answer nor tests (v2 B.3.3: V3)."""
+
+    reuse: bool = False
+    """Take the rows' own `solution` as candidates as well."""
+
+    filters: Filters = Filters(max_paragraph=2000, code_in_thinking=False)
+    """Mixed languages, long paragraphs, code blocks (v2 B.3.3); the thresholds are our choice."""
+
+    per_prompt: int = Field(default=2, ge=1)
+    """Rows kept of one prompt, samples before reuse (not published; our choice)."""
+
+    prefer: Prefer = "first"
+    """Which of a prompt's right responses: shortest, first, random, diverse (our choice)."""
+
+    max_rows: int | None = Field(default=None, ge=1)
+    """Rows in all (about 600k, v2 B.3.3); none = all that is kept."""
 
 
 def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[str, float]:
@@ -86,8 +89,11 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     from r1pipe.generation import sample_and_settle
     from r1pipe.judges.judge import load_judge
 
-    rows, model = read_prompts(inputs.prompts.path, here), inputs.model.path if inputs.model else None
-    load_judge(config.judge)  # what is wrong with it is said before anything is drawn
+    rows = read_prompts(inputs.prompts.path, here)
+    model = inputs.model.path if inputs.model else None
+    # A judge without its address or key is an error now, not when the first sample is verified.
+    load_judge(config.judge)
+
     settle = partial(_settle, config)
     drawn = sample_and_settle(
         model,
@@ -96,20 +102,27 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
         config.template,
         here,
         config.seed,
-        "sampled",
-        settle,
-        config.stop_after,
+        source="sampled",
+        settle=settle,
+        stop_after=config.stop_after,
         engine=config.engine,
     )
     if not here.main:
         return {}
     candidates = [candidate for of_row in drawn for candidate in of_row]
+
+    # The rates are the model's own, so they are taken before the rows' solutions join.
     rates = pass_rates(candidates)
     if config.reuse:
         candidates += settle(reuse_candidates(rows))
-    chosen = choose(candidates, config.per_prompt, config.prefer, random.Random(config.seed), config.max_rows)
+
+    candidates = choose(candidates, config.per_prompt, config.prefer, random.Random(config.seed), config.max_rows)
     metrics = write_chats(
-        outputs.chats.path, chosen, here.stage, {"pass_rates": rates}, token_counter(model) if model else None
+        outputs.chats.path,
+        candidates,
+        here.stage,
+        {"pass_rates": rates},
+        token_counter(model) if model else None,
     )
     return {
         **metrics,
@@ -119,7 +132,9 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
 
 
 def _settle(config: Config, candidates: list[Candidate]) -> list[Candidate]:
+    """Verify and screen. Runs in a thread or on another machine, so the judge is loaded here."""
     from r1pipe.data.candidates import screen, verify
     from r1pipe.judges.judge import load_judge
 
-    return screen(verify(candidates, load_judge(config.judge)), config.filters)
+    verified = verify(candidates, load_judge(config.judge))
+    return screen(verified, config.filters)

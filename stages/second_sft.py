@@ -8,8 +8,6 @@ Alone     r1pipe run-stage second-sft
 
 from __future__ import annotations
 
-from pydantic import Field
-
 from r1pipe.artifacts import Chats, Checkpoint
 from r1pipe.here import Here
 from r1pipe.schema import Ports, SFTParams, StageConfig
@@ -25,7 +23,8 @@ class Outputs(Ports):
 
 
 class Config(StageConfig):
-    sft: SFTParams = Field(default=SFTParams(), description="v2 B.4.2")
+    sft: SFTParams = SFTParams()
+    """v2 B.4.2."""
 
 
 def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[str, float]:

@@ -94,7 +94,7 @@ def test_the_world_rewrites_into_the_questions_language(mode):
         assert Counter(candidate.reason for candidate in found)["mixed or other language"] > 60
         found = candidates  # and rewriting could translate them
     readable = screen(
-        verify([stage.module._rewrite(candidate, Oracle()) for candidate in found]), Filters(min_language=0.95)
+        verify([stage.module._make_readable(candidate, Oracle()) for candidate in found]), Filters(min_language=0.95)
     )
     kept = [candidate for candidate in readable if not candidate.reason]
     assert {candidate.reason for candidate in readable} <= {

@@ -142,7 +142,3 @@ def test_tokens_are_counted_by_a_checkpoint_s_tokenizer(known, run_stage, tmp_pa
     _, out = run_stage("mix", {}, chats={"a": chats(known, tmp_path / "a.jsonl", 3, "math")}, tokenizer=tiny_checkpoint)
     tokens = json.loads((out["chats"] / "card.json").read_text())["statistics"]["total"]["tokens"]
     assert tokens["max"] == tokens["mean"] == 1 + 3  # q, <think>, </think>, a
-
-
-def test_what_is_not_asked_for_is_not_in_the_fingerprint():
-    assert set(Config().model_dump(mode="json")) == {"seed", "launch", "shares", "max_rows"}
