@@ -1,4 +1,4 @@
-"""docs/grpo_in_one_file.py computes what the trainer computes: from one rollout, the first update of both is the same."""
+"""docs/grpo_in_one_file.py computes what the trainer computes: from one rollout, both make the same first update."""
 
 from __future__ import annotations
 
