@@ -206,13 +206,19 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     if isinstance(config.rewriter, Rewriter):
         candidates = _rewrite_by_model(config, config.rewriter, candidates, teachers.get("rewriter"), here)
 
-    candidates = choose(candidates, config.per_prompt, "first", random.Random(config.seed), config.max_rows)
+    candidates = choose(
+        candidates,
+        per_prompt=config.per_prompt,
+        prefer="first",
+        rng=random.Random(config.seed),
+        max_rows=config.max_rows,
+    )
     return write_chats(
         outputs.chats.path,
         candidates,
         here.stage,
-        {"pass_rates": rates},
-        token_counter(model) if model else None,
+        card={"pass_rates": rates},
+        tokens=token_counter(model) if model else None,
     )
 
 
@@ -352,7 +358,7 @@ def _rewrite_by_model(
 
     traces = [candidate for candidate in candidates if candidate.source == ZERO]
     # A rewriter is paid, so it gets only what may be kept.
-    traces = choose(traces, config.per_prompt, "first", random.Random(config.seed))
+    traces = choose(traces, per_prompt=config.per_prompt, prefer="first", rng=random.Random(config.seed))
     rewritten = iter(
         rewrite_all(
             traces,

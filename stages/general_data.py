@@ -141,16 +141,22 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     ]
     candidates += screen(from_files, config.filters)
 
-    candidates = choose(candidates, 1, "first", random.Random(config.seed), config.max_rows)
+    candidates = choose(
+        candidates,
+        per_prompt=1,
+        prefer="first",
+        rng=random.Random(config.seed),
+        max_rows=config.max_rows,
+    )
     kept = [candidate for candidate in candidates if not candidate.reason]
     with_thinking = sum(bool(split_response(candidate.response).thinking) for candidate in kept)
     return write_chats(
         outputs.chats.path,
         candidates,
         here.stage,
-        {"with thinking": with_thinking},
-        token_counter(model) if model else None,
-        reused.dropped,
+        card={"with thinking": with_thinking},
+        tokens=token_counter(model) if model else None,
+        unread=reused.dropped,
     )
 
 

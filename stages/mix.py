@@ -119,14 +119,16 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
         inputs.tokenizer.path if inputs.tokenizer else None,
     )
     paths = {name: chats.path for name, chats in inputs.chats.items()}
-    rows = scan(paths, Chats, measure, here.workdir, show_read, reviews)
+    rows = scan(paths, Chats, measure, here.workdir, progress=show_read, reviews=reviews)
 
     # Remove what overlaps a benchmark's row (its `owner`), then near-duplicates of what is left. What people rejected
     # was not even numbered by scan().
     left = rows.entries["owner"] < 0
     copies: dict[int, tuple[int, float]] = {}
     if config.dedup:
-        copies = near_duplicates(rows.entries["bands"], left, rows.text, config.dedup.threshold, show_compared)
+        copies = near_duplicates(
+            rows.entries["bands"], left, rows.text, threshold=config.dedup.threshold, progress=show_compared
+        )
         left[list(copies)] = False
 
     # Draw.
@@ -134,17 +136,17 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     group_of_row = rows.entries[config.by]
     groups = {name: np.flatnonzero(left & (group_of_row == number)).tolist() for number, name in enumerate(group_names)}
     sizes = {name: len(members) for name, members in groups.items()}
-    taken = quotas(sizes, config.shares, config.counts, config.max_rows)
+    taken = quotas(sizes, shares=config.shares, counts=config.counts, max_rows=config.max_rows)
     order = draw(groups, taken, random.Random(config.seed))
 
     # Write.
-    dropped = write_dropped(outputs.chats.path, rows, order, copies, benchmarks, reviews)
+    dropped = write_dropped(outputs.chats.path, rows, order, copies=copies, benchmarks=benchmarks, reviews=reviews)
     sources = {name: int((rows.entries["input"][order] == number).sum()) for number, name in enumerate(rows.inputs)}
     card: dict[str, Any] = {"rows": len(order), "sources": sources, "dropped": dropped, "reviews": reviews.summary()}
     if benchmarks:
         card["benchmarks"] = {"rows": len(benchmarks.rows), "too short to match": benchmarks.too_short}
     shard_rows = config.shard_rows if config.format == "parquet" else None
-    write_mix(outputs.chats.path, rows, order, card, shard_rows, show_written)
+    write_mix(outputs.chats.path, rows, order, card=card, shard_rows=shard_rows, progress=show_written)
     return {
         "rows": len(order),
         **{f"rows/{name}": n for name, n in sources.items()},

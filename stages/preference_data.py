@@ -224,7 +224,7 @@ def _judge_all(rows: list[Row], candidates: list[list[str]], judge: Judge, confi
 
     def judge_once(row: Row, responses: list[str]) -> tuple[dict[str, Any], bool]:
         heard = Heard(judge)
-        judged = _judge_row(row, responses, heard.judge, config)
+        judged = _judge_row(row, responses, heard, config)
         return judged._asdict(), not heard.silent
 
     jobs = [
@@ -259,7 +259,14 @@ def _judge_row(row: Row, responses: list[str], judge: Judge, config: Config) -> 
     unclear: list[Row] = []
     if not harmful:
         pairs, unclear = judge_pairs(
-            row, responses, judge, config.votes, config.min_margin, config.comparisons, config.pairs_per_prompt, rng
+            row,
+            responses,
+            judge,
+            votes=config.votes,
+            min_margin=config.min_margin,
+            comparisons=config.comparisons,
+            wanted=config.pairs_per_prompt,
+            rng=rng,
         )
 
     labels: list[Row] = []
@@ -301,7 +308,7 @@ def _write_pairs(
         "margins": Counter(row.get("margin") for row in pairs),
         "dropped": Counter(row["reason"] for row in dropped),
     }
-    write_rows(output.path, pairs, dropped, card, tokens)
+    write_rows(output.path, pairs, dropped, card, tokens=tokens)
 
 
 def _write_labels(output: Labels, labels: list[Row], dropped: list[Row], tokens: TokenCounter | None) -> None:
@@ -314,4 +321,4 @@ def _write_labels(output: Labels, labels: list[Row], dropped: list[Row], tokens:
     }
     safe = sum(row["safe"] for row in labels)
     card = {"rows": len(labels), "safe": safe, "unsafe": len(labels) - safe, "domains": domains}
-    write_rows(output.path, labels, dropped, card, tokens)
+    write_rows(output.path, labels, dropped, card, tokens=tokens)

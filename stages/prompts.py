@@ -56,10 +56,10 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
             "`heldout` and `outputs.heldout` go together, and one of them is missing", here.stage, "give both or none"
         )
 
-    loaded = load(config.source, Prompts, config.seed, here.isolation)
+    loaded = load(config.source, Prompts, config.seed, isolation=here.isolation)
     metrics: dict[str, float] = {"prompts": len(loaded.rows), "dropped": len(loaded.dropped)}
     if config.heldout and outputs.heldout:
-        heldout = load(config.heldout, Prompts, config.seed + 1, here.isolation)
+        heldout = load(config.heldout, Prompts, config.seed + 1, isolation=here.isolation)
         _check_disjoint(loaded, heldout, here)
         metrics["heldout"] = len(heldout.rows)
         if here.main:

@@ -116,13 +116,19 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     if config.reuse:
         candidates += settle(reuse_candidates(rows))
 
-    candidates = choose(candidates, config.per_prompt, config.prefer, random.Random(config.seed), config.max_rows)
+    candidates = choose(
+        candidates,
+        per_prompt=config.per_prompt,
+        prefer=config.prefer,
+        rng=random.Random(config.seed),
+        max_rows=config.max_rows,
+    )
     metrics = write_chats(
         outputs.chats.path,
         candidates,
         here.stage,
-        {"pass_rates": rates},
-        token_counter(model) if model else None,
+        card={"pass_rates": rates},
+        tokens=token_counter(model) if model else None,
     )
     return {
         **metrics,

@@ -1,4 +1,4 @@
-"""Responses on their way into a dataset: each is verified, screened and chosen, and one that is dropped keeps its reason."""
+"""Responses on their way into a dataset: each is verified, screened and chosen. A dropped one keeps its reason."""
 
 from __future__ import annotations
 
@@ -23,20 +23,34 @@ from r1pipe.text.response import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_O
 REFUSED = "refused by the service"
 Prefer = Literal["shortest", "first", "random", "diverse"]
 
+# The sentence around the answer of a reused solution, before and after it.
+_ANSWER_SENTENCES = {"en": ("The answer is ", "."), "zh": ("答案是", "。")}
+
 
 @dataclass(frozen=True)
 class Candidate:
-    """A response to a row, where it came from, and why it was dropped (empty while it is kept)."""
+    """A response to a row, where it came from, and why it was dropped."""
 
     row: dict[str, Any]
+
     response: str
-    source: str  # zero-traces, sampled, reuse, ...
-    tokens: int | None = None  # of the response; None where no tokenizer counted
+
+    source: str
+    """zero-traces, sampled, reuse, ..."""
+
+    tokens: int | None = None
+    """of the response; None if no tokenizer counted"""
+
     finished: bool = True
+
     reason: str = ""
-    right: bool = False  # it was verified, whatever became of it then
+    """why it was dropped; empty while it is kept"""
+
+    right: bool = False
+    """it was verified, even if it was dropped later"""
 
     def drop(self, reason: str) -> Candidate:
+        """The candidate with a reason; with an empty one, it is kept."""
         return replace(self, reason=reason)
 
     def record(self) -> dict[str, Any]:
@@ -50,23 +64,36 @@ class Candidate:
         }
 
     def verdict(self, drawn: str) -> dict[str, Any]:
-        """What settling made of a candidate that was drawn as the text `drawn`: the fields to replace."""
-        return {
-            "reason": self.reason,
-            "right": self.right,
-            **({"response": self.response} if self.response != drawn else {}),
-        }
+        """The fields that settling has changed in a candidate whose response was drawn as `drawn`."""
+        verdict: dict[str, Any] = {"reason": self.reason, "right": self.right}
+        if self.response != drawn:
+            verdict["response"] = self.response
+        return verdict
+
+
+# --- where candidates come from ---------------------------------------------------------------------------------------
 
 
 def read_prompts(path: Path, here: Here) -> list[dict[str, Any]]:
-    """The prompts of a dataset that this machine can verify: without isolation, code is left out, and a warning says so."""
+    """The prompts of a dataset that this machine can verify.
+
+    Without isolation, code is left out, and a warning says so.
+
+    Raises:
+        InputError: as read_rows; also if no prompt is left.
+    """
     rows = read_rows(path, Prompts)
-    kept = rows if here.isolation else [row for row in rows if "tests" not in row]
+    if here.isolation:
+        return rows
+
+    kept = [row for row in rows if "tests" not in row]
     if len(kept) < len(rows):
         warnings.warn(f"{here.stage}: {len(rows) - len(kept)} code rows are left out: no isolation", stacklevel=2)
     if not kept:
         raise InputError(
-            "all rows are code, which nothing here can isolate", str(path), "install bubblewrap, or give other prompts"
+            "all rows are code, and nothing on this machine can isolate it",
+            str(path),
+            "install bubblewrap, or give other prompts",
         )
     return kept
 
@@ -80,15 +107,17 @@ def to_chat_form(response: str, row: dict[str, Any]) -> str:
     head, opened, rest = response.rpartition(ANSWER_OPEN)
     if not opened or ANSWER_CLOSE not in rest or THINK_CLOSE not in head:
         return response
+    head = head.rstrip()
     answer = rest.split(ANSWER_CLOSE)[0].strip()
-    bare = "tests" not in row and "\\boxed" not in answer and "answer" in row
-    return f"{head.rstrip()}\\boxed{{{answer}}}" if bare else f"{head.rstrip()}{answer}"
+    needs_box = "answer" in row and "tests" not in row and "\\boxed" not in answer
+    return f"{head}\\boxed{{{answer}}}" if needs_box else f"{head}{answer}"
 
 
 def reused(row: dict[str, Any]) -> str | None:
-    """The row's own worked solution as a response: its text becomes the thinking, its answer the summary; None where there is none.
+    """The row's own worked solution as a response; None if it has none.
 
-    A solution that already has thinking is taken as it is. Of a code row the solution is the program, so it is the summary.
+    The text of the solution becomes the thinking, the row's answer the summary. A solution that already has thinking is
+    taken as it is. The solution of a code row is the program, so it is the summary.
     """
     solution = row.get("solution")
     if not solution:
@@ -96,169 +125,225 @@ def reused(row: dict[str, Any]) -> str | None:
     if THINK_OPEN in solution:
         return solution
     if "tests" in row:
-        return join_response("", solution if "```" in solution else f"```python\n{solution.strip()}\n```")
+        program = solution if "```" in solution else f"```python\n{solution.strip()}\n```"
+        return join_response("", program)
     if "answer" not in row:
         return join_response("", solution)
-    says = "答案是" if row.get("language") == "zh" else "The answer is "
-    stop = "。" if row.get("language") == "zh" else "."
-    return join_response(solution, f"{says}\\boxed{{{row['answer']}}}{stop}")
+    language = "zh" if row.get("language") == "zh" else "en"
+    before, after = _ANSWER_SENTENCES[language]
+    return join_response(solution, f"{before}\\boxed{{{row['answer']}}}{after}")
 
 
 def reuse_candidates(rows: Iterable[dict[str, Any]]) -> list[Candidate]:
-    """A candidate for every row that brings a solution."""
-    return [Candidate(row, response, "reuse") for row in rows if (response := reused(row)) is not None]
+    """A candidate for every row that has a solution."""
+    candidates = []
+    for row in rows:
+        response = reused(row)
+        if response is not None:
+            candidates.append(Candidate(row, response, "reuse"))
+    return candidates
+
+
+# --- what is dropped --------------------------------------------------------------------------------------------------
 
 
 def screen(candidates: Sequence[Candidate], filters: Filters) -> list[Candidate]:
-    """Each candidate, dropped with the first reason that applies: cut off, malformed, length, paragraphs, code, repetition, language."""
+    """Each candidate, dropped with the first reason that applies.
+
+    The order is: cut off, malformed, length, paragraphs, code, repetition, language.
+    """
     from r1pipe.rewards.scoring import score
     from r1pipe.schema import RewardSpec
 
-    screened = [
-        candidate if candidate.reason else candidate.drop(shape_reason(candidate.response, filters, candidate.finished))
-        for candidate in candidates
-    ]
+    screened = []
+    for candidate in candidates:
+        if not candidate.reason:
+            candidate = candidate.drop(shape_reason(candidate.response, filters, candidate.finished))
+        screened.append(candidate)
     if filters.min_language is None:
         return screened
-    asked = [
+
+    # Without thinking there is no language to measure.
+    to_measure = [
         number
         for number, candidate in enumerate(screened)
-        if not candidate.reason and (split_response(candidate.response).thinking or "")
+        if not candidate.reason and split_response(candidate.response).thinking
     ]
-    texts = [screened[number].response for number in asked]
-    shares = score([RewardSpec(name="language")], texts, [screened[number].row for number in asked]).components[
-        "language"
-    ]
-    for number, share in zip(asked, shares, strict=True):
+    responses = [screened[number].response for number in to_measure]
+    rows = [screened[number].row for number in to_measure]
+    shares = score([RewardSpec(name="language")], responses, rows).components["language"]
+    for number, share in zip(to_measure, shares, strict=True):
         if share is not None and share < filters.min_language:
             screened[number] = screened[number].drop("mixed or other language")
     return screened
 
 
 def verify(candidates: Sequence[Candidate], judge: Judge | None = None) -> list[Candidate]:
-    """Drop what is wrong by the rules (answers, tests), or by the judge where no rule applies; what nobody can judge is dropped as well."""
-    from r1pipe.rewards.scoring import correct
+    """Drop what is wrong: by the rules (answers, tests), or by the judge if no rule applies.
 
-    open_ = [number for number, candidate in enumerate(candidates) if not candidate.reason]
-    verdicts = dict(
-        zip(
-            open_,
-            correct([candidates[number].response for number in open_], [candidates[number].row for number in open_]),
-            strict=True,
-        )
-    )
-    checkable = {number for number in open_ if "tests" in candidates[number].row or "answer" in candidates[number].row}
-    asked = [number for number in open_ if verdicts[number] is None and number not in checkable]
-    if judge is not None and asked:
-        with ThreadPoolExecutor(judge.max_in_flight) as threads:
-            verdicts.update(
-                zip(
-                    asked,
-                    threads.map(lambda number: judge.right(candidates[number].row, candidates[number].response), asked),
-                    strict=True,
-                )
-            )
+    What nobody can judge is dropped as well.
+    """
     verified = list(candidates)
-    for number, verdict in verdicts.items():
+    for number, verdict in _verdicts(candidates, judge).items():
         candidate = candidates[number]
-        if verdict is None:
-            verified[number] = candidate.drop(
-                "not judged" if number in checkable or judge is not None else "no rule and no judge"
-            )
-        elif not verdict:
-            verified[number] = candidate.drop("wrong answer" if candidate.finished else "cut off")
-        else:
+        if verdict:
             verified[number] = replace(candidate, right=True)
+        elif verdict is not None:
+            verified[number] = candidate.drop("wrong answer" if candidate.finished else "cut off")
+        elif judge is not None or _has_rule(candidate):
+            verified[number] = candidate.drop("not judged")
+        else:
+            verified[number] = candidate.drop("no rule and no judge")
     return verified
 
 
+def _has_rule(candidate: Candidate) -> bool:
+    return "tests" in candidate.row or "answer" in candidate.row
+
+
+def _verdicts(candidates: Sequence[Candidate], judge: Judge | None) -> dict[int, bool | None]:
+    """The verdict on each candidate that is not dropped yet, by its number; None if nobody can judge it."""
+    from r1pipe.rewards.scoring import correct
+
+    numbers = [number for number, candidate in enumerate(candidates) if not candidate.reason]
+    responses = [candidates[number].response for number in numbers]
+    rows = [candidates[number].row for number in numbers]
+    verdicts: dict[int, bool | None] = dict(zip(numbers, correct(responses, rows), strict=True))
+
+    for_judge = [number for number in numbers if verdicts[number] is None and not _has_rule(candidates[number])]
+    if judge is not None and for_judge:
+
+        def ask(number: int) -> bool | None:
+            return judge.right(candidates[number].row, candidates[number].response)
+
+        with ThreadPoolExecutor(judge.max_in_flight) as threads:
+            verdicts.update(zip(for_judge, threads.map(ask, for_judge), strict=True))
+    return verdicts
+
+
 def pass_rates(candidates: Iterable[Candidate]) -> dict[str, float]:
-    """The share of right responses of every prompt, by its id; what a service refused to answer is no response."""
+    """The share of right responses to each prompt, by its id.
+
+    A response that a service refused to give does not count.
+    """
     right: dict[str, list[bool]] = {}
     for candidate in candidates:
-        if candidate.reason == REFUSED:
-            continue
-        right.setdefault(candidate.row["id"], []).append(candidate.right)
+        if candidate.reason != REFUSED:
+            right.setdefault(candidate.row["id"], []).append(candidate.right)
     return {prompt: sum(verdicts) / len(verdicts) for prompt, verdicts in right.items()}
 
 
-def choose(
-    candidates: Sequence[Candidate], per_prompt: int, prefer: Prefer, rng: random.Random, max_rows: int | None = None
-) -> list[Candidate]:
-    """At most `per_prompt` of each prompt's kept candidates, none twice, and at most `max_rows` in all; the rest is dropped with a reason.
+# --- what is kept -----------------------------------------------------------------------------------------------------
 
-    A prompt is its id and its text: ids of two datasets can be the same numbers.
+
+def choose(
+    candidates: Sequence[Candidate],
+    *,
+    per_prompt: int,
+    prefer: Prefer,
+    rng: random.Random,
+    max_rows: int | None = None,
+) -> list[Candidate]:
+    """Keep some of the candidates, none twice; the rest is dropped with a reason.
+
+    A prompt is its id and its text: ids of two datasets can be the same numbers. Samples always come before reuse.
 
     Args:
-        prefer: of one prompt: `shortest` (by tokens, else characters), `first`, `random`, or `diverse` (the first, then again and again the one
-            whose nearest among those taken is farthest, by the overlap of their word 3-grams); samples always come before reuse.
+        per_prompt: the most candidates of a prompt.
+        prefer: which candidates of a prompt come first: `shortest` (by tokens, else characters), `first`, `random`, or
+            `diverse` (the first, then always the one whose nearest among those taken is farthest, by the overlap of
+            their word 3-grams).
+        max_rows: the most candidates in all; the rest is drawn to be dropped.
     """
-    chosen = list(candidates)
     prompts: dict[tuple[str, str], list[int]] = {}
     for number, candidate in enumerate(candidates):
         if not candidate.reason:
             prompts.setdefault((candidate.row["id"], candidate.row["prompt"]), []).append(number)
+
+    chosen = list(candidates)
     kept: list[int] = []
     for numbers in prompts.values():
-        if prefer == "diverse":
-            order: dict[int, float] = _spread({number: candidates[number] for number in numbers})
-        else:
-            order = {
-                number: (
-                    rng.random() if prefer == "random" else _size(candidates[number]) if prefer == "shortest" else 0
-                )
-                for number in numbers
-            }
         seen: set[str] = set()
-        for number in sorted(numbers, key=lambda number: (candidates[number].source == "reuse", order[number], number)):
-            if candidates[number].response in seen:
+        for number in _preferred_first(candidates, numbers, prefer, rng):
+            response = candidates[number].response
+            if response in seen:
                 chosen[number] = chosen[number].drop("duplicate")
             elif len(seen) == per_prompt:
                 chosen[number] = chosen[number].drop("enough of this prompt")
             else:
-                seen.add(candidates[number].response)
+                seen.add(response)
                 kept.append(number)
+
     if max_rows is not None:
         for number in rng.sample(kept, max(0, len(kept) - max_rows)):
             chosen[number] = chosen[number].drop("enough rows")
     return chosen
 
 
+def _preferred_first(
+    candidates: Sequence[Candidate], numbers: Sequence[int], prefer: Prefer, rng: random.Random
+) -> list[int]:
+    """The numbers of one prompt's candidates, in the order of preference."""
+    if prefer == "diverse":
+        return _diverse_first({number: candidates[number] for number in numbers})
+    if prefer == "random":
+        order = {number: rng.random() for number in numbers}
+    elif prefer == "shortest":
+        order = {number: _size(candidates[number]) for number in numbers}
+    else:
+        order = dict.fromkeys(numbers, 0)
+    return sorted(numbers, key=lambda number: (candidates[number].source == "reuse", order[number], number))
+
+
 def _size(candidate: Candidate) -> int:
     return candidate.tokens if candidate.tokens is not None else len(candidate.response)
 
 
-def _spread(candidates: Mapping[int, Candidate]) -> dict[int, float]:
-    """Each number's place when the next is always the one least like those before; samples before reuse."""
-    words = {number: units(candidate.response) for number, candidate in candidates.items()}
-    grams = {number: set(zip(found, found[1:], found[2:], strict=False)) for number, found in words.items()}
+def _diverse_first(candidates: Mapping[int, Candidate]) -> list[int]:
+    """The numbers in an order in which the next is always the one least like those before; samples before reuse."""
+    grams: dict[int, set[tuple[str, str, str]]] = {}
+    for number, candidate in candidates.items():
+        words = units(candidate.response)
+        grams[number] = set(zip(words, words[1:], words[2:], strict=False))
+
+    # For each candidate that is left, its overlap with the nearest of those taken.
     nearest = dict.fromkeys(candidates, 0.0)
-    places: dict[int, float] = {}
+    order: list[int] = []
     while nearest:
         taken = min(nearest, key=lambda number: (candidates[number].source == "reuse", nearest[number], number))
-        places[taken] = len(places)
+        order.append(taken)
         del nearest[taken]
         for number in nearest:
-            nearest[number] = max(
-                nearest[number], len(grams[number] & grams[taken]) / max(1, len(grams[number] | grams[taken]))
-            )
-    return places
+            shared = len(grams[number] & grams[taken])
+            overlap = shared / max(1, len(grams[number] | grams[taken]))
+            nearest[number] = max(nearest[number], overlap)
+    return order
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
 
 
 def write_chats(
     folder: Path,
     candidates: Sequence[Candidate],
     stage: str,
+    *,
     card: Mapping[str, Any] | None = None,
     tokens: TokenCounter | None = None,
     unread: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, float]:
-    """Write what was kept as chats and the rest with its reasons, rows that a source left `unread` included; returns the metrics.
+    """Write what was kept as chats, and the rest with its reasons.
 
-    `tokens` counts tokens for the cards.
+    Args:
+        card: what the cards contain beside the counts.
+        tokens: counts tokens for the cards.
+        unread: rows that a source left out, each with a `reason`.
+
+    Returns:
+        the stage's metrics
 
     Raises:
-        InputError: nothing was kept; says why, by source.
+        InputError: nothing was kept; the error gives the reasons by source.
     """
     counts = count_by_source(candidates)
     kept = [candidate for candidate in candidates if not candidate.reason]
@@ -266,22 +351,21 @@ def write_chats(
         raise InputError(
             f"0 of {len(candidates)} responses kept",
             f"{stage}: {describe(counts)}",
-            "a checkpoint that is never right gives nothing to imitate: train it longer, loosen the filters, or set `reuse: true` if the rows have solutions",
+            "a checkpoint that is never right gives nothing to imitate: train it longer, loosen the filters, "
+            "or set `reuse: true` if the rows have solutions",
         )
+
     rows = [as_chat(candidate, name) for candidate, name in zip(kept, chat_ids(kept), strict=True)]
     prompts = len({(candidate.row["id"], candidate.row["prompt"]) for candidate in kept})
-    dropped = [*unread, *(candidate.record() for candidate in candidates if candidate.reason)]
     domains = dict(Counter(row["domain"] for row in rows))
-    write_rows(
-        folder,
-        rows,
-        dropped,
-        {"rows": len(rows), "prompts": prompts, "domains": domains, "sources": counts, **(card or {})},
-        tokens,
-    )
-    reasons = Counter(row["reason"] for row in dropped)
+    dropped = [*unread, *(candidate.record() for candidate in candidates if candidate.reason)]
+    card = {"rows": len(rows), "prompts": prompts, "domains": domains, "sources": counts, **(card or {})}
+    write_rows(folder, rows, dropped, card, tokens=tokens)
+
     metrics: dict[str, float] = {"candidates": len(candidates), "kept": len(rows), "prompts": prompts}
-    return metrics | {f"dropped/{reason}": n for reason, n in reasons.most_common()}
+    for reason, number in Counter(row["reason"] for row in dropped).most_common():
+        metrics[f"dropped/{reason}"] = number
+    return metrics
 
 
 def count_by_source(candidates: Iterable[Candidate]) -> dict[str, dict[str, int]]:
@@ -294,32 +378,40 @@ def count_by_source(candidates: Iterable[Candidate]) -> dict[str, dict[str, int]
 
 def describe(counts: dict[str, dict[str, int]]) -> str:
     """`zero-traces: wrong answer 40, cut off 24; reuse: ...`, for the message that nothing was kept."""
-    return "; ".join(
-        f"{source}: " + ", ".join(f"{reason} {n}" for reason, n in reasons.items())
-        for source, reasons in counts.items()
-    )
+    sources = []
+    for source, reasons in counts.items():
+        listed = ", ".join(f"{reason} {number}" for reason, number in reasons.items())
+        sources.append(f"{source}: {listed}")
+    return "; ".join(sources)
 
 
 def chat_ids(candidates: Sequence[Candidate]) -> list[str]:
-    """Ids for a Chats dataset: the first response to a prompt has its id, further ones have ID#1, ID#2, ..., leaving out what is another prompt's id."""
+    """Ids for a Chats dataset.
+
+    The first response to a prompt has the prompt's id, further ones have ID#1, ID#2, ...; numbers that would give the
+    id of another prompt are left out.
+    """
     taken = {candidate.row["id"] for candidate in candidates}
     numbers: Counter[str] = Counter()
     names = []
     for candidate in candidates:
-        own = name = candidate.row["id"]
-        if numbers[own]:
-            while (name := f"{own}#{numbers[own]}") in taken:
-                numbers[own] += 1
-        numbers[own] += 1
+        prompt = candidate.row["id"]
+        name = prompt
+        if numbers[prompt]:
+            name = f"{prompt}#{numbers[prompt]}"
+            while name in taken:
+                numbers[prompt] += 1
+                name = f"{prompt}#{numbers[prompt]}"
+        numbers[prompt] += 1
         taken.add(name)
         names.append(name)
     return names
 
 
 def as_chat(candidate: Candidate, name: str) -> dict[str, Any]:
-    """A row of a Chats dataset."""
+    """A row of a Chats dataset with the id `name`."""
     row = candidate.row
-    before = row["messages"][:-1] if "messages" in row else [{"role": "user", "content": row["prompt"]}]
-    messages = [*before, {"role": "assistant", "content": candidate.response}]
-    kept = {name: row[name] for name in ("domain", "language", "level") if name in row}
-    return {"id": name, "messages": messages, **kept, "source": candidate.source}
+    question = [{"role": "user", "content": row["prompt"]}] if "messages" not in row else row["messages"][:-1]
+    messages = [*question, {"role": "assistant", "content": candidate.response}]
+    tags = {column: row[column] for column in ("domain", "language", "level") if column in row}
+    return {"id": name, "messages": messages, **tags, "source": candidate.source}

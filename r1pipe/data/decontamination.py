@@ -1,8 +1,11 @@
-"""Contamination: training rows that share an n-gram with a question or a reference solution of a benchmark (v2 D.1: any matching 10-gram).
+"""Contamination: training rows that share an n-gram with a question or a reference solution of a benchmark.
 
-The paper does not say of what its 10-grams are made. Here they are words (r1pipe/text/ngrams.py); for a benchmark text that is mostly Chinese or
-Japanese, more characters, since one of its words is one to two of them. Exact up to 64-bit hashes. A text shorter than n words matches nothing,
-and paraphrases are not found.
+The paper removes any row with a matching 10-gram (v2 D.1) and does not say of what its 10-grams are made. Here they are
+words (r1pipe/text/ngrams.py). For a benchmark text that is mostly Chinese or Japanese they are more characters, since a
+word of these languages is one to two characters.
+
+The comparison is exact except for collisions of 64-bit hashes. Not covered: a text of fewer than n words matches
+nothing, and paraphrases are not found.
 """
 
 from __future__ import annotations
@@ -15,115 +18,155 @@ from typing import Any
 import numpy as np
 
 from r1pipe.artifacts import Prompts
+from r1pipe.data.io import column_names
 from r1pipe.data.mixture import Decontaminate
 from r1pipe.data.selection import raw_rows, selected
+from r1pipe.data.shapes import SHAPES
 from r1pipe.data.sources import Source, load
 from r1pipe.errors import InputError
 from r1pipe.text.ngrams import hash_texts, mostly_characters, ngrams, words
 
-TEXTS = ("prompt", "solution", "answer", "response")  # columns that hold a question or a reference solution
-_FILTER = np.uint64((1 << 22) - 1)
+# Columns that hold a question or a reference solution.
+TEXTS = ("prompt", "solution", "answer", "response")
+
+# The low bits of a hash, by which most n-grams are passed over without a search.
+_LOW_BITS = np.uint64((1 << 22) - 1)
 
 
 @dataclass(frozen=True)
 class Grams:
-    """The n-grams of benchmark texts: hashes_G uint64, sorted; whose each is; and which low bits occur, to pass over most others quickly."""
+    """The n-grams of benchmark texts. The axis G is that of the different n-grams."""
 
     n: int
+
     hashes_G: np.ndarray
+    """uint64, sorted"""
+
     owners_G: np.ndarray
-    seen: np.ndarray
+    """int64, the number of the benchmark row that has the n-gram; the first, if several have it"""
+
+    known_low_bits: np.ndarray
+    """bool, which values of _LOW_BITS occur in hashes_G"""
 
     @classmethod
     def of(cls, texts: Sequence[str], owners: Sequence[int], n: int) -> Grams:
+        """The n-grams of texts; `owners` has the benchmark row of each text."""
         hashes, offsets = ngrams(*hash_texts(texts), n)
-        unique, first = np.unique(hashes, return_index=True)
-        seen = np.zeros(int(_FILTER) + 1, bool)
-        seen[unique & _FILTER] = True
-        return cls(n, unique, np.repeat(np.asarray(owners, np.int64), np.diff(offsets))[first], seen)
+        owner_of_gram = np.repeat(np.asarray(owners, np.int64), np.diff(offsets))
+        hashes_G, first = np.unique(hashes, return_index=True)
+        known_low_bits = np.zeros(int(_LOW_BITS) + 1, bool)
+        known_low_bits[hashes_G & _LOW_BITS] = True
+        return cls(n, hashes_G, owner_of_gram[first], known_low_bits)
 
     def find(self, hashes_T: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Hashed words of texts -> the texts that share an n-gram, the benchmark row of each text's first, and the word where it starts."""
+        """Find the texts that share an n-gram with a benchmark.
+
+        Args:
+            hashes_T: the words of all texts (ngrams.hash_texts).
+            offsets: (R+1,) of the texts in hashes_T.
+
+        Returns:
+            three arrays of the same length: the texts, the benchmark row of each text's first shared n-gram, and the
+            number of the word where this begins.
+        """
         grams, starts = ngrams(hashes_T, offsets, self.n)
-        at = np.flatnonzero(self.seen[grams & _FILTER])
-        place = np.minimum(np.searchsorted(self.hashes_G, grams[at]), len(self.hashes_G) - 1)
-        hit = self.hashes_G[place] == grams[at]
-        at, place = at[hit], place[hit]
-        texts, first = np.unique(np.searchsorted(starts, at, side="right") - 1, return_index=True)
-        return texts, self.owners_G[place[first]], at[first] - starts[texts]
+        places = np.flatnonzero(self.known_low_bits[grams & _LOW_BITS])
+        candidates = grams[places]
+        nearest = np.minimum(np.searchsorted(self.hashes_G, candidates), len(self.hashes_G) - 1)
+        equal = self.hashes_G[nearest] == candidates
+        places = places[equal]
+        nearest = nearest[equal]
+
+        text_of_place = np.searchsorted(starts, places, side="right") - 1
+        texts, first = np.unique(text_of_place, return_index=True)
+        return texts, self.owners_G[nearest[first]], places[first] - starts[texts]
 
 
 @dataclass(frozen=True)
 class Benchmarks:
-    """What training rows must not share an n-gram with.
-
-    Attributes:
-        rows: the benchmark rows' ids, as "file: id".
-        grams: one set for words, one for characters; a set that would be empty is left out.
-        too_short: rows without any n-gram, which can match nothing.
-    """
+    """The benchmark texts with which training rows must not share an n-gram."""
 
     rows: list[str]
+    """The benchmark rows' ids, as "file: id"."""
+
     grams: list[Grams]
+    """One set for words, one for characters; a set that would be empty is left out."""
+
     too_short: int
+    """The number of benchmark rows without any n-gram, which match nothing."""
 
     @classmethod
     def load(cls, config: Decontaminate, seed: int) -> Benchmarks:
         """Read all questions and reference solutions; `seed` draws those of a world.
 
         Raises:
-            InputError: a file that cannot be read, a row without a question, or no n-gram in all of them.
+            InputError: a file cannot be read, a row has no question, or no text has an n-gram.
         """
-        n, n_characters = config.ngram, config.ngram_characters
         rows: list[str] = []
-        texts: dict[int, list[str]] = {n: [], n_characters: []}
-        owners: dict[int, list[int]] = {n: [], n_characters: []}
+        texts: dict[int, list[str]] = {config.ngram: [], config.ngram_characters: []}
+        owners: dict[int, list[int]] = {n: [] for n in texts}
         too_short = 0
         for source in config.sources:
-            for name, found in _read(source, seed):
-                sized = [
-                    (n_characters if mostly_characters(of_text) else n, len(of_text), text)
-                    for text in found
-                    for of_text in [words(text)]
-                ]
-                for size, _, text in sized:
-                    texts[size].append(text)
-                    owners[size].append(len(rows))
-                too_short += all(length < size for size, length, _ in sized)
+            for name, row_texts in _read(source, seed):
+                matchable = False
+                for text in row_texts:
+                    text_words = words(text)
+                    n = config.ngram_characters if mostly_characters(text_words) else config.ngram
+                    texts[n].append(text)
+                    owners[n].append(len(rows))
+                    matchable |= len(text_words) >= n
+                too_short += not matchable
                 rows.append(name)
-        grams = [made for size in texts if len((made := Grams.of(texts[size], owners[size], size)).hashes_G)]
+
+        grams = [Grams.of(texts[n], owners[n], n) for n in texts]
+        grams = [grams_of_n for grams_of_n in grams if len(grams_of_n.hashes_G)]
         if not grams:
             raise InputError(
-                f"no benchmark text has {n} words",
+                f"no benchmark text has {config.ngram} words",
                 f"{len(rows)} rows",
                 "give other files to `against`, or a smaller `ngram`",
             )
         return cls(rows, grams, too_short)
 
     def find(self, hashes_T: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """For each of R texts the benchmark row that it shares an n-gram with, or -1; at which word; and of how many words (R,) each."""
-        owner = np.full(len(offsets) - 1, -1, np.int64)
-        at, n = np.zeros_like(owner), np.zeros_like(owner)
+        """The benchmark row with which each of R texts shares an n-gram.
+
+        Args:
+            hashes_T: the words of all texts (ngrams.hash_texts).
+            offsets: (R+1,) of the texts in hashes_T.
+
+        Returns:
+            owner_R, the benchmark row or -1; start_R, the number of the word where the shared n-gram begins; and n_R,
+            the words of the n-gram.
+        """
+        owner_R = np.full(len(offsets) - 1, -1, np.int64)
+        start_R = np.zeros_like(owner_R)
+        n_R = np.zeros_like(owner_R)
         for grams in self.grams:
-            texts, owners, places = grams.find(hashes_T, offsets)
-            new = owner[texts] < 0
-            owner[texts[new]], at[texts[new]], n[texts[new]] = owners[new], places[new], grams.n
-        return owner, at, n
+            texts, owners, starts = grams.find(hashes_T, offsets)
+            new = owner_R[texts] < 0
+            owner_R[texts[new]] = owners[new]
+            start_R[texts[new]] = starts[new]
+            n_R[texts[new]] = grams.n
+        return owner_R, start_R, n_R
 
 
 def _read(source: Source, seed: int) -> Iterator[tuple[str, list[str]]]:
-    """Each row's name and its texts. Answers are not parsed: a benchmark is compared whole, whatever its gold answers look like."""
-    if source.world or source.reasoning_gym:
+    """Each row's name and its texts.
+
+    Answers are not parsed: a benchmark is compared whole, even if some of its gold answers cannot be read.
+    """
+    if source.generated:
         for row in load(source, Prompts, seed).rows:
             yield f"{source.name}: {row['id']}", [row[column] for column in TEXTS if row.get(column)]
         return
-    from r1pipe.data.shapes import SHAPES
 
     for where, raw in raw_rows(source):
-        if selected(raw, source):
-            for row in SHAPES[source.shape](raw, source, where):
-                name = Path(where.rpartition(":")[0]).name if source.path else source.name
-                yield f"{name}: {row.get('id', where)}", _texts(row, where)
+        if not selected(raw, source):
+            continue
+        for row in SHAPES[source.shape](raw, source, where):
+            file = Path(where.rpartition(":")[0]).name if source.path else source.name
+            yield f"{file}: {row.get('id', where)}", _texts(row, where)
 
 
 def _texts(row: dict[str, Any], where: str) -> list[str]:
@@ -132,8 +175,7 @@ def _texts(row: dict[str, Any], where: str) -> list[str]:
         raise InputError(
             "no column 'prompt' with a text",
             where,
-            f"the row has {', '.join(sorted(row))}; `columns: {{prompt: THEIRS, solution: THEIRS}}` renames",
+            f"the row has {column_names(row)}; `columns: {{prompt: THEIRS, solution: THEIRS}}` renames",
         )
-    return [message["content"] for message in row.get("messages", ())] + [
-        row[column] for column in TEXTS if isinstance(row.get(column), str)
-    ]
+    messages = [message["content"] for message in row.get("messages", ())]
+    return messages + [row[column] for column in TEXTS if isinstance(row.get(column), str)]

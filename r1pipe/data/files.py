@@ -1,7 +1,8 @@
-"""Files to raw rows, one at a time: JSON lines (plain, gz, zst, xz, bz2) and Parquet, every mistake with its file and line.
+"""Raw rows of files, one at a time: JSON lines (plain, gz, zst, xz, bz2) and Parquet. Every error names file and line.
 
-Own code and not `datasets`, which reads the same formats: it copies files into its cache first, makes one schema of all rows, and where that fails
-names neither file nor line. What lies on the hub goes through `datasets` (r1pipe/data/hub_datasets.py).
+This is our own code and not `datasets`, which reads the same formats: `datasets` copies files into its cache first and
+makes one schema of all rows, and if that fails it names neither file nor line. Datasets on the hub are read through
+`datasets` (r1pipe/data/hub_datasets.py).
 """
 
 from __future__ import annotations
@@ -27,37 +28,51 @@ if TYPE_CHECKING:
     import pyarrow
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".jsonl.xz", ".jsonl.bz2", ".parquet")
-MAX_LINE = 64 * 2**20  # bytes; a file without line ends must not fill the memory (our choice)
 UNREADABLE = (EOFError, zlib.error, lzma.LZMAError, OSError)
-MAX_DEPTH = (
-    64  # lists and objects in each other; Python's own JSON gives up, either way, at about a thousand (our choice)
-)
 
-Located = tuple[str, dict[str, Any]]  # where a row stands ("file:line"), and the row
-Bad = Callable[[InputError], None]  # what to do about a malformed row: raise, or count it and go on
+# Bytes of a line; a file without line ends must not fill the memory (our choice).
+MAX_LINE = 64 * 2**20
+
+# Levels of nested lists and objects (our choice). Python's own JSON fails at about a thousand, reading or writing.
+MAX_DEPTH = 64
+
+PARQUET_BATCH_ROWS = 4096
+
+Located = tuple[str, dict[str, Any]]
+"""Where a row stands ("file:line"), and the row."""
+
+Bad = Callable[[InputError], None]
+"""What to do about a malformed row: raise the error, or count it and continue."""
 
 _HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def refuse(error: InputError) -> None:
-    """The `Bad` that takes no malformed row."""
+    """The `Bad` that accepts no malformed row."""
     raise error
 
 
+# --- paths ------------------------------------------------------------------------------------------------------------
+
+
 def matches(path: Path) -> list[Path]:
-    """What a path stands for: itself, or in name order all that matches it, where it is a pattern and nothing is called so.
+    """The paths that match a pattern, in the order of their names; a path that exists or is not a pattern is itself.
 
     Raises:
         InputError: a pattern matches nothing.
     """
     if path.exists() or not has_magic(str(path)):
         return [path]
-    start = before_pattern(path)
-    if not (found := sorted(start.glob(str(path.relative_to(start))))):
+    folder = before_pattern(path)
+    pattern = str(path.relative_to(folder))
+    paths = sorted(folder.glob(pattern))
+    if not paths:
         raise InputError(
-            "no file matches", str(path), "check the pattern; a relative path counts from the YAML that states it"
+            "no file matches",
+            str(path),
+            "check the pattern; a relative path starts at the folder of the YAML that states it",
         )
-    return found
+    return paths
 
 
 def before_pattern(path: Path) -> Path:
@@ -70,155 +85,187 @@ def before_pattern(path: Path) -> Path:
 
 
 def dataset_files(path: Path) -> list[Path]:
-    """The files that a dataset's path stands for, in name order.
-
-    Raises:
-        InputError: nothing is there, the folder holds no rows, or the file's ending is not one of ENDINGS.
-    """
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.name.startswith("rows") and file.name.endswith(ENDINGS))
-        if not files:
-            raise InputError(
-                "the folder holds no rows",
-                str(path),
-                f"a dataset folder has files named rows*{', rows*'.join(ENDINGS)}",
-            )
-        return files
-    if not path.exists():
-        raise InputError(
-            "no such file", str(path), "check the path; a relative one counts from the YAML that states it"
-        )
-    if not path.name.endswith(ENDINGS):
-        raise InputError(
-            f"cannot read rows from a {path.suffix or 'nameless'} file", str(path), f"use one of {', '.join(ENDINGS)}"
-        )
-    return [path]
-
-
-def read_raw(path: Path, bad: Bad = refuse) -> Iterator[Located]:
-    """Each row as it stands, with where it stands; see read_lines."""
-    return ((where, row) for where, row, _ in read_lines(path, bad))
-
-
-def read_lines(path: Path, bad: Bad = refuse) -> Iterator[tuple[str, dict[str, Any], bytes]]:
-    """Each row as it stands, with where it stands and its line of JSON; of Parquet the line is empty.
+    """The files of a dataset, in the order of their names.
 
     Args:
         path: a dataset folder or one file.
-        bad: is told of each line that is no JSON object; the default raises.
 
     Raises:
-        InputError: a file is not whole, or is no JSON lines or Parquet.
+        InputError: the path does not exist, the folder has no rows, or the file's ending is not one of ENDINGS.
+    """
+    if path.is_dir():
+        files = [file for file in path.iterdir() if file.name.startswith("rows") and file.name.endswith(ENDINGS)]
+        if not files:
+            raise InputError(
+                "the folder has no rows",
+                str(path),
+                f"a dataset folder has files named rows*{', rows*'.join(ENDINGS)}",
+            )
+        return sorted(files)
+
+    if not path.exists():
+        raise InputError(
+            "no such file",
+            str(path),
+            "check the path; a relative path starts at the folder of the YAML that states it",
+        )
+    if not path.name.endswith(ENDINGS):
+        kind = f"a {path.suffix} file" if path.suffix else "a file without an ending"
+        raise InputError(f"cannot read rows from {kind}", str(path), f"use one of {', '.join(ENDINGS)}")
+    return [path]
+
+
+# --- JSON lines -------------------------------------------------------------------------------------------------------
+
+
+def read_raw(path: Path, on_bad: Bad = refuse) -> Iterator[Located]:
+    """Each row of a dataset as the file has it; see read_lines."""
+    for where, row, _ in read_lines(path, on_bad):
+        yield where, row
+
+
+def read_lines(path: Path, on_bad: Bad = refuse) -> Iterator[tuple[str, dict[str, Any], bytes]]:
+    """Each row of a dataset as the file has it, with where it stands and its line of JSON.
+
+    The line is empty for Parquet.
+
+    Args:
+        path: a dataset folder or one file.
+        on_bad: called for each line that is not a JSON object; the default raises.
+
+    Raises:
+        InputError: a file is incomplete, or is neither JSON lines nor Parquet.
     """
     for file in dataset_files(path):
         if file.name.endswith(".parquet"):
-            yield from ((where, row, b"") for where, row in _read_parquet(file, bad))
+            for where, row in _read_parquet(file, on_bad):
+                yield where, row, b""
         else:
-            yield from _read_jsonl(file, bad)
+            yield from _read_jsonl(file, on_bad)
 
 
-def _read_jsonl(file: Path, bad: Bad) -> Iterator[tuple[str, dict[str, Any], bytes]]:
-    packed = file.suffix.lstrip(".").replace("gz", "gzip") if file.suffix != ".jsonl" else ""
+def _read_jsonl(file: Path, on_bad: Bad) -> Iterator[tuple[str, dict[str, Any], bytes]]:
+    packed = ""
+    if file.suffix != ".jsonl":
+        packed = file.suffix.lstrip(".").replace("gz", "gzip")
+
     try:
-        if packed and not file.stat().st_size:  # gzip and zstd would take it for a file without rows
+        # gzip and zstd take an empty file for one without rows.
+        if packed and not file.stat().st_size:
             raise EOFError("it is empty")
+
         with open_lines(file) as stream:
             number = 0
             while line := stream.readline(MAX_LINE + 1):
                 number += 1
+                where = f"{file}:{number}"
                 if len(line) > MAX_LINE:
-                    while line and not line.endswith(b"\n"):
-                        line = stream.readline(MAX_LINE)
-                    bad(
-                        InputError(
-                            f"the line is longer than {MAX_LINE >> 20} MiB",
-                            f"{file}:{number}",
-                            "each line is one JSON object",
-                        )
-                    )
-                elif line.strip():
-                    try:
-                        row = parse_line(line, first=number == 1)
-                    except InputError as error:
-                        bad(InputError(error.what, f"{file}:{number}", error.fix))
-                    else:
-                        yield f"{file}:{number}", row, line
+                    _skip_line(stream, line)
+                    limit = f"{MAX_LINE >> 20} MiB"
+                    on_bad(InputError(f"the line is longer than {limit}", where, "each line is one JSON object"))
+                    continue
+                if not line.strip():
+                    continue
+                try:
+                    row = parse_line(line, first=number == 1)
+                except InputError as error:
+                    on_bad(InputError(error.what, where, error.fix))
+                    continue
+                yield where, row, line
     except UNREADABLE as error:
+        # An error with a number comes from the system. Without one, the packed data is damaged.
         if packed and not getattr(error, "errno", None):
-            raise InputError(f"the file is not whole {packed}: {error}", str(file), "fetch or write it again") from None
+            raise InputError(
+                f"the file is not a complete {packed} file: {error}", str(file), "fetch or write it again"
+            ) from None
         raise InputError(f"cannot read: {getattr(error, 'strerror', None) or error}", str(file)) from None
 
 
+def _skip_line(stream: BinaryIO, line: bytes) -> None:
+    """Read up to the end of a line that is too long."""
+    while line and not line.endswith(b"\n"):
+        line = stream.readline(MAX_LINE)
+
+
 def open_lines(file: Path) -> BinaryIO:
-    """A file of JSON lines, unpacked; reading it raises one of UNREADABLE."""
-    if file.suffix == ".zst":  # pyarrow is here anyway; in the standard library only from 3.14 on
+    """Open a file of JSON lines, unpacked; reading it raises one of UNREADABLE."""
+    if file.suffix == ".zst":
+        # The standard library reads zstd from Python 3.14 on; pyarrow is installed anyway.
         import pyarrow
 
         return io.BufferedReader(cast(Any, pyarrow.input_stream(str(file), compression="zstd")))
     openers: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
-    return openers.get(file.suffix, open)(file, "rb")
+    opener = openers.get(file.suffix, open)
+    return opener(file, "rb")
 
 
 def parse_line(line: bytes, first: bool = False) -> dict[str, Any]:
-    """One JSON object.
+    """Parse a line of a file.
+
+    Args:
+        first: it is the first line of the file, which may begin with a byte order mark.
 
     Raises:
-        InputError: it is none; without where.
+        InputError: the line is not a JSON object; the error has no `where`.
     """
     try:
         row = _DECODER.decode(line.decode("utf-8-sig" if first else "utf8"))
+        # JSON can hold half of a surrogate pair, which Python decodes, but which no file in UTF-8 can hold.
         if _HALF_PAIR.search(line):
             json.dumps(row, ensure_ascii=False).encode()
     except UnicodeDecodeError as error:
         raise InputError(f"the line is not UTF-8: {error.reason}", fix="convert the file to UTF-8") from None
     except UnicodeEncodeError:
         raise InputError(
-            "the line holds half a surrogate pair, which is no character",
+            "the line has half a surrogate pair, which is not a character",
             fix="write characters above U+FFFF as pairs, or as UTF-8",
         ) from None
     except (ValueError, RecursionError) as error:
         what = "it is nested too deeply" if isinstance(error, RecursionError) else getattr(error, "msg", error)
         raise InputError(f"broken JSON: {what}", fix="each line is one JSON object") from None
+
     if not isinstance(row, dict):
         raise InputError(f"the line holds a {type(row).__name__}, not an object", fix="each line is one JSON object")
-    if line.count(b"[") + line.count(b"{") > MAX_DEPTH and _deeper(row, MAX_DEPTH):
+    # Few brackets cannot be nested deeply; counting them is much faster than walking every row.
+    brackets = line.count(b"[") + line.count(b"{")
+    if brackets > MAX_DEPTH and _is_deeper(row, MAX_DEPTH):
         raise InputError(f"the row is nested more than {MAX_DEPTH} levels deep", fix="flatten it")
     return row
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(
-            f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice in one object"
-        )
-    return found
+def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        keys = [key for key, _ in pairs]
+        repeated = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {repeated!r} appears twice in one object")
+    return row
 
 
-def _constant(name: str) -> None:
-    raise ValueError(f"{name} is no value of JSON")
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON value")
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant)
+_DECODER = json.JSONDecoder(object_pairs_hook=_without_repeated_keys, parse_constant=_refuse_constant)
 
 
-def _deeper(value: Any, levels: int) -> bool:
-    level = [value]
-    while level and levels:
-        level, levels = (
-            [
-                child
-                for one in level
-                for child in (one.values() if isinstance(one, dict) else one)
-                if isinstance(child, dict | list)
-            ],
-            levels - 1,
-        )
-    return bool(level)
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Whether lists and objects are nested in `value` more than `levels` deep."""
+    containers = [value]
+    for _ in range(levels):
+        children: list[Any] = []
+        for container in containers:
+            children += container.values() if isinstance(container, dict) else container
+        containers = [child for child in children if isinstance(child, dict | list)]
+        if not containers:
+            return False
+    return True
 
 
-def _read_parquet(file: Path, bad: Bad) -> Iterator[Located]:
+# --- Parquet ----------------------------------------------------------------------------------------------------------
+
+
+def _read_parquet(file: Path, on_bad: Bad) -> Iterator[Located]:
     import pyarrow
     import pyarrow.parquet
 
@@ -226,8 +273,8 @@ def _read_parquet(file: Path, bad: Bad) -> Iterator[Located]:
         with pyarrow.parquet.ParquetFile(file, page_checksum_verification=True) as reader:
             columns = json_columns(reader.schema_arrow, str(file))
             number = 0
-            for batch in reader.iter_batches(batch_size=4096, columns=columns):
-                yield from batch_rows(batch, str(file), number, bad)
+            for batch in reader.iter_batches(batch_size=PARQUET_BATCH_ROWS, columns=columns):
+                yield from batch_rows(batch, str(file), number, on_bad)
                 number += batch.num_rows
     except (pyarrow.ArrowException, OSError) as error:
         raise InputError(f"not a readable Parquet file: {error}", str(file), "write it again") from None
@@ -237,16 +284,18 @@ def json_columns(schema: pyarrow.Schema, where: str) -> list[str]:
     """The columns that a JSON row can hold; the others (times, bytes, images) are left out with a warning.
 
     Raises:
-        InputError: two columns have one name, or none is left.
+        InputError: two columns have the same name, or none is left.
     """
-    if twice := [name for name in schema.names if schema.names.count(name) > 1]:
-        raise InputError(f"two columns are called {twice[0]!r}", where, "write it again with other names")
-    odd = {field.name: str(field.type) for field in schema if not _is_json(field.type)}
-    kept = [name for name in schema.names if name not in odd]
+    repeated = [name for name in schema.names if schema.names.count(name) > 1]
+    if repeated:
+        raise InputError(f"two columns are called {repeated[0]!r}", where, "write the file again with other names")
+
+    left_out = {field.name: str(field.type) for field in schema if not _is_json(field.type)}
+    kept = [name for name in schema.names if name not in left_out]
     if not kept:
-        raise InputError(f"no column can be read: {odd}", where, "rows hold texts, numbers, lists and objects")
-    if odd:
-        shown = ", ".join(f"{name} ({kind})" for name, kind in odd.items())
+        raise InputError(f"no column can be read: {left_out}", where, "rows hold texts, numbers, lists and objects")
+    if left_out:
+        shown = ", ".join(f"{name} ({kind})" for name, kind in left_out.items())
         warnings.warn(f"{where}: left out, since rows hold texts, numbers, lists and objects: {shown}", stacklevel=2)
     return kept
 
@@ -257,8 +306,8 @@ def _is_json(kind: pyarrow.DataType) -> bool:
     if types.is_dictionary(kind):
         return _is_json(cast(Any, kind).value_type)
     if types.is_struct(kind) or types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
-        return all(_is_json(kind.field(i).type) for i in range(kind.num_fields))
-    plain = (
+        return all(_is_json(kind.field(number).type) for number in range(kind.num_fields))
+    checks = (
         types.is_null,
         types.is_boolean,
         types.is_integer,
@@ -267,28 +316,34 @@ def _is_json(kind: pyarrow.DataType) -> bool:
         types.is_large_string,
         types.is_string_view,
     )
-    return any(is_(kind) for is_ in plain)
+    return any(check(kind) for check in checks)
 
 
-def batch_rows(batch: Any, where: str, before: int, bad: Bad) -> Iterator[Located]:
-    """The rows of a batch (or table) of Arrow, counted from `before` + 1."""
+def batch_rows(batch: Any, file: str, before: int, on_bad: Bad) -> Iterator[Located]:
+    """The rows of a batch (or table) of Arrow.
+
+    Args:
+        file: the first part of `where`.
+        before: rows of the file before this batch.
+        on_bad: called for each row that is not UTF-8 or has an infinite number or NaN.
+    """
     try:
         rows = batch.to_pylist()
     except UnicodeDecodeError:
-        rows = [None] * batch.num_rows  # one by one, to find which
+        # Convert the rows one by one, to find the wrong ones.
+        rows = [None] * batch.num_rows
+
     for number, row in enumerate(rows):
-        at = f"{where}:{before + number + 1}"
+        where = f"{file}:{before + number + 1}"
         try:
-            row = row if row is not None else batch.slice(number, 1).to_pylist()[0]
+            if row is None:
+                row = batch.slice(number, 1).to_pylist()[0]
         except UnicodeDecodeError as error:
-            bad(InputError(f"the row is not UTF-8: {error.reason}", at, "write the file again"))
+            on_bad(InputError(f"the row is not UTF-8: {error.reason}", where, "write the file again"))
             continue
         infinite = [name for name, value in row.items() if isinstance(value, float) and not math.isfinite(value)]
         if infinite:
-            bad(
-                InputError(
-                    f"column {infinite[0]!r} holds {row[infinite[0]]}", at, "write null where there is no number"
-                )
-            )
-        else:
-            yield at, row
+            name = infinite[0]
+            on_bad(InputError(f"column {name!r} holds {row[name]}", where, "write null if there is no number"))
+            continue
+        yield where, row

@@ -1,22 +1,25 @@
-"""Hub datasets, through `datasets`: fetched once, then memory-mapped. The commit is pinned, so the same config gives the same rows."""
+"""Datasets on the hub, through `datasets`: fetched once, then memory-mapped.
+
+The commit is pinned, so the same config gives the same rows.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from r1pipe.data.files import Bad, Located, batch_rows, json_columns
+from r1pipe.data.files import PARQUET_BATCH_ROWS, Bad, Located, batch_rows, json_columns
 from r1pipe.errors import InputError
 
 if TYPE_CHECKING:
     from r1pipe.data.sources import Source
 
 
-def read_hub(source: Source, bad: Bad) -> Iterator[Located]:
+def read_hub(source: Source, on_bad: Bad) -> Iterator[Located]:
     """The rows of a split; `where` is OWNER/NAME:SPLIT:ROW.
 
     Raises:
-        InputError: it cannot be fetched, has no such split, or only another commit of it is in the cache.
+        InputError: the dataset cannot be fetched, has no such split, or only another commit of it is in the cache.
     """
     import datasets
 
@@ -26,23 +29,27 @@ def read_hub(source: Source, bad: Bad) -> Iterator[Located]:
         builder = datasets.load_dataset_builder(source.hub, name=source.config, revision=source.revision)
     except Exception as error:
         raise _unreachable(error, label) from None
-    # Without a network `datasets` takes whatever commit its cache holds. The folder is named after it.
+
+    # Without a network, `datasets` takes whatever commit its cache has. The cache folder is named after the commit.
     if source.revision not in (builder.hash, *builder.cache_dir.split("/")):
         raise InputError(
             f"the hub does not answer, and the cache holds another revision ({builder.hash})",
             label,
-            "connect, or name the one that is there",
+            "connect to the network, or name the revision in the cache",
         )
     try:
         builder.download_and_prepare()
-        table: Any = builder.as_dataset(split=source.hub_split)
+        dataset: Any = builder.as_dataset(split=source.hub_split)
     except Exception as error:
         raise _unreachable(error, label) from None
-    assert isinstance(table, datasets.Dataset)
-    where, number = f"{source.hub}:{source.hub_split}", 0
-    table = table.select_columns(json_columns(table.data.schema, where)).with_format("arrow")
-    for batch in table.iter(batch_size=4096):
-        yield from batch_rows(batch, where, number, bad)
+    assert isinstance(dataset, datasets.Dataset)
+
+    name = f"{source.hub}:{source.hub_split}"
+    columns = json_columns(dataset.data.schema, name)
+    tables = dataset.select_columns(columns).with_format("arrow")
+    number = 0
+    for batch in tables.iter(batch_size=PARQUET_BATCH_ROWS):
+        yield from batch_rows(batch, name, number, on_bad)
         number += batch.num_rows
 
 
@@ -54,18 +61,20 @@ def newest_commit(repo: str) -> str:
     """
     from huggingface_hub import HfApi
 
+    # Every version of huggingface_hub has other exceptions of its own.
     try:
         commit = HfApi().dataset_info(repo).sha
-    except Exception as error:  # huggingface_hub's own exceptions differ between its versions
+    except Exception as error:
         raise _unreachable(error, repo) from None
     assert commit
     return commit
 
 
 def _unreachable(error: Exception, label: str) -> InputError:
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    message = str(error).strip()
+    first_line = message.splitlines()[0] if message else type(error).__name__
     return InputError(
-        f"the hub dataset cannot be had: {first}",
+        f"the hub dataset cannot be read: {first_line}",
         label,
         "check the id, `config`, `hub_split`, the network and HF_TOKEN; or give a `path`",
     )

@@ -1,7 +1,8 @@
-"""Rows on disk: checked when read, with every mistake named by file and line; written so that a half-written dataset is never read.
+"""Rows on disk: checked when they are read, and written so that a half-written dataset is never read.
 
-A dataset is a folder with rows*.jsonl (.gz, .zst, .xz, .bz2) or rows*.parquet, or one such file. `null` in an optional column means absent.
-A stage's own dataset also holds card.json and card.md (counts and lengths) and, where rows were left out, dropped.jsonl (each with its `reason`).
+A dataset is a folder with rows*.jsonl (.gz, .zst, .xz, .bz2) or rows*.parquet, or one such file. `null` in an optional
+column means that the row does not have the column. A stage's own dataset also has card.json and card.md (counts and
+lengths) and, if rows were left out, dropped.jsonl (each row with its `reason`).
 """
 
 from __future__ import annotations
@@ -23,12 +24,14 @@ from r1pipe.text.rows import ChatRow, LabelRow, PairRow, PromptRow
 
 ROWS, DROPPED = "rows.jsonl", "dropped.jsonl"
 
-_encode = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make a new encoder for every row
+# json.dumps would make a new encoder for every row.
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+
+_ROW_TYPES = {Prompts: PromptRow, Chats: ChatRow, Pairs: PairRow, Labels: LabelRow}
 _STRICT = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
-_CONTRACTS: dict[str, Any] = {
-    kind.kind: with_config(_STRICT)(row)
-    for kind, row in ((Prompts, PromptRow), (Chats, ChatRow), (Pairs, PairRow), (Labels, LabelRow))
-}
+_CONTRACTS: dict[str, Any] = {kind.kind: with_config(_STRICT)(row) for kind, row in _ROW_TYPES.items()}
+
+# Prefix of pydantic's error type -> the expected type, for a message.
 _TYPES = {
     "str": "a string",
     "int": "an integer",
@@ -39,20 +42,24 @@ _TYPES = {
 }
 
 
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
 def read_rows(path: Path, kind: type[Artifact]) -> list[dict[str, Any]]:
     """All rows of a dataset, checked against the column contract of its kind (r1pipe/text/rows.py).
 
     Args:
         path: a dataset folder or one file.
-        kind: Prompts, Chats, Pairs or Labels; Dataset checks nothing but the JSON.
+        kind: Prompts, Chats, Pairs or Labels; for Dataset, only the JSON is checked.
 
     Raises:
-        InputError: broken file, missing column, wrong type, an id used twice, or no rows at all; with file and line.
+        InputError: a file is broken, a column is missing or has a wrong type, an id appears twice, or there are no
+            rows; the error names file and line.
     """
     seen: dict[str, str] = {}
     rows = []
     for where, raw in read_raw(path):
-        row = rename(raw, {}, where)
+        row = rename_columns(raw, {}, where)
         check_row(row, kind, where, seen)
         rows.append(row)
     if not rows:
@@ -64,14 +71,14 @@ def read_several(prompts: Mapping[str, Prompts], stage: str) -> list[dict[str, A
     """The rows of all inputs of a stage's port `prompts`, in their order.
 
     Raises:
-        InputError: as read_rows; an id stands in two of them.
+        InputError: as read_rows; also if an id appears in two inputs.
     """
     rows: dict[str, dict[str, Any]] = {}
     for name, dataset in prompts.items():
         for row in read_rows(dataset.path, Prompts):
             if row["id"] in rows:
                 raise InputError(
-                    f"the id {short(row['id'])} stands in two inputs",
+                    f"the id {short(row['id'])} appears in two inputs",
                     f"{stage}: inputs.prompts.{name}",
                     "give each problem once",
                 )
@@ -79,9 +86,18 @@ def read_several(prompts: Mapping[str, Prompts], stage: str) -> list[dict[str, A
     return list(rows.values())
 
 
-def rename(raw: Mapping[str, Any], columns: Mapping[str, str], where: str) -> dict[str, Any]:
-    """The row under our column names, without its absent (null) columns. `turns.0` is the first of the list `turns`, `a.b` the key b of a."""
-    row = {name: value for name, value in raw.items() if value is not None and name not in columns.values()}
+def rename_columns(raw: Mapping[str, Any], columns: Mapping[str, str], where: str) -> dict[str, Any]:
+    """The row under our column names, without the columns that are null.
+
+    Args:
+        columns: our column -> the row's own column. `turns.0` is the first item of the list `turns`, `a.b` the key b
+            of the object a.
+
+    Raises:
+        InputError: the row does not have a column that `columns` names.
+    """
+    renamed = columns.values()
+    row = {name: value for name, value in raw.items() if value is not None and name not in renamed}
     for ours, theirs in columns.items():
         value = value_at(raw, theirs, where, f" (to be read as {ours!r})")
         if value is not None:
@@ -89,40 +105,49 @@ def rename(raw: Mapping[str, Any], columns: Mapping[str, str], where: str) -> di
     return row
 
 
-def value_at(raw: Mapping[str, Any], name: str, where: str, why: str = "") -> Any:
-    """The value of a column, or of a place within one.
+def value_at(raw: Mapping[str, Any], name: str, where: str, purpose: str = "") -> Any:
+    """The value of a column, or of a place within one (see rename_columns).
+
+    Args:
+        purpose: what the value is needed for; added to the message.
 
     Raises:
-        InputError: the row has none.
+        InputError: the row does not have it.
     """
     value: Any = raw
-    for step in [name] if name in raw else name.split("."):
+    steps = [name] if name in raw else name.split(".")
+    for step in steps:
         if isinstance(value, list) and step.isdecimal() and int(step) < len(value):
             value = value[int(step)]
         elif isinstance(value, Mapping) and step in value:
             value = value[step]
         else:
-            raise InputError(f"no column {name!r}{why}", where, f"the row has {names(raw)}")
+            raise InputError(f"no column {name!r}{purpose}", where, f"the row has {column_names(raw)}")
     return value
 
 
-def names(row: Mapping[str, Any]) -> str:
-    """The row's columns, for a message; of very many only the first."""
-    return ", ".join(sorted(row)[:30]) + (", ..." if len(row) > 30 else "")
+# --- checking ---------------------------------------------------------------------------------------------------------
 
 
 def check_row(row: Mapping[str, Any], kind: type[Artifact], where: str, seen: dict[str, str]) -> None:
-    """Raise InputError unless the row keeps the contract of its kind and its id is new; `seen` maps ids to where they stand."""
-    contract = _CONTRACTS.get(kind.kind)
-    if contract is None:
+    """Check that a row keeps the contract of its kind and that its id is new.
+
+    Args:
+        seen: id -> where it stands; the row's id is added.
+
+    Raises:
+        InputError: the row does not.
+    """
+    if kind.kind not in _CONTRACTS:
         return
     try:
         _adapter(kind.kind).validate_python(row)
     except ValidationError as error:
         raise _explain(error, row, kind, where) from None
+
     if kind is Chats and (not row["messages"] or row["messages"][-1]["role"] != "assistant"):
         raise InputError(
-            "messages must end with the assistant's", where, "the last message is what the model learns to say"
+            "the messages must end with a message of the assistant", where, "the model learns to write the last message"
         )
     if kind is Labels and row["safe"] not in (0, 1):
         raise InputError(f"safe is {row['safe']}", where, "1 = safe, 0 = unsafe")
@@ -135,9 +160,12 @@ def check_id(row: Mapping[str, Any], where: str, seen: dict[str, str]) -> None:
     """Raise InputError if another row has this id; `seen` maps ids to where they stand."""
     first = seen.setdefault(row["id"], where)
     if first != where:
-        raise InputError(
-            f"the id {short(row['id'])} stands twice", f"{first} and {where}", "ids are unique in a dataset"
-        )
+        raise repeated_id(row["id"], f"{first} and {where}")
+
+
+def repeated_id(name: str, places: str) -> InputError:
+    """The error that two rows of a dataset have one id."""
+    return InputError(f"the id {short(name)} appears twice", places, "ids are unique in a dataset")
 
 
 @cache
@@ -146,22 +174,32 @@ def _adapter(kind: str) -> TypeAdapter[Any]:
 
 
 def _explain(error: ValidationError, row: Mapping[str, Any], kind: type[Artifact], where: str) -> InputError:
+    """The first of pydantic's errors as a message for people."""
     first = error.errors()[0]
     column = ".".join(str(part) for part in first["loc"])
     if first["type"] == "missing":
         return InputError(
             f"no column {column!r}, which {kind.kind} need",
             where,
-            f"the row has {names(row)}; `columns: {{{column}: THEIRS}}` renames one",
+            f"the row has {column_names(row)}; `columns: {{{column}: THEIRS}}` renames one",
         )
     expected = next((text for name, text in _TYPES.items() if first["type"].startswith(name)), "of another type")
     return InputError(f"column {column!r} holds {short(first['input'])}, and must be {expected}", where, first["msg"])
 
 
+def column_names(row: Mapping[str, Any], most: int = 30) -> str:
+    """The row's columns, for a message; only the first `most` of them."""
+    shown = ", ".join(sorted(row)[:most])
+    return shown + ", ..." if len(row) > most else shown
+
+
 def short(value: Any) -> str:
-    """A value for a message."""
+    """A value, for a message; only its beginning if it is long."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
 
 
 def write_rows(
@@ -169,35 +207,39 @@ def write_rows(
     rows: Iterable[Mapping[str, Any]],
     dropped: Iterable[Mapping[str, Any]] = (),
     card: Mapping[str, Any] | None = None,
+    *,
     tokens: TokenCounter | None = None,
 ) -> None:
-    """Write a dataset into an existing folder; rows.jsonl comes last and whole, so that its being there means all is there.
+    """Write a dataset into an existing folder.
+
+    rows.jsonl is written last and gets its name when it is complete: if it exists, the whole dataset does.
 
     Args:
-        card: what the cards say beside the statistics of the domains; None writes none.
-        tokens: counts tokens for these (card.token_counter); None counts characters alone.
+        card: what the cards contain beside the statistics of the domains; without it, none are written.
+        tokens: counts tokens for the cards (card.token_counter); without it, only characters are counted.
     """
     dropped = list(dropped)
     if dropped:
-        with whole(folder / DROPPED) as stream:
-            stream.writelines(line(row) for row in dropped)
-    with whole(folder / ROWS) as stream:
+        with atomic_file(folder / DROPPED) as stream:
+            stream.writelines(json_line(row) for row in dropped)
+
+    with atomic_file(folder / ROWS) as stream:
         if card is None:
-            stream.writelines(line(row) for row in rows)
+            stream.writelines(json_line(row) for row in rows)
         else:
             counted = Counted(tokens)
-            stream.writelines(line(row) for row in counted.watch(rows))
+            stream.writelines(json_line(row) for row in counted.watch(rows))
             write_card(folder, card, counted.statistics())
 
 
-def line(row: Mapping[str, Any]) -> bytes:
+def json_line(row: Mapping[str, Any]) -> bytes:
     """A row as a line of JSON."""
     return (_encode(row) + "\n").encode()
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[BinaryIO]:
-    """A file that gets its name when all of it is written."""
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which gets its name when all of it is written."""
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as stream:
         yield stream

@@ -4,63 +4,84 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from r1pipe.judges.judge import Judge
 from r1pipe.text.response import split_response
 
 Pair = dict[str, Any]
-Measure = Callable[[str], float]  # length of a summary
+
+Measure = Callable[[str], float]
+"""The length of a summary."""
+
+Lengths = list[tuple[float, float]]
+"""For each pair, the lengths of the chosen and of the rejected summary."""
 
 
 class Heard:
-    """A judge, and whether it left a question unanswered; `judge` is asked in its place."""
+    """A judge that notes whether it left a question unanswered (`silent`)."""
 
     def __init__(self, judge: Judge) -> None:
-        self._judge, self.silent = judge, False
+        self.max_in_flight = judge.max_in_flight
+        self.silent = False
+        self._judge = judge
 
-    @property
-    def judge(self) -> Judge:
-        return cast("Judge", self)
+    def right(self, row: dict[str, Any], response: str) -> bool | None:
+        right = self._judge.right(row, response)
+        self.silent |= right is None
+        return right
 
-    def __getattr__(self, question: str) -> Callable[..., Any]:
-        def ask(*about: Any) -> Any:
-            verdict = getattr(self._judge, question)(*about)
-            self.silent |= verdict is None
-            return verdict
+    def safe(self, row: dict[str, Any], response: str) -> bool | None:
+        safe = self._judge.safe(row, response)
+        self.silent |= safe is None
+        return safe
 
-        return ask
+    def verdict(self, row: dict[str, Any], a: str, b: str, rng: random.Random) -> int | None:
+        verdict = self._judge.verdict(row, a, b, rng)
+        self.silent |= verdict is None
+        return verdict
 
 
-def vote(row: dict[str, Any], a: str, b: str, judge: Judge, votes: int, rng: random.Random) -> float | None:
-    """Mean of `votes` verdicts, -2 (b much better) .. 2 (a much better); the sides are swapped at random each time, against position bias.
+def vote(row: dict[str, Any], a: str, b: str, judge: Judge, *, votes: int, rng: random.Random) -> float | None:
+    """The mean of `votes` verdicts, -2 (b is much better) to 2 (a is much better).
 
-    A vote that the judge does not give does not count; None where it gives none at all.
+    The sides are swapped at random each time, against position bias. A vote that the judge does not give is ignored.
+
+    Returns:
+        the mean; None if the judge gives no vote at all.
     """
-    given: list[int] = []
+    verdicts: list[int] = []
     for _ in range(votes):
         swapped = rng.random() < 0.5
-        verdict = judge.verdict(row, b, a, rng) if swapped else judge.verdict(row, a, b, rng)
+        left, right = (b, a) if swapped else (a, b)
+        verdict = judge.verdict(row, left, right, rng)
         if verdict is not None:
-            given.append(-verdict if swapped else verdict)
-    return sum(given) / len(given) if given else None
+            verdicts.append(-verdict if swapped else verdict)
+    return sum(verdicts) / len(verdicts) if verdicts else None
 
 
 def judge_pairs(
     row: dict[str, Any],
     responses: Sequence[str],
     judge: Judge,
+    *,
     votes: int,
     min_margin: float,
     comparisons: int,
     wanted: int,
     rng: random.Random,
 ) -> tuple[list[Pair], list[Pair]]:
-    """Compare responses to one prompt, two by two in random order, until `wanted` pairs are clear or `comparisons` are spent.
+    """Compare responses to one prompt, two by two in random order.
+
+    Args:
+        votes: verdicts for each comparison.
+        min_margin: a pair is clear if its |mean verdict| is larger.
+        comparisons: the most comparisons.
+        wanted: stop at this number of clear pairs.
 
     Returns:
-        the pairs whose |mean verdict| is above `min_margin`, and the others with a reason.
+        the clear pairs, and the others with a reason.
     """
     couples = [
         (a, b)
@@ -68,84 +89,99 @@ def judge_pairs(
         if split_response(a).summary != split_response(b).summary
     ]
     rng.shuffle(couples)
+
+    tags = {name: row[name] for name in ("prompt", "domain", "language") if name in row}
     kept: list[Pair] = []
     dropped: list[Pair] = []
     for a, b in couples[:comparisons]:
         if len(kept) == wanted:
             break
-        score = vote(row, a, b, judge, votes, rng)
-        unheard, score = score is None, score or 0.0
-        chosen, rejected = (a, b) if score > 0 else (b, a)
-        base = {name: row[name] for name in ("prompt", "domain", "language") if name in row}
+        score = vote(row, a, b, judge, votes=votes, rng=rng)
+        margin = abs(score or 0.0)
+        a_is_better = score is not None and score > 0
         pair = {
             "id": f"{row['id']}#{len(kept) + len(dropped)}",
-            **base,
-            "chosen": chosen,
-            "rejected": rejected,
-            "margin": abs(score),
+            **tags,
+            "chosen": a if a_is_better else b,
+            "rejected": b if a_is_better else a,
+            "margin": margin,
         }
-        if abs(score) > min_margin:
+        if margin > min_margin:
             kept.append(pair)
         else:
-            dropped.append({**pair, "reason": "the judge did not answer" if unheard else "no clear preference"})
+            reason = "the judge did not answer" if score is None else "no clear preference"
+            dropped.append({**pair, "reason": reason})
     return kept, dropped
 
 
 def mean_lengths(pairs: Sequence[Pair], measure: Measure) -> tuple[float, float]:
-    """Mean length of the chosen and of the rejected summaries; summaries, since that is what the helpful reward model reads."""
-    chosen = [measure(split_response(pair["chosen"]).summary) for pair in pairs]
-    rejected = [measure(split_response(pair["rejected"]).summary) for pair in pairs]
-    return sum(chosen) / len(pairs), sum(rejected) / len(pairs)
+    """The mean length of the chosen and of the rejected summaries.
+
+    Only summaries count, since the helpful reward model reads nothing else.
+    """
+    lengths = _lengths(pairs, measure)
+    return sum(chosen for chosen, _ in lengths) / len(pairs), sum(rejected for _, rejected in lengths) / len(pairs)
 
 
-def balance(pairs: Sequence[Pair], measures: dict[str, Measure], tolerance: float) -> tuple[list[Pair], list[Pair]]:
+def _lengths(pairs: Sequence[Pair], measure: Measure) -> Lengths:
+    lengths: Lengths = []
+    for pair in pairs:
+        chosen = measure(split_response(pair["chosen"]).summary)
+        rejected = measure(split_response(pair["rejected"]).summary)
+        lengths.append((chosen, rejected))
+    return lengths
+
+
+def balance(pairs: Sequence[Pair], measures: Mapping[str, Measure], tolerance: float) -> tuple[list[Pair], list[Pair]]:
     """Drop pairs until chosen and rejected are of comparable length over the set, by every measure.
 
-    Each time, the measure that is furthest off loses the pair that tips it most; so the fewest pairs go.
+    Each time, the measure that is furthest off loses the pair that tips it most, so that the fewest pairs are dropped.
 
     Args:
-        measures: name -> length of a summary.
-        tolerance: largest |mean chosen / mean rejected - 1|.
+        measures: name -> the length of a summary.
+        tolerance: the largest |mean chosen / mean rejected - 1|.
 
     Returns:
         the pairs kept, in their order, and the dropped with a reason.
     """
-    lengths = {
-        name: [
-            (measure(split_response(pair["chosen"]).summary), measure(split_response(pair["rejected"]).summary))
-            for pair in pairs
-        ]
-        for name, measure in measures.items()
-    }
+    lengths = {name: _lengths(pairs, measure) for name, measure in measures.items()}
+    sums: dict[str, list[float]] = {}
+    queues: dict[tuple[str, int], Iterator[int]] = {}
+    for name, of_pairs in lengths.items():
+        sums[name] = [sum(chosen for chosen, _ in of_pairs), sum(rejected for _, rejected in of_pairs)]
+        queues[name, 1] = _most_lopsided_first(of_pairs, 1)
+        queues[name, -1] = _most_lopsided_first(of_pairs, -1)
+
+    # A dict, as a set that keeps its order.
     left = dict.fromkeys(range(len(pairs)))
-    sums = {
-        name: [sum(chosen for chosen, _ in both), sum(rejected for _, rejected in both)]
-        for name, both in lengths.items()
-    }
-    # For each measure and direction, pairs from the most to the least lopsided.
-    queues = {
-        (name, sign): iter(
-            sorted(
-                range(len(pairs)), key=lambda number, both=both, sign=sign: -sign * (both[number][0] - both[number][1])
-            )
-        )
-        for name, both in lengths.items()
-        for sign in (1, -1)
-    }
     dropped: list[Pair] = []
     while left:
-        off = {
-            name: (chosen / rejected - 1 if rejected else float(chosen > 0))
-            for name, (chosen, rejected) in sums.items()
-        }
+        off = {name: _imbalance(chosen, rejected) for name, (chosen, rejected) in sums.items()}
         worst = max(off, key=lambda name: abs(off[name]))
         if abs(off[worst]) <= tolerance:
             break
         sign = 1 if off[worst] > 0 else -1
         number = next(number for number in queues[worst, sign] if number in left)
         del left[number]
-        for name, both in lengths.items():
-            sums[name][0] -= both[number][0]
-            sums[name][1] -= both[number][1]
+        for name, of_pairs in lengths.items():
+            chosen, rejected = of_pairs[number]
+            sums[name][0] -= chosen
+            sums[name][1] -= rejected
         dropped.append({**pairs[number], "reason": "length balance"})
     return [pairs[number] for number in left], dropped
+
+
+def _most_lopsided_first(lengths: Lengths, sign: int) -> Iterator[int]:
+    """The numbers of the pairs, the most lopsided first: with a longer chosen (sign 1) or rejected (-1) summary."""
+
+    def difference(number: int) -> float:
+        chosen, rejected = lengths[number]
+        return sign * (chosen - rejected)
+
+    return iter(sorted(range(len(lengths)), key=lambda number: -difference(number)))
+
+
+def _imbalance(chosen: float, rejected: float) -> float:
+    if not rejected:
+        return float(chosen > 0)
+    return chosen / rejected - 1

@@ -1,7 +1,8 @@
-"""Datasets of any size read once: every row checked, measured by several processes and copied to one file, from which it can be fetched by number.
+"""Datasets of any size, read once: every row is checked, measured, and copied to a file that gives rows by number.
 
-Memory does not hold rows: of each, an entry of fixed size stays in a second file (its place, domain, lengths, 5-gram band keys and contamination),
-which is all that mixing needs. Entries are appended after the rows that they describe, so a killed scan goes on behind the last entry.
+Rows are not kept in memory. For each row, an entry of fixed size goes to a second file: its place, domain, lengths,
+band keys and contamination, which is all that mixing needs. Entries are appended after the rows that they describe, so
+a killed scan continues behind the last entry.
 """
 
 from __future__ import annotations
@@ -22,58 +23,84 @@ import numpy as np
 import xxhash
 
 from r1pipe.artifacts import Artifact
-from r1pipe.data import near_duplicates as dedup
+from r1pipe.data import near_duplicates
 from r1pipe.data.card import rounds_of, texts_of, token_counter, tokens_of
 from r1pipe.data.decontamination import Benchmarks
 from r1pipe.data.files import UNREADABLE, dataset_files, open_lines, read_lines, read_raw
-from r1pipe.data.io import check_row, line, rename
+from r1pipe.data.io import check_row, json_line, rename_columns, repeated_id
 from r1pipe.data.review import Reviews
 from r1pipe.errors import InputError
 from r1pipe.text.ngrams import hash_texts
 
 ROWS, ENTRIES = "rows.bin", "entries.bin"
-COLUMNS = ("end", "id", "input", "domain")  # of an entry, known when a row is read
-_CHUNK = 1 << 20  # bytes of rows that one process measures at a time
-_ALONE = 8 << 20  # bytes of input below which starting processes takes longer than they save
+
+# The columns of an entry that are known when a row is read.
+COLUMNS = ("end", "id", "input", "domain")
+
+# Bytes of rows that one process measures at a time.
+_CHUNK = 1 << 20
+
+# Bytes of input below which starting processes takes longer than they save.
+_ALONE = 8 << 20
+
+
+# --- one row: its measurements ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Measure:
-    """What is found out about each row beside its lengths.
-
-    Attributes:
-        threshold: of near-duplicates; None looks for none.
-        benchmarks: None looks for no contamination.
-        tokenizer: a checkpoint; None counts no tokens.
-    """
+    """Measures rows. The lengths are always measured, the rest if it is asked for."""
 
     threshold: float | None = None
+    """of near-duplicates; None looks for none"""
+
     benchmarks: Benchmarks | None = None
+    """None looks for no contamination"""
+
     tokenizer: Path | None = None
+    """a checkpoint; None counts no tokens"""
 
     @property
     def entry(self) -> np.dtype:
-        """Of one row; `owner` is a benchmark row or -1, `at` the first of its `shared` words."""
-        bands = 0 if self.threshold is None else dedup.HASHES // dedup.band_rows(self.threshold)
-        place = [("end", "i8"), ("id", "u8"), ("input", "i4"), ("domain", "i4"), ("rounds", "i4"), ("characters", "i8")]
+        """The type of a row's entry."""
+        bands = 0
+        if self.threshold is not None:
+            bands = near_duplicates.HASHES // near_duplicates.band_rows(self.threshold)
         return np.dtype(
-            [*place, ("tokens", "i8"), ("owner", "i8"), ("at", "i8"), ("shared", "i8"), ("bands", "u8", (bands,))]
+            [
+                # The byte of ROWS behind the row, and the hash of its id.
+                ("end", "i8"),
+                ("id", "u8"),
+                # Numbers of the input and of the domain.
+                ("input", "i4"),
+                ("domain", "i4"),
+                ("rounds", "i4"),
+                ("characters", "i8"),
+                ("tokens", "i8"),
+                # The benchmark row that shares an n-gram, or -1; the word where this begins; and its words.
+                ("owner", "i8"),
+                ("at", "i8"),
+                ("shared", "i8"),
+                ("bands", "u8", (bands,)),
+            ]
         )
 
     def __call__(self, file: Path, start: int, end: int) -> np.ndarray:
-        """Entries (R,) of the R rows in these bytes of a file, without their place."""
+        """The entries (R,) of the R rows in these bytes of a file, without COLUMNS."""
         with file.open("rb") as stream:
             lines = os.pread(stream.fileno(), end - start, start).splitlines()
         rows = [json.loads(line) for line in lines]
         texts = [texts_of(row) for row in rows]
+
         entries = np.zeros(len(texts), self.entry)
         entries["owner"] = -1
         entries["rounds"] = [rounds_of(row) for row in rows]
-        entries["characters"] = [sum(map(len, row)) for row in texts]
+        entries["characters"] = [sum(map(len, texts_of_row)) for texts_of_row in texts]
         if self.threshold is not None or self.benchmarks is not None:
-            hashes, offsets = hash_texts(["\n".join(row) for row in texts], dedup.NGRAM)
+            joined = ["\n".join(texts_of_row) for texts_of_row in texts]
+            hashes, offsets = hash_texts(joined, near_duplicates.NGRAM)
             if self.threshold is not None:
-                entries["bands"] = dedup.bands(hashes, offsets, self.threshold)
+                entries["bands"] = near_duplicates.bands(hashes, offsets, self.threshold)
             if self.benchmarks is not None:
                 entries["owner"], entries["at"], entries["shared"] = self.benchmarks.find(hashes, offsets)
         if self.tokenizer is not None:
@@ -81,20 +108,27 @@ class Measure:
         return entries
 
 
+# --- all rows: a finished scan ----------------------------------------------------------------------------------------
+
+
 class Scan:
     """Rows on disk, by number.
 
     Attributes:
         entries: (R,) of Measure.entry.
+        inputs: the names behind the column `input`.
         domains: the names behind the column `domain`.
-        renamed: row -> its new id, where an earlier dataset has its own.
+        counts_tokens: whether the column `tokens` is measured.
+        renamed: row -> its new id, if an earlier dataset has the row's own.
     """
 
     def __init__(self, folder: Path, measure: Measure, paths: Mapping[str, Path], domains: list[str]) -> None:
         self.entries: np.ndarray = np.memmap(folder / ENTRIES, measure.entry, "r")
-        self.inputs, self.domains = list(paths), domains
+        self.inputs = list(paths)
+        self.domains = domains
         self.counts_tokens = measure.tokenizer is not None
-        self._rows = (folder / ROWS).open("rb")  # read by pread: mapped pages would count as our memory
+        # Read by pread: mapped pages would count as our memory.
+        self._rows = (folder / ROWS).open("rb")
         self._ends = np.ascontiguousarray(self.entries["end"])
         self.renamed = self._renamed(paths)
 
@@ -102,49 +136,78 @@ class Scan:
         """The new id of every row whose id an earlier dataset has.
 
         Raises:
-            InputError: an id stands twice in one dataset.
+            InputError: an id appears twice in one dataset.
         """
+        # Rows with one hash are neighbours in this order, and stay in their own order.
         hashes = self.entries["id"]
-        order = np.argsort(hashes, kind="stable")  # rows of one hash stay in their order
+        order = np.argsort(hashes, kind="stable")
         hashes = hashes[order]
         starts = np.flatnonzero(np.append(True, hashes[1:] != hashes[:-1]))
         ends = np.append(starts[1:], len(order))
-        names: dict[int, str] = {}
+        several = ends - starts > 1
+
+        renamed: dict[int, str] = {}
         taken: set[str] = set()
-        for start, end in np.column_stack([starts, ends])[ends - starts > 1].tolist():
-            holders: dict[str, list[str]] = {}  # the id itself, since two may share a hash -> the datasets that have it
+        for start, end in np.column_stack([starts, ends])[several].tolist():
+            # Different ids may share a hash, so the ids themselves are compared: id -> the datasets that have it.
+            holders: dict[str, list[str]] = {}
             for row in order[start:end].tolist():
-                name, holder = json.loads(self._bytes(row))["id"], self.input(row)
-                if holder in (others := holders.setdefault(name, [])):
-                    raise _twice(paths[holder], name)
-                others.append(holder)
-                if len(others) > 1:
-                    new = f"{name}@{holder}"
-                    while new in taken or _holds(hashes, _hash(new)):
-                        new += f"@{holder}"
-                    names[row] = new
-                    taken.add(new)
-        return names
+                name = json.loads(self._bytes(row))["id"]
+                dataset = self.input(row)
+                others = holders.setdefault(name, [])
+                if dataset in others:
+                    raise _repeated_id(paths[dataset], name)
+                others.append(dataset)
+                if len(others) == 1:
+                    continue
+                new = f"{name}@{dataset}"
+                while new in taken or _contains(hashes, _hash(new)):
+                    new += f"@{dataset}"
+                renamed[row] = new
+                taken.add(new)
+        return renamed
 
     def _bytes(self, row: int) -> bytes:
         """The row as it was read."""
         start = int(self._ends[row - 1]) if row else 0
-        return os.pread(self._rows.fileno(), int(self._ends[row]) - start, start)
+        end = int(self._ends[row])
+        return os.pread(self._rows.fileno(), end - start, start)
 
     def line(self, row: int) -> bytes:
-        """The row as a line of JSON, its id new where an earlier dataset has it."""
-        found = self._bytes(row)
-        return line({**json.loads(found), "id": self.renamed[row]}) if row in self.renamed else found
+        """The row as a line of JSON, with a new id if an earlier dataset has its own."""
+        line = self._bytes(row)
+        if row not in self.renamed:
+            return line
+        return json_line({**json.loads(line), "id": self.renamed[row]})
 
     def row(self, row: int) -> dict[str, Any]:
+        """The row as a dict."""
         return json.loads(self.line(row))
 
     def text(self, row: int) -> str:
-        """What near-duplicates and contamination are judged by."""
+        """The text that near-duplicates and contamination are found by."""
         return "\n".join(texts_of(self.row(row)))
 
     def input(self, row: int) -> str:
+        """The name of the dataset that the row is from."""
         return self.inputs[self.entries["input"][row]]
+
+
+def _repeated_id(path: Path, name: str) -> InputError:
+    places = (where for where, row in read_raw(path) if row.get("id") == name)
+    return repeated_id(name, " and ".join(islice(places, 2)))
+
+
+def _hash(name: str) -> int:
+    return xxhash.xxh3_64_intdigest(name.encode())
+
+
+def _contains(ordered: np.ndarray, value: int) -> bool:
+    place = int(np.searchsorted(ordered, np.uint64(value)))
+    return place < len(ordered) and int(ordered[place]) == value
+
+
+# --- the scan ---------------------------------------------------------------------------------------------------------
 
 
 def scan(
@@ -152,96 +215,120 @@ def scan(
     kind: type[Artifact],
     measure: Measure,
     folder: Path,
-    tell: Callable[[int, int], None],
+    *,
+    progress: Callable[[int, int], None],
     reviews: Reviews | None = None,
 ) -> Scan:
-    """Read datasets, in the order given.
+    """Read datasets, in the order of `paths`.
 
     Args:
         paths: name -> dataset.
-        kind: whose column contract every row must keep.
-        folder: for what is kept of the scan; an earlier, unfinished scan in it is gone on with.
-        tell: called with (rows done, rows in all).
-        reviews: decides on every row; a rejected one has no number.
+        kind: the kind whose column contract every row must keep.
+        folder: where the files of the scan are; an unfinished scan in it is continued.
+        progress: called with (rows done, rows in all).
+        reviews: decides on every row; a rejected one gets no number.
 
     Raises:
         InputError: as read_rows.
     """
-    total = sum(count_rows(file) for path in paths.values() for file in dataset_files(path))
-    size = sum(file.stat().st_size for path in paths.values() for file in dataset_files(path))
-    domains: dict[str, int] = {}
+    files = [file for path in paths.values() for file in dataset_files(path)]
+    total = sum(count_rows(file) for file in files)
+    size = sum(file.stat().st_size for file in files)
+    processes = _processes() if size > _ALONE else 0
+
     with (folder / ROWS).open("ab", buffering=_CHUNK) as rows, (folder / ENTRIES).open("ab") as entries:
+        # A kill may leave a part of an entry, and rows without an entry.
         done = entries.tell() // measure.entry.itemsize
         entries.truncate(done * measure.entry.itemsize)
-        rows.truncate(int(np.memmap(folder / ENTRIES, measure.entry, "r")["end"][-1]) if done else 0)
-        chunks = _chunks(paths, kind, domains, done, rows, reviews)
-        for columns, found in _measured(chunks, measure, folder / ROWS, _processes() if size > _ALONE else 0):
+        end = int(np.memmap(folder / ENTRIES, measure.entry, "r")["end"][-1]) if done else 0
+        rows.truncate(end)
+
+        reader = _Reader(paths, kind, rows, skip=done, reviews=reviews)
+        for columns, measured in _measured(reader.chunks(), measure, folder / ROWS, processes):
             for column, values in columns.items():
-                found[column] = values
-            entries.write(found.tobytes())
+                measured[column] = values
+            entries.write(measured.tobytes())
             entries.flush()
-            done += len(found)
-            tell(min(done, total), total)
-    return Scan(folder, measure, paths, list(domains))
+            done += len(measured)
+            progress(min(done, total), total)
+    return Scan(folder, measure, paths, list(reader.domains))
 
 
 Chunk = dict[str, list[int]]
-"""The COLUMNS of some rows in a row."""
+"""The COLUMNS of some consecutive rows."""
 
 
-def _chunks(
-    paths: Mapping[str, Path],
-    kind: type[Artifact],
-    domains: dict[str, int],
-    skip: int,
-    file: BinaryIO,
-    reviews: Reviews | None,
-) -> Iterator[tuple[int, Chunk]]:
-    """Check all rows and write those behind the first `skip` to `file`; gives where each chunk starts, and its columns.
+class _Reader:
+    """Checks all rows of datasets and appends those behind the first `skip` to a file.
 
-    `domains` is filled with a number for each domain, in order of appearance.
+    Attributes:
+        domains: name -> number, in order of appearance; complete when all chunks have been read.
     """
-    number = 0
-    start = end = file.seek(0, os.SEEK_END)
-    chunk: Chunk = {name: [] for name in COLUMNS}
-    for place, (name, path) in enumerate(paths.items()):
-        where = ""
-        for where, raw, text in read_lines(path):
-            row = rename(raw, {}, where) if None in raw.values() else raw
-            check_row(row, kind, where, {})  # whether an id stands twice is found out at the end, from the entries
-            if reviews and (row := reviews(name, row)) is None:
+
+    def __init__(
+        self,
+        paths: Mapping[str, Path],
+        kind: type[Artifact],
+        file: BinaryIO,
+        *,
+        skip: int,
+        reviews: Reviews | None,
+    ) -> None:
+        self.domains: dict[str, int] = {}
+        self._paths = paths
+        self._kind = kind
+        self._file = file
+        self._skip = skip
+        self._reviews = reviews
+
+    def chunks(self) -> Iterator[tuple[int, Chunk]]:
+        """The byte where each chunk starts, and its columns."""
+        start = end = self._file.seek(0, os.SEEK_END)
+        chunk: Chunk = {name: [] for name in COLUMNS}
+        for number, (dataset, row, line) in enumerate(self._rows()):
+            # Domains are numbered over all rows, also those that an earlier scan has written.
+            domain = self.domains.setdefault(row["domain"], len(self.domains))
+            if number < self._skip:
                 continue
-            number += 1
-            domain = domains.setdefault(row["domain"], len(domains))
-            if number <= skip:
-                continue
-            end += file.write(_as_it_stands(text) if row is raw and text else line(row))
-            for column, value in zip(COLUMNS, (end, _hash(row["id"]), place, domain), strict=True):
+            end += self._file.write(line or json_line(row))
+            for column, value in zip(COLUMNS, (end, _hash(row["id"]), dataset, domain), strict=True):
                 chunk[column].append(value)
             if end - start >= _CHUNK:
-                file.flush()
+                self._file.flush()
                 yield start, chunk
-                start, chunk = end, {name: [] for name in COLUMNS}
-        if not where:
-            raise InputError("the dataset is empty", str(path), "give at least one row")
-    file.flush()
-    if end > start:
-        yield start, chunk
+                start = end
+                chunk = {name: [] for name in COLUMNS}
+        self._file.flush()
+        if end > start:
+            yield start, chunk
+
+    def _rows(self) -> Iterator[tuple[int, dict[str, Any], bytes]]:
+        """Each row with the number of its dataset and its line; the line is empty if it must be encoded again."""
+        for dataset, (name, path) in enumerate(self._paths.items()):
+            empty = True
+            for where, raw, text in read_lines(path):
+                empty = False
+                row = rename_columns(raw, {}, where) if None in raw.values() else raw
+                # Repeated ids are found at the end, from the entries, without holding all ids here.
+                check_row(row, self._kind, where, {})
+                if self._reviews:
+                    row = self._reviews(name, row)
+                if row is None:
+                    continue
+                yield dataset, row, _copied(text) if row is raw else b""
+            if empty:
+                raise InputError("the dataset is empty", str(path), "give at least one row")
 
 
-def _hash(name: str) -> int:
-    return xxhash.xxh3_64_intdigest(name.encode())
+def _copied(text: bytes) -> bytes:
+    """A line of a file as a line of ours, or nothing if the row must be encoded again.
 
-
-def _holds(ordered: np.ndarray, value: int) -> bool:
-    place = int(np.searchsorted(ordered, np.uint64(value)))
-    return place < len(ordered) and int(ordered[place]) == value
-
-
-def _as_it_stands(text: bytes) -> bytes:
-    """A line of a file as a line of ours: not written anew where it is one already, which was half of the reading."""
+    Copying saves half of the time of reading. Escapes are encoded again, so that people can read the text.
+    """
     text = text.strip().removeprefix(b"\xef\xbb\xbf")
-    return line(json.loads(text)) if b"\\u" in text or b"\r" in text else text + b"\n"
+    if not text or b"\\u" in text or b"\r" in text:
+        return b""
+    return text + b"\n"
 
 
 def _measured(
@@ -249,37 +336,45 @@ def _measured(
 ) -> Iterator[tuple[Chunk, np.ndarray]]:
     """Each chunk with its entries, in order, so that the number of processes changes nothing."""
     if not processes:
-        yield from ((chunk, measure(file, start, chunk["end"][-1])) for start, chunk in chunks)
-        return
-    waiting: deque[tuple[Chunk, Future[np.ndarray]]] = deque()
-    with ProcessPoolExecutor(processes, get_context("spawn"), _start, (measure,)) as pool:
         for start, chunk in chunks:
-            # Texts are read there and not sent: with more in its pipe than that holds, a pool whose process was killed hangs (until Python 3.11.8).
-            waiting.append((chunk, pool.submit(_measure, file, start, chunk["end"][-1])))
+            yield chunk, measure(file, start, chunk["end"][-1])
+        return
+
+    waiting: deque[tuple[Chunk, Future[np.ndarray]]] = deque()
+    with ProcessPoolExecutor(processes, get_context("spawn"), _start_process, (measure,)) as pool:
+        for start, chunk in chunks:
+            # The process reads the texts itself. If they were sent and filled the pipe, a pool whose process was killed
+            # would hang (until Python 3.11.8).
+            waiting.append((chunk, pool.submit(_measure_chunk, file, start, chunk["end"][-1])))
             if len(waiting) > 2 * processes:
                 first, entries = waiting.popleft()
                 yield first, entries.result()
-        yield from ((chunk, entries.result()) for chunk, entries in waiting)
+        for chunk, entries in waiting:
+            yield chunk, entries.result()
 
 
-_here: list[Measure] = []  # of a measuring process
+# What a measuring process measures with; set when it starts.
+_process_measure: list[Measure] = []
 
 
-def _start(measure: Measure) -> None:
-    os.environ |= {
-        "RAYON_NUM_THREADS": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-    }  # one thread each, since there is a process for every core
-    _here.append(measure)
+def _start_process(measure: Measure) -> None:
+    # One thread each, since there is a process for every core.
+    os.environ["RAYON_NUM_THREADS"] = "1"
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    _process_measure.append(measure)
+    # A killed parent cannot end its processes, so each ends itself.
+    Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
     parent = parent_process()
     assert parent is not None
-    Thread(
-        target=lambda: (connection.wait([parent.sentinel]), os._exit(1)), daemon=True
-    ).start()  # a killed parent could not end us
+    connection.wait([parent.sentinel])
+    os._exit(1)
 
 
-def _measure(file: Path, start: int, end: int) -> np.ndarray:
-    return _here[0](file, start, end)
+def _measure_chunk(file: Path, start: int, end: int) -> np.ndarray:
+    return _process_measure[0](file, start, end)
 
 
 def _processes() -> int:
@@ -287,7 +382,10 @@ def _processes() -> int:
 
 
 def count_rows(file: Path) -> int:
-    """Rows of a file: exact for Parquet; of JSON lines the lines, empty ones too."""
+    """The rows of a file, for the progress: exact for Parquet; for JSON lines, empty lines count too.
+
+    An unreadable file has 0 rows: the reader reports what is wrong with it.
+    """
     if file.name.endswith(".parquet"):
         import pyarrow
         import pyarrow.parquet
@@ -295,14 +393,14 @@ def count_rows(file: Path) -> int:
         try:
             return pyarrow.parquet.read_metadata(file).num_rows
         except (pyarrow.ArrowInvalid, OSError):
-            return 0  # the reader will say what is wrong
+            return 0
+
+    line_ends = 0
     try:
         with open_lines(file) as stream:
-            return sum(block.count(b"\n") for block in iter(lambda: stream.read(1 << 20), b"")) + 1
+            while block := stream.read(1 << 20):
+                line_ends += block.count(b"\n")
     except UNREADABLE:
         return 0
-
-
-def _twice(path: Path, name: str) -> InputError:
-    places = islice((where for where, row in read_raw(path) if row.get("id") == name), 2)
-    return InputError(f"the id {name!r} stands twice", " and ".join(places), "ids are unique in a dataset")
+    # The last line may have no end.
+    return line_ends + 1

@@ -1,6 +1,7 @@
-"""Which rows of files or of a hub dataset a source gives: shaped, split, in an order of their contents and the seed, and no more than `count`.
+"""The rows that a source of files or of the hub gives: shaped, split, ordered by their contents and the seed.
 
-With a `count`, memory holds a key a row (about 0.2 KB) and the drawn rows, not the file: it is read once for the keys, and again for the rows.
+With a `count`, the source is read twice, once for the keys and once for the rows: memory holds a key for each row
+(about 0.2 KB) and the drawn rows, not the file.
 """
 
 from __future__ import annotations
@@ -22,58 +23,55 @@ if TYPE_CHECKING:
 
 MALFORMED = "malformed row"
 
+# A raw row gives at most this many rows: a comparison that is read as labels gives two.
+# The place of a row is PARTS * the number of its raw row + its part.
+PARTS = 2
+
+# Rows whose gold answers are read at a time, at least: some answers go to sympy, which takes many at once.
+_CHECKED_AT_ONCE = 256
+
 
 class Draw:
     """One source of files, or of the hub, as rows of one kind.
 
     Args:
-        loaded: is told of what is left out.
+        loaded: what is left out is added to its `dropped`.
         fill: {{name}} -> value.
     """
 
     def __init__(self, source: Source, kind: type[Artifact], loaded: Loaded, fill: dict[str, str]) -> None:
-        self.source, self.kind, self.loaded, self.fill = source, kind, loaded, fill
-        self.total = 0  # rows read, malformed ones included
+        self.source = source
+        self.kind = kind
+        self.loaded = loaded
+        self.fill = fill
+        # Rows read, malformed ones included, and the errors of the malformed ones that were skipped.
+        self.total = 0
         self.bad: list[InputError] = []
 
     def rows(self, seed: int, seen: dict[str, str]) -> list[Located]:
         """The rows, in their order.
 
         Args:
-            seed: of the order; the first `count` rows of it are taken.
-            seen: ids of other sources, to which these are added.
+            seed: decides the order; the first `count` rows of it are taken.
+            seen: ids of other sources; the ids of these rows are added.
 
         Raises:
-            InputError: a malformed row (or too many, with on_bad_row: skip), too many unreadable gold answers, or no row at all.
+            InputError: a row is malformed (with on_bad_row: skip, too many are), too many gold answers cannot be read,
+                or there are no rows.
         """
-        source = self.source
-        held: dict[int, Located] = {}
-        keys: list[tuple[int, str, int]] = []
-        for place, where, row in self._shaped():
-            keys.append((int(content_key(_question(row)), 16), row["id"], place))
-            if source.count is None:
-                held[place] = where, row
-        if not self.total:
-            raise InputError("the dataset is empty", source.name, "give at least one row")
-        # By content, so that neither file order nor file names matter; then by the seed.
-        keys.sort()
-        random.Random(seed).shuffle(keys)
-        order = [place for _, _, place in keys]
-        del keys
+        # Without a count all rows are taken, so they are kept from the first reading.
+        kept_rows: dict[int, Located] | None = {} if self.source.count is None else None
+        order = self._order(seed, kept_rows)
 
-        kept: list[Located] = []
+        taken: list[Located] = []
         unreadable: list[str] = []
-        wanted = source.count or len(order)
         checked = 0
-        while len(kept) < wanted and checked < len(order):
-            places = order[checked : checked + max(256, wanted - len(kept))]
-            if source.count is not None:
-                chosen = set(places)
-                held = {place: (where, row) for place, where, row in self._shaped(chosen) if place in chosen}
-            found = [held.pop(place) for place in places]
-            reasons = unreadable_gold([row for _, row in found]) if self.kind is Prompts else [None] * len(found)
-            for (where, row), reason in zip(found, reasons, strict=True):
-                if len(kept) == wanted:
+        wanted = self.source.count or len(order)
+        while len(taken) < wanted and checked < len(order):
+            places = order[checked : checked + max(_CHECKED_AT_ONCE, wanted - len(taken))]
+            located = self._fetch(places, kept_rows)
+            for (where, row), reason in zip(located, self._gold_reasons(located), strict=True):
+                if len(taken) == wanted:
                     break
                 checked += 1
                 if reason:
@@ -83,71 +81,127 @@ class Draw:
                 try:
                     check_id(row, where, seen)
                 except InputError as error:
-                    self._malformed(error)
-                else:
-                    kept.append((where, row))
-        self._refuse_many(unreadable, checked)
-        if source.count and len(kept) < source.count:
-            warnings.warn(f"{source.name}: {source.count} rows were asked for and {len(kept)} are there", stacklevel=2)
-        return kept
+                    self._skip_malformed(error)
+                    continue
+                taken.append((where, row))
+
+        self._report(unreadable, checked)
+        count = self.source.count
+        if count and len(taken) < count:
+            warnings.warn(
+                f"{self.source.name}: the source has {len(taken)} rows, fewer than the `count` of {count}", stacklevel=2
+            )
+        return taken
+
+    def _order(self, seed: int, kept_rows: dict[int, Located] | None) -> list[int]:
+        """The places of all rows, in the order in which they are taken; fills `kept_rows` if it is given."""
+        keys: list[tuple[int, str, int]] = []
+        for place, where, row in self._shaped():
+            key = int(content_key(_question(row)), 16)
+            keys.append((key, row["id"], place))
+            if kept_rows is not None:
+                kept_rows[place] = (where, row)
+        if not self.total:
+            raise InputError("the dataset is empty", self.source.name, "give at least one row")
+
+        # First by content, so that neither the order of a file nor the names of files matter; then by the seed.
+        keys.sort()
+        random.Random(seed).shuffle(keys)
+        return [place for _, _, place in keys]
+
+    def _fetch(self, places: list[int], kept_rows: dict[int, Located] | None) -> list[Located]:
+        """The rows of these places, kept from the first reading or read again."""
+        if kept_rows is not None:
+            return [kept_rows.pop(place) for place in places]
+        chosen = set(places)
+        rows = {place: (where, row) for place, where, row in self._shaped(chosen) if place in chosen}
+        return [rows[place] for place in places]
+
+    def _gold_reasons(self, located: list[Located]) -> list[str | None]:
+        """For each row, why its gold answer cannot be used."""
+        if self.kind is not Prompts:
+            return [None] * len(located)
+        return unreadable_gold([row for _, row in located])
 
     def _shaped(self, only: set[int] | None = None) -> Iterator[tuple[int, str, dict[str, Any]]]:
-        """(place, where, row) of every row in the split. The second time, for some places `only`, nothing is counted or reported again."""
-        first = only is None
-        missing = set(self.source.where)
-        for number, (where, raw) in enumerate(raw_rows(self.source, self._broken if first else _quiet)):
-            if first:
+        """(place, where, row) of every row in the split.
+
+        Args:
+            only: places of the second reading, which counts and reports nothing again; other rows may be passed over.
+        """
+        first_time = only is None
+        missing_columns = set(self.source.where)
+        raws = raw_rows(self.source, self._count_malformed if first_time else _ignore)
+        for number, (where, raw) in enumerate(raws):
+            place = PARTS * number
+            if first_time:
                 self.total += 1
-                missing -= raw.keys()
-            elif only is not None and not {2 * number, 2 * number + 1} & only:
+                missing_columns -= raw.keys()
+            elif only.isdisjoint(range(place, place + PARTS)):
                 continue
             if not selected(raw, self.source):
                 continue
+
             try:
-                rows = [
-                    made
-                    for one in SHAPES[self.source.shape](raw, self.source, where)
-                    for made in finish(one, self.kind, self.source, where, self.fill)
-                ]
-                for row in rows:
-                    check_row(row, self.kind, where, {})
+                rows = self._shape(raw, where)
             except Skip as skip:
-                if first:
-                    self.loaded.dropped.append({"id": str(raw.get("id", where)), "where": where, "reason": str(skip)})
+                if first_time:
+                    name = str(raw.get("id", where))
+                    self.loaded.dropped.append({"id": name, "where": where, "reason": str(skip)})
                 continue
             except InputError as error:
-                if first:
-                    self._malformed(error)
+                if first_time:
+                    self._skip_malformed(error)
                 continue
-            assert len(rows) <= 2, "a place has room for two"
+
+            assert len(rows) <= PARTS
             for part, row in enumerate(rows):
-                if self.source.split == "all" or split_of(_question(row), self.source.shares) == self.source.split:
-                    yield 2 * number + part, where, row
-        if first and self.total and missing:
+                if self._in_split(row):
+                    yield place + part, where, row
+
+        if first_time and self.total and missing_columns:
             raise InputError(
-                f"no row has the column {min(missing)!r}, which `where` names",
+                f"no row has the column {min(missing_columns)!r}, which `where` names",
                 self.source.name,
                 "`where` takes the file's own names",
             )
 
-    def _broken(self, error: InputError) -> None:
-        self.total += 1
-        self._malformed(error)
+    def _shape(self, raw: dict[str, Any], where: str) -> list[dict[str, Any]]:
+        """The rows that a raw row gives, checked except for their ids."""
+        rows = []
+        for shaped in SHAPES[self.source.shape](raw, self.source, where):
+            rows += finish(shaped, self.kind, self.source, where, fill=self.fill)
+        for row in rows:
+            check_row(row, self.kind, where, {})
+        return rows
 
-    def _malformed(self, error: InputError) -> None:
+    def _in_split(self, row: dict[str, Any]) -> bool:
+        if self.source.split == "all":
+            return True
+        return split_of(_question(row), self.source.shares) == self.source.split
+
+    def _count_malformed(self, error: InputError) -> None:
+        """A raw row that cannot even be read."""
+        self.total += 1
+        self._skip_malformed(error)
+
+    def _skip_malformed(self, error: InputError) -> None:
+        """Add the row to `dropped`; raise if the source allows no malformed row."""
         if self.source.on_bad_row == "refuse":
             raise error
         self.bad.append(error)
         self.loaded.dropped.append({"id": error.where, "where": error.where, "reason": MALFORMED, "detail": error.what})
 
-    def _refuse_many(self, unreadable: list[str], checked: int) -> None:
-        """Raise where more is left out than the source allows; warn where anything is."""
+    def _report(self, unreadable: list[str], checked: int) -> None:
+        """Raise if more rows are left out than the source allows; warn if any are."""
         source = self.source
         if len(unreadable) > source.max_unparseable * checked:
             raise InputError(
-                f"{len(unreadable)} of {checked} rows have an answer that cannot be read; {source.max_unparseable:.0%} may",
+                f"{len(unreadable)} of {checked} rows have an answer that cannot be read; "
+                f"{source.max_unparseable:.0%} may",
                 "; ".join(unreadable[:3]),
-                "correct or remove them, map another column with `columns: {answer: ...}`, use `answer_after`, or raise `max_unparseable`",
+                "correct or remove them, map another column with `columns: {answer: ...}`, use `answer_after`, "
+                "or raise `max_unparseable`",
             )
         if len(self.bad) > source.max_bad_rows * self.total:
             raise InputError(
@@ -155,28 +209,31 @@ class Draw:
                 "; ".join(f"{error.where}: {error.what}" for error in self.bad[:3]),
                 "correct or remove them, or raise `max_bad_rows`",
             )
+
         if unreadable:
             warnings.warn(
-                f"{source.name}: {len(unreadable)} of {checked} rows skipped, their answer cannot be read, e.g. {unreadable[0]}",
+                f"{source.name}: {len(unreadable)} of {checked} rows skipped because their answer cannot be read, "
+                f"e.g. {unreadable[0]}",
                 stacklevel=3,
             )
         if self.bad:
             first = self.bad[0]
             warnings.warn(
-                f"{source.name}: {len(self.bad)} of {self.total} rows skipped as malformed, e.g. {first.where}: {first.what}",
+                f"{source.name}: {len(self.bad)} of {self.total} rows skipped as malformed, "
+                f"e.g. {first.where}: {first.what}",
                 stacklevel=3,
             )
 
 
-def raw_rows(source: Source, bad: Bad = refuse) -> Iterator[Located]:
-    """The rows of a source of files or of the hub, as they stand; `bad` is told of the malformed ones."""
+def raw_rows(source: Source, on_bad: Bad = refuse) -> Iterator[Located]:
+    """The rows of a source of files or of the hub as they are there; `on_bad` is called for each malformed one."""
     if source.hub:
         from r1pipe.data.hub_datasets import read_hub
 
-        yield from read_hub(source, bad)
+        yield from read_hub(source, on_bad)
     for path in source.paths:
         for match in matches(path.expanduser()):
-            yield from read_raw(match, bad)
+            yield from read_raw(match, on_bad)
 
 
 def selected(raw: Mapping[str, Any], source: Source) -> bool:
@@ -184,8 +241,8 @@ def selected(raw: Mapping[str, Any], source: Source) -> bool:
     return all(str(raw.get(column)) in map(str, values) for column, values in source.where.items())
 
 
-def _quiet(error: InputError) -> None:
-    """What the first reading has reported."""
+def _ignore(error: InputError) -> None:
+    """The first reading has reported this error."""
 
 
 def _question(row: dict[str, Any]) -> str:

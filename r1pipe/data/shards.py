@@ -13,32 +13,31 @@ import pyarrow as pa
 import pyarrow.json
 import pyarrow.parquet
 
-from r1pipe.data.io import whole
+from r1pipe.data.io import atomic_file
 from r1pipe.errors import InputError
 
-_BATCH = 8 << 20  # bytes of JSON that become one row group
+# Bytes of JSON that become one row group.
+_BATCH = 8 << 20
 
 
 def write_parquet(folder: Path, lines: Callable[[], Iterator[bytes]], rows: int, shard_rows: int) -> None:
-    """Write rows-00000-of-00009.parquet and so on; all get their names when all are written.
+    """Write rows-00000-of-00009.parquet and so on.
 
     Args:
-        lines: gives the rows as lines of JSON; called twice, since the shards' one schema is that of all rows.
-        rows: how many these are.
+        lines: returns the rows as lines of JSON; called twice, since the one schema of the shards is that of all rows.
+        rows: the number of these rows.
         shard_rows: rows of a shard.
 
     Raises:
-        InputError: a column holds what Parquet cannot.
+        InputError: a column has values that Parquet cannot hold.
     """
     shards = -(-rows // shard_rows)
     try:
         schema = _schema(lines())
         stream = lines()
         for shard in range(shards):
-            with (
-                whole(folder / f"rows-{shard:05d}-of-{shards:05d}.parquet") as file,
-                pyarrow.parquet.ParquetWriter(file, schema) as writer,
-            ):
+            path = folder / f"rows-{shard:05d}-of-{shards:05d}.parquet"
+            with atomic_file(path) as file, pyarrow.parquet.ParquetWriter(file, schema) as writer:
                 for batch in _batches(islice(stream, shard_rows)):
                     writer.write_batch(_record_batch(batch, schema))
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
@@ -50,20 +49,19 @@ def write_parquet(folder: Path, lines: Callable[[], Iterator[bytes]], rows: int,
 
 
 def _schema(lines: Iterable[bytes]) -> pa.Schema:
-    """The one schema of all rows; rows of a form that was seen before are passed over."""
-    forms: set[Any] = set()
-    new: list[dict[str, Any]] = []
+    """The one schema of all rows."""
+    # Rows of one form have one schema. There are few forms, so this takes little time and memory.
+    first_of_form: dict[Any, dict[str, Any]] = {}
     for line in lines:
         row = json.loads(line)
-        if (form := _form(row)) not in forms:
-            forms.add(form)
-            new.append(row)
-    # Of arrays of rows and not by Table.from_pylist, which takes the columns of its first row for those of all.
-    return pa.unify_schemas([pa.schema(pa.array([row]).type) for row in new], promote_options="permissive")
+        first_of_form.setdefault(_form(row), row)
+    # Each schema is that of an array of one row: Table.from_pylist takes the columns of its first row for those of all.
+    schemas = [pa.schema(pa.array([row]).type) for row in first_of_form.values()]
+    return pa.unify_schemas(schemas, promote_options="permissive")
 
 
 def _form(value: Any) -> Any:
-    """What decides which type a value gets in Arrow."""
+    """What decides the type that a value gets in Arrow; hashable."""
     if isinstance(value, dict):
         return tuple((name, _form(child)) for name, child in value.items())
     if isinstance(value, list):
@@ -72,9 +70,11 @@ def _form(value: Any) -> Any:
 
 
 def _record_batch(lines: bytes, schema: pa.Schema) -> pa.RecordBatch:
-    parse = pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="error")
-    read = pyarrow.json.ReadOptions(use_threads=False, block_size=len(lines) + 1)
-    (batch,) = pyarrow.json.read_json(io.BytesIO(lines), read, parse).combine_chunks().to_batches()
+    parse_options = pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="error")
+    # One block: Arrow refuses a line that is longer than a block.
+    read_options = pyarrow.json.ReadOptions(use_threads=False, block_size=len(lines) + 1)
+    rows = pyarrow.json.read_json(io.BytesIO(lines), read_options, parse_options)
+    (batch,) = rows.combine_chunks().to_batches()
     return batch
 
 
@@ -86,6 +86,7 @@ def _batches(lines: Iterable[bytes]) -> Iterator[bytes]:
         size += len(line)
         if size >= _BATCH:
             yield b"".join(batch)
-            batch, size = [], 0
+            batch = []
+            size = 0
     if batch:
         yield b"".join(batch)

@@ -71,7 +71,7 @@ def run(rows: list[dict], stop_after: int | None, per_prompt: int) -> tuple[int,
             for _, candidate in found
         ]
     return (
-        sum(not one.reason for one in choose(drawn, per_prompt, "first", random.Random(0))),
+        sum(not one.reason for one in choose(drawn, per_prompt=per_prompt, prefer="first", rng=random.Random(0))),
         len(drawn),
         replay.tokens,
     )

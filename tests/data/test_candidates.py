@@ -22,10 +22,12 @@ def test_two_of_four(prefer: str, taken: list[int]) -> None:
     candidates = [Candidate(ROW, text, "sampled") for text in TEXTS] + [
         Candidate(ROW, "quite another solution", "reuse")
     ]
-    chosen = choose(candidates, 2, prefer, random.Random(0))  # type: ignore[arg-type]
+    chosen = choose(candidates, per_prompt=2, prefer=prefer, rng=random.Random(0))  # type: ignore[arg-type]
     assert [number for number, one in enumerate(chosen) if not one.reason] == taken
     assert {one.reason for number, one in enumerate(chosen) if number not in taken} == {"enough of this prompt"}
-    assert not choose(candidates, 5, prefer, random.Random(0))[4].reason, "reuse comes last, and comes"  # type: ignore[arg-type]
+    assert not choose(candidates, per_prompt=5, prefer=prefer, rng=random.Random(0))[4].reason, (
+        "reuse comes last, and comes"
+    )  # type: ignore[arg-type]
 
 
 def test_prompts_of_two_datasets_that_are_called_the_same_are_two() -> None:
@@ -36,7 +38,7 @@ def test_prompts_of_two_datasets_that_are_called_the_same_are_two() -> None:
         Candidate(rows[2], "y", "reuse"),
         Candidate(rows[0], "z", "reuse"),
     ]
-    assert [one.reason for one in choose(candidates, 1, "first", random.Random(0))] == [
+    assert [one.reason for one in choose(candidates, per_prompt=1, prefer="first", rng=random.Random(0))] == [
         "",
         "",
         "",

@@ -81,7 +81,7 @@ def test_what_is_refused(tasks, says):
 
 @pytest.mark.parametrize(("name", "column"), [("bitwise_arithmetic", "metadata"), ("number_sorting", "answer")])
 def test_no_scorer_evaluates_what_a_row_brings(name, column, tmp_path):
-    """A row of a file names the task and brings what its scorer reads, so code in it would run here, outside of any sandbox."""
+    """A row of a file names the task and has what its scorer reads, so code in it would run outside of any sandbox."""
     code = f"[open({str(tmp_path / 'ran')!r}, 'w')]"
     gym = {"task": name, "question": "?", "metadata": {"problem": code, "direction": "ascending"}}
     row = {"prompt": "?", "answer": code if column == "answer" else "0x1", "gym": gym}
@@ -91,7 +91,7 @@ def test_no_scorer_evaluates_what_a_row_brings(name, column, tmp_path):
 
 
 def test_the_scorers_that_call_eval_are_those_that_are_refused():
-    """Another version of reasoning-gym may have others: what each scorer calls, and what that calls in turn within the package, is read."""
+    """Another version of reasoning-gym may have other scorers, so the test reads their code and all that they call."""
     import ast
     import inspect
     import sys
@@ -132,7 +132,7 @@ def test_the_scorers_that_call_eval_are_those_that_are_refused():
 
 
 def test_too_few_questions_warn():
-    with pytest.warns(UserWarning, match="it has 1 different one"):
+    with pytest.warns(UserWarning, match="the task has 1 different question"):
         rows({"chain_sum": {"min_terms": 2, "max_terms": 2, "size": 1}}, 3)
 
 

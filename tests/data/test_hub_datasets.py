@@ -55,12 +55,26 @@ from r1pipe.artifacts import Prompts
 from r1pipe.data.sources import Source, load
 from r1pipe.errors import InputError
 def asked(**given):
-    source = {{"hub": "us/sums", "revision": "{COMMIT}", "columns": {{"prompt": "question"}}, "answer_after": "####", "domain": "math", **given}}
+    source = {{
+        "hub": "us/sums",
+        "revision": "{COMMIT}",
+        "columns": {{"prompt": "question"}},
+        "answer_after": "####",
+        "domain": "math",
+        **given,
+    }}
     try:
         return [(row["prompt"], row["answer"]) for row in load(Source(**source), Prompts, 0).rows]
     except InputError as error:
         return str(error)
-print(json.dumps([asked(count=5), asked(revision="{OTHER}"), asked(hub="us/absent"), asked(hub_split="test"), asked(columns={{"prompt": "q"}})]))
+changes = [
+    {{"count": 5}},
+    {{"revision": "{OTHER}"}},
+    {{"hub": "us/absent"}},
+    {{"hub_split": "test"}},
+    {{"columns": {{"prompt": "q"}}}},
+]
+print(json.dumps([asked(**change) for change in changes]))
 """
     environment = {**os.environ, "HF_DATASETS_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
@@ -68,7 +82,7 @@ print(json.dumps([asked(count=5), asked(revision="{OTHER}"), asked(hub="us/absen
     rows, other, absent, split, column = json.loads(done.stdout.splitlines()[-1])
     assert len(rows) == 5 and all(int(prompt.split("+")[0]) + 1 == int(answer) for prompt, answer in rows)
     assert "holds another revision" in other and COMMIT in other
-    assert "cannot be had" in absent and "network" in absent and "cannot be had" in split
+    assert "cannot be read" in absent and "network" in absent and "cannot be read" in split
     assert "no column 'q'" in column and "us/sums:train:1" in column
 
 
@@ -89,6 +103,6 @@ def test_pin_prints_what_to_write(tmp_path: Path):
         hub = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1"}
         assert r1pipe(tmp_path, "data", "pin", "us/sums", **hub).stdout == f"hub: us/sums\nrevision: {COMMIT}\n"
         absent = r1pipe(tmp_path, "data", "pin", "us/absent", **hub)
-        assert absent.returncode == 2 and "cannot be had" in absent.stderr
+        assert absent.returncode == 2 and "cannot be read" in absent.stderr
     finally:
         server.shutdown()

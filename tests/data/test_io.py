@@ -6,7 +6,7 @@ import json
 import pytest
 
 from r1pipe.artifacts import Chats, Labels, Pairs, Prompts
-from r1pipe.data.io import read_rows, rename, write_rows
+from r1pipe.data.io import read_rows, rename_columns, write_rows
 from r1pipe.errors import InputError
 
 ROW = {"id": "a", "prompt": "1+1?", "domain": "math", "answer": "2"}
@@ -61,7 +61,7 @@ def test_a_write_that_fails_leaves_no_rows(tmp_path):
         (Prompts, {"id": "b", "domain": "math"}, "no column 'prompt'"),
         (Prompts, {**ROW, "id": "b", "answer": 2}, "column 'answer' holds 2, and must be a string"),
         (Prompts, {**ROW, "id": "b", "prompt": "  "}, "prompt is empty"),
-        (Prompts, ROW, "'a' stands twice"),
+        (Prompts, ROW, "'a' appears twice"),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path, kind, second, says):
@@ -77,7 +77,7 @@ def test_a_wrong_line_is_named(tmp_path, kind, second, says):
         (
             Chats,
             {"id": "a", "domain": "general", "messages": [{"role": "user", "content": "hi"}]},
-            "must end with the assistant",
+            "must end with a message of the assistant",
         ),
         (Chats, {"id": "a", "domain": "general", "messages": [{"role": "user"}]}, "messages.0.content"),
         (Pairs, {"id": "a", "domain": "general", "prompt": "hi", "chosen": "x"}, "no column 'rejected'"),
@@ -100,9 +100,9 @@ def test_a_null_is_absent(tmp_path):
 
 def test_columns_are_renamed():
     row = {"id": "a", "question": "1+1?", "domain": "math"}
-    assert rename(row, {"prompt": "question"}, "r.jsonl:1")["prompt"] == "1+1?"
+    assert rename_columns(row, {"prompt": "question"}, "r.jsonl:1")["prompt"] == "1+1?"
     with pytest.raises(InputError, match="no column 'problem'"):
-        rename(row, {"prompt": "problem"}, "r.jsonl:1")
+        rename_columns(row, {"prompt": "problem"}, "r.jsonl:1")
 
 
 def test_what_cannot_be_read_at_all(tmp_path):
@@ -113,7 +113,7 @@ def test_what_cannot_be_read_at_all(tmp_path):
     with pytest.raises(InputError, match="cannot read rows from a .csv"):
         read_rows(lines(tmp_path / "x.csv"), Prompts)
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(json.dumps(ROW).encode() + b"\n" * 9000)[:-12])
-    with pytest.raises(InputError, match="not whole gzip"):
+    with pytest.raises(InputError, match="not a complete gzip"):
         read_rows(tmp_path / "cut.jsonl.gz", Prompts)
     (tmp_path / "latin.jsonl").write_bytes('{"prompt": "caf\u00e9"}\n'.encode("latin1"))
     with pytest.raises(InputError, match="not UTF-8"):

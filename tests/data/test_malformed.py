@@ -1,4 +1,7 @@
-"""Malformed inputs: each is refused with file and line, or counted as skipped where the source allows it. Never a traceback, never silence."""
+"""Malformed inputs: each is refused with file and line, or counted as skipped if the source allows it.
+
+There is never a traceback, and never silence.
+"""
 
 from __future__ import annotations
 
@@ -185,7 +188,7 @@ def bad_rows() -> list[Case]:
     plus = {"prompt": "q", "solution": "def f(x): return x", "entry_point": "f", "inputs": [[1]], "domain": "general"}
     add(
         "arguments that are no lists",
-        "no list of argument lists",
+        "not a list of argument lists",
         {**plus, "inputs": [1]},
         good=plus,
         shape="reference-tests",
@@ -273,7 +276,9 @@ def bad_rows() -> list[Case]:
     # Found when the order is drawn, so which of the two is named depends on the seed.
     cases.append(
         Case(
-            "an id twice", "stands twice", line(ROW, prompt="x") + line(ROW, id="b", prompt="z") + line(ROW, prompt="y")
+            "an id twice",
+            "appears twice",
+            line(ROW, prompt="x") + line(ROW, id="b", prompt="z") + line(ROW, prompt="y"),
         )
     )
     return cases
@@ -300,20 +305,20 @@ def bad_files() -> list[Case]:
     return [
         Case("an empty file", "dataset is empty", b""),
         Case("blank lines", "dataset is empty", b"\n \n\r\n"),
-        Case("an empty gz", "not whole gzip", b"", "x.jsonl.gz"),
-        Case("an empty zst", "not whole zst", b"", "x.jsonl.zst"),
-        Case("an empty xz", "not whole xz", b"", "x.jsonl.xz"),
+        Case("an empty gz", "not a complete gzip", b"", "x.jsonl.gz"),
+        Case("an empty zst", "not a complete zst", b"", "x.jsonl.zst"),
+        Case("an empty xz", "not a complete xz", b"", "x.jsonl.xz"),
         Case("a gz of nothing", "dataset is empty", gzip.compress(b""), "x.jsonl.gz"),
-        Case("a truncated gz", "not whole gzip", gzip.compress(many)[:-100], "x.jsonl.gz"),
-        Case("a gz without its checksum", "not whole gzip", gzip.compress(many)[:-8], "x.jsonl.gz"),
-        Case("a gz with a wrong checksum", "not whole gzip", gzip.compress(many)[:-8] + b"\0" * 8, "x.jsonl.gz"),
-        Case("a gz with noise inside", "not whole gzip", gzip.compress(many)[:200] + noise, "x.jsonl.gz"),
-        Case("a gz that is plain text", "not whole gzip", many, "x.jsonl.gz"),
-        Case("a zst that is plain text", "not whole zst", many, "x.jsonl.zst"),
-        Case("a truncated zst", "not whole zst", zst[:-50], "x.jsonl.zst"),
-        Case("an xz that is plain text", "not whole xz", many, "x.jsonl.xz"),
-        Case("a truncated xz", "not whole xz", lzma.compress(many)[:-50], "x.jsonl.xz"),
-        Case("a truncated bz2", "not whole bz2", bz2.compress(many)[:-50], "x.jsonl.bz2"),
+        Case("a truncated gz", "not a complete gzip", gzip.compress(many)[:-100], "x.jsonl.gz"),
+        Case("a gz without its checksum", "not a complete gzip", gzip.compress(many)[:-8], "x.jsonl.gz"),
+        Case("a gz with a wrong checksum", "not a complete gzip", gzip.compress(many)[:-8] + b"\0" * 8, "x.jsonl.gz"),
+        Case("a gz with noise inside", "not a complete gzip", gzip.compress(many)[:200] + noise, "x.jsonl.gz"),
+        Case("a gz that is plain text", "not a complete gzip", many, "x.jsonl.gz"),
+        Case("a zst that is plain text", "not a complete zst", many, "x.jsonl.zst"),
+        Case("a truncated zst", "not a complete zst", zst[:-50], "x.jsonl.zst"),
+        Case("an xz that is plain text", "not a complete xz", many, "x.jsonl.xz"),
+        Case("a truncated xz", "not a complete xz", lzma.compress(many)[:-50], "x.jsonl.xz"),
+        Case("a truncated bz2", "not a complete bz2", bz2.compress(many)[:-50], "x.jsonl.bz2"),
         Case("plain that is gz", "not UTF-8", gzip.compress(many), "x.jsonl", at=":1"),
         Case("UTF-16", "not UTF-8", many.decode().encode("utf-16"), "x.jsonl", at=":1"),
         Case("carriage returns alone", "broken JSON", many.replace(b"\n", b"\r"), "x.jsonl", at=":1"),
@@ -321,7 +326,7 @@ def bad_files() -> list[Case]:
         Case("an array over many lines", "broken JSON", json.dumps([ROW, ROW], indent=1).encode(), "x.jsonl", at=":1"),
         Case("a csv", "cannot read rows from a .csv", b"id,prompt\n", "x.csv"),
         Case("a json", "cannot read rows from a .json", b"[]", "x.json"),
-        Case("no ending", "cannot read rows from a nameless", many, "x"),
+        Case("no ending", "cannot read rows from a file without an ending", many, "x"),
         Case("an empty parquet", "not a readable Parquet", b"", "x.parquet"),
         Case("a parquet of text", "not a readable Parquet", many, "x.parquet"),
         Case("a truncated parquet", "not a readable Parquet", good[:-20], "x.parquet"),
@@ -418,7 +423,7 @@ def test_a_line_without_end_does_not_fill_the_memory(tmp_path: Path, monkeypatch
 
 def test_an_empty_folder_and_a_folder_named_like_a_file(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").mkdir()
-    with pytest.raises(InputError, match="folder holds no rows"):
+    with pytest.raises(InputError, match="folder has no rows"):
         load(Source(path=tmp_path / "x.jsonl"), Prompts, seed=0)
 
 

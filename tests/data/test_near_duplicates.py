@@ -18,8 +18,8 @@ def removed(texts, threshold=0.75, candidates=None):
         keys,
         np.ones(len(texts), bool) if candidates is None else np.array(candidates),
         texts.__getitem__,
-        threshold,
-        lambda done, total: None,
+        threshold=threshold,
+        progress=lambda done, total: None,
     )
 
 

@@ -23,19 +23,21 @@ class LongerIsBetter:
 
 def test_swapping_sides_cancels_position_bias():
     rng = random.Random(0)
-    scores = [vote(ROW, "same", "size", LongerIsBetter(bias=2), 4, rng) for _ in range(2000)]
+    scores = [vote(ROW, "same", "size", LongerIsBetter(bias=2), votes=4, rng=rng) for _ in range(2000)]
     assert abs(sum(scores) / len(scores)) < 0.1  # without swapping it would be 2
 
 
 def test_a_vote_knows_who_was_who():
     rng = random.Random(0)
-    assert {vote(ROW, "longer", "short", LongerIsBetter(), 4, rng) for _ in range(50)} == {2.0}
-    assert {vote(ROW, "short", "longer", LongerIsBetter(), 4, rng) for _ in range(50)} == {-2.0}
+    assert {vote(ROW, "longer", "short", LongerIsBetter(), votes=4, rng=rng) for _ in range(50)} == {2.0}
+    assert {vote(ROW, "short", "longer", LongerIsBetter(), votes=4, rng=rng) for _ in range(50)} == {-2.0}
 
 
 def test_only_clear_pairs_are_kept():
     judge = LongerIsBetter()
-    kept, dropped = judge_pairs(ROW, ["aaa", "bbb", "c"], judge, 4, 1.0, comparisons=3, wanted=3, rng=random.Random(0))
+    kept, dropped = judge_pairs(
+        ROW, ["aaa", "bbb", "c"], judge, votes=4, min_margin=1.0, comparisons=3, wanted=3, rng=random.Random(0)
+    )
     assert len(kept) == 2 and all(len(pair["chosen"]) > len(pair["rejected"]) and pair["margin"] == 2 for pair in kept)
     assert [pair["reason"] for pair in dropped] == ["no clear preference"] and judge.asked == 12
     assert len({pair["id"] for pair in kept + dropped}) == 3
@@ -43,7 +45,14 @@ def test_only_clear_pairs_are_kept():
 
 def test_equal_summaries_are_not_compared():
     kept, dropped = judge_pairs(
-        ROW, ["<think>a</think>x", "<think>b</think>x"], LongerIsBetter(), 4, 1.0, 3, 3, random.Random(0)
+        ROW,
+        ["<think>a</think>x", "<think>b</think>x"],
+        LongerIsBetter(),
+        votes=4,
+        min_margin=1.0,
+        comparisons=3,
+        wanted=3,
+        rng=random.Random(0),
     )
     assert not kept and not dropped
 

@@ -57,7 +57,7 @@ def test_rows_by_number_from_every_format(tmp_path):
         Chats,
         Measure(),
         folder(tmp_path, "w"),
-        lambda done, total: told.append((done, total)),
+        progress=lambda done, total: told.append((done, total)),
     )
     assert [found.row(number) for number in range(30)] == made
     assert found.domains == ["d0", "d1", "d2"] and found.input(19) == "a" and found.input(20) == "b"
@@ -71,12 +71,12 @@ def _killed(path, work, after):
             os.kill(os.getpid(), signal.SIGKILL)
 
     scan_module._CHUNK = 2000
-    scan({"a": path}, Chats, Measure(threshold=0.75), work, tell)
+    scan({"a": path}, Chats, Measure(threshold=0.75), work, progress=tell)
 
 
 def test_a_killed_scan_goes_on(tmp_path, monkeypatch):
     path = write(tmp_path / "a.jsonl", rows(200))
-    whole = scan({"a": path}, Chats, Measure(threshold=0.75), folder(tmp_path, "whole"), quiet)
+    whole = scan({"a": path}, Chats, Measure(threshold=0.75), folder(tmp_path, "whole"), progress=quiet)
     work = folder(tmp_path, "w")
     child = multiprocessing.get_context("fork").Process(target=_killed, args=(path, work, 60))
     child.start()
@@ -90,7 +90,7 @@ def test_a_killed_scan_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(
         Measure, "__call__", lambda self, *of, real=Measure.__call__: measured.append(found := real(self, *of)) or found
     )
-    again = scan({"a": path}, Chats, Measure(threshold=0.75), work, quiet)
+    again = scan({"a": path}, Chats, Measure(threshold=0.75), work, progress=quiet)
     assert sum(map(len, measured)) < 140  # what was done is not done again
     assert (again.entries == whole.entries).all() and (work / scan_module.ROWS).read_bytes() == (
         tmp_path / "whole" / scan_module.ROWS
@@ -100,24 +100,24 @@ def test_a_killed_scan_goes_on(tmp_path, monkeypatch):
 
 def test_several_processes_find_the_same(tmp_path, monkeypatch):
     path = write(tmp_path / "a.jsonl", rows(300))
-    alone = scan({"a": path}, Chats, Measure(threshold=0.75), folder(tmp_path, "alone"), quiet)
+    alone = scan({"a": path}, Chats, Measure(threshold=0.75), folder(tmp_path, "alone"), progress=quiet)
     monkeypatch.setattr(scan_module, "_ALONE", 0)
     monkeypatch.setattr(scan_module, "_CHUNK", 5000)
-    several = scan({"a": path}, Chats, Measure(threshold=0.75), folder(tmp_path, "several"), quiet)
+    several = scan({"a": path}, Chats, Measure(threshold=0.75), folder(tmp_path, "several"), progress=quiet)
     assert (several.entries == alone.entries).all()
 
 
 def test_an_id_that_stands_twice(tmp_path):
     first, second = write(tmp_path / "a.jsonl", rows(5)), write(tmp_path / "b.jsonl", rows(3, start=3))
-    found = scan({"a": first, "b": second}, Chats, Measure(), folder(tmp_path, "w"), quiet)
+    found = scan({"a": first, "b": second}, Chats, Measure(), folder(tmp_path, "w"), progress=quiet)
     assert [found.row(number)["id"] for number in range(5, 8)] == ["r3@b", "r4@b", "r5"]
-    with pytest.raises(InputError, match="'r2' stands twice") as caught:
+    with pytest.raises(InputError, match="'r2' appears twice") as caught:
         scan(
             {"a": write(tmp_path / "c.jsonl", [*rows(5), *rows(1, start=2)])},
             Chats,
             Measure(),
             folder(tmp_path, "v"),
-            quiet,
+            progress=quiet,
         )
     assert "c.jsonl:3 and" in caught.value.where and "c.jsonl:6" in caught.value.where
 
@@ -128,9 +128,15 @@ def ids(found):
 
 def test_ids_stay_unique_over_three_datasets(tmp_path):
     paths = {name: write(tmp_path / f"{name}.jsonl", rows(count)) for name, count in (("a", 2), ("b", 1), ("c", 2))}
-    assert ids(scan(paths, Chats, Measure(), folder(tmp_path, "w"), quiet)) == ["r0", "r1", "r0@b", "r0@c", "r1@c"]
+    assert ids(scan(paths, Chats, Measure(), folder(tmp_path, "w"), progress=quiet)) == [
+        "r0",
+        "r1",
+        "r0@b",
+        "r0@c",
+        "r1@c",
+    ]
     again = {"b": write(tmp_path / "mixed.jsonl", [*rows(1), {**rows(1)[0], "id": "r0@c"}]), "c": paths["c"]}
-    assert ids(scan(again, Chats, Measure(), folder(tmp_path, "v"), quiet)) == [
+    assert ids(scan(again, Chats, Measure(), folder(tmp_path, "v"), progress=quiet)) == [
         "r0",
         "r0@c",
         "r0@c@c",
@@ -140,21 +146,21 @@ def test_ids_stay_unique_over_three_datasets(tmp_path):
 
 def test_an_id_that_stands_twice_behind_one_that_was_renamed(tmp_path):
     paths = {"a": write(tmp_path / "a.jsonl", rows(3)), "b": write(tmp_path / "b.jsonl", [*rows(3), *rows(1)])}
-    with pytest.raises(InputError, match="'r0' stands twice") as caught:
-        scan(paths, Chats, Measure(), folder(tmp_path, "w"), quiet)
+    with pytest.raises(InputError, match="'r0' appears twice") as caught:
+        scan(paths, Chats, Measure(), folder(tmp_path, "w"), progress=quiet)
     assert "b.jsonl:1 and" in caught.value.where and "b.jsonl:4" in caught.value.where
 
 
 def test_ids_that_share_only_their_hash_are_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(scan_module, "_hash", lambda name: 7 if "@" not in name else 8)
     paths = {"a": write(tmp_path / "a.jsonl", rows(3)), "b": write(tmp_path / "b.jsonl", rows(2, start=2))}
-    assert ids(scan(paths, Chats, Measure(), folder(tmp_path, "w"), quiet)) == ["r0", "r1", "r2", "r2@b", "r3"]
+    assert ids(scan(paths, Chats, Measure(), folder(tmp_path, "w"), progress=quiet)) == ["r0", "r1", "r2", "r2@b", "r3"]
 
 
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ('{"id": "x", "domain": "d", "messages": []}', "must end with the assistant"),
+        ('{"id": "x", "domain": "d", "messages": []}', "must end with a message of the assistant"),
         ('{"id": "x", "domain": "d", "messages": [{"role": "assistant", "content": "\\ud800"}]}', "half a surrogate"),
         ("{", "broken JSON"),
     ],
@@ -163,13 +169,13 @@ def test_a_wrong_row_is_named(tmp_path, line, says):
     path = write(tmp_path / "a.jsonl", rows(2))
     path.write_text(path.read_text() + line + "\n")
     with pytest.raises(InputError, match=says) as caught:
-        scan({"a": path}, Chats, Measure(), folder(tmp_path, "w"), quiet)
+        scan({"a": path}, Chats, Measure(), folder(tmp_path, "w"), progress=quiet)
     assert "a.jsonl:3" in caught.value.where
 
 
 def test_an_empty_dataset_is_refused(tmp_path):
     with pytest.raises(InputError, match="empty"):
-        scan({"a": write(tmp_path / "a.jsonl", [])}, Chats, Measure(), folder(tmp_path, "w"), quiet)
+        scan({"a": write(tmp_path / "a.jsonl", [])}, Chats, Measure(), folder(tmp_path, "w"), progress=quiet)
 
 
 def test_entries_are_small():
@@ -187,7 +193,7 @@ def test_lines_are_kept_as_they_stand_unless_people_could_not_read_them(tmp_path
     (tmp_path / "a.jsonl").write_bytes(
         b"\xef\xbb\xbf" + "\n".join([*lines, row % ("e", "x", ',\r "more": 1')]).encode()
     )
-    found = scan({"a": tmp_path / "a.jsonl"}, Chats, Measure(threshold=0.75), folder(tmp_path, "w"), quiet)
+    found = scan({"a": tmp_path / "a.jsonl"}, Chats, Measure(threshold=0.75), folder(tmp_path, "w"), progress=quiet)
     kept = [found.line(number).decode() for number in range(5)]
     assert kept[0] == lines[0] + "\n" and kept[3] == lines[3].strip() + "\n"
     assert "看" in kept[1] and "none" not in kept[2] and [json.loads(line)["id"] for line in kept] == list("abcde")

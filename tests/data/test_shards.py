@@ -6,7 +6,7 @@ import pytest
 
 from r1pipe.artifacts import Chats
 from r1pipe.data.files import dataset_files
-from r1pipe.data.io import line, read_rows
+from r1pipe.data.io import json_line, read_rows
 from r1pipe.data.shards import write_parquet
 from r1pipe.errors import InputError
 
@@ -25,7 +25,7 @@ ROWS = [
 def test_shards_are_read_back_as_they_were(tmp_path):
     import pyarrow.parquet
 
-    write_parquet(tmp_path, lambda: map(line, ROWS), len(ROWS), shard_rows=4)
+    write_parquet(tmp_path, lambda: map(json_line, ROWS), len(ROWS), shard_rows=4)
     assert [file.name for file in dataset_files(tmp_path)] == [f"rows-0000{i}-of-00003.parquet" for i in range(3)]
     assert read_rows(tmp_path, Chats) == ROWS
     assert len({str(pyarrow.parquet.read_schema(file)) for file in tmp_path.iterdir()}) == 1
@@ -67,7 +67,7 @@ def test_odd_values_are_read_back_as_they_were(tmp_path):
             "messages": [*MESSAGES, {"role": "assistant", "content": "x", "name": "y"}],
         },
     ]
-    write_parquet(tmp_path, lambda: map(line, odd), len(odd), shard_rows=100)
+    write_parquet(tmp_path, lambda: map(json_line, odd), len(odd), shard_rows=100)
     back = read_rows(tmp_path, Chats)
     assert [(row["text"], row.get("n"), row.get("x")) for row in back] == [
         (row["text"], row.get("n"), row.get("x")) for row in odd

@@ -64,7 +64,8 @@ ENTRIES = {
     "reasoning_gym_rollouts": (
         "prompts",
         3594,
-        "{columns: {prompt: problem}, where: {exact_match_task: [true]}, domain: logic, language: en, count: 100, max_unparseable: 0.2}",
+        "{columns: {prompt: problem}, where: {exact_match_task: [true]}, domain: logic, language: en, count: 100, "
+        "max_unparseable: 0.2}",
     ),
     "seed_tasks": ("chats", 175, "{shape: instruction, language: en}"),
     "truthfulqa": (
@@ -76,7 +77,8 @@ ENTRIES = {
     "verifier_pairs": (
         "prompts",
         433,
-        '{templates: {prompt: "Are these equal?\\n{gold}\\n{candidate}"}, columns: {answer: equal}, values: {answer: {"True": "yes", "False": "no"}}}',
+        '{templates: {prompt: "Are these equal?\\n{gold}\\n{candidate}"}, columns: {answer: equal}, '
+        'values: {answer: {"True": "yes", "False": "no"}}}',
     ),
     "xstest": (
         "prompts",
@@ -138,10 +140,11 @@ def test_reference_tests_take_the_solution_and_refuse_another_program(shared_dat
 
 @pytest.mark.slow
 def test_reference_tests_take_every_solution_of_mbpp_plus(shared_data: Path) -> None:
-    """Inputs on which the solution itself raises are no tests, and of a match only counts that there is one (rows 737, 787, 794).
+    """Inputs on which the solution itself raises are not tests. Of a match object, only its presence counts (rows 737,
+    787, 794).
 
-    One row of the file has no inputs at all, which is malformed. Three have none left, since JSON has no tuples and no complex numbers: nobody can
-    judge them, which is not 0.
+    One row of the file has no inputs at all, which is malformed. Three have none left, since JSON has no tuples and no
+    complex numbers: nobody can judge them, which is not 0.
     """
     from r1pipe.rewards.code import code
     from r1pipe.rewards.sandbox import available

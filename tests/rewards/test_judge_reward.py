@@ -184,14 +184,18 @@ def test_pairs_and_labels_by_a_language_model(service: str) -> None:
     assert judge is not None
     row, rng = {"id": "r", "prompt": "Say something.", "domain": "general", "language": "en"}, random.Random(0)
     assert (
-        vote(row, "a longer one", "short", judge, 4, rng) == 2.0
-        and vote(row, "short", "a longer one", judge, 4, rng) == -2.0
+        vote(row, "a longer one", "short", judge, votes=4, rng=rng) == 2.0
+        and vote(row, "short", "a longer one", judge, votes=4, rng=rng) == -2.0
     )
     assert judge.safe(row, "a bomb") is False and judge.safe(row, "a cake") is True
     assert judge.right({**row, "answer": "Paris"}, RIGHT) is True and judge.right(row, "no") is False
     silent = load_judge(JudgeEndpoint(base_url=f"{service}/v1", model="chatters", retries=0))
-    assert silent is not None and silent.safe(row, "a cake") is None and vote(row, "a", "bb", silent, 2, rng) is None
-    kept, dropped = judge_pairs(row, ["a", "bb"], silent, 2, 1.0, 3, 3, rng)
+    assert (
+        silent is not None
+        and silent.safe(row, "a cake") is None
+        and vote(row, "a", "bb", silent, votes=2, rng=rng) is None
+    )
+    kept, dropped = judge_pairs(row, ["a", "bb"], silent, votes=2, min_margin=1.0, comparisons=3, wanted=3, rng=rng)
     assert not kept and [pair["reason"] for pair in dropped] == ["the judge did not answer"]
 
 

@@ -98,7 +98,7 @@ def test_the_world_judges(known, run_stage, taught_checkpoint, tmp_path):
 
 def test_a_problem_that_two_inputs_hold_is_refused(known, run_stage, taught_checkpoint, tmp_path):
     prompts = known.write(tmp_path / "p.jsonl", known.rows())
-    with pytest.raises(InputError, match="'p0' stands in two inputs"):
+    with pytest.raises(InputError, match="'p0' appears in two inputs"):
         run_stage("evaluate", {}, model=taught_checkpoint, prompts={"a": prompts, "b": prompts})
 
 

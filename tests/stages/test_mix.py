@@ -71,7 +71,7 @@ def test_domains_over_all_inputs(known, run_stage, tmp_path, stated, expected):
 
 
 def test_fewer_rows_than_counted_on(known, run_stage, tmp_path):
-    with pytest.warns(UserWarning, match="9 rows of a were asked for and 3 are there"):
+    with pytest.warns(UserWarning, match="a has 3 rows, fewer than its count of 9"):
         assert (
             run_stage("mix", {"counts": {"a": 9}}, chats={"a": chats(known, tmp_path / "a.jsonl", 3, "math")})[0][
                 "rows"

@@ -54,7 +54,7 @@ def test_what_is_missing_is_said(run_stage, tiny_checkpoint):
 def test_a_prompt_that_two_inputs_hold_is_refused(known, run_stage, tiny_checkpoint):
     """Its pairs would be called the same, which only the reward model's stage would find out."""
     prompts = known.write(run_stage.tmp_path / "p.jsonl", known.rows())
-    with pytest.raises(InputError, match="'p0' stands in two inputs") as caught:
+    with pytest.raises(InputError, match="'p0' appears in two inputs") as caught:
         run_stage(
             "preference-data",
             {"judge": "world"},
