@@ -62,7 +62,7 @@ from pydantic import Field, field_validator, model_validator
 from r1pipe.artifacts import Chats, Checkpoint, Prompts
 from r1pipe.data.filters import Filters
 from r1pipe.data.writers import WriterName
-from r1pipe.generation.teachers import Prompted, Rewriter
+from r1pipe.generation.teachers import Rewriter, TeacherSource
 from r1pipe.here import Here
 from r1pipe.schema import Ordered, Ports, Sampling, SamplingConfig, TemplateName
 
@@ -99,7 +99,7 @@ class Config(SamplingConfig):
     reuse: bool = False
     """Take the rows' own `solution` as candidates as well."""
 
-    sources: Annotated[dict[Source, Prompted] | None, Ordered()] = None
+    sources: Annotated[dict[Source, TeacherSource] | None, Ordered()] = None
     """Where candidates come from (v1 2.3.1); none = zero-traces, and reuse if it is set."""
 
     filters: Filters = Filters(form="auto", min_language=0.3)
@@ -133,19 +133,19 @@ class Config(SamplingConfig):
                 "with `sources`, reuse is one of them: write `reuse: {}` there and leave out `reuse: true`"
             )
         for name, source in self.sources.items():
-            if name not in TAUGHT and source != Prompted():
+            if name not in TAUGHT and source != TeacherSource():
                 raise ValueError(f"sources.{name} takes no settings: the stage's own fields are its settings")
-            if name == "direct" and (source.examples is not None or source.shots != Prompted().shots):
+            if name == "direct" and (source.examples is not None or source.shots != TeacherSource().shots):
                 raise ValueError("examples are shown by few-shot, not by direct")
         return self
 
-    def all_sources(self) -> dict[Source, Prompted]:
+    def all_sources(self) -> dict[Source, TeacherSource]:
         """The sources in the order in which their candidates are preferred."""
         if self.sources is not None:
             return self.sources
-        sources = {ZERO: Prompted()}
+        sources = {ZERO: TeacherSource()}
         if self.reuse:
-            sources[REUSE] = Prompted()
+            sources[REUSE] = TeacherSource()
         return sources
 
     def mismatch(self, given: set[str]) -> str:
@@ -202,7 +202,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     # The rates are the models' own, so they are taken before the rows' solutions join.
     rates = pass_rates(candidates)
     if REUSE in config.all_sources():
-        candidates += _settle(config, reuse_candidates(rows))
+        candidates += _verify_drawn(config, reuse_candidates(rows))
     if isinstance(config.rewriter, Rewriter):
         candidates = _rewrite_by_model(config, config.rewriter, candidates, teachers.get("rewriter"), here)
 
@@ -228,34 +228,34 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
 def _sample_all(
     config: Config, rows: list[Row], model: Path | None, teachers: dict[str, Path], here: Here
 ) -> list[Candidate]:
-    """Sample from zero-traces and from every teacher, in the order of the sources; settled, on rank 0."""
+    """Sample from zero-traces and from every teacher, in the order of the sources; verified, on rank 0."""
     from functools import partial
 
-    from r1pipe.generation import sample_and_settle
-    from r1pipe.generation.teachers import check, prompted
+    from r1pipe.generation.sampling import sample_and_verify
+    from r1pipe.generation.teachers import check_teacher, prompt_rows
 
     sources = config.all_sources()
     taught = {name: source for name, source in sources.items() if name in TAUGHT}
     # What is wrong with any of them is an error now, not after hours of sampling.
-    prompts = {name: prompted(source, name, rows, config.seed) for name, source in taught.items()}
+    prompts = {name: prompt_rows(source, name, rows, config.seed) for name, source in taught.items()}
     for name, source in taught.items():
-        check(source, name)
+        check_teacher(source, name)
     if isinstance(config.rewriter, Rewriter):
-        check(config.rewriter, "rewrite")
+        check_teacher(config.rewriter, "rewrite")
 
-    settle = partial(_settle, config)
+    verify_drawn = partial(_verify_drawn, config)
     candidates: list[Candidate] = []
     for name, source in sources.items():
         if name == ZERO:
-            drawn = sample_and_settle(
+            drawn = sample_and_verify(
                 model,
                 rows,
                 config.sampling,
                 config.template,
-                here,
-                config.seed,
+                here=here,
+                seed=config.seed,
                 source=name,
-                settle=settle,
+                verify=verify_drawn,
                 stop_after=config.stop_after,
                 engine=config.engine,
             )
@@ -263,17 +263,17 @@ def _sample_all(
             stop_after = config.stop_after
             if stop_after is not None:
                 stop_after = min(stop_after, source.sampling.n)
-            drawn = sample_and_settle(
+            drawn = sample_and_verify(
                 teachers.get(name),
                 rows,
                 source.sampling,
                 source.template,
-                here,
-                config.seed,
+                here=here,
+                seed=config.seed,
                 source=name,
-                settle=settle,
+                verify=verify_drawn,
                 stop_after=stop_after,
-                asked=prompts[name],
+                prompt_rows=prompts[name],
                 label=f"samples-{name}",
                 engine=config.engine,
             )
@@ -283,7 +283,7 @@ def _sample_all(
     return candidates
 
 
-def _settle(config: Config, candidates: list[Candidate]) -> list[Candidate]:
+def _verify_drawn(config: Config, candidates: list[Candidate]) -> list[Candidate]:
     """Verify and screen; make readable, and verify again.
 
     Runs in a thread or on another machine. Zero-traces wait if a model rewrites them: it is paid for those that may be
@@ -317,11 +317,11 @@ def _unwrap(candidate: Candidate) -> Candidate:
     """What a teacher was asked to write, without what it thought before it wrote."""
     from dataclasses import replace
 
-    from r1pipe.generation.teachers import written
+    from r1pipe.generation.teachers import written_response
 
     if candidate.source not in TAUGHT:
         return candidate
-    return replace(candidate, response=written(candidate.response))
+    return replace(candidate, response=written_response(candidate.response))
 
 
 # --- rewriting --------------------------------------------------------------------------------------------------------
@@ -364,9 +364,9 @@ def _rewrite_by_model(
             traces,
             rewriter,
             checkpoint,
-            here,
-            config.seed,
-            settle=partial(_verify_readable, config),
+            here=here,
+            seed=config.seed,
+            verify=partial(_verify_readable, config),
             engine=config.engine,
         )
     )

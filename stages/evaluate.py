@@ -90,7 +90,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
 
     from r1pipe.data.io import read_several, write_rows
     from r1pipe.evaluation.scoring import not_run, score_samples, summarise
-    from r1pipe.generation import sample
+    from r1pipe.generation.sampling import sample
     from r1pipe.judges.judge import load_judge
 
     rows = read_several(inputs.prompts, here.stage)
@@ -105,10 +105,10 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     lines: list[dict[str, Any]] = []
     for way in config.passes:
         label = f"pass-{way.name or FIRST_PASS}"
-        completions = sample(model, prompts, way.sampling, config.template, here, config.seed, label=label)
+        samples = sample(model, prompts, way.sampling, config.template, here=here, seed=config.seed, label=label)
         if not here.main:
             continue
-        scored = score_samples(prompts, completions, judge)
+        scored = score_samples(prompts, samples, judge)
         lines += [{"pass": way.name, **line} for line in scored]
         for suite, values in summarise(scored, way.sampling.n).items():
             if way.name is not None:

@@ -195,7 +195,7 @@ def _written_by_model(
     from functools import partial
 
     from r1pipe.data.candidates import Candidate
-    from r1pipe.generation import sample_and_settle
+    from r1pipe.generation.sampling import sample_and_verify
     from r1pipe.judges.judge import load_judge
     from r1pipe.text.rows import HARMFUL_DOMAIN
 
@@ -204,17 +204,17 @@ def _written_by_model(
     allowed = {row["id"] for row in harmful[: _allowed_refusals(rows, config)]} if judge else set()
     prompts = [row for row in rows if row["domain"] != HARMFUL_DOMAIN or row["id"] in allowed]
 
-    drawn = sample_and_settle(
+    drawn = sample_and_verify(
         model,
         prompts,
         writer.sampling,
         writer.template,
-        here,
-        config.seed,
+        here=here,
+        seed=config.seed,
         source="written",
-        settle=partial(_settle, config, writer),
+        verify=partial(_verify_drawn, config, writer),
         stop_after=1,
-        asked=writer.asked(prompts),
+        prompt_rows=writer.prompt_rows(prompts),
         engine=config.engine,
     )
     candidates = [candidate for of_row in drawn for candidate in of_row]
@@ -223,7 +223,7 @@ def _written_by_model(
     return candidates + [Candidate(row, "", "written", reason=reason) for row in harmful if row["id"] not in allowed]
 
 
-def _settle(config: Config, writer: Writer, candidates: list[Candidate]) -> list[Candidate]:
+def _verify_drawn(config: Config, writer: Writer, candidates: list[Candidate]) -> list[Candidate]:
     """Screen a model's replies, then judge them. Runs in a thread or on another machine, while others are sampled."""
     from concurrent.futures import ThreadPoolExecutor
     from dataclasses import replace

@@ -126,7 +126,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     from r1pipe.data.io import read_several
     from r1pipe.data.preferences import balance, mean_lengths
     from r1pipe.data.sources import Loaded, load
-    from r1pipe.generation import sample
+    from r1pipe.generation.sampling import sample
     from r1pipe.judges.judge import load_judge
 
     judge = load_judge(config.judge)
@@ -136,12 +136,11 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     if judge is not None:
         rows = read_several(inputs.prompts or {}, here.stage)
         model = inputs.model.path if inputs.model else None
-        completions = sample(model, rows, config.sampling, config.template, here, config.seed)
+        samples = sample(model, rows, config.sampling, config.template, here=here, seed=config.seed)
         if here.main:
             # Of equal responses one is a candidate: two would be compared with each other.
             candidates = [
-                list(dict.fromkeys(completion.text for completion in of_row if not completion.refused))
-                for of_row in completions
+                list(dict.fromkeys(drawn.text for drawn in of_row if not drawn.refused)) for of_row in samples
             ]
             judged = _judge_all(rows, candidates, judge, config, here)
     if not here.main:

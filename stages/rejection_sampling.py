@@ -86,7 +86,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
 
     from r1pipe.data.candidates import choose, pass_rates, read_prompts, reuse_candidates, write_chats
     from r1pipe.data.card import token_counter
-    from r1pipe.generation import sample_and_settle
+    from r1pipe.generation.sampling import sample_and_verify
     from r1pipe.judges.judge import load_judge
 
     rows = read_prompts(inputs.prompts.path, here)
@@ -94,16 +94,16 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     # A judge without its address or key is an error now, not when the first sample is verified.
     load_judge(config.judge)
 
-    settle = partial(_settle, config)
-    drawn = sample_and_settle(
+    verify_drawn = partial(_verify_drawn, config)
+    drawn = sample_and_verify(
         model,
         rows,
         config.sampling,
         config.template,
-        here,
-        config.seed,
+        here=here,
+        seed=config.seed,
         source="sampled",
-        settle=settle,
+        verify=verify_drawn,
         stop_after=config.stop_after,
         engine=config.engine,
     )
@@ -114,7 +114,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     # The rates are the model's own, so they are taken before the rows' solutions join.
     rates = pass_rates(candidates)
     if config.reuse:
-        candidates += settle(reuse_candidates(rows))
+        candidates += verify_drawn(reuse_candidates(rows))
 
     candidates = choose(
         candidates,
@@ -137,7 +137,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     }
 
 
-def _settle(config: Config, candidates: list[Candidate]) -> list[Candidate]:
+def _verify_drawn(config: Config, candidates: list[Candidate]) -> list[Candidate]:
     """Verify and screen. Runs in a thread or on another machine, so the judge is loaded here."""
     from r1pipe.data.candidates import screen, verify
     from r1pipe.judges.judge import load_judge

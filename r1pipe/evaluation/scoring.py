@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from r1pipe.evaluation.stats import majority, mean_by_problem
-from r1pipe.generation import Completion
+from r1pipe.generation.contract import Sample
 from r1pipe.judges.judge import Examiner
 from r1pipe.text.response import split_response
 from r1pipe.text.rows import GENERAL_DOMAIN, HARMFUL_DOMAIN, LOOKALIKE_DOMAIN
@@ -44,7 +44,7 @@ def suites_of(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def score_samples(
-    rows: Sequence[dict[str, Any]], completions: Sequence[Sequence[Completion]], judge: Examiner | None
+    rows: Sequence[dict[str, Any]], completions: Sequence[Sequence[Sample]], judge: Examiner | None
 ) -> list[dict[str, Any]]:
     """One line a response, for rows.jsonl: id, domain, sample, scores {suite: value or None}, answer, tokens, finished, reflects, response, (refused)."""
     from r1pipe.rewards.scoring import correct, score

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from r1pipe.generation import DENSE
+from r1pipe.generation.backends import DENSE
 from r1pipe.generation.cached_attention import NAME, Places, register
 from r1pipe.generation.joint_linear import join
 from r1pipe.generation.token_sampling import EndedReporter, OnEnded, SamplingSettings, cut, log_probs, sample_tokens

@@ -1,7 +1,7 @@
-"""The back end `hf`: the PyTorch loop of decode.py over fixed batches.
+"""The back end `hf`: the PyTorch loop of decoding.py over fixed batches.
 
-Rows are sorted by prompt length and cut into batches of at most `batch_size` sequences. A batch is a unit: it has a seed of its own, and one
-that a kill cut short is drawn again as a whole.
+Rows are sorted by prompt length and cut into batches of at most `batch_size` sequences. A batch is a unit: it has a
+seed of its own, and one that a kill cut short is drawn again as a whole.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from r1pipe.generation import Completion, Draw, Unit
+from r1pipe.generation.contract import Draw, Sample, Unit
 from r1pipe.generation.cuda_graphs import COMPILED_FROM, GraphedModel, cache_fits, graph_obstacle
 from r1pipe.generation.decoding import decode
 from r1pipe.models.loading import end_ids, load_model, load_tokenizer
@@ -21,54 +21,50 @@ from r1pipe.models.memory import free_memory
 from r1pipe.schema import Sampling
 from r1pipe.text.rendering import prompt_ids, read_template
 
-LIKELY_TOKENS = 1024  # of a response, where max_tokens allows more (our choice)
-COMPILED_FROM_TOKENS = 4_000_000  # compiling takes some 20 s, and 0.5B then take 7 us a token less (H100)
-COHORT = 8  # batches that go through their rounds together: the later rounds are smaller, and what is too small wastes the batch
+# Tokens of a response, as a guess where max_tokens allows more (our choice).
+LIKELY_TOKENS = 1024
+
+# Layers are compiled when at least this many tokens are drawn: compiling takes about 20 s, and then a 0.5B model takes
+# 7 us less for each token (H100).
+COMPILED_FROM_TOKENS = 4_000_000
+
+# Batches that go through their rounds together. Later rounds are smaller, and a batch that is too small is slow.
+BATCHES_PER_COHORT = 8
 
 
 class HF:
     """A checkpoint in this process."""
 
-    in_flight, remote = 1, False
+    max_in_flight = 1
+    remote = False
 
     def __init__(
-        self, checkpoint: Path, rows: list[dict[str, Any]], sampling: Sampling, template: str, seed: int
+        self, checkpoint: Path, rows: list[dict[str, Any]], sampling: Sampling, template: str, *, seed: int
     ) -> None:
-        self._sampling, self._seed = sampling, seed
-        self._tokenizer = load_tokenizer(checkpoint)
         self._checkpoint = checkpoint
+        self._sampling = sampling
+        self._seed = seed
+        self._tokenizer = load_tokenizer(checkpoint)
+        self._prompts = prompt_ids(rows, read_template(template), self._tokenizer)
         self._graphs: GraphedModel | None = None
-        self._ids = prompt_ids(rows, read_template(template), self._tokenizer)
 
+    # The weights are loaded when something is drawn: whoever only plans needs none.
     @cached_property
-    def _model(self) -> Any:  # not before it draws: what only plans needs no weights
+    def _model(self) -> Any:
         return load_model(self._checkpoint, training=False)
 
-    def _graphed(self, rows: int, columns: int) -> GraphedModel | None:
-        if self._graphs is None:
-            model = self._model
-            if graph_obstacle(model) or not cache_fits(
-                model.config, rows, columns, model.dtype.itemsize, free_memory(model.device)
-            ):
-                return None
-            tokens = len(self._ids) * self._sampling.n * min(self._sampling.max_tokens, LIKELY_TOKENS)
-            self._graphs = GraphedModel(
-                model, compiled=model.num_parameters() >= COMPILED_FROM and tokens >= COMPILED_FROM_TOKENS
-            )
-        return self._graphs if self._graphs.make_room(rows, columns) else None
-
     @cached_property
-    def _ends(self) -> Any:
+    def _end_ids(self) -> Any:
         return end_ids(self._model, self._tokenizer)
 
     @property
-    def alone(self) -> bool:
+    def occupies_cpu(self) -> bool:
         return self._model.device.type == "cpu"
 
     def cohorts(self, rounds: bool) -> list[list[int]]:
-        order = sorted(range(len(self._ids)), key=lambda i: (len(self._ids[i]), i))
-        size = max(1, self._sampling.batch_size // self._sampling.n) * (COHORT if rounds else 1)
-        return [order[i : i + size] for i in range(0, len(order), size)]
+        order = sorted(range(len(self._prompts)), key=lambda i: (len(self._prompts[i]), i))
+        size = max(1, self._sampling.batch_size // self._sampling.n) * (BATCHES_PER_COHORT if rounds else 1)
+        return [order[start : start + size] for start in range(0, len(order), size)]
 
     def units(self, prefix: tuple[int, ...], draws: Sequence[Draw]) -> list[Unit]:
         batches: list[list[Draw]] = []
@@ -79,33 +75,50 @@ class HF:
                 room = self._sampling.batch_size
             batches[-1].append(draw)
             room -= draw.n
+        # The first batch has the prefix alone as its key: most rounds are one batch.
         return [Unit((*prefix, number) if number else prefix, batch) for number, batch in enumerate(batches)]
 
-    def draw(self, unit: Unit) -> list[Completion]:
+    def draw(self, unit: Unit) -> list[Sample]:
         torch.manual_seed(hash((self._seed, *unit.key)) & 0x7FFFFFFF)
+        # Where all groups have the same size, each prompt is read once for its group.
         sizes = {draw.n for draw in unit.draws}
-        n = (
-            sizes.pop() if len(sizes) == 1 else 1
-        )  # a group shares the reading of its prompt where all groups are of one size
-        prompts = [self._ids[draw.row] for draw in unit.draws for _ in range(draw.n // n)]
+        n = sizes.pop() if len(sizes) == 1 else 1
+        prompts = [self._prompts[draw.row] for draw in unit.draws for _ in range(draw.n // n)]
+        columns = max(map(len, prompts)) + self._sampling.max_tokens
+
         with torch.inference_mode():
-            out = decode(
+            decoded = decode(
                 self._model,
                 prompts,
                 n=n,
                 max_new_tokens=self._sampling.max_tokens,
                 temperature=self._sampling.temperature,
                 top_p=self._sampling.top_p,
-                eos_ids=self._ends,
+                eos_ids=self._end_ids,
                 pad_id=self._tokenizer.pad_token_id,
-                graphed=self._graphed(len(prompts) * n, max(map(len, prompts)) + self._sampling.max_tokens),
-            ).token_ids
-        finished = [bool(tokens) and tokens[-1] in self._ends for tokens in out]
-        bodies = [
-            tokens[:-1] if end else tokens for tokens, end in zip(out, finished, strict=True)
-        ]  # the end token counts and is not shown
-        texts = self._tokenizer.batch_decode(bodies, skip_special_tokens=True)
-        return [Completion(text, len(tokens), end) for text, tokens, end in zip(texts, out, finished, strict=True)]
+                graphed=self._graphed_model(len(prompts) * n, columns),
+            )
 
-    def halted(self, tokens_in: int, tokens_out: int) -> None:
+        finished = [bool(ids) and ids[-1] in self._end_ids for ids in decoded.token_ids]
+        # The end token is counted and not shown.
+        shown_ids = [ids[:-1] if ended else ids for ids, ended in zip(decoded.token_ids, finished, strict=True)]
+        texts = self._tokenizer.batch_decode(shown_ids, skip_special_tokens=True)
+        return [
+            Sample(text, len(ids), ended) for text, ids, ended in zip(texts, decoded.token_ids, finished, strict=True)
+        ]
+
+    def _graphed_model(self, rows: int, columns: int) -> GraphedModel | None:
+        """Return the model with CUDA graphs and room for these sequences; None where that cannot be."""
+        if self._graphs is None:
+            model = self._model
+            if graph_obstacle(model):
+                return None
+            if not cache_fits(model.config, rows, columns, model.dtype.itemsize, free_memory(model.device)):
+                return None
+            tokens = len(self._prompts) * self._sampling.n * min(self._sampling.max_tokens, LIKELY_TOKENS)
+            compiled = model.num_parameters() >= COMPILED_FROM and tokens >= COMPILED_FROM_TOKENS
+            self._graphs = GraphedModel(model, compiled=compiled)
+        return self._graphs if self._graphs.make_room(rows, columns) else None
+
+    def stop_reason(self, tokens_in: int, tokens_out: int) -> None:
         return None

@@ -1,9 +1,13 @@
-"""The engine `ray`: sampling, verifying and filtering over the machines of a Ray cluster, as one Ray Data pipeline a round (the extra `ray`).
+"""The engine `ray`: sampling, verifying and filtering over the machines of a Ray cluster (the extra `ray`).
 
-The cluster is the one that RAY_ADDRESS names, else one that `ray start` has started on this machine, else this machine alone. All its machines have
-the same environment and see the same paths. What is drawn is what the engine `local` draws: units, keys and seeds are the same, and so is the
-journal, which this process writes as results arrive; so a run may go on with the other engine. A machine that dies costs what it was at: Ray
-does that again elsewhere. In-process back ends take a GPU each where the cluster has any, else a CPU; verifying takes a CPU at a time.
+Each round is one Ray Data pipeline. The cluster is the one that RAY_ADDRESS names, or one that `ray start` has started on
+this machine, or this machine alone. All its machines have the same environment and see the same paths.
+
+What is drawn is the same as with the engine `local`: units, keys and seeds are the same, and so is the journal, which
+this process writes as results arrive. So a run may go on with the other engine. When a machine dies, Ray does its work
+again elsewhere.
+
+Back ends that run in the process take a GPU each where the cluster has any, or a CPU. Verifying takes a CPU at a time.
 """
 
 from __future__ import annotations
@@ -20,143 +24,184 @@ from typing import Any
 
 from r1pipe.data.candidates import Candidate
 from r1pipe.endpoint import NoAnswer
-from r1pipe.errors import ConfigError, MissingToolError, R1PipeError, StageError
-from r1pipe.generation import Completion, Draw, Generator, Unit
-from r1pipe.generation.sampler import Asked, Sampler, Settle, candidates_of
+from r1pipe.errors import ConfigError, MissingToolError, R1PipeError
+from r1pipe.generation.contract import Draw, Generator, Sample, Unit
+from r1pipe.generation.rounds import Task, Verifier, candidates_of
+from r1pipe.generation.sampling_loop import SamplingLoop
+from r1pipe.here import Here
 
-AT_A_TIME = (
-    2  # times `in_flight` units that a worker is handed at a time; these are in flight with what waits to be verified
-)
+# A worker gets this many times `max_in_flight` units at once, so that units are in flight while others wait to be
+# verified.
+UNITS_PER_SLOT = 2
+
+# Units that are on their way at a time, at most: each carries its rows.
+MOST_UNITS = 16384
+
+# Seconds to reach the cluster's address.
 REACH_S = 10.0
-MOST = 16384  # units that are on their way at a time, since each carries its rows
 
 Load = Callable[[], Generator]
-Item = dict[
-    str, str
-]  # a unit on its way: `unit`, `rows` (one a draw), `samples` and `verdicts` as JSON, `error` pickled in hex
+
+# A unit on its way through the cluster: `unit`, `rows` (one for each draw), `samples` and `verdicts` as JSON, and
+# `error` pickled, in hex. Ray's batches carry strings without a detour.
+Item = dict[str, str]
+Waiting = tuple[Task, list[Sample] | None]
 
 
-class RaySampler(Sampler):
-    """Sampler whose units are drawn and settled on a cluster.
+class RaySamplingLoop(SamplingLoop):
+    """A SamplingLoop whose units are drawn and verified on a cluster.
 
     Args:
-        load: makes the generator again, on a worker; it is pickled.
-        budgeted: draw as much at a time as keeps within a budget, looking at it in between.
-        rest: as Sampler's.
+        load: makes the generator again on a worker; it is pickled.
+        rows: the stage's rows.
+        n: samples of each row, at most.
+        here: where the stage runs.
+        label: the files' name in workdir.
+        source: the candidates' source.
+        verify: see sample_and_verify.
+        stop_after: see sample_and_verify.
+        budgeted: whether a budget limits what is drawn, so that it has to be checked often.
     """
 
-    def __init__(self, load: Load, budgeted: bool, *rest: Any, **named: Any) -> None:
-        super().__init__(load(), *rest, **named)
-        assert self.settle is not None
-        self._load, self._budgeted = load, budgeted
-        self._joined: Any = None  # ray, once this process is part of a cluster
+    def __init__(
+        self,
+        load: Load,
+        rows: list[dict[str, Any]],
+        n: int,
+        *,
+        here: Here,
+        label: str,
+        source: str,
+        verify: Verifier,
+        stop_after: int | None,
+        budgeted: bool,
+    ) -> None:
+        super().__init__(load(), rows, n, here=here, label=label, source=source, verify=verify, stop_after=stop_after)
+        self._load = load
+        self._budgeted = budgeted
+        # The module ray, while this process is part of a cluster that it joined itself.
+        self._joined: Any = None
 
     @property
-    def alone(self) -> bool:
-        return False  # nothing is drawn in this process
+    def one_at_a_time(self) -> bool:
+        # Nothing is drawn in this process.
+        return False
 
     def _work(self, cohorts: Iterable[int]) -> None:
-        todo = [asked for cohort in cohorts for asked in self._round(cohort, 0)]
+        tasks = [task for cohort in cohorts for task in self.next_round(cohort, 0)]
         try:
-            while todo:
-                todo = self._over(todo)
+            while tasks:
+                tasks = self._do_round(tasks)
         finally:
             if self._joined:
                 self._joined.shutdown()
                 self._joined = None
 
-    def _over(self, todo: list[Asked]) -> list[Asked]:
-        """One round of all cohorts; what is to be asked next."""
-        following: list[Asked] = []
-        waiting: list[tuple[Asked, list[Completion] | None]] = []
-        for asked in todo:
-            completions = self._drawn_before(asked.unit)
-            if completions is None:
-                waiting.append((asked, None))
-            elif (known := self._known(asked.unit, completions)) is not None:
-                following += self._put(asked, completions, known)
+    def _do_round(self, tasks: list[Task]) -> list[Task]:
+        """Do one round of all cohorts; return the tasks of the next."""
+        following: list[Task] = []
+        waiting: list[Waiting] = []
+        for task in tasks:
+            samples = self.drawn_before(task.unit)
+            candidates = None if samples is None else self.verified_before(task.unit, samples)
+            if samples is not None and candidates is not None:
+                following += self.complete(task, samples, candidates)
             else:
-                waiting.append((asked, completions))
+                waiting.append((task, samples))
         if not waiting:
             return following
-        self._joined = self._joined or start()
+
+        self._joined = self._joined or join_cluster()
         workers, gpus = self._workers()
-        size = max(1, self.generator.in_flight * AT_A_TIME)
-        wave = size * workers if self._budgeted else max(MOST, size * workers)
+        size = max(1, self.generator.max_in_flight * UNITS_PER_SLOT)
+        # With a budget no more is on its way than all workers can draw at once.
+        wave = size * workers if self._budgeted else max(MOST_UNITS, size * workers)
+
         unanswered: list[str] = []
         for first in range(0, len(waiting), wave):
             now = waiting[first : first + wave]
-            if any(completions is None for _, completions in now) and (
-                halt := self.generator.halted(self.tokens_in, self.tokens_out)
-            ):
-                halt.where = f"{self.here.stage}: {self.ready} of {self.total} rows are done"
-                raise halt
-            by_key = {asked.unit.key: (asked, completions) for asked, completions in now}
-            for item in self._spread([self._item(*one) for one in now], size, workers, gpus):
-                asked, completions = by_key[_unit(item).key]
-                if completions is None and item["samples"]:
-                    completions = self._keep(asked.unit, [Completion(**one) for one in json.loads(item["samples"])])
-                if item["error"]:
-                    error = _unpack(item["error"])
-                    if not isinstance(error, NoAnswer):
-                        raise error
+            if any(samples is None for _, samples in now):
+                stop = self.generator.stop_reason(self.tokens_in, self.tokens_out)
+                if stop is not None:
+                    raise self.stopped(stop)
+            by_key = {task.unit.key: (task, samples) for task, samples in now}
+            for item in self._spread([self._item(*pair) for pair in now], size, workers, gpus):
+                task, samples = by_key[_unit(item).key]
+                try:
+                    following += self._take(item, task, samples)
+                except NoAnswer as error:
                     unanswered.append(error.why)
-                    continue
-                assert completions is not None
-                drawn = candidates_of(asked.unit, self.rows, completions, self.source)
-                settled = [
-                    replace(candidate, **verdict)
-                    for candidate, verdict in zip(drawn, json.loads(item["verdicts"]), strict=True)
-                ]
-                self._keep_verdicts(asked.unit, completions, settled)
-                following += self._put(asked, completions, settled)
         if unanswered:
-            what = f"{len(unanswered)} requests had no answer; the last reason: {unanswered[-1]}"
-            raise StageError(what, self.here.stage, "run it again: all other answers are kept")
+            raise self.unanswered(unanswered)
         return following
 
-    def _item(self, asked: Asked, completions: list[Completion] | None) -> Item:
-        rows = [self.rows[draw.row] for draw in asked.unit.draws]
-        samples = "" if completions is None else json.dumps([asdict(one) for one in completions])
+    def _take(self, item: Item, task: Task, samples: list[Sample] | None) -> list[Task]:
+        """Keep a unit's results; return what is drawn next.
+
+        Raises:
+            NoAnswer: a service did not answer.
+            R1PipeError: another error of a worker.
+        """
+        if samples is None and item["samples"]:
+            samples = _samples(item)
+            self.keep_samples(task.unit, samples)
+        if item["error"]:
+            raise _unpack(item["error"])
+        assert samples is not None
+        unverified = candidates_of(task.unit, self.rows, samples, self.source)
+        verdicts = json.loads(item["verdicts"])
+        candidates = [replace(candidate, **verdict) for candidate, verdict in zip(unverified, verdicts, strict=True)]
+        self.keep_verdicts(task.unit, samples, candidates)
+        return self.complete(task, samples, candidates)
+
+    def _item(self, task: Task, samples: list[Sample] | None) -> Item:
+        rows = [self.rows[draw.row] for draw in task.unit.draws]
         return {
-            "unit": json.dumps(asked.unit),
+            "unit": json.dumps(task.unit),
             "rows": json.dumps(rows),
-            "samples": samples,
+            "samples": "" if samples is None else json.dumps([asdict(sample) for sample in samples]),
             "verdicts": "",
             "error": "",
         }
 
     def _spread(self, items: list[Item], size: int, workers: int, gpus: int) -> Iterator[Item]:
-        """The items with their samples and verdicts, as they get ready."""
+        """Yield the items with their samples and verdicts, as they are ready."""
         import ray  # type: ignore[import-not-found]
 
-        load, settle = _pack(self._load), _pack((self.settle, self.source))
+        # A worker that draws takes a GPU where there are any, or a CPU.
+        gpus_each = min(gpus, 1)
         data = ray.data.from_items(items, override_num_blocks=-(-len(items) // size))
-        pool = ray.data.ActorPoolStrategy(min_size=1, max_size=workers)
         data = data.map_batches(
             Drawing,
-            fn_constructor_args=(load,),
+            fn_constructor_args=(_pack(self._load),),
             batch_size=size,
-            compute=pool,
-            num_gpus=min(gpus, 1),
-            num_cpus=1 - min(gpus, 1),
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers),
+            num_gpus=gpus_each,
+            num_cpus=1 - gpus_each,
         )
-        verify: Any = settling  # its batches are of NumPy arrays
-        yield from data.map_batches(verify, fn_kwargs={"settle": settle}, batch_size=size, num_cpus=1).iter_rows()
+        # Typed for batches of NumPy arrays, which Ray's stubs do not know.
+        verify: Any = verify_batch
+        data = data.map_batches(
+            verify, fn_kwargs={"verifier": _pack((self.verify, self.source))}, batch_size=size, num_cpus=1
+        )
+        yield from data.iter_rows()
 
     def _workers(self) -> tuple[int, int]:
-        """(how many may draw at a time, GPUs to draw on); half of the CPUs are left to verifying."""
+        """Return how many workers may draw at a time, and on how many GPUs. Half of the CPUs are left to verifying."""
         import ray  # type: ignore[import-not-found]
 
-        there = ray.cluster_resources()
-        if not there.get("CPU"):
+        resources = ray.cluster_resources()
+        if not resources.get("CPU"):
             raise ConfigError("the Ray cluster has no CPUs", fix="start its machines with `ray start --num-cpus ...`")
-        gpus = 0 if self.generator.remote else int(there.get("GPU", 0))
-        return gpus or max(1, int(there["CPU"]) // 2), gpus
+        gpus = 0 if self.generator.remote else int(resources.get("GPU", 0))
+        return gpus or max(1, int(resources["CPU"]) // 2), gpus
 
 
-def start() -> Any:
-    """Join the cluster, or start one of this machine; returns `ray` to be shut down, or None where this process was in one already.
+def join_cluster() -> Any:
+    """Join the cluster, or start one of this machine.
+
+    Returns:
+        The module ray, to be shut down; None where this process was part of a cluster already.
 
     Raises:
         MissingToolError: Ray is not installed.
@@ -171,68 +216,85 @@ def start() -> Any:
             f"`engine: ray` needs Ray, which cannot be imported: {error}",
             fix="pip install 'r1pipe[ray]'; or engine: local",
         ) from None
+
     joins = not ray.is_initialized()
     if joins:
         address = os.environ.get("RAY_ADDRESS", "")
         try:
-            if named := re.fullmatch(r"\[?([^/]+?)\]?:(\d+)", address):  # Ray itself would try for minutes
-                socket.create_connection((named[1], int(named[2])), REACH_S).close()
+            _reach(address)
             ray.init(logging_level=logging.ERROR, log_to_driver=False)
         except (OSError, OverflowError, ValueError, RuntimeError) as error:
-            where = f"RAY_ADDRESS={address}"
             raise ConfigError(
-                f"no Ray cluster can be joined: {str(error).splitlines()[0]}", where, "start it with `ray start --head`"
+                f"cannot join a Ray cluster: {str(error).splitlines()[0]}",
+                f"RAY_ADDRESS={address}",
+                "start it with `ray start --head`",
             ) from None
-    ray.data.DataContext.get_current().enable_progress_bars = False  # the stage shows its own
+    # The stage shows its own progress.
+    ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     return ray if joins else None
+
+
+def _reach(address: str) -> None:
+    """Fail at once where nothing listens at HOST:PORT; Ray itself would try for minutes."""
+    match = re.fullmatch(r"\[?([^/]+?)\]?:(\d+)", address)
+    if match:
+        socket.create_connection((match[1], int(match[2])), REACH_S).close()
 
 
 # --- on the workers ---------------------------------------------------------------------------------------------------
 
 
 class Drawing:
-    """A generator with its model, which draws units that have no samples yet."""
+    """A generator with its model, which draws the units that have no samples yet."""
 
     def __init__(self, load: bytes) -> None:
         self._generator: Generator = _unpack(load.hex())()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        with ThreadPoolExecutor(self._generator.in_flight) as threads:
-            found = list(threads.map(self._draw, _items(batch)))
-        return _batch(found)
+        with ThreadPoolExecutor(self._generator.max_in_flight) as threads:
+            items = list(threads.map(self._draw, _items(batch)))
+        return _batch(items)
 
     def _draw(self, item: Item) -> Item:
         if item["samples"]:
             return item
         try:
-            return {**item, "samples": json.dumps([asdict(one) for one in self._generator.draw(_unit(item))])}
+            samples = self._generator.draw(_unit(item))
         except (NoAnswer, R1PipeError) as error:
             return {**item, "error": _pack(error).hex()}
+        return {**item, "samples": json.dumps([asdict(sample) for sample in samples])}
 
 
-def settling(batch: dict[str, Any], settle: bytes) -> dict[str, Any]:
-    """Verdicts on all samples of a batch together."""
-    how: Settle
-    how, source = _unpack(settle.hex())
+def verify_batch(batch: dict[str, Any], verifier: bytes) -> dict[str, Any]:
+    """Verify all samples of a batch together.
+
+    Args:
+        batch: items with samples, or with an error.
+        verifier: the verifier and the candidates' source, pickled.
+    """
+    verify: Verifier
+    verify, source = _unpack(verifier.hex())
     items = _items(batch)
-    drawn: list[list[Candidate]] = []
+    candidates_of_items: list[list[Candidate]] = []
     for item in items:
-        unit, rows = _unit(item), json.loads(item["rows"])
-        by_number = {draw.row: row for draw, row in zip(unit.draws, rows, strict=True)}
-        drawn.append(
-            []
-            if item["error"]
-            else candidates_of(unit, by_number, [Completion(**one) for one in json.loads(item["samples"])], source)
-        )
+        unit = _unit(item)
+        rows = json.loads(item["rows"])
+        row_by_number = {draw.row: row for draw, row in zip(unit.draws, rows, strict=True)}
+        candidates = [] if item["error"] else candidates_of(unit, row_by_number, _samples(item), source)
+        candidates_of_items.append(candidates)
+
     try:
-        settled = iter(how([candidate for of_unit in drawn for candidate in of_unit]))
+        verified = iter(verify([candidate for candidates in candidates_of_items for candidate in candidates]))
     except R1PipeError as error:
         return _batch([{**item, "error": _pack(error).hex()} for item in items])
-    verdicts = [[next(settled).verdict(one.response) for one in of_unit] for of_unit in drawn]
-    return _batch(
-        [{**item, "rows": "", "verdicts": json.dumps(of_unit)} for item, of_unit in zip(items, verdicts, strict=True)]
-    )
+
+    results = []
+    for item, candidates in zip(items, candidates_of_items, strict=True):
+        verdicts = [next(verified).verdict(candidate.response) for candidate in candidates]
+        # The rows are not needed any more, so they do not travel back.
+        results.append({**item, "rows": "", "verdicts": json.dumps(verdicts)})
+    return _batch(results)
 
 
 def _items(batch: dict[str, Any]) -> list[Item]:
@@ -248,6 +310,10 @@ def _batch(items: list[Item]) -> dict[str, Any]:
 def _unit(item: Item) -> Unit:
     key, draws = json.loads(item["unit"])
     return Unit(tuple(key), [Draw(*draw) for draw in draws])
+
+
+def _samples(item: Item) -> list[Sample]:
+    return [Sample(**sample) for sample in json.loads(item["samples"])]
 
 
 def _pack(value: Any) -> bytes:

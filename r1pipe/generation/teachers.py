@@ -1,10 +1,14 @@
-"""Models that write data on request: general rows with or without thinking (v2 B.3.3), long chains of thought from examples or by asking for
+"""Models that write data on request.
+
+They write general rows with or without thinking (v2 B.3.3), long chains of thought from examples or by being asked for
 them (v1 2.3.1), and readable versions of traces (v2 B.3.2: DeepSeek-V3).
 
-A teacher is any back end of r1pipe/generation. What it is asked is a text with slots in braces: shipped in configs/prompts in our own words, or
-the config's `instruction`. Where a reasoning model thinks on its own and then writes the think block that it was asked for,
-that block is the thinking. Where it writes none, what it thought on its own is: the two cannot be told apart, since a service with a reasoning
-parser hands out as `reasoning_content` the very block that was asked for.
+A teacher is any back end of this package. Its prompt is a text with slots in braces: ours, in configs/prompts, or the
+config's `instruction`.
+
+A reasoning model may think on its own first and then write the think block that the prompt asks for; then that block is
+the thinking. Where it writes no block, its own thinking is. The two cannot be told apart, since a service with a
+reasoning parser returns the very block that was asked for as `reasoning_content`.
 """
 
 from __future__ import annotations
@@ -32,221 +36,270 @@ if TYPE_CHECKING:
     from r1pipe.data.candidates import Candidate
 
 Row = dict[str, Any]
+Fill = Callable[..., str]
+
 PROMPTS = Path(__file__).parents[1] / "configs" / "prompts"
-_REWRITTEN = re.compile(r"<process>(.*?)</process>\s*<solution>(.*?)</solution>", re.DOTALL)
+GUIDELINES = "guidelines"
+
+_REWRITE = re.compile(r"<process>(.*?)</process>\s*<solution>(.*?)</solution>", re.DOTALL)
 _ANSWER_TAGS = re.compile(f"{ANSWER_OPEN}|{ANSWER_CLOSE}")
 
 
 class Teacher(Model):
-    """A model that writes, and what it is asked."""
+    """A model that writes, and its prompt."""
 
-    sampling: Sampling = Field(
-        default=Sampling(n=1),
-        description="`backend: openai` and its `endpoint`, or how a checkpoint is sampled (our choice)",
-    )
-    template: TemplateName = Field(
-        default="chat",
-        description="chat, or a template file around what is asked, as for a base that was never a chat model",
-    )
-    instruction: Text | None = Field(
-        default=None, description="what it is asked, with slots as {prompt}; none = our own words in configs/prompts"
-    )
-    guidelines: Text | None = Field(
-        default=None, description="what else it should go by: a text, or {file: PATH}; fills {guidelines}"
-    )
+    sampling: Sampling = Sampling(n=1)
+    """`backend: openai` and its `endpoint`, or how a checkpoint is sampled (our choice)."""
+
+    template: TemplateName = "chat"
+    """`chat`, or a template file around the prompt, as for a base that was never a chat model."""
+
+    instruction: Text | None = None
+    """The prompt, with slots such as {prompt}; none = our own words in configs/prompts."""
+
+    guidelines: Text | None = None
+    """What else it should follow: a text, or {file: PATH}. Fills the slot {guidelines}."""
 
 
-class Prompted(Teacher):
-    """A source of cold-start rows; nothing of it is for zero-traces and reuse, which are as the stage says."""
+class TeacherSource(Teacher):
+    """A source of cold-start rows. zero-traces and reuse take none of these fields."""
 
-    examples: Sources | None = Field(
-        default=None, description="of few-shot: chats with thinking that are shown to it; none = our own four"
-    )
-    shots: int = Field(
-        default=2,
-        ge=1,
-        description="of few-shot: examples in a prompt, in the problem's language where there are any (our choice)",
-    )
+    examples: Sources | None = None
+    """Of few-shot: the chats with thinking that are shown to it; none = our own four."""
+
+    shots: int = Field(default=2, ge=1)
+    """Of few-shot: examples in a prompt, in the problem's language where there are any (our choice)."""
 
 
 class Rewriter(Teacher):
-    """Who makes traces readable; `sampling.n` is how often it may try until one is verified."""
+    """A model that makes traces readable. `sampling.n` is how often it may try until a try is verified."""
 
 
-class Thinking(Model):
-    """Which general prompts get a chain of thought before the reply (v2 B.3.3: certain tasks do, 'hello' does not; the rule is our choice)."""
+class ThinkingRule(Model):
+    """Which general prompts get a chain of thought before the reply.
 
-    simple_words: int = Field(
-        default=3, ge=0, description="a prompt of at most so many words (characters, in Chinese) gets none"
-    )
-    without: dict[str, list[str]] = Field(
-        default_factory=dict, description="column -> values of the prompts that get none, e.g. {kind: [greeting]}"
-    )
+    In the paper certain tasks do, and 'hello' does not (v2 B.3.3). The rule is our choice.
+    """
 
-    def __call__(self, row: Row) -> bool:
+    simple_words: int = Field(default=3, ge=0)
+    """A prompt of at most this many words (in Chinese, characters) gets none."""
+
+    without: dict[str, list[str]] = Field(default_factory=dict)
+    """Column -> values of the prompts that get none, e.g. {kind: [greeting]}."""
+
+    def applies(self, row: Row) -> bool:
+        """Whether this prompt gets a chain of thought."""
         if any(str(row.get(column)) in values for column, values in self.without.items()):
             return False
-        return sum(unit.isalnum() for unit in units(row["prompt"])) > self.simple_words
+        words = sum(unit.isalnum() for unit in units(row["prompt"]))
+        return words > self.simple_words
 
 
 class Writer(Teacher):
-    """Who writes general rows; `sampling.n` is how often it may try until a reply passes."""
+    """A model that writes general rows. `sampling.n` is how often it may try until a reply passes."""
 
-    thinking: Thinking = Field(default=Thinking(), description="which prompts get a chain of thought")
-    plain: Text | None = Field(
-        default=None,
-        description="what it is asked where there is to be no thinking; none = our own words in configs/prompts",
-    )
+    thinking: ThinkingRule = ThinkingRule()
+    """Which prompts get a chain of thought."""
 
-    def asked(self, rows: Sequence[Row]) -> list[Row]:
-        """The rows as the model gets them."""
-        long, short = (
-            ask(self, name, text) for name, text in (("think-and-reply", self.instruction), ("reply", self.plain))
-        )
-        return [{**row, "prompt": (long if self.thinking(row) else short)(prompt=row["prompt"])} for row in rows]
+    plain: Text | None = None
+    """The prompt where no thinking is wanted; none = our own words in configs/prompts."""
+
+    def prompt_rows(self, rows: Sequence[Row]) -> list[Row]:
+        """Return the rows as the model reads them."""
+        with_thinking = prompt_filler(self, "think-and-reply", self.instruction)
+        without_thinking = prompt_filler(self, "reply", self.plain)
+        filled = []
+        for row in rows:
+            fill = with_thinking if self.thinking.applies(row) else without_thinking
+            filled.append({**row, "prompt": fill(prompt=row["prompt"])})
+        return filled
 
     def response(self, row: Row, text: str) -> str:
-        """A Chats response of what was written; malformed where thinking was asked for and is not there."""
-        return written(text) if self.thinking(row) else join_response("", after_thinking(text).strip())
+        """Return the model's reply as a response.
+
+        It is malformed where thinking was wanted and is missing.
+        """
+        if self.thinking.applies(row):
+            return written_response(text)
+        return join_response("", after_thinking(text).strip())
 
 
-# --- what is asked ----------------------------------------------------------------------------------------------------
+# --- prompts ----------------------------------------------------------------------------------------------------------
 
 
-def ask(teacher: Teacher, name: str, text: Text | None) -> Callable[..., str]:
-    """What fills the slots of `text`, or of our own configs/prompts/NAME.txt: all in one pass, so that braces in what is filled in stay.
+def prompt_filler(teacher: Teacher, name: str, text: Text | None) -> Fill:
+    """Return a function that fills the slots of a prompt.
+
+    It fills all slots in one pass, so braces in what is filled in stay.
+
+    Args:
+        teacher: whose guidelines fill {guidelines}.
+        name: our own prompt, configs/prompts/NAME.txt, which also says which slots there are.
+        text: the config's prompt; None = our own.
 
     Raises:
-        InputError: a slot is missing, or stands twice.
+        InputError: a slot is missing, or is there twice.
     """
     ours = TextFile(file=PROMPTS / f"{name}.txt")
-    found, wanted = read_text(text or ours), set(re.findall(r"\{([a-z]+)\}", read_text(ours)))
-    guidelines = f"\nGuidelines:\n{read_text(teacher.guidelines)}\n" if teacher.guidelines else ""
-    for slot in sorted(wanted - {"guidelines"} | ({"guidelines"} if guidelines else set())):
-        if found.count(f"{{{slot}}}") != 1:
-            where = str(text.file) if isinstance(text, TextFile) else f"the instruction in the place of {name}.txt"
-            raise InputError(
-                f"the instruction holds {{{slot}}} {found.count(f'{{{slot}}}')} times", where, f"write {{{slot}}} once"
-            )
-    slots = re.compile("|".join(re.escape(f"{{{slot}}}") for slot in wanted))
-    return lambda **parts: slots.sub(lambda match: {"guidelines": guidelines, **parts}[match[0][1:-1]], found)
+    prompt = read_text(text or ours)
+    slots = set(re.findall(r"\{([a-z]+)\}", read_text(ours)))
+
+    # Without guidelines a prompt needs no slot for them.
+    required = slots - {GUIDELINES}
+    guidelines = ""
+    if teacher.guidelines:
+        required |= {GUIDELINES}
+        guidelines = f"\nGuidelines:\n{read_text(teacher.guidelines)}\n"
+
+    for slot in sorted(required):
+        count = prompt.count(f"{{{slot}}}")
+        if count != 1:
+            where = str(text.file) if isinstance(text, TextFile) else f"the instruction in place of {name}.txt"
+            raise InputError(f"the instruction holds {{{slot}}} {count} times", where, f"write {{{slot}}} once")
+
+    pattern = re.compile("|".join(re.escape(f"{{{slot}}}") for slot in slots))
+
+    def fill(**parts: str) -> str:
+        values = {GUIDELINES: guidelines, **parts}
+        return pattern.sub(lambda match: values[match[0][1:-1]], prompt)
+
+    return fill
 
 
-def prompted(source: Prompted, name: str, rows: Sequence[Row], seed: int) -> list[Row]:
-    """The rows as the model of `few-shot` or `direct` gets them."""
-    fill = ask(source, name, source.instruction)
-    if name == "direct":
-        return [{**row, "prompt": fill(prompt=row["prompt"])} for row in rows]
-    examples = load(source.examples or Source(path=PROMPTS / "few-shot-examples.jsonl"), Chats, seed).rows
-    if silent := [row["id"] for row in examples if not split_response(row["messages"][-1]["content"]).thinking]:
-        raise InputError(
-            f"the example {silent[0]!r} has no thinking",
-            "few-shot",
-            "an example is a chat whose last message holds <think>...</think> and a solution",
-        )
-    shown = [
-        (row.get("language"), f"Problem:\n{row['messages'][0]['content']}\n\n{row['messages'][-1]['content']}")
-        for row in examples
-    ]
-    found = []
-    for row in rows:
-        texts = [text for language, text in shown if language == row.get("language")] or [text for _, text in shown]
-        drawn = random.Random(f"{seed}:{row['id']}").sample(texts, min(source.shots, len(texts)))
-        found.append({**row, "prompt": fill(prompt=row["prompt"], examples="\n\n".join(drawn))})
-    return found
-
-
-def check(teacher: Teacher, name: str) -> None:
-    """Find out before hours of sampling what would go wrong after them.
+def prompt_rows(source: TeacherSource, name: str, rows: Sequence[Row], seed: int) -> list[Row]:
+    """Return the rows as the model of the source `few-shot` or `direct` reads them.
 
     Raises:
-        InputError: as ask, or a template that is none.
-        ConfigError: a service whose address or key is missing.
+        InputError: see prompt_filler, or an example has no thinking.
     """
-    from r1pipe.generation import load_generator
+    fill = prompt_filler(source, name, source.instruction)
+    if name == "direct":
+        return [{**row, "prompt": fill(prompt=row["prompt"])} for row in rows]
 
-    ask(teacher, name, teacher.instruction)
+    examples = load(source.examples or Source(path=PROMPTS / "few-shot-examples.jsonl"), Chats, seed).rows
+    for example in examples:
+        if not split_response(example["messages"][-1]["content"]).thinking:
+            raise InputError(
+                f"the example {example['id']!r} has no thinking",
+                "few-shot",
+                "an example is a chat whose last message holds <think>...</think> and a solution",
+            )
+    texts_of: dict[Any, list[str]] = {}
+    all_texts = []
+    for example in examples:
+        messages = example["messages"]
+        text = f"Problem:\n{messages[0]['content']}\n\n{messages[-1]['content']}"
+        texts_of.setdefault(example.get("language"), []).append(text)
+        all_texts.append(text)
+
+    filled = []
+    for row in rows:
+        texts = texts_of.get(row.get("language")) or all_texts
+        # A generator for each row, so that its examples do not depend on the other rows.
+        shown = random.Random(f"{seed}:{row['id']}").sample(texts, min(source.shots, len(texts)))
+        filled.append({**row, "prompt": fill(prompt=row["prompt"], examples="\n\n".join(shown))})
+    return filled
+
+
+def check_teacher(teacher: Teacher, name: str) -> None:
+    """Find mistakes in a teacher's block before hours of sampling.
+
+    Raises:
+        InputError: see prompt_filler, or the template cannot be read.
+        ConfigError: a service's address or key is missing.
+    """
+    from r1pipe.generation.backends import load_generator
+
+    prompt_filler(teacher, name, teacher.instruction)
     read_template(teacher.template)
     if teacher.sampling.endpoint is not None:
-        load_generator(None, [], teacher.sampling, teacher.template, 0)
+        load_generator(None, [], teacher.sampling, teacher.template, seed=0)
 
 
-# --- what is written --------------------------------------------------------------------------------------------------
+# --- replies ----------------------------------------------------------------------------------------------------------
 
 
-def written(text: str) -> str:
-    """The response that a model was asked to write. Where it thought apart before and then wrote a think block, that is the one.
+def written_response(text: str) -> str:
+    """Return the response that a model was asked to write.
 
-    >>> written("<think>they want tags</think><think>2+2=4</think>4")
+    Where it thought on its own first and then wrote a think block, only the block and what follows count.
+
+    >>> written_response("<think>they want tags</think><think>2+2=4</think>4")
     '<think>2+2=4</think>4'
     """
     _, closed, rest = text.partition(THINK_CLOSE)
-    return (rest if closed and THINK_OPEN in rest else text).strip()
+    wrote_a_block = closed and THINK_OPEN in rest
+    return (rest if wrote_a_block else text).strip()
 
 
 def rewrite_all(
     candidates: Sequence[Candidate],
     rewriter: Rewriter,
     checkpoint: Path | None,
+    *,
     here: Here,
     seed: int,
-    settle: Callable[[list[Candidate]], list[Candidate]],
+    verify: Callable[[list[Candidate]], list[Candidate]],
     engine: Engine = "local",
 ) -> list[Candidate]:
-    """The candidates, each that is kept in its readable version.
+    """Return the candidates, with every one that is kept in its readable version.
 
     Args:
-        checkpoint: the rewriter's; None of a service.
-        settle: verifies and screens what was rewritten; of `sampling.n` tries the first that passes is taken.
+        candidates: the traces; those that were dropped stay as they are.
+        rewriter: the model, and how often it may try.
+        checkpoint: the rewriter's; None for a service.
+        here: where the stage runs.
+        seed: the run's.
+        verify: verifies and screens the rewritten candidates. The first try that passes is taken.
+        engine: see sample_and_verify.
 
     Raises:
-        BudgetError, StageError: as sample_and_settle.
+        BudgetError: see sample_and_verify.
+        StageError: see sample_and_verify.
     """
-    from r1pipe.generation import sample_and_settle
+    from r1pipe.generation.sampling import sample_and_verify
 
-    fill = ask(rewriter, "rewrite", rewriter.instruction)
-    open_ = [number for number, candidate in enumerate(candidates) if not candidate.reason]
-    rows = [candidates[number].row for number in open_]
-    parts = [split_response(candidates[number].response) for number in open_]
-    asked = [
-        {
-            **row,
-            "id": f"{row['id']}/{number}",
-            "prompt": fill(
-                prompt=row["prompt"], thinking=part.thinking or "", answer=_ANSWER_TAGS.sub("", part.summary)
-            ),
-        }
-        for number, row, part in zip(open_, rows, parts, strict=True)
-    ]
-    alone = replace(here, rank=0, world_size=1)  # the other ranks do not know what was kept
-    check = lambda found: settle([rewritten(one) for one in found])  # noqa: E731
-    tries = sample_and_settle(
+    fill = prompt_filler(rewriter, "rewrite", rewriter.instruction)
+    kept = [number for number, candidate in enumerate(candidates) if not candidate.reason]
+    rows = [candidates[number].row for number in kept]
+    prompts = []
+    for number, row in zip(kept, rows, strict=True):
+        parts = split_response(candidates[number].response)
+        answer = _ANSWER_TAGS.sub("", parts.summary)
+        prompt = fill(prompt=row["prompt"], thinking=parts.thinking or "", answer=answer)
+        # A row may have several candidates, and ids are unique.
+        prompts.append({**row, "id": f"{row['id']}/{number}", "prompt": prompt})
+
+    tries_of_kept = sample_and_verify(
         checkpoint,
         rows,
         rewriter.sampling,
         rewriter.template,
-        alone,
-        seed,
-        "rewritten",
-        check,
-        1,
-        asked,
-        "rewritten",
-        engine,
+        # The other ranks do not know which candidates are kept.
+        here=replace(here, rank=0, world_size=1),
+        seed=seed,
+        source="rewritten",
+        verify=lambda replies: verify([parse_rewrite(reply) for reply in replies]),
+        stop_after=1,
+        prompt_rows=prompts,
+        label="rewritten",
+        engine=engine,
     )
+
     readable = list(candidates)
-    for number, found in zip(open_, tries, strict=True):
-        best = next((one for one in found if not one.reason), found[-1])
-        readable[number] = replace(
-            candidates[number], response=best.response, tokens=None, reason=best.reason and f"rewritten: {best.reason}"
-        )
+    for number, tries in zip(kept, tries_of_kept, strict=True):
+        best = next((attempt for attempt in tries if not attempt.reason), tries[-1])
+        reason = f"rewritten: {best.reason}" if best.reason else ""
+        readable[number] = replace(candidates[number], response=best.response, tokens=None, reason=reason)
     return readable
 
 
-def rewritten(candidate: Candidate) -> Candidate:
-    """A rewriter's reply as a response."""
+def parse_rewrite(candidate: Candidate) -> Candidate:
+    """Return a rewriter's reply as a response; it is dropped where a part is missing."""
     if candidate.reason:
         return candidate
-    if not (found := _REWRITTEN.search(after_thinking(candidate.response))):
+    match = _REWRITE.search(after_thinking(candidate.response))
+    if match is None:
         return candidate.drop("the rewriter left out a part" if candidate.finished else "cut off")
-    return replace(candidate, response=join_response(found[1].strip(), found[2].strip()))
+    thinking, summary = match.groups()
+    return replace(candidate, response=join_response(thinking.strip(), summary.strip()))

@@ -1,10 +1,11 @@
 """The back end `vllm`: vLLM's engine (the extra `vllm`; written for 0.22 to 0.31).
 
-A unit is as many sequences as `batch_size` says, which vLLM schedules among itself: make it large. Each sample has a seed of its own.
+A unit is as many sequences as `batch_size` says, and vLLM schedules them itself, so a large batch_size is fast. Each
+sample has a seed of its own.
 
-vLLM's older model runner draws each seeded row by itself; its second one draws all rows in one kernel (1.3 x as many tokens a second, LOG.md). vLLM
-itself takes it for Qwen3 only; here it is asked for where the checkpoint is of DENSE, unless VLLM_USE_V2_MODEL_RUNNER says otherwise. The two draw
-other samples from the same seeds.
+vLLM's older model runner draws each seeded row by itself. Its second one draws all rows in one kernel, which gives 1.3
+times as many tokens a second (LOG.md). vLLM chooses the second one for Qwen3 only. We request it for every architecture
+in DENSE, unless VLLM_USE_V2_MODEL_RUNNER is set. The two draw different samples from the same seeds.
 """
 
 from __future__ import annotations
@@ -17,22 +18,26 @@ from pathlib import Path
 from typing import Any
 
 from r1pipe.errors import MissingToolError
-from r1pipe.generation import DENSE, Completion, Draw, Unit, sample_seed
+from r1pipe.generation.backends import DENSE
+from r1pipe.generation.contract import Draw, Sample, Unit, sample_seed
 from r1pipe.models.loading import load_tokenizer
 from r1pipe.schema import Sampling
 from r1pipe.text.rendering import prompt_ids, read_template
 
-COHORT = 4  # units that go through their rounds together
+# Units that go through their rounds together.
+UNITS_PER_COHORT = 4
 SECOND_RUNNER = "VLLM_USE_V2_MODEL_RUNNER"
 
 
 class VLLM:
     """A checkpoint in vLLM's engine."""
 
-    in_flight, alone, remote = 1, False, False
+    max_in_flight = 1
+    occupies_cpu = False
+    remote = False
 
     def __init__(
-        self, checkpoint: Path, rows: list[dict[str, Any]], sampling: Sampling, template: str, seed: int
+        self, checkpoint: Path, rows: list[dict[str, Any]], sampling: Sampling, template: str, *, seed: int
     ) -> None:
         try:
             from vllm import SamplingParams  # type: ignore[import-not-found]
@@ -41,42 +46,55 @@ class VLLM:
                 f"`backend: vllm` needs vLLM, which cannot be imported: {error}",
                 fix="pip install 'r1pipe[vllm]' on a machine with a GPU; or backend: hf",
             ) from None
-        self._rows, self._sampling, self._seed, self._params = rows, sampling, seed, SamplingParams
-        self._ids = prompt_ids(rows, read_template(template), load_tokenizer(checkpoint))
         self._checkpoint = checkpoint
+        self._rows = rows
+        self._sampling = sampling
+        self._seed = seed
+        self._sampling_params = SamplingParams
+        self._prompts = prompt_ids(rows, read_template(template), load_tokenizer(checkpoint))
 
+    # The engine starts when something is drawn: whoever only plans needs no GPU.
     @cached_property
-    def _engine(self) -> Any:  # not before it draws: what only plans needs no GPU
-        # the engine has a process of its own; forked from one that has computed with several threads, it hangs at its first such operation
+    def _engine(self) -> Any:
+        # The engine runs in a process of its own. Forked from a process that has computed with several threads, it
+        # hangs at its first operation with threads.
         os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
-        from vllm import LLM  # type: ignore[import-not-found]
+        if SECOND_RUNNER in os.environ or not second_runner_suits(self._checkpoint):
+            return self._start_engine()
 
-        asked = SECOND_RUNNER not in os.environ and second_runner_suits(self._checkpoint)
         try:
-            if asked:
-                os.environ[SECOND_RUNNER] = "1"  # the engine's process takes it along
-            return LLM(model=str(self._checkpoint), seed=self._seed, **self._sampling.vllm)
-        except ValueError as error:  # `vllm:` asks for something that only the older runner can
-            if not asked or SECOND_RUNNER not in str(error):
+            # The engine's process inherits the variable.
+            os.environ[SECOND_RUNNER] = "1"
+            return self._start_engine()
+        except ValueError as error:
+            # `vllm:` requests something that only the older runner supports.
+            if SECOND_RUNNER not in str(error):
                 raise
             del os.environ[SECOND_RUNNER]
-            return LLM(model=str(self._checkpoint), seed=self._seed, **self._sampling.vllm)
+            return self._start_engine()
         finally:
-            if asked:
-                os.environ.pop(SECOND_RUNNER, None)  # the next engine may be of another model
+            # The next engine may be of another model.
+            os.environ.pop(SECOND_RUNNER, None)
+
+    def _start_engine(self) -> Any:
+        from vllm import LLM  # type: ignore[import-not-found]
+
+        return LLM(model=str(self._checkpoint), seed=self._seed, **self._sampling.vllm)
 
     def cohorts(self, rounds: bool) -> list[list[int]]:
-        size = max(1, self._sampling.batch_size // self._sampling.n) * (COHORT if rounds else 1)
-        return [list(range(i, min(i + size, len(self._rows)))) for i in range(0, len(self._rows), size)]
+        size = max(1, self._sampling.batch_size // self._sampling.n) * (UNITS_PER_COHORT if rounds else 1)
+        count = len(self._prompts)
+        return [list(range(start, min(start + size, count))) for start in range(0, count, size)]
 
     def units(self, prefix: tuple[int, ...], draws: Sequence[Draw]) -> list[Unit]:
         return [Unit(prefix, list(draws))]
 
-    def draw(self, unit: Unit) -> list[Completion]:
-        # a request a row: vLLM gives its samples the seeds seed, seed + 1, ...; greedily they are all the same, and vLLM wants one
+    def draw(self, unit: Unit) -> list[Sample]:
         greedy = self._sampling.temperature == 0
+        # One request a row: vLLM gives its samples the seeds seed, seed + 1, ... Greedy samples are all the same, and
+        # vLLM accepts only n = 1 for them.
         params = [
-            self._params(
+            self._sampling_params(
                 n=1 if greedy else draw.n,
                 temperature=self._sampling.temperature,
                 top_p=self._sampling.top_p,
@@ -85,23 +103,21 @@ class VLLM:
             )
             for draw in unit.draws
         ]
-        outputs = self._engine.generate(
-            [{"prompt_token_ids": self._ids[draw.row]} for draw in unit.draws], params, use_tqdm=False
-        )
-        drawn = [
-            one
-            for draw, output in zip(unit.draws, outputs, strict=True)
-            for one in (output.outputs * draw.n if greedy else output.outputs)
-        ]
-        return [
-            Completion(one.text, len(one.token_ids), one.finish_reason == "stop") for one in drawn
-        ]  # vLLM leaves the end token out of the text
+        prompts = [{"prompt_token_ids": self._prompts[draw.row]} for draw in unit.draws]
+        results = self._engine.generate(prompts, params, use_tqdm=False)
 
-    def halted(self, tokens_in: int, tokens_out: int) -> None:
+        samples = []
+        for draw, result in zip(unit.draws, results, strict=True):
+            for output in result.outputs * draw.n if greedy else result.outputs:
+                # vLLM leaves the end token out of the text and counts it.
+                samples.append(Sample(output.text, len(output.token_ids), output.finish_reason == "stop"))
+        return samples
+
+    def stop_reason(self, tokens_in: int, tokens_out: int) -> None:
         return None
 
 
 def second_runner_suits(checkpoint: Path) -> bool:
-    """Whether vLLM's second model runner is asked for: a dense model, not quantized."""
+    """Whether vLLM's second model runner is requested: for a dense model that is not quantized."""
     config = json.loads((checkpoint / "config.json").read_text(encoding="utf8"))
     return set(config.get("architectures") or [""]) <= DENSE and "quantization_config" not in config

@@ -3,7 +3,7 @@
     python tests/bench/bench_early_stop.py
 
 Replays ../shared/data/reasoning_gym_rollouts.jsonl.gz as a generator: 3 completions a prompt (easy), in the file's order, right where the
-source's score is 1; tokens are words, numbers and signs (the file has no tokens). The same Sampler as in a stage decides what to draw.
+source's score is 1; tokens are words, numbers and signs (the file has no tokens). The sampling loop of the stages decides what is drawn.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pathlib import Path
 
 from r1pipe.data.candidates import Candidate, choose
 from r1pipe.data.filters import length
-from r1pipe.generation import Completion, Draw, Unit
-from r1pipe.generation.sampler import Sampler
+from r1pipe.generation.contract import Draw, Sample, Unit
+from r1pipe.generation.sampling_loop import SamplingLoop
 from r1pipe.here import Here
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "reasoning_gym_rollouts.jsonl.gz"
@@ -26,7 +26,9 @@ DATA = Path(__file__).parents[3] / "shared" / "data" / "reasoning_gym_rollouts.j
 class Replay:
     """Recorded completions as a generator."""
 
-    in_flight, alone = 1, False
+    max_in_flight = 1
+    occupies_cpu = False
+    remote = False
 
     def __init__(self, rows: list[dict]) -> None:
         self.rows, self.tokens = rows, 0
@@ -37,17 +39,17 @@ class Replay:
     def units(self, prefix: tuple[int, ...], draws: Sequence[Draw]) -> list[Unit]:
         return [Unit(prefix, list(draws))]
 
-    def draw(self, unit: Unit) -> list[Completion]:
+    def draw(self, unit: Unit) -> list[Sample]:
         found = [self.rows[draw.row]["completions"][draw.first + k] for draw in unit.draws for k in range(draw.n)]
-        completions = [Completion(one["text"], length(one["text"]), True) for one in found]
+        completions = [Sample(one["text"], length(one["text"]), True) for one in found]
         self.tokens += sum(one.tokens for one in completions)
         return completions
 
-    def halted(self, tokens_in: int, tokens_out: int) -> None:
+    def stop_reason(self, tokens_in: int, tokens_out: int) -> None:
         return None
 
 
-def settle(candidates: list[Candidate]) -> list[Candidate]:
+def verify(candidates: list[Candidate]) -> list[Candidate]:
     """By the recorded scores."""
     right = [
         any(one["text"] == candidate.response and one["score"] == 1 for one in candidate.row["completions"])
@@ -65,11 +67,10 @@ def run(rows: list[dict], stop_after: int | None, per_prompt: int) -> tuple[int,
     replay = Replay(rows)
     with tempfile.TemporaryDirectory() as folder:
         here = Here("bench", Path(folder), Path(folder) / "metrics.jsonl", Path(folder) / "progress.jsonl")
-        drawn = [
-            candidate
-            for found in Sampler(replay, rows, 3, here, "samples", "sampled", settle, stop_after).run()
-            for _, candidate in found
-        ]
+        loop = SamplingLoop(
+            replay, rows, 3, here=here, label="samples", source="sampled", verify=verify, stop_after=stop_after
+        )
+        drawn = [candidate for of_row in loop.run() for _, candidate in of_row]
     return (
         sum(not one.reason for one in choose(drawn, per_prompt=per_prompt, prefer="first", rng=random.Random(0))),
         len(drawn),

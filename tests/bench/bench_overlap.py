@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "generation"))
 from service import rows, sampling, writer
 
 from r1pipe.data.candidates import Candidate
-from r1pipe.generation import sample, sample_and_settle
+from r1pipe.generation.sampling import sample, sample_and_verify
 from r1pipe.here import Here
 from r1pipe.schema import Sampling
 
@@ -35,7 +35,7 @@ def burn(verdicts: int) -> None:
             pass
 
 
-def measure(where: str, verdict: Callable[[list[Candidate]], list[Candidate]]) -> float:
+def measure(where: str, verify: Callable[[list[Candidate]], list[Candidate]]) -> float:
     """The worst ratio."""
     worst = 0.0
     for in_flight in (4, 8, 10, 16, 64):
@@ -43,14 +43,14 @@ def measure(where: str, verdict: Callable[[list[Candidate]], list[Candidate]]) -
             here = Here("bench", Path(folder), Path(folder) / "metrics.jsonl", Path(folder) / "progress.jsonl")
             how = Sampling(**sampling(base_url, "slow", N, max_in_flight=in_flight, timeout=30))
             started = time.monotonic()
-            alone = sample(None, rows(ROWS), how, "chat", here, 0, "alone")
+            alone = sample(None, rows(ROWS), how, "chat", here=here, seed=0, label="alone")
             drawn = time.monotonic() - started
             candidates = [Candidate({}, one.text, "sampled") for found in alone for one in found]
             started = time.monotonic()
-            verdict(candidates)
+            verify(candidates)
             verified = time.monotonic() - started
             started = time.monotonic()
-            sample_and_settle(None, rows(ROWS), how, "chat", here, 0, "sampled", verdict)
+            sample_and_verify(None, rows(ROWS), how, "chat", here=here, seed=0, source="sampled", verify=verify)
             both = time.monotonic() - started
         ratio = both / max(drawn, verified)
         worst = max(worst, ratio)

@@ -75,7 +75,7 @@ def main() -> None:
     os.environ.update(OFFLINE | os.environ)
     from vllm import SamplingParams  # type: ignore[import-not-found]
 
-    from r1pipe.generation.sampler import Sampler
+    from r1pipe.generation.sampling_loop import SamplingLoop
     from r1pipe.generation.vllm import SECOND_RUNNER, VLLM, second_runner_suits
     from r1pipe.here import Here
     from r1pipe.schema import Sampling
@@ -100,10 +100,10 @@ def main() -> None:
         checkpoint = build_checkpoint(work / "checkpoint", shape)
         template = work / "bare.txt"
         template.write_text("{prompt}")
-        backend = VLLM(checkpoint, rows, sampling, str(template), 0)
+        backend = VLLM(checkpoint, rows, sampling, str(template), seed=0)
         runner = os.environ.get(SECOND_RUNNER, "1" if second_runner_suits(checkpoint) else "vLLM's choice")
         engine: Any = backend._engine
-        prompts = [{"prompt_token_ids": ids} for ids in backend._ids]
+        prompts = [{"prompt_token_ids": ids} for ids in backend._prompts]
 
         def bare() -> int:
             outputs = engine.generate(
@@ -115,7 +115,7 @@ def main() -> None:
             folder = work / f"turn{turn}"
             folder.mkdir()
             here = Here("bench", folder, folder / "metrics.jsonl", folder / "progress.jsonl")
-            drawn = Sampler(backend, rows, EACH, here, "samples").run()
+            drawn = SamplingLoop(backend, rows, EACH, here=here, label="samples").run()
             return sum(completion.tokens for row in drawn for completion, _ in row)
 
         ways = {"bare vLLM": bare, "r1pipe": whole}

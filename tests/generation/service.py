@@ -47,6 +47,16 @@ def sampling(base_url: str, model: str = "good", n: int = 8, **endpoint: Any) ->
     return {"backend": "openai", "temperature": 1.0, "top_p": 1.0, "n": n, "max_tokens": 64, "endpoint": service}
 
 
+def write_prompts(folder: Path, count: int = 12) -> Path:
+    """`folder`/p.jsonl with `count` rows; a file that holds them already is left alone, since another rank may read it."""
+    path = folder / "p.jsonl"
+    text = "".join(json.dumps(row) + "\n" for row in rows(count))
+    if not path.exists() or path.read_text() != text:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return path
+
+
 def run_stage(
     folder: Path,
     base_url: str,
@@ -65,15 +75,13 @@ def run_stage(
     endpoint.FIRST_WAIT_S = 0.01
     for name in ("work", "out"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    (folder / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(count)))
+    prompts = write_prompts(folder, count)
     stage = load_kind(kind)
     here = Here("test", folder / "work", folder / "metrics.jsonl", folder / "progress.jsonl", rank, world)
     settings = stage.Config.model_validate(
         stage.Config(**{"sampling": sampling(base_url), **config}).model_dump(mode="json")
     )
-    return stage.run(
-        settings, stage.Inputs(prompts=Prompts(folder / "p.jsonl")), stage.Outputs(chats=Chats(folder / "out")), here
-    )
+    return stage.run(settings, stage.Inputs(prompts=Prompts(prompts)), stage.Outputs(chats=Chats(folder / "out")), here)
 
 
 def output(folder: Path) -> dict[str, str]:

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from r1pipe.data.candidates import Candidate
-from r1pipe.generation import sample_and_settle
+from r1pipe.generation.sampling import sample_and_verify
 from r1pipe.schema import Sampling
 
 ROWS = [{"id": f"r{i}", "prompt": "1 2 3 4"[: 1 + i % 7], "domain": "math", "language": "en"} for i in range(24)]
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, n=4, max_tokens=6, batch_size=4)  # cohorts of 8 rows, so three of them
 
 
-def settle(candidates: list[Candidate]) -> list[Candidate]:
+def verify(candidates: list[Candidate]) -> list[Candidate]:
     return [one if len(one.response) % 2 else one.drop("even") for one in candidates]
 
 
@@ -25,7 +25,17 @@ def test_rounds_end_when_enough_is_kept_and_ranks_give_the_same(
     def run(rank: int, world: int, name: str) -> list[tuple[str, str, str]]:
         there = replace(here, workdir=tmp_path / name, rank=rank, world_size=world)
         there.workdir.mkdir(exist_ok=True)
-        found = sample_and_settle(tiny_checkpoint, ROWS, SAMPLING, "chat", there, 0, "sampled", settle, stop_after=2)
+        found = sample_and_verify(
+            tiny_checkpoint,
+            ROWS,
+            SAMPLING,
+            "chat",
+            here=there,
+            seed=0,
+            source="sampled",
+            verify=verify,
+            stop_after=2,
+        )
         return [(one.row["id"], one.response, one.reason) for of_row in found for one in of_row]
 
     alone = run(0, 1, "one")
@@ -50,8 +60,15 @@ def test_a_resumed_stage_with_other_rows_credits_no_sample_to_another_row(tiny_c
 
     def run(rows: list[dict[str, Any]], workdir: Path) -> list[tuple[str, str]]:
         workdir.mkdir(exist_ok=True)
-        found = sample_and_settle(
-            tiny_checkpoint, rows, SAMPLING, "chat", replace(here, workdir=workdir), 0, "sampled", settle
+        found = sample_and_verify(
+            tiny_checkpoint,
+            rows,
+            SAMPLING,
+            "chat",
+            here=replace(here, workdir=workdir),
+            seed=0,
+            source="sampled",
+            verify=verify,
         )
         return [(one.row["id"], one.response) for of_row in found for one in of_row]
 

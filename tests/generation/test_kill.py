@@ -39,7 +39,7 @@ def test_twenty_kills_lose_and_repeat_nothing(tmp_path: Path, stop_after: int | 
     """Most kills come while samples are drawn, at random places between the first and the last; the rest while all is read, judged and written."""
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(
-        ["r1pipe.rewards", "r1pipe.data.candidates", "r1pipe.generation.sampler", "r1pipe.generation.openai", "httpx2"]
+        ["r1pipe.rewards", "r1pipe.data.candidates", "r1pipe.generation.sampling", "r1pipe.generation.openai", "httpx2"]
     )
 
     def spawned(name: str, base_url: str) -> Any:

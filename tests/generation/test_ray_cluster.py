@@ -119,7 +119,7 @@ def test_a_budget_a_refusal_and_a_checkpoint(cluster: Any, service: str, tiny_ch
     with pytest.raises(ConfigError, match="answers 404"):
         run_stage(tmp_path / "lost", service, sampling=sampling(f"{service}/nowhere"), engine="ray")
 
-    from r1pipe.generation import sample_and_settle
+    from r1pipe.generation.sampling import sample_and_verify
     from r1pipe.here import Here
 
     how = Sampling(temperature=1.0, top_p=1.0, n=4, max_tokens=6, batch_size=4)
@@ -128,16 +128,16 @@ def test_a_budget_a_refusal_and_a_checkpoint(cluster: Any, service: str, tiny_ch
     for engine in "local", "ray":
         (tmp_path / engine).mkdir()
         here = Here("test", tmp_path / engine, tmp_path / "metrics.jsonl", tmp_path / "progress.jsonl")
-        drawn = sample_and_settle(
+        drawn = sample_and_verify(
             tiny_checkpoint,
             rows,
             how,
             "chat",
-            here,
-            0,
-            "sampled",
-            lambda found: [one if len(one.response) % 2 else one.drop("even") for one in found],
-            2,
+            here=here,
+            seed=0,
+            source="sampled",
+            verify=lambda candidates: [one if len(one.response) % 2 else one.drop("even") for one in candidates],
+            stop_after=2,
             engine=engine,
         )  # type: ignore[arg-type]
         found[engine] = [(one.response, one.reason) for of_row in drawn for one in of_row]
@@ -146,12 +146,12 @@ def test_a_budget_a_refusal_and_a_checkpoint(cluster: Any, service: str, tiny_ch
 
 @needs_ray
 def test_an_address_without_a_cluster_is_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
-    from r1pipe.generation.ray_cluster import start
+    from r1pipe.generation.ray_cluster import join_cluster
 
     for address in "127.0.0.1:1", "localhost:1", "127.0.0.1:99999", "[::1]:1":
         monkeypatch.setenv("RAY_ADDRESS", address)
-        with pytest.raises(ConfigError, match="no Ray cluster can be joined") as caught:
-            start()
+        with pytest.raises(ConfigError, match="cannot join a Ray cluster") as caught:
+            join_cluster()
         assert f"RAY_ADDRESS={address}" in caught.value.where
 
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from service import output, rows, run_stage, sampling, stats, writer
+from service import output, rows, run_stage, sampling, stats, write_prompts, writer
 
 from r1pipe.data.candidates import Candidate
 from r1pipe.errors import BudgetError, ConfigError, MissingToolError, StageError
-from r1pipe.generation import load_generator, sample, sample_and_settle, sample_seed
+from r1pipe.generation.backends import load_generator
+from r1pipe.generation.contract import Sample, Unit, sample_seed
+from r1pipe.generation.openai import Service
+from r1pipe.generation.sampling import sample, sample_and_verify
 from r1pipe.schema import Sampling
 
 
@@ -29,8 +32,8 @@ def journal(folder: Path, name: str = "samples-0-of-1") -> list[tuple[str, int]]
 
 
 def test_thinking_that_comes_apart_is_put_back_and_what_is_cut_is_not_finished(service: str, here: Any) -> None:
-    whole = sample(None, rows(), Sampling(**sampling(service)), "chat", here, 0, "whole")
-    apart = sample(None, rows(), Sampling(**sampling(service, "apart")), "chat", here, 0, "apart")
+    whole = sample(None, rows(), Sampling(**sampling(service)), "chat", here=here, seed=0, label="whole")
+    apart = sample(None, rows(), Sampling(**sampling(service, "apart")), "chat", here=here, seed=0, label="apart")
     assert whole == apart and {one.finished for drawn in whole for one in drawn} == {True, False}
     cut = next(one for drawn in whole for one in drawn if not one.finished)
     assert "</think>" not in cut.text and cut.tokens >= 20 and cut.prompt_tokens == len("What is 2+3?")
@@ -44,8 +47,8 @@ def test_with_a_template_file_the_prompt_is_ours(service: str, here: Any, tmp_pa
         rows(1),
         Sampling(**sampling(service, n=1, extra={"top_p": None, "min_p": 0.1})),
         str(tmp_path / "zero.txt"),
-        here,
-        7,
+        here=here,
+        seed=7,
     )
     asked = stats(service)["last"]
     assert (
@@ -133,7 +136,7 @@ def test_from_the_command_line_a_larger_budget_goes_on(service: str, tmp_path: P
 
 
 def test_what_is_refused_is_dropped_with_its_reason_and_asked_again_later(service: str, tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="refused 8 requests; the last: status 400.*context length"):
+    with pytest.warns(UserWarning, match="refused 8 requests; the last reason: status 400.*context length"):
         run_stage(tmp_path, service, sampling=sampling(service, "too-long"))
     dropped = [json.loads(line) for line in output(tmp_path)["dropped.jsonl"].splitlines()]
     assert [row["id"] for row in dropped if row["reason"] == "refused by the service"] == ["p0"] * 8
@@ -145,7 +148,7 @@ def test_many_refusals_in_a_row_stop_nothing(service: str, tmp_path: Path, monke
     from r1pipe import endpoint
 
     monkeypatch.setattr(endpoint, "GIVE_UP_AFTER", 4)
-    with pytest.warns(UserWarning, match="refused 8 requests; the last: status 400"):
+    with pytest.warns(UserWarning, match="refused 8 requests; the last reason: status 400"):
         run_stage(tmp_path, service, sampling=sampling(service, "too-long", max_in_flight=1))
     rates = json.loads(output(tmp_path)["card.json"])["pass_rates"]
     assert set(rates) == {f"p{i}" for i in range(1, 12)}, "of a prompt that was refused nobody knows how hard it is"
@@ -169,35 +172,41 @@ def test_a_service_that_goes_away_costs_nothing_that_it_said(service: str, tmp_p
 
 def test_ranks_share_the_rows_and_another_number_of_them_repeats_nothing(service: str, tmp_path: Path) -> None:
     run_stage(tmp_path / "one", service, stop_after=3)
-    second = threading.Thread(
-        target=run_stage, args=(tmp_path / "two", service), kwargs={"rank": 1, "world": 2, "stop_after": 3}
-    )
-    second.start()
-    run_stage(tmp_path / "two", service, rank=0, world=2, stop_after=3)
-    second.join()
+    # Before the ranks start: a file that one of them wrote while the other reads it would be cut short.
+    write_prompts(tmp_path / "two")
+    with ThreadPoolExecutor(1) as threads:
+        second = threads.submit(run_stage, tmp_path / "two", service, rank=1, world=2, stop_after=3)
+        run_stage(tmp_path / "two", service, rank=0, world=2, stop_after=3)
+        second.result()
     assert output(tmp_path / "two") == output(tmp_path / "one")
+
     before = stats(service)["requests"]
     run_stage(tmp_path / "two", service, stop_after=3)
-    assert stats(service)["requests"] == before and output(tmp_path / "two") == output(tmp_path / "one")
+    assert stats(service)["requests"] == before
+    assert output(tmp_path / "two") == output(tmp_path / "one")
 
 
-def test_verdicts_are_given_while_others_are_drawn_and_change_nothing(service: str, here: Any) -> None:
-    draws, verdicts = [], []
+def test_verdicts_are_given_while_others_are_drawn_and_change_nothing(
+    service: str, here: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first_verdicts = threading.Event()
+    plain_draw = Service.draw
 
-    def settle(candidates: list[Candidate]) -> list[Candidate]:
-        draws.append(stats(service)["requests"] - before)
-        verdicts.append(time.monotonic())
-        return [one if "=5" in one.response else one.drop("other") for one in candidates]
+    def draw(self: Service, unit: Unit) -> list[Sample]:
+        if unit.key == ("p3", 3):
+            assert first_verdicts.wait(60), "the first verdicts wait for the last draw"
+        return plain_draw(self, unit)
 
-    before = stats(service)["requests"]
-    slow = Sampling(**sampling(service, "slow", n=4, max_in_flight=4))
-    found = [
-        one for of_row in sample_and_settle(None, rows(4), slow, "chat", here, 0, "sampled", settle) for one in of_row
-    ]
-    assert draws[0] < 16, "the first verdicts do not wait for the last draw"
-    completions = [one for drawn in sample(None, rows(4), slow, "chat", here, 0, "alone") for one in drawn]
-    assert [(one.response, one.reason) for one in found] == [
-        (one.text, "" if "=5" in one.text else "other") for one in completions
+    def verify(candidates: list[Candidate]) -> list[Candidate]:
+        first_verdicts.set()
+        return [candidate if "=5" in candidate.response else candidate.drop("other") for candidate in candidates]
+
+    monkeypatch.setattr(Service, "draw", draw)
+    settings = Sampling(**sampling(service, "slow", n=4, max_in_flight=4))
+    verified = sample_and_verify(None, rows(4), settings, "chat", here=here, seed=0, source="sampled", verify=verify)
+    samples = sample(None, rows(4), settings, "chat", here=here, seed=0, label="alone")
+    assert [(candidate.response, candidate.reason) for of_row in verified for candidate in of_row] == [
+        (drawn.text, "" if "=5" in drawn.text else "other") for of_row in samples for drawn in of_row
     ]
 
 
@@ -237,7 +246,7 @@ def test_one_model_and_not_two(service: str, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=message):
             load(tmp_path / "t.yaml")
     with pytest.raises(ConfigError, match="no model"):
-        load_generator(None, rows(), Sampling(), "chat", 0)
+        load_generator(None, rows(), Sampling(), "chat", seed=0)
 
 
 def test_how_a_service_is_asked_is_no_part_of_the_fingerprint(tmp_path: Path) -> None:
@@ -252,9 +261,6 @@ def test_how_a_service_is_asked_is_no_part_of_the_fingerprint(tmp_path: Path) ->
     for kind in "rejection-sampling", "cold-start-data", "preference-data", "evaluate":
         assert dumped(kind) == dumped(kind, base_url="http://y/v1", budget_tokens=9, retries=1, price_in=2)
         assert dumped(kind) != dumped(kind, model="other") != dumped(kind, extra={"top_k": 5})
-        plain = load_kind(kind).Config().model_dump(mode="json")
-        block = plain["passes"][0]["sampling"] if kind == "evaluate" else plain["sampling"]
-        assert set(block) == {"temperature", "top_p", "max_tokens", "n", "batch_size"} and "stop_after" not in plain
 
 
 def test_vllm_that_is_not_there(tiny_checkpoint: Path) -> None:
@@ -262,6 +268,6 @@ def test_vllm_that_is_not_there(tiny_checkpoint: Path) -> None:
         import vllm  # type: ignore[import-not-found]  # noqa: F401
     except ImportError:
         with pytest.raises(MissingToolError, match="r1pipe.vllm"):
-            load_generator(tiny_checkpoint, rows(), Sampling(backend="vllm"), "chat", 0)
+            load_generator(tiny_checkpoint, rows(), Sampling(backend="vllm"), "chat", seed=0)
     else:
         pytest.skip("vLLM is installed")

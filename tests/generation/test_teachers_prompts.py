@@ -10,7 +10,17 @@ import pytest
 from r1pipe.data.candidates import Candidate
 from r1pipe.data.sources import Source
 from r1pipe.errors import InputError
-from r1pipe.generation.teachers import PROMPTS, Prompted, Teacher, Thinking, Writer, ask, prompted, rewritten, written
+from r1pipe.generation.teachers import (
+    PROMPTS,
+    Teacher,
+    TeacherSource,
+    ThinkingRule,
+    Writer,
+    parse_rewrite,
+    prompt_filler,
+    prompt_rows,
+    written_response,
+)
 from r1pipe.schema import TextFile
 from r1pipe.text.rendering import read_text
 
@@ -29,12 +39,12 @@ ZH = {"id": "z", "prompt": "2+3等于几？", "domain": "math", "language": "zh"
     "row, thinks", [(HELLO, False), (LONG, True), (ZH, True), ({**ZH, "prompt": "你好吗？"}, False)]
 )
 def test_simple_prompts_get_no_thinking(row: dict, thinks: bool) -> None:
-    assert Thinking()(row) is thinks
-    asked = Writer(guidelines="Be kind.").asked([row])[0]
+    assert ThinkingRule().applies(row) is thinks
+    asked = Writer(guidelines="Be kind.").prompt_rows([row])[0]
     assert (
         ("<think>" in asked["prompt"]) is thinks and row["prompt"] in asked["prompt"] and "Be kind." in asked["prompt"]
     )
-    assert not Thinking(without={"kind": ["writing"]})(LONG) and Thinking(simple_words=0)(HELLO)
+    assert not ThinkingRule(without={"kind": ["writing"]}).applies(LONG) and ThinkingRule(simple_words=0).applies(HELLO)
 
 
 def test_of_the_reply_only_what_was_asked_for_is_taken() -> None:
@@ -47,11 +57,11 @@ def test_of_the_reply_only_what_was_asked_for_is_taken() -> None:
         Writer().response(LONG, "<think>tags</think>\n<think>kind words</think>Thanks!")
         == "<think>kind words</think>Thanks!"
     )
-    assert written("Thanks!") == "Thanks!" and written("<think>a</think>b") == "<think>a</think>b"
+    assert written_response("Thanks!") == "Thanks!" and written_response("<think>a</think>b") == "<think>a</think>b"
     candidate = Candidate(ZH, "<think>x</think><process>a\n</process>\n<solution>\\boxed{5}</solution>", "zero-traces")
-    assert rewritten(candidate).response == "<think>a</think>\\boxed{5}"
-    assert rewritten(Candidate(ZH, "\\boxed{5}", "zero-traces")).reason == "the rewriter left out a part"
-    assert rewritten(Candidate(ZH, "<process>a", "zero-traces", finished=False)).reason == "cut off"
+    assert parse_rewrite(candidate).response == "<think>a</think>\\boxed{5}"
+    assert parse_rewrite(Candidate(ZH, "\\boxed{5}", "zero-traces")).reason == "the rewriter left out a part"
+    assert parse_rewrite(Candidate(ZH, "<process>a", "zero-traces", finished=False)).reason == "cut off"
 
 
 @pytest.mark.parametrize(
@@ -70,7 +80,7 @@ def test_of_the_reply_only_what_was_asked_for_is_taken() -> None:
 def test_what_a_service_hands_out_apart_is_the_thinking_unless_the_reply_has_its_own(
     apart: str | None, content: str, thinking: str | None
 ) -> None:
-    from r1pipe.generation.openai import _read
+    from r1pipe.generation.openai import _read_reply
     from r1pipe.text.response import split_response
 
     message = {"content": content, "reasoning_content": apart}
@@ -78,25 +88,26 @@ def test_what_a_service_hands_out_apart_is_the_thinking_unless_the_reply_has_its
         "choices": [{"message": message, "finish_reason": "stop"}],
         "usage": {"completion_tokens": 9, "prompt_tokens": 9},
     }
-    assert split_response(written(_read(reply).text)) == (thinking, "4")
-    assert split_response(Writer().response(LONG, _read(reply).text)) == (thinking, "4")
+    assert split_response(written_response(_read_reply(reply).text)) == (thinking, "4")
+    assert split_response(Writer().response(LONG, _read_reply(reply).text)) == (thinking, "4")
 
 
 def test_examples_are_in_the_language_of_the_problem() -> None:
     english, chinese, other = (
-        row["prompt"] for row in prompted(Prompted(), "few-shot", [LONG, ZH, {**ZH, "id": "f", "language": "fr"}], 0)
+        row["prompt"]
+        for row in prompt_rows(TeacherSource(), "few-shot", [LONG, ZH, {**ZH, "id": "f", "language": "fr"}], 0)
     )
     assert "tank" in english or "two-digit" in english
     assert "偶数" in chinese or "小林" in chinese
     assert "{prompt}" in english.split("Problem:")[-1], "braces in a problem stay"
     assert other.count("Problem:\n") == 3
-    assert prompted(Prompted(), "few-shot", [ZH], 0) == prompted(Prompted(), "few-shot", [ZH], 0)
+    assert prompt_rows(TeacherSource(), "few-shot", [ZH], 0) == prompt_rows(TeacherSource(), "few-shot", [ZH], 0)
     everywhere = {
-        prompted(Prompted(shots=1), "few-shot", [{**ZH, "id": str(n)}], 0)[0]["prompt"].split("Problem:")[1]
+        prompt_rows(TeacherSource(shots=1), "few-shot", [{**ZH, "id": str(n)}], 0)[0]["prompt"].split("Problem:")[1]
         for n in range(20)
     }
     assert len(everywhere) == 2
-    assert "verify" in prompted(Prompted(), "direct", [ZH], 0)[0]["prompt"]
+    assert "verify" in prompt_rows(TeacherSource(), "direct", [ZH], 0)[0]["prompt"]
 
 
 def test_our_own_examples_are_right_and_readable() -> None:
@@ -119,19 +130,21 @@ def test_our_own_examples_are_right_and_readable() -> None:
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda folder: ask(Teacher(), "direct", "Solve it."), r"holds \{prompt\} 0 times"),
-        (lambda folder: ask(Teacher(), "direct", "{prompt} {prompt}"), r"holds \{prompt\} 2 times"),
+        (lambda folder: prompt_filler(Teacher(), "direct", "Solve it."), r"holds \{prompt\} 0 times"),
+        (lambda folder: prompt_filler(Teacher(), "direct", "{prompt} {prompt}"), r"holds \{prompt\} 2 times"),
         (
-            lambda folder: ask(Teacher(guidelines="Be kind."), "direct", "Solve {prompt}"),
+            lambda folder: prompt_filler(Teacher(guidelines="Be kind."), "direct", "Solve {prompt}"),
             r"holds \{guidelines\} 0 times",
         ),
-        (lambda folder: ask(Teacher(), "few-shot", "Solve {prompt}"), r"holds \{examples\} 0 times"),
+        (lambda folder: prompt_filler(Teacher(), "few-shot", "Solve {prompt}"), r"holds \{examples\} 0 times"),
         (lambda folder: read_text("  "), "the text is empty"),
         (lambda folder: read_text(TextFile(file=folder / "no.txt")), "cannot be read: No such file"),
         (lambda folder: read_text(TextFile(file=folder)), "cannot be read: Is a directory"),
         (lambda folder: read_text(TextFile(file=folder / "latin.txt")), "not UTF-8"),
         (
-            lambda folder: prompted(Prompted(examples=Source(path=folder / "silent.jsonl")), "few-shot", [ZH], 0),
+            lambda folder: prompt_rows(
+                TeacherSource(examples=Source(path=folder / "silent.jsonl")), "few-shot", [ZH], 0
+            ),
             "the example 's' has no thinking",
         ),
     ],

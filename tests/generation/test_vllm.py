@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from r1pipe.generation import Draw, Unit, load_generator, sample_seed
+from r1pipe.generation.backends import load_generator
+from r1pipe.generation.contract import Draw, Unit, sample_seed
 from r1pipe.generation.vllm import SECOND_RUNNER, second_runner_suits
 from r1pipe.models.loading import load_tokenizer
 from r1pipe.schema import Sampling
@@ -61,7 +62,7 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> type[Engine]:
 
 
 def backend(checkpoint: Path, **told: Any) -> Any:
-    return load_generator(checkpoint, ROWS, Sampling(backend="vllm", n=4, **told), "chat", 7)
+    return load_generator(checkpoint, ROWS, Sampling(backend="vllm", n=4, **told), "chat", seed=7)
 
 
 def test_samples_are_the_same_however_they_are_asked_for(tiny_checkpoint: Path, vllm: type[Engine]) -> None:
