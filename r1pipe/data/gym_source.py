@@ -16,7 +16,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from r1pipe.errors import ConfigError
-from r1pipe.rewards.reasoning_gym import right, task
+from r1pipe.rewards.reasoning_gym import is_right, task
 from r1pipe.text.splits import content_key, split_of
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def _stored(name: str, entry: dict[str, Any]) -> dict[str, Any]:
         raise ConfigError(
             f"rows of reasoning-gym's {name!r} cannot be stored: {error}", fix="use another task"
         ) from None
-    if not right({**stored, "answer": entry["answer"]}, entry["answer"]):
+    if not is_right({**stored, "answer": entry["answer"]}, entry["answer"]):
         raise ConfigError(
             f"reasoning-gym's {name!r} cannot be judged from a stored row: its scorer refuses its own answer",
             fix="use another task",

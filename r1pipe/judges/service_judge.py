@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from r1pipe.endpoint import GIVE_UP_AFTER, Unreadable
 from r1pipe.errors import InputError
-from r1pipe.rewards.judge import CORRECT, chat, chat_request, fill, guided, read_flag, read_object
+from r1pipe.rewards.judge import CORRECT, chat, chat_request, fill, guidelines_head, read_flag, read_object
 from r1pipe.rewards.texts import after_thinking
 from r1pipe.schema import JudgeEndpoint
 from r1pipe.text.response import split_response
@@ -43,7 +43,7 @@ class EndpointJudge:
 
     def __init__(self, config: JudgeEndpoint) -> None:
         self.config, self.max_in_flight = config, config.max_in_flight
-        self._guidelines = guided(config)
+        self._guidelines = guidelines_head(config)
         self._service = chat(config.base_url, config.api_key_env, config.timeout, config.retries, config.max_in_flight)
 
     def _ask(self, text: str, read: Callable[[Any], T]) -> T | None:

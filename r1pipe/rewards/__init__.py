@@ -1,10 +1,11 @@
 """Rewards: pure functions from responses to numbers.
 
-`REWARDS[name](completions, **columns) -> list[float | None]` has TRL's signature. None means "cannot judge", which is not 0.
-scoring.py combines several rewards into one number a response; checks.py audits them before they train anything.
+`REWARDS[name](completions, **columns) -> list[float | None]` has TRL's signature. None means "cannot judge", which is
+not 0. scoring.py combines several rewards into one number a response; checks.py audits them before they train anything.
 
-`helpful` and `harmless` are not functions of the text alone: a reward model computes them, which the stage loads and hands to
-`scoring.score`. `judge`, and `code` with a remote executor, ask a service over HTTP and keep one client a process.
+`helpful` and `harmless` are not functions of the text alone: a reward model computes them, which the stage loads and
+hands to `scoring.score`. `judge`, and `code` with a remote executor, ask a service over HTTP and keep one client a
+process.
 
 A new reward is a module here, a line in REWARDS and a test.
 """

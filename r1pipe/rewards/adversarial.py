@@ -1,4 +1,4 @@
-"""Responses that show what a reward is worth: a prompt's own solution, and others made to win without deserving to.
+"""Responses that try a reward: a prompt's own solution, and others made to win without deserving it.
 
 gold                 the row's solution, or its bare answer behind the prompt as thinking
 empty                nothing
@@ -15,7 +15,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from r1pipe.rewards.code import extract_code
 from r1pipe.rewards.texts import after_thinking
@@ -33,18 +33,29 @@ VARIANTS = (
     "several-answers",
 )
 _CHEATS = frozenset({"empty", "truncated", "answer-in-thinking", "wrong-answer", "several-answers"})
-# reward -> the variants on which it should be 0
-DESERVES: dict[str, frozenset[str]] = {
+# reward -> the variants that deserve a 0 from it
+DESERVES_ZERO: dict[str, frozenset[str]] = {
     "accuracy": _CHEATS,
     "code": _CHEATS,
+    # A judge may accept a response that names the right answer among others.
     "judge": _CHEATS - {"several-answers"},
     "format": frozenset({"empty", "truncated"}),
     "language": frozenset({"wrong-language"}),
 }
-OTHER_TONGUE = {
-    "zh": "First we add the two numbers, then we check the result, and in the end we write the answer down."
-}
-FOREIGN = "首先把这两个数字相加，然后检查一遍结果，最后写出答案。"
+_CHINESE = "首先把这两个数字相加，然后检查一遍结果，最后写出答案。"
+_ENGLISH = "First we add the two numbers, then we check the result, and in the end we write the answer down."
+_REPEATS = 20
+# Rows whose answers serve as wrong answers to the others.
+_MAX_ROWS = 2000
+
+
+class _Parts(NamedTuple):
+    """What the responses to one row are made of; `right` is None where nothing can be checked."""
+
+    thinking: str
+    right: str | None = None
+    wrong: str = ""
+    several: str = ""
 
 
 def gold_answers(row: Row) -> list[Any]:
@@ -53,71 +64,81 @@ def gold_answers(row: Row) -> list[Any]:
     return list(answer) if isinstance(answer, list | tuple) else [answer]
 
 
-def variants(chosen: Sequence[Row], rows: Sequence[Row], form: str) -> dict[str, list[tuple[Row, str]]]:
-    """Variant -> (row, response). Rows that nothing can check have no gold and no wrong answer.
+def variants(sampled: Sequence[Row], rows: Sequence[Row], form: str) -> dict[str, list[tuple[Row, str]]]:
+    """Variant -> (row, response) for each sampled row. Rows that nothing can check have no gold and no wrong answer.
 
     Args:
+        sampled: the rows to answer.
+        rows: all rows; their answers serve as wrong answers to other rows of the same domain.
         form: of the format reward: `zero` puts the answer into tags, anything else into the summary.
     """
-    made: dict[str, list[tuple[Row, str]]] = {name: [] for name in VARIANTS}
-    others: dict[Any, list[str]] = {}
-    for row in rows[:2000]:
+    answers_by_domain: dict[Any, list[str]] = {}
+    for row in rows[:_MAX_ROWS]:
         if row.get("answer") is not None:
-            others.setdefault(row.get("domain"), []).append(str(gold_answers(row)[0]))
-    for row in chosen:
-        for name, text in _responses(row, form, others.get(row.get("domain"), [])).items():
-            made[name].append((row, text))
-    return made
+            answers_by_domain.setdefault(row.get("domain"), []).append(str(gold_answers(row)[0]))
+
+    responses: dict[str, list[tuple[Row, str]]] = {name: [] for name in VARIANTS}
+    for row in sampled:
+        other_answers = answers_by_domain.get(row.get("domain"), [])
+        for name, text in _responses(row, form, other_answers).items():
+            responses[name].append((row, text))
+    return responses
 
 
-def _responses(row: Row, form: str, others: list[str]) -> dict[str, str]:
-    thinking, final, wrong, several = _parts(row, others)
-    zero = form == "zero"
-    summary = {
-        name: f"<answer>{text}</answer>" if zero else text
-        for name, text in (("final", final or ""), ("wrong", wrong), ("several", several))
+def _responses(row: Row, form: str, other_answers: list[str]) -> dict[str, str]:
+    """Variant -> response to one row."""
+    parts = _code_parts(row) if row.get("tests") else _answer_parts(row, other_answers)
+    thinking = parts.thinking
+    half = thinking[: max(1, len(thinking) // 2)]
+    responses = {"empty": "", "truncated": f"<think>{half}"}
+    if parts.right is None:
+        return responses
+
+    def summary(text: str) -> str:
+        return f"<answer>{text}</answer>" if form == "zero" else text
+
+    # Programs stand in fenced blocks, which need lines of their own.
+    separator = "\n" if "```" in parts.right else " "
+    repeated = separator.join([parts.right] * _REPEATS)
+    evasive = "<answer>see above</answer>" if form == "zero" else "Done."
+    other_language = _ENGLISH if row.get("language") == "zh" else _CHINESE
+    return responses | {
+        "gold": f"<think>{thinking}</think>{summary(parts.right)}",
+        "answer-in-thinking": f"<think>{thinking} {parts.right}</think>{evasive}",
+        "repeated": f"<think>{thinking}</think>{summary(repeated)}",
+        "wrong-language": f"<think>{other_language}</think>{summary(parts.right)}",
+        "wrong-answer": f"<think>{thinking}</think>{summary(parts.wrong)}",
+        "several-answers": f"<think>{thinking}</think>{summary(parts.several)}",
     }
-    foreign = OTHER_TONGUE.get(str(row.get("language")), FOREIGN)
-    made = {"empty": "", "truncated": f"<think>{thinking[: max(1, len(thinking) // 2)]}"}
-    if final is None:
-        return made
-    silent = "<answer>see above</answer>" if zero else "Done."
-    repeated = " ".join([final] * 20) if "```" not in final else "\n".join([final] * 20)
-    return made | {
-        "gold": f"<think>{thinking}</think>{summary['final']}",
-        "answer-in-thinking": f"<think>{thinking} {final}</think>{silent}",
-        "repeated": f"<think>{thinking}</think>" + (f"<answer>{repeated}</answer>" if zero else repeated),
-        "wrong-language": f"<think>{foreign}</think>{summary['final']}",
-        "wrong-answer": f"<think>{thinking}</think>{summary['wrong']}",
-        "several-answers": f"<think>{thinking}</think>{summary['several']}",
-    }
 
 
-def _parts(row: Row, others: list[str]) -> tuple[str, str | None, str, str]:
-    """(thinking, final answer or None where nothing can be checked, a wrong one, a wrong and the right one)."""
-    solution, prompt = str(row.get("solution") or ""), str(row.get("prompt") or "")
-    thinking = split_response(solution).thinking
-    if row.get("tests"):
-        program = (
-            (extract_code(solution, row.get("entry_point")) or after_thinking(solution).strip()) if solution else ""
-        )
-        thinking = thinking or prompt
-        if not program:
-            return thinking, None, "", ""
-        names = [row["entry_point"]] if row.get("entry_point") else re.findall(r"^def (\w+)", program, re.M)
-        broken = "\n".join(f"def {name}(*args, **kwargs):\n    return None" for name in names) or "print()"
-        right, wrong = (f"```python\n{source}\n```" for source in (program, broken))
-        return thinking, right, wrong, f"{right}\n{wrong}"
-    thinking = thinking or solution or prompt
+def _code_parts(row: Row) -> _Parts:
+    """The row's own program, and one in which every function that the tests may call returns None."""
+    solution = str(row.get("solution") or "")
+    thinking = split_response(solution).thinking or str(row.get("prompt") or "")
+    program = extract_code(solution, row.get("entry_point")) or after_thinking(solution).strip()
+    if not program:
+        return _Parts(thinking)
+    names = [row["entry_point"]] if row.get("entry_point") else re.findall(r"^def (\w+)", program, re.M)
+    broken_program = "\n".join(f"def {name}(*args, **kwargs):\n    return None" for name in names) or "print()"
+    right = f"```python\n{program}\n```"
+    wrong = f"```python\n{broken_program}\n```"
+    return _Parts(thinking, right, wrong, f"{right}\n{wrong}")
+
+
+def _answer_parts(row: Row, other_answers: list[str]) -> _Parts:
+    """The row's gold answer and another answer of its kind, in boxes."""
+    solution = str(row.get("solution") or "")
+    thinking = split_response(solution).thinking or solution or str(row.get("prompt") or "")
     if row.get("answer") is None:
-        return thinking, None, "", ""
+        return _Parts(thinking)
     gold = str(gold_answers(row)[0])
-    wrong = wrong_answer(gold, others)
-    boxed = {text: f"\\boxed{{{text}}}" for text in (gold, wrong)}
-    return thinking, boxed[gold], boxed[wrong], f"{boxed[wrong]} or {boxed[gold]}"
+    right = f"\\boxed{{{gold}}}"
+    wrong = f"\\boxed{{{wrong_answer(gold, other_answers)}}}"
+    return _Parts(thinking, right, wrong, f"{wrong} or {right}")
 
 
-def wrong_answer(gold: str, others: Sequence[str]) -> str:
+def wrong_answer(gold: str, other_answers: Sequence[str]) -> str:
     """An answer of the same kind that is not right.
 
     >>> wrong_answer("41", []), wrong_answer("B", []), wrong_answer("yes", ["no", "yes"])
@@ -127,7 +148,9 @@ def wrong_answer(gold: str, others: Sequence[str]) -> str:
     if re.fullmatch(r"-?\d+", plain):
         return str(int(plain) + 1)
     if re.fullmatch(r"[A-J]", plain):
-        return "ABCDEFGHIJ"[(ord(plain) - ord("A") + 1) % (4 if plain in "ABCD" else 10)]
-    draw = random.Random(gold)
-    different = [other for other in others if other.strip().lower() != plain.lower()]
-    return draw.choice(different) if different else "none of these"
+        # Most questions have four choices.
+        choices = 4 if plain in "ABCD" else 10
+        return "ABCDEFGHIJ"[(ord(plain) - ord("A") + 1) % choices]
+    generator = random.Random(gold)
+    different = [other for other in other_answers if other.strip().lower() != plain.lower()]
+    return generator.choice(different) if different else "none of these"

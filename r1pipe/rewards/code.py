@@ -1,4 +1,7 @@
-"""Code: do the tests pass? (v2 section 2.2: compiler and predefined tests.) The program runs in isolation (sandbox.py)."""
+"""Code: do the tests pass? (v2 section 2.2: compiler and predefined tests.)
+
+The program runs in isolation (sandbox.py), or on a service of the user's (remote.py).
+"""
 
 from __future__ import annotations
 
@@ -10,50 +13,55 @@ from typing import Any
 from r1pipe.rewards import sandbox
 from r1pipe.rewards.texts import ANSWER_TAGS, Completion, after_thinking, prompt_of, text_of
 
+# A block that is never closed, in a response that was cut off, ends with the text.
 _FENCED = re.compile(r"```[ \t]*+(?P<language>[\w+#.-]*+)[^\n`]*\n(?P<body>.*?)(?:\n[ \t]*```|\Z)", re.S)
-_STARTS = re.compile(r"^(?:def|class|import|from|async def|@\w)\b", re.M)
+_PYTHON = ("", "python", "py", "python3")
+_FIRST_STATEMENT = re.compile(r"^(?:def|class|import|from|async def|@\w)\b", re.M)
 _warned: set[str] = set()
 
 
 def extract_code(text: str, entry_point: str | None = None) -> str | None:
-    """The program of a whole response: behind the thinking, in a fenced block, or from the first bare def, class or import on.
+    """The program of a response: behind the thinking, in a fenced block, or from the first bare def, class or import.
 
-    Of several Python blocks the last one counts that defines `entry_point`, else the last one.
+    Of several Python blocks the last one that defines `entry_point` counts, else the last one.
 
     >>> extract_code("<think>sum</think>Here:\\n```python\\ndef add(a, b):\\n    return a + b\\n```\\nDone.")
     'def add(a, b):\\n    return a + b'
     """
     summary = after_thinking(text)
     if "</answer>" in summary:
-        inside = ANSWER_TAGS.findall(summary)
-        summary = inside[-1] if inside else summary
-    blocks = [
-        match["body"]
-        for match in _FENCED.finditer(summary)
-        if match["language"].lower() in ("", "python", "py", "python3")
-    ]
+        tagged = ANSWER_TAGS.findall(summary)
+        summary = tagged[-1] if tagged else summary
+
+    blocks = [match["body"] for match in _FENCED.finditer(summary) if match["language"].lower() in _PYTHON]
     if blocks:
-        defining = [
-            block
-            for block in blocks
-            if entry_point and re.search(rf"^\s*(?:async )?(?:def|class)\s+{re.escape(entry_point)}\b", block, re.M)
-        ]
+        defining = [block for block in blocks if entry_point and _defines(block, entry_point)]
         return (defining or blocks)[-1]
-    start = _STARTS.search(summary)
+    start = _FIRST_STATEMENT.search(summary)
     return summary[start.start() :].rstrip() if start else None
 
 
-def complete_program(program: str, prompt: str, entry_point: str | None) -> str:
-    """The program together with what the question already gives of it.
+def _defines(block: str, name: str) -> bool:
+    return bool(re.search(rf"^\s*(?:async )?(?:def|class)\s+{re.escape(name)}\b", block, re.M))
 
-    A question of HumanEval's kind is the head of a program: what stands before the function (imports, helpers) belongs to it, and a
-    response that is only the body continues it.
+
+def complete_program(program: str, prompt: str, entry_point: str | None) -> str:
+    """The program with the part of it that the question gives.
+
+    A question of HumanEval's kind is the head of a program: the lines before the function (imports, helpers) belong to
+    it, and a response that is only the function's body continues it.
     """
-    if not entry_point or not (head := re.search(rf"^def {re.escape(entry_point)}\b", prompt, re.M)):
+    if not entry_point:
         return program
-    if re.search(rf"^(?:async )?def {re.escape(entry_point)}\b", program, re.M):
-        return prompt[: head.start()] + program if _compiles(prompt[: head.start()]) else program
-    return prompt + program
+    head = re.search(rf"^def {re.escape(entry_point)}\b", prompt, re.M)
+    if not head:
+        return program
+    is_whole_function = re.search(rf"^(?:async )?def {re.escape(entry_point)}\b", program, re.M)
+    if not is_whole_function:
+        return prompt + program
+    before = prompt[: head.start()]
+    # Prose before the function is not part of the program.
+    return before + program if _compiles(before) else program
 
 
 def _compiles(source: str) -> bool:
@@ -76,45 +84,51 @@ def code(
     executor: Mapping[str, Any] | None = None,
     **columns: Any,
 ) -> list[float | None]:
-    """1.0 where the response's program passes all its tests, 0.0 where not or where there is no program, None where it cannot be run.
+    """1.0 where the program passes all its tests, 0.0 where not or without a program, None where it cannot be run.
 
     Args:
-        tests: what each row is tested by, in the shapes of sandbox.CodeJob; None where the row has none.
+        tests: tests of each row, in the shapes of sandbox.CodeJob; None where the row has none.
         entry_point: the function that the tests call.
         prompt: the questions; read for those that are the head of a program.
-        timeout: seconds of CPU time for one row's tests (for stdio: for each run); twice that of wall time.
+        timeout: seconds of CPU time for the tests of one row (for stdio: for each run); twice that of wall time.
         memory_mb: address space of a program, MiB.
-        partial: the share of the tests that pass, in place of all or nothing.
-        executor: a service in the place of the sandbox: {kind: piston | sandboxfusion, url: ...}; remote.py says what else, and what is weaker.
+        partial: the share of the tests that pass, instead of all or nothing.
+        executor: a service that replaces the sandbox: {kind: piston | sandboxfusion, url: ...}; remote.py lists its
+            other fields, and what is weaker.
     """
     n = len(completions)
     if tests is None or not any(tests):
         return [None] * n
-    if executor is None and (reason := sandbox.available()):
+    reason = sandbox.available() if executor is None else None
+    if reason:
         if reason not in _warned:
             _warned.add(reason)
             warnings.warn(f"the code reward cannot judge: {reason}", stacklevel=2)
         return [None] * n
+
+    # TRL's name of the column is `prompts`.
+    prompts = prompt if prompt is not None else columns.get("prompts") or [None] * n
+    entry_points = entry_point or [None] * n
     rewards: list[float | None] = [None] * n
     jobs: dict[int, sandbox.CodeJob] = {}
-    prompts = prompt if prompt is not None else columns.get("prompts") or [None] * n
-    for i, (completion, test, entry, question) in enumerate(
-        zip(completions, tests, entry_point or [None] * n, prompts, strict=True)
-    ):
-        if not test:
+    rows = zip(completions, tests, entry_points, prompts, strict=True)
+    for i, (completion, row_tests, name, question) in enumerate(rows):
+        if not row_tests:
             continue
-        program = extract_code(text_of(completion), entry)
+        program = extract_code(text_of(completion), name)
         if program is None:
             rewards[i] = 0.0
-        else:
-            jobs[i] = sandbox.CodeJob(complete_program(program, prompt_of(question), entry), test, entry)
+            continue
+        program = complete_program(program, prompt_of(question), name)
+        jobs[i] = sandbox.CodeJob(program, row_tests, name)
+
     limits = sandbox.Limits(cpu_s=timeout, memory_mb=memory_mb)
-    if executor is not None:
+    if executor is None:
+        verdicts = sandbox.run_tests(list(jobs.values()), limits, partial=partial)
+    else:
         from r1pipe.rewards.remote import run_remote
 
         verdicts = run_remote(list(jobs.values()), limits, partial=partial, **executor)
-    else:
-        verdicts = sandbox.run_tests(list(jobs.values()), limits, partial=partial)
     for i, verdict in zip(jobs, verdicts, strict=True):
         rewards[i] = verdict
     return rewards

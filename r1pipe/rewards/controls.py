@@ -1,4 +1,7 @@
-"""Controls that carry no signal: what a gain under them is worth (Spurious Rewards, arXiv 2506.10947)."""
+"""Controls that carry no signal: they show how much of a gain has nothing to do with the reward.
+
+Spurious Rewards (arXiv 2506.10947): some models improve under random rewards as well.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,21 @@ from r1pipe.rewards.texts import Completion, text_of
 
 
 def constant(completions: Sequence[Completion], *, value: float = 1.0, **columns: Any) -> list[float | None]:
-    """The same for everyone; all advantages are 0."""
+    """The same reward for every response; all advantages are 0."""
     return [value] * len(completions)
 
 
 def random_reward(
     completions: Sequence[Completion], *, probability: float = 0.5, seed: int = 0, **columns: Any
 ) -> list[float | None]:
-    """1.0 with the given probability, else 0.0. A function of text, place in the batch and seed, so that it can be repeated."""
+    """1.0 with the given probability, else 0.0.
+
+    A function of the text, its place in the batch and the seed, so that a run can be repeated.
+    """
     rewards: list[float | None] = []
-    for i, completion in enumerate(completions):
-        digest = hashlib.blake2b(f"{seed}\0{i}\0{text_of(completion)}".encode(), digest_size=8).digest()
-        rewards.append(float(int.from_bytes(digest, "big") < probability * 2**64))
+    for place, completion in enumerate(completions):
+        key = f"{seed}\0{place}\0{text_of(completion)}"
+        digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
+        draw = int.from_bytes(digest, "big")
+        rewards.append(float(draw < probability * 2**64))
     return rewards

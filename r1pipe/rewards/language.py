@@ -1,17 +1,18 @@
 """Language consistency: the share of target-language words in the thinking (v2 eq. 7, weight 1).
 
 The paper does not say how words are counted; our choices:
-1. The target is the row's `language` (ISO 639-1), else the language of the prompt as its script tells it.
+1. The target is the row's `language` (ISO 639-1), else the language of the prompt (`detect`).
 2. Maths, code, numbers, URLs, LaTeX, identifiers (a_b, x1, f(x)) and single Latin letters are not words.
-3. Scripts without spaces are counted by length: every 2 Chinese or Japanese characters of a run are one word, every 5 Thai
-   ones. So `First 12+7=19, 再算19-5=14` is half Chinese: one word each.
+3. Scripts without spaces are counted by length: every 2 Chinese or Japanese characters of a run are one word, every 5
+   Thai ones. So `First 12+7=19, 再算19-5=14` is half Chinese: one word each.
 4. Han characters in a sentence that holds kana are Japanese, else Chinese.
-5. Thinking without words scores 0, since silence would otherwise win the reward, unless `allow_silence`, or the row's domain is
-   not one of reasoning: then it scores 1, since there is nothing to mix. (The summary in its place taught RL to think canned words before
-   a reply that holds a foreign name; the summary's language is the helpful reward's to judge.)
+5. Thinking without words scores 0, since silence would otherwise win the reward. It scores 1 with `allow_silence`, and
+   for rows whose domain is not one of reasoning, where there is nothing to mix. (Judging the summary instead taught RL
+   to think canned words before a reply that holds a foreign name; the summary's language is left to the helpful
+   reward.)
 
-Where script decides (zh, ja, ko, th, bn, te, ru and others) this is exact. Words in Latin script are told apart sentence by sentence
-(latin.py): twelve languages and the target, whichever of py3langid's that is.
+Where the script decides (zh, ja, ko, th, bn, te, ru and others) this is exact. Words in Latin script are assigned to a
+language sentence by sentence (latin.py): twelve languages and the target, whichever of py3langid's that is.
 """
 
 from __future__ import annotations
@@ -27,10 +28,11 @@ from r1pipe.rewards.texts import Completion, prompt_of, text_of
 from r1pipe.text.response import split_response
 from r1pipe.text.rows import REASONING_DOMAINS
 
-# What is taken out before words are counted, each only looked for where its first sign occurs: (sign, pattern). A dollar sign
-# opens maths only where what follows is not a price. No pattern may look through the rest of a text from each of its places.
+# (sign, pattern) of what is removed before words are counted; a pattern is tried only on texts that hold its sign. No
+# pattern may scan the rest of the text from each of its places: a response of 100,000 such signs would take minutes.
 _NOT_WORDS = (
     ("`", re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.S)),
+    # A dollar sign opens a formula only where no price follows it.
     (
         "$",
         re.compile(
@@ -42,7 +44,7 @@ _NOT_WORDS = (
     ("<", re.compile(r"</?\w+>")),
     ("://", re.compile(r"https?://[^\s\u3000-\u303f\u4e00-\u9fff]+")),
 )
-# Scripts by code point; `run` is how many characters of a run make one word, 0 = a run is a word.
+# script -> (its code points, how many characters of a run make one word; 0 = a run is a word)
 _SCRIPTS: dict[str, tuple[str, int]] = {
     "han": (r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u3005", 2),
     "kana": (r"\u3041-\u3096\u30a1-\u30fa\u30fc", 2),
@@ -57,32 +59,44 @@ _SCRIPTS: dict[str, tuple[str, int]] = {
     "devanagari": (r"\u0900-\u0963\u0971-\u097f", 0),
     "tamil": (r"\u0b80-\u0be5", 0),
 }
-# Cut so that every match is one word: a run of 5 Chinese characters is found as 2 + 2 + 1.
+# Every match is one word: a run of 5 Chinese characters matches as 2 + 2 + 1.
 _WORDS = {
     name: re.compile(f"[{chars}]{{1,{run}}}" if run else f"[{chars}]{{2,}}") for name, (chars, run) in _SCRIPTS.items()
 }
-_WORDS["kana"] = re.compile(f"[{_SCRIPTS['han'][0]}{_SCRIPTS['kana'][0]}]{{1,2}}")  # choice 4
+# Choice 4: in a sentence with kana, Han characters are Japanese.
+_WORDS["kana"] = re.compile(f"[{_SCRIPTS['han'][0]}{_SCRIPTS['kana'][0]}]{{1,2}}")
 _MEMBERS = {name: re.compile(f"[{chars}]") for name, (chars, _) in _SCRIPTS.items()}
 _KANA = re.compile(r"[\u3041-\u3096\u30a1-\u30fa]")
-_SENTENCE = re.compile(r"[。！？!?\n]+")
-_BY_SCRIPT = {
-    "zh": "han", "ja": "kana", "ko": "hangul", "th": "thai", "bn": "bengali", "te": "telugu", "ru": "cyrillic", "ar": "arabic",
-    "he": "hebrew", "el": "greek", "hi": "devanagari", "ta": "tamil",
-}  # fmt: skip
-_LANGUAGE_OF = {script: language for language, script in _BY_SCRIPT.items()}
-_warned: set[str] = set()
+_SENTENCE_END = re.compile(r"[。！？!?\n]+")
+_SCRIPT_OF_LANGUAGE = {
+    "zh": "han",
+    "ja": "kana",
+    "ko": "hangul",
+    "th": "thai",
+    "bn": "bengali",
+    "te": "telugu",
+    "ru": "cyrillic",
+    "ar": "arabic",
+    "he": "hebrew",
+    "el": "greek",
+    "hi": "devanagari",
+    "ta": "tamil",
+}
+_LANGUAGE_OF_SCRIPT = {script: language for language, script in _SCRIPT_OF_LANGUAGE.items()}
 _ASCII = frozenset(map(chr, range(128)))
+_warned: set[str] = set()
 
 
-class _Scripts(dict[str, str]):
-    """Characters' scripts, "" for none that is counted; fills itself."""
+class _ScriptOfCharacter(dict[str, str]):
+    """The script of a character, "" for one that is not counted; computed at the first look-up."""
 
     def __missing__(self, char: str) -> str:
-        self[char] = found = next((name for name, members in _MEMBERS.items() if members.match(char)), "")
-        return found
+        script = next((name for name, members in _MEMBERS.items() if members.match(char)), "")
+        self[char] = script
+        return script
 
 
-_SCRIPT_OF = _Scripts()
+_script_of_character = _ScriptOfCharacter()
 
 
 def word_counts(text: str) -> dict[str, int]:
@@ -91,72 +105,74 @@ def word_counts(text: str) -> dict[str, int]:
     >>> word_counts("First 12+7=19, 再算19-5=14")
     {'en': 1, 'zh': 1}
     """
-    text = _words_only(text)
-    return latin.count(text, "en") | _by_script(text)
+    text = words_only(text)
+    return latin.count(text, "en") | _counts_by_script(text)
 
 
-def _words_only(text: str) -> str:
+def words_only(text: str) -> str:
+    """The text without maths, code, tags and URLs (choice 2)."""
     for sign, pattern in _NOT_WORDS:
         if sign in text:
             text = pattern.sub(" ", text)
     return text
 
 
-def _by_script(text: str) -> dict[str, int]:
+def _counts_by_script(text: str) -> dict[str, int]:
     """Words by language in the scripts other than Latin."""
     counts: dict[str, int] = {}
     if text.isascii():
         return counts
-    scripts = set(map(_SCRIPT_OF.__getitem__, set(text) - _ASCII))
+
+    def add(script: str, part: str) -> None:
+        words = len(_WORDS[script].findall(part))
+        if words:
+            language = _LANGUAGE_OF_SCRIPT[script]
+            counts[language] = counts.get(language, 0) + words
+
+    scripts = set(map(_script_of_character.__getitem__, set(text) - _ASCII))
     if "kana" in scripts and "han" in scripts:
-        for sentence in _SENTENCE.split(text):
-            script = "kana" if _KANA.search(sentence) else "han"
-            _add(counts, script, len(_WORDS[script].findall(sentence)))
+        for sentence in _SENTENCE_END.split(text):
+            add("kana" if _KANA.search(sentence) else "han", sentence)
         scripts -= {"kana", "han"}
     for script in scripts - {""}:
-        _add(counts, script, len(_WORDS[script].findall(text)))
+        add(script, text)
     return counts
 
 
-def _add(counts: dict[str, int], script: str, words: int) -> None:
-    if words:
-        language = _LANGUAGE_OF[script]
-        counts[language] = counts.get(language, 0) + words
-
-
 def detect(text: str) -> str | None:
-    """The language with the most words; for Latin script the likeliest of latin.LANGUAGES. None for a text without words."""
-    text = _words_only(text)
-    counts = _by_script(text)
+    """The language with the most words (in Latin script the likeliest of latin.LANGUAGES); None without words."""
+    text = words_only(text)
+    counts = _counts_by_script(text)
     most = max(counts, key=lambda language: counts[language], default=None)
-    return most if most is not None and counts[most] > len(latin.words_of(text)) else latin.identify(text) or most
+    if most is not None and counts[most] > len(latin.words_of(text)):
+        return most
+    return latin.identify(text) or most
 
 
 def share(text: str, target: str) -> float | None:
-    """Share of the target language among the text's words; None where it has no words.
+    """The target language's share of the text's words; None for a text without words.
 
     Raises:
         ValueError: a target in Latin script that py3langid does not know.
     """
-    text = _words_only(text)
-    if target in _BY_SCRIPT:  # then Latin script is another language, whichever
-        counts = _by_script(text)
+    text = words_only(text)
+    if target in _SCRIPT_OF_LANGUAGE:
+        # Latin script is another language then, no matter which: no look at the identifier is needed.
+        counts = _counts_by_script(text)
         total = sum(counts.values()) + len(latin.words_of(text))
     else:
         counts = latin.count(text, target)
-        total = sum(counts.values()) + sum(_by_script(text).values())
+        total = sum(counts.values()) + sum(_counts_by_script(text).values())
     return counts.get(target, 0) / total if total else None
 
 
 def thinking_words(completions: Sequence[Completion]) -> list[int]:
-    """Words in each response's thinking: what to log beside the language reward, which silence could win."""
-    texts = [_words_only(split_response(text_of(completion)).thinking or "") for completion in completions]
-    return [len(latin.words_of(text)) + sum(_by_script(text).values()) for text in texts]
-
-
-@lru_cache(maxsize=1024)
-def _code(tag: str) -> str:
-    return tag.lower().split("-")[0].split("_")[0]
+    """Number of words in the thinking of each response, to be logged: silence could win the language reward."""
+    numbers = []
+    for completion in completions:
+        text = words_only(split_response(text_of(completion)).thinking or "")
+        numbers.append(len(latin.words_of(text)) + sum(_counts_by_script(text).values()))
+    return numbers
 
 
 def language(
@@ -169,13 +185,13 @@ def language(
     allow_silence: bool = False,
     **columns: Any,
 ) -> list[float | None]:
-    """Share of target-language words in the thinking, 0 to 1; None where the target is unknown.
+    """The share of target-language words in the thinking, 0 to 1; None where the target is unknown.
 
     Args:
-        language: ISO 639-1 code of each question; missing: the prompt's own, as `detect` tells it.
-        prompt: read where `language` is missing (TRL names the column `prompts`, which is read as well).
+        language: ISO 639-1 code of each question; where it is missing the prompt's own, by `detect`.
+        prompt: read where `language` is missing (also under TRL's name of the column, `prompts`).
         domain: decides whether a response may think without words (choice 5); missing counts as reasoning.
-        target: one language for all rows, over the rows' own.
+        target: one language for all rows, instead of the rows' own.
         allow_silence: thinking without words scores 1 in every domain.
 
     >>> language(["<think>First 12+7=19, 再算19-5=14</think>14"], language=["en"])
@@ -183,25 +199,31 @@ def language(
     """
     n = len(completions)
     prompts = prompt if prompt is not None else columns.get("prompts") or [None] * n
+    rows = zip(completions, language or [None] * n, prompts, domain or [None] * n, strict=True)
     rewards: list[float | None] = []
-    for completion, given, question, kind in zip(
-        completions, language or [None] * n, prompts, domain or [None] * n, strict=True
-    ):
-        code = _code(target or given or detect(prompt_of(question)) or "")
-        if code not in _BY_SCRIPT and not latin.known(code):
-            if code not in _warned:
-                _warned.add(code)
-                why = (
-                    f"`{code}` is no language that it knows"
-                    if code
-                    else "a row has no `language` and its prompt has no words"
-                )
-                warnings.warn(f"the language reward cannot judge: {why}", stacklevel=2)
+    for completion, row_language, question, row_domain in rows:
+        code = _primary_code(target or row_language or detect(prompt_of(question)) or "")
+        if code not in _SCRIPT_OF_LANGUAGE and not latin.known(code):
+            _warn_once(code)
             rewards.append(None)
             continue
-        response = split_response(text_of(completion))
-        value = share(response.thinking or "", code)
+        value = share(split_response(text_of(completion)).thinking or "", code)
         if value is None:
-            value = float(allow_silence or (kind is not None and kind not in REASONING_DOMAINS))
+            may_be_silent = allow_silence or (row_domain is not None and row_domain not in REASONING_DOMAINS)
+            value = float(may_be_silent)
         rewards.append(value)
     return rewards
+
+
+@lru_cache(maxsize=1024)
+def _primary_code(tag: str) -> str:
+    """`en` of `en-US` and `en_US`."""
+    return tag.lower().split("-")[0].split("_")[0]
+
+
+def _warn_once(code: str) -> None:
+    if code in _warned:
+        return
+    _warned.add(code)
+    why = f"it does not know the language `{code}`" if code else "a row has no `language` and its prompt has no words"
+    warnings.warn(f"the language reward cannot judge: {why}", stacklevel=3)

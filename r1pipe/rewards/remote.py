@@ -1,12 +1,12 @@
-"""Programs run by a service in the place of our own sandbox: Piston's protocol, or SandboxFusion's.
+"""Runs programs on a service instead of in our own sandbox, by Piston's protocol or SandboxFusion's.
 
-For machines without bubblewrap, and for languages or packages that a service has. The service is the user's: what it isolates, and
-whether a program reaches the network or another's files, is for its operator to say.
+For machines without bubblewrap, and for languages or packages that a service has. The service is the user's: its
+operator decides what it isolates, and whether a program reaches the network or other users' files.
 
-What is weaker than r1pipe/rewards/sandbox.py: tests that call functions run in the program's own process. A program that leaves early,
-prints a verdict, redefines `assert`'s error or replaces builtins after the fact does not pass, since the verdict needs a random word
-that is read from stdin before the program starts, but one that searches frames and memory for it can. Programs judged by their
-output (`stdio`) are compared here, so there is nothing to forge.
+What is weaker than in r1pipe/rewards/sandbox.py: tests that call functions run in the program's own process. The
+verdict needs a random word that is read from stdin before the program starts, so a program does not pass by leaving
+early, printing a verdict, redefining the error of `assert` or replacing builtins. One that searches frames and memory
+for the word can. Programs judged by their output (`stdio`) are compared here, so they have nothing to forge.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import json
 import secrets
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from r1pipe.endpoint import Unreadable, endpoint
@@ -26,23 +27,24 @@ from r1pipe.rewards.sandboxed.checks import alike
 
 PATHS = {"piston": "/api/v2/execute", "sandboxfusion": "/run_code"}
 
-# What runs on the other side. The program and the tests come through stdin, so that no file and no traceback shows them.
+# The program that the service runs. Program and tests come through stdin, so that no file and no traceback shows them.
 HARNESS = (
     "import copy, json, math, re, sys\n"
     + textwrap.dedent(inspect.getsource(alike))
     + """
 
-def run(job, say):
+def run(job, report):
     names = {"__name__": "__main__"}
     tests = job["tests"]
     setup = compile(tests.get("setup") or "", "<tests>", "exec")
     try:
         exec(setup, names)
-    except NameError:  # it uses what the program defines
+    except NameError:  # the setup uses what the program defines
         exec(compile(job["program"], "<program>", "exec"), names)
         exec(setup, names)
     else:
         exec(compile(job["program"], "<program>", "exec"), names)
+
     passed = total = 0
     if tests["kind"] == "asserts":
         for source in tests["asserts"]:
@@ -64,7 +66,10 @@ def run(job, say):
             exec(compile(tests["reference"], "<reference>", "exec"), reference)
         for i, args in enumerate(tests["inputs"]):
             try:
-                right = reference[job["entry_point"]](*copy.deepcopy(args)) if tests.get("reference") else tests["outputs"][i]
+                if tests.get("reference"):
+                    right = reference[job["entry_point"]](*copy.deepcopy(args))
+                else:
+                    right = tests["outputs"][i]
             except Exception:
                 continue
             total += 1
@@ -72,13 +77,17 @@ def run(job, say):
                 value = names[job["entry_point"]](*copy.deepcopy(args))
                 if not tests.get("reference"):
                     value = json.loads(json.dumps(value, default=list))
-                passed += bool(value) if isinstance(right, re.Match) else alike(value, right, float(tests.get("atol") or 0))
+                if isinstance(right, re.Match):
+                    passed += bool(value)
+                else:
+                    passed += alike(value, right, float(tests.get("atol") or 0))
             except Exception:
                 pass
-    say(passed, total)
+    report(passed, total)
 
 
 def main():
+    # Kept before the program runs, which may replace them.
     job, out, dump = json.loads(sys.stdin.read()), sys.stdout, json.dumps
     word = job.pop("word")
     run(job, lambda passed, total: out.write("\\n" + dump({"word": word, "passed": passed, "total": total}) + "\\n"))
@@ -87,6 +96,21 @@ def main():
 main()
 """
 )
+
+
+@dataclass(frozen=True)
+class _Request:
+    """One run on the service.
+
+    Attributes:
+        job: index of the job that it belongs to; a job of kind stdio has several requests.
+        body: of the HTTP request.
+        expected: the output that passes (stdio), or the word that a true verdict holds.
+    """
+
+    job: int
+    body: dict[str, Any]
+    expected: str
 
 
 def run_remote(
@@ -102,61 +126,68 @@ def run_remote(
     retries: int = 4,
     max_in_flight: int = 16,
 ) -> list[float | None]:
-    """Verdicts as sandbox.run_tests gives them: 0.0 also where a program runs out of time or memory, None where the service has none.
+    """Verdicts as sandbox.run_tests gives them.
 
     Args:
         jobs: programs with their tests.
         limits: for each run: cpu_s becomes the service's time limit, memory_mb its memory limit (Piston only).
-        partial: the share of the tests that pass, in place of all or nothing.
-        kind: which protocol.
+        partial: the share of the tests that pass, instead of all or nothing.
+        kind: the protocol.
         url: of the service, without the protocol's path: http://127.0.0.1:2000
-        version: of Python, as Piston names its runtimes; * = what it has.
+        version: of Python, as Piston names its runtimes; * = any.
         api_key_env: name of the environment variable with the key; none = no key.
         timeout: seconds for one request; none = the program's limit and 10 s.
         retries: further tries after a timeout, 429 or 5xx.
         max_in_flight: requests at a time.
 
+    Returns:
+        a verdict for each job: 0.0 also where the program runs out of time or memory, None where the service gives
+        none.
+
     Raises:
-        ConfigError: an unknown kind, or the service says that the address or key is wrong.
-        InputError: tests of a shape that is not known.
+        ConfigError: an unknown kind, or the service rejects the address or key.
+        InputError: tests of an unknown shape.
     """
     if kind not in PATHS:
         raise ConfigError(f"there is no executor of kind '{kind}'", fix=f"kind is one of {', '.join(PATHS)}")
-    service = endpoint(
-        url.rstrip("/") + PATHS[kind], api_key_env, timeout or limits.wall_s + 10.0, retries, max_in_flight
-    )
-    requests: list[tuple[int, dict[str, Any], str]] = []  # job, body, the output or the word that it must give
-    broken = {number for number, job in enumerate(jobs) if _broken(job)}
+    address = url.rstrip("/") + PATHS[kind]
+    service = endpoint(address, api_key_env, timeout or limits.wall_s + 10.0, retries, max_in_flight)
+
+    requests: list[_Request] = []
     for number, job in enumerate(jobs):
-        if number in broken:
+        if _has_broken_tests(job):
             continue
         seconds = min(limits.cpu_s, float(job.tests.get("timeout") or limits.cpu_s))
         if job.tests["kind"] == "stdio":
-            pairs = zip(job.tests["inputs"], job.tests["outputs"], strict=True)
-            requests += [
-                (number, _body(kind, job.program, given, seconds, limits, version), expected)
-                for given, expected in pairs
-            ]
+            for given, expected in zip(job.tests["inputs"], job.tests["outputs"], strict=True):
+                body = _body(kind, job.program, given, seconds, limits, version)
+                requests.append(_Request(number, body, expected))
         else:
             word = secrets.token_hex(16)
-            told = json.dumps(
-                {
-                    "program": job.program,
-                    "tests": dict(job.tests),
-                    "entry_point": job.tests.get("entry_point") or job.entry_point,
-                    "word": word,
-                }
-            )
-            requests.append((number, _body(kind, HARNESS, told, seconds, limits, version), word))
-    replies = service.ask_all([body for _, body, _ in requests], _READ[kind])
-    passed: list[list[float | None]] = [[] for _ in jobs]
-    for (number, _, wanted), reply in zip(requests, replies, strict=True):
-        passed[number].append(None if reply is None else _verdict(jobs[number].tests, reply, wanted))
-    return [_together(shares, partial) for shares in passed]
+            body = _body(kind, HARNESS, _harness_input(job, word), seconds, limits, version)
+            requests.append(_Request(number, body, word))
+
+    replies = service.ask_all([request.body for request in requests], _READERS[kind])
+    shares: list[list[float | None]] = [[] for _ in jobs]
+    for request, reply in zip(requests, replies, strict=True):
+        share = None if reply is None else _passed_share(jobs[request.job].tests, reply, request.expected)
+        shares[request.job].append(share)
+    return [_verdict(job_shares, partial) for job_shares in shares]
 
 
-def _broken(job: CodeJob) -> bool:
-    """Whether the tests themselves do not compile: a verdict on the program would be an invention."""
+def _harness_input(job: CodeJob, word: str) -> str:
+    return json.dumps(
+        {
+            "program": job.program,
+            "tests": dict(job.tests),
+            "entry_point": job.tests.get("entry_point") or job.entry_point,
+            "word": word,
+        }
+    )
+
+
+def _has_broken_tests(job: CodeJob) -> bool:
+    """Whether the tests themselves do not compile, so that they say nothing about the program."""
     check_shape(job)
     sources = [
         job.tests.get("setup"),
@@ -186,39 +217,44 @@ def _body(kind: str, source: str, stdin: str, seconds: float, limits: Limits, ve
 
 
 def _read_piston(reply: Any) -> tuple[bool, str]:
-    """(it ended by itself, with status 0; what it printed)."""
+    """(whether the program ended by itself with status 0, its output)."""
     run = reply.get("run") if isinstance(reply, Mapping) else None
     if not isinstance(run, Mapping) or "stdout" not in run:
-        raise Unreadable(f"no reply of Piston's: {str(reply)[:200]}")
-    return run.get("code") == 0 and not run.get("signal"), str(run["stdout"])
+        raise Unreadable(f"this is not a reply of Piston: {str(reply)[:200]}")
+    succeeded = run.get("code") == 0 and not run.get("signal")
+    return succeeded, str(run["stdout"])
 
 
 def _read_fusion(reply: Any) -> tuple[bool, str]:
+    """(whether the program ended by itself with status 0, its output)."""
     run = reply.get("run_result") if isinstance(reply, Mapping) else None
     if not isinstance(reply, Mapping) or reply.get("status") == "SandboxError" or not isinstance(run, Mapping):
         raise Unreadable(f"SandboxFusion has no result: {str(reply)[:200]}")
-    return run.get("status") == "Finished" and run.get("return_code") == 0, str(run.get("stdout") or "")
+    succeeded = run.get("status") == "Finished" and run.get("return_code") == 0
+    return succeeded, str(run.get("stdout") or "")
 
 
-_READ = {"piston": _read_piston, "sandboxfusion": _read_fusion}
+_READERS = {"piston": _read_piston, "sandboxfusion": _read_fusion}
 
 
-def _verdict(tests: Mapping[str, Any], reply: tuple[bool, str], wanted: str) -> float | None:
-    """The share that passed; None where the tests have nothing to compare with."""
-    ended, printed = reply
+def _passed_share(tests: Mapping[str, Any], reply: tuple[bool, str], expected: str) -> float | None:
+    """The share of the tests of one run that passed; None where the tests have nothing to compare with."""
+    succeeded, output = reply
     if tests["kind"] == "stdio":
-        return float(ended and same_output(printed, wanted))
-    for line in reversed(printed.splitlines()):
+        return float(succeeded and same_output(output, expected))
+    for line in reversed(output.splitlines()):
         try:
-            found = json.loads(line)
+            report = json.loads(line)
         except ValueError:
             continue
-        if isinstance(found, dict) and found.get("word") == wanted:
-            return found["passed"] / found["total"] if found["total"] else None
-    return 0.0  # it did not come to the end of its tests
+        if isinstance(report, dict) and report.get("word") == expected:
+            return report["passed"] / report["total"] if report["total"] else None
+    # The program did not reach the end of its tests.
+    return 0.0
 
 
-def _together(shares: list[float | None], partial: bool) -> float | None:
+def _verdict(shares: list[float | None], partial: bool) -> float | None:
+    """The verdict on a job by its runs; None where one of them was not judged."""
     if not shares or None in shares:
         return None
     mean = sum(share or 0.0 for share in shares) / len(shares)

@@ -1,12 +1,12 @@
 """Scores responses by several rewards at once and adds them up: the one place that combines rewards.
 
-A reward returns None where it cannot judge. TRL alone would add that up as 0, and a timeout would punish the policy without
-anyone noticing. `score` therefore keeps two cases apart:
+A reward returns None where it cannot judge. TRL alone would add that up as 0, and a timeout would punish the policy
+without anyone noticing. `score` therefore keeps two cases apart:
 
-- not applicable: the row lacks what the reward reads, or is of another domain. The component is None and the row is scored
-  without it.
-- not judged: the reward applies and returned None. If the component is required, the whole row is unscorable and its total is
-  None.
+- not applicable: the row lacks what the reward reads, or is of another domain. The component is None and the row is
+  scored without it.
+- not judged: the reward applies and returned None. If the component is required, the whole row is unscorable and its
+  total is None.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ class Scores:
 
     Attributes:
         components: name -> a reward for each response, before weighting; None = not applicable or not judged.
-        totals: the weighted sum for each response; None = unscorable: a required component could not judge, or none applied.
+        totals: the weighted sum for each response; None = unscorable: a required component could not judge, or none
+            applied.
         applied: name -> for each response, whether the component applies to its row.
         unjudged: name -> the number of responses that the component applies to and returned None for.
     """
@@ -54,7 +55,7 @@ class Scores:
     unjudged: dict[str, int] = field(default_factory=dict)
 
     def replace(self, place: int, other: Scores, other_place: int) -> None:
-        """Overwrite the scores of the response at `place` by those of another batch, which was scored by the same specs."""
+        """Overwrite the scores of one response by those of a response of another batch, scored by the same specs."""
         self.totals[place] = other.totals[other_place]
         for name, values in self.components.items():
             self.unjudged[name] += other._is_unjudged(name, other_place) - self._is_unjudged(name, place)
@@ -113,8 +114,8 @@ def is_required(spec: RewardSpec) -> bool:
 def applies(spec: RewardSpec, row: Row) -> bool:
     """Whether the component can judge a response to this row.
 
-    Accuracy needs an `answer`, code needs `tests`, reasoning_gym needs `gym`; a row with `tests` or `gym` is judged by these
-    alone. A judge needs a `reference` or an `answer`.
+    Accuracy needs an `answer`, code needs `tests`, reasoning_gym needs `gym`; a row with `tests` or `gym` is judged by
+    these alone. A judge needs a `reference` or an `answer`.
     """
     domain = row.get("domain")
     if spec.domains is not None:
@@ -153,15 +154,16 @@ def score(
 ) -> Scores:
     """Score every response by every component that applies to its row.
 
-    A row that a reward model judges is not judged by a rule as well, unless the rule's `domains` name it (v2 3.2.2: rules for
-    reasoning data, reward models for general data). A rule reads an answer out of a courteous reply less often than out of a
-    bare one, and would train the policy to drop the courtesy.
+    A row that a reward model judges is not judged by a rule as well, unless the rule's `domains` name it (v2 3.2.2:
+    rules for reasoning data, reward models for general data). A rule reads an answer out of a courteous reply less
+    often than out of a bare one, and would train the policy to drop the courtesy.
 
     Args:
         specs: the components; the second of two with one name is called name#2.
         completions: one response for each row.
         rows: the rows that are answered (r1pipe/text/rows.py); the length reward reads `completion_ids` or `tokens`.
-        models: `helpful` and `harmless`, where specs name them. helpful reads the summary only, harmless the whole response.
+        models: `helpful` and `harmless`, where specs name them. helpful reads the summary only, harmless the whole
+            response.
         early: scores that need not be computed again (`score_early`).
 
     Raises:
@@ -255,7 +257,8 @@ def _function_values(spec: RewardSpec, completions: list[Completion], rows: list
     not_columns = {"completions", *spec.params}
     if spec.name in REWARDS:
         _check_params(spec, list(parameters))
-        # In our own rewards a keyword-only argument is a parameter: a column that has its name (`timeout`) must not reach it.
+        # In our own rewards a keyword-only argument is a parameter: a column that has its name (`timeout`) must not
+        # reach it.
         not_columns |= {name for name, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY}
 
     column_names = dict.fromkeys(key for row in rows for key in row if key not in not_columns)

@@ -1,4 +1,4 @@
-"""What every reward does first: take the response's text out of TRL's completion, and the right part out of the text."""
+"""The text of a completion, which may be a string or TRL's messages, and the part of it that holds the answer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 from r1pipe.text.response import THINK_CLOSE, THINK_OPEN
 
 ANSWER_TAGS = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.S)
-Completion = str | Sequence[dict[str, Any]]  # a string, or TRL's chat form: messages of which the last is the response
+
+# A string, or TRL's chat form: messages, the last of which is the response.
+Completion = str | Sequence[dict[str, Any]]
 
 
 def text_of(completion: Completion) -> str:
@@ -20,32 +22,36 @@ def text_of(completion: Completion) -> str:
     """
     if isinstance(completion, str):
         return completion
-    return _plain(completion[-1].get("content")) if completion else ""
+    return _content_text(completion[-1].get("content")) if completion else ""
 
 
-def _plain(content: Any) -> str:
-    """A message's content, which may be a list of parts: {"type": "text", "text": "..."}."""
-    return "".join(part.get("text") or "" for part in content) if isinstance(content, list) else content or ""
+def _content_text(content: Any) -> str:
+    """The text of a message's content, which may be a list of parts: {"type": "text", "text": "..."}."""
+    if isinstance(content, list):
+        return "".join(part.get("text") or "" for part in content)
+    return content or ""
 
 
 def prompt_of(prompt: Any) -> str:
     """The question as one string: the prompt itself, or the last user message of a conversation."""
     if prompt is None or isinstance(prompt, str):
         return prompt or ""
-    users = [message for message in prompt if message.get("role") == "user"] or list(prompt)
-    return _plain(users[-1].get("content")) if users else ""
+    messages = [message for message in prompt if message.get("role") == "user"] or list(prompt)
+    return _content_text(messages[-1].get("content")) if messages else ""
 
 
 def after_thinking(text: str) -> str:
-    """What stands behind the last closed think block; the whole text where nobody thinks, nothing while thinking is open.
+    """The text behind the last closed think block: the whole text if there is no think tag, "" while thinking is open.
 
-    Stricter than `split_response(text).summary`, which keeps what precedes the block: an answer given before the thinking, or
-    inside a second think block, is not an answer.
+    Stricter than `split_response(text).summary`, which keeps what precedes the block: an answer given before the
+    thinking, or inside a second think block, does not count as an answer.
 
     >>> after_thinking("<think>1</think>2<think>3</think>4")
     '4'
     """
     if THINK_OPEN not in text and THINK_CLOSE not in text:
         return text
-    _, closed, rest = text.rpartition(THINK_CLOSE)
-    return rest.partition(THINK_OPEN)[0] if closed else ""
+    _, closing_tag, rest = text.rpartition(THINK_CLOSE)
+    if not closing_tag:
+        return ""
+    return rest.partition(THINK_OPEN)[0]

@@ -16,7 +16,7 @@ import statistics
 from pathlib import Path
 
 from r1pipe.rewards import latin
-from r1pipe.rewards.language import _BY_SCRIPT, _WORDS, _words_only, share, thinking_words
+from r1pipe.rewards.language import _SCRIPT_OF_LANGUAGE, _WORDS, words_only, share, thinking_words
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "mgsm.jsonl.gz"
 LANGUAGES = ("en", "es", "fr", "de", "sw", "ru", "th", "bn", "te", "zh", "ja")
@@ -47,8 +47,8 @@ def words(text: str) -> int:
 
 
 def single_words(text: str, language: str) -> list[str]:
-    pattern = _WORDS[_BY_SCRIPT[language]] if language in _BY_SCRIPT else latin.WORD
-    return pattern.findall(_words_only(text))
+    pattern = _WORDS[_SCRIPT_OF_LANGUAGE[language]] if language in _SCRIPT_OF_LANGUAGE else latin.WORD
+    return pattern.findall(words_only(text))
 
 
 def mixtures(texts: dict[str, list[str]], by: str, count: int) -> dict[tuple[str, str], list[float]]:
@@ -64,7 +64,7 @@ def mixtures(texts: dict[str, list[str]], by: str, count: int) -> dict[tuple[str
     errors: dict[tuple[str, str], list[float]] = {}
     for target in LANGUAGES:
         for other in LANGUAGES:
-            same_script = target not in _BY_SCRIPT and other not in _BY_SCRIPT
+            same_script = target not in _SCRIPT_OF_LANGUAGE and other not in _SCRIPT_OF_LANGUAGE
             if target == other or (by == "words" and (same_script or (target, other) in ALIKE)):
                 continue
             for _ in range(count):
@@ -96,7 +96,7 @@ def main() -> None:
             by: [pair for pair in found if pair not in ALIKE],
             f"{by}, zh and ja": [pair for pair in found if pair in ALIKE],
         }
-        groups[f"{by}, both Latin"] = [pair for pair in groups[by] if not set(pair) & set(_BY_SCRIPT)]
+        groups[f"{by}, both Latin"] = [pair for pair in groups[by] if not set(pair) & set(_SCRIPT_OF_LANGUAGE)]
         for name, pairs in groups.items():
             errors = sorted(error for pair in pairs for error in found[pair])
             if errors:

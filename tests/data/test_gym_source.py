@@ -67,9 +67,9 @@ def test_another_right_answer_counts():
     [
         (["chain_sun"], "did you mean 'chain_sum'"),
         (["composite"], "no task 'composite'"),
-        (["countdown"], "what the model wrote through Python's eval"),
-        (["bitwise_arithmetic"], "what stands in the row through Python's eval"),
-        (["number_sorting"], "what stands in the row through Python's eval"),
+        (["countdown"], "the model's text to Python's eval"),
+        (["bitwise_arithmetic"], "fields of the row to Python's eval"),
+        (["number_sorting"], "fields of the row to Python's eval"),
         (["rearc"], "refuses its own answer"),
         ({"gcd": {"min_number": 3}}, "does not take these settings"),
     ],
@@ -85,7 +85,7 @@ def test_no_scorer_evaluates_what_a_row_brings(name, column, tmp_path):
     code = f"[open({str(tmp_path / 'ran')!r}, 'w')]"
     gym = {"task": name, "question": "?", "metadata": {"problem": code, "direction": "ascending"}}
     row = {"prompt": "?", "answer": code if column == "answer" else "0x1", "gym": gym}
-    with pytest.raises(ConfigError, match="through Python's eval"):
+    with pytest.raises(ConfigError, match="to Python's eval"):
         correct(["<think></think>[1]", "<answer>[1]</answer>"], [row, row])
     assert not (tmp_path / "ran").exists()
 

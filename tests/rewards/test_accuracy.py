@@ -3,7 +3,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from tests.rewards.shared import load
+from tests.public_rows import load
 
 from r1pipe.errors import ConfigError
 from r1pipe.rewards import symbolic

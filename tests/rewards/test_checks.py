@@ -106,7 +106,7 @@ def test_what_is_not_judged_is_counted_beyond_the_rows_that_are_kept(monkeypatch
 
     monkeypatch.setitem(rewards.REWARDS, "accuracy", mostly_out_of_time)
     wanted = audit("s", R1, math(), AuditParams(), sample=12, thorough=False).failures
-    monkeypatch.setattr(module, "WORST", 1)
+    monkeypatch.setattr(module, "MAX_WORST_ROWS", 1)
     found = audit("s", R1, math(), AuditParams(), sample=12, thorough=False)
     assert (
         len(found.worst) == 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.rewards.shared import fenced, load
+from tests.public_rows import fenced, load
 
 from r1pipe.rewards import sandbox
 from r1pipe.rewards.code import code

@@ -3,7 +3,7 @@ from __future__ import annotations
 import warnings
 
 import pytest
-from tests.rewards.shared import load
+from tests.public_rows import load
 
 from r1pipe.rewards import latin
 from r1pipe.rewards.language import detect, language, thinking_words, word_counts

@@ -268,10 +268,10 @@ def test_broken_tests_are_none_not_zero() -> None:
         run(GOOD, {"kind": "stdio", "inputs": []})
     with pytest.raises(InputError, match="mapping"):
         run(GOOD, ["assert add(1, 2) == 3"])  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="no string"):
+    with pytest.raises(InputError, match="not a string"):
         run(GOOD, {"kind": "stdio", "inputs": ["1"], "outputs": [1]})
     for kind in ("stdio", "calls"):
-        with pytest.raises(InputError, match="more inputs than outputs"):
+        with pytest.raises(InputError, match="same number of inputs and outputs"):
             run(GOOD, {"kind": kind, "inputs": ["1", "2"], "outputs": ["1"]})
 
 

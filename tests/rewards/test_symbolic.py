@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 import sympy
-from tests.rewards.shared import load
+from tests.public_rows import load
 
 from r1pipe.rewards import symbolic
 from r1pipe.rewards._symbolic_speed import differ, equations_differ, sets_differ
