@@ -1,4 +1,7 @@
-"""The world's words (lexicon.json), read once and split into lists; common words stand in front and are drawn more often."""
+"""The world's words (lexicon.json), read once and split into lists.
+
+Common words stand in front and are drawn more often.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,9 @@ class Verb:
         entry, _, irregular = entry.partition("/")
         first, _, rest = entry.replace("-", " ").partition(" ")
         rest = " " + rest if rest else ""
-        self.base, self.third, self.past = first + rest, third(first) + rest, (irregular or past(first)) + rest
+        self.base = first + rest
+        self.third = third(first) + rest
+        self.past = (irregular or past(first)) + rest
 
 
 class VerbZh:
@@ -56,7 +61,9 @@ class Group:
     __slots__ = ("kind", "nouns", "acts")
 
     def __init__(self, kind: str, nouns: list[Any], acts: list[Any]) -> None:
-        self.kind, self.nouns, self.acts = kind, nouns, acts
+        self.kind = kind
+        self.nouns = nouns
+        self.acts = acts
 
 
 def plural(word: str) -> str:
@@ -81,9 +88,8 @@ def third(verb: str) -> str:
     return verb + "es" if verb.endswith("o") and not verb.endswith("oo") else plural(verb)
 
 
-_DOUBLED = re.compile(
-    r"(?:un|re)?[^aeiou]*(?:qu)?[aeiouy][^aeiouwxy]"
-)  # one short syllable: its last letter is written twice
+# Verbs of one short syllable, whose last letter is doubled.
+_DOUBLED = re.compile(r"(?:un|re)?[^aeiou]*(?:qu)?[aeiouy][^aeiouwxy]")
 
 
 def past(verb: str) -> str:
@@ -96,11 +102,15 @@ def past(verb: str) -> str:
         return verb + "d"
     if verb.endswith("y") and verb[-2] not in "aeiou":
         return verb[:-1] + "ied"
-    return verb + (verb[-1] if _DOUBLED.fullmatch(verb) else "") + "ed"
+    doubled = verb[-1] if _DOUBLED.fullmatch(verb) else ""
+    return f"{verb}{doubled}ed"
 
 
 def _split(value: Any) -> Any:
-    return {k: _split(v) for k, v in value.items()} if isinstance(value, dict) else value.split()
+    """Every string of a nested mapping, as a list of words."""
+    if isinstance(value, dict):
+        return {key: _split(inner) for key, inner in value.items()}
+    return value.split()
 
 
 def _mixed(*lists: list[Any]) -> list[Any]:
@@ -108,34 +118,49 @@ def _mixed(*lists: list[Any]) -> list[Any]:
     return [word for row in zip_longest(*lists) for word in row if word is not None]
 
 
+def _group(entry: dict[str, list[str]]) -> Group:
+    return Group(entry["kind"][0], [Noun(word) for word in entry["nouns"]], [Verb(word) for word in entry["acts"]])
+
+
+def _group_zh(entry: dict[str, list[str]]) -> Group:
+    return Group("", [NounZh(word) for word in entry["nouns"]], [VerbZh(word) for word in entry["acts"]])
+
+
+def _verbs(sign: str) -> dict[str, list[Any]]:
+    """The verbs of a gain or a loss by kind of noun; those for any noun are in every list."""
+    lists = {kind: [Verb(word) for word in words] for kind, words in LEXICON["verbs_en"][sign].items()}
+    return {kind: _mixed(lists["any"], verbs) for kind, verbs in lists.items() if kind != "any"}
+
+
 LEXICON: dict[str, Any] = _split(json.loads((Path(__file__).parent / "lexicon.json").read_text("utf8")))
-SHE, HE, NAMES_ZH = LEXICON["names_en"]["she"], LEXICON["names_en"]["he"], LEXICON["names_zh"]
-CONTAINERS = [Noun(w) for w in LEXICON["containers_en"]]
-ACTS = [
-    Group(g["kind"][0], [Noun(w) for w in g["nouns"]], [Verb(w) for w in g["acts"]])
-    for g in LEXICON["groups_en"].values()
-]
-HAVE = [group for group in ACTS if group.kind not in ("work", "people")]  # what one can have so many of
+SHE = LEXICON["names_en"]["she"]
+HE = LEXICON["names_en"]["he"]
+NAMES_ZH = LEXICON["names_zh"]
+CONTAINERS = [Noun(word) for word in LEXICON["containers_en"]]
+
+ACTS = [_group(entry) for entry in LEXICON["groups_en"].values()]
+ACTS_ZH = [_group_zh(entry) for entry in LEXICON["groups_zh"].values()]
+# What one can have a number of, who works, and what one buys.
+HAVE = [group for group in ACTS if group.kind not in ("work", "people")]
 PEOPLE = [group for group in ACTS if group.kind == "people"]
-GOODS = _mixed(*(group.nouns for group in HAVE if group.kind == "goods"))  # what one buys
-ACTS_ZH = [
-    Group("", [NounZh(w) for w in g["nouns"]], [VerbZh(w) for w in g["acts"]]) for g in LEXICON["groups_zh"].values()
-]
-_verbs = {
-    sign: {kind: [Verb(w) for w in words] for kind, words in kinds.items()}
-    for sign, kinds in LEXICON["verbs_en"].items()
-}
-GAIN = {kind: _mixed(_verbs["gain"]["any"], words) for kind, words in _verbs["gain"].items() if kind != "any"}
-LOSS = {kind: _mixed(_verbs["loss"]["any"], words) for kind, words in _verbs["loss"].items() if kind != "any"}
+GOODS = _mixed(*(group.nouns for group in HAVE if group.kind == "goods"))
+
+GAIN = _verbs("gain")
+LOSS = _verbs("loss")
 
 
 def common(rng: Random, words: list[Any]) -> Any:
-    """A draw that favours the front of the list: half the draws fall on its first eighth, and one in ten on its last third."""
+    """A draw that favours the front: half the draws fall on the first eighth, one in eight on the last third."""
     u = rng.random()
     return words[int(u * u * u * len(words))]
 
 
 def flatter(rng: Random, words: list[Any]) -> Any:
-    """A draw for long lists: one in seven as `common`, the others even, so that the rare words are met and the common ones stay so."""
+    """A draw for long lists: one in seven as `common`, the others even.
+
+    So the rare words are met at all, and the common ones stay common.
+    """
     u = rng.random()
-    return words[int((u * 7) ** 3 * len(words))] if u * 7 < 1 else words[int((u * 7 - 1) / 6 * len(words))]
+    if u * 7 < 1:
+        return words[int((u * 7) ** 3 * len(words))]
+    return words[int((u * 7 - 1) / 6 * len(words))]

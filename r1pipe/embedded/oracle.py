@@ -1,7 +1,7 @@
 """The world's oracle: it solves, rewrites and writes, where the paper has DeepSeek-V3 and people do so.
 
-It is no model: it knows a problem's steps from the row's `spec`. What it rewrites, though, it reads: a step that the thinking
-does not show is not put into a model's mouth, and thinking that it cannot follow gives None.
+It is not a model: it knows a problem's steps from the row's `spec`. But it reads what it rewrites: a step that the
+thinking does not show is not put into a model's mouth, and thinking that it cannot follow gives None.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from random import Random
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from r1pipe.embedded.documents import aside, worded
 from r1pipe.embedded.problem import HOLE, OTHER_LANGUAGE, Problem, in_language
@@ -20,11 +20,14 @@ from r1pipe.errors import InputError
 from r1pipe.text.response import join_response
 
 Quality = Literal["careful", "sloppy"]
-SHORT_LEVEL, P_SHORT = (
-    2,
-    0.95,
-)  # problems of at most so many steps, of up to four, are simple: this share of them gets only the last one
-P_ASIDE = 0.15  # written replies with a short thought; general replies mostly need none
+
+# Problems of at most SHORT_LEVEL steps, of up to four, are simple: P_SHORT of them get only their last step.
+SHORT_LEVEL = 2
+P_SHORT = 0.95
+
+# Written replies with a short thought; general replies mostly need none.
+P_ASIDE = 0.15
+
 _EQUATION = re.compile(r"-?\d+[-+*/]-?\d+=-?\d+")
 _NOISE = re.compile(r"[\s.,;:!?。，；：！？、]+")
 _REFLECTION = re.compile(r"\b(?:wait|check|again)\b|等等|检查|再看", re.I)
@@ -33,10 +36,10 @@ _CHECK = {"en": "Let me check: §.", "zh": "检查一下：§。"}
 
 
 def problem_of(row: Mapping[str, Any]) -> Problem:
-    """A row's problem.
+    """A row's problem, without its key.
 
     Raises:
-        InputError: the row is not one of the world's.
+        InputError: the row does not come from the world.
     """
     if not row.get("spec") or row.get("domain") is None:
         raise InputError(
@@ -56,18 +59,27 @@ def problem_of(row: Mapping[str, Any]) -> Problem:
 
 
 def solve(row: Mapping[str, Any]) -> tuple[str, str]:
-    """Correct thinking and the summary, both in the question's language."""
+    """Correct thinking and the summary, in the question's language."""
     problem = problem_of(row)
     if problem.domain not in THINK:
         raise InputError(f"a {problem.domain} request has no steps to solve", str(row.get("id", "")), "use write()")
     steps = THINK[problem.domain](problem.spec, problem.language)
     thought = walk(steps, Random(0), problem.language, SAME, closing=0.0)
-    return thought.text, summary(in_language(thought.value, problem.language), problem.domain, problem.language)
+    answer = in_language(thought.value, problem.language)
+    return thought.text, summary(answer, problem.domain, problem.language)
 
 
-def _steps(problem: Problem) -> list[tuple[dict[str, str], set[str]]]:
-    """The right steps: each as a sentence a language, and as what shows it in somebody's thinking."""
-    found = []
+class SolvedStep(NamedTuple):
+    """A right step."""
+
+    lines: dict[str, str]
+    """Language -> the step as a sentence, without its stop."""
+    marks: set[str]
+    """What shows the step in somebody's thinking: its sums, or else its bare sentences."""
+
+
+def _solved_steps(problem: Problem) -> list[SolvedStep]:
+    solved = []
     steps = THINK[problem.domain](problem.spec, problem.language)
     try:
         step = next(steps)
@@ -76,11 +88,11 @@ def _steps(problem: Problem) -> list[tuple[dict[str, str], set[str]]]:
                 "en": step.en.replace(HOLE, in_language(step.right, "en")),
                 "zh": step.zh.replace(HOLE, in_language(step.right, "zh")),
             }
-            sums = {m for m in _EQUATION.findall(lines["en"])}
-            found.append((lines, sums or {_bare(line) for line in lines.values()}))
+            sums = set(_EQUATION.findall(lines["en"]))
+            solved.append(SolvedStep(lines, sums or {_bare(line) for line in lines.values()}))
             step = steps.send(step.right)
     except StopIteration:
-        return found
+        return solved
 
 
 def _bare(text: str) -> str:
@@ -91,37 +103,52 @@ def _bare(text: str) -> str:
 def rewrite(row: Mapping[str, Any], thinking: str) -> tuple[str, str] | None:
     """The thinking as readable sentences in the question's language, and a summary; None where it cannot be followed.
 
-    It can be followed when it shows the last step, and at least two thirds of all steps, as they ought to be. Of a simple problem
-    (P_SHORT of those of at most two steps, the same ones each time) only the last step is asked, and kept. Where the writer stopped
-    to reflect, the rewriting keeps a check.
+    It can be followed when it shows the last step, and at least two thirds of all steps, as they ought to be. Of a
+    simple problem (P_SHORT of those of at most SHORT_LEVEL steps, the same ones each time) only the last step is
+    needed, and kept. Where the writer stopped to reflect, the rewriting keeps a check.
 
-    Like people, it tires: the last of several steps stays in the language it was written in. That leaves the language reward its work: RL makes
-    thinking longer and, without that reward, spreads what is mixed in it. Foreign words before the last step cost a small model accuracy (0.56
-    against 0.63), so that RL would give them up by itself.
+    Like people, it tires: the last of several steps stays in the language it was written in. That leaves the language
+    reward its work: RL makes thinking longer and, without that reward, spreads what is mixed in it. Foreign words
+    before the last step cost a small model accuracy (0.56 against 0.63), so that RL would give them up by itself.
     """
     problem = problem_of(row)
     if problem.domain not in THINK:
         return None
+    steps = _solved_steps(problem)
+    last = steps[-1]
     bare = _bare(thinking)
     sums = set(_EQUATION.findall(re.sub(r"\s", "", thinking)))
-    steps = _steps(problem)
-    shown = [bool(marks & sums) or any(mark in bare for mark in marks) for _, marks in steps]
+    shown = [bool(step.marks & sums) or any(mark in bare for mark in step.marks) for step in steps]
+
     simple = problem.level <= SHORT_LEVEL and Random(f"rewrite/{row.get('id')}").random() < P_SHORT
-    if not shown[-1] or (not simple and sum(shown) * 3 < 2 * len(shown)):
+    enough = simple or sum(shown) * 3 >= 2 * len(shown)
+    if not shown[-1] or not enough:
         return None
-    chosen, last = steps[-1:] if simple else steps, steps[-1][0]
-    tongue, other = problem.language, OTHER_LANGUAGE[problem.language]
-    tongues = [tongue] * len(chosen)
-    if not simple and _bare(last[other]) in bare and _bare(last[tongue]) not in bare:
-        tongues[-1] = other
-    lines = [(at, said[at] + _STOP[at]) for at, (said, _) in zip(tongues, chosen, strict=True)]
-    lines[0] = (tongues[0], (QUICK if simple else STEPS)[tongues[0]] + lines[0][1])
+
+    language = problem.language
+    other = OTHER_LANGUAGE[language]
+    kept = [last] if simple else steps
+    languages = [language] * len(kept)
+    last_is_foreign = _bare(last.lines[other]) in bare and _bare(last.lines[language]) not in bare
+    if not simple and last_is_foreign:
+        languages[-1] = other
+
+    lines = [(tongue, step.lines[tongue] + _STOP[tongue]) for tongue, step in zip(languages, kept, strict=True)]
+    opening = QUICK if simple else STEPS
+    first_language, first = lines[0]
+    lines[0] = (first_language, opening[first_language] + first)
     if _REFLECTION.search(thinking) and not simple:
-        check = next((mark for _, marks in reversed(steps) for mark in marks if _EQUATION.fullmatch(mark)), None)
-        lines.append(
-            (tongue, _CHECK[tongue].replace("§", check) if check else WAIT[tongue] + last[tongue] + _STOP[tongue])
-        )
+        lines.append((language, _check(steps, language)))
     return join(lines), solve(row)[1]
+
+
+def _check(steps: list[SolvedStep], language: str) -> str:
+    """A sentence that checks the last sum; without any sum, one that says the last step once more."""
+    marks = [mark for step in reversed(steps) for mark in step.marks]
+    last_sum = next((mark for mark in marks if _EQUATION.fullmatch(mark)), None)
+    if last_sum is not None:
+        return _CHECK[language].replace("§", last_sum)
+    return WAIT[language] + steps[-1].lines[language] + _STOP[language]
 
 
 def write(row: Mapping[str, Any], rng: Random, quality: Quality, refuse: bool | None = None) -> str:
@@ -134,14 +161,15 @@ def write(row: Mapping[str, Any], rng: Random, quality: Quality, refuse: bool | 
         refuse: whether to decline; by default a careful writer declines what is harmful, and nobody anything else.
     """
     problem = problem_of(row)
-    careful = quality == "careful"
     if problem.domain in THINK:
         return join_response(*solve(row))
+    careful = quality == "careful"
     if refuse is None:
         refuse = problem.domain == "harmful" and careful
     if refuse and problem.domain == "general":
         raise InputError("a general request is not refused", str(row.get("id", "")), "leave `refuse` to the oracle")
-    return join_response(aside(problem, rng) if rng.random() < P_ASIDE else "", worded(problem, rng, careful, refuse))
+    thinking = aside(problem, rng) if rng.random() < P_ASIDE else ""
+    return join_response(thinking, worded(problem, rng, careful, refuse))
 
 
 class Oracle:

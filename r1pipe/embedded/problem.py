@@ -1,12 +1,12 @@
 """What every kind of problem of the small world has in common: its identity, its split, and its solution as steps.
 
-A problem is drawn from a seeded generator by one of the domain modules. Its `spec` (a JSON list) says everything the oracle
-needs; its `key` is the canonical form, free of names, nouns and phrasing where those do not matter, whose hash decides the
+A problem is drawn by one of the domain modules. Its `spec` (a JSON list) says everything that the oracle needs. Its
+`key` is the canonical form, free of names, nouns and phrasing where those do not matter; the key's hash decides the
 split, so that documents, train, dev and heldout never share a problem.
 
 A solution is a generator of steps. Each step is a line in English and one in Chinese with a hole for a value, the right
-value and the wrong ones somebody might write; the walker sends back the value that was written, and the next steps go on
-from there. One generator therefore gives correct, mistaken and mixed-language thinking (trace.py).
+value, and wrong ones that somebody might write. The walker sends back the value that was written, and the next steps go
+on from there. One generator therefore gives correct, mistaken and mixed-language thinking (trace.py).
 """
 
 from __future__ import annotations
@@ -19,14 +19,17 @@ from typing import Any, NamedTuple
 LANGUAGES = ("en", "zh")
 OTHER_LANGUAGE = {"en": "zh", "zh": "en"}
 SPLITS = ("documents", "train", "dev", "heldout")
+
+# Where the value goes in a step's line. No word and no formula of the world has this character.
 HOLE = "§"
 
-# share of the problems' hash space, in percent: reasoning has spaces of 10^5 and more, so its held-out parts can be thin;
-# requests are combinations of a few thousand, so theirs must be thicker (our choice)
+# Shares of the problems' hash space, in percent (our choice). Reasoning has 10^5 problems and more, so its held-out
+# parts can be thin; requests are combinations of a few thousand, so theirs must be thicker.
 REASONING_SHARES = {"documents": 78, "train": 12, "dev": 4, "heldout": 6}
 GENERAL_SHARES = {"documents": 40, "train": 30, "dev": 10, "heldout": 20}
 
-Value = int | str | tuple[str, str]  # a number; a word; a word as (English, Chinese)
+# A number, a word, or a word as (English, Chinese).
+Value = int | str | tuple[str, str]
 
 
 class Step(NamedTuple):
@@ -35,7 +38,8 @@ class Step(NamedTuple):
     en: str
     zh: str
     right: Value
-    wrong: Sequence[Value] | None = None  # None: the near misses of a number
+    wrong: Sequence[Value] | None = None
+    """Values to mistake it for; None = near misses of a number."""
 
 
 Steps = Generator[Step, Any, Value]
@@ -46,16 +50,20 @@ class Problem(NamedTuple):
 
     domain: str
     language: str
-    spec: list[Any]  # JSON; spec[0] is the kind within the domain
-    key: str  # canonical; equal keys are the same problem, in whatever words or language
+    spec: list[Any]
+    """JSON; spec[0] is the sort within the domain."""
+    key: str
+    """Equal keys are the same problem, in whatever words or language."""
     prompt: str
     answer: str | None
-    level: int  # reasoning steps needed; 0 where nothing is to be reasoned
+    level: int
+    """Reasoning steps needed; 0 where there is nothing to reason."""
 
 
 def bucket(key: str) -> int:
-    """0-99, from the problem's identity alone."""
-    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=4).digest(), "little") % 100
+    """A number from 0 to 99 that depends on the problem's key alone."""
+    digest = hashlib.blake2b(key.encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "little") % 100
 
 
 def split_of(key: str, shares: dict[str, int]) -> str:
@@ -71,7 +79,8 @@ def split_of(key: str, shares: dict[str, int]) -> str:
 def identity(problem: Problem) -> str:
     """A short stable id: domain, language, and a hash of the canonical problem and its wording."""
     text = json.dumps([problem.key, problem.prompt], ensure_ascii=False)
-    return f"{problem.domain}-{problem.language}-{hashlib.blake2b(text.encode(), digest_size=6).hexdigest()}"
+    digest = hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+    return f"{problem.domain}-{problem.language}-{digest}"
 
 
 def in_language(value: Value, language: str) -> str:

@@ -1,7 +1,7 @@
 """code: short Python functions of one argument, built from two or three operations, checked by running asserts.
 
-Three families: numbers (x), lists of numbers (a), strings (s). An operation rewrites the expression so far; a step of the
-thinking names the operation and shows the expression after it, so a mistaken operation stays in the final function.
+Three families: numbers (x), lists of numbers (a), strings (s). An operation rewrites the expression so far; a step of
+the thinking names the operation and shows the expression after it, so a mistaken operation stays in the final function.
 """
 
 from __future__ import annotations
@@ -14,17 +14,23 @@ from r1pipe.embedded.problem import Problem, Step, Steps
 
 
 class Op(NamedTuple):
-    """One operation: how the task says it, how a step says it, the expression, and what it is often confused with."""
+    """One operation: how the task says it, how a step says it, the expression, and what it is often confused with.
 
-    en: tuple[str, ...]  # {c} is its constant; third person, after 'that'
+    In the texts {e} is the expression so far, {c} the operation's constant, {t} the same as text, and {p} the `part`.
+    """
+
+    en: tuple[str, ...]
+    """Wordings in a task, in the third person, after 'that'."""
     zh: tuple[str, ...]
     say: tuple[str, str]
-    code: str  # {e} is the expression so far, {c} the constant
-    twin: str  # a plausible wrong expression
-    part: str = (
-        ""  # for a comprehension: the condition or term that {p} stands for in `code`; `twin` is then its confusion
-    )
-    loose: bool = False  # result binds weaker than '*': brackets before the next operation
+    """What a step calls it, in English and in Chinese."""
+    code: str
+    twin: str
+    """A plausible wrong expression; of an operation with a `part`, a wrong part."""
+    part: str = ""
+    """Of a comprehension: its condition or term, which is all that a step shows."""
+    loose: bool = False
+    """The result binds weaker than '*', so it gets brackets before the next operation."""
 
 
 NUMBER = {
@@ -234,11 +240,14 @@ COUNT = {
     ),
 }
 OPS = {**NUMBER, **KEEP, **CLOSE, **STRING, **COUNT}
+
+# The list so far, in the call that closes a list's operations.
 CALL_ON_B = re.compile(r"\bb\b")
 VARIABLE = {"number": "x", "list": "a", "string": "s"}
 NAMES = ("f", "g", "h", "solve", "calc", "run", "work", "apply")
+
+# {f} is the function's name, {v} its argument, {t} the task.
 ASK_EN = (
-    "Write {f}({v}) that § {v}: {t}.",
     "Write a function {f}({v}) that {t}.",
     "Define {f}({v}): it {t}.",
     "Code {f}({v}) in Python. It {t}.",
@@ -260,76 +269,85 @@ INPUTS: dict[str, list[Any]] = {
 
 
 def _constant(rng: Random, op: str) -> str | int:
+    """An operation's constant; 0 where it has none."""
     if op in ("append", "prepend", "count"):
         return rng.choice("abcdehklmnorstxyz")
-    if op in ("mod", "div", "repeat", "first", "skip", "head", "tail"):
-        return rng.randint(2, 9 if op in ("mod", "div") else 4)
-    return (
-        rng.randint(2, 9)
-        if op in ("mul", "scale")
-        else 0
-        if op in ("square", "even", "odd", "upper", "lower", "reverse", *CLOSE, "length")
-        else rng.randint(2, 30)
-    )
+    if op in ("repeat", "first", "skip", "head", "tail"):
+        return rng.randint(2, 4)
+    if op in ("mod", "div", "mul", "scale"):
+        return rng.randint(2, 9)
+    if op in ("square", "even", "odd", "upper", "lower", "reverse", *CLOSE, "length"):
+        return 0
+    return rng.randint(2, 30)
 
 
 def draw(rng: Random, language: str) -> Problem:
     """One programming task."""
     family = rng.choices(("number", "list", "string"), (50, 28, 22))[0]
-    if family == "number":
-        names = rng.sample(list(NUMBER), rng.choices((2, 3), (78, 22))[0])
-    elif family == "list":
-        names = [rng.choice(list(KEEP))] + [rng.choice(list(CLOSE))]
-        if rng.random() < 0.25:  # a slice before: two comprehensions in one another would be too long
-            names.insert(0, rng.choice(("first", "skip")))
-    else:
-        names = rng.sample(list(STRING), 2) + ([rng.choice(list(COUNT))] if rng.random() < 0.25 else [])
+    names = _operations(rng, family)
     ops = [[name, _constant(rng, name)] for name in names]
-    name, variable = rng.choice(NAMES), VARIABLE[family]
+    name = rng.choice(NAMES)
+    variable = VARIABLE[family]
     zh = language == "zh"
-    said = [_fill(rng.choice(OPS[op].zh if zh else OPS[op].en), c) for op, c in ops]
+
+    parts = [_fill(rng.choice(OPS[op].zh if zh else OPS[op].en), constant) for op, constant in ops]
     if zh:
-        task = "，再".join(said) if rng.random() < 0.5 else "先" + "，然后".join(said)
-        prompt = rng.choice(ASK_ZH).format(f=name, v=variable, t=task)
+        task = "，再".join(parts) if rng.random() < 0.5 else "先" + "，然后".join(parts)
+        wording = rng.choice(ASK_ZH)
     else:
-        task = ", ".join(said[:-1]) + rng.choice((" and ", ", then ", " and then ")) + said[-1]
-        prompt = rng.choice(ASK_EN[1:]).format(f=name, v=variable, t=task)
-    spec = [family, name, ops]
+        task = ", ".join(parts[:-1]) + rng.choice((" and ", ", then ", " and then ")) + parts[-1]
+        wording = rng.choice(ASK_EN)
     return Problem(
         "code",
         language,
-        spec,
+        [family, name, ops],
         f"code|{family}|{ops}",
-        prompt,
+        wording.format(f=name, v=variable, t=task),
         function(name, variable, _expression(family, ops)),
         len(ops),
     )
 
 
+def _operations(rng: Random, family: str) -> list[str]:
+    """The names of two or three operations that can follow each other."""
+    if family == "number":
+        return rng.sample(list(NUMBER), rng.choices((2, 3), (78, 22))[0])
+    if family == "list":
+        names = [rng.choice(list(KEEP)), rng.choice(list(CLOSE))]
+        # The third is a slice: two comprehensions in one another would be too long.
+        if rng.random() < 0.25:
+            names.insert(0, rng.choice(("first", "skip")))
+        return names
+    names = rng.sample(list(STRING), 2)
+    if rng.random() < 0.25:
+        names.append(rng.choice(list(COUNT)))
+    return names
+
+
 def _fill(text: str, constant: str | int, expression: str = "", part: str = "") -> str:
-    return (
-        text.replace("{p}", part).replace("{e}", expression).replace("{c}", str(constant)).replace("{t}", str(constant))
-    )
+    # `part` holds slots itself, so it goes first.
+    text = text.replace("{p}", part)
+    return text.replace("{e}", expression).replace("{c}", str(constant)).replace("{t}", str(constant))
 
 
 def _wrap(op: Op, expression: str, previous: str | None) -> str:
     """Brackets around an expression that binds weaker than the operation that follows."""
-    if previous is not None and op.code.startswith("{e}"):
-        weak = (
-            OPS[previous].loose
-            and not op.loose
-            or previous in ("mul", "mod", "div", "square")
-            and op.code == "{e}**2"
-            or previous == "repeat"
-        )
-        return f"({expression})" if weak else expression
+    if previous is None or not op.code.startswith("{e}"):
+        return expression
+    sum_in_product = OPS[previous].loose and not op.loose
+    power_of_product = previous in ("mul", "mod", "div", "square") and op.code == "{e}**2"
+    if sum_in_product or power_of_product or previous == "repeat":
+        return f"({expression})"
     return expression
 
 
 def _expression(family: str, ops: list[list]) -> str:
-    expression, previous = VARIABLE[family], None
+    """The right expression."""
+    expression = VARIABLE[family]
+    previous = None
     for name, constant in ops:
-        expression = _fill(OPS[name].code, constant, _wrap(OPS[name], expression, previous), OPS[name].part)
+        op = OPS[name]
+        expression = _fill(op.code, constant, _wrap(op, expression, previous), op.part)
         previous = name
     return expression
 
@@ -342,24 +360,29 @@ def function(name: str, variable: str, expression: str) -> str:
 def think(spec: list, language: str) -> Steps:
     """One step an operation: 'Add: x+3.'
 
-    The value is the expression so far; for a list only what is new: the condition or term of a comprehension, and at the last
-    step the call on the list so far (b). The whole is put together in the answer.
+    The value is the expression so far; for a list only what is new: the condition or term of a comprehension, and at
+    the last step the call on the list so far (b). The whole is put together in the answer.
     """
     family, name, ops = spec
-    expression, previous = VARIABLE[family], None
+    expression = VARIABLE[family]
+    previous = None
     for op_name, constant in ops:
         op = OPS[op_name]
         last = op_name in CLOSE
         inner = "b" if last else _wrap(op, expression, previous)
         code = op.part or op.code
+        right = _fill(code, constant, inner)
         wrong = [_fill(op.twin, constant, inner)]
         if isinstance(constant, int) and constant:
             wrong.append(_fill(code, constant + 1, inner))
-        value = yield Step(f"{op.say[0]}: §", f"{op.say[1]}：§", _fill(code, constant, inner), wrong)
+
+        en, zh = op.say
+        value = yield Step(f"{en}: §", f"{zh}：§", right, wrong)
         if op.part:
             expression = _fill(op.code, constant, inner, value)
         elif last:
-            expression = CALL_ON_B.sub(lambda _, e=expression: e, value)
+            # A function, since a text in its place would have its backslashes read.
+            expression = CALL_ON_B.sub(lambda _, whole=expression: whole, value)
         else:
             expression = value
         previous = op_name
@@ -367,14 +390,16 @@ def think(spec: list, language: str) -> Steps:
 
 
 def tests(spec: list) -> dict[str, Any]:
-    """Asserts on fixed inputs, expected values from the right expression. Runs only code that this module composed."""
+    """Asserts on fixed inputs; the expected values are those of the right expression."""
     family, name, ops = spec
+    # What is run here was composed by this module and is not a model's.
     scope: dict[str, Any] = {}
-    exec(function(name, VARIABLE[family], _expression(family, ops)), scope)  # noqa: S102 - ours, not a model's
-    # one line of Python is done in microseconds: a second of CPU time ends an endless loop before it costs a training step anything
+    exec(function(name, VARIABLE[family], _expression(family, ops)), scope)  # noqa: S102
+    run = scope[name]
     return {
         "kind": "asserts",
+        # In seconds of CPU time. One line of Python takes microseconds, so this only ends endless loops.
         "timeout": 1,
         "setup": "",
-        "asserts": [f"assert {name}({value!r}) == {scope[name](value)!r}" for value in INPUTS[family]],
+        "asserts": [f"assert {name}({value!r}) == {run(value)!r}" for value in INPUTS[family]],
     }

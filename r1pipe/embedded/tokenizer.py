@@ -2,7 +2,8 @@
 
 transformers picks the tokenizer class by config.json's model_type, and Qwen2's class puts its own pre-tokenizer into
 whatever it loads; training with exactly that one is what makes `AutoTokenizer.from_pretrained` give the same tokenizer
-beside a Qwen2 model. Digits are single. Every text round-trips, as bytes if need be (after Unicode NFC, as in Qwen2).
+beside a Qwen2 model. Each digit is a token. Every text round-trips, as bytes if need be (after Unicode NFC, as in
+Qwen2).
 """
 
 from __future__ import annotations
@@ -18,8 +19,13 @@ from r1pipe.text.response import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_O
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-VOCAB_SIZE = 2000  # entries in all, special and added ones included
-DOCUMENTS = 60_000  # that it is trained on
+# Entries in all, special and added ones included.
+VOCAB_SIZE = 2000
+
+# Documents that it is trained on. The mixture prefers words over sums, which need few entries.
+DOCUMENTS = 60_000
+
+# Narrower pieces than Qwen2's, so that no entry is spent on punctuation glued to a Chinese phrase.
 PIECES = r"[ !-/:-@\[-`{-~]?[A-Za-z]+|\p{Han}+|\p{N}|[^\s\p{L}\p{N}]+|\s+"
 MIXTURE = Habits(
     mixture={
@@ -32,24 +38,33 @@ MIXTURE = Habits(
         "harmful": 0.05,
         "lookalike": 0.05,
     }
-)  # words over sums
+)
+
 PAD = "<|pad|>"
 SPECIAL = (PAD, END, USER, ASSISTANT)
-TAGS = (THINK_OPEN, THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE)  # ordinary: decoding for the rewards skips special tokens
+
+# Not special tokens: decoding for the rewards leaves those out.
+TAGS = (THINK_OPEN, THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE)
 CHAT_TEMPLATE = (
-    "{% for message in messages %}{% if message['role'] == 'assistant' %}<|assistant|>{% generation %}{{ message['content'] + '<|end|>' }}{% endgeneration %}"
-    "{% else %}<|user|>{{ message['content'] }}{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    "{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}"
+    "<|assistant|>{% generation %}{{ message['content'] + '<|end|>' }}{% endgeneration %}"
+    "{% else %}<|user|>{{ message['content'] }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
 
 def build_tokenizer(folder: Path, vocab_size: int = VOCAB_SIZE, count: int = DOCUMENTS) -> PreTrainedTokenizerBase:
-    """Train the tokenizer and save it as `folder`'s tokenizer.json, tokenizer_config.json and chat_template.jinja. Deterministic."""
+    """Train the tokenizer and save it as a folder's tokenizer.json, tokenizer_config.json and chat_template.jinja.
+
+    The same arguments give the same files.
+    """
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import Qwen2Tokenizer
 
     raw = Tokenizer(models.BPE())
     raw.normalizer = normalizers.NFC()
-    # narrower pieces than Qwen2's, so that no entry is spent on punctuation glued to a Chinese phrase
     raw.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(PIECES), "isolated"),
@@ -68,7 +83,8 @@ def build_tokenizer(folder: Path, vocab_size: int = VOCAB_SIZE, count: int = DOC
     raw.train_from_iterator(_pieces(count, markers), trainer)
     state = json.loads(raw.to_str())["model"]
     merges: Any = [tuple(merge) for merge in state["merges"]]
-    # Qwen2's class adds what its config names as special tokens after the vocabulary; markers get the first free ids in a fixed order
+    # Qwen2's class adds what its config names as special tokens after the vocabulary, so markers get the first free ids
+    # in a fixed order.
     tokenizer = Qwen2Tokenizer(
         vocab=state["vocab"],
         merges=merges,
@@ -88,12 +104,15 @@ def build_tokenizer(folder: Path, vocab_size: int = VOCAB_SIZE, count: int = DOC
 
 
 def _pieces(count: int, markers: list[str]) -> Iterator[str]:
-    """What merges are learned from: documents without their markers, then every Chinese character often enough to become one entry."""
+    """What merges are learned from: documents without their markers, then each Chinese character on its own.
+
+    The characters are repeated often enough for each to become one entry.
+    """
     characters: set[str] = set()
     for text in documents(count, seed=17, habits=MIXTURE):
         for marker in markers:
             text = text.replace(marker, "\n")
         yield text
-        characters.update(c for c in text if c > "\u2e80")
-    for c in sorted(characters):
-        yield f"{c} " * (count // 100)
+        characters.update(character for character in text if character > "\u2e80")
+    for character in sorted(characters):
+        yield f"{character} " * (count // 100)

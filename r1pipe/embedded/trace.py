@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from random import Random
 from typing import NamedTuple
 
@@ -12,21 +13,30 @@ CLOSINGS = {
     "en": ("So the answer is §.", "So it is §.", "The answer is §.", "That gives §.", "The result is §."),
     "zh": ("所以答案是§。", "所以是§。", "答案是§。", "结果是§。", "得到§。"),
 }
-STEPS, QUICK = (
-    {"en": "Steps: ", "zh": "分步："},
-    {"en": "Quick: ", "zh": "直接："},
-)  # how thinking starts: what it will show, said first
+
+# How thinking starts: it says first whether it will show all steps or the last one only.
+STEPS = {"en": "Steps: ", "zh": "分步："}
+QUICK = {"en": "Quick: ", "zh": "直接："}
 WAIT = {"en": "Wait, ", "zh": "等等，"}
-EQUATION = re.compile(r"^[^\d(=]*([\d(][^=]*=.*)$")  # the sum without the words before it
-SAME, OTHER, MIXED = "same", "other", "mixed"
+
+# A line with a sum; the group is the sum without the words before it.
+EQUATION = re.compile(r"^[^\d(=]*([\d(][^=]*=.*)$")
+
+# Which languages thinking uses: the question's, the other one, or both by turns.
+SAME = "same"
+OTHER = "other"
+MIXED = "mixed"
 
 
 class Walk(NamedTuple):
     """Thinking and where it leads."""
 
-    lines: list[tuple[str, str]]  # language, sentence with its stop
-    value: Value  # what the last step left, right or wrong
-    slips: int  # mistakes that were not corrected
+    lines: list[tuple[str, str]]
+    """Language, and a sentence with its stop."""
+    value: Value
+    """What the last step gave, right or wrong."""
+    slips: int
+    """Mistakes that were not corrected."""
 
     @property
     def text(self) -> str:
@@ -52,12 +62,12 @@ def near_miss(rng: Random, value: int) -> int:
     return wrong if wrong >= 0 else value + 1
 
 
-def misread(rng: Random, right: Value, wrong: object) -> Value:
+def misread(rng: Random, right: Value, wrong: Sequence[Value] | None) -> Value:
     """Another value than the right one; the right one only where no other is given."""
     if wrong is None:
         assert isinstance(right, int)
         return near_miss(rng, right)
-    others = [v for v in wrong if v != right]  # type: ignore[attr-defined]
+    others = [value for value in wrong if value != right]
     return rng.choice(others) if others else right
 
 
@@ -66,6 +76,7 @@ def walk(
     rng: Random,
     language: str,
     mode: str = SAME,
+    *,
     slip: float = 0.0,
     wait: float = 0.0,
     closing: float = 0.6,
@@ -75,32 +86,34 @@ def walk(
 
     Args:
         steps: the domain's generator.
-        language: of the question; `mode` says whether the thinking keeps to it, uses the other one, or mixes.
+        rng: draws mistakes and words.
+        language: of the question.
+        mode: whether the thinking keeps to that language (SAME), uses the other one (OTHER), or takes turns (MIXED).
         slip: probability that a step is wrong; the value goes on wrong, so the answer is wrong.
         wait: probability that a step is first written wrong, noticed and put right.
         closing: probability of a last sentence that names the answer.
-        hasty: only the last step is written; the steps before it are done in the head. Thinking starts by saying which it will be.
+        hasty: only the last step is written; the steps before it are done in the head.
     """
     other = OTHER_LANGUAGE[language]
+    opening = QUICK if hasty else STEPS
     lines: list[tuple[str, str]] = []
     slips = 0
     random = rng.random
-    start = random() < 0.5
+    other_first = random() < 0.5
+    tongue = other if mode == OTHER else language
+
     try:
         step = next(steps)
         while True:
-            tongue = (
-                language
-                if mode == SAME
-                else other
-                if mode == OTHER
-                else (other if start ^ (len(lines) % 2 == 1) else language)
-            )
+            if mode == MIXED:
+                turn = other_first != (len(lines) % 2 == 1)
+                tongue = other if turn else language
             if hasty:
                 lines.clear()
             template, stop = (step.en, ".") if tongue == "en" else (step.zh, "。")
             if not lines:
-                template = (QUICK if hasty else STEPS)[tongue] + template
+                template = opening[tongue] + template
+
             value = step.right
             if slip and random() < slip:
                 value = misread(rng, step.right, step.wrong)
@@ -109,12 +122,15 @@ def walk(
                 wrong = misread(rng, step.right, step.wrong)
                 if wrong != step.right:
                     lines.append((tongue, template.replace(HOLE, in_language(wrong, tongue)) + stop))
+                    # Put right is the sum alone, without the words before it.
                     template = WAIT[tongue] + EQUATION.sub(r"\1", template)
             lines.append((tongue, template.replace(HOLE, in_language(value, tongue)) + stop))
             step = steps.send(value)
     except StopIteration as end:
         value = end.value
+
     if closing and random() < closing:
-        tongue = language if mode == SAME else other if mode == OTHER else (other if random() < 0.5 else language)
+        if mode == MIXED:
+            tongue = other if random() < 0.5 else language
         lines.append((tongue, rng.choice(CLOSINGS[tongue]).replace(HOLE, in_language(value, tongue))))
     return Walk(lines, value, slips)
