@@ -69,14 +69,14 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     heldout = read_rows(inputs.heldout.path, Prompts) if inputs.heldout else []
     models = {name: Scorer(getattr(inputs, port).path) for name, port in MODEL_PORTS.items()}
     return train_grpo(
-        inputs.model.path,
-        prompts,
-        heldout,
-        config.grpo,
-        config.template,
-        outputs.checkpoint.path,
-        here,
-        config.seed,
-        models,
-        config.audit,
+        checkpoint=inputs.model.path,
+        prompts=prompts,
+        heldout=heldout,
+        params=config.grpo,
+        template=config.template,
+        out=outputs.checkpoint.path,
+        here=here,
+        seed=config.seed,
+        models=models,
+        audit=config.audit,
     )

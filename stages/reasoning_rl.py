@@ -50,13 +50,13 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     prompts = {"prompts": read_rows(inputs.prompts.path, Prompts)}
     heldout = read_rows(inputs.heldout.path, Prompts) if inputs.heldout else []
     return train_grpo(
-        inputs.model.path,
-        prompts,
-        heldout,
-        config.grpo,
-        config.template,
-        outputs.checkpoint.path,
-        here,
-        config.seed,
+        checkpoint=inputs.model.path,
+        prompts=prompts,
+        heldout=heldout,
+        params=config.grpo,
+        template=config.template,
+        out=outputs.checkpoint.path,
+        here=here,
+        seed=config.seed,
         audit=config.audit,
     )

@@ -27,13 +27,24 @@ def grpo_params(phase: Phase, **changes: Any) -> GRPOParams:
     return GRPOParams(**{**fields, **changes})
 
 
+def judged_rewards(trainer: Any, texts: list[str], lengths: list[int]) -> Any:
+    """The rewards, (B, R), of responses of these lengths to the first row, as TRL gets them."""
+    from r1pipe.training.grpo.rollout import OldLogProbs, Rollout
+
+    rollout = Rollout([{"row": 0}] * len(texts), trainer.phase, OldLogProbs.RECOMPUTE)
+    rollout.completions = texts
+    rollout.completion_ids = [[1] * length for length in lengths]
+    with trainer._making(rollout):
+        return trainer._calculate_rewards(rollout.examples, ["p"] * len(texts), texts, rollout.completion_ids)
+
+
 def grpo_trainer(params: GRPOParams, checkpoint: Path, here: Here, **more: Any) -> Any:
     from datasets import Dataset
     from trl import GRPOConfig
 
     from r1pipe.models.loading import load_model, load_tokenizer
+    from r1pipe.training.grpo.arguments import grpo_arguments, token_microbatches
     from r1pipe.training.grpo.grpo_trainer import R1GRPOTrainer
-    from r1pipe.training.grpo.grpo_training import grpo_arguments, token_microbatches
 
     if params.bf16 == "auto":
         params = params.model_copy(update={"bf16": False})

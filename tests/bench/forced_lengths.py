@@ -53,9 +53,9 @@ def force_lengths(trainer: Any, lengths: Any) -> None:
         trainer.vllm_generation.llm.generate = forced
         return
     if type(trainer).__name__ == "R1GRPOTrainer":
-        from r1pipe.training.grpo import drawing as grpo_rollout
+        from r1pipe.training.grpo import sampling
 
-        plain = grpo_rollout.decode
+        plain = sampling.decode
         ends: list[Ends] = []
 
         def decode(model: Any, prompt_ids: Any, **more: Any) -> Any:
@@ -65,7 +65,7 @@ def force_lengths(trainer: Any, lengths: Any) -> None:
                 ends.append(Ends(lengths(), more["eos_ids"], model.device))
             return plain(model, prompt_ids, **more, adjust=ends[0].apply)
 
-        grpo_rollout.decode = decode
+        sampling.decode = decode
         return
     model = trainer.model
     plain_generate = model.generate

@@ -52,7 +52,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     from r1pipe.models.loading import load_tokenizer
     from r1pipe.schema import GRPOParams, Phase, RewardSpec
     from r1pipe.training.callbacks import Heldout
-    from r1pipe.training.grpo.grpo_training import _make_trainer
+    from r1pipe.training.grpo.grpo_training import make_trainer
 
     shape = RUN.shape = Shape(**config.shape)
     assert shape.rows % here.world_size == 0 and shape.rows // here.world_size % shape.group == 0, (
@@ -83,10 +83,16 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
         {"id": str(i), "prompt": text, "domain": "math", "language": "en"}
         for i, text in enumerate(shape.texts(warm + config.steps))
     ]
-    tokenizer = load_tokenizer(inputs.model.path)
-    nobody = Heldout([], [], here, params)
-    trainer, _ = _make_trainer(
-        inputs.model.path, rows, params, "{prompt}", tokenizer, nobody, here, 0, None, {"prompts": rows}
+    trainer, _ = make_trainer(
+        checkpoint=inputs.model.path,
+        rows=rows,
+        prompts={"prompts": rows},
+        params=params,
+        template="{prompt}",
+        tokenizer=load_tokenizer(inputs.model.path),
+        watch=Heldout([], [], here, params),
+        here=here,
+        seed=0,
     )
     timing = Timing(trainer, warm, budget=1e9)
     force_lengths(trainer, lambda: shape.lengths(RUN.rollout)[share])
@@ -109,6 +115,6 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
         shape=asdict(shape),
         trained_s=round(time.monotonic() - began, 2),
         peak_gib=round(peak, 2),
-        microbatch_tokens=trainer.microbatch_tokens,
+        microbatch_tokens=trainer.pack_budget.tokens,
     )
     return {"updates": len(timing.steps)}

@@ -151,7 +151,7 @@ def ours(shape: Shape, checkpoint: Path, work: Path, steps: int, rollout: str) -
     from r1pipe.models.loading import load_tokenizer
     from r1pipe.schema import GRPOParams, Phase, RewardSpec
     from r1pipe.training.callbacks import Heldout
-    from r1pipe.training.grpo.grpo_training import _make_trainer
+    from r1pipe.training.grpo.grpo_training import make_trainer
 
     (work / "r1pipe").mkdir(parents=True, exist_ok=True)
     here = Here("bench", work / "r1pipe", work / "metrics.jsonl", work / "progress.jsonl")
@@ -181,8 +181,16 @@ def ours(shape: Shape, checkpoint: Path, work: Path, steps: int, rollout: str) -
         {"id": str(i), "prompt": text, "domain": "math", "language": "en"} for i, text in enumerate(shape.texts(steps))
     ]
     tokenizer = load_tokenizer(checkpoint)
-    trainer, _ = _make_trainer(
-        checkpoint, rows, params, "{prompt}", tokenizer, Heldout([], [], here, params), here, 0, None, {"prompts": rows}
+    trainer, _ = make_trainer(
+        checkpoint=checkpoint,
+        rows=rows,
+        prompts={"prompts": rows},
+        params=params,
+        template="{prompt}",
+        tokenizer=tokenizer,
+        watch=Heldout([], [], here, params),
+        here=here,
+        seed=0,
     )
     return trainer
 
@@ -217,7 +225,9 @@ def run_side(
         torch.cuda.reset_peak_memory_stats()
     trainer.train()
     peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
-    more = {"microbatch_tokens": trainer.microbatch_tokens, "packed": trainer.packed} if name == "r1pipe" else {}
+    more = {}
+    if name == "r1pipe":
+        more = {"microbatch_tokens": trainer.pack_budget.tokens, "packed": trainer.log_probs.packed}
     return {
         "side": side,
         "warm_up": timing.steps[:warm],

@@ -261,7 +261,7 @@ def test_grpo_config_of_the_paper(
     """TRL's defaults are not R1's, so each value is looked at where TRL reads it."""
     from trl import GRPOConfig
 
-    from r1pipe.training.grpo.grpo_training import grpo_arguments
+    from r1pipe.training.grpo.arguments import grpo_arguments
 
     params = paper.stages[stage].config.grpo  # type: ignore[attr-defined]
     here.world_size = ranks

@@ -212,13 +212,24 @@ def test_rl_does_not_start_on_what_is_not_fit(tiny_checkpoint, here, tmp_path) -
         phases=[Phase(steps=1, max_tokens=4, rewards=R1)],
     )
     (tmp_path / "out").mkdir()
-    arguments = ([], params, "chat", tmp_path / "out", here, 0)
-    with pytest.raises(GateError):
+
+    def train(rows):
         train_grpo(
-            tiny_checkpoint, {"prompts": [{**row, "answer": "{"} for row in math()]}, *arguments, audit=AuditParams()
+            checkpoint=tiny_checkpoint,
+            prompts={"prompts": rows},
+            heldout=[],
+            params=params,
+            template="chat",
+            out=tmp_path / "out",
+            here=here,
+            seed=0,
+            audit=AuditParams(),
         )
+
+    with pytest.raises(GateError):
+        train([{**row, "answer": "{"} for row in math()])
     assert not here.metrics_path.exists() and not list(here.workdir.iterdir())
-    train_grpo(tiny_checkpoint, {"prompts": math()}, *arguments, audit=AuditParams())
+    train(math())
     (note,) = [json.loads(line)["note"] for line in here.metrics_path.with_name("notes.jsonl").read_text().splitlines()]
     assert "12 of 12 gold answers parse, gold solutions score 1.000, nothing undeserved" in note
 

@@ -73,7 +73,17 @@ def test_rl_trains_the_adapter_alone_and_writes_it_merged(tiny_checkpoint: Path,
     out = tmp_path / "out"
     out.mkdir()
     params = GRPOParams(**{**RL, "lora": LORA, "beta": 0.1, "ref_replace_every": None, "keep": keep})
-    assert train_grpo(tiny_checkpoint, {"prompts": ROWS}, ROWS[:4], params, "chat", out, here, 0)["steps"] == 4
+    metrics = train_grpo(
+        checkpoint=tiny_checkpoint,
+        prompts={"prompts": ROWS},
+        heldout=ROWS[:4],
+        params=params,
+        template="chat",
+        out=out,
+        here=here,
+        seed=0,
+    )
+    assert metrics["steps"] == 4
     assert moved(tiny_checkpoint, out) == adapted(tiny_checkpoint)
     assert not list(out.glob("adapter*")) and AutoTokenizer.from_pretrained(out).chat_template
     kl = [line["kl"] for line in map(json.loads, here.metrics_path.read_text().splitlines()) if "kl" in line]

@@ -1,9 +1,12 @@
-"""Rewards while a rollout is still drawn: responses that have ended are judged in a thread of their own, while the GPU draws the others.
+"""Rewards while a rollout is still drawn: a thread judges responses that have ended, while the GPU draws the others.
 
-The longest responses of a rollout are drawn when most have ended long ago, and programs, proofs and judges that are asked over a network take seconds
-in which the GPU would wait. Those take part (scoring.EARLY_REWARDS): they wait for other processes. What computes in Python would only take the interpreter from
-the drawing; reward models need the GPU; a function of the user's own may compare responses: all of them judge at the end. What is judged here is
-used for the very tokens that it was made of, so that a rollout that is drawn again after a failure, or told of in another order, costs time and no truth.
+The last responses of a rollout are drawn long after most have ended, and programs, proofs and judges behind a network take
+seconds in which the GPU would wait. Those rewards take part (scoring.EARLY_REWARDS), since they wait for other processes.
+The rest judges at the end: what computes in Python would take the interpreter from the drawing, reward models need the GPU,
+and a function of the user's may compare responses with each other.
+
+A result is used only for the tokens it was computed from. A rollout that is drawn again after a failure, or that reports its
+responses in another order, therefore costs time and changes no reward.
 """
 
 from __future__ import annotations
@@ -18,25 +21,32 @@ from r1pipe.schema import RewardSpec
 
 
 class EarlyRewards:
-    """Of one rollout; a context manager around its drawing.
+    """The early rewards of one rollout; a context manager around its drawing.
 
     Args:
         specs: the phase's components.
-        rows: what each response answers.
-        read: token ids of responses -> their texts, as they will be judged.
+        rows: the row that each response answers.
+        decode: token ids of responses -> their texts, as they will be judged.
     """
 
     def __init__(
-        self, specs: Sequence[RewardSpec], rows: Sequence[dict[str, Any]], read: Callable[[list[list[int]]], list[str]]
+        self,
+        specs: Sequence[RewardSpec],
+        rows: Sequence[dict[str, Any]],
+        decode: Callable[[list[list[int]]], list[str]],
     ) -> None:
-        self._specs, self._rows, self._read = specs, rows, read
-        self._told: SimpleQueue[tuple[int, list[int]] | None] = (
-            SimpleQueue()
-        )  # a place in the rollout and its tokens; None: no more
+        self._specs = specs
+        self._rows = rows
+        self._decode = decode
+        # a place in the rollout and the tokens of its response; None = no more will come
+        self._ended: SimpleQueue[tuple[int, list[int]] | None] = SimpleQueue()
         self._over = False
-        self._ids: dict[int, list[int]] = {}  # that were judged
-        self._known: dict[str, dict[int, float | None]] = {}
-        self._thread = Thread(target=self._work, daemon=True)  # a stage that is stopped does not wait for it
+
+        # written by the thread, read after it has ended
+        self._judged_ids: dict[int, list[int]] = {}
+        self._scores: dict[str, dict[int, float | None]] = {}
+        # a daemon: a stage that is stopped does not wait for it
+        self._thread = Thread(target=self._work, daemon=True)
 
     def __enter__(self) -> EarlyRewards:
         self._thread.start()
@@ -44,40 +54,54 @@ class EarlyRewards:
 
     def __exit__(self, *_: object) -> None:
         self._over = True
-        self._told.put(None)
+        self._ended.put(None)
 
-    def tell(self, places: list[int], ids: list[list[int]]) -> None:
-        """These responses have ended."""
-        for one in zip(places, ids, strict=True):
-            self._told.put(one)
+    def add(self, places: list[int], ids: list[list[int]]) -> None:
+        """Take responses that have ended.
 
-    def known(self, ids: Sequence[list[int]]) -> EarlyScores:
-        """What was found of these responses, all of the rollout; waits for what is being judged. What was not begun is left to the caller."""
+        Args:
+            places: their indices in the rollout.
+            ids: their tokens.
+        """
+        for response in zip(places, ids, strict=True):
+            self._ended.put(response)
+
+    def results(self, ids: Sequence[list[int]]) -> EarlyScores:
+        """What was judged of the rollout's responses; waits for what is being judged. What was not begun is left to the caller.
+
+        Args:
+            ids: the tokens of all responses.
+        """
         self._thread.join()
-        same = {place for place, judged in self._ids.items() if ids[place] == judged}
+        same = {place for place, judged_ids in self._judged_ids.items() if ids[place] == judged_ids}
         return {
             name: {place: value for place, value in values.items() if place in same}
-            for name, values in self._known.items()
+            for name, values in self._scores.items()
         }
 
     def _work(self) -> None:
         more = True
         while more:
-            waiting = [self._told.get()]
-            while not self._told.empty():
-                waiting.append(self._told.get())
+            # everything that waits is judged in one batch: a sandbox or a judge takes many at a time
+            waiting = [self._ended.get()]
+            while not self._ended.empty():
+                waiting.append(self._ended.get())
             more = None not in waiting
-            batch = dict(one for one in waiting if one is not None)
+            # a response that was reported twice is judged as it was at last
+            batch = dict(response for response in waiting if response is not None)
+
             if self._over:
                 return
             try:
                 self._judge(list(batch), list(batch.values()))
-            except Exception:  # they are judged again with the others, and where it is no accident it is raised there
+            except Exception:
+                # These are judged again with the others, and an error that comes again is raised there.
                 return
 
     def _judge(self, places: list[int], ids: list[list[int]]) -> None:
-        rows = [{**self._rows[place], "tokens": len(one)} for place, one in zip(places, ids, strict=True)]
-        found = score_early(self._specs, self._read(ids), rows)
-        self._ids.update(zip(places, ids, strict=True))
-        for name, values in found.items():
-            self._known.setdefault(name, {}).update({places[i]: value for i, value in values.items()})
+        rows = [{**self._rows[place], "tokens": len(own_ids)} for place, own_ids in zip(places, ids, strict=True)]
+        scores = score_early(self._specs, self._decode(ids), rows)
+        self._judged_ids.update(zip(places, ids, strict=True))
+        for name, values in scores.items():
+            by_place = {places[i]: value for i, value in values.items()}
+            self._scores.setdefault(name, {}).update(by_place)

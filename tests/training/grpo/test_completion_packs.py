@@ -13,8 +13,8 @@ from trl import GRPOTrainer
 
 from r1pipe.errors import ConfigError
 from r1pipe.schema import LOSS_TYPES, GRPOParams, Phase, RewardSpec
+from r1pipe.training.grpo.arguments import compiled_layers, grpo_arguments, token_microbatches
 from r1pipe.training.grpo.completion_packs import auto_tokens, deal, dealt_pack_count, loss_weights, pack_completions
-from r1pipe.training.grpo.grpo_training import compiled_layers, grpo_arguments, token_microbatches
 from tests.tiny_trainers import grpo_params, grpo_trainer
 
 PROMPT, COMPLETION = 9, 14
@@ -63,7 +63,7 @@ def trainer(tiny_checkpoint, here):
     made = grpo_trainer(params(microbatch_tokens=60), tiny_checkpoint, here)
     made.current_gradient_accumulation_steps = 1
     made.model.train()  # as in a training step; otherwise there is nothing to cut up
-    assert made.packed and made.model.config._attn_implementation == "r1pipe_varlen"
+    assert made.log_probs.packed and made.model.config._attn_implementation == "r1pipe_varlen"
     return made
 
 
@@ -112,7 +112,7 @@ def test_a_loss_in_packs_is_the_loss_of_all_rows(trainer, loss_type, level):
         trainer, trainer.model, data
     )  # one padded pass: our log-probs take all rows as one pack
     value, wanted = whole.item(), gradient(trainer, whole)
-    assert len(trainer._packs(torch.cat([data["prompt_mask"], data["completion_mask"]], 1))) > 4
+    assert len(trainer.pack_budget.packs(torch.cat([data["prompt_mask"], data["completion_mask"]], 1))) > 4
     loss = trainer._compute_loss(trainer.model, data)
     assert loss.item() == pytest.approx(value, rel=1e-5, abs=1e-6)
     close(gradient(trainer, loss), wanted)
@@ -223,9 +223,9 @@ def test_memory_is_kept_free_only_for_what_is_not_there_yet(tiny_checkpoint, her
     """12 bytes a parameter were kept free after a resume as well, when Adam's moments had been counted as taken."""
     trainer = grpo_trainer(params(), tiny_checkpoint, here)
     size = sum(p.numel() for p in trainer.model.parameters())
-    assert trainer._still_to_come() == 12 * size
+    assert trainer.pack_budget.still_to_come() == 12 * size
     trainer.train()
-    assert trainer._still_to_come() == 4 * size, "gradients are freed after each update, moments stay"
+    assert trainer.pack_budget.still_to_come() == 4 * size, "gradients are freed after each update, moments stay"
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from r1pipe.errors import ConfigError
 from r1pipe.rewards import REWARDS
 from r1pipe.rewards.scoring import score
 from r1pipe.schema import Phase, RewardSpec
-from r1pipe.training.grpo import drawing as grpo_rollout
+from r1pipe.training.grpo import sampling
 from r1pipe.training.grpo.early_rewards import EarlyRewards
-from r1pipe.training.grpo.vllm_rollouts import telling
+from r1pipe.training.grpo.vllm_rollouts import reporting
 from tests.tiny_trainers import ROWS, grpo_params, grpo_trainer
 
 SPECS = [
@@ -43,27 +43,27 @@ def read(ids: list[list[int]]) -> list[str]:
 
 def patiently(early: EarlyRewards, *_: object) -> None:
     """In the place of __exit__: judge all that was told of, however slow this machine is."""
-    early._told.put(None)
+    early._ended.put(None)
 
 
 def test_what_is_known_early_is_what_score_finds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(EarlyRewards, "__exit__", patiently)
     with EarlyRewards(SPECS, ANSWERED, read) as early:
-        early.tell([0], IDS[:1])
-        early.tell([2, 1], [IDS[2], IDS[1]])
-    known = early.known(IDS)
+        early.add([0], IDS[:1])
+        early.add([2, 1], [IDS[2], IDS[1]])
+    known = early.results(IDS)
     assert known == {"accuracy": {0: 1.0, 1: 0.0}}, "what computes here and what compares waits for all"
     rows = [{**row, "tokens": len(ids)} for row, ids in zip(ANSWERED, IDS, strict=True)]
     assert score(SPECS, TEXTS, rows, early=known) == score(SPECS, TEXTS, rows)
-    assert early.known([IDS[0], [1, 7], IDS[2]])["accuracy"] == {0: 1.0}, "it was drawn again"
+    assert early.results([IDS[0], [1, 7], IDS[2]])["accuracy"] == {0: 1.0}, "it was drawn again"
 
 
 def test_what_is_told_of_twice_is_what_it_was_at_last(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(EarlyRewards, "__exit__", patiently)
     with EarlyRewards(SPECS, ANSWERED, read) as early:
-        early.tell([0], [[1]])
-        early.tell([0], [[0]])
-    assert early.known([[0], [1], [2]]) == {"accuracy": {0: 1.0}}
+        early.add([0], [[1]])
+        early.add([0], [[0]])
+    assert early.results([[0], [1], [2]]) == {"accuracy": {0: 1.0}}
 
 
 def test_what_was_not_begun_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,11 +74,11 @@ def test_what_was_not_begun_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
         lambda completions, **columns: (begun.set(), go.wait(9), [1.0] * len(completions))[2],
     )
     with EarlyRewards(SPECS[:1], ANSWERED, read) as early:
-        early.tell([0], IDS[:1])
+        early.add([0], IDS[:1])
         assert begun.wait(9)
-        early.tell([1], IDS[1:2])
+        early.add([1], IDS[1:2])
     go.set()
-    assert early.known(IDS) == {"accuracy": {0: 1.0}}
+    assert early.results(IDS) == {"accuracy": {0: 1.0}}
 
 
 def test_a_mistake_is_raised_where_rewards_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,9 +86,9 @@ def test_a_mistake_is_raised_where_rewards_are_asked_for(monkeypatch: pytest.Mon
     monkeypatch.setattr("threading.excepthook", died.append)
     wrong = [RewardSpec(name="accuracy", params={"strictly": True})]
     with EarlyRewards(wrong, ANSWERED, read) as early:
-        early.tell([0], IDS[:1])
+        early.add([0], IDS[:1])
         early._thread.join(9)
-    assert early.known(IDS) == {} and not early._thread.is_alive() and not died
+    assert early.results(IDS) == {} and not early._thread.is_alive() and not died
     with pytest.raises(ConfigError, match="strictly"):
         score(wrong, TEXTS, ANSWERED)
 
@@ -97,7 +97,7 @@ def test_a_mistake_is_raised_where_rewards_are_asked_for(monkeypatch: pytest.Mon
 def test_training_with_early_rewards_is_training_without(resample: int, tiny_checkpoint, tmp_path, monkeypatch) -> None:
     from r1pipe.here import Here
 
-    monkeypatch.setattr(grpo_rollout, "end_ids", lambda model, tokenizer: [tokenizer.eos_token_id, *range(20, 60)])
+    monkeypatch.setattr(sampling, "end_ids", lambda model, tokenizer: [tokenizer.eos_token_id, *range(20, 60)])
     monkeypatch.setattr(EarlyRewards, "__exit__", patiently)
     specs = [RewardSpec(name=name) for name in ("accuracy", "repetition", "random", f"{__name__}:rank")]
     found = []
@@ -111,11 +111,11 @@ def test_training_with_early_rewards_is_training_without(resample: int, tiny_che
         trainer = grpo_trainer(
             params, tiny_checkpoint, Here("test", folder, folder / "m.jsonl", folder / "p.jsonl"), spare=spare
         )
-        assert trainer.early == (trainer.accelerator.device.type != "cpu"), "not by itself on a CPU"
-        trainer.early = early
+        assert trainer.rewards.early == (trainer.accelerator.device.type != "cpu"), "not by itself on a CPU"
+        trainer.rewards.early = early
         trainer.train()
         trainer.score_heldout(ROWS[:2], [[5, 6], [7]])
-        assert trainer._early is None
+        assert trainer.rollout is None, "nothing is left of the last one"
         logged = [entry for entry in trainer.state.log_history if "reward" in entry]
         found.append((torch.cat([p.detach().flatten() for p in trainer.model.parameters()]), logged))
     (late_weights, late), (weights, logged) = found
@@ -143,8 +143,8 @@ def test_an_engine_of_vllm_tells_of_what_it_has_finished() -> None:
         llm=SimpleNamespace(llm_engine=engine, request_counter=SimpleNamespace(counter=7)),
     )
     told: list[Any] = []
-    with telling(generation, lambda *what: told.append(what)):
+    with reporting(generation, lambda *what: told.append(what)):
         assert [len(engine.step()) for _ in range(3)] == [1, 1, 2]
     assert told == [([1], [[8, 1]]), ([0], [[7, 1]])] and not vars(engine), "the engine is as it was"
-    with telling(SimpleNamespace(mode="server"), told.append):
+    with reporting(SimpleNamespace(mode="server"), told.append):
         pass

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from r1pipe.schema import GRPOParams, Phase, RewardSpec
-from r1pipe.training.grpo.grpo_training import grpo_arguments
+from r1pipe.training.grpo.arguments import grpo_arguments
 from r1pipe.training.grpo.prompt_order import spare_prompts
-from tests.tiny_trainers import ROWS, grpo_params, grpo_trainer
+from tests.tiny_trainers import ROWS, grpo_params, grpo_trainer, judged_rewards
 
 
 def even_rows_have_signal(completions: list[Any], **columns: Any) -> list[float]:
@@ -58,8 +58,8 @@ def test_groups_without_signal_are_replaced(tiny_checkpoint, here):
     found = rollout(trainer)
     log = next(entry for entry in trainer.state.log_history if "reward" in entry)
     assert log["resampled_groups"] == 4 and log["zero_signal"] == 0
-    assert all(int(trainer.rows[example["row"]]["id"]) % 2 == 0 for example in found["inputs"])
-    asked = [trainer.rows[example["row"]]["prompt"] for example in found["inputs"]]
+    assert all(int(trainer.rewards.rows[example["row"]]["id"]) % 2 == 0 for example in found["inputs"])
+    asked = [trainer.rewards.rows[example["row"]]["prompt"] for example in found["inputs"]]
     real = [
         trainer._tokenizer.decode(ids[mask.bool()])
         for ids, mask in zip(found["prompt_ids"], found["prompt_mask"], strict=True)
@@ -115,7 +115,7 @@ def test_the_overlong_penalty_knows_the_lengths(tiny_checkpoint, here):
     """It could not judge during RL before: nobody told it how long a response is."""
     rewards = [RewardSpec(name="length", params={"max_tokens": 8, "soft_tokens": 4})]
     trainer = grpo_trainer(params(phases=[Phase(steps=2, max_tokens=8, rewards=rewards)]), tiny_checkpoint, here)
-    found = trainer._calculate_rewards([{"row": 0}] * 3, ["p"] * 3, ["a", "b", "c"], [[1] * 3, [1] * 6, [1] * 8])
+    found = judged_rewards(trainer, ["a", "b", "c"], [3, 6, 8])
     assert found[:, 0].tolist() == [0.0, -0.5, -1.0]
 
 
@@ -203,7 +203,7 @@ def test_a_later_temperature_keeps_the_head_in_float32(tiny_checkpoint, here, mo
 
     heads: list[dict[str, Any]] = []
     plain_heads: list[Any] = []
-    for place in "models.plain_head", "training.grpo.updates":
+    for place in "models.plain_head", "training.grpo.log_probs":
         monkeypatch.setattr(f"r1pipe.{place}.add_plain_head", lambda *told: plain_heads.append(told))
     plain = module.add_fused_lm_head
     monkeypatch.setattr(

@@ -10,7 +10,7 @@ import torch
 from r1pipe.generation.decoding import decode
 from r1pipe.schema import GRPOParams, Phase, RewardSpec
 from r1pipe.training.grpo.prompt_order import order_prompts, phase_at
-from tests.tiny_trainers import ROWS, grpo_trainer
+from tests.tiny_trainers import ROWS, grpo_trainer, judged_rewards
 
 REWARDS = [RewardSpec(name="accuracy"), RewardSpec(name="format", params={"form": "auto"})]
 
@@ -72,7 +72,7 @@ def test_old_log_probs_are_those_of_the_draw(trainer, monkeypatch):
         output = score(self, inputs)
         ids = torch.cat([output["prompt_ids"], output["completion_ids"]], 1)
         mask = torch.cat([output["prompt_mask"], output["completion_mask"]], 1)
-        assert not self._drawn
+        assert self.rollout is None, "what is asked now is computed"
         with torch.no_grad():
             fresh, _, _ = self._get_per_token_logps_and_entropies(
                 self.model, ids, mask, output["completion_ids"].shape[1]
@@ -89,7 +89,7 @@ def test_old_log_probs_are_those_of_the_draw(trainer, monkeypatch):
 
 def test_on_a_gpu_the_policys_twin_draws_with_the_weights_of_now(trainer, monkeypatch):
     """Here without graphs, on a CPU that is told it could."""
-    from r1pipe.training.grpo import drawing as module
+    from r1pipe.training.grpo import sampling as module
 
     monkeypatch.setattr(module, "graph_obstacle", lambda model: "")
     drawn = []
@@ -106,44 +106,46 @@ def test_on_a_gpu_the_policys_twin_draws_with_the_weights_of_now(trainer, monkey
     trainer.train()
     assert len(drawn) == 3 and not torch.equal(drawn[0], drawn[-1])
     assert trainer.model.training and trainer.model.dtype == torch.float32
-    assert trainer.graphed._columns == 128, "room for the longest phase from the first"
+    assert trainer.sampler.graphed._columns == 128, "room for the longest phase from the first"
 
 
 def test_when_the_policy_has_no_twin(tiny_checkpoint, here, monkeypatch):
-    from r1pipe.training.grpo import drawing as module
+    from r1pipe.training.grpo import sampling as module
 
     def trainer_():
         return grpo_trainer(params(), tiny_checkpoint, here)
 
     monkeypatch.setattr(module, "graph_obstacle", lambda model: "it is not on a GPU")
     trainer = trainer_()
-    assert trainer._graphed_policy(trainer.model, 8, 20) is None, "on a CPU"
+    assert trainer.sampler.graphed_policy(trainer.model, 8, 20) is None, "on a CPU"
     monkeypatch.setattr(module, "graph_obstacle", lambda model: "")
-    assert trainer._graphed_policy(trainer.model, 8, 20).model.dtype == torch.float32, "bf16 is off, as autocast is"
-    trainer._tokens_by_memory, trainer.microbatch_tokens = True, 4096
-    assert trainer._graphed_policy(trainer.model, 8, 20) is trainer.graphed
-    assert trainer._graphed_policy(trainer.model, 64, 20) is None, (
+    assert trainer.sampler.graphed_policy(trainer.model, 8, 20).model.dtype == torch.float32, (
+        "bf16 is off, as autocast is"
+    )
+    trainer.pack_budget.by_memory, trainer.pack_budget.tokens = True, 4096
+    assert trainer.sampler.graphed_policy(trainer.model, 8, 20) is trainer.sampler.graphed
+    assert trainer.sampler.graphed_policy(trainer.model, 64, 20) is None, (
         "packs were settled by what was free beside the cache"
     )
-    monkeypatch.setattr(module, "free_memory", lambda device: trainer._still_to_come() + 10_000)
+    monkeypatch.setattr(module, "free_memory", lambda device: trainer.pack_budget.still_to_come() + 10_000)
     trainer = trainer_()
-    assert trainer._graphed_policy(trainer.model, 8, 20) is None, "no room beside what the optimizer will take"
+    assert trainer.sampler.graphed_policy(trainer.model, 8, 20) is None, "no room beside what the optimizer will take"
     monkeypatch.undo()
     monkeypatch.setattr(module, "graph_obstacle", lambda model: "")
-    trainer.here.profile = "zero3"
-    assert trainer._graphed_policy(trainer.model, 8, 20) is None, (
+    trainer.sampler.sharded = True
+    assert trainer.sampler.graphed_policy(trainer.model, 8, 20) is None, (
         "it would hold all weights, where each rank has a part"
     )
 
 
 def test_a_row_that_cannot_be_scored_leaves_the_advantages_of_its_group_alone(trainer):
     """None is not zero: TRL alone would have punished the policy for a verifier's failure."""
-    trainer.rows = [{"id": "a", "prompt": "p", "answer": "4", "domain": "math", "language": "en"}]
+    trainer.rewards.rows = [{"id": "a", "prompt": "p", "answer": "4", "domain": "math", "language": "en"}]
     texts = ["<think>two and two</think>\\boxed{4}", "<think>two and two</think>\\boxed{5}", "no"]
-    whole = trainer._calculate_rewards([{"row": 0}] * 3, ["p"] * 3, texts, [[1]] * 3)
+    whole = judged_rewards(trainer, texts, [1, 1, 1])
     assert whole.nansum(1).tolist() == [2.0, 1.0, 0.0]
-    trainer.rows = [{"id": "b", "prompt": "p", "answer": "\\frac{1}{", "domain": "math", "language": "en"}]
-    assert torch.isnan(trainer._calculate_rewards([{"row": 0}] * 3, ["p"] * 3, texts, [[1]] * 3)).all()
+    trainer.rewards.rows = [{"id": "b", "prompt": "p", "answer": "\\frac{1}{", "domain": "math", "language": "en"}]
+    assert torch.isnan(judged_rewards(trainer, texts, [1, 1, 1])).all()
 
 
 def test_phases_change_length_and_temperature_while_the_optimizer_goes_on(tiny_checkpoint, here, tmp_path):
@@ -151,7 +153,16 @@ def test_phases_change_length_and_temperature_while_the_optimizer_goes_on(tiny_c
 
     out = tmp_path / "out"
     out.mkdir()
-    metrics = train_grpo(tiny_checkpoint, {"prompts": ROWS}, ROWS[:4], params(keep="best"), "chat", out, here, 0)
+    metrics = train_grpo(
+        checkpoint=tiny_checkpoint,
+        prompts={"prompts": ROWS},
+        heldout=ROWS[:4],
+        params=params(keep="best"),
+        template="chat",
+        out=out,
+        here=here,
+        seed=0,
+    )
     assert (out / "model.safetensors").is_file()
     assert (out / "chat_template.jinja").is_file()
     assert metrics["steps"] == 6

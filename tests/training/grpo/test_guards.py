@@ -128,7 +128,16 @@ def train(checkpoint: Path, here: Any, tmp_path: Path, chosen: GRPOParams) -> di
 
     out = tmp_path / "out"
     out.mkdir(exist_ok=True)
-    return train_grpo(checkpoint, {"prompts": ROWS}, ROWS[:2], chosen, "chat", out, here, 0)
+    return train_grpo(
+        checkpoint=checkpoint,
+        prompts={"prompts": ROWS},
+        heldout=ROWS[:2],
+        params=chosen,
+        template="chat",
+        out=out,
+        here=here,
+        seed=0,
+    )
 
 
 def logged(here: Any) -> list[dict[str, Any]]:
@@ -213,7 +222,7 @@ def test_after_a_restart_the_rate_stays_lowered(tiny_checkpoint, here, tmp_path,
 @pytest.mark.parametrize(("save_every", "window", "wanted"), [(1, 4, 11), (2, 4, 8), (1, 16, 35), (4, 16, 10)])
 def test_the_kept_checkpoints_reach_back_before_the_window(here, save_every: int, window: int, wanted: int):
     """Eight were kept whatever the window, so all of them could be younger than the trouble."""
-    from r1pipe.training.grpo.grpo_training import grpo_arguments
+    from r1pipe.training.grpo.arguments import grpo_arguments
 
     rule = {"window": window, "kl": {"action": "rollback", "limit": 1}}
     chosen = params(rule, save_every=save_every, phases=[Phase(steps=100, max_tokens=8, rewards=REWARDS)])
@@ -323,12 +332,17 @@ def collapse(here: Any, tmp_path: Path, **fields: Any) -> dict[str, float]:
     )
     (tmp_path / "out").mkdir()
     template = str(root / "configs/templates/embedded-zero.txt")
-    rows, heldout = (
-        problems("train", list(REASONING_DOMAINS), 3000, 0),
-        problems("dev", list(REASONING_DOMAINS), 160, 0),
-    )
+    rows = problems("train", list(REASONING_DOMAINS), 3000, 0)
+    heldout = problems("dev", list(REASONING_DOMAINS), 160, 0)
     return train_grpo(
-        root / "r1pipe/embedded/data/base", {"prompts": rows}, heldout, chosen, template, tmp_path / "out", here, 0
+        checkpoint=root / "r1pipe/embedded/data/base",
+        prompts={"prompts": rows},
+        heldout=heldout,
+        params=chosen,
+        template=template,
+        out=tmp_path / "out",
+        here=here,
+        seed=0,
     )
 
 

@@ -53,7 +53,16 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def train(checkpoint: Path, here: Here, out: Path, chosen: GRPOParams) -> dict[str, float]:
     out.mkdir(exist_ok=True)
-    return train_grpo(checkpoint, {"prompts": ROWS}, ROWS[:2], chosen, "chat", out, here, 0)
+    return train_grpo(
+        checkpoint=checkpoint,
+        prompts={"prompts": ROWS},
+        heldout=ROWS[:2],
+        params=chosen,
+        template="chat",
+        out=out,
+        here=here,
+        seed=0,
+    )
 
 
 def test_a_resumed_stage_keeps_the_best_policy_of_before(

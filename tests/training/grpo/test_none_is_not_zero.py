@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from r1pipe.schema import GRPOParams, Phase, RewardSpec
-from r1pipe.training.grpo.grpo_trainer import zero_signal
+from r1pipe.training.grpo.rollout_rewards import zero_signal
 from tests.tiny_trainers import ROWS, grpo_trainer
 
 FIRST = f"{__name__}:first"
@@ -48,8 +48,17 @@ def rollout(
     trainer = make(checkpoint, here, n, **fields)
     SAID.update(first=ones, second=twos)
     trainer.model.train()
+    calculate = trainer._calculate_rewards
+    rewards: list[torch.Tensor] = []
+
+    def calculate_and_keep(*args: Any) -> torch.Tensor:
+        rewards.append(calculate(*args))
+        return rewards[-1]
+
+    trainer._calculate_rewards = calculate_and_keep
     inputs = [{"prompt": ROWS[g]["prompt"], "row": g} for g in (0, 1) for _ in range(n)]
-    return trainer, trainer._generate_and_score_completions(inputs)
+    batch = trainer._generate_and_score_completions(inputs)
+    return trainer, {**batch, "rewards": rewards[0]}
 
 
 def advantages(made: dict[str, Any]) -> torch.Tensor:
@@ -134,8 +143,8 @@ def test_two_components_of_one_name_both_count(tiny_checkpoint, here):
     trainer, made = rollout(
         tiny_checkpoint, here, [1.0, 0.0, 0.0] * 2, [0.0] * 6, phases=[Phase(steps=1, max_tokens=4, rewards=specs)]
     )
-    assert trainer.reward_names == [FIRST, f"{FIRST}#2"]
-    assert trainer._rewards.tolist() == [
+    assert trainer.rewards.names == [FIRST, f"{FIRST}#2"]
+    assert made["rewards"].tolist() == [
         [1.0, 1.0],
         [0.0, 0.0],
         [0.0, 0.0],
@@ -168,7 +177,16 @@ def test_components_are_logged_by_name(tiny_checkpoint, here, tmp_path):
         minibatches_per_rollout=1,
         phases=[Phase(steps=1, max_tokens=6, rewards=specs)],
     )
-    train_grpo(tiny_checkpoint, {"prompts": ROWS}, [], params, "chat", tmp_path / "out", here, 0)
+    train_grpo(
+        checkpoint=tiny_checkpoint,
+        prompts={"prompts": ROWS},
+        heldout=[],
+        params=params,
+        template="chat",
+        out=tmp_path / "out",
+        here=here,
+        seed=0,
+    )
     line = next(line for line in map(json.loads, here.metrics_path.read_text().splitlines()) if "reward" in line)
     assert line[f"rewards/{FIRST}/mean"] == pytest.approx(0.5), "before its weight, over the rows that were scored"
     assert line[f"rewards/{FIRST}/std"] == pytest.approx(torch.tensor([1.0, 0.0, 0.5] * 2).std().item(), abs=1e-5)

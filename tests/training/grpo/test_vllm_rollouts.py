@@ -12,7 +12,7 @@ import torch
 from r1pipe.errors import ConfigError, MissingToolError
 from r1pipe.generation.decoding import decode
 from r1pipe.schema import GRPOParams, Phase, RewardSpec, VLLMRollout
-from r1pipe.training.grpo.grpo_trainer import R1GRPOTrainer
+from r1pipe.training.grpo.log_probs import LogProbs
 from r1pipe.training.grpo.vllm_rollouts import (
     extract_logprobs,
     lighten,
@@ -144,13 +144,13 @@ def test_a_rollout_of_one_update_needs_no_pass_for_its_old_log_probs(
         pytest.skip("on a GPU padded rows go through TRL's own pass")
     found = []
     passes = []
-    plain = R1GRPOTrainer._logps
+    plain = LogProbs.compute
 
-    def counting(self: Any, model: Any, *args: Any) -> Any:
-        passes.append(model is self.model and not torch.is_grad_enabled())
-        return plain(self, model, *args)
+    def counting(self: Any, model: Any, *args: Any, **more: Any) -> Any:
+        passes.append(model is self.trainer.model and not torch.is_grad_enabled())
+        return plain(self, model, *args, **more)
 
-    monkeypatch.setattr(R1GRPOTrainer, plain.__name__, counting)
+    monkeypatch.setattr(LogProbs, plain.__name__, counting)
     for one_update in (True, False):
         folder = tmp_path / str(one_update)
         folder.mkdir()
@@ -217,21 +217,32 @@ def test_a_worker_reads_what_was_stated(stated):
     assert type(asked).model_validate(asked.model_dump(mode="json")) == asked
 
 
-def test_without_vllm_it_is_refused_before_anything_is_loaded(tiny_checkpoint, here, tmp_path):
+def train(checkpoint, here, out, chosen: GRPOParams) -> None:
     from r1pipe.training.grpo.grpo_training import train_grpo
 
+    train_grpo(
+        checkpoint=checkpoint,
+        prompts={"prompts": ROWS},
+        heldout=[],
+        params=chosen,
+        template="chat",
+        out=out,
+        here=here,
+        seed=0,
+    )
+
+
+def test_without_vllm_it_is_refused_before_anything_is_loaded(tiny_checkpoint, here, tmp_path):
     require_vllm(params(rollout="hf"))
     with pytest.raises(MissingToolError, match="rollout: vllm"):
-        train_grpo(tiny_checkpoint, {"prompts": ROWS}, [], params(), "chat", tmp_path, here, 0)
+        train(tiny_checkpoint, here, tmp_path, params())
     assert not any(tmp_path.joinpath("workdir").iterdir())
 
 
 def test_a_rollback_cannot_share_the_process_with_vllm(tiny_checkpoint, here, tmp_path):
-    from r1pipe.training.grpo.grpo_training import train_grpo
-
     asked = params(guards={"non_finite": {"action": "rollback", "limit": 0}}, save_every=1)
     with pytest.raises(ConfigError, match="vLLM in this process"):
-        train_grpo(tiny_checkpoint, {"prompts": ROWS}, [], asked, "chat", tmp_path, here, 0)
+        train(tiny_checkpoint, here, tmp_path, asked)
 
 
 class Flat(list):

@@ -1,0 +1,58 @@
+"""How well the policy answers held-out prompts: one response each, drawn as in a rollout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from trl import GRPOTrainer
+
+from r1pipe.rewards.scoring import correct
+from r1pipe.training.stopwatch import Stopwatch
+
+
+def score(
+    trainer: GRPOTrainer, stopwatch: Stopwatch, rows: list[dict[str, Any]], prompt_ids: list[list[int]]
+) -> dict[str, float]:
+    """Answer each prompt once; collective, the same on every rank.
+
+    Args:
+        rows: what the prompts ask, for their verdicts.
+        prompt_ids: token ids of each row's rendered prompt.
+
+    Returns:
+        heldout/accuracy: the share right of what could be judged; heldout/tokens: the mean length of a response.
+    """
+    rank = trainer.accelerator.process_index
+    world_size = trainer.accelerator.num_processes
+    own = list(range(rank, len(rows), world_size))
+    own_prompts = [prompt_ids[i] for i in own]
+    if trainer.use_vllm:
+        # TRL cuts the ranks' shares of the responses apart by length: they must be equal, so the short ones are filled up
+        share = -(-len(rows) // world_size)
+        own_prompts += [prompt_ids[0]] * (share - len(own))
+
+    with stopwatch.outside("heldout"):
+        completion_ids = _draw(trainer, own_prompts, seed=trainer.args.seed + 1 + rank)
+    completion_ids = completion_ids[: len(own)]
+    tokenizer: Any = trainer._tokenizer
+    texts: list[Any] = [tokenizer.decode(ids, skip_special_tokens=True) for ids in completion_ids]
+    own_verdicts = correct(texts, [rows[i] for i in own])
+
+    responses = gather_object([(verdict, len(ids)) for verdict, ids in zip(own_verdicts, completion_ids, strict=True)])
+    verdicts = [float(verdict) for verdict, _ in responses if verdict is not None]
+    return {
+        "heldout/accuracy": sum(verdicts) / max(1, len(verdicts)),
+        "heldout/tokens": sum(length for _, length in responses) / max(1, len(responses)),
+    }
+
+
+def _draw(trainer: GRPOTrainer, prompt_ids: list[list[int]], seed: int) -> list[list[int]]:
+    """One response to each prompt. The draws of training do not depend on how often this is called: generators are put back."""
+    device = trainer.accelerator.device
+    generators = [] if device.type == "cpu" else [device]  # besides the CPU's, which is always put back
+    with torch.random.fork_rng(generators, device_type=device.type):
+        torch.manual_seed(seed)
+        completion_ids, _ = trainer._generate_single_turn(prompt_ids, None, {}, 1)
+    return completion_ids

@@ -1,0 +1,80 @@
+"""How many tokens a forward pass holds, and which of a rank's rows share one."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from trl import GRPOTrainer
+
+from r1pipe.here import Here
+from r1pipe.models.memory import first_update_bytes, free_memory, state_shares
+from r1pipe.training.grpo.completion_packs import auto_tokens, deal, dealt_pack_count
+from r1pipe.training.grpo.ranks import gathered
+
+# Left free for what the estimate of a pack's memory does not see: kernels' workspaces, fragments.
+SPARE_BYTES = 2**31
+
+
+class PackBudget:
+    """The tokens of a pack.
+
+    Args:
+        trainer: TRL's trainer.
+        here: the running stage, whose profile says how the optimizer's state is spread over ranks.
+        tokens: as the config says; auto = by the free memory, when a pack is first made; None = rows, as TRL cuts them.
+        compiled: the layers are compiled, which keeps fewer activations.
+
+    Attributes:
+        tokens: the number itself once `auto` is settled.
+    """
+
+    def __init__(
+        self, trainer: GRPOTrainer, *, here: Here, tokens: int | Literal["auto"] | None, compiled: bool
+    ) -> None:
+        self.trainer = trainer
+        self.here = here
+        self.tokens = tokens
+        self.compiled = compiled
+        self.by_memory = tokens == "auto"
+
+    @property
+    def settled_by_memory(self) -> bool:
+        """The size of packs is what memory was free at the first of them."""
+        return self.by_memory and self.tokens != "auto"
+
+    def packs(self, attention_mask: torch.Tensor) -> list[list[int]]:
+        """The rows of each pack; as many packs on every rank."""
+        lengths = attention_mask.sum(1).tolist()
+        count = dealt_pack_count(lengths, self.size())
+        if self.trainer.accelerator.num_processes > 1:
+            count = int(gathered(torch.tensor([count], device=attention_mask.device)).max())
+        return deal(lengths, count)
+
+    def size(self) -> int:
+        """Tokens of a pack. `auto` is settled here, once all models are loaded and while the optimizer's state is still to come."""
+        if self.tokens == "auto":
+            accelerator = self.trainer.accelerator
+            policy: Any = accelerator.unwrap_model(self.trainer.model)
+            free = free_memory(accelerator.device) - self.still_to_come() - SPARE_BYTES
+            tokens = auto_tokens(policy, free, self.trainer.args.gradient_checkpointing, self.compiled)
+            self.tokens = int(gathered(torch.tensor([tokens], device=accelerator.device)).min())
+        assert isinstance(self.tokens, int)
+        return self.tokens
+
+    def still_to_come(self) -> float:
+        """Bytes that the first update will allocate: gradients, and the optimizer's moments.
+
+        A run that goes on from a checkpoint has its moments already, and ZeRO-3 makes the gradients when it makes the engine.
+        """
+        trained: list[Any] = [p for p in self.trainer.model.parameters() if p.requires_grad]
+        without_gradient = [] if is_deepspeed_zero3_enabled() else [p for p in trained if p.grad is None]
+        without_moments = [] if getattr(self.trainer.optimizer, "state", None) else trained
+        shares = state_shares(self.here)
+        return first_update_bytes(_elements(without_gradient), _elements(without_moments), shares)
+
+
+def _elements(parameters: list[Any]) -> int:
+    """Numbers in these parameters on all ranks together; ZeRO-3 leaves an empty tensor in the place of each."""
+    return sum(getattr(p, "ds_numel", p.numel()) for p in parameters)

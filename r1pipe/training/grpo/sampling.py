@@ -1,0 +1,134 @@
+"""Drawing a rollout with PyTorch in the training process: one prefill per group, ended sequences leave the batch.
+
+The loop is r1pipe/generation/decoding.py. On a GPU a twin of the policy draws, in the precision of autocast, and each step of its
+decoding is a CUDA graph (r1pipe/generation/cuda_graphs.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from trl import GRPOTrainer
+from trl.models import unwrap_model_for_generation
+
+from r1pipe.generation.cuda_graphs import GraphedModel, cache_fits, graph_obstacle
+from r1pipe.generation.decoding import Decoded, decode
+from r1pipe.generation.token_sampling import OnEnded
+from r1pipe.models.loading import end_ids
+from r1pipe.models.memory import free_memory
+from r1pipe.models.sharding import uncoordinated
+from r1pipe.schema import GRPOParams
+from r1pipe.training.grpo.pack_budget import PackBudget
+from r1pipe.training.stopwatch import Stopwatch
+
+
+class Sampler:
+    """Draws responses with the policy of the moment.
+
+    Args:
+        trainer: TRL's trainer; its temperature and its length are those of the phase.
+        params: the recipe's fields; the twin has room for the longest of its phases.
+        budget: says what memory updates will take beside the twin.
+        sharded: this rank holds only a part of the weights.
+        compiled: the layers are compiled, and the twin's, too.
+
+    Attributes:
+        graphed: the twin; None until the first draw, and where there cannot be one.
+    """
+
+    def __init__(
+        self,
+        trainer: GRPOTrainer,
+        *,
+        params: GRPOParams,
+        budget: PackBudget,
+        sharded: bool,
+        compiled: bool,
+        stopwatch: Stopwatch,
+    ) -> None:
+        self.trainer = trainer
+        self.params = params
+        self.budget = budget
+        self.sharded = sharded
+        self.compiled = compiled
+        self.stopwatch = stopwatch
+        self.graphed: GraphedModel | None = None
+
+    def can_draw(self, images: Any, multimodal_fields: dict[str, Any]) -> bool:
+        """Whether the loop of this module draws; otherwise TRL does, with vLLM or with transformers' generation."""
+        trainer = self.trainer
+        if trainer.use_vllm or trainer.use_transformers_continuous_batching or images or multimodal_fields:
+            return False
+        gathers_weights = not is_deepspeed_zero3_enabled() or trainer.args.ds3_gather_for_generation
+        return gathers_weights and not trainer.is_fsdp_enabled
+
+    def draw(
+        self, prompt_ids: list[list[int]], *, group_size: int, keep_logps: bool, on_ended: OnEnded | None
+    ) -> Decoded:
+        """One response to each prompt.
+
+        Args:
+            prompt_ids: the prompt of each response.
+            group_size: as many responses in a row answer the same prompt, which is then read once. Where they do not, each is read.
+            keep_logps: return the log-probs of the tokens.
+            on_ended: called with responses that have ended while others are drawn.
+        """
+        trainer = self.trainer
+        grouped = len(prompt_ids) % group_size == 0 and all(
+            ids == prompt_ids[i - i % group_size] for i, ids in enumerate(prompt_ids)
+        )
+        n = group_size if grouped else 1
+
+        decoded = Decoded([], [])
+        wrapped: Any = trainer.model_wrapped
+        gathered_weights: Any = unwrap_model_for_generation(
+            wrapped, trainer.accelerator, gather_deepspeed3_params=trainer.args.ds3_gather_for_generation
+        )
+        with gathered_weights as model, uncoordinated(wrapped):
+            training = model.training
+            model.eval()
+            # A rank may have no held-out prompt of its own, but the gathering of shards around this is collective.
+            if prompt_ids:
+                tokenizer: Any = trainer._tokenizer
+                decoded = decode(
+                    model,
+                    prompt_ids[::n],
+                    n=n,
+                    max_new_tokens=trainer.max_completion_length,
+                    temperature=trainer.temperature,
+                    top_p=trainer.top_p,
+                    eos_ids=end_ids(model, tokenizer),
+                    pad_id=tokenizer.pad_token_id,
+                    graphed=self.graphed_policy(model, len(prompt_ids), max(map(len, prompt_ids))),
+                    keep_logps=keep_logps,
+                    on_ended=on_ended,
+                )
+            model.train(training)
+        return decoded
+
+    def graphed_policy(self, model: Any, rows: int, width: int) -> GraphedModel | None:
+        """The policy's twin with the weights of now and room for `rows` prompts of up to `width` tokens.
+
+        None where a step cannot be a CUDA graph, where weights are sharded (the twin would hold all of them), or where there is no room.
+        """
+        if self.sharded or graph_obstacle(model):
+            return None
+        dtype = torch.bfloat16 if self.trainer.args.bf16 else model.dtype
+        # Room for the longest phase from the first: by the second the packs take what memory is free now.
+        columns = width + max(phase.max_tokens for phase in self.params.phases)
+
+        if self.graphed is None:
+            reserved = self.budget.still_to_come() + dtype.itemsize * model.num_parameters()
+            if not cache_fits(model.config, rows, columns, dtype.itemsize, free_memory(model.device) - reserved):
+                return None
+            self.graphed = GraphedModel.twin(model, dtype, self.compiled)
+
+        # Packs were measured by what was free beside the cache, so the cache must not grow after that.
+        reserved = float("inf") if self.budget.settled_by_memory else self.budget.still_to_come()
+        if not self.graphed.make_room(rows, columns, reserved):
+            return None
+        with self.stopwatch.part("sync"):
+            self.graphed.copy_weights(model)
+        return self.graphed

@@ -1,0 +1,46 @@
+"""The batch that TRL makes of a rollout, without the groups that cannot or shall not train the policy.
+
+Shapes: B responses on this rank, A on all ranks, C completion tokens, G groups of n responses on all ranks, R rewards.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from trl import GRPOTrainer
+
+from r1pipe.schema import GRPOParams
+from r1pipe.training.grpo.ranks import gathered
+from r1pipe.training.grpo.rollout import Rollout
+from r1pipe.training.grpo.rollout_rewards import RolloutRewards
+
+
+def groups_to_drop(trainer: GRPOTrainer, params: GRPOParams, rollout: Rollout, rewards: RolloutRewards) -> torch.Tensor:
+    """Which groups of all ranks do not count, (G,): those without one scorable response and, if asked for, those without signal."""
+    assert rollout.rewards_AR is not None
+    unscorable_G = rewards.by_group(rollout.rewards_AR).isnan().all(2).all(1)
+    silent_G = rewards.silent_groups(rollout.rewards_AR)
+
+    metrics = trainer._metrics["train"]
+    metrics["zero_signal"].append(silent_G.float().mean().item())
+    metrics["rewards/dropped_prompts"].append(float(unscorable_G.sum()))
+    metrics["phase"].append(params.phases.index(rollout.phase))
+    return unscorable_G | silent_G if params.skip_no_signal else unscorable_G
+
+
+def drop_groups(trainer: GRPOTrainer, batch: dict[str, Any], dropped_G: torch.Tensor) -> None:
+    """Mask the responses of these groups: their advantages are 0 already, but their KL and their entropy would count."""
+    if not dropped_G.any():
+        return
+    dropped_A = dropped_G.repeat_interleave(trainer.num_generations)
+    tokens_A = gathered(batch["completion_mask"].sum(1))
+    batch["num_items_in_batch"] = batch["num_items_in_batch"] - tokens_A[dropped_A].sum()
+
+    count = len(batch["completion_mask"])
+    rank = trainer.accelerator.process_index
+    dropped_B1 = dropped_A[rank * count : (rank + 1) * count, None]
+    batch["completion_mask"] = batch["completion_mask"].masked_fill(dropped_B1, 0)
+    if "old_per_token_logps" in batch:
+        # the model's log-probs of masked tokens are 0, and a ratio of them must stay finite
+        batch["old_per_token_logps"] = batch["old_per_token_logps"].masked_fill(dropped_B1, 0.0)
