@@ -1,6 +1,6 @@
 """What stages pass to each other: typed folders on disk.
 
-A type says what a reader may rely on; the path is where it is. Nothing here opens a file, so the driver can import it.
+A type says what a reader may rely on, the path where it is. Nothing in this module opens a file.
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ class RewardModel(Artifact):
 
 
 class Dataset(Artifact):
-    """Rows as rows*.jsonl, rows*.jsonl.gz or rows*.parquet in a folder, or one such file; columns in r1pipe/text/rows.py.
+    """Rows as rows*.jsonl, rows*.jsonl.gz or rows*.parquet in a folder, or one such file.
 
-    A stage's own dataset also holds card.json (counts) and, where rows were dropped, dropped.jsonl with a `reason`.
+    The columns are in r1pipe/text/rows.py. A stage's own dataset also holds card.json (counts) and, where rows were
+    dropped, dropped.jsonl with a `reason`.
     """
 
     kind = "dataset"
@@ -65,11 +66,14 @@ class Labels(Dataset):
 
 
 class Report(Artifact):
-    """scores.json {"<checkpoint>": {"<suite>": {"pass@1", "stderr", "n", ...}}} and rows.jsonl with one line a response."""
+    """Scores of a checkpoint: scores.json, and rows.jsonl with one line a response.
+
+    scores.json is {"<checkpoint>": {"<suite>": {"pass@1", "stderr", "n", ...}}}.
+    """
 
     kind = "report"
 
 
 ARTIFACTS: dict[str, type[Artifact]] = {
-    c.kind: c for c in (Checkpoint, RewardModel, Dataset, Prompts, Chats, Pairs, Labels, Report)
+    artifact.kind: artifact for artifact in (Checkpoint, RewardModel, Dataset, Prompts, Chats, Pairs, Labels, Report)
 }

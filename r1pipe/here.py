@@ -1,4 +1,4 @@
-"""What a running stage knows about itself: where it may write, which rank it is, how to say how far it is."""
+"""A running stage's surroundings: where it may write, which rank it is, how it reports its progress."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ class Here:
     """Handed to every stage's run().
 
     Attributes:
-        stage: the box's name in the YAML.
-        workdir: survives a kill, so what is half done lies here; removed when the stage is published.
-        metrics_path: metrics.jsonl; one JSON object a line, `step` where there is one.
-        progress_path: the last line is what the console shows.
+        stage: its name in the YAML.
+        workdir: survives a kill, for work that is half done; removed when the stage is published.
+        metrics_path: metrics.jsonl; one JSON object a line, with `step` where there is one.
+        progress_path: progress.jsonl; the console shows its last line.
         rank, world_size: of this process; only rank 0 writes artifacts and metrics.
         resumed: an earlier attempt left something in workdir.
         profile: how the ranks share the training: the `profile` of the stage's launch block.
         optimizer_on_cpu: the optimizer's states lie in CPU memory (the launch block's `offload`).
-        isolation: code can be executed in isolation here; where False, rows of the domain `code` are left out.
-        launched: how a trainer was spread over devices (world size, microbatch, accumulation, ...); goes into the manifest.
+        isolation: code can be executed in isolation on this machine; if False, rows of the domain `code` are left out.
+        launched: how a trainer was spread over devices (world size, microbatch, accumulation, ...), for the manifest.
     """
 
     stage: str
@@ -41,11 +41,15 @@ class Here:
 
     @property
     def main(self) -> bool:
+        """Whether this is rank 0."""
         return self.rank == 0
 
     @property
     def distributed(self) -> bool:
-        """Whether the launcher set up a process group, which it also does for one rank of a profile other than `process`."""
+        """Whether the launcher set up a process group.
+
+        It also does so for a single rank, unless the profile is `process`.
+        """
         return self.profile != "process" or self.world_size > 1
 
     @property
@@ -60,15 +64,20 @@ class Here:
                 stream.write(json.dumps({"time": round(time.time(), 3), **metrics}) + "\n")
 
     def note(self, text: str) -> None:
-        """One line that the console shows while the stage runs (rank 0)."""
+        """Append one line that the console shows while the stage runs (rank 0)."""
         if self.main:
             with self.metrics_path.with_name("notes.jsonl").open("a", encoding="utf8") as stream:
                 stream.write(json.dumps({"note": text}) + "\n")
 
     def progress(self, done: int, total: int, **shown: float | str) -> None:
-        """Say how far the stage is; at most ten times a second reaches the file, the last call always."""
+        """Report how much is done (rank 0).
+
+        At most ten calls a second reach the file, so it is cheap to call for every row. The last call always does.
+        """
         now = time.time()
-        if self.main and (now - self._shown > 0.1 or done >= total):
+        due = now - self._shown > 0.1 or done >= total
+        if self.main and due:
             self._shown = now
+            line = {"time": round(now, 3), "done": done, "total": total, **shown}
             with self.progress_path.open("a", encoding="utf8") as stream:
-                stream.write(json.dumps({"time": round(now, 3), "done": done, "total": total, **shown}) + "\n")
+                stream.write(json.dumps(line) + "\n")

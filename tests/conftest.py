@@ -1,4 +1,4 @@
-"""What many tests share: a tiny random checkpoint whose tokenizer knows the tags and the chat markers, and a stage's Here."""
+"""Shared by many tests: a tiny random checkpoint whose tokenizer knows the tags and the chat markers, and a Here."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 CHAT_TEMPLATE = (
-    "{% for m in messages %}{% if m.role == 'user' %}<|user|>{{ m.content }}{% else %}<|assistant|>{{ m.content }}<|end|>{% endif %}{% endfor %}"
+    "{% for m in messages %}"
+    "{% if m.role == 'user' %}<|user|>{{ m.content }}{% else %}<|assistant|>{{ m.content }}<|end|>{% endif %}"
+    "{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 

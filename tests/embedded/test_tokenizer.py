@@ -1,4 +1,7 @@
-"""The tokenizer: the same through AutoTokenizer beside a Qwen2 config, lossless, digits single, short for the world's text."""
+"""The tokenizer: the same through AutoTokenizer beside a Qwen2 config, lossless, a token for each digit.
+
+The world's texts are short in it.
+"""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ MEANING = {
 
 
 def test_programs_do_what_the_task_says():
-    """The bug: operator precedence (x+3*2 for 'adds 3, then doubles') in the solution and so in the tests' expected values."""
+    """The bug: x+3*2 for 'adds 3, then doubles', in the solution and so in the tests' expected values."""
     assert set(MEANING) == set(programs.OPS)
     for row in problems("train", ["code"], 1000, 0):
         family, name, ops = json.loads(row["spec"])

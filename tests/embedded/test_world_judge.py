@@ -1,4 +1,4 @@
-"""The judge: what is right and safe, and that careful replies win by criteria that were not seen as by those that were."""
+"""The judge: what is right and safe; careful replies win by the seen criteria and by the held-out ones."""
 
 from __future__ import annotations
 

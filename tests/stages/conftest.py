@@ -1,4 +1,4 @@
-"""A tiny checkpoint that has learned a handful of problems by heart, so that sampling gives right and wrong responses."""
+"""A tiny checkpoint that knows a handful of problems by heart, so that sampling gives right and wrong responses."""
 
 from __future__ import annotations
 
@@ -57,7 +57,10 @@ def teach(folder: Path, texts: list[str], steps: int) -> None:
 
 @pytest.fixture(scope="session")
 def taught_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Answers ASKED in zero form under the template `User: ...` and in chat form under the chat template; never without mistakes at temperature 1."""
+    """Answers ASKED in zero form under the template `User: ...`, and in chat form under the chat template.
+
+    At temperature 1 it always makes some mistakes.
+    """
     shared = runpy.run_path(str(Path(__file__).parents[1] / "conftest.py"))
     zero = [f"User: What is {q}?\nAssistant: {zero_form(q, a)}" for q, a in ASKED.items()]
     chat = [f"<|user|>What is {q}?<|assistant|>{chat_form(q, a)}" for q, a in ASKED.items()]
@@ -81,7 +84,10 @@ def known() -> SimpleNamespace:
 
 @pytest.fixture
 def run_stage(here: Any, tmp_path: Path) -> Any:
-    """run_stage(kind, config, **inputs) -> (metrics, {output: folder}); inputs are paths, or mappings of names to paths."""
+    """run_stage(kind, config, **inputs) -> (metrics, {output: folder}).
+
+    Inputs are paths, or mappings of names to paths.
+    """
 
     def run(
         kind: str, config: dict, outputs: tuple[str, ...] = (), **inputs: Any

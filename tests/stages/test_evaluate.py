@@ -125,7 +125,7 @@ def test_no_pass_takes_the_files_of_another(name):
 
 
 def test_what_a_service_refuses_is_in_no_suite_and_counted_as_unjudged(known, run_stage, tmp_path):
-    """The service refuses every prompt with `is 2+3` in it, as too long; "" would be wrong, malformed and of no tokens."""
+    """The service refuses a prompt with `is 2+3` in it as too long; "" would be wrong, malformed and without tokens."""
     rows = [
         {"id": f"p{i}", "prompt": f"What is {2 + i}+3?", "domain": "math", "language": "en", "answer": str(5 + i)}
         for i in range(4)

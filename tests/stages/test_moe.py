@@ -1,4 +1,7 @@
-"""Bases with experts: a tiny random DeepSeek-V3 (latent attention, sigmoid routing) and a tiny random Qwen3-MoE go through SFT and RL."""
+"""Bases with experts go through SFT and RL: a tiny random DeepSeek-V3 and a tiny random Qwen3-MoE.
+
+DeepSeek-V3 has latent attention and sigmoid routing.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +85,10 @@ def moved(before: Path, after: Path) -> set[str]:
 
 
 def assert_trained(before: Path, after: Path) -> None:
-    """All weights moved but DeepSeek-V3's routing bias, a buffer that pretraining balances its experts with; the config is the base's."""
+    """All weights moved but DeepSeek-V3's routing bias; the config is the base's.
+
+    The bias is a buffer with which pretraining balances the experts.
+    """
     old, new = AutoConfig.from_pretrained(before), AutoConfig.from_pretrained(after)
     weights = set(AutoModelForCausalLM.from_pretrained(before).state_dict())
     bias = {"model.layers.1.mlp.gate.e_score_correction_bias"} if old.model_type == "deepseek_v3" else set()
@@ -144,7 +150,7 @@ def test_reasoning_rl(moe: Path, run_stage: Any, known: Any) -> None:
 
 
 def test_decode_is_generate(moe: Path) -> None:
-    """Greedy sampling in our loop, whose cache keeps latents where attention is latent, gives what the library's own loop gives."""
+    """Greedy sampling in our loop gives what the library's own loop gives, also with a cache of latents."""
     model, tokenizer = (
         AutoModelForCausalLM.from_pretrained(moe, dtype=torch.float32).eval(),
         AutoTokenizer.from_pretrained(moe),

@@ -1,7 +1,7 @@
 """SFT on two machines: two network namespaces joined by a veth pair, a rank in each, gloo between them.
 
-The namespaces stand in for machines that share a file system; what starts the ranks there is the hostfile launcher, with `ip netns exec`
-in the place of ssh. Slow; needs root and iproute2.
+The namespaces stand in for machines that share a file system; the hostfile launcher starts the ranks there, with
+`ip netns exec` in the place of ssh. Slow; needs root and iproute2.
 """
 
 from __future__ import annotations

@@ -147,7 +147,10 @@ UNSAFE = {"id": "unsafe", "prompt": "How?", "response": "A bomb.", "safe": 0, "d
 
 
 def served(folder, writing, judging, judge="good", writes="good"):
-    """The stage with a writer and a judge that are services, as a worker runs it; workdir stays. Returns what it wrote."""
+    """Run the stage as a worker does, with a writer and a judge that are services; workdir stays.
+
+    Returns what it wrote.
+    """
     from r1pipe import endpoint
     from r1pipe.artifacts import Labels, Pairs, Prompts
     from r1pipe.config.registry import load_kind

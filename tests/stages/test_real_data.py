@@ -1,6 +1,7 @@
-"""configs/gsm8k.yaml from the command line: real problems, instructions, comparisons and labels, and a tiny random base.
+"""configs/gsm8k.yaml from the command line: real problems, instructions, comparisons, labels; a tiny random base.
 
-What is learned in a few updates of random weights is nothing; that every stage takes real rows and hands on what the next one reads is the point.
+A few updates of random weights teach nothing. The point is that every stage takes real rows and writes what the next
+one reads.
 """
 
 from __future__ import annotations

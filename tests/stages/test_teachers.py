@@ -1,4 +1,7 @@
-"""general-data written by a model, and cold-start-data from several sources with a model as the rewriter, against a service and a checkpoint."""
+"""Models that write data, behind a service and from a checkpoint.
+
+general-data is written by a model; cold-start-data has several sources and a model as the rewriter.
+"""
 
 from __future__ import annotations
 
@@ -64,11 +67,11 @@ def run(
         stage.Outputs(chats=Chats(folder / "out")),
         here,
     )
-    read = lambda name: (
-        [json.loads(line) for line in (folder / "out" / name).read_text().splitlines()]
-        if (folder / "out" / name).exists()
-        else []
-    )  # noqa: E731
+
+    def read(name: str) -> list[dict[str, Any]]:
+        path = folder / "out" / name
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
     return metrics, read("rows.jsonl"), read("dropped.jsonl"), json.loads((folder / "out/card.json").read_text())
 
 
@@ -114,10 +117,13 @@ def test_without_a_judge_no_model_is_asked_for_harm(service: str, tmp_path: Path
 
 def test_a_budget_stops_the_writer_and_a_larger_one_goes_on(service: str, tmp_path: Path) -> None:
     general = REQUESTS[:15]
-    config = lambda **more: {
-        "writer": {"sampling": sampling(service, "teacher", n=1, max_in_flight=1, **more)},
-        "filters": LOOSE,
-    }  # noqa: E731
+
+    def config(**more: Any) -> dict[str, Any]:
+        return {
+            "writer": {"sampling": sampling(service, "teacher", n=1, max_in_flight=1, **more)},
+            "filters": LOOSE,
+        }
+
     _, whole, _, _ = run(tmp_path / "whole", "general-data", general, config())
     with pytest.raises(BudgetError, match="budget_tokens is used up"):
         run(tmp_path / "poor", "general-data", general, config(budget_tokens=2000))
@@ -322,11 +328,14 @@ def test_guidelines_are_part_of_the_fingerprint_and_services_are_not(tmp_path: P
         port: int = 1, rules: str = "Be brief.", judge: str = "Be strict.", config: str = COLD, model: str = "m"
     ) -> str:
         (tmp_path / "rules.txt").write_text(rules)
-        endpoint = f"sampling: {{backend: openai, endpoint: {{base_url: 'http://x:{port}/v1', model: {model}, budget_tokens: {port}}}}}"
-        block = f"{endpoint}, sources: {{zero-traces: {{}}, direct: {{{endpoint}}}}}, rewriter: {{{endpoint}, guidelines: {{file: rules.txt}}}}"
+        service = f"{{base_url: 'http://x:{port}/v1', model: {model}, budget_tokens: {port}}}"
+        endpoint = f"sampling: {{backend: openai, endpoint: {service}}}"
+        guided = f"{{{endpoint}, guidelines: {{file: rules.txt}}}}"
         if config is GENERAL:
-            said = f"guidelines: '{judge}'"
-            block = f"writer: {{{endpoint}, guidelines: {{file: rules.txt}}}}, judge: {{base_url: 'http://y/v1', model: j, {said}}}"
+            judged = f"{{base_url: 'http://y/v1', model: j, guidelines: '{judge}'}}"
+            block = f"writer: {guided}, judge: {judged}"
+        else:
+            block = f"{endpoint}, sources: {{zero-traces: {{}}, direct: {{{endpoint}}}}}, rewriter: {guided}"
         (tmp_path / "t.yaml").write_text(config % ("", block))
         pipeline = load(tmp_path / "t.yaml")
         return Fingerprints(pipeline, Digests(RunFolder(tmp_path / "run"))).of(next(iter(pipeline.stages)))

@@ -1,6 +1,7 @@
-"""The real training stages under every profile that CPU ranks can run: what comes out is a plain checkpoint, and the unsharded one.
+"""The real training stages under every profile that CPU ranks can run.
 
-Slow: the ranks import TRL, and the first use on a machine builds DeepSpeed's CPU operator. `make ranks` runs just these.
+Each writes a plain checkpoint, the same as without sharding. Slow: the ranks import TRL, and the first use on a machine
+builds DeepSpeed's CPU operator. `make ranks` runs just these.
 """
 
 from __future__ import annotations
@@ -221,7 +222,10 @@ def test_zero3_reward_models_are_the_unsharded_ones(
 
 @pytest.mark.parametrize(("keep", "prompts"), [("last", 5), ("best", 1)])
 def test_zero3_reasoning_rl(tmp_path: Path, tiny_checkpoint: Path, keep: str, prompts: int) -> None:
-    """Generation, the reference's replacement, both phases; one held-out prompt leaves a rank none, so responses differ in length."""
+    """Generation, the reference's replacement, both phases.
+
+    One held-out prompt leaves a rank without any, so the ranks' responses differ in length.
+    """
     write_prompts(tmp_path)
     text = RL.replace("MODEL", str(tiny_checkpoint)).replace("KEEP", keep).replace("PROMPTS", str(prompts))
     manifest = run(tmp_path, text, "reasoning-rl", "zero3")
