@@ -32,4 +32,6 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     from r1pipe.training.reward_model import train_pairwise
 
     pairs = read_rows(inputs.pairs.path, Pairs)
-    return train_pairwise(inputs.model.path, pairs, config.rm, outputs.reward_model.path, here, config.seed)
+    return train_pairwise(
+        inputs.model.path, pairs, config.rm, out=outputs.reward_model.path, here=here, seed=config.seed
+    )

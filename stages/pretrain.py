@@ -71,7 +71,8 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     from r1pipe.training.pretraining import headroom, packed_documents, train_base
 
     base = outputs.checkpoint.path
+    pretraining = config.pretraining
     build_tokenizer(base)
-    rows = packed_documents(base, config.pretraining.documents, config.pretraining.row_tokens, config.seed, here)
-    metrics = train_base(base, rows, config.architecture, config.pretraining, here, config.seed)
+    rows = packed_documents(base, pretraining.documents, pretraining.row_tokens, seed=config.seed, here=here)
+    metrics = train_base(base, rows, config.architecture, pretraining, here=here, seed=config.seed)
     return metrics | headroom(base, config.probes, config.seed)

@@ -32,4 +32,6 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     from r1pipe.training.reward_model import train_pointwise
 
     labels = read_rows(inputs.labels.path, Labels)
-    return train_pointwise(inputs.model.path, labels, config.rm, outputs.reward_model.path, here, config.seed)
+    return train_pointwise(
+        inputs.model.path, labels, config.rm, out=outputs.reward_model.path, here=here, seed=config.seed
+    )

@@ -1,4 +1,4 @@
-"""Checkpoints in and out."""
+"""Checkpoints in and out: what every stage loads a model or a tokenizer with, and how a trained one is saved."""
 
 from __future__ import annotations
 
@@ -18,12 +18,17 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
 def own_device() -> torch.device:
-    """This rank's GPU, the CPU where there is none. A process that sees one GPU of several calls that one 0, whatever its rank."""
+    """This rank's GPU, or the CPU where there is none.
+
+    A process that sees only one of several GPUs calls that one 0, whatever its rank.
+    """
     import torch
 
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    # torch.distributed's own variable; accelerate chooses the device by it as well.
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    return torch.device("cuda", local_rank % torch.cuda.device_count())
 
 
 def routed(config: Any) -> bool:
@@ -32,15 +37,18 @@ def routed(config: Any) -> bool:
 
 
 def without_adapter(model: Any) -> Any:
-    """The model itself, also where LoRA is laid around it."""
+    """The model itself, also where an adapter (LoRA) is wrapped around it."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def load_tokenizer(checkpoint: Path) -> Any:
-    """The checkpoint's tokenizer (a PreTrainedTokenizerBase, whose own annotations are too wide to use), which must know how to chat, to end and to pad.
+    """The checkpoint's tokenizer, with a chat template, an end token and a padding token; it pads on the left.
+
+    Returns:
+        a PreTrainedTokenizerBase, whose own annotations are too wide to be of use.
 
     Raises:
-        InputError: no tokenizer, no chat template or no end token.
+        InputError: there is no tokenizer, no chat template or no end token.
     """
     from transformers import AutoTokenizer
 
@@ -57,29 +65,42 @@ def load_tokenizer(checkpoint: Path) -> Any:
         )
     if tokenizer.eos_token_id is None:
         raise InputError("the tokenizer has no end token", str(checkpoint), 'set "eos_token" in tokenizer_config.json')
+
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
+    # A partial and not a closure, so that the tokenizer can still be copied and pickled.
     if getattr(tokenizer, "backend_tokenizer", None) is not None and not tokenizer.clean_up_tokenization_spaces:
         tokenizer.batch_decode = partial(_batch_decode, tokenizer)
     return tokenizer
 
 
-def _batch_decode(tokenizer: Any, sequences: Any, skip_special_tokens: bool = False, **more: Any) -> list[str]:
-    """Of many lists of ids by the tokenizer's own call for many; transformers' decodes one after the other, which takes half as long again."""
-    if more or not isinstance(sequences, list) or not all(isinstance(ids, list) for ids in sequences):
-        return type(tokenizer).batch_decode(tokenizer, sequences, skip_special_tokens, **more)
+def _batch_decode(tokenizer: Any, sequences: Any, skip_special_tokens: bool = False, **options: Any) -> list[str]:
+    """`batch_decode` with the tokenizer's own function for many sequences.
+
+    transformers decodes one sequence after the other, which takes one and a half times as long.
+    """
+    lists_of_ids = isinstance(sequences, list) and all(isinstance(ids, list) for ids in sequences)
+    if options or not lists_of_ids:
+        return type(tokenizer).batch_decode(tokenizer, sequences, skip_special_tokens, **options)
     return tokenizer.backend_tokenizer.decode_batch(sequences, skip_special_tokens=skip_special_tokens)
 
 
-def load_model(checkpoint: Path, *, training: bool, frozen: bool = False) -> PreTrainedModel:
-    """The causal language model.
+def load_model(
+    checkpoint: Path, *, training: bool, frozen: bool = False, device: str | torch.device | None = None
+) -> PreTrainedModel:
+    """Load the causal language model.
 
-    Weights that are trained are float32 (bf16 autocast does the rest on a GPU); weights that only sample or score are
-    bfloat16 on a GPU, float32 on a CPU, and so are those that an adapter is laid around where the caller says `frozen`.
+    Weights that are trained are float32; on a GPU, bf16 autocast does the rest. Weights that only sample or score are
+    bfloat16 on a GPU and float32 on a CPU.
+
+    Args:
+        training: whether a trainer gets the model; else it is moved to `device` and put into evaluation mode.
+        frozen: the trainer trains an adapter around the model and not its weights, so on a GPU they are bfloat16.
+        device: of weights that are not trained; none = this rank's.
 
     Raises:
-        InputError: not a checkpoint, or of an architecture that is not a causal language model.
+        InputError: the folder is not a checkpoint, or not one of a causal language model.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -90,72 +111,84 @@ def load_model(checkpoint: Path, *, training: bool, frozen: bool = False) -> Pre
         raise InputError(
             "this is not a checkpoint: it has no config.json", str(checkpoint), "name a Hugging Face folder"
         )
-    gpu = torch.cuda.is_available()
+    in_half = torch.cuda.is_available() and (frozen or not training)
+    dtype = torch.bfloat16 if in_half else torch.float32
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            checkpoint, dtype=torch.bfloat16 if gpu and (frozen or not training) else torch.float32
-        )
+        model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=dtype)
     except (ValueError, OSError) as error:
         raise InputError(
             f"the checkpoint cannot be loaded: {str(error).splitlines()[0]}",
             str(checkpoint),
             "check config.json and the weights",
         ) from error
+
     if training:
         gather_by_layer(model)
     else:
-        torch.nn.Module.to(model, own_device()).eval()
+        torch.nn.Module.to(model, device or own_device()).eval()
     return model
 
 
 def compile_layers(model: torch.nn.Module, **options: Any) -> int:
-    """torch.compile of every decoder layer, in place, so that names in checkpoints stay; all layers share one compilation, for any number of tokens.
+    """Apply torch.compile to every decoder layer, in place, so that names in checkpoints stay as they are.
+
+    All layers share one compilation, for any number of tokens.
 
     Args:
-        options: of torch.compile.
+        options: arguments of torch.compile.
 
     Returns:
-        how many layers.
+        the number of layers.
     """
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    # `compile` of a module changes its forward in place; torch.compile(layer) would wrap it under another name.
     for layer in layers:
         layer.compile(dynamic=True, **options)
     return len(layers)
 
 
 def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Every token that ends a response: the tokenizer's and those that generation_config.json names."""
+    """Every token that ends a response: the tokenizer's, and those that generation_config.json names."""
     named = getattr(model.generation_config, "eos_token_id", None)
     ids = named if isinstance(named, list) else [named]
-    return sorted({int(i) for i in [*ids, tokenizer.eos_token_id] if i is not None})
+    return sorted({int(token_id) for token_id in [*ids, tokenizer.eos_token_id] if token_id is not None})
 
 
 def save_trained(trainer: Any, tokenizer: PreTrainedTokenizerBase, out: Path, here: Here) -> None:
-    """A plain Hugging Face folder out of any sharding; an adapter is merged into its base. Every rank calls it."""
+    """Save a plain Hugging Face checkpoint, whatever the sharding. An adapter is merged into its base.
+
+    Every rank must call it, since saving gathers the shards under ZeRO-3 and FSDP2.
+    """
     from accelerate.utils import is_peft_model
 
     model = trainer.accelerator.unwrap_model(trainer.model)
-    text = model.config.get_text_config()
-    if getattr(text, "output_router_logits", False):
-        text.output_router_logits = (
-            False  # TRL's switch for the loss that balances experts; a model that answers has no use for them
-        )
+    config = model.config.get_text_config()
+    if getattr(config, "output_router_logits", False):
+        # TRL switches on the loss that balances experts. A model that answers does not need it.
+        config.output_router_logits = False
+
     if is_peft_model(model):
         adapter = here.workdir / "adapter"
-        trainer.save_model(str(adapter))  # collective, as below
+        base = Path(model.peft_config["default"].base_model_name_or_path)
+        trainer.save_model(str(adapter))
         if here.main:
-            merge_adapter(adapter, Path(model.peft_config["default"].base_model_name_or_path), out)
+            merge_adapter(adapter, base, out)
     else:
-        trainer.save_model(str(out))  # collective: gathers the shards under ZeRO-3 and FSDP2
+        trainer.save_model(str(out))
+
     if here.main:
         tokenizer.save_pretrained(out)
-        (out / "training_args.bin").unlink(missing_ok=True)  # a pickle; nothing here reads it
+        # A pickle that nothing here reads.
+        (out / "training_args.bin").unlink(missing_ok=True)
 
 
 def merge_adapter(adapter: Path, base: Path, out: Path) -> None:
-    """The base with an adapter added to its weights, float32, as a plain checkpoint. One process, on the CPU."""
+    """Add an adapter to the weights of its base, and save them in float32 as a plain checkpoint.
+
+    One process does it, on the CPU.
+    """
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -163,7 +196,6 @@ def merge_adapter(adapter: Path, base: Path, out: Path) -> None:
     from r1pipe.models.sharding import unsharded
 
     with unsharded():
-        whole = PeftModel.from_pretrained(
-            AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), str(adapter), torch_device="cpu"
-        )
-        whole.merge_and_unload().save_pretrained(out)  # pyright: ignore[reportCallIssue]
+        base_model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        model = PeftModel.from_pretrained(base_model, str(adapter), torch_device="cpu")
+        model.merge_and_unload().save_pretrained(out)  # pyright: ignore[reportCallIssue]

@@ -1,9 +1,12 @@
-"""Log-probs of the labelled tokens on a CPU, from logits that are held whole.
+"""Log-probs of the labelled tokens on a CPU, from logits that are all held at once.
 
-TRL's fused head never holds all logits, which a GPU needs at 152k words. On a CPU it scores every position, prompts and padding too, and makes the
-logits a second time for the gradients: at the 2,000 words of the bases that ship that was 43 % of an update.
+Why it exists: TRL's fused head never holds all logits, which a GPU needs at 152k words. On a CPU that costs more than
+it gives: the head scores every position, prompts and padding included, and computes the logits a second time for the
+gradients. At the 2,000 words of the bases that ship, this was 43 % of an update of r1-zero.
 
-Shapes: B batch, T tokens less one, N tokens with a label, H hidden size, V words.
+What it gives: three updates of r1-zero took 1.28 s instead of 3.42 s (LOG.md, 2026-11-22).
+
+Shapes: B sequences, T tokens of a sequence less one, N tokens with a label, D width of the hidden states, V words.
 """
 
 from __future__ import annotations
@@ -18,17 +21,25 @@ from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
 
 from r1pipe.models.linear_ce import linear_ce_obstacle
 
-MOST_LOGITS = 2**27  # 512 MiB in float32, and some five times that at the peak of a pass; above, TRL's head
+# The most logits that are held at once; above, TRL's head computes them. In float32 they take 512 MiB, and a pass needs
+# about five times that at its peak.
+MOST_LOGITS = 2**27
 
 
 def set_head(
-    model: PreTrainedModel, *, temperature: float, cast_lm_head_to_fp32: bool, outputs: tuple[str, ...], sharded: bool
+    model: PreTrainedModel,
+    *,
+    temperature: float,
+    cast_lm_head_to_fp32: bool,
+    outputs: tuple[str, ...],
+    sharded: bool,
 ) -> None:
-    """TRL's fused head at this temperature, and on a CPU ours over it where this rank holds the whole weights.
+    """Give the model TRL's fused head at this temperature, and on a CPU the plain head over it where it applies.
 
     Args:
+        cast_lm_head_to_fp32: TRL's option; the plain head would hide it, so it is left out then.
         outputs: of log_probs, entropy and is_top1.
-        sharded: this rank holds only a part of the weights.
+        sharded: this rank holds only a part of the weights, so the plain head is left out.
     """
     add_fused_lm_head(model, temperature=temperature, cast_lm_head_to_fp32=cast_lm_head_to_fp32, outputs=outputs)
     if not cast_lm_head_to_fp32 and not sharded:
@@ -36,7 +47,9 @@ def set_head(
 
 
 def add_plain_head(model: PreTrainedModel, temperature: float, outputs: tuple[str, ...]) -> None:
-    """Let `model(..., fused_lm_head=True)` on a CPU return what TRL's head returns; nothing where the model does not allow it.
+    """Let `model(..., fused_lm_head=True)` return on a CPU what TRL's head returns.
+
+    Where the model does not allow it, nothing changes. The weights must be whole on this rank.
 
     Args:
         outputs: of log_probs, entropy and is_top1.
@@ -44,39 +57,61 @@ def add_plain_head(model: PreTrainedModel, temperature: float, outputs: tuple[st
     assert set(outputs) <= {"log_probs", "entropy", "is_top1"}, outputs
     if linear_ce_obstacle(model):
         return
-    fused = model.forward
+    trl_forward = model.forward
 
     @functools.wraps(type(model).forward)
     def forward(self: Any, *args: Any, fused_lm_head: bool = False, **kwargs: Any) -> Any:
-        shifted_BT, labels_BT = kwargs.get("shift_labels"), kwargs.get("labels")
-        targets_BT = shifted_BT if shifted_BT is not None else labels_BT[:, 1:] if labels_BT is not None else None
-        ours = (
-            fused_lm_head and targets_BT is not None and targets_BT.device.type == "cpu"
-        )  # under ZeRO, models move to the GPU after they were made
-        if not ours or kwargs.get("output_router_logits") or kwargs.get("num_items_in_batch") is not None:
-            return fused(*args, fused_lm_head=fused_lm_head, **kwargs)
+        shifted_BT = kwargs.get("shift_labels")
+        targets_BT = shifted_BT
+        if shifted_BT is None and kwargs.get("labels") is not None:
+            targets_BT = kwargs["labels"][:, 1:]
+
+        # The device is looked at in each call: under ZeRO, a model moves to the GPU after it was made.
+        on_cpu = targets_BT is not None and targets_BT.device.type == "cpu"
+        more_losses = kwargs.get("output_router_logits") or kwargs.get("num_items_in_batch") is not None
+        if not fused_lm_head or not on_cpu or more_losses:
+            return trl_forward(*args, fused_lm_head=fused_lm_head, **kwargs)
+
         assert targets_BT is not None
         mask_BT = targets_BT != -100
+        # On a CPU, reading the number of labels waits for nothing.
         if int(mask_BT.sum()) * self.config.get_text_config().vocab_size > MOST_LOGITS:
-            return fused(*args, fused_lm_head=True, **kwargs)
-        inputs = {name: value for name, value in kwargs.items() if name not in ("labels", "shift_labels")} | {
-            "use_cache": False
-        }
-        hidden_BTH = self.base_model(*args, **inputs).last_hidden_state
-        hidden_NH = (hidden_BTH if shifted_BT is not None else hidden_BTH[:, :-1])[mask_BT]
-        logits_NV = self.get_output_embeddings()(hidden_NH).float()
-        every_NV = torch.log_softmax(logits_NV if temperature == 1 else logits_NV / temperature, -1)
-        logps_N = every_NV.gather(-1, targets_BT[mask_BT][:, None]).squeeze(-1)
-        zeros_BT = logps_N.new_zeros(mask_BT.shape)
-        found = {"log_probs": zeros_BT.masked_scatter(mask_BT, logps_N)}
-        if "entropy" in outputs:
-            found["entropy"] = zeros_BT.masked_scatter(mask_BT, -(every_NV.exp() * every_NV).sum(-1))
-        if "is_top1" in outputs:
-            found["is_top1"] = torch.zeros_like(mask_BT).masked_scatter(
-                mask_BT, every_NV.argmax(-1) == targets_BT[mask_BT]
-            )
-        return FusedCausalLMOutput(
-            loss=-found["log_probs"].sum() / mask_BT.sum().clamp(min=1), label_mask=mask_BT, **found
-        )
+            return trl_forward(*args, fused_lm_head=True, **kwargs)
+
+        # The base model computes no loss, so labels are not for it.
+        inputs = {name: value for name, value in kwargs.items() if name not in ("labels", "shift_labels")}
+        inputs["use_cache"] = False
+        hidden_BTD = self.base_model(*args, **inputs).last_hidden_state
+        if shifted_BT is None:
+            hidden_BTD = hidden_BTD[:, :-1]
+        logits_NV = self.get_output_embeddings()(hidden_BTD[mask_BT]).float()
+        return _fused_output(logits_NV, targets_BT, mask_BT, temperature, outputs)
 
     model.forward = types.MethodType(forward, model)
+
+
+def _fused_output(
+    logits_NV: torch.Tensor,
+    targets_BT: torch.Tensor,
+    mask_BT: torch.Tensor,
+    temperature: float,
+    outputs: tuple[str, ...],
+) -> FusedCausalLMOutput:
+    """What TRL's head returns, from the logits of the labelled tokens; zero where there is no label."""
+    targets_N = targets_BT[mask_BT]
+    # At temperature 1 the division is left out, which saves a copy of all logits.
+    scaled_NV = logits_NV if temperature == 1 else logits_NV / temperature
+    logps_NV = torch.log_softmax(scaled_NV, -1)
+    target_logps_N = logps_NV.gather(-1, targets_N[:, None]).squeeze(-1)
+
+    zeros_BT = target_logps_N.new_zeros(mask_BT.shape)
+    results = {"log_probs": zeros_BT.masked_scatter(mask_BT, target_logps_N)}
+    if "entropy" in outputs:
+        entropies_N = -(logps_NV.exp() * logps_NV).sum(-1)
+        results["entropy"] = zeros_BT.masked_scatter(mask_BT, entropies_N)
+    if "is_top1" in outputs:
+        is_top1_N = logps_NV.argmax(-1) == targets_N
+        results["is_top1"] = torch.zeros_like(mask_BT).masked_scatter(mask_BT, is_top1_N)
+
+    loss = -results["log_probs"].sum() / mask_BT.sum().clamp(min=1)
+    return FusedCausalLMOutput(loss=loss, label_mask=mask_BT, **results)

@@ -9,10 +9,11 @@ from typing import Any
 
 @contextmanager
 def uncoordinated(engine: Any) -> Iterator[None]:
-    """Let every rank run as many forward passes as it likes; the weights must be gathered already.
+    """Let every rank run its own number of forward passes. The weights must be gathered already.
 
-    DeepSpeed compares the order of modules over the ranks at the start of each forward pass until it has recorded one. TRL takes its
-    other hooks off while it generates, and not this one, so ranks whose responses differ in length would wait for each other forever.
+    Until DeepSpeed has recorded the order of a model's modules, it compares this order over the ranks at the start of
+    each forward pass. TRL takes DeepSpeed's other hooks off while it generates, but not this one, so ranks whose
+    responses differ in length would wait for each other forever.
 
     Args:
         engine: the wrapped model; anything but a ZeRO-3 engine is left as it is.
@@ -21,19 +22,23 @@ def uncoordinated(engine: Any) -> Iterator[None]:
     if offload is None:
         yield
         return
-    compare = offload.module._forward_pre_hooks[offload.fwd_pre_hook.id]
+    compare_order = offload.module._forward_pre_hooks[offload.fwd_pre_hook.id]
     offload.fwd_pre_hook.remove()
     try:
         yield
     finally:
-        offload.fwd_pre_hook = offload.module.register_forward_pre_hook(compare)
+        offload.fwd_pre_hook = offload.module.register_forward_pre_hook(compare_order)
 
 
 @contextmanager
 def unsharded() -> Iterator[None]:
-    """Load models whole, on this rank alone: under ZeRO-3 from_pretrained would cut them up, and wait for the other ranks to do the same."""
+    """Load models whole, on this rank alone.
+
+    Under ZeRO-3, from_pretrained would otherwise shard them, and wait for the other ranks to do the same.
+    """
     from transformers.integrations import deepspeed
 
+    # transformers has no public way to read this reference, only to set and to unset it.
     known = deepspeed._hf_deepspeed_config_weak_ref
     deepspeed.unset_hf_deepspeed_config()
     try:
@@ -43,17 +48,20 @@ def unsharded() -> Iterator[None]:
 
 
 def gather_by_layer(model: Any) -> None:
-    """Under ZeRO-3, gather a decoder layer's weights as one message and not each projection's as its own.
+    """Under ZeRO-3, gather the weights of a decoder layer in one message, and not each projection in its own.
 
-    DeepSpeed calls such a module a leaf. `zero_optimization.leaf_module` in the launch block's `deepspeed` takes the place of this.
+    DeepSpeed calls such a module a leaf. Where the launch block's `deepspeed` sets `zero_optimization.leaf_module`,
+    that is used instead of this.
     """
     from transformers.integrations.deepspeed import deepspeed_config, is_deepspeed_zero3_enabled
 
     if not is_deepspeed_zero3_enabled():
         return
     config: Any = deepspeed_config()
-    names = getattr(model, "_no_split_modules", None)
-    if names and "leaf_module" not in config["zero_optimization"]:
+    # transformers lists here the classes of layers that must stay on one device, which are the decoder layers.
+    layer_classes = getattr(model, "_no_split_modules", None)
+    if layer_classes and "leaf_module" not in config["zero_optimization"]:
         from deepspeed.utils import set_z3_leaf_modules
 
-        set_z3_leaf_modules(model, sorted(names))
+        # Sorted, since every rank must gather in the same order.
+        set_z3_leaf_modules(model, sorted(layer_classes))

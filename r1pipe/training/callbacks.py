@@ -1,4 +1,4 @@
-"""What a trainer tells the run: one line of metrics a step, and how far it is."""
+"""Callbacks of the trainers: metrics and progress, and the scores of held-out prompts."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from r1pipe.models.loading import save_trained
 from r1pipe.schema import GRPOParams
 from r1pipe.training.telemetry import Meter
 
+# The trainer's metrics that the console shows, and their names there.
 SHOWN = {
     "reward": "reward",
     "completions/mean_length": "length",
@@ -26,31 +27,36 @@ SHOWN = {
 
 
 class MetricsCallback(TrainerCallback):
-    """Writes the trainer's logs to metrics.jsonl and the progress file, with the speed where there is a meter and the trainer counts tokens."""
+    """Writes the trainer's logs to metrics.jsonl and to the progress file.
+
+    Args:
+        meter: adds the speed, where the trainer counts tokens.
+    """
 
     def __init__(self, here: Here, meter: Meter | None = None) -> None:
-        self.here, self.meter = here, meter
-
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if self.meter is not None:
-            self.meter.begin()
+        self.here = here
+        self.meter = meter
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        zero = args.deepspeed_plugin
+        deepspeed = args.deepspeed_plugin
         self.here.launched.update(
             profile=self.here.profile,
             world_size=args.world_size,
-            zero_stage=zero.zero_stage if zero is not None else 0,
+            zero_stage=deepspeed.zero_stage if deepspeed is not None else 0,
             microbatch=args.per_device_train_batch_size,
             accumulation=args.gradient_accumulation_steps,
             bf16=args.bf16,
             device=str(args.device.type),
         )
         self.here.log(step=state.global_step, launched=self.here.launched)
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.meter is not None:
+            self.meter.begin()
 
     def on_log(
         self,
@@ -61,95 +67,129 @@ class MetricsCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         logs = logs or {}
-        if state.is_world_process_zero and "train_runtime" not in logs:
-            if self.meter is not None and "num_tokens" in logs:
-                logs = logs | self.meter.read(logs["num_tokens"])
-            numbers = {k: round(v, 6) for k, v in logs.items() if isinstance(v, (int, float)) and math.isfinite(v)}
-            unknown = {
-                k: None for k, v in logs.items() if isinstance(v, float) and not math.isfinite(v)
-            }  # JSON has no NaN
-            self.here.log(step=state.global_step, **numbers, **unknown)
-            self.here.progress(
-                state.global_step,
-                state.max_steps,
-                **{name: round(numbers[key], 3) for key, name in SHOWN.items() if key in numbers},
-            )
+        # The last log of a training sums up the whole of it and belongs to no update.
+        is_summary = "train_runtime" in logs
+        if not state.is_world_process_zero or is_summary:
+            return
+        if self.meter is not None and "num_tokens" in logs:
+            logs = logs | self.meter.read(logs["num_tokens"])
+
+        numbers: dict[str, float] = {}
+        not_finite: dict[str, None] = {}
+        for name, value in logs.items():
+            if not isinstance(value, int | float):
+                continue
+            if math.isfinite(value):
+                numbers[name] = round(value, 6)
+            else:
+                # JSON has no NaN.
+                not_finite[name] = None
+        self.here.log(step=state.global_step, **numbers, **not_finite)
+
+        shown = {label: round(numbers[name], 3) for name, label in SHOWN.items() if name in numbers}
+        self.here.progress(state.global_step, state.max_steps, **shown)
 
 
 class Heldout(TrainerCallback):
-    """Scores held-out prompts along the way: the curve in metrics.jsonl, and the best policy where it is to be kept.
+    """Scores held-out prompts along the way, and keeps the best policy where the config says so.
 
-    Both outlive a kill in workdir/heldout.json, which is written after the policy's weights. A trainer that goes on from a checkpoint, after a kill
-    or a rollback, forgets what came after it: those updates did not happen, or happen again.
+    The curve of scores and the best policy outlive a kill: they are in workdir/heldout.json, which is written after the
+    policy's weights. A trainer that resumes from a checkpoint, after a kill or a rollback, forgets what came after that
+    checkpoint, since those updates will be made again.
+
+    Args:
+        rows: the held-out prompts.
+        prompt_ids: the same as token ids.
+
+    Attributes:
+        trainer: must be set before training begins.
+        curve: updates done -> scores.
+        best: the updates done by the best policy, whose weights are in a folder; None where there is none.
     """
 
     trainer: Any
 
     def __init__(self, rows: list[dict[str, Any]], prompt_ids: list[list[int]], here: Here, params: GRPOParams) -> None:
-        self.rows, self.prompt_ids, self.here, self.params = rows, prompt_ids, here, params
-        self.curve: dict[int, dict[str, float]] = {}  # updates done -> scores
-        self.best: int | None = None  # of the updates whose policy is kept in a folder
+        self.rows = rows
+        self.prompt_ids = prompt_ids
+        self.here = here
+        self.params = params
+        self.curve: dict[int, dict[str, float]] = {}
+        self.best: int | None = None
 
     @property
     def best_folder(self) -> Path | None:
-        """The best policy so far; None where it is not asked for, or there is none yet."""
+        """The best policy so far; None where the config keeps the last one, or there is none yet."""
         return None if self.best is None else self._folder(self.best)
-
-    def _folder(self, step: int) -> Path:
-        return self.here.workdir / f"best-{step}"
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._recall(state.global_step)
+        # The curve begins with the policy before any update; a training that resumes has that point already.
         if state.global_step == 0:
-            self._look(state)
+            self._score(state)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.global_step % self.params.eval_every == 0 or state.global_step == state.max_steps:
-            self._look(state)
-
-    def _recall(self, step: int) -> None:
-        """What an earlier attempt knew after so many updates."""
-        path = self.here.workdir / "heldout.json"
-        told = (
-            json.loads(path.read_text(encoding="utf8")) if path.is_file() and step > 0 else {"curve": {}, "best": None}
-        )
-        self.curve = {int(seen): scores for seen, scores in told["curve"].items() if int(seen) <= step}
-        best = told["best"]
-        self.best = best if best is not None and best <= step and self._folder(best).is_dir() else None
-
-    def _look(self, state: TrainerState) -> None:
-        if not self.rows:
-            return
-        step, scores = state.global_step, self.trainer.score_heldout(self.rows, self.prompt_ids)
-        self.curve[step] = scores
-        self.here.log(step=step, **{k: round(v, 4) for k, v in scores.items()})
-        before = self.best
-        better = before is None or scores["heldout/accuracy"] > self.curve[before]["heldout/accuracy"]
-        if (
-            self.params.keep == "best" and step > 0 and better
-        ):  # of policies that were trained, if none of them is better than the first
-            self.best = step
-            save_trained(self.trainer, self.trainer.processing_class, self._folder(step), self.here)  # collective
-        if self.here.main:
-            path = self.here.workdir / "heldout.json"
-            partial = path.with_suffix(".partial")
-            partial.write_text(json.dumps({"curve": self.curve, "best": self.best}), encoding="utf8")
-            partial.replace(path)
-            if before is not None and before != self.best:
-                shutil.rmtree(self._folder(before))
+            self._score(state)
 
     def summary(self) -> dict[str, float]:
-        """Where the curve began, and the point whose policy was kept."""
+        """The beginning of the curve, and the point whose policy was kept."""
         if not self.curve:
             return {}
-        step = max(self.curve) if self.best is None else self.best
-        first, kept = self.curve[min(self.curve)], self.curve[step]
+        kept_step = max(self.curve) if self.best is None else self.best
+        first = self.curve[min(self.curve)]
+        kept = self.curve[kept_step]
         return {
-            "kept_step": step,
+            "kept_step": kept_step,
             "heldout_accuracy_start": round(first["heldout/accuracy"], 4),
             "heldout_accuracy": round(kept["heldout/accuracy"], 4),
             "heldout_tokens_start": round(first["heldout/tokens"], 2),
             "heldout_tokens": round(kept["heldout/tokens"], 2),
         }
+
+    def _recall(self, step: int) -> None:
+        """Read what an earlier attempt had found up to this step."""
+        path = self.here.workdir / "heldout.json"
+        self.curve = {}
+        self.best = None
+        if step == 0 or not path.is_file():
+            return
+        record = json.loads(path.read_text(encoding="utf8"))
+        self.curve = {int(scored): scores for scored, scores in record["curve"].items() if int(scored) <= step}
+        best = record["best"]
+        if best is not None and best <= step and self._folder(best).is_dir():
+            self.best = best
+
+    def _score(self, state: TrainerState) -> None:
+        """Score the held-out prompts with the policy of now, and keep it if it is the best one."""
+        if not self.rows:
+            return
+        step = state.global_step
+        scores = self.trainer.score_heldout(self.rows, self.prompt_ids)
+        self.curve[step] = scores
+        self.here.log(step=step, **{name: round(value, 4) for name, value in scores.items()})
+
+        before = self.best
+        better = before is None or scores["heldout/accuracy"] > self.curve[before]["heldout/accuracy"]
+        # The policy before the first update is never kept: if none that was trained is better, the best of those is.
+        if self.params.keep == "best" and step > 0 and better:
+            self.best = step
+            # All ranks take part in saving.
+            save_trained(self.trainer, self.trainer.processing_class, self._folder(step), self.here)
+        if self.here.main:
+            # In this order: the record must never name a folder that is gone.
+            self._write_record()
+            if before is not None and before != self.best:
+                shutil.rmtree(self._folder(before))
+
+    def _write_record(self) -> None:
+        # Renamed when it is whole, so that a kill leaves the record before or the new one.
+        path = self.here.workdir / "heldout.json"
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps({"curve": self.curve, "best": self.best}), encoding="utf8")
+        partial.replace(path)
+
+    def _folder(self, step: int) -> Path:
+        return self.here.workdir / f"best-{step}"

@@ -1,7 +1,13 @@
 """Reward models: pairwise for helpfulness, pointwise for safety (v2 3.1), and how RL reads them.
 
-A score enters the sum as sigmoid((s - m) / d), with m and d the mean and standard deviation of the scores of held-out
-responses (our choice: the paper does not publish how a score is scaled against 0/1 rules).
+Reads     a checkpoint, and pairs (chosen, rejected) or labels (safe, unsafe)
+Writes    a checkpoint with a scalar head, and calibration.json beside it
+
+A score s enters the sum of rewards as sigmoid((s - m) / d), where m and d are the mean and the standard deviation of
+the scores of held-out responses. This is our choice: the paper does not publish how a score is scaled against rewards
+that are 0 or 1.
+
+Shapes: N rows.
 """
 
 from __future__ import annotations
@@ -19,50 +25,195 @@ from r1pipe.text.response import split_response
 if TYPE_CHECKING:
     import torch
 
+# Sequences of a forward pass where the config does not say.
 MICROBATCH = 64
-SCORED_AT_ONCE = 256  # the longer the batch, the more equal the lengths in it
+
+# Sequences of a forward pass that only scores.
+SCORING_BATCH = 256
+
 CALIBRATION = "calibration.json"
 
-
-def split_heldout(
-    rows: list[dict[str, Any]], share: float, seed: int
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """(train, held out), split by prompt so that no prompt is in both."""
-    prompts = sorted({row["prompt"] for row in rows})
-    random.Random(seed).shuffle(prompts)
-    out = set(prompts[: max(1, round(share * len(prompts)))])
-    train, heldout = [r for r in rows if r["prompt"] not in out], [r for r in rows if r["prompt"] in out]
-    if not train:
-        raise InputError(
-            f"{len(prompts)} different prompts leave nothing to train on when {share:.0%} are held out",
-            "heldout",
-            "bring more prompts",
-        )
-    return train, heldout
+Row = dict[str, Any]
 
 
-def auroc(scores: list[float], labels: list[int]) -> float:
-    """The chance that a random positive scores above a random negative, ties half.
+# --- training ---------------------------------------------------------------------------------------------------------
 
-    >>> auroc([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1])
-    0.75
+
+def train_pairwise(
+    checkpoint: Path,
+    rows: list[Row],
+    params: RewardModelParams,
+    *,
+    out: Path,
+    here: Here,
+    seed: int,
+) -> dict[str, float]:
+    """Train the helpful reward model, on summaries, with TRL's RewardTrainer: -log sigmoid(chosen - rejected).
+
+    Args:
+        checkpoint: the model whose body it begins with.
+        rows: pairs of responses to one prompt (r1pipe/text/rows.py).
+        out: the folder for the reward model.
+
+    Returns:
+        pairs, dropped_too_long, heldout_pairs, heldout_accuracy (the share of held-out pairs that it orders as they
+        say), length_accuracy (the same share for a rule that prefers the longer summary).
+
+    Raises:
+        InputError: no pair fits max_length, or there are too few prompts to hold some out.
     """
-    positive, negative = ([s for s, y in zip(scores, labels, strict=True) if y == side] for side in (1, 0))
-    if not positive or not negative:
-        return float("nan")
-    return sum((p > n) + 0.5 * (p == n) for p in positive for n in negative) / (len(positive) * len(negative))
+    import torch
+    from datasets import Dataset
+    from transformers import PrinterCallback
+    from trl import RewardConfig, RewardTrainer
+
+    from r1pipe.models.loading import load_tokenizer
+    from r1pipe.training.arguments import resume_from
+    from r1pipe.training.callbacks import MetricsCallback
+
+    # 1. The pairs that fit, as tokens.
+    tokenizer = load_tokenizer(checkpoint)
+    train, heldout = split_heldout(rows, params.heldout, seed)
+    chosen_ids = _ids(_summaries(train, "chosen"), tokenizer)
+    rejected_ids = _ids(_summaries(train, "rejected"), tokenizer)
+    examples = []
+    for chosen, rejected in zip(chosen_ids, rejected_ids, strict=True):
+        if max(len(chosen), len(rejected)) <= params.max_length:
+            examples.append({"chosen_ids": chosen, "rejected_ids": rejected})
+    if not examples:
+        raise InputError(f"no pair fits max_length {params.max_length}", "rm.max_length", "raise max_length")
+
+    # 2. The trainer. Its arguments come before the model: under ZeRO-3, the model is then loaded in shards.
+    arguments = _arguments(params, len(examples), here, seed)
+    args = RewardConfig(**{**arguments, "max_length": None, **params.trl})
+    trainer = RewardTrainer(
+        model=_classifier(checkpoint, training=True, seed=seed),
+        args=args,
+        train_dataset=Dataset.from_list(examples),
+        processing_class=tokenizer,
+        callbacks=[MetricsCallback(here)],
+    )
+    # metrics.jsonl has all that it would print.
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=resume_from(here))
+
+    # 3. Score the held-out pairs, save, and say how well they are ordered.
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    chosen_N = torch.tensor(raw_scores(model, tokenizer, _summaries(heldout, "chosen")))
+    rejected_N = torch.tensor(raw_scores(model, tokenizer, _summaries(heldout, "rejected")))
+    _save(trainer, tokenizer, out, here, torch.cat([chosen_N, rejected_N]))
+    return {
+        "pairs": len(examples),
+        "dropped_too_long": len(train) - len(examples),
+        "heldout_pairs": len(heldout),
+        "heldout_accuracy": round((chosen_N > rejected_N).float().mean().item(), 4),
+        "length_accuracy": round(_length_accuracy(heldout), 4),
+    }
 
 
-def summary_of(response: str) -> str:
-    """What the helpful reward reads: the final summary only (v2 3.1)."""
-    return split_response(response).summary
+def train_pointwise(
+    checkpoint: Path,
+    rows: list[Row],
+    params: RewardModelParams,
+    *,
+    out: Path,
+    here: Here,
+    seed: int,
+) -> dict[str, float]:
+    """Train the safety reward model: one logit on the whole response, binary cross-entropy (v2 3.1: pointwise).
+
+    Args:
+        checkpoint: the model whose body it begins with.
+        rows: responses with the label `safe`, 1 or 0 (r1pipe/text/rows.py).
+        out: the folder for the reward model.
+
+    Returns:
+        labels, dropped_too_long, heldout_labels, heldout_accuracy, heldout_auroc.
+
+    Raises:
+        InputError: one of the two labels does not occur, no response fits max_length, or there are too few prompts to
+            hold some out.
+    """
+    import torch
+    from datasets import Dataset
+    from transformers import DataCollatorWithPadding, PrinterCallback, TrainingArguments
+
+    from r1pipe.models.loading import load_tokenizer
+    from r1pipe.training.arguments import resume_from
+    from r1pipe.training.callbacks import MetricsCallback
+    from r1pipe.training.pointwise_trainer import PointwiseTrainer
+
+    if {int(row["safe"]) for row in rows} != {0, 1}:
+        raise InputError(
+            "the safety labels are all the same", "labels", "bring responses of both kinds, safe (1) and unsafe (0)"
+        )
+
+    # 1. The responses that fit, as tokens.
+    tokenizer = load_tokenizer(checkpoint)
+    train, heldout = split_heldout(rows, params.heldout, seed)
+    examples = []
+    for row, ids in zip(train, _ids(_responses(train), tokenizer), strict=True):
+        if len(ids) <= params.max_length:
+            examples.append({"input_ids": ids, "labels": float(row["safe"])})
+    if not examples:
+        raise InputError(f"no response fits max_length {params.max_length}", "rm.max_length", "raise max_length")
+
+    # 2. The trainer. Its arguments come before the model: under ZeRO-3, the model is then loaded in shards.
+    grouping = {"train_sampling_strategy": "group_by_length", "average_tokens_across_devices": False}
+    args = TrainingArguments(**{**_arguments(params, len(examples), here, seed), **grouping, **params.trl})
+    model = _classifier(checkpoint, training=True, seed=seed)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    # The head reads the last token that is not padding.
+    tokenizer.padding_side = "right"
+    trainer = PointwiseTrainer(
+        model=model,
+        args=args,
+        train_dataset=Dataset.from_list(examples),
+        data_collator=DataCollatorWithPadding(tokenizer),
+        processing_class=tokenizer,
+        callbacks=[MetricsCallback(here)],
+    )
+    # metrics.jsonl has all that it would print.
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=resume_from(here))
+
+    # 3. Score the held-out responses, save, and say how well they are told apart.
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    scores_N = torch.tensor(raw_scores(model, tokenizer, _responses(heldout)))
+    safe_N = torch.tensor([float(row["safe"]) for row in heldout])
+    _save(trainer, tokenizer, out, here, scores_N)
+    return {
+        "labels": len(examples),
+        "dropped_too_long": len(train) - len(examples),
+        "heldout_labels": len(heldout),
+        "heldout_accuracy": round(((scores_N > 0).float() == safe_N).float().mean().item(), 4),
+        "heldout_auroc": round(auroc(scores_N.tolist(), [int(row["safe"]) for row in heldout]), 4),
+    }
+
+
+def _arguments(params: RewardModelParams, examples: int, here: Here, seed: int) -> dict[str, Any]:
+    """The trainer's arguments that both kinds of reward models share."""
+    from r1pipe.training.arguments import common_arguments, split_batch
+
+    microbatch, accumulation = split_batch(params.batch_size, here.world_size, params.microbatch, MICROBATCH)
+    # Epochs are those of the rows that fit, not of all rows.
+    updates = max(1, round(examples * params.epochs / params.batch_size))
+    return {
+        **common_arguments(params, here, seed, updates),
+        "per_device_train_batch_size": microbatch,
+        "gradient_accumulation_steps": accumulation,
+        "max_steps": updates,
+        "lr_scheduler_type": "cosine",
+    }
 
 
 def _classifier(checkpoint: Path, *, training: bool, seed: int = 0) -> Any:
-    """The checkpoint's body with a scalar head; float32 while training. Under ZeRO-3 it is cut up if the trainer's arguments were made before.
+    """The checkpoint's body with a scalar head; in float32 while it is trained.
+
+    Under ZeRO-3 it is sharded, if the trainer's arguments were made before.
 
     Args:
-        seed: of the head, where the checkpoint has none: it is drawn here, before the trainer seeds anything.
+        seed: of the head, where the checkpoint has none. It is drawn here, before the trainer seeds anything.
     """
     import torch
     from transformers import AutoModelForSequenceClassification, set_seed
@@ -70,11 +221,12 @@ def _classifier(checkpoint: Path, *, training: bool, seed: int = 0) -> Any:
     from r1pipe.models.loading import own_device
     from r1pipe.models.sharding import gather_by_layer
 
+    # A frozen model only scores, so on a GPU it is in half precision, and no head is drawn.
     if training:
         set_seed(seed)
-    gpu = torch.cuda.is_available()
+    in_half = torch.cuda.is_available() and not training
     model = AutoModelForSequenceClassification.from_pretrained(
-        checkpoint, num_labels=1, dtype=torch.bfloat16 if gpu and not training else torch.float32
+        checkpoint, num_labels=1, dtype=torch.bfloat16 if in_half else torch.float32
     )
     if not training:
         return model.to(own_device()).eval()
@@ -82,17 +234,33 @@ def _classifier(checkpoint: Path, *, training: bool, seed: int = 0) -> Any:
     return model
 
 
-def _chat(prompt: str, response: str) -> list[dict[str, str]]:
-    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+def _save(trainer: Any, tokenizer: Any, out: Path, here: Here, heldout_scores_N: torch.Tensor) -> None:
+    """Save the reward model and the calibration of its scores. Every rank must call it."""
+    from r1pipe.models.loading import save_trained
+
+    save_trained(trainer, tokenizer, out, here)
+    if not here.main:
+        return
+    calibration = {
+        "m": heldout_scores_N.mean().item(),
+        # A model that scores all responses the same must not divide by zero.
+        "d": max(1e-6, heldout_scores_N.std().item()),
+        "n": len(heldout_scores_N),
+    }
+    (out / CALIBRATION).write_text(json.dumps(calibration))
 
 
-def _ids(rows: list[tuple[str, str]], tokenizer: Any) -> list[list[int]]:
-    """Token ids of whole conversations, (prompt, response) each."""
-    return tokenizer.apply_chat_template([_chat(p, r) for p, r in rows], tokenize=True, return_dict=True)["input_ids"]
+# --- scoring ----------------------------------------------------------------------------------------------------------
 
 
 class Scorer:
-    """A frozen reward model: raw scores, or scores scaled for RL. One is loaded a rank, outside the policy's sharding."""
+    """A frozen reward model: raw scores, or scores scaled for RL.
+
+    Each rank loads one of its own, outside the policy's sharding.
+
+    Raises:
+        InputError: the folder has no calibration.
+    """
 
     def __init__(self, folder: Path) -> None:
         from r1pipe.models.loading import load_tokenizer
@@ -117,197 +285,110 @@ class Scorer:
         """Scores in (0, 1): sigmoid((s - m) / d)."""
         import torch
 
-        raw = torch.tensor(self.raw(prompts, responses))
-        return torch.sigmoid((raw - self.calibration["m"]) / self.calibration["d"]).tolist()
+        raw_N = torch.tensor(self.raw(prompts, responses))
+        return torch.sigmoid((raw_N - self.calibration["m"]) / self.calibration["d"]).tolist()
 
 
-def raw_scores(model: Any, tokenizer: Any, rows: list[tuple[str, str]]) -> list[float]:
-    """The head's output for (prompt, response) rows, (N,)."""
+def raw_scores(model: Any, tokenizer: Any, conversations: list[tuple[str, str]]) -> list[float]:
+    """The head's outputs for (prompt, response) pairs, in their order."""
     import torch
 
-    if not rows:
+    if not conversations:
         return []
-    ids = _ids(rows, tokenizer)
-    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    ids = _ids(conversations, tokenizer)
+    # Batches of similar length have little padding.
+    shortest_first = sorted(range(len(ids)), key=lambda place: len(ids[place]))
+
     scores = [0.0] * len(ids)
     model.config.pad_token_id = tokenizer.pad_token_id
-    training = model.training
+    was_training = model.training
     model.eval()
-    for start in range(0, len(order), SCORED_AT_ONCE):
-        batch = order[start : start + SCORED_AT_ONCE]
-        padded = tokenizer.pad({"input_ids": [ids[i] for i in batch]}, return_tensors="pt", padding_side="right").to(
-            model.device
-        )
+    for start in range(0, len(ids), SCORING_BATCH):
+        batch = shortest_first[start : start + SCORING_BATCH]
+        unpadded = {"input_ids": [ids[place] for place in batch]}
+        padded = tokenizer.pad(unpadded, return_tensors="pt", padding_side="right").to(model.device)
         with torch.no_grad():
             logits_B1 = model(**padded).logits
-        for i, score in zip(batch, logits_B1.float().squeeze(-1).tolist(), strict=True):
-            scores[i] = score
-    model.train(training)
+        for place, score in zip(batch, logits_B1.float().squeeze(-1).tolist(), strict=True):
+            scores[place] = score
+    model.train(was_training)
     return scores
 
 
-def _publish(trainer: Any, tokenizer: Any, out: Path, here: Here, heldout_scores: torch.Tensor) -> None:
-    from r1pipe.models.loading import save_trained
-
-    save_trained(trainer, tokenizer, out, here)
-    if here.main:
-        calibration = {
-            "m": heldout_scores.mean().item(),
-            "d": max(1e-6, heldout_scores.std().item()),
-            "n": len(heldout_scores),
-        }
-        (out / CALIBRATION).write_text(json.dumps(calibration))
+def _ids(conversations: list[tuple[str, str]], tokenizer: Any) -> list[list[int]]:
+    """Token ids of whole conversations, (prompt, response) each."""
+    chats = []
+    for prompt, response in conversations:
+        chats.append([{"role": "user", "content": prompt}, {"role": "assistant", "content": response}])
+    return tokenizer.apply_chat_template(chats, tokenize=True, return_dict=True)["input_ids"]
 
 
-def train_pairwise(
-    checkpoint: Path, rows: list[dict[str, Any]], params: RewardModelParams, out: Path, here: Here, seed: int
-) -> dict[str, float]:
-    """The helpful reward model, on summaries, with TRL's RewardTrainer (-log sigmoid(chosen - rejected)).
-
-    Returns:
-        pairs, heldout_pairs, heldout_accuracy (ordered as the pair says), length_accuracy (a rule that prefers the longer summary, beside it).
-    """
-    import torch
-    from datasets import Dataset
-    from transformers import PrinterCallback
-    from trl import RewardConfig, RewardTrainer
-
-    from r1pipe.models.loading import load_tokenizer
-    from r1pipe.training.arguments import common_arguments, resume_from, split_batch
-    from r1pipe.training.callbacks import MetricsCallback
-
-    tokenizer = load_tokenizer(checkpoint)
-    train, heldout = split_heldout(rows, params.heldout, seed)
-    microbatch, accumulate = split_batch(params.batch_size, here.world_size, params.microbatch, MICROBATCH)
-    sides = {
-        side: _ids([(row["prompt"], summary_of(row[side])) for row in train], tokenizer)
-        for side in ("chosen", "rejected")
-    }
-    fits = [
-        i for i in range(len(train)) if max(len(sides["chosen"][i]), len(sides["rejected"][i])) <= params.max_length
-    ]
-    if not fits:
-        raise InputError(f"no pair fits max_length {params.max_length}", "rm.max_length", "raise max_length")
-    steps = max(1, round(len(fits) * params.epochs / params.batch_size))
-    args = RewardConfig(
-        **{
-            **common_arguments(params, here, seed, steps),
-            "per_device_train_batch_size": microbatch,
-            "gradient_accumulation_steps": accumulate,
-            "max_steps": steps,
-            "lr_scheduler_type": "cosine",
-            "max_length": None,
-            **params.trl,
-        }
-    )
-    trainer = RewardTrainer(
-        model=_classifier(checkpoint, training=True, seed=seed),
-        args=args,
-        train_dataset=Dataset.from_dict(
-            {"chosen_ids": [sides["chosen"][i] for i in fits], "rejected_ids": [sides["rejected"][i] for i in fits]}
-        ),
-        processing_class=tokenizer,
-        callbacks=[MetricsCallback(here)],
-    )
-    trainer.remove_callback(PrinterCallback)  # metrics.jsonl has it all
-    trainer.train(resume_from_checkpoint=resume_from(here))
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    scores = {
-        side: torch.tensor(raw_scores(model, tokenizer, [(r["prompt"], summary_of(r[side])) for r in heldout]))
-        for side in ("chosen", "rejected")
-    }
-    _publish(trainer, tokenizer, out, here, torch.cat(list(scores.values())))
-    longer = [len(summary_of(r["chosen"])) - len(summary_of(r["rejected"])) for r in heldout]
-    return {
-        "pairs": len(fits),
-        "dropped_too_long": len(train) - len(fits),
-        "heldout_pairs": len(heldout),
-        "heldout_accuracy": round((scores["chosen"] > scores["rejected"]).float().mean().item(), 4),
-        "length_accuracy": round(sum(0.5 if d == 0 else float(d > 0) for d in longer) / len(longer), 4),
-    }
+def summary_of(response: str) -> str:
+    """The part of a response that the helpful reward reads: the final summary only (v2 3.1)."""
+    return split_response(response).summary
 
 
-def train_pointwise(
-    checkpoint: Path, rows: list[dict[str, Any]], params: RewardModelParams, out: Path, here: Here, seed: int
-) -> dict[str, float]:
-    """The safety reward model: one logit on the whole response, binary cross-entropy (v2 3.1: pointwise).
+def _summaries(pairs: list[Row], side: str) -> list[tuple[str, str]]:
+    """Prompts with the summaries of one side: chosen or rejected."""
+    return [(row["prompt"], summary_of(row[side])) for row in pairs]
+
+
+def _responses(labels: list[Row]) -> list[tuple[str, str]]:
+    """Prompts with whole responses."""
+    return [(row["prompt"], row["response"]) for row in labels]
+
+
+# --- held-out rows ----------------------------------------------------------------------------------------------------
+
+
+def split_heldout(rows: list[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
+    """Split rows by prompt, so that no prompt is on both sides.
 
     Returns:
-        labels, heldout_labels, heldout_accuracy, heldout_auroc.
+        the rows to train on, and the held-out rows.
 
     Raises:
-        InputError: only one of the two classes is there, or no row fits max_length.
+        InputError: nothing would be left to train on.
     """
-    import torch
-    from datasets import Dataset
-    from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainingArguments
-
-    from r1pipe.models.loading import load_tokenizer
-    from r1pipe.training.arguments import common_arguments, resume_from, split_batch
-    from r1pipe.training.callbacks import MetricsCallback
-
-    classes = {int(row["safe"]) for row in rows}
-    if classes != {0, 1}:
+    # Sorted, since the order of a set is not that of the rows.
+    prompts = sorted({row["prompt"] for row in rows})
+    random.Random(seed).shuffle(prompts)
+    heldout_prompts = set(prompts[: max(1, round(share * len(prompts)))])
+    train = [row for row in rows if row["prompt"] not in heldout_prompts]
+    heldout = [row for row in rows if row["prompt"] in heldout_prompts]
+    if not train:
         raise InputError(
-            "the safety labels are all the same", "labels", "bring responses of both kinds, safe (1) and unsafe (0)"
+            f"{len(prompts)} different prompts leave nothing to train on when {share:.0%} are held out",
+            "heldout",
+            "bring more prompts",
         )
-    tokenizer = load_tokenizer(checkpoint)
-    train, heldout = split_heldout(rows, params.heldout, seed)
-    microbatch, accumulate = split_batch(params.batch_size, here.world_size, params.microbatch, MICROBATCH)
-    encoded = [
-        {"input_ids": ids, "labels": float(row["safe"])}
-        for ids, row in zip(_ids([(r["prompt"], r["response"]) for r in train], tokenizer), train, strict=True)
-    ]
-    kept = [row for row in encoded if len(row["input_ids"]) <= params.max_length]
-    if not kept:
-        raise InputError(f"no response fits max_length {params.max_length}", "rm.max_length", "raise max_length")
-    steps = max(1, round(len(kept) * params.epochs / params.batch_size))
+    return train, heldout
 
-    class Pointwise(Trainer):
-        def compute_loss(
-            self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-        ) -> Any:
-            safe_B = inputs.pop("labels").float()
-            out = model(**inputs)
-            loss = torch.nn.functional.binary_cross_entropy_with_logits(out.logits.squeeze(-1).float(), safe_B)
-            return (loss, out) if return_outputs else loss
 
-    args = TrainingArguments(
-        **{
-            **common_arguments(params, here, seed, steps),
-            "per_device_train_batch_size": microbatch,
-            "gradient_accumulation_steps": accumulate,
-            "max_steps": steps,
-            "lr_scheduler_type": "cosine",
-            "train_sampling_strategy": "group_by_length",
-            "average_tokens_across_devices": False,
-            **params.trl,
-        }
-    )
-    model = _classifier(checkpoint, training=True, seed=seed)
-    model.config.pad_token_id = tokenizer.pad_token_id
-    tokenizer.padding_side = "right"
-    trainer = Pointwise(
-        model=model,
-        args=args,
-        train_dataset=Dataset.from_list(kept),
-        data_collator=DataCollatorWithPadding(tokenizer),
-        processing_class=tokenizer,
-        callbacks=[MetricsCallback(here)],
-    )
-    trainer.model_accepts_loss_kwargs = (
-        False  # the loss is a mean over the microbatch, so the trainer divides by the accumulation
-    )
-    trainer.remove_callback(PrinterCallback)  # metrics.jsonl has it all
-    trainer.train(resume_from_checkpoint=resume_from(here))
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    scores = torch.tensor(raw_scores(model, tokenizer, [(r["prompt"], r["response"]) for r in heldout]))
-    truth = torch.tensor([float(r["safe"]) for r in heldout])
-    _publish(trainer, tokenizer, out, here, scores)
-    return {
-        "labels": len(kept),
-        "dropped_too_long": len(encoded) - len(kept),
-        "heldout_labels": len(heldout),
-        "heldout_accuracy": round(((scores > 0).float() == truth).float().mean().item(), 4),
-        "heldout_auroc": round(auroc(scores.tolist(), [int(r["safe"]) for r in heldout]), 4),
-    }
+def auroc(scores: list[float], labels: list[int]) -> float:
+    """The chance that a random positive scores above a random negative, where ties count one half.
+
+    >>> auroc([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1])
+    0.75
+    """
+    positives = [score for score, label in zip(scores, labels, strict=True) if label == 1]
+    negatives = [score for score, label in zip(scores, labels, strict=True) if label == 0]
+    if not positives or not negatives:
+        return float("nan")
+    wins = 0.0
+    for positive in positives:
+        for negative in negatives:
+            wins += (positive > negative) + 0.5 * (positive == negative)
+    return wins / (len(positives) * len(negatives))
+
+
+def _length_accuracy(pairs: list[Row]) -> float:
+    """The share of pairs whose chosen summary is the longer one, where equal lengths count one half."""
+    wins = 0.0
+    for row in pairs:
+        difference = len(summary_of(row["chosen"])) - len(summary_of(row["rejected"]))
+        if difference == 0:
+            wins += 0.5
+        elif difference > 0:
+            wins += 1.0
+    return wins / len(pairs)

@@ -1,4 +1,8 @@
-"""Where the seconds of a rollout and its updates go: generation, reward, logps, update, sync (of weights to vLLM or to the twin that samples), heldout."""
+"""The seconds of a rollout and its updates, by part.
+
+Parts are generation, reward, logps, update, sync (of weights to vLLM, or to the copy of the policy that samples) and
+heldout.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +18,10 @@ from r1pipe.training.telemetry import Meter
 
 
 class Stopwatch:
-    """Counts seconds by part. Parts nest: the time of an inner one is not the outer one's.
+    """Counts seconds by part. Parts nest: the time of an inner part is not counted for the outer one.
 
-    On a GPU the clock is read when what was launched before is done, so that a part pays for its own kernels. A part begins and ends a few
-    times a rollout, so the waiting costs nothing that can be seen.
+    On a GPU, the clock is read when all work that was launched before is done, so that a part pays for its own kernels.
+    A part begins and ends a few times a rollout, so this waiting costs nothing that can be measured.
     """
 
     def __init__(self) -> None:
@@ -26,15 +30,18 @@ class Stopwatch:
         self._since = 0.0
 
     def start(self, part: str) -> None:
-        self._turn()
+        """Begin a part, inside those that are open."""
+        self._count()
         self._open.append(part)
 
     def stop(self) -> None:
-        self._turn()
+        """End the innermost part."""
+        self._count()
         self._open.pop()
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
+        """A part around a block."""
         self.start(name)
         try:
             yield
@@ -43,38 +50,53 @@ class Stopwatch:
 
     @contextmanager
     def outside(self, name: str) -> Iterator[None]:
-        """A part that keeps the time of those within it: scoring held-out prompts generates, but is no rollout."""
-        kept, self.seconds = self.seconds, {}
+        """A part that keeps the time of the parts inside it.
+
+        Scoring held-out prompts generates, for example, but is not part of a rollout.
+        """
+        before = self.seconds
+        self.seconds = {}
         try:
             with self.part(name):
                 yield
         finally:
-            kept[name] = kept.get(name, 0.0) + sum(self.seconds.values())
-            self.seconds = kept
+            before[name] = before.get(name, 0.0) + sum(self.seconds.values())
+            self.seconds = before
 
     def read(self) -> dict[str, float]:
         """Seconds by part since the last read."""
-        self._turn()
-        seconds, self.seconds = self.seconds, {}
+        self._count()
+        seconds = self.seconds
+        self.seconds = {}
         return seconds
 
-    def _turn(self) -> None:
+    def _count(self) -> None:
+        """Add the time since the last call to the innermost part."""
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         now = time.perf_counter()
         if self._open:
-            self.seconds[self._open[-1]] = self.seconds.get(self._open[-1], 0.0) + now - self._since
+            part = self._open[-1]
+            self.seconds[part] = self.seconds.get(part, 0.0) + now - self._since
         self._since = now
 
 
 class Timed(TrainerCallback):
-    """Says at the end of each rollout's last update where its seconds went, and how many tokens they trained."""
+    """Logs, at the end of each rollout's last update, the seconds of its parts and the speed of training.
+
+    Args:
+        trainer: an R1GRPOTrainer, which counts the tokens that it has trained.
+    """
 
     def __init__(self, stopwatch: Stopwatch, updates_per_rollout: int, trainer: Any) -> None:
-        self.stopwatch, self.updates_per_rollout, self.trainer = stopwatch, updates_per_rollout, trainer
+        self.stopwatch = stopwatch
+        self.updates_per_rollout = updates_per_rollout
+        self.trainer = trainer
+        # Without FLOPs: generation takes most of the time, so MFU would say little.
         self.meter = Meter(None, trainer.accelerator.num_processes)
 
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        # Forget what was counted before.
         self.stopwatch.read()
         self.meter.begin()
 
@@ -82,9 +104,13 @@ class Timed(TrainerCallback):
         self.stopwatch.start("update")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # All updates of a rollout are one line of the log, since the rollout's generation belongs to all of them.
         self.stopwatch.stop()
-        if state.global_step % self.updates_per_rollout and state.global_step < state.max_steps:
+        rollout_ends = state.global_step % self.updates_per_rollout == 0
+        training_ends = state.global_step >= state.max_steps
+        if not rollout_ends and not training_ends:
             return
         numbers = {f"seconds/{part}": seconds for part, seconds in self.stopwatch.read().items()}
-        for name, value in {**numbers, **self.meter.read(self.trainer.counted_tokens)}.items():
+        numbers |= self.meter.read(self.trainer.counted_tokens)
+        for name, value in numbers.items():
             self.trainer._metrics["train"][name].append(value)

@@ -193,7 +193,7 @@ def ours(
     )
     here = Here("bench", folder, folder / "metrics.jsonl", folder / "progress.jsonl")
     given["model"].config.save_pretrained(folder)
-    plan = plan_packing(folder, [len(ids) for ids in rows["input_ids"]], params, updates, here, seed=0)
+    plan = plan_packing(folder, [len(ids) for ids in rows["input_ids"]], params, updates=updates, here=here, seed=0)
     assert plan is not None
     print(here.metrics_path.read_text().strip(), flush=True)
     trainer = plan.trainer(args=trl.SFTConfig(**sft_arguments(params, here, 0, updates, plan)), **given)

@@ -154,7 +154,7 @@ def main() -> None:
             assert abs(loss - wanted) < 1e-3, "packed rows are not what rows alone are"
             assert alike > 0.999 or (routes.others and not routes.given), "packed rows are not what rows alone are"
     if device == "cuda":
-        for width, kernel in kernels._SETTLED.items():
+        for width, kernel in kernels._KERNELS.items():
             print(
                 f"heads of {width}: {kernel.name}, grouped key heads {'as they are' if kernel.grouped else 'repeated'}"
             )

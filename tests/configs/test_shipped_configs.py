@@ -314,7 +314,7 @@ def test_sft_config_of_the_paper(
     rows = [{"id": str(i), "domain": "math", "messages": chats} for i in range(640)]
     for stage, rate, batch in (("cold-start", 5e-5, 128), ("second-sft", 5e-5, 128), ("distill-llama-70b", 2e-5, 64)):
         with pytest.raises(Built):
-            train_sft(tiny_checkpoint, rows, paper.stages[stage].config.sft, here.workdir, here, 0)  # type: ignore[attr-defined]
+            train_sft(tiny_checkpoint, rows, paper.stages[stage].config.sft, out=here.workdir, here=here, seed=0)  # type: ignore[attr-defined]
         args = caught["args"]
         assert args.learning_rate == rate and caught["batch"] == batch
         assert str(args.lr_scheduler_type).endswith(

@@ -11,7 +11,7 @@ import torch
 
 from r1pipe.models import attention_kernels as kernels
 from r1pipe.models.attention_kernels import Kernel, flash4
-from r1pipe.models.packed_attention import _one_by_one
+from r1pipe.models.packed_attention import _attend_each
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -19,7 +19,7 @@ cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def by_sdpa(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, ends: torch.Tensor, longest: int, scale: float
 ) -> torch.Tensor:
-    return _one_by_one(q.transpose(0, 1)[None], k.transpose(0, 1)[None], v.transpose(0, 1)[None], ends, scale)[0]
+    return _attend_each(q.transpose(0, 1)[None], k.transpose(0, 1)[None], v.transpose(0, 1)[None], ends, scale)[0]
 
 
 def half_of_it(q: torch.Tensor, *rest: Any) -> torch.Tensor:
@@ -34,17 +34,17 @@ def too_old(*_: Any) -> torch.Tensor:
     ("tried", "why"), [(by_sdpa, None), (half_of_it, "away from torch's"), (too_old, "ValueError: too many values")]
 )
 def test_a_kernel_is_tried_before_it_is_used(tried: Any, why: str | None) -> None:
-    found = kernels._difference(tried, by_sdpa, 64)
-    assert found is None if why is None else why in (found or "")
+    difference = kernels._difference(tried, by_sdpa, 64)
+    assert difference is None if why is None else why in (difference or "")
 
 
 @pytest.fixture
 def flash_by_sdpa(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """FlashAttention 4's two functions by their contract, on the CPU; what they were told."""
-    told: list[dict[str, Any]] = []
+    """FlashAttention 4's two functions by their contract, on the CPU; the arguments of their calls."""
+    calls: list[dict[str, Any]] = []
 
     def forward(q: Any, k: Any, v: Any, **more: Any) -> tuple[Any, ...]:
-        told.append(more)
+        calls.append(more)
         return (
             by_sdpa(q, k, v, more["cu_seqlens_q"], 0, more["softmax_scale"]).contiguous(),
             q.new_zeros((q.shape[1], q.shape[0]), dtype=torch.float32),
@@ -54,7 +54,7 @@ def flash_by_sdpa(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     def backward(
         q: Any, k: Any, v: Any, out: Any, grad: Any, log_sum: Any, scale: float, **more: Any
     ) -> tuple[Any, ...]:
-        told.append(more)
+        calls.append(more)
         groups, ends = q.shape[1] // k.shape[1], more["cu_seqlens_q"].tolist()
         parts = []
         for a, b in zip(ends, ends[1:], strict=False):  # H heads, T and S tokens
@@ -75,7 +75,7 @@ def flash_by_sdpa(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     for name in ("flash_attn", "flash_attn.cute"):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     monkeypatch.setitem(sys.modules, "flash_attn.cute.interface", module)  # type: ignore[arg-type]
-    return told
+    return calls
 
 
 def case(width: int, device: str = "cpu", dtype: torch.dtype = torch.float32) -> tuple[Any, ...]:
@@ -93,7 +93,7 @@ def test_the_operators_are_what_torch_expects(flash_by_sdpa: list[dict[str, Any]
         case(16),
         test_utils=("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic"),
     )
-    assert all(told["causal"] and told["max_seqlen_q"] == told["max_seqlen_k"] == 8 for told in flash_by_sdpa)
+    assert all(call["causal"] and call["max_seqlen_q"] == call["max_seqlen_k"] == 8 for call in flash_by_sdpa)
     q, k, v, *rest = case(16)
     wanted = torch.autograd.grad(by_sdpa(q, k, v, *rest).square().sum(), (q, k, v))
     for a, b in zip(torch.autograd.grad(flash4(q, k, v, *rest).square().sum(), (q, k, v)), wanted, strict=True):
@@ -104,13 +104,13 @@ def test_the_operators_are_what_torch_expects(flash_by_sdpa: list[dict[str, Any]
 def test_where_it_is_chosen(flash_by_sdpa: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     own = Kernel("torch", by_sdpa, True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (8, 6))
-    assert kernels._flash4(own, 64) is None, "no backward pass before Hopper"
+    assert kernels._flash4_kernel(own, 64) is None, "no backward pass before Hopper"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
-    assert kernels._flash4(own, 64) == Kernel("FlashAttention 4", flash4, True)
+    assert kernels._flash4_kernel(own, 64) == Kernel("FlashAttention 4", flash4, True)
     with pytest.warns(UserWarning, match="not used for heads of 64: its output or gradients are"):
-        assert kernels._flash4(Kernel("torch", half_of_it, False), 64) is None
+        assert kernels._flash4_kernel(Kernel("torch", half_of_it, False), 64) is None
     monkeypatch.setitem(sys.modules, "flash_attn.cute.interface", None)
-    assert kernels._flash4(own, 64) is None, "not installed: nothing to warn of"
+    assert kernels._flash4_kernel(own, 64) is None, "not installed: nothing to warn of"
 
 
 @cuda
@@ -119,5 +119,5 @@ def test_on_the_gpu_it_is_what_torch_computes(width: int) -> None:
     pytest.importorskip("flash_attn.cute.interface")
     if torch.cuda.get_device_capability() < kernels.HOPPER:
         pytest.skip("FlashAttention 4 needs Hopper")
-    assert kernels._difference(flash4, kernels._of_torch().attend, width) is None
+    assert kernels._difference(flash4, kernels._torch_kernel().attend, width) is None
     assert kernels.attention_kernel(width).name == "FlashAttention 4"

@@ -90,7 +90,7 @@ def test_packed_rows_equal_rows_alone(make: Any) -> None:
 
 
 def test_the_last_row_does_not_see_the_first() -> None:
-    """A test of the test: without cu_seq_lens the rows would see each other, and the comparison above would tell."""
+    """A test of the test above: without cu_seq_lens rows see each other, and the comparison notices it."""
     model = tiny()
     use_packed_attention(model)
     inputs = pack(ROWS)
@@ -162,20 +162,20 @@ def fake_kernel(attends: list[tuple[int, ...]], grouped: bool) -> Any:
         assert q_THF.shape[1] == k_TKF.shape[1] or grouped
         attends.append(tuple(k_TKF.shape))
         q, k, v = (x.transpose(0, 1)[None] for x in (q_THF, k_TKF, v_TKF))
-        return varlen._one_by_one(q, k, v, ends, scale)[0]
+        return varlen._attend_each(q, k, v, ends, scale)[0]
 
     return attend
 
 
 @pytest.mark.parametrize("grouped", [False, True])
 def test_the_kernels_path_pads_crops_and_groups(grouped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is done around the kernel, with its contract in the kernel's place: narrow values, odd widths, fewer key heads."""
+    """The code around the kernel, with a fake that holds its contract: narrow values, odd widths, fewer key heads."""
     seen: list[tuple[int, ...]] = []
     monkeypatch.setattr(kernels, "_KERNELS", {24: Kernel("fake", fake_kernel(seen, grouped), grouped)})
     q, k, v = torch.randn(1, 4, 9, 20), torch.randn(1, 2, 9, 20), torch.randn(1, 2, 9, 12)
     ends = packed_kwargs([4, 5])["cu_seq_lens_q"]
-    out = varlen._kernel(q, k, v, ends, 8, 0.25)
-    torch.testing.assert_close(out, varlen._one_by_one(q, k, v, ends, 0.25)[0], atol=1e-6, rtol=1e-5)
+    out = varlen._attend_packed(q, k, v, ends, 8, 0.25)
+    torch.testing.assert_close(out, varlen._attend_each(q, k, v, ends, 0.25)[0], atol=1e-6, rtol=1e-5)
     assert seen == [(9, 2 if grouped else 4, 24)]
 
 
@@ -183,7 +183,7 @@ def test_the_kernels_path_pads_crops_and_groups(grouped: bool, monkeypatch: pyte
 def attend(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, ends: torch.Tensor, longest: int, scale: float
 ) -> torch.Tensor:
-    return varlen._one_by_one(*(x.transpose(0, 1)[None] for x in (q, k, v)), ends, scale)[0].contiguous()
+    return varlen._attend_each(*(x.transpose(0, 1)[None] for x in (q, k, v)), ends, scale)[0].contiguous()
 
 
 @attend.register_fake
@@ -195,7 +195,7 @@ def _(
 
 @pytest.mark.parametrize("half", [False, True], ids=["float32", "autocast"])
 def test_layers_compile_to_one_graph_for_all_lengths(half: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing on the kernel's path breaks the graph, and neither another layer nor another number of tokens or sequences compiles again."""
+    """Nothing breaks the graph, and neither another layer nor other numbers of tokens or sequences compile again."""
     from r1pipe.models.loading import compile_layers
 
     def kernel(q: Any, k: Any, v: Any, ends: Any, longest: int, scale: float) -> torch.Tensor:
@@ -223,12 +223,12 @@ def test_layers_compile_to_one_graph_for_all_lengths(half: bool, monkeypatch: py
 
 
 def test_autocast_brings_queries_and_keys_to_half(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weights are float32, so rotary embeddings give float32 queries; the kernel takes half precision only."""
+    """Weights are float32, so rotary embeddings give float32 queries; the kernel accepts half precision only."""
     kinds: list[torch.dtype] = []
-    plain = varlen._one_by_one
+    plain = varlen._attend_each
     monkeypatch.setattr(
         varlen,
-        "_one_by_one",
+        "_attend_each",
         lambda q, k, v, *rest: (kinds.extend([q.dtype, k.dtype, v.dtype]), plain(q, k, v, *rest))[1],
     )
     model = tiny()
@@ -260,8 +260,8 @@ def test_grouped_heads_on_the_gpu_equal_repeated_ones() -> None:
     register_packed_attention()
     q, k, v = (torch.randn(1, h, 300, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True) for h in (8, 2, 2))
     ends = torch.tensor([0, 100, 100, 300], dtype=torch.int32, device="cuda")
-    found = varlen._kernel(q, k, v, ends, 1024, 0.125)
-    wanted = varlen._one_by_one(q.float(), k.float(), v.float(), ends, 0.125)[0]
+    found = varlen._attend_packed(q, k, v, ends, 1024, 0.125)
+    wanted = varlen._attend_each(q.float(), k.float(), v.float(), ends, 0.125)[0]
     torch.testing.assert_close(found.float(), wanted, atol=2e-2, rtol=2e-2)
     for a, b in zip(
         torch.autograd.grad(found.float().sum(), (q, k, v)), torch.autograd.grad(wanted.sum(), (q, k, v)), strict=True

@@ -1,4 +1,4 @@
-"""Going on from a trainer's checkpoint with other ranks: what can, and what is refused."""
+"""Resuming from a trainer's checkpoint with other ranks: what is possible, and what is refused."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def saved(here: Here) -> None:
         (("zero3", 2), ("zero3", 2)),
     ],
 )
-def test_goes_on(here: Here, then: tuple[str, int], now: tuple[str, int]):
+def test_a_training_resumes(here: Here, then: tuple[str, int], now: tuple[str, int]):
     for (here.profile, here.world_size), first in ((then, True), (now, False)):
-        found = resume_from(here)
-        assert found is None if first else str(found).endswith("checkpoint-4")
+        checkpoint = resume_from(here)
+        assert checkpoint is None if first else str(checkpoint).endswith("checkpoint-4")
         if first:
             saved(here)
 
@@ -44,13 +44,13 @@ def test_goes_on(here: Here, then: tuple[str, int], now: tuple[str, int]):
         (("fsdp2", 2), ("fsdp2", 4)),
     ],
 )
-def test_is_refused(here: Here, then: tuple[str, int], now: tuple[str, int]):
+def test_resuming_sharded_states_over_other_ranks_is_refused(here: Here, then: tuple[str, int], now: tuple[str, int]):
     here.profile, here.world_size = then
     assert resume_from(here) is None
     saved(here)
     here.profile, here.world_size = now
     with pytest.raises(
-        ConfigError, match=f"cut for {then[1]} ranks under {then[0]}; {now[1]} ranks under {now[0]}"
+        ConfigError, match=f"sharded for {then[1]} ranks under {then[0]}; {now[1]} ranks under {now[0]}"
     ) as caught:
         resume_from(here)
     assert f"profile {then[0]} with {then[1]} ranks" in caught.value.fix

@@ -59,7 +59,12 @@ def test_sft_trains_the_adapter_alone_and_writes_it_merged(tiny_checkpoint: Path
     out = tmp_path / "out"
     out.mkdir()
     train_sft(
-        tiny_checkpoint, rows, SFTParams(lr=1e-2, batch_size=4, max_length=128, max_steps=3, lora=LORA), out, here, 0
+        tiny_checkpoint,
+        rows,
+        SFTParams(lr=1e-2, batch_size=4, max_length=128, max_steps=3, lora=LORA),
+        out=out,
+        here=here,
+        seed=0,
     )
     assert moved(tiny_checkpoint, out) == adapted(tiny_checkpoint)
     assert not list(out.glob("adapter*")) and AutoTokenizer.from_pretrained(out).chat_template
@@ -124,7 +129,7 @@ def test_a_reference_that_would_be_replaced_is_refused():
 def test_an_argument_that_peft_does_not_know_is_a_mistake():
     from r1pipe.training.arguments import lora_config
 
-    with pytest.raises(ConfigError, match="no argument rank"):
+    with pytest.raises(ConfigError, match="no argument 'rank'"):
         lora_config({"rank": 8}, "sft.lora")
     assert lora_config(None, "sft.lora") is None
 
@@ -148,9 +153,9 @@ def test_the_same_seed_gives_the_same_adapter(tiny_checkpoint: Path, here: Here,
             tiny_checkpoint,
             rows,
             SFTParams(lr=1e-2, batch_size=4, max_length=128, max_steps=2, lora=LORA),
-            tmp_path / str(attempt),
-            here,
-            seed,
+            out=tmp_path / str(attempt),
+            here=here,
+            seed=seed,
         )
     assert not moved(tmp_path / "0", tmp_path / "1")
     assert moved(tmp_path / "0", tmp_path / "2")

@@ -21,7 +21,7 @@ def clock(monkeypatch):
 
 def test_an_inner_part_is_not_the_outer_ones(clock):
     watch = Stopwatch()
-    clock(5)  # nobody's
+    clock(5)  # before any part
     watch.start("update")
     clock(1)
     with watch.part("generation"):
@@ -36,7 +36,7 @@ def test_an_inner_part_is_not_the_outer_ones(clock):
     assert watch.read() == {}
 
 
-def test_what_is_open_goes_on_after_a_read(clock):
+def test_an_open_part_goes_on_after_a_read(clock):
     watch = Stopwatch()
     watch.start("update")
     clock(1)
@@ -46,7 +46,7 @@ def test_what_is_open_goes_on_after_a_read(clock):
     assert watch.read() == {"update": 2}
 
 
-def test_held_out_prompts_are_no_rollout(clock):
+def test_held_out_prompts_are_not_part_of_a_rollout(clock):
     watch = Stopwatch()
     with watch.part("generation"):
         clock(1)

@@ -1,7 +1,8 @@
-"""What R1GRPOTrainer overrides or leans on in TRL, held by the hash of its source: an upstream change is looked at before it is shipped.
+"""What R1GRPOTrainer overrides or relies on in TRL, by the hash of its source.
 
-Read from TRL 1.16.0. Where a test fails: read the method's new source, see whether our override still does what it replaces (its docstring
-says why it is there), then put the new hash and the new version here.
+An upstream change fails here, so that it is looked at before it is shipped. The hashes are of TRL 1.16.0. Where a test
+fails: read the method's new source, see whether our override still does what it replaces (its docstring says why it is
+there), then put the new hash and the new version here.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ OVERRIDDEN = {
     "_get_per_token_logps_and_entropies": "ea73c3909275851d",
     "log": "1e7772819cc8cf09",
 }
-LEANED_ON: dict[str, tuple[Any, str]] = {  # not ours, but what we hand them or take from them must stay as it is
+# Not overridden, but what they take and return must stay as it is.
+RELIED_ON: dict[str, tuple[Any, str]] = {
     "GRPOTrainer._prepare_inputs": (GRPOTrainer._prepare_inputs, "f824e7fb07147956"),
     "VLLMGeneration.generate": (VLLMGeneration.generate, "2d2ac2be5b1309c4"),
     "VLLMGeneration.sync_weights": (VLLMGeneration.sync_weights, "63d669fb32304ff5"),
@@ -62,9 +64,9 @@ def test_what_we_override_has_not_changed(name: str) -> None:
     assert found == OVERRIDDEN[name], f"TRL changed GRPOTrainer.{name} since {READ_FROM}: read it, then record {found}"
 
 
-@pytest.mark.parametrize("name", sorted(LEANED_ON))
+@pytest.mark.parametrize("name", sorted(RELIED_ON))
 def test_what_we_lean_on_has_not_changed(name: str) -> None:
-    function, recorded = LEANED_ON[name]
+    function, recorded = RELIED_ON[name]
     found = source_hash(function)
     assert found == recorded, f"TRL changed {name} since {READ_FROM}: read it, then record {found}"
 

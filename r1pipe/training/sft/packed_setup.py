@@ -1,4 +1,8 @@
-"""What is decided before packed training starts: whether rows are packed, how, whether activations are recomputed and layers compiled."""
+"""What is decided before packed training starts.
+
+Whether rows are packed, how many tokens a pass holds, whether activations are recomputed, and whether layers are
+compiled. All of it is decided from the model's shape, before its weights are loaded.
+"""
 
 from __future__ import annotations
 
@@ -19,22 +23,43 @@ from r1pipe.training.arguments import half_base
 from r1pipe.training.sft.pack_sampler import PackSampler
 from r1pipe.training.telemetry import flops_per_token, peak_flops
 
-COMPILE_PAYS_AFTER = 600.0  # seconds of training; compiling takes about one minute
-PASSES = range(32768, 8191, -1024)  # tokens of a pass: the most that fits
-DEFAULT_PASS = 16384  # where activations are recomputed anyway, or nothing is known of the device
-LIKELY_MFU = 0.4  # to guess how long training takes
+# Seconds of training from which compilation pays: it takes about one minute.
+COMPILE_PAYS_AFTER = 600.0
+
+# To guess how long training takes: the share of a GPU's arithmetic that it uses, and the peak of an unknown GPU.
+LIKELY_MFU = 0.4
+LIKELY_PEAK_FLOPS = 1e14
+
+# Tokens of a pass that are tried, the most first.
+PASSES = range(32768, 8191, -1024)
+
+# Tokens of a pass where activations are recomputed anyway, or nothing is known of the device.
+DEFAULT_PASS = 16384
+
+# The share of the parameters that is trained under LoRA, roughly.
+LORA_TRAINS = 0.02
 
 
 @dataclass(frozen=True)
 class PackingPlan:
-    """How packed training runs."""
+    """How packed training runs.
+
+    Attributes:
+        sampler: which rows share a pass.
+        checkpointing: activations are recomputed in the backward pass.
+        compile: layers are compiled.
+    """
 
     sampler: PackSampler
     checkpointing: bool
     compile: bool
 
     def trainer(self, **arguments: Any) -> Any:
-        """The trainer, its model switched over to packed attention."""
+        """The trainer, with its model switched over to packed attention.
+
+        Args:
+            arguments: of TRL's SFTTrainer.
+        """
         from r1pipe.training.sft.sft_trainer import PackedSFTTrainer
 
         model = arguments["model"]
@@ -45,24 +70,107 @@ class PackingPlan:
 
 
 def plan_packing(
-    checkpoint: Path, lengths: list[int], params: SFTParams, updates: int, here: Here, seed: int
+    checkpoint: Path,
+    lengths: list[int],
+    params: SFTParams,
+    *,
+    updates: int,
+    here: Here,
+    seed: int,
 ) -> PackingPlan | None:
-    """The plan, said in metrics.jsonl; None where rows go in padded batches."""
+    """Decide how rows are packed, and record it in metrics.jsonl.
+
+    Args:
+        lengths: the tokens of each row.
+        updates: how many there are in the whole training.
+
+    Returns:
+        the plan; None where rows go in padded batches.
+    """
     if not params.packing:
-        _warn_of_padding(params, "sft.packing is false")
+        _warn_of_options_for_packing(params, "sft.packing is false")
         return None
-    if (
-        torch.cuda.is_available()
-    ):  # passes differ in length, and blocks of fixed size would leave holes; read at the first allocation
+    if torch.cuda.is_available():
+        # Passes differ in length, and memory in blocks of fixed size would be left with holes. PyTorch reads this at
+        # its first allocation.
         os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     skeleton = skeleton_of(checkpoint)
-    if reason := packing_obstacle(skeleton.config, skeleton):
-        warnings.warn(f"rows are padded, not packed: of {type(skeleton).__name__}, {reason}", stacklevel=3)
-        _warn_of_padding(params, "rows are padded")
+    obstacle = packing_obstacle(skeleton.config, skeleton)
+    if obstacle:
+        warnings.warn(f"rows are padded, not packed: of {type(skeleton).__name__}, {obstacle}", stacklevel=2)
+        _warn_of_options_for_packing(params, "rows are padded")
         return None
+    _warn_of_options_for_padding(params)
+
+    trained_tokens = updates * params.batch_size * sum(lengths) / len(lengths)
+    compiled = _is_compiled(params, here, skeleton, trained_tokens * flops_per_token(skeleton) / here.world_size)
+    memory = device_memory()
+    shares = state_shares(here)
+    trained = 1.0 if params.lora is None else LORA_TRAINS
+
+    def need(pass_tokens: int) -> Need:
+        return training_need(
+            skeleton,
+            # The longest row is a pass of its own, whatever the limit.
+            max(pass_tokens, max(lengths)),
+            on=shares,
+            compiled=compiled,
+            trained=trained,
+            in_float32=trained if half_base(params, here) else 1.0,
+        )
+
+    pack_tokens = params.pack_tokens
+    if pack_tokens is None:
+        pack_tokens = DEFAULT_PASS
+        if memory is not None and params.gradient_checkpointing is not True:
+            pack_tokens = next((tokens for tokens in PASSES if need(tokens).fits(memory)), DEFAULT_PASS)
+    sampler = PackSampler(
+        lengths,
+        batch_size=params.batch_size,
+        updates=updates,
+        ranks=here.world_size,
+        rank=here.rank,
+        pack_tokens=pack_tokens,
+        seed=seed,
+    )
+
+    # What the sampler made of the limit decides, since its largest pass may be smaller, or one long row.
+    planned = need(sampler.capacity)
+    # false = where it does not fit; true = always; `never` is neither.
+    checkpointing = params.gradient_checkpointing is True
+    if params.gradient_checkpointing is False and memory is not None:
+        checkpointing = not planned.fits(memory)
+    plan = PackingPlan(sampler, checkpointing, compiled)
+    _record(plan, planned, here)
+    return plan
+
+
+def _record(plan: PackingPlan, need: Need, here: Here) -> None:
+    activations = need.checkpointed if plan.checkpointing else need.activations
+    estimate = need.states + need.loss + activations
+    here.launched["packing"] = {
+        "passes": plan.sampler.accumulation,
+        "largest_pass_tokens": plan.sampler.capacity,
+        "gradient_checkpointing": plan.checkpointing,
+        "compile": plan.compile,
+        "estimated_gib": round(estimate / 2**30, 1),
+    }
+    here.log(packing=here.launched["packing"])
+
+
+def _warn_of_options_for_packing(params: SFTParams, reason: str) -> None:
+    """Warn of options that are stated, and that only packed rows use."""
+    stated = {"pack_tokens": params.pack_tokens is not None, "compile: true": params.compile is True}
+    for option, is_stated in stated.items():
+        if is_stated:
+            warnings.warn(f"sft.{option} is ignored: it is an option for packed rows, and {reason}", stacklevel=3)
+
+
+def _warn_of_options_for_padding(params: SFTParams) -> None:
+    """Warn of options that are stated, and that only padded rows use."""
     if params.microbatch is not None:
         warnings.warn(
-            f"microbatch {params.microbatch} is ignored, since rows are packed: pack_tokens says how much a pass holds",
+            f"microbatch {params.microbatch} is ignored, since rows are packed: pack_tokens limits the size of a pass",
             stacklevel=3,
         )
     if "train_sampling_strategy" in params.trl:
@@ -70,46 +178,6 @@ def plan_packing(
             "sft.trl.train_sampling_strategy is ignored, since rows are packed, and each update is drawn at random",
             stacklevel=3,
         )
-    tokens = updates * params.batch_size * sum(lengths) / len(lengths)
-    compiled = _compiled(params, here, skeleton, tokens * flops_per_token(skeleton) / here.world_size)
-    on = state_shares(here)
-    memory = device_memory()
-
-    def need(tokens: int) -> Need:
-        trained = 1.0 if params.lora is None else 0.02
-        return training_need(
-            skeleton, max(tokens, max(lengths)), on, compiled, trained, trained if half_base(params, here) else 1.0
-        )
-
-    pack_tokens = params.pack_tokens
-    if pack_tokens is None:
-        always = params.gradient_checkpointing is True or memory is None
-        pack_tokens = next((n for n in PASSES if not always and need(n).fits(memory or 0)), DEFAULT_PASS)
-    sampler = PackSampler(lengths, params.batch_size, updates, here.world_size, here.rank, pack_tokens, seed)
-    checkpointing = params.gradient_checkpointing is True
-    if params.gradient_checkpointing is False and memory is not None:
-        checkpointing = not need(sampler.capacity).fits(memory)
-    planned = need(sampler.capacity)
-    here.launched["packing"] = {
-        "passes": sampler.accumulation,
-        "largest_pass_tokens": sampler.capacity,
-        "gradient_checkpointing": checkpointing,
-        "compile": compiled,
-        "estimated_gib": round(
-            (planned.states + planned.loss + (planned.checkpointed if checkpointing else planned.activations)) / 2**30,
-            1,
-        ),
-    }
-    here.log(packing=here.launched["packing"])
-    return PackingPlan(sampler, checkpointing, compiled)
-
-
-def _warn_of_padding(params: SFTParams, why: str) -> None:
-    """What is stated for packed rows only, and does nothing for padded ones."""
-    stated = {"pack_tokens": params.pack_tokens is not None, "compile: true": params.compile is True}
-    for name, is_stated in stated.items():
-        if is_stated:
-            warnings.warn(f"sft.{name} is ignored, since it is of packed rows, and {why}", stacklevel=4)
 
 
 def skeleton_of(checkpoint: Path) -> Any:
@@ -120,18 +188,23 @@ def skeleton_of(checkpoint: Path) -> Any:
         return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(checkpoint))
 
 
-def _compiled(params: SFTParams, here: Here, skeleton: Any, flops: float) -> bool:
-    """Whether layers are compiled: not under hooks that gather weights, and by itself only where it pays (routing to experts breaks the graph)."""
+def _is_compiled(params: SFTParams, here: Here, skeleton: Any, flops: float) -> bool:
+    """Whether layers are compiled: as the config says; `auto` = where it pays.
+
+    Args:
+        flops: the floating-point operations of the whole training on one device.
+    """
+    # The hooks that gather sharded weights cannot be compiled.
     if here.sharded_weights:
         if params.compile is True:
             warnings.warn(
-                "compile is ignored: weights are sharded, and gathering them cannot be compiled", stacklevel=4
+                "compile is ignored: weights are sharded, and gathering them cannot be compiled", stacklevel=3
             )
         return False
-    if params.compile == "auto":
-        return (
-            torch.cuda.is_available()
-            and not routed(skeleton.config)
-            and flops / ((peak_flops() or 1e14) * LIKELY_MFU) > COMPILE_PAYS_AFTER
-        )
-    return params.compile
+    if params.compile != "auto":
+        return params.compile
+    # Routing to experts breaks the graph of a layer.
+    if not torch.cuda.is_available() or routed(skeleton.config):
+        return False
+    seconds = flops / ((peak_flops() or LIKELY_PEAK_FLOPS) * LIKELY_MFU)
+    return seconds > COMPILE_PAYS_AFTER

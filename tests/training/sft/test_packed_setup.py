@@ -16,7 +16,9 @@ from r1pipe.schema import Launch, SFTParams
 from r1pipe.training.sft import packed_setup as packed
 from r1pipe.training.sft.packed_setup import plan_packing
 
-H100, H200 = 85.0e9, 150.1e9  # bytes, as torch tells them
+# Bytes of memory, as torch reports them.
+H100 = 85.0e9
+H200 = 150.1e9
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,7 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def plan(folder: Path, here: Here, lengths: list[int], **stated: Any) -> Any:
     params = SFTParams(**{"batch_size": 4, **stated})
-    return plan_packing(folder, lengths, params, 2, here, seed=0)
+    return plan_packing(folder, lengths, params, updates=2, here=here, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -68,8 +70,9 @@ def test_a_pass_is_as_large_as_fits(
     memory: float | None, capacity: int, qwen: Path, here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(packed, "device_memory", lambda: memory)
-    found = plan(qwen, here, [1024] * 512, batch_size=256)
-    assert found.sampler.capacity == capacity and found.checkpointing is (memory == 30e9)
+    planned = plan(qwen, here, [1024] * 512, batch_size=256)
+    assert planned.sampler.capacity == capacity
+    assert planned.checkpointing is (memory == 30e9)
 
 
 def test_states_are_sixteen_bytes_a_parameter_and_the_copies_two(qwen: Path) -> None:
@@ -77,7 +80,7 @@ def test_states_are_sixteen_bytes_a_parameter_and_the_copies_two(qwen: Path) -> 
     size = sum(p.numel() for p in skeleton.parameters())
     assert size == pytest.approx(1.54e9, rel=0.01)
     assert training_need(skeleton, 1).states == 18 * size
-    assert training_need(skeleton, 1, StateShares(0.25, 0.25, 0.25)).states == 16 * size / 4 + 2 * size
+    assert training_need(skeleton, 1, on=StateShares(0.25, 0.25, 0.25)).states == 16 * size / 4 + 2 * size
     assert training_need(skeleton, 1, trained=0.0).states == 6 * size
     assert training_need(skeleton, 1, trained=0.0, in_float32=0.0).states == 2 * size, (
         "an adapter's base lies in half precision only"
@@ -94,7 +97,8 @@ def test_compiling_is_for_long_training(qwen: Path, here: Here, monkeypatch: pyt
     monkeypatch.setattr(packed, "peak_flops", lambda: 989e12)
     assert not plan(qwen, here, [4096] * 8).compile
     assert plan(qwen, here, [4096] * 8, compile=True).compile
-    assert plan_packing(qwen, [4096] * 8, SFTParams(batch_size=128), 2000, here, seed=0).compile  # type: ignore[union-attr]
+    long = plan_packing(qwen, [4096] * 8, SFTParams(batch_size=128), updates=2000, here=here, seed=0)
+    assert long is not None and long.compile
     here.profile = "zero3"
     with pytest.warns(UserWarning, match="compile is ignored"):
         assert not plan(qwen, here, [4096] * 8, compile=True).compile
@@ -143,13 +147,13 @@ def test_a_pass_is_larger_where_the_states_are_spread(qwen: Path, here: Here, mo
 
 
 @pytest.mark.parametrize(
-    ("stated", "said"),
+    ("stated", "warning"),
     [({"pack_tokens": 512}, "sft.pack_tokens is ignored"), ({"compile": True}, "sft.compile: true is ignored")],
 )
-def test_what_is_of_packed_rows_is_said_to_be_ignored_where_rows_are_padded(
-    stated: dict[str, Any], said: str, qwen: Path, here: Here
+def test_a_warning_says_what_is_ignored_where_rows_are_padded(
+    stated: dict[str, Any], warning: str, qwen: Path, here: Here
 ) -> None:
-    with pytest.warns(UserWarning, match=said):
+    with pytest.warns(UserWarning, match=warning):
         assert plan(qwen, here, [64] * 8, packing=False, **stated) is None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -160,20 +164,26 @@ def test_a_gpu_before_ampere_gets_padded_rows(qwen: Path, here: Here, monkeypatc
     """T4 and V100: torch's kernel of variable length does not run there, and bf16 is emulated."""
     from r1pipe.training.arguments import common_arguments
 
-    asked: list[dict[str, Any]] = []
+    calls: list[dict[str, Any]] = []
+
+    def is_bf16_supported(**arguments: Any) -> bool:
+        calls.append(arguments)
+        return arguments.get("including_emulation", True)
+
     monkeypatch.setattr(varlen, "gpu_capability", lambda: (7, 5))
     with pytest.warns(UserWarning, match=r"compute capability 8\.0"):
         assert plan(qwen, here, [64] * 8) is None
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(
-        torch.cuda, "is_bf16_supported", lambda **told: (asked.append(told), told.get("including_emulation", True))[1]
-    )
-    assert common_arguments(SFTParams(), here, 0, 1)["bf16"] is False and asked == [{"including_emulation": False}]
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_bf16_supported)
+    assert common_arguments(SFTParams(), here, 0, 1)["bf16"] is False
+    assert calls == [{"including_emulation": False}]
 
 
 def test_the_plan_is_recorded(qwen: Path, here: Here) -> None:
     import json
 
     plan(qwen, here, [100, 200, 300, 400, 500, 600, 700, 800], pack_tokens=1200)
-    said = json.loads(here.metrics_path.read_text())["packing"]
-    assert said["largest_pass_tokens"] <= 1200 and said["passes"] >= 2 and said["estimated_gib"] > 24
+    record = json.loads(here.metrics_path.read_text())["packing"]
+    assert record["largest_pass_tokens"] <= 1200
+    assert record["passes"] >= 2
+    assert record["estimated_gib"] > 24

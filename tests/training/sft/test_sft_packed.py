@@ -39,7 +39,13 @@ def one_by_one(checkpoint: Path, params: SFTParams, updates: int, seed: int) -> 
     tokenizer, model = load_tokenizer(checkpoint), load_model(checkpoint, training=True)
     rows = [chat_ids(row["messages"], tokenizer) for row in chats()]
     sampler = PackSampler(
-        [len(ids) for ids, _ in rows], params.batch_size, updates, 1, 0, params.pack_tokens or 0, seed
+        [len(ids) for ids, _ in rows],
+        batch_size=params.batch_size,
+        updates=updates,
+        ranks=1,
+        rank=0,
+        pack_tokens=params.pack_tokens or 0,
+        seed=seed,
     )
     for batch in sampler.batches():
         total = sum(sum(rows[i][1]) for i in batch)
@@ -78,7 +84,7 @@ def test_weights_are_those_of_rows_one_by_one(
         trl=SGD,
     )
     out = here.workdir / "out"
-    metrics = train_sft(tiny_checkpoint, chats(), params, out, here, seed=5)
+    metrics = train_sft(tiny_checkpoint, chats(), params, out=out, here=here, seed=5)
     trained = {name: p.detach() for name, p in load_model(out, training=True).named_parameters()}
     before = dict(load_model(tiny_checkpoint, training=True).named_parameters())
     assert metrics["steps"] == 3 and metrics["rows"] == 20
@@ -101,30 +107,33 @@ def test_padded_training_is_packed_training(microbatch: int | None, tiny_checkpo
             microbatch=None if packing else microbatch,
             bf16=False,
         )
-        train_sft(tiny_checkpoint, chats(), params, here.workdir / f"packed {packing}", here, seed=5)
+        train_sft(tiny_checkpoint, chats(), params, out=here.workdir / f"packed {packing}", here=here, seed=5)
         lines = map(json.loads, here.metrics_path.read_text().splitlines())
         losses.append([line["loss"] for line in lines if "loss" in line])
         here.metrics_path.unlink()
     assert len(losses[0]) == 5 and losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-def test_a_sampling_strategy_is_followed_or_said_to_be_ignored(tiny_checkpoint: Path, here: Here) -> None:
+def test_a_sampling_strategy_is_followed_or_a_warning_says_it_is_ignored(tiny_checkpoint: Path, here: Here) -> None:
     params = SFTParams(
         lr=1e-2, batch_size=20, max_steps=1, max_length=512, trl={"train_sampling_strategy": "sequential"}
     )
     with pytest.warns(UserWarning, match="train_sampling_strategy is ignored"):
-        train_sft(tiny_checkpoint, chats(), params, here.workdir / "packed", here, seed=5)
+        train_sft(tiny_checkpoint, chats(), params, out=here.workdir / "packed", here=here, seed=5)
 
-    def loss(**more: Any) -> float:
-        told = SFTParams(lr=1e-2, batch_size=4, max_steps=1, max_length=512, packing=False, bf16=False, **more)
-        return train_sft(tiny_checkpoint, chats(), told, here.workdir / f"padded {len(more)}", here, seed=5)["loss"]
+    def padded_loss(**options: Any) -> float:
+        padded = SFTParams(lr=1e-2, batch_size=4, max_steps=1, max_length=512, packing=False, bf16=False, **options)
+        out = here.workdir / f"padded {len(options)}"
+        return train_sft(tiny_checkpoint, chats(), padded, out=out, here=here, seed=5)["loss"]
 
-    assert loss(trl=params.trl) != pytest.approx(loss(), rel=1e-3), "the first four rows, and four at random"
+    assert padded_loss(trl=params.trl) != pytest.approx(padded_loss(), rel=1e-3), (
+        "the first four rows, and four at random"
+    )
 
 
-def test_metrics_tell_speed_and_how_it_was_packed(tiny_checkpoint: Path, here: Here) -> None:
+def test_metrics_hold_the_speed_and_how_rows_were_packed(tiny_checkpoint: Path, here: Here) -> None:
     params = SFTParams(lr=1e-3, batch_size=4, max_steps=2, max_length=512, pack_tokens=80)
-    train_sft(tiny_checkpoint, chats(), params, here.workdir / "out", here, seed=0)
+    train_sft(tiny_checkpoint, chats(), params, out=here.workdir / "out", here=here, seed=0)
     lines = [json.loads(line) for line in here.metrics_path.read_text().splitlines()]
     assert lines[0]["packing"]["passes"] > 1 and lines[0]["packing"]["gradient_checkpointing"] is False
     steps = [line for line in lines if "loss" in line]
@@ -147,8 +156,8 @@ def test_stopped_and_resumed_equals_one_go(tiny_checkpoint: Path, tmp_path: Path
         if halt:
             with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
                 patch.setattr("r1pipe.training.callbacks.MetricsCallback.on_log", _stop_after_two)
-                train_sft(tiny_checkpoint, chats(), params, workdir / "out", here, seed=0)
-        train_sft(tiny_checkpoint, chats(), params, workdir / "out", here, seed=0)
+                train_sft(tiny_checkpoint, chats(), params, out=workdir / "out", here=here, seed=0)
+        train_sft(tiny_checkpoint, chats(), params, out=workdir / "out", here=here, seed=0)
         return {name: p.detach() for name, p in load_model(workdir / "out", training=True).named_parameters()}
 
     whole, halved = run("whole", halt=False), run("halved", halt=True)
@@ -170,9 +179,9 @@ def test_half_precision_goes_through_the_whole_trainer(
     monkeypatch.setattr(varlen, "_has_kernel", lambda query: (kinds.add(query.dtype), plain(query))[1])
     params = {"lr": 1e-3, "batch_size": 4, "max_steps": 1, "max_length": 512, "pack_tokens": 80}
     losses = [
-        train_sft(tiny_checkpoint, chats(), SFTParams(**params, bf16=half), here.workdir / str(half), here, seed=0)[
-            "loss"
-        ]
+        train_sft(
+            tiny_checkpoint, chats(), SFTParams(**params, bf16=half), out=here.workdir / str(half), here=here, seed=0
+        )["loss"]
         for half in (False, True)
     ]
     assert kinds == {torch.float32, torch.bfloat16}
@@ -180,7 +189,9 @@ def test_half_precision_goes_through_the_whole_trainer(
     assert load_model(here.workdir / "True", training=True).dtype == torch.float32
 
 
+# The code of one rank. It imports this file for its rows.
 RANK = """
+import os
 import sys
 from pathlib import Path
 from r1pipe.here import Here
@@ -189,11 +200,12 @@ from r1pipe.training.sft.sft_training import train_sft
 from r1pipe.training.sft.sft_trainer import ROUND
 sys.path.insert(0, {tests!r})
 from test_sft_packed import chats, SGD
-import os
-rank, ranks, folder = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), Path({folder!r})
+rank = int(os.environ["RANK"])
+ranks = int(os.environ["WORLD_SIZE"])
+folder = Path({folder!r})
 here = Here("test", folder / "workdir", folder / "metrics.jsonl", folder / "progress.jsonl", rank, ranks)
 params = SFTParams(lr=0.5, batch_size=8, max_steps=3, max_length=512, pack_tokens=80, max_grad_norm=1e9, trl=SGD)
-train_sft(Path({checkpoint!r}), chats(), params, folder / "out", here, seed=5)
+train_sft(Path({checkpoint!r}), chats(), params, out=folder / "out", here=here, seed=5)
 """
 
 
@@ -215,14 +227,14 @@ def test_two_ranks_train_what_one_does(tiny_checkpoint: Path, tmp_path: Path) ->
     ranks = [
         subprocess.Popen(
             [sys.executable, "-c", code],
-            env=shared | {"RANK": str(r), "LOCAL_RANK": str(r)},
+            env=shared | {"RANK": str(number), "LOCAL_RANK": str(number)},
             stderr=subprocess.PIPE,
             text=True,
         )
-        for r in (0, 1)
+        for number in (0, 1)
     ]
-    said = [rank.communicate(timeout=300)[1] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], said
+    errors = [rank.communicate(timeout=300)[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], errors
     trained = {name: p.detach() for name, p in load_model(tmp_path / "out", training=True).named_parameters()}
     params = SFTParams(lr=0.5, batch_size=8, pack_tokens=80)
     for name, wanted in one_by_one(tiny_checkpoint, params, 3, 5).items():
@@ -238,8 +250,8 @@ def test_rows_are_packed_unless_the_config_says_otherwise(
         tiny_checkpoint,
         chats(),
         SFTParams(batch_size=4, max_steps=1, max_length=512, **stated),
-        here.workdir / "out",
-        here,
+        out=here.workdir / "out",
+        here=here,
         seed=0,
     )
     assert ("packing" in here.metrics_path.read_text()) is not bool(stated)
@@ -264,17 +276,20 @@ def test_a_model_with_a_window_is_padded_with_a_warning(tiny_checkpoint: Path, h
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     params = SFTParams(batch_size=4, max_steps=1, max_length=512)
     with pytest.warns(UserWarning, match="window of 16"):
-        assert train_sft(folder, chats(), params, here.workdir / "out", here, seed=0)["steps"] == 1
+        assert train_sft(folder, chats(), params, out=here.workdir / "out", here=here, seed=0)["steps"] == 1
 
 
-def test_a_microbatch_beside_packing_is_said_to_be_ignored(tiny_checkpoint: Path, here: Here) -> None:
+def test_a_warning_says_that_a_microbatch_is_ignored_where_rows_are_packed(tiny_checkpoint: Path, here: Here) -> None:
     params = SFTParams(batch_size=4, max_steps=1, max_length=512, microbatch=2)
     with pytest.warns(UserWarning, match="microbatch 2 is ignored"):
-        train_sft(tiny_checkpoint, chats(), params, here.workdir / "out", here, seed=0)
+        train_sft(tiny_checkpoint, chats(), params, out=here.workdir / "out", here=here, seed=0)
 
 
-def test_what_we_stand_on_in_trl_is_what_we_read() -> None:
-    """Overridden or called below its public names. Where a hash differs: read the new source, adapt ours, put the new hash."""
+def test_the_sources_of_trl_are_those_that_were_read() -> None:
+    """TRL's methods that are overridden, and its internals that are called.
+
+    Where a hash differs: read the new source, adapt ours, and put the new hash here.
+    """
     import hashlib
     import inspect
 
@@ -292,7 +307,7 @@ def test_what_we_stand_on_in_trl_is_what_we_read() -> None:
 
 @pytest.mark.parametrize("asked", [{"loss_type": "dft"}, {"label_smoothing_factor": 0.2}], ids=str)
 def test_another_loss_is_the_one_that_rows_alone_have(asked: dict[str, Any], tiny_checkpoint: Path, here: Here) -> None:
-    """The loss without logits is the plain negative log-likelihood only, and took the place of every other one."""
+    """The loss without logits is the plain negative log-likelihood, and it once replaced every other loss too."""
     trained = {}
     for packing, loss in ((True, asked), (False, asked), (True, {})):
         params = SFTParams(
@@ -306,7 +321,7 @@ def test_another_loss_is_the_one_that_rows_alone_have(asked: dict[str, Any], tin
             trl=SGD | loss,
         )
         out = here.workdir / f"{packing}{bool(loss)}"
-        train_sft(tiny_checkpoint, chats(), params, out, here, seed=5)
+        train_sft(tiny_checkpoint, chats(), params, out=out, here=here, seed=5)
         trained[packing, bool(loss)] = dict(load_model(out, training=True).named_parameters())
     for name, alone in trained[False, True].items():
         torch.testing.assert_close(trained[True, True][name], alone, atol=1e-5, rtol=1e-4)

@@ -1,0 +1,32 @@
+"""The trainer of the safety reward model: one logit on the whole response, binary cross-entropy.
+
+It is a module of its own so that r1pipe/training/reward_model.py can be imported without transformers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import Trainer
+
+
+class PointwiseTrainer(Trainer):
+    """transformers' Trainer with the loss of the labels `safe` (1) and `unsafe` (0).
+
+    Shapes: B sequences.
+    """
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        # The loss is a mean over the microbatch, so the trainer must divide it by the accumulation steps.
+        self.model_accepts_loss_kwargs = False
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        safe_B = inputs.pop("labels").float()
+        outputs = model(**inputs)
+        logits_B = outputs.logits.squeeze(-1).float()
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits_B, safe_B)
+        return (loss, outputs) if return_outputs else loss
