@@ -75,14 +75,10 @@ _OPERATOR = re.compile(r"[\d)\]}]\s*[+\-*/×÷·]\s*[\d(\[{+-]")
 # No character that could belong to a formula.
 _WORDY = re.compile(r"[^\d\\^_{}=<>+*/|~≤≥≠√π∞∈∪∩]*")
 # Words behind a number that make it another number or two; single letters could be variables.
-_NOT_UNITS = frozenset(
-    "or and to plus minus times over pi e sqrt not x y z n k a b c d i "
-    "squared cubed factorial mod divided about than".split()
-)
+_NOT_UNITS = """or and to plus minus times over pi e sqrt not x y z n k a b c d i squared cubed factorial mod divided
+about than"""
 # Units that may follow the digits directly (5kg); other letters there are variables (12r).
-_ATTACHED_UNITS = frozenset(
-    "m s g h l cm mm km kg mg ml hr hrs min mins sec ft in lb lbs oz mph kph am pm rd th st nd k".split()
-)
+_ATTACHED_UNITS = "m s g h l cm mm km kg mg ml hr hrs min mins sec ft in lb lbs oz mph kph am pm rd th st nd k"
 # Our name of a unit -> its spellings.
 _ALIASES = {
     "m": "m meter metre meters metres 米",
@@ -105,6 +101,8 @@ _ALIASES = {
     "euro": "€ euro euros",
     "pound": "£",
 }
+_NOT_UNIT_WORDS = frozenset(_NOT_UNITS.split())
+_ATTACHED_UNIT_WORDS = frozenset(_ATTACHED_UNITS.split())
 _UNITS = {alias: name for name, aliases in _ALIASES.items() for alias in aliases.split()}
 
 
@@ -200,11 +198,11 @@ def _number(text: str) -> Answer | None:
 def _is_unit(text: str, unit: str, start: int) -> bool:
     """Whether the words behind a number are a unit: `5 apples`, `5kg` and `5 km/h`, but not `5 or 6`, `5 x` or `5r`."""
     words = unit.lower().rstrip(".^23").replace("/", " ").replace("-", " ").split()
-    if any(word in _NOT_UNITS for word in words):
+    if any(word in _NOT_UNIT_WORDS for word in words):
         return False
     is_attached = not text[:start].endswith((" ", "%")) and unit[:1].isascii()
     is_letter = len(words[0]) == 1 and words[0].isascii()
-    return words[0] in _ATTACHED_UNITS if is_attached or is_letter else True
+    return words[0] in _ATTACHED_UNIT_WORDS if is_attached or is_letter else True
 
 
 def _fraction(text: str) -> Answer | None:

@@ -1,4 +1,4 @@
-"""Bubblewrap around a warm Python: whether it works here, what is visible inside, one runner and how to talk to it."""
+"""Bubblewrap around a warm Python: whether it works on this machine, what is visible inside, and one runner."""
 
 from __future__ import annotations
 
@@ -19,9 +19,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-_INSIDE = Path(__file__).with_name("sandboxed")
+_SANDBOXED = Path(__file__).with_name("sandboxed")
 _START = "import sys; sys.path.append('/opt/runner'); from sandboxed.runner import main; main()"
-_START_S = 30.0  # seconds a runner may take to start on a busy machine
+# Seconds that a runner may take to start on a busy machine.
+_START_S = 30.0
+# Seconds beyond the program's wall time after which a runner counts as dead.
+_GRACE_S = 5
 _TMP_MB = 64
 
 
@@ -48,7 +51,7 @@ class Limits:
 
 
 def available() -> str | None:
-    """None if programs can be isolated here, else the reason, with what to install. Cheap after the first call."""
+    """None if programs can be isolated on this machine, else the reason. Fast after the first call."""
     return probe(shutil.which("bwrap"))
 
 
@@ -58,41 +61,36 @@ def probe(bwrap: str | None) -> str | None:
     if not sys.platform.startswith("linux"):
         return f"isolation needs Linux (this is {sys.platform})"
     if platform.machine() not in ("x86_64", "aarch64"):
-        return f"the system call filter is not written for {platform.machine()}"
+        return f"there is no system call filter for {platform.machine()}"
     if bwrap is None:
         return "bubblewrap is not installed (the package is called `bubblewrap`, the program `bwrap`)"
     try:
         runner = Runner(bwrap)
     except OSError as error:
         return f"bubblewrap cannot be started: {error}"
+
+    header = {"source": "def ready(): return 42", "entry_point": None, "partial": False}
+    tests = {"kind": "asserts", "setup": "", "asserts": ["assert ready() == 42"]}
     try:
-        tests = {"kind": "asserts", "setup": "", "asserts": ["assert ready() == 42"]}
-        reply = runner.ask(
-            {"source": "def ready(): return 42", "entry_point": None, "partial": False}, tests, Limits(cpu_s=10)
-        )
+        reply = runner.ask(header, tests, Limits(cpu_s=10))
     except OSError:
-        why = runner.complaint()
-        return f"bubblewrap does not start here{': ' + why if why else ''} (unprivileged user namespaces may be switched off)"
+        complaint = runner.last_complaint()
+        reason = f": {complaint}" if complaint else ""
+        return f"bubblewrap does not start here{reason} (unprivileged user namespaces may be switched off)"
     finally:
         runner.close()
-    return (
-        None
-        if reply.get("passed") == 1
-        else f"a program inside bubblewrap does not run: {reply.get('why') or reply.get('broken')}"
-    )
+    if reply.get("passed") != 1:
+        return f"a program inside bubblewrap does not run: {reply.get('why') or reply.get('broken')}"
+    return None
 
 
 def _command(bwrap: str) -> list[str]:
-    """The sandbox as bubblewrap's arguments: nothing is there but what is named here."""
-    python = os.path.realpath(sys.executable)
-    folders = {
-        os.path.realpath(sys.base_prefix),
-        os.path.realpath(sys.base_exec_prefix),
-        os.path.dirname(os.path.dirname(python)),
-    }
+    """The sandbox as bubblewrap's arguments: inside it nothing exists but what is named here."""
     command = [bwrap, "--unshare-all", "--new-session", "--clearenv", "--cap-drop", "ALL", "--hostname", "sandbox"]
     for name, value in {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0", "HOME": "/tmp"}.items():
         command += ["--setenv", name, value]
+
+    # The system, read-only.
     command += ["--ro-bind", "/usr", "/usr"]
     for folder in ("/lib", "/lib64", "/lib32", "/bin"):
         if os.path.islink(folder):
@@ -102,17 +100,26 @@ def _command(bwrap: str) -> list[str]:
     for path in ("/etc/ld.so.cache", "/etc/localtime"):
         if os.path.exists(path):
             command += ["--ro-bind", path, path]
-    for folder in sorted(folders):
-        if not folder.startswith("/usr/") and folder != "/usr":
+
+    # The interpreter, which may be outside of /usr.
+    python = os.path.realpath(sys.executable)
+    python_folders = {
+        os.path.realpath(sys.base_prefix),
+        os.path.realpath(sys.base_exec_prefix),
+        os.path.dirname(os.path.dirname(python)),
+    }
+    for folder in sorted(python_folders):
+        if folder != "/usr" and not folder.startswith("/usr/"):
             command += ["--ro-bind", folder, folder]
+
     for device in ("null", "zero", "urandom", "random"):
         command += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
-    command += ["--ro-bind", str(_INSIDE), "/opt/runner/sandboxed"]
-    command += (
-        ["--size", str(_TMP_MB << 20), "--tmpfs", "/tmp"]
-        if _can_limit_tmp(bwrap)
-        else ["--tmpfs", "/tmp", "--remount-ro", "/tmp"]
-    )
+    command += ["--ro-bind", str(_SANDBOXED), "/opt/runner/sandboxed"]
+    if _can_limit_tmp(bwrap):
+        command += ["--size", str(_TMP_MB << 20), "--tmpfs", "/tmp"]
+    else:
+        # A /tmp without a limit could fill the machine's memory.
+        command += ["--tmpfs", "/tmp", "--remount-ro", "/tmp"]
     return [*command, "--remount-ro", "/", "--chdir", "/tmp", "--", python, "-P", "-S", "-s", "-B", "-c", _START]
 
 
@@ -124,75 +131,85 @@ def _can_limit_tmp(bwrap: str) -> bool:
         return False
 
 
-# --- one runner ---------------------------------------------------------------------------------------------------------------
+# --- one runner -------------------------------------------------------------------------------------------------------
 
 
 class Runner:
     """A bubblewrap with a warm interpreter in it; one job at a time."""
 
     def __init__(self, bwrap: str) -> None:
-        told, tell = os.pipe()
+        # Bubblewrap writes the process id of the sandbox's first process into this pipe.
+        info_read, info_write = os.pipe()
         try:
-            command = [bwrap, "--info-fd", str(tell), *_command(bwrap)[1:]]
+            command = [bwrap, "--info-fd", str(info_write), *_command(bwrap)[1:]]
             pipe = subprocess.PIPE
             self.process = subprocess.Popen(
-                command, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0, cwd="/", pass_fds=[tell]
+                command, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0, cwd="/", pass_fds=[info_write]
             )
         except OSError:
-            os.close(told)
+            os.close(info_read)
             raise
         finally:
-            os.close(tell)
+            os.close(info_write)
         assert self.process.stdin and self.process.stdout and self.process.stderr
-        self.input, self.output, self.errors = self.process.stdin, self.process.stdout, self.process.stderr
-        self.info: int | None = told
+        self.input = self.process.stdin
+        self.output = self.process.stdout
+        self.errors = self.process.stderr
+        self.info: int | None = info_read
         os.set_blocking(self.input.fileno(), False)
-        self.fresh = True
+        self.is_fresh = True
 
     def ask(self, header: dict[str, Any], tests: Mapping[str, Any] | None, limits: Limits) -> dict[str, Any]:
-        """Run one job. Raises OSError where the runner ends or does not answer in time; it is of no use then."""
-        request = _frame({**header, "limits": {**asdict(limits), "wall_s": limits.wall_s}}) + (
-            _frame(tests) if tests is not None else b""
-        )
-        deadline = time.monotonic() + limits.wall_s + 5 + (_START_S if self.fresh else 0)
+        """Run one job and return the reply.
+
+        Raises:
+            OSError: the runner ends or does not answer in time; it cannot be used any more.
+        """
+        request = _frame({**header, "limits": {**asdict(limits), "wall_s": limits.wall_s}})
+        if tests is not None:
+            request += _frame(tests)
+        deadline = time.monotonic() + limits.wall_s + _GRACE_S + (_START_S if self.is_fresh else 0)
         left = memoryview(request)
         while left:
-            if not select.select([], [self.input], [], max(0.0, deadline - time.monotonic()))[1]:
+            _, writable, _ = select.select([], [self.input], [], _seconds_until(deadline))
+            if not writable:
                 raise OSError("the runner does not read")
             left = left[os.write(self.input.fileno(), left[: 1 << 16]) :]
         (size,) = struct.unpack("<Q", self._read(8, deadline))
         reply = json.loads(self._read(size, deadline))
-        self.fresh = False
+        self.is_fresh = False
         return reply
 
     def _read(self, size: int, deadline: float) -> bytes:
-        parts: list[bytes] = []
+        chunks: list[bytes] = []
         while size:
-            if not select.select([self.output], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            readable, _, _ = select.select([self.output], [], [], _seconds_until(deadline))
+            if not readable:
                 raise OSError("the runner does not answer")
             chunk = os.read(self.output.fileno(), min(size, 1 << 20))
             if not chunk:
                 raise OSError("the runner ended")
-            parts.append(chunk)
+            chunks.append(chunk)
             size -= len(chunk)
-        return b"".join(parts)
+        return b"".join(chunks)
 
-    def complaint(self) -> str:
+    def last_complaint(self) -> str:
         """The last line that bubblewrap or Python wrote to stderr before it ended."""
         self.kill()
         lines = self.errors.read().decode("utf8", "replace").strip().splitlines()
         return lines[-1] if lines else ""
 
     def kill(self) -> None:
-        """End everything inside: the kernel does when the first process of the namespace dies. Killing bubblewrap alone would not
-        do, and its --die-with-parent would end the sandbox with the thread that started it."""
+        """End everything inside the sandbox: the kernel does, when the first process of the namespace dies.
+
+        Killing bubblewrap alone would not end what is inside. Its --die-with-parent would, but already when the thread
+        that started it ends.
+        """
         if self.info is not None:
-            # Written before the runner starts; empty where bubblewrap failed.
-            if (
-                select.select([self.info], [], [], 1.0)[0]
-                and (text := os.read(self.info, 1 << 16))
-                and self.process.poll() is None
-            ):
+            # Written before the runner starts; empty if bubblewrap failed.
+            readable, _, _ = select.select([self.info], [], [], 1.0)
+            text = os.read(self.info, 1 << 16) if readable else b""
+            if text and self.process.poll() is None:
                 with contextlib.suppress(OSError, ValueError, KeyError):
                     os.kill(int(json.loads(text)["child-pid"]), signal.SIGKILL)
             os.close(self.info)
@@ -201,12 +218,21 @@ class Runner:
         self.process.wait()
 
     def close(self, kill: bool = True) -> None:
+        """Close the pipes.
+
+        Args:
+            kill: end the processes as well; a forked process must not end those of its parent.
+        """
         if kill:
             self.kill()
         elif self.info is not None:
             os.close(self.info)
         for stream in (self.input, self.output, self.errors):
             stream.close()
+
+
+def _seconds_until(deadline: float) -> float:
+    return max(0.0, deadline - time.monotonic())
 
 
 def _frame(content: Any) -> bytes:

@@ -129,7 +129,7 @@ def judge(
     prompt: Sequence[Any] | None = None,
     **columns: Any,
 ) -> list[float | None]:
-    """1.0 where the judge says that the summary agrees with the reference, 0.0 where not or without a summary, else None.
+    """1.0 where the judge finds that the summary agrees with the reference, 0.0 where not or without one, else None.
 
     Args:
         answer: gold answers; read where a row has no `reference`. None where it has neither: not judged.

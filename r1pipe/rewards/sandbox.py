@@ -35,7 +35,6 @@ from typing import Any
 from r1pipe.errors import InputError, MissingToolError
 from r1pipe.rewards.isolation import Limits, Runner, available, probe
 
-
 # How many programs run at a time unless `workers` says otherwise.
 _MAX_WORKERS = 16
 

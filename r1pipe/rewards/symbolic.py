@@ -1,8 +1,8 @@
 """Equality of answers that need algebra, by math-verify in a few processes with hard limits.
 
-math-verify's own time limits are signals, which work in the main thread only and are silently off elsewhere; and no signal
-handler interrupts one long C call. Here each pair has a limit of CPU time in another process, which the kernel enforces. The
-processes start when the first pair comes, by exec (safe beside threads), and end with this process.
+math-verify's own time limits are signals: they work in the main thread only, are silently off in other threads, and no
+signal handler interrupts one long C call. Here each pair has a limit of CPU time in another process, which the kernel
+enforces. The processes start when the first pair comes, by exec (safe beside threads), and end with this process.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _WORKER = Path(__file__).with_name("_symbolic_worker.py")
-_AT_A_TIME = 4  # pairs
-_LONG = re.compile(
-    r"!|\\(?:int|sum|prod)\b|\^\{[^{}]*[{^]"
-)  # factorials, integrals and sums, exponents that hold another
+_MAX_WORKERS = 8
+# Pairs that a worker takes at a time.
+_BATCH = 4
+# Answers that may take long: factorials, integrals and sums, exponents that hold another.
+_SLOW = re.compile(r"!|\\(?:int|sum|prod)\b|\^\{[^{}]*[{^]")
+# Seconds of wall time, beside 20 times the CPU limit, after which a worker counts as dead.
 _WALL_S = 60.0
 
 
@@ -34,32 +36,42 @@ class Pool:
     """At most `size` worker processes, each busy with one pair at a time.
 
     Args:
-        size: processes.
+        size: number of processes.
         plain: math-verify as it is, without _symbolic_speed.py.
     """
 
     def __init__(self, size: int, plain: bool = False) -> None:
-        self.size, self.plain, self.pid = size, plain, os.getpid()
+        self.size = size
+        self.plain = plain
+        self.pid = os.getpid()
         self.lock = threading.Lock()
         self.workers: list[subprocess.Popen[bytes]] = []
 
     def start(self, count: int) -> None:
+        """Start workers until `count` of them are alive, or as many as the pool may have."""
         self.workers = [worker for worker in self.workers if worker.poll() is None]
         # -P: this folder holds modules named like the standard library's and must not come first on the path.
+        command = [sys.executable, "-P", str(_WORKER)]
+        if self.plain:
+            command.append("--plain")
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         while len(self.workers) < min(count, self.size):
-            command = [sys.executable, "-P", str(_WORKER), *(["--plain"] if self.plain else [])]
-            # A session of its own: Ctrl-C is for us, and a worker is ended with whatever it forked.
-            pipe, none = subprocess.PIPE, subprocess.DEVNULL
             worker = subprocess.Popen(
-                command, stdin=pipe, stdout=pipe, stderr=none, env=environment, bufsize=0, start_new_session=True
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=environment,
+                bufsize=0,
+                # A session of its own: Ctrl-C reaches only us, and a worker is killed together with its forks.
+                start_new_session=True,
             )
             self.workers.append(worker)
 
     def close(self) -> None:
         for worker in self.workers:
             if self.pid == os.getpid():
-                _end(worker)
+                _kill(worker)
             for stream in (worker.stdin, worker.stdout):
                 if stream:
                     stream.close()
@@ -67,70 +79,66 @@ class Pool:
 
 
 _pool: Pool | None = None
-_making = threading.Lock()
+_pool_lock = threading.Lock()
 
 
-def _current() -> Pool:
+def _current_pool() -> Pool:
+    """This process's pool."""
     global _pool
-    with _making:
+    with _pool_lock:
         # After a fork the parent's pool is not ours: two processes on one pipe would read each other's verdicts.
         if _pool is None or _pool.pid != os.getpid():
             if _pool is not None:
                 _pool.close()
-            _pool = Pool(
-                max(
-                    1, min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-                )
-            )
+            _pool = Pool(max(1, min(_MAX_WORKERS, _cores())))
             atexit.register(_pool.close)
         return _pool
 
 
+def _cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def equal(pairs: Sequence[tuple[str, str]], timeout: float = 1.0, pool: Pool | None = None) -> list[float | None]:
-    """Verdicts for (gold, found) pairs: 1.0, 0.0, or None where the gold does not parse or the time ran out.
+    """Verdicts on (gold, answer) pairs: 1.0, 0.0, or None where the gold answer does not parse or the time ran out.
 
     Args:
         pairs: answer strings without dollar signs around them.
-        timeout: seconds of CPU time a pair. Twenty times that and a minute of wall time end a worker that does not answer.
-        pool: processes other than this process's own.
+        timeout: seconds of CPU time for each pair. A worker that does not answer is killed after twenty times that and
+            a minute of wall time.
+        pool: processes to use instead of this process's own.
     """
     if not pairs:
         return []
-    pool = pool or _current()
+    pool = pool or _current_pool()
     verdicts: list[float | None] = [None] * len(pairs)
-    todo: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
-    # Pairs of one gold answer go to one worker, which has parsed it then; a few at a time, so that all workers end together.
-    # Those that may run into the limit come first and alone: at the end they would keep one worker busy while the others wait.
-    by_gold: dict[str, list[int]] = {}
-    for i, (gold, found) in enumerate(pairs):
-        if _LONG.search(found):
-            todo.put([i])
-        else:
-            by_gold.setdefault(gold, []).append(i)
-    for same in by_gold.values():
-        for start in range(0, len(same), _AT_A_TIME):
-            todo.put(same[start : start + _AT_A_TIME])
+    todo = _batches(pairs)
 
-    def drive(worker: subprocess.Popen[bytes]) -> None:
+    def work(worker: subprocess.Popen[bytes]) -> None:
+        """Take batches until there are none left."""
         while True:
             try:
-                places = todo.get_nowait()
+                batch = todo.get_nowait()
             except queue.Empty:
                 return
-            while places:
-                i = places.pop(0)
+            while batch:
+                i = batch.pop(0)
                 try:
                     verdicts[i] = _ask(worker, *pairs[i], timeout)
-                except (OSError, ValueError):  # the whole worker died; its pair stays unjudged, the others go on
-                    _end(worker)
-                    if places:
-                        todo.put(places)
+                except (OSError, ValueError):
+                    # The whole worker died: its pair stays unjudged, the rest of its batch goes to another one.
+                    _kill(worker)
+                    if batch:
+                        todo.put(batch)
                     return
 
     with pool.lock:
         while not todo.empty():
             pool.start(todo.qsize())
-            threads = [threading.Thread(target=drive, args=(worker,), daemon=True) for worker in pool.workers]
+            threads = [threading.Thread(target=work, args=(worker,), daemon=True) for worker in pool.workers]
             for thread in threads:
                 thread.start()
             for thread in threads:
@@ -138,23 +146,49 @@ def equal(pairs: Sequence[tuple[str, str]], timeout: float = 1.0, pool: Pool | N
     return verdicts
 
 
-def _ask(worker: subprocess.Popen[bytes], gold: str, found: str, timeout: float) -> float | None:
-    requests, replies = worker.stdin, worker.stdout
+def _batches(pairs: Sequence[tuple[str, str]]) -> queue.SimpleQueue[list[int]]:
+    """Indices of pairs, in the batches in which workers take them.
+
+    Pairs of one gold answer go to one worker, which parses it once; a few at a time, so that all workers end together.
+    Pairs that may run into the limit come first and alone: at the end one of them would keep a worker busy while the
+    others wait.
+    """
+    batches: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
+    by_gold: dict[str, list[int]] = {}
+    for i, (gold, answer) in enumerate(pairs):
+        if _SLOW.search(answer):
+            batches.put([i])
+        else:
+            by_gold.setdefault(gold, []).append(i)
+    for same in by_gold.values():
+        for start in range(0, len(same), _BATCH):
+            batches.put(same[start : start + _BATCH])
+    return batches
+
+
+def _ask(worker: subprocess.Popen[bytes], gold: str, answer: str, timeout: float) -> float | None:
+    requests = worker.stdin
+    replies = worker.stdout
     assert requests is not None and replies is not None
-    requests.write(json.dumps({"gold": gold, "found": found, "timeout": timeout}).encode() + b"\n")
-    # The limit of CPU time says nothing about a process that is stopped or waits.
-    deadline, line = time.monotonic() + 20 * timeout + _WALL_S, b""
+    request = {"gold": gold, "answer": answer, "timeout": timeout}
+    requests.write(json.dumps(request).encode() + b"\n")
+
+    # The limit of CPU time does not end a process that is stopped or waits; this one does.
+    deadline = time.monotonic() + 20 * timeout + _WALL_S
     ready = select.poll()
     ready.register(replies, select.POLLIN)
+    line = b""
     while not line.endswith(b"\n"):
-        chunk = os.read(replies.fileno(), 1 << 16) if ready.poll(max(0.0, deadline - time.monotonic()) * 1000) else b""
+        milliseconds = 1000 * max(0.0, deadline - time.monotonic())
+        chunk = os.read(replies.fileno(), 1 << 16) if ready.poll(milliseconds) else b""
         if not chunk:
             raise OSError("the worker ended or does not answer")
         line += chunk
     return json.loads(line)["verdict"]
 
 
-def _end(worker: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):  # it may have ended by itself
+def _kill(worker: subprocess.Popen[bytes]) -> None:
+    # It may have ended by itself.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(worker.pid, signal.SIGKILL)
     worker.wait()

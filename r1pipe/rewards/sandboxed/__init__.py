@@ -1,4 +1,5 @@
-"""What runs inside the sandbox, with nothing but the standard library: this folder is all of r1pipe that is visible there.
+"""The code inside the sandbox, standard library only: this folder is all of r1pipe that is visible there.
 
-Never imported outside; sandbox.py starts runner.main() inside bubblewrap. Hence the relative imports.
+The driver's side imports nothing from here but `alike`; sandbox.py starts runner.main() inside bubblewrap. Inside, the
+folder is not part of a package r1pipe, hence the relative imports.
 """

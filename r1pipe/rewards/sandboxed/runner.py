@@ -1,12 +1,12 @@
 """What runs inside the sandbox: a warm interpreter that forks for every program.
 
-Frames (8 bytes of length, then bytes) come on fd 0 and answers go to fd 1. For a program with tests, three processes:
+Frames (8 bytes of length, then bytes) come on fd 0 and answers go to fd 1. A program with tests takes three processes:
 
-  runner   reads the program, forks the two others, waits with a deadline, reports what the checker says
+  runner   reads the program, forks the two others, waits with a deadline, reports the checker's result
   program  locked in by limits and a system call filter; runs the program, then serves calls to what it defined
-  checker  forked after the program, and only then reads the tests, so that they never were in the program's memory; evaluates
-           them itself and asks the program for calls. Values cross as plain data, so a redefined ==, builtin or assert in the
-           program's process decides nothing here, and leaving early with any status is a failure.
+  checker  forked after the program, and reads the tests only then, so that they never were in the program's memory;
+           evaluates them itself and asks the program for calls. Values cross as plain data, so a redefined ==, builtin
+           or assert in the program's process decides nothing here, and leaving early with any status is a failure.
 """
 
 from __future__ import annotations
@@ -42,20 +42,22 @@ from .cage import build_filter, keep_fds, lock_in
 from .checks import Broken, check_asserts, check_calls, check_function
 from .wire import Link, encode, read_frame, write_frame
 
-# Imported for the programs' sake: a fork shares them, an import in every program would cost milliseconds.
+# Imported for the programs' sake: forks share them, and an import in every program would cost milliseconds.
 _WARM = (array, bisect, cmath, copy, functools, heapq, io, itertools, math, operator, statistics, string, typing)
+_CHUNK = 1 << 16
 
 
 def be_program(header: dict) -> None:
+    """Run the program, then answer the checker's requests until the process is killed."""
     link = Link(3, 4, ("call", "attr", "special"))
-    names: dict[str, typing.Any] = {"__name__": "candidate", "__builtins__": builtins}
     module = types.ModuleType("candidate")
-    module.__dict__.update(names)
-    sys.modules["candidate"] = module  # dataclasses and pickling look their module up
     names = module.__dict__
+    names.update({"__name__": "candidate", "__builtins__": builtins})
+    # Dataclasses and pickling look their module up there.
+    sys.modules["candidate"] = module
     try:
-        # The tests' setup, for the imports and classes that a program may rely on. One that needs the program's own names fails
-        # here and runs in the checker.
+        # The tests' setup, for the imports and classes that a program may rely on. A setup that needs the program's own
+        # names fails here and runs in the checker.
         with contextlib.suppress(Exception):
             exec(compile(header.get("setup") or "", "<setup>", "exec"), names)
         exec(compile(header["source"], "<program>", "exec"), names)
@@ -63,29 +65,25 @@ def be_program(header: dict) -> None:
         link.send({"error": type(error).__name__, "text": str(error)[:200]})
         return
     link.send({"value": None})
+
     while True:
         request = link.receive()
-        if request["op"] == "names":
-            try:
-                link.send(
-                    {
-                        "value": [
-                            "dict",
-                            *[[name, encode(names[name], link)] for name in request["names"] if name in names],
-                        ]
-                    }
-                )
-            except BaseException as error:
-                link.send({"error": type(error).__name__})
-        else:
+        if request["op"] != "names":
             link.answer(request)
+            continue
+        try:
+            values = [[name, encode(names[name], link)] for name in request["names"] if name in names]
+            link.send({"value": ["dict", *values]})
+        except BaseException as error:
+            link.send({"error": type(error).__name__})
 
 
 def be_checker(header: dict, tests: dict) -> dict:
+    """Wait until the program is loaded, and evaluate the tests."""
     link = Link(3, 4, ("call",))
-    started = link.receive()
-    if "error" in started:
-        return {"passed": 0, "why": f"{started['error']}: {started.get('text', '')}"}
+    loaded = link.receive()
+    if "error" in loaded:
+        return {"passed": 0, "why": f"{loaded['error']}: {loaded.get('text', '')}"}
     kind = tests["kind"]
     if kind == "asserts":
         return check_asserts(link, tests)
@@ -97,8 +95,11 @@ def be_checker(header: dict, tests: dict) -> dict:
 
 
 def run_checked(header: dict, rules: bytes) -> dict:
+    """Run a program and the tests that follow on fd 0."""
     limits = header["limits"]
-    to_program, to_checker, verdict = os.pipe(), os.pipe(), os.pipe()
+    to_program = os.pipe()
+    to_checker = os.pipe()
+    verdict = os.pipe()
     program = os.fork()
     if not program:
         try:
@@ -107,11 +108,14 @@ def run_checked(header: dict, rules: bytes) -> dict:
             be_program(header)
         finally:
             os._exit(0)
+
     checker = os.fork()
     if not checker:
-        out, data = verdict[1], b""
+        out = verdict[1]
+        data = b""
         try:
             tests = read_frame(0)
+            # The tests are read: the runner may go on reading fd 0.
             os.write(out, b"r")
             keep_fds(to_checker[0], to_program[1], out)
             out = 5
@@ -126,14 +130,16 @@ def run_checked(header: dict, rules: bytes) -> dict:
             with contextlib.suppress(OSError):
                 write_frame(out, data)
             os._exit(0)
+
     for fd in (*to_program, *to_checker, verdict[1]):
         os.close(fd)
     result: dict = {"passed": 0, "why": "out of time"}
     try:
         if os.read(verdict[0], 1) != b"r":
-            raise SystemExit("the checker did not read its tests; what is left on the line is unknown")
+            raise SystemExit("the checker did not read its tests; what is left on fd 0 is unknown")
         deadline = time.monotonic() + limits["wall_s"]
-        if select.select([verdict[0]], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        readable, _, _ = select.select([verdict[0]], [], [], max(0.0, deadline - time.monotonic()))
+        if readable:
             frame = read_frame(verdict[0])
             result = json.loads(frame) if frame else {"passed": 0, "why": "the checker was killed"}
     finally:
@@ -146,79 +152,97 @@ def run_checked(header: dict, rules: bytes) -> dict:
 
 
 def run_stdio(header: dict, rules: bytes) -> dict:
-    """One run with the given standard input. Expected output never enters the sandbox."""
+    """Run a program once with the given standard input. The expected output never enters the sandbox."""
     limits = header["limits"]
-    feed, output = os.pipe(), os.pipe()
+    feed = os.pipe()
+    output = os.pipe()
     program = os.fork()
     if not program:
-        status = 1
-        try:
-            keep_fds(feed[0], output[1])
-            os.dup2(3, 0)
-            os.dup2(4, 1)
-            os.closerange(3, 5)
-            lock_in(rules, limits["cpu_s"], limits["memory_mb"], limits["file_mb"])
-            module = types.ModuleType("__main__")
-            sys.modules["__main__"] = module
-            try:
-                exec(compile(header["source"], "<program>", "exec"), module.__dict__)
-                status = 0
-            except SystemExit as stop:
-                status = 0 if stop.code in (None, 0) else 1
-            sys.stdout.flush()
-        finally:
-            os._exit(status)
+        be_stdio_program(header, rules, feed[0], output[1])
     os.close(feed[0])
     os.close(output[1])
-    left, parts, size = memoryview(header["stdin"].encode()), [], 0
-    os.set_blocking(feed[1], False)
-    writing, why = bool(left), ""
-    if not writing:
-        os.close(feed[1])
+
     deadline = time.monotonic() + limits["wall_s"]
-    while True:
-        readable, writable, _ = select.select(
-            [output[0]], [feed[1]] if writing else [], [], max(0.0, deadline - time.monotonic())
-        )
-        if not readable and not writable:
-            why = "out of time"
-            break
-        if writable:
-            try:
-                left = left[os.write(feed[1], left[: 1 << 16]) :]
-            except BrokenPipeError:
-                left = left[:0]
-            if not left:
-                os.close(feed[1])
-                writing = False
-        if readable:
-            chunk = os.read(output[0], 1 << 16)
-            if not chunk:
-                break
-            parts.append(chunk)
-            size += len(chunk)
-            if size > limits["output_mb"] << 20:
-                why = "too much output"
-                break
-    if why:
+    with open(feed[1], "wb", buffering=0) as stdin:
+        data, why = exchange(stdin, output[0], header["stdin"].encode(), deadline, limits["output_mb"] << 20)
+        if not why:
+            # It closed its output; give it until the deadline to end.
+            while time.monotonic() < deadline and not has_ended(program):
+                time.sleep(0.001)
         os.kill(program, signal.SIGKILL)
-    else:  # it closed its output; give it until the deadline to end
-        while time.monotonic() < deadline and not os.waitid(os.P_PID, program, os.WEXITED | os.WNOWAIT | os.WNOHANG):
-            time.sleep(0.001)
-        os.kill(program, signal.SIGKILL)
-    _, status = os.waitpid(program, 0)
-    if writing:
-        os.close(feed[1])
+        _, status = os.waitpid(program, 0)
     os.close(output[0])
     return {
-        "out": b"".join(parts).decode("utf8", "replace"),
+        "out": data.decode("utf8", "replace"),
         "ok": not why and status == 0,
         "why": why or (f"status {status}" if status else ""),
     }
 
 
+def be_stdio_program(header: dict, rules: bytes, stdin: int, stdout: int) -> typing.NoReturn:
+    limits = header["limits"]
+    status = 1
+    try:
+        keep_fds(stdin, stdout)
+        os.dup2(3, 0)
+        os.dup2(4, 1)
+        os.closerange(3, 5)
+        lock_in(rules, limits["cpu_s"], limits["memory_mb"], limits["file_mb"])
+        module = types.ModuleType("__main__")
+        sys.modules["__main__"] = module
+        try:
+            exec(compile(header["source"], "<program>", "exec"), module.__dict__)
+            status = 0
+        except SystemExit as stop:
+            status = 0 if stop.code in (None, 0) else 1
+        sys.stdout.flush()
+    finally:
+        os._exit(status)
+
+
+def exchange(stdin: io.RawIOBase, output: int, text: bytes, deadline: float, max_bytes: int) -> tuple[bytes, str]:
+    """Write a program's input and read its output at the same time, since it may write before it has read everything.
+
+    Closes `stdin` when everything is written.
+
+    Returns:
+        (the output, why the program must be killed; "" where it closed its output by itself).
+    """
+    left = memoryview(text)
+    os.set_blocking(stdin.fileno(), False)
+    if not left:
+        stdin.close()
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        timeout = max(0.0, deadline - time.monotonic())
+        readable, writable, _ = select.select([output], [] if stdin.closed else [stdin], [], timeout)
+        if not readable and not writable:
+            return b"".join(chunks), "out of time"
+        if writable:
+            try:
+                left = left[os.write(stdin.fileno(), left[:_CHUNK]) :]
+            except BrokenPipeError:
+                # The program does not read the rest.
+                left = left[:0]
+            if not left:
+                stdin.close()
+        if readable:
+            chunk = os.read(output, _CHUNK)
+            if not chunk:
+                return b"".join(chunks), ""
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > max_bytes:
+                return b"".join(chunks), "too much output"
+
+
+def has_ended(process: int) -> bool:
+    return bool(os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT | os.WNOHANG))
+
+
 def clean(folder: str) -> None:
-    """Remove what a program left, also where it took the permissions away."""
+    """Remove the files that a program left, even where it took the permissions away."""
     for entry in os.scandir(folder):
         if entry.is_dir(follow_symlinks=False):
             os.chmod(entry.path, 0o700)
@@ -231,11 +255,13 @@ def clean(folder: str) -> None:
 def main() -> None:
     sys.set_int_max_str_digits(0)
     random.seed(0)
+    # Warm the parser and the regular expressions for the forks.
     ast.parse("1")
     re.compile("warm")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     rules = build_filter()
     gc.collect()
+    # The objects of now stay for ever; if the collector looked through them again, every fork would copy their memory.
     gc.freeze()
     while (frame := read_frame(0)) is not None:
         header = json.loads(frame)

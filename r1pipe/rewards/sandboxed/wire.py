@@ -19,17 +19,20 @@ import typing
 
 MAX_FRAME = 32 << 20
 MAX_ITEMS = 1_000_000
+_MAX_DEPTH = 200
 
 
 def read_exactly(fd: int, size: int) -> bytes | None:
-    parts, left = [], size
+    """`size` bytes; None where the other side closed the pipe before."""
+    chunks = []
+    left = size
     while left:
         chunk = os.read(fd, min(left, 1 << 20))
         if not chunk:
             return None
-        parts.append(chunk)
+        chunks.append(chunk)
         left -= len(chunk)
-    return b"".join(parts)
+    return b"".join(chunks)
 
 
 def read_frame(fd: int) -> bytes | None:
@@ -49,10 +52,11 @@ def write_frame(fd: int, data: bytes) -> None:
 
 
 # --- values -----------------------------------------------------------------------------------------------------------
+# As JSON: None, bool, int, float and str as they are, everything else as a list that starts with the name of its type.
 
 
 class Remote:
-    """The checker's stand-in for a function or object that lives in the program."""
+    """The checker's stand-in for a function or object in the program's process."""
 
     _link: Link
     _number: int
@@ -78,8 +82,10 @@ class Remote:
         )
 
     def __eq__(self, other: object) -> bool:
-        # Against plain data it is unequal whatever the program's __eq__ says; two of the program's objects it compares itself.
-        return isinstance(other, Remote) and (other._number == self._number or self._do("eq", other) is True)
+        # Unequal to plain data, whatever the program's __eq__ says. The program compares two of its own objects itself.
+        if not isinstance(other, Remote):
+            return False
+        return other._number == self._number or self._do("eq", other) is True
 
     __hash__ = object.__hash__
 
@@ -108,13 +114,14 @@ _ITERATORS = (*_LAZY, *(type(iter(x)) for x in ([], (), "", {}, range(1))))
 
 
 def encode(value: object, link: Link, depth: int = 0) -> object:
-    """As JSON with tagged containers. Exact about types, since (1,) is not [1] and 1 may not be True."""
+    """A value as JSON. Exact about types, since (1,) is not [1] and 1 may not be True."""
     kind = type(value)
     if value is None or kind in (bool, int, float, str):
         return value
-    if depth > 200:
+    if depth > _MAX_DEPTH:
         raise RecursionError("nested too deeply")
     down = depth + 1
+
     if kind in (list, tuple, set, frozenset, collections.deque):
         items = typing.cast("list[object]", value)
         if len(items) > MAX_ITEMS:
@@ -146,15 +153,9 @@ def encode(value: object, link: Link, depth: int = 0) -> object:
     if isinstance(value, _ITERATORS):
         items = list(itertools.islice(typing.cast("typing.Iterator[object]", value), MAX_ITEMS))
         return ["iterator", *[encode(item, link, down) for item in items]]
-    for base in (
-        int,
-        float,
-        str,
-        list,
-        tuple,
-        set,
-        frozenset,
-    ):  # subclasses: named tuples, enums, a str that redefines ==
+
+    # Subclasses: named tuples, enums, a str that redefines ==.
+    for base in (int, float, str, list, tuple, set, frozenset):
         if isinstance(value, base):
             return encode(base(typing.cast(typing.Any, value)), link, down)
     if isinstance(value, types.ModuleType):
@@ -164,35 +165,33 @@ def encode(value: object, link: Link, depth: int = 0) -> object:
     return link.hand_out(value)
 
 
+_SEQUENCES = {"list", "tuple", "set", "frozenset", "deque", "dict_values", "iterator", "dict_keys", "dict_items"}
+_SEQUENCE_TYPES = {"tuple": tuple, "set": set, "frozenset": frozenset, "deque": collections.deque}
+_DICT_TYPES = {"dict": dict, "Counter": collections.Counter, "OrderedDict": collections.OrderedDict}
+_BYTE_TYPES = {"bytes": bytes, "bytearray": bytearray}
+# Types that are called with what was sent.
+_CALLED_TYPES = {
+    "complex": complex,
+    "range": range,
+    "Decimal": decimal.Decimal,
+    "Fraction": fractions.Fraction,
+    "timedelta": datetime.timedelta,
+}
+
+
 def decode(data: object, link: Link) -> object:
+    """The value of `encode`'s JSON."""
     if not isinstance(data, list):
         return data
     tag, *rest = data
-    if tag in ("list", "tuple", "set", "frozenset", "deque", "dict_values", "iterator", "dict_keys", "dict_items"):
-        items = [decode(item, link) for item in rest]
-        if tag in ("list", "dict_values"):
-            return items
-        if tag == "iterator":
-            return iter(items)
-        if tag == "dict_keys":
-            return dict.fromkeys(items).keys()
-        if tag == "dict_items":
-            return dict(typing.cast(typing.Any, items)).items()
-        return {"tuple": tuple, "set": set, "frozenset": frozenset, "deque": collections.deque}[tag](items)
-    if tag in ("dict", "Counter", "OrderedDict"):
-        return {"dict": dict, "Counter": collections.Counter, "OrderedDict": collections.OrderedDict}[tag](
-            {decode(k, link): decode(v, link) for k, v in rest}
-        )
-    if tag in ("bytes", "bytearray"):
-        return {"bytes": bytes, "bytearray": bytearray}[tag](rest[0], "latin1")
-    if tag in ("complex", "range", "Decimal", "Fraction", "timedelta"):
-        return {
-            "complex": complex,
-            "range": range,
-            "Decimal": decimal.Decimal,
-            "Fraction": fractions.Fraction,
-            "timedelta": datetime.timedelta,
-        }[tag](*rest)
+    if tag in _SEQUENCES:
+        return _decode_sequence(tag, [decode(item, link) for item in rest])
+    if tag in _DICT_TYPES:
+        return _DICT_TYPES[tag]({decode(k, link): decode(v, link) for k, v in rest})
+    if tag in _BYTE_TYPES:
+        return _BYTE_TYPES[tag](rest[0], "latin1")
+    if tag in _CALLED_TYPES:
+        return _CALLED_TYPES[tag](*rest)
     if tag in ("datetime", "date", "time"):
         return getattr(datetime, tag).fromisoformat(rest[0])
     if tag == "type":
@@ -204,6 +203,19 @@ def decode(data: object, link: Link) -> object:
     return link.take(tag, rest)
 
 
+def _decode_sequence(tag: str, items: list[object]) -> object:
+    if tag in ("list", "dict_values"):
+        return items
+    if tag == "iterator":
+        return iter(items)
+    if tag == "dict_keys":
+        return dict.fromkeys(items).keys()
+    if tag == "dict_items":
+        return dict(typing.cast(typing.Any, items)).items()
+    return _SEQUENCE_TYPES[tag](items)
+
+
+# What the checker may do with an object of the program's.
 _SPECIAL: dict[str, typing.Callable[..., object]] = {
     "bool": bool,
     "len": len,
@@ -224,13 +236,16 @@ class Link:
     """One end of the two pipes between checker and program.
 
     Args:
-        serves: what the other side may ask for. The checker serves calls of functions that a test gave as arguments and nothing
-            else: attributes of such a function lead to everything in its process.
+        serves: operations that the other side may ask for. The checker serves only calls of functions that a test gave
+            as arguments: from attributes of such a function everything in its process can be reached.
     """
 
     def __init__(self, incoming: int, outgoing: int, serves: tuple[str, ...]) -> None:
-        self.incoming, self.outgoing, self.serves = incoming, outgoing, serves
-        self.mine: list[object] = []  # handed out to the other side, by number
+        self.incoming = incoming
+        self.outgoing = outgoing
+        self.serves = serves
+        # Objects that were handed out to the other side, by number.
+        self.mine: list[object] = []
 
     def send(self, message: object) -> None:
         write_frame(self.outgoing, json.dumps(message).encode())
@@ -242,12 +257,14 @@ class Link:
         return json.loads(frame)
 
     def hand_out(self, value: object) -> object:
+        """A reference to an object that does not cross as plain data."""
         if isinstance(value, Remote):
             return ["yours", value._number]
         self.mine.append(value)
         return ["theirs", len(self.mine) - 1, getattr(value, "__name__", type(value).__name__)]
 
     def take(self, tag: object, rest: list) -> object:
+        """The object of a reference, or its stand-in."""
         if tag == "yours":
             return self.mine[rest[0]]
         if tag == "theirs":
@@ -255,17 +272,28 @@ class Link:
         raise ValueError(f"unknown tag {tag!r}")
 
     def ask(self, request: dict) -> object:
-        """Send a request, serve what the other side asks meanwhile (a function given as argument), return its answer."""
+        """Send a request and return its answer.
+
+        Until that comes, serves the requests of the other side, which may call a function that it got as an argument.
+
+        Raises:
+            ProgramError: the other side ended or answered nonsense.
+            Exception: the builtin exception that the program raised, else ProgramError.
+        """
         try:
             self.send(request)
-            while "op" in (reply := self.receive()):
+            reply = self.receive()
+            while "op" in reply:
                 self.answer(reply)
+                reply = self.receive()
             if "error" not in reply:
                 return decode(reply["value"], self)
-            kind, text = getattr(builtins, str(reply["error"]), None), str(reply.get("text", ""))
+            error_type = getattr(builtins, str(reply["error"]), None)
+            text = str(reply.get("text", ""))
         except Exception as error:
             raise ProgramError(f"no answer: {type(error).__name__}") from None
-        raise (kind if isinstance(kind, type) and issubclass(kind, Exception) else ProgramError)(text)
+        is_exception = isinstance(error_type, type) and issubclass(error_type, Exception)
+        raise (error_type if is_exception else ProgramError)(text)
 
     def call(self, function: Remote, args: tuple, kwargs: dict) -> object:
         request = {
@@ -274,9 +302,8 @@ class Link:
             "args": encode(list(args), self),
             "kwargs": encode(kwargs, self),
         }
-        answer = self.ask(request)
-        value, changed = typing.cast(list, answer)
-        # A function that works in place: bring its arguments' new contents over.
+        value, changed = typing.cast(list, self.ask(request))
+        # A function that works in place: copy the new contents into the arguments.
         for i, new in typing.cast(dict, changed).items():
             old = args[i]
             if isinstance(old, list | collections.deque | bytearray) and type(old) is type(new):
@@ -291,7 +318,8 @@ class Link:
         try:
             self.send({"value": encode(self.perform(request), self)})
         except BaseException as error:
-            self.send({"error": type(error).__name__, "text": str(error)[:200] if isinstance(error, Exception) else ""})
+            text = str(error)[:200] if isinstance(error, Exception) else ""
+            self.send({"error": type(error).__name__, "text": text})
 
     def perform(self, request: dict) -> object:
         op = request["op"]
@@ -300,15 +328,21 @@ class Link:
         if op == "call":
             function = typing.cast("typing.Callable[..., object]", self.mine[request["on"]])
             args = typing.cast(list, decode(request["args"], self))
-            value = function(*args, **typing.cast(dict, decode(request["kwargs"], self)))
-            changed = {}
-            for i, (arg, before) in enumerate(zip(args, request["args"][1:], strict=True)):
-                if isinstance(arg, list | collections.deque | set | dict | bytearray) and encode(arg, self) != before:
-                    changed[i] = arg
-            return [value, changed]
+            kwargs = typing.cast(dict, decode(request["kwargs"], self))
+            value = function(*args, **kwargs)
+            return [value, self._changed_arguments(args, request["args"][1:])]
         if op == "attr":
             return getattr(self.mine[request["on"]], request["name"])
         if op == "special":
-            target, args = self.mine[request["on"]], typing.cast(list, decode(request["args"], self))
+            target = self.mine[request["on"]]
+            args = typing.cast(list, decode(request["args"], self))
             return _SPECIAL[request["name"]](target, *args)
         raise ValueError(op)
+
+    def _changed_arguments(self, args: list, coded_before: list) -> dict[int, object]:
+        """The containers among the arguments that a call has changed, by their place."""
+        changed: dict[int, object] = {}
+        for i, (arg, before) in enumerate(zip(args, coded_before, strict=True)):
+            if isinstance(arg, list | collections.deque | set | dict | bytearray) and encode(arg, self) != before:
+                changed[i] = arg
+        return changed
