@@ -249,7 +249,7 @@ def show(audits: Sequence[Audit], missing: Sequence[str]) -> None:
         for note in found.notes:
             console.print(f"note: {escape(note)}", soft_wrap=True)
         for failure in found.failures:
-            console.print(f"[red]above a threshold:[/] {escape(failure)}", soft_wrap=True)
+            console.print(f"[red]did not pass:[/] {escape(failure)}", soft_wrap=True)
     for sentence in missing:
         console.print(f"not audited: {escape(sentence)}", soft_wrap=True)
 
