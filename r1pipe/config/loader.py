@@ -14,6 +14,7 @@ from typing import Any, Literal
 from r1pipe.artifacts import Artifact
 from r1pipe.config.edges import NAME, Edge, Edges, join_inputs, join_outputs, join_use
 from r1pipe.config.registry import Kind, Port, load_kind
+from r1pipe.config.shipped_files import with_shipped_files
 from r1pipe.config.validation import Problem, raise_all, resolve_paths, validate
 from r1pipe.config.yamltree import Keys, Node, Origin, assign, find, nearest, plain, read, shorten
 from r1pipe.errors import ConfigError
@@ -34,6 +35,7 @@ class Stage:
     outputs: dict[str, str]  # port -> name; ports that are optional and not asked for are left out
     use: dict[str, Path]  # port -> adopted path; empty unless the YAML says use
     files: dict[Keys, Path]  # the config's path fields
+    own_files: dict[str, Path]  # name of a file that ships -> the user's, which is read in its place
     where: str
 
     def edges(self) -> Iterator[tuple[str, Edge]]:
@@ -145,7 +147,7 @@ def load(file: Path, sets: Sequence[str] = (), run: str | None = None) -> Pipeli
     later = _names_made(blocks)
     made: dict[str, tuple[str, Port]] = {}
     for stage_name, block in blocks.value.items():
-        stage = _stage(stage_name, block, seed, made, later, pipeline.search, problems)
+        stage = _stage(stage_name, block, seed, made, later, pipeline, problems)
         if stage is not None:
             pipeline.stages[stage_name] = stage
     raise_all(problems, shown)
@@ -184,7 +186,7 @@ def _stage(
     seed: int | None,
     made: dict[str, tuple[str, Port]],
     later: dict[str, tuple[str, Origin]],
-    search: tuple[str, ...],
+    pipeline: Pipeline,
     problems: list[Problem],
 ) -> Stage | None:
     where = str(block.origin)
@@ -197,7 +199,7 @@ def _stage(
         return None
     kind_node = block.value.get("kind", Node(name, block.origin))  # a box named like a kind needs no kind:
     try:
-        kind = load_kind(str(kind_node.value), search)
+        kind = load_kind(str(kind_node.value), pipeline.search)
     except ConfigError as error:
         fix = error.fix if "kind" in block.value else f"stages.{name} has no kind:, so its name was tried; {error.fix}"
         problems.append(Problem(error.what, str(kind_node.origin), fix))
@@ -209,6 +211,9 @@ def _stage(
     if seed is not None:
         values.setdefault("seed", seed)
     config = validate(kind.Config, own, values, name, problems)
+    own_files: dict[str, Path] = {}
+    if config is not None:
+        config, own_files = with_shipped_files(config, pipeline.file.absolute().parent, files)
     inputs = join_inputs(name, kind, block, made, later, problems)
     use = join_use(name, kind, block, problems)
     outputs = join_outputs(name, kind, block, use, made, problems)
@@ -216,7 +221,7 @@ def _stage(
     given |= {f"{port}.{key}" for port, source in inputs.items() if isinstance(source, dict) for key in source}
     if config is not None and not use and (mismatch := config.mismatch(given)):
         problems.append(Problem(f"stages.{name}: {mismatch}", where))
-    return None if config is None else Stage(name, kind, config, inputs, outputs, use, files, where)
+    return None if config is None else Stage(name, kind, config, inputs, outputs, use, files, own_files, where)
 
 
 def _declare_outputs_anyway(name: str, block: Node, made: dict[str, tuple[str, Port]]) -> None:

@@ -80,7 +80,8 @@ def mistakes(launch: Launch) -> Iterator[tuple[str, str, str]]:
 
 def deepspeed_config(launch: Launch) -> dict[str, Any]:
     """DeepSpeed's settings for a ZeRO profile: the JSON that ships, the offloading, and the launch block's own on top."""
-    config: dict[str, Any] = json.loads((PROFILES / f"{launch.profile}.json").read_text(encoding="utf8"))
+    file = launch.deepspeed_file or PROFILES / f"{launch.profile}.json"
+    config: dict[str, Any] = json.loads(file.read_text(encoding="utf8"))
     to_cpu = {"device": "cpu", "pin_memory": bool(gpus())}
     if launch.offload != "none":
         config["zero_optimization"]["offload_optimizer"] = to_cpu
@@ -114,7 +115,8 @@ def profile_environment(launch: Launch, folder: Path) -> dict[str, str]:
     """
     if launch.profile == "process":
         return {}
-    settings: dict[str, Any] = yaml.safe_load((PROFILES / f"{launch.profile}.yaml").read_text(encoding="utf8"))
+    file = launch.accelerate_file or PROFILES / f"{launch.profile}.yaml"
+    settings: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf8"))
     environment = {
         "ACCELERATE_MIXED_PRECISION": str(settings.get("mixed_precision", "no")),
     }

@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
@@ -28,7 +28,7 @@ from r1pipe.data.sources import Source, Sources, load
 from r1pipe.errors import InputError
 from r1pipe.here import Here
 from r1pipe.rewards.texts import after_thinking
-from r1pipe.schema import Engine, Model, Sampling, TemplateName, Text, TextFile
+from r1pipe.schema import Engine, Model, Sampling, Shipped, TemplateName, Text, TextFile
 from r1pipe.text.rendering import read_template, read_text
 from r1pipe.text.response import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN, join_response, split_response
 
@@ -64,8 +64,11 @@ class Teacher(Model):
 class TeacherSource(Teacher):
     """A source of cold-start rows. zero-traces and reuse take none of these fields."""
 
-    examples: Sources | None = None
-    """Of few-shot: the chats with thinking that are shown to it; none = our own four."""
+    instruction: Annotated[Text | None, Shipped("prompts/{key}.txt", under="file")] = None
+    """The prompt, with slots such as {prompt}; none = prompts/few-shot.txt or prompts/direct.txt."""
+
+    examples: Annotated[Sources | None, Shipped("prompts/{key}-examples.jsonl", under="path")] = None
+    """Of few-shot: the chats with thinking that are shown to it; none = prompts/few-shot-examples.jsonl."""
 
     shots: int = Field(default=2, ge=1)
     """Of few-shot: examples in a prompt, in the problem's language where there are any (our choice)."""
@@ -73,6 +76,9 @@ class TeacherSource(Teacher):
 
 class Rewriter(Teacher):
     """A model that makes traces readable. `sampling.n` is how often it may try until a try is verified."""
+
+    instruction: Annotated[Text | None, Shipped("prompts/rewrite.txt", under="file")] = None
+    """The prompt; none = prompts/rewrite.txt."""
 
 
 class ThinkingRule(Model):
@@ -98,11 +104,14 @@ class ThinkingRule(Model):
 class Writer(Teacher):
     """A model that writes general rows. `sampling.n` is how often it may try until a reply passes."""
 
+    instruction: Annotated[Text | None, Shipped("prompts/think-and-reply.txt", under="file")] = None
+    """The prompt where the reply begins with thinking; none = prompts/think-and-reply.txt."""
+
     thinking: ThinkingRule = ThinkingRule()
     """Which prompts get a chain of thought."""
 
-    plain: Text | None = None
-    """The prompt where no thinking is wanted; none = our own words in configs/prompts."""
+    plain: Annotated[Text | None, Shipped("prompts/reply.txt", under="file")] = None
+    """The prompt where no thinking is wanted; none = prompts/reply.txt."""
 
     def prompt_rows(self, rows: Sequence[Row]) -> list[Row]:
         """Return the rows as the model reads them."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from r1pipe.config.artifact_checks import missing_parts
 from r1pipe.config.loader import Edge, Pipeline, Stage
-from r1pipe.config.yamltree import plain
+from r1pipe.config.yamltree import plain, shorten
 from r1pipe.errors import GateError, InputError, StageError
 from r1pipe.launch.launcher import Launcher
 from r1pipe.run.console import Console
@@ -81,6 +81,8 @@ def run_stage(
     told = tell(plan, stage, folder, inputs, read, isolated) | {"attempt": attempt, "wall_s": before}
     write_json(folder.stage_json, told)
     console.begin(stage, attempt, told["resumed"])
+    for name, path in stage.own_files.items():
+        console.note(f"{stage.name}: reads {shorten(path)} in place of the {name} that ships")
 
     def tick() -> None:
         beat()

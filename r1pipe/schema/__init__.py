@@ -5,7 +5,7 @@ arXiv 2501.12948), or 'our choice'. A default stands here and nowhere else. Batc
 each device are derived at launch.
 """
 
-from r1pipe.schema.base import Launch, Model, Ordered, PathOr, Ports, Slurm, StageConfig, Text, TextFile
+from r1pipe.schema.base import Launch, Model, Ordered, PathOr, Ports, Shipped, Slurm, StageConfig, Text, TextFile
 from r1pipe.schema.grpo import LOSS_TYPES, GRPOParams, VLLMRollout
 from r1pipe.schema.phases import Phase, RewardSpec
 from r1pipe.schema.safeguards import AuditParams, Guards
@@ -42,6 +42,7 @@ __all__ = [
     "SamplingConfig",
     "SamplingEndpoint",
     "ServedModel",
+    "Shipped",
     "Slurm",
     "StageConfig",
     "Text",

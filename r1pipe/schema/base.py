@@ -34,6 +34,22 @@ class Ordered:
     """
 
 
+@dataclass(frozen=True)
+class Shipped:
+    """Marks a field whose default is a file of r1pipe/configs: `Annotated[Text | None, Shipped("prompts/reply.txt")]`.
+
+    r1pipe/config/shipped_files.py writes the path into the field when a config is read.
+
+    Attributes:
+        name: of the file. It may hold {value} (the field's own), {key} (where the model stands in a mapping) and
+            {model.FIELD} (another field of the model). If no such file ships, the field stays as it is.
+        under: the key below the field that takes the path; empty where the field itself does.
+    """
+
+    name: str
+    under: str = ""
+
+
 class Model(BaseModel):
     """Base of every config. It is frozen, and an unknown key is an error.
 
@@ -122,7 +138,13 @@ class Launch(Model):
     """How a stage becomes processes. Not part of its fingerprint."""
 
     profile: Literal["process", "ddp", "zero1", "zero2", "zero3", "fsdp2"] = "process"
-    """configs/accelerate/<profile>.yaml."""
+    """How ranks share the work."""
+
+    accelerate_file: Annotated[Path | None, Shipped("accelerate/{model.profile}.yaml")] = None
+    """Settings of accelerate; none = accelerate/<profile>.yaml beside the config, else the one that ships."""
+
+    deepspeed_file: Annotated[Path | None, Shipped("accelerate/{model.profile}.json")] = None
+    """For zero1, zero2, zero3: settings of DeepSpeed; none = accelerate/<profile>.json, as above."""
 
     num_processes: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
     """Ranks on each machine.
@@ -143,7 +165,7 @@ class Launch(Model):
     """
 
     deepspeed: dict[str, Any] = Field(default_factory=dict)
-    """For zero1, zero2, zero3: laid over configs/accelerate/<profile>.json."""
+    """For zero1, zero2, zero3: laid over the settings in deepspeed_file."""
 
     hostfile: Path | None = None
     """The machines, a line `HOST slots=8` each, in DeepSpeed's format. Ranks are started there over ssh."""

@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from r1pipe.schema.base import Model, PathOr, StageConfig, Text
+from r1pipe.schema.base import Model, PathOr, Shipped, StageConfig, Text
 
-TemplateName = Annotated[str, PathOr("chat", "r1-zero")]
+TemplateName = Annotated[str, PathOr("chat", "r1-zero"), Shipped("templates/{value}.txt")]
 """How a prompt becomes text.
 
 `chat` = the tokenizer's chat template; `r1-zero` = v2 Table 1 in our wording; else a text file that holds {prompt}.

@@ -221,4 +221,4 @@ def test_two_cpu_ranks_train_one_model(tmp_path: Path, tiny_checkpoint: Path, pr
 
 
 def test_the_root_of_the_checkout_is_where_profiles_are():
-    assert PROFILES == ROOT / "configs/accelerate"
+    assert PROFILES.samefile(ROOT / "configs/accelerate")
