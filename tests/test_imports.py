@@ -1,33 +1,45 @@
-"""Imports point one way, and the driver stays light."""
+"""Imports point one way, the driver stays light, and every module has a name of its own."""
 
 import ast
 import json
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
 from engine import CHAIN, ROOT, config, environment
 
-# A package imports only from those before it, inside functions too; what stands at the top of r1pipe imports none of them.
-ORDER = [
-    "schema",
-    "text",
-    "models",
-    "embedded",
-    "rewards",
-    "judges",
-    "data",
-    "generation",
-    "evaluation",
-    "training",
-    "stages",
-    "config",
-    "launch",
-    "run",
-    "cli",
-]
-HEAVY = ("torch", "transformers", "trl", "datasets", "deepspeed", "accelerate", "peft", "pandas", "pyarrow", "numpy")
+PACKAGE = ROOT / "r1pipe"
+
+# A package imports only from those before it, inside functions too. What stands at the top of r1pipe imports none of
+# them.
+ORDER = (
+    "schema text models embedded rewards judges data generation evaluation training stages config launch run cli"
+).split()
+
+# The driver and the declarations of stages must start at once: these take seconds to import.
+HEAVY = {
+    "torch",
+    "transformers",
+    "trl",
+    "datasets",
+    "deepspeed",
+    "accelerate",
+    "peft",
+    "pandas",
+    "pyarrow",
+    "numpy",
+}
+
+# File names that several modules have, each with the reason.
+SHARED_NAMES = {
+    "arguments.py": "training/grpo's are those of training/, and what only GRPO has",
+    "checks.py": "rewards/sandboxed/ holds what rewards/ runs in the sandbox",
+    "judge.py": "rewards/judge.py is the reward that asks a judge of judges/judge.py",
+    "sampling.py": "schema/ holds the settings of generation/, and GRPO samples in the trainer",
+    "scoring.py": "evaluation/ scores a benchmark, rewards/ a response",
+}
 
 
 def imported(path: Path, everywhere: bool = True) -> set[str]:
@@ -49,13 +61,29 @@ def imported(path: Path, everywhere: bool = True) -> set[str]:
 
 
 def test_imports_go_one_way():
-    folders = {path.parent.name for path in (ROOT / "r1pipe").glob("*/__init__.py")}
+    folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     assert folders == set(ORDER)
     for depth, package in enumerate(ORDER):
-        for path in (ROOT / "r1pipe" / package).rglob("*.py"):
-            assert not imported(path) & set(ORDER[depth + 1 :]), path
-    for path in (ROOT / "r1pipe").glob("*.py"):
+        later = set(ORDER[depth + 1 :])
+        for path in (PACKAGE / package).rglob("*.py"):
+            assert not imported(path) & later, path
+    for path in PACKAGE.glob("*.py"):
         assert not imported(path) & folders, path
+
+
+def test_the_top_of_the_package_is_seen_at_a_glance():
+    entries = {path.name for path in PACKAGE.iterdir()} - {"__init__.py", "py.typed", "__pycache__"}
+    assert len(entries) <= 20, sorted(entries)
+
+
+def test_every_module_has_a_name_of_its_own():
+    modules = defaultdict(list)
+    for package in ORDER:
+        for path in (PACKAGE / package).rglob("*.py"):
+            if path.name != "__init__.py":
+                modules[path.name].append(path.relative_to(PACKAGE).as_posix())
+    shared = {name: paths for name, paths in modules.items() if len(paths) > 1}
+    assert set(shared) == set(SHARED_NAMES), shared
 
 
 def test_stages_import_only_contracts_and_light_modules_at_module_level():
@@ -67,7 +95,7 @@ for kind in builtin_kinds():
 print(json.dumps(sorted(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
-    assert not set(HEAVY) & set(json.loads(done.stdout))
+    assert not HEAVY & set(json.loads(done.stdout))
     for path in (ROOT / "stages").glob("*.py"):
         assert not imported(path) & {"config", "launch", "run", "cli"}, path
 
@@ -75,7 +103,7 @@ print(json.dumps(sorted(sys.modules)))
 @pytest.mark.parametrize(
     "arguments",
     [["run-all", "t.yaml"], ["plan", "t.yaml"], ["status", "t"], ["config", "show", "t.yaml"]],
-    ids=lambda a: a[0],
+    ids=lambda arguments: arguments[0],
 )
 def test_the_driver_never_imports_torch(tmp_path: Path, arguments: list[str]):
     config(tmp_path, CHAIN)
@@ -92,4 +120,4 @@ print(json.dumps(sorted(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert not set(HEAVY) & set(json.loads(done.stdout.splitlines()[-1]))
+    assert not HEAVY & set(json.loads(done.stdout.splitlines()[-1]))

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from r1pipe.schema.base import Model
-from r1pipe.schema.phases import Aggregation, Phase
+from r1pipe.schema.rl_phases import Aggregation, Phase
 from r1pipe.schema.safeguards import Guards
 from r1pipe.schema.training import Training
 
