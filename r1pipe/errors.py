@@ -1,12 +1,12 @@
-"""Every error a user can cause, as one small tree.
+"""Every error that a user can cause, as one small tree.
 
-R1PipeError                 exit code 2, shown as one panel: what, where, what to do
+R1PipeError                 exit code 2, shown as one panel: what is wrong, where, what to do
 ├── ConfigError             the YAML or --set is wrong (may carry several problems at once)
-├── InputError              a file, column, row or checkpoint that a stage was given is wrong
+├── InputError              a file, column, row or checkpoint that a stage reads is wrong
 ├── StaleError              a finished or partial stage no longer matches the config
-├── BusyError               another driver holds the run
+├── BusyError               another command works on the run
 ├── MissingToolError        something the config requires is not installed
-├── GateError               a declared bound was not met (exit code 1)
+├── GateError               a limit that the config declares was not met (exit code 1)
 │   ├── GuardError          a guard stopped a training run (exit code 1)
 │   └── BudgetError         a budget of tokens or money is used up (exit code 1)
 └── StageError              a stage's process failed (exit code 3)
@@ -18,24 +18,29 @@ from __future__ import annotations
 
 
 class R1PipeError(Exception):
-    """A mistake we can explain.
+    """A mistake that we can explain.
 
     Args:
-        what: one sentence, what is wrong.
+        what: one sentence: what is wrong.
         where: file:line, stage, row or path; empty where there is none.
-        fix: what the user can do about it.
+        fix: what the user can do about it, the likeliest first, one way a line.
     """
 
     exit_code = 2
 
     def __init__(self, what: str, where: str = "", fix: str = "") -> None:
         super().__init__(what, where, fix)
-        self.what, self.where, self.fix = what, where, fix
+        self.what = what
+        self.where = where
+        self.fix = fix
 
     def __str__(self) -> str:
-        return "\n".join(
-            part for part in (self.what, self.where and f"where: {self.where}", self.fix and f"fix: {self.fix}") if part
-        )
+        lines = [self.what]
+        if self.where:
+            lines.append(f"where: {self.where}")
+        if self.fix:
+            lines.append(f"fix: {self.fix}")
+        return "\n".join(lines)
 
 
 class ConfigError(R1PipeError, ValueError):
@@ -43,7 +48,7 @@ class ConfigError(R1PipeError, ValueError):
 
 
 class InputError(R1PipeError, ValueError):
-    """What a stage was given is wrong."""
+    """What a stage reads is wrong."""
 
 
 class StaleError(R1PipeError):
@@ -51,15 +56,15 @@ class StaleError(R1PipeError):
 
 
 class BusyError(R1PipeError):
-    """Another driver works on this run."""
+    """Another command works on this run."""
 
 
 class MissingToolError(R1PipeError):
-    """A program or package that the config requires is not here."""
+    """A program or package that the config requires is not installed."""
 
 
 class GateError(R1PipeError):
-    """A bound that the config declares was not met."""
+    """A limit that the config declares was not met."""
 
     exit_code = 1
 
@@ -69,7 +74,7 @@ class GuardError(GateError):
 
 
 class BudgetError(GateError):
-    """A budget is used up; what was paid for stays, and a larger one goes on from there."""
+    """A budget is used up; what was paid for stays, and with a larger budget the stage goes on from there."""
 
 
 class StageError(R1PipeError):

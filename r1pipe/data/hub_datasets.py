@@ -53,23 +53,6 @@ def read_hub(source: Source, on_bad: Bad) -> Iterator[Located]:
         number += batch.num_rows
 
 
-def newest_commit(repo: str) -> str:
-    """The 40 hex digits of a dataset's newest commit, to be written as `revision`.
-
-    Raises:
-        InputError: the hub does not answer, or has no such dataset.
-    """
-    from huggingface_hub import HfApi
-
-    # Every version of huggingface_hub has other exceptions of its own.
-    try:
-        commit = HfApi().dataset_info(repo).sha
-    except Exception as error:
-        raise _unreachable(error, repo) from None
-    assert commit
-    return commit
-
-
 def _unreachable(error: Exception, label: str) -> InputError:
     message = str(error).strip()
     first_line = message.splitlines()[0] if message else type(error).__name__

@@ -12,40 +12,68 @@ from r1pipe.errors import R1PipeError, StageError
 from r1pipe.run.store import StageFolder, read_json
 
 TAIL_LINES = 15
+TAIL_BYTES = 16384
+LINE_CHARACTERS = 300
 
 
-def explain(stage: str, folder: StageFolder, attempt: int, codes: Sequence[int]) -> R1PipeError:
+def explain(
+    stage: str,
+    folder: StageFolder,
+    attempt: int,
+    codes: Sequence[int],
+) -> R1PipeError:
     """The worker's own error if it left one, else a StageError with the log's last lines."""
-    for file in sorted(folder.path.glob("error.*.json"), key=lambda path: int(path.suffixes[0][1:])):
-        told = read_json(file)
-        if told is not None:
-            kind = getattr(errors, told["class"], StageError)
-            where = f"stage {stage}" + (f", {told['where']}" if told["where"] not in ("", stage) else "")
-            where = where.replace(f", {stage}: ", ", ")  # a stage that names itself
-            return kind(told["what"], where, told["fix"])
-    # the rank that failed first is rarely rank 0; those we ended ourselves carry SIGTERM
-    rank = next(
-        (r for r, code in enumerate(codes) if code not in (0, -signal.SIGTERM, 128 + signal.SIGTERM)),
-        next(r for r, code in enumerate(codes) if code),
-    )
-    code, log = codes[rank], folder.log(attempt, rank)
+    own = _own_error(stage, folder)
+    if own is not None:
+        return own
+
+    rank = _first_to_fail(codes)
+    code = codes[rank]
+    log = folder.log(attempt, rank)
     ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"failed (exit code {code})"
-    fix = "run again: it goes on from what it saved"
-    if code == -signal.SIGKILL:
-        fix = (
-            "SIGKILL is most often the kernel running out of memory: smaller batches, fewer ranks, or more memory; "
-            + fix
-        )
+    what = f"stage {stage} {ended}"
+    if len(codes) > 1:
+        what += f" on rank {rank}"
     tail = _tail(log)
-    what = f"stage {stage} {ended}" + (f" on rank {rank}" if len(codes) > 1 else "") + (":\n" + tail if tail else "")
+    if tail:
+        what += f"; the last lines of its log:\n{tail}"
+
+    fix = "the same command again goes on from what the stage has saved"
+    if code == -signal.SIGKILL:
+        memory = "SIGKILL mostly means that the machine ran out of memory: use smaller batches or fewer ranks"
+        fix = f"{memory}\n{fix}"
     return StageError(what, shorten(log), fix)
 
 
+def _own_error(stage: str, folder: StageFolder) -> R1PipeError | None:
+    """The error of the lowest rank that wrote one (error.<rank>.json)."""
+    for file in sorted(folder.path.glob("error.*.json"), key=lambda path: int(path.suffixes[0][1:])):
+        record = read_json(file)
+        if record is None:
+            continue
+        where = f"stage {stage}"
+        if record["where"] not in ("", stage):
+            # A stage may name itself; once is enough.
+            where += f", {record['where'].removeprefix(f'{stage}: ')}"
+        # A class that a user's own stage defines is not in r1pipe.errors.
+        kind = getattr(errors, record["class"], StageError)
+        return kind(record["what"], where, record["fix"])
+    return None
+
+
+def _first_to_fail(codes: Sequence[int]) -> int:
+    """The rank that failed by itself, which is rarely rank 0. Those that we ended carry SIGTERM."""
+    failed = [rank for rank, code in enumerate(codes) if code]
+    by_itself = [rank for rank in failed if codes[rank] not in (-signal.SIGTERM, 128 + signal.SIGTERM)]
+    return (by_itself or failed)[0]
+
+
 def _tail(log: Path) -> str:
+    """The last lines that say something; long ones cut."""
     try:
         with log.open("rb") as stream:
-            stream.seek(max(0, stream.seek(0, 2) - 16384))
+            stream.seek(max(0, stream.seek(0, 2) - TAIL_BYTES))
             lines = stream.read().decode("utf8", "replace").splitlines()
     except OSError:
         return ""
-    return "\n".join([line[:300] for line in lines if line.strip()][-TAIL_LINES:])
+    return "\n".join([line[:LINE_CHARACTERS] for line in lines if line.strip()][-TAIL_LINES:])

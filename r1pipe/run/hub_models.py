@@ -1,45 +1,89 @@
-"""hub:OWNER/NAME[@REVISION]: which commit that is, and its folder on this machine. huggingface_hub does the work."""
+"""hub:OWNER/NAME[@REVISION]: which commit it is, and its folder on this machine. huggingface_hub does the work."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from r1pipe.artifacts import Dataset
 from r1pipe.config.loader import Edge
 from r1pipe.errors import InputError
 
-
-def _snapshot(source: Edge, local: bool) -> Path:
-    from huggingface_hub import snapshot_download
-
-    repo, _, revision = source.text.removeprefix("hub:").partition("@")
-    kind = "dataset" if issubclass(source.type, Dataset) else "model"
-    return Path(snapshot_download(repo, repo_type=kind, revision=revision or None, local_files_only=local))
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def hub_commit(source: Edge) -> str:
-    """OWNER/NAME@COMMIT where the cache knows the commit, else the id as written (it is fetched before the stage starts)."""
+def is_pinned(edge: Edge) -> bool:
+    """Whether it names a commit. A branch or a tag does not pin: its owner may move it."""
+    return _COMMIT.fullmatch(edge.text.partition("@")[2]) is not None
+
+
+def repo_type(edge: Edge) -> str:
+    return "dataset" if issubclass(edge.type, Dataset) else "model"
+
+
+def repo_name(edge: Edge) -> str:
+    """OWNER/NAME."""
+    return edge.text.removeprefix("hub:").partition("@")[0]
+
+
+def hub_commit(edge: Edge) -> str:
+    """OWNER/NAME@COMMIT where the cache knows the commit, else the id as written; the stage will fetch it."""
     try:
-        folder = _snapshot(source, local=True)
-    except Exception:  # not in the cache: huggingface_hub's own exceptions differ between its versions
-        return source.text.removeprefix("hub:")
-    return f"{source.text.removeprefix('hub:').partition('@')[0]}@{folder.name}"
+        folder = _snapshot(edge, local=True)
+    except Exception:
+        # Not in the cache. huggingface_hub's own exceptions differ between its versions.
+        return edge.text.removeprefix("hub:")
+    return f"{repo_name(edge)}@{folder.name}"
 
 
-def fetch(source: Edge) -> Path:
-    """The folder, downloaded if need be.
+def fetch(edge: Edge) -> Path:
+    """The folder of a repository, downloaded if the cache does not have it.
 
     Raises:
-        InputError: it cannot be had.
+        InputError: the hub does not give it.
     """
     try:
-        return _snapshot(source, local=True)
+        return _snapshot(edge, local=True)
     except Exception:
         pass
     try:
-        return _snapshot(source, local=False)
+        return _snapshot(edge, local=False)
     except Exception as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"'{source.text}' cannot be fetched: {first}", fix="check the id, the network and HF_TOKEN; or give a path"
-        ) from None
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        what = f"{edge.text} cannot be downloaded: {lines[0]}"
+        raise InputError(what, fix="check the id, the network and HF_TOKEN; or give a path") from None
+
+
+def newest_commit(repo: str, kind: str) -> str:
+    """The 40 hex digits of the newest commit of a repository.
+
+    Args:
+        kind: model or dataset.
+
+    Raises:
+        InputError: the hub does not answer, or has no such repository.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        commit = HfApi().repo_info(repo, repo_type=kind).sha
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        what = f"the hub does not give the {kind} {repo}: {lines[0]}"
+        raise InputError(what, fix="check the id, the network and HF_TOKEN; a model needs --model") from None
+    assert commit
+    return commit
+
+
+def _snapshot(edge: Edge, local: bool) -> Path:
+    from huggingface_hub import snapshot_download
+
+    revision = edge.text.partition("@")[2] or None
+    kind = repo_type(edge)
+    folder = snapshot_download(
+        repo_name(edge),
+        repo_type=kind,
+        revision=revision,
+        local_files_only=local,
+    )
+    return Path(folder)

@@ -2,146 +2,197 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from r1pipe.config.loader import Pipeline, Stage
+from r1pipe.config.loader import Edge, Pipeline, Stage
 from r1pipe.errors import InputError, MissingToolError, StaleError
 from r1pipe.launch.launcher import check_batches, check_tools
-from r1pipe.run.hub_models import fetch
-from r1pipe.run.manifest import Digests, Fingerprints, Standing, standings
+from r1pipe.run.digests import Digests
+from r1pipe.run.fingerprints import Fingerprints
+from r1pipe.run.hub_models import fetch, hub_commit, is_pinned
+from r1pipe.run.states import StageState, read_states
 from r1pipe.run.store import RunFolder
 
 
 @dataclass
 class Plan:
-    """Stages in order with their states; `todo` is what will run."""
+    """Stages in order with their states.
+
+    Attributes:
+        selected: the stages that the command is about.
+        rebuild: of the selected stages, those that --rebuild names and those that read from them.
+        strict: differing versions and inputs that are not pinned refuse instead of warning.
+        todo: the selected stages that will run.
+    """
 
     pipeline: Pipeline
     folder: RunFolder
     selected: list[str]
-    standings: dict[str, Standing]
-    rebuild: list[str]  # asked for, and the selected stages that read from them
-    prints: Fingerprints
+    states: dict[str, StageState]
+    rebuild: list[str]
+    fingerprints: Fingerprints
     digests: Digests
     strict: bool = False
     todo: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.todo = [name for name in self.selected if name in self.rebuild or self.standings[name].state != "done"]
+        self.todo = [name for name in self.selected if name in self.rebuild or self.states[name].state != "done"]
+
+    @property
+    def to_launch(self) -> list[Stage]:
+        """The stages that will run in a process of their own; `use:` needs none."""
+        stages = [self.pipeline.stages[name] for name in self.todo]
+        return [stage for stage in stages if not stage.use]
 
 
 def make_plan(
     pipeline: Pipeline,
+    *,
     only: Sequence[str] = (),
     until: str | None = None,
     rebuild: Sequence[str] = (),
     upstream: bool = False,
     strict: bool = False,
 ) -> Plan:
-    """Read the states.
+    """Select stages and read their states.
 
     Args:
         only: these stages; all if empty.
         until: up to this one and no further.
         rebuild: redo these, and of the selected stages those that read from them.
         upstream: with `only`, also what these stages need.
-        strict: a difference in versions refuses instead of warning.
+        strict: as Plan.strict.
+
+    Raises:
+        ConfigError: no stage has such a name.
+        InputError: a stage to be redone is not selected.
     """
     for name in (*only, *rebuild, *([until] if until else [])):
         pipeline.stage(name)
+
     selected = list(pipeline.stages)
+    if until:
+        selected = selected[: selected.index(until) + 1]
     if only:
         wanted = {*only, *(pipeline.ancestors(only) if upstream else ())}
         selected = [name for name in selected if name in wanted]
-    if until:
-        selected = [
-            name for name in selected if name in list(pipeline.stages)[: list(pipeline.stages).index(until) + 1]
-        ]
     outside = [name for name in rebuild if name not in selected]
     if outside:
-        raise InputError(
-            f"--rebuild {outside[0]} is not among the stages to run", fix=f"selected: {', '.join(selected)}"
-        )
-    again = {*rebuild, *pipeline.descendants(rebuild)}
+        what = f"--rebuild {outside[0]} is not among the stages to run"
+        raise InputError(what, fix=f"add it to them; they are: {', '.join(selected)}")
+
     folder = RunFolder(pipeline.run)
     digests = Digests(folder)
-    prints = Fingerprints(pipeline, digests)
-    states = standings(pipeline, folder, prints, digests)
+    fingerprints = Fingerprints(pipeline, digests)
+    states = read_states(
+        pipeline,
+        folder,
+        fingerprints,
+        digests,
+    )
     digests.save()
-    return Plan(pipeline, folder, selected, states, [n for n in selected if n in again], prints, digests, strict)
+    redone = {*rebuild, *pipeline.descendants(rebuild)}
+    return Plan(
+        pipeline=pipeline,
+        folder=folder,
+        selected=selected,
+        states=states,
+        rebuild=[name for name in selected if name in redone],
+        fingerprints=fingerprints,
+        digests=digests,
+        strict=strict,
+    )
+
+
+# --- reasons to refuse ------------------------------------------------------------------------------------------------
 
 
 def refuse(plan: Plan) -> None:
-    """Everything that would make the run wrong, checked before it starts.
+    """Check what would make the run wrong, before it starts.
 
     Raises:
         StaleError: a selected stage was made from another config or other inputs; or, with strict, other versions.
-        InputError: a stage reads from one that is neither done nor about to run.
-        MissingToolError: the config requires isolation, and it cannot be had.
+        InputError: a stage reads from one that is neither done nor about to run; or, with strict, an input on the
+            hub is not pinned.
+        MissingToolError: the config requires isolation, and this machine has none.
     """
-    stale = [name for name in plan.selected if plan.standings[name].state == "stale" and name not in plan.rebuild]
-    if stale:
-        roots = [name for name in stale if not set(plan.pipeline.ancestors([name])) & set(stale)]
-        lines = [f"{name}: " + "; ".join(plan.standings[name].reasons) for name in stale]
-        what = f"{len(stale)} stage(s) on disk no longer match the config:\n" + "\n".join(lines)
-        again = " ".join(f"--rebuild {name}" for name in roots)
-        fix = f"redo them: {again} (the old ones move to runs/{plan.pipeline.run}/.old/); or keep both: --run NEW-NAME; or put the value back"
-        raise StaleError(what, str(plan.folder.path), fix)
+    _refuse_stale(plan)
     if plan.strict:
-        for name in plan.selected:
-            if plan.standings[name].warnings and name not in plan.rebuild:
-                what = f"{name} was made by other versions: " + "; ".join(plan.standings[name].warnings)
-                raise StaleError(what, str(plan.folder.path / name), f"--rebuild {name}, or leave out --strict")
+        _refuse_other_versions(plan)
+        _refuse_unpinned(plan)
     for name in plan.todo:
-        stage = plan.pipeline.stages[name]
-        lacking = (
-            [m for m in stage.makers if m not in plan.selected and plan.standings[m].state != "done"]
-            if not stage.use
-            else []
-        )
-        if lacking:
-            needs = ", ".join(
-                f"{source.text} (made by {source.stage}: {plan.standings[source.stage].state})"
-                for _, source in stage.edges()
-                if source.stage in lacking
-            )
-            what = f"{name} needs what is not there yet: {needs}"
-            fix = f"`{plan.pipeline.command(name)} --upstream` makes it first; or run-all; or use: PATH on the stage that makes it"
-            raise InputError(what, str(plan.folder.path), fix)
+        _refuse_missing_inputs(plan, plan.pipeline.stages[name])
     if plan.todo and plan.pipeline.isolation == "required":
-        isolation(plan)
+        why_not_isolated(plan)
 
 
-def fetch_hub(plan: Plan) -> bool:
-    """Download what the stages to run read from the hub; True if something came anew, so that identities may have moved."""
-    sources = [
-        source for name in plan.todo for _, source in plan.pipeline.stages[name].edges() if source.origin == "hub"
-    ]
-    for source in sources:
-        fetch(source)
-    return bool(sources)
+def _refuse_stale(plan: Plan) -> None:
+    stale = [name for name in plan.selected if plan.states[name].state == "stale" and name not in plan.rebuild]
+    if not stale:
+        return
+    # To redo these redoes the rest, which reads from them.
+    roots = [name for name in stale if not set(plan.pipeline.ancestors([name])) & set(stale)]
+    rebuild = " ".join(f"--rebuild {name}" for name in roots)
+    lines = [f"{name}: {'; '.join(plan.states[name].reasons)}" for name in stale]
+    count = "1 stage on disk does" if len(stale) == 1 else f"{len(stale)} stages on disk do"
+    fix = (
+        f"redo: {rebuild} (the old results move to runs/{plan.pipeline.run}/.old/)\n"
+        "or keep both: --run NEW-NAME\n"
+        "or undo the change"
+    )
+    raise StaleError(
+        f"{count} not match the config:\n" + "\n".join(lines),
+        str(plan.folder.path),
+        fix,
+    )
 
 
-def check_machine(plan: Plan) -> None:
-    """Tools, batches and space for what will run."""
-    stages = [plan.pipeline.stages[name] for name in plan.todo]
-    check_tools({stage.name: stage.config.launch for stage in stages if not stage.use})
-    check_batches({stage.name: stage.config for stage in stages if not stage.use})
-    plan.folder.check_writable(sum(_bytes_wanted(stage) for stage in stages))
+def _refuse_other_versions(plan: Plan) -> None:
+    for name in plan.selected:
+        warnings = plan.states[name].warnings
+        if warnings and name not in plan.rebuild:
+            what = f"{name} was made by other versions: {'; '.join(warnings)}"
+            raise StaleError(
+                what,
+                str(plan.folder.path / name),
+                f"--rebuild {name}, or leave out --strict",
+            )
 
 
-def _bytes_wanted(stage: Stage) -> int:
-    """A lower bound for what a stage writes: as much as the largest checkpoint brought to it."""
-    sizes = [
-        sum(p.stat().st_size for p in source.path.glob("*.safetensors"))
-        for _, source in stage.edges()
-        if source.path is not None and source.path.is_dir()
-    ]
-    return max(sizes, default=0)
+def _refuse_unpinned(plan: Plan) -> None:
+    for stage, port, edge in _unpinned(plan, plan.selected):
+        option = "" if edge.is_dataset else "--model "
+        repo = edge.text.removeprefix("hub:").partition("@")[0]
+        fix = f"write hub:{repo}@COMMIT (`r1pipe data pin {option}{repo}` prints the newest), or leave out --strict"
+        raise InputError(
+            f"{edge.text} is not pinned to a commit",
+            f"input {port} of {stage.name}",
+            fix,
+        )
 
 
-def isolation(plan: Plan) -> str | None:
+def _refuse_missing_inputs(plan: Plan, stage: Stage) -> None:
+    if stage.use:
+        return
+    missing = []
+    for _, edge in stage.edges():
+        if edge.stage and edge.stage not in plan.selected and plan.states[edge.stage].state != "done":
+            missing.append(f"{edge.text} (made by {edge.stage}: {plan.states[edge.stage].state})")
+    if missing:
+        fix = (
+            f"make it first: `{plan.pipeline.command(stage.name)} --upstream`\n"
+            "or run the whole figure: run-all\n"
+            "or, if you have it already, give its stage `use: PATH`"
+        )
+        raise InputError(
+            f"{stage.name} needs what is not made yet: {', '.join(missing)}",
+            str(plan.folder.path),
+            fix,
+        )
+
+
+def why_not_isolated(plan: Plan) -> str | None:
     """Why code cannot be executed in isolation here; None if it can.
 
     Raises:
@@ -151,10 +202,65 @@ def isolation(plan: Plan) -> str | None:
 
     reason = available()
     if reason is not None and plan.pipeline.isolation == "required":
-        fix = "apt install bubblewrap (it needs unprivileged user namespaces); or isolation: auto, which leaves the code kind out"
+        what = f"the config says isolation: required, but code cannot be isolated here: {reason}"
+        fix = (
+            "install bubblewrap (apt install bubblewrap; it needs unprivileged user namespaces)\n"
+            "or write isolation: auto, which leaves code rows out"
+        )
         raise MissingToolError(
-            f"the config says isolation: required, and code cannot be isolated here: {reason}",
+            what,
             str(plan.pipeline.file),
             fix,
         )
     return reason
+
+
+# --- the hub and the machine ------------------------------------------------------------------------------------------
+
+
+def fetch_hub(plan: Plan, note: Callable[[str], None]) -> None:
+    """Download what the stages to run read from the hub.
+
+    Args:
+        note: takes one sentence for every input that is not pinned, with the commit that is used.
+
+    Raises:
+        InputError: the hub does not give it.
+    """
+    for stage in plan.to_launch:
+        for _, edge in stage.edges():
+            if edge.origin == "hub":
+                fetch(edge)
+    for _, _, edge in _unpinned(plan, plan.todo):
+        note(f"{edge.text} is not pinned; this run reads hub:{hub_commit(edge)} (write this to keep the commit)")
+
+
+def _unpinned(plan: Plan, names: Sequence[str]) -> Iterator[tuple[Stage, str, Edge]]:
+    """Inputs on the hub that name no commit: what they stand for may change from one day to the next."""
+    for name in names:
+        stage = plan.pipeline.stages[name]
+        if stage.use:
+            continue
+        for port, edge in stage.edges():
+            if edge.origin == "hub" and not is_pinned(edge):
+                yield stage, port, edge
+
+
+def check_machine(plan: Plan) -> None:
+    """Check tools, batch sizes and disk space for what will run.
+
+    Raises:
+        R1PipeError: one of them does not do.
+    """
+    check_tools({stage.name: stage.config.launch for stage in plan.to_launch})
+    check_batches({stage.name: stage.config for stage in plan.to_launch})
+    plan.folder.check_writable(sum(_bytes_at_least(stage) for stage in plan.to_launch))
+
+
+def _bytes_at_least(stage: Stage) -> int:
+    """A lower bound for what a stage writes: the size of the largest checkpoint that the user brings to it."""
+    sizes = []
+    for _, edge in stage.edges():
+        if edge.path is not None and edge.path.is_dir():
+            sizes.append(sum(file.stat().st_size for file in edge.path.glob("*.safetensors")))
+    return max(sizes, default=0)

@@ -1,96 +1,140 @@
-"""Reading a run's folder without its config: `status`, `logs`; and a config with origins: `config show`."""
+"""`r1pipe status` and `r1pipe logs`: a run's folder, read without its config."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import time
-from collections.abc import Iterator
 from typing import Any
 
-from r1pipe.config.loader import Pipeline
-from r1pipe.config.yamltree import find, nearest
+from r1pipe.config.yamltree import nearest
 from r1pipe.errors import InputError
-from r1pipe.run.console import MARKS, score_lines, seconds, shown
+from r1pipe.run.console import MARKS, seconds, shown
+from r1pipe.run.score_tables import score_lines
 from r1pipe.run.store import RUNS, RunFolder, StageFolder, last_line, read_json
+
+FOLLOW_EVERY_S = 0.3
+_RUN_SOMETHING = "start one: r1pipe run-all CONFIG"
+
+
+def run_names() -> list[str]:
+    return sorted(path.parent.name for path in RUNS.glob("*/config.json"))
 
 
 def newest_run() -> str:
-    """The run whose lock or summary was touched last.
+    """The run whose folder was touched last.
 
     Raises:
         InputError: there is no run here.
     """
-    found = sorted(RUNS.glob("*/config.json"), key=lambda path: max(p.stat().st_mtime for p in path.parent.glob("*")))
-    if not found:
-        raise InputError("there is no run here", str(RUNS.absolute()), "r1pipe run-all CONFIG")
-    return found[-1].parent.name
+
+    def touched(run: str) -> float:
+        return max(path.stat().st_mtime for path in (RUNS / run).glob("*"))
+
+    names = run_names()
+    if not names:
+        raise InputError(
+            "there is no run in this folder",
+            str(RUNS.absolute()),
+            _RUN_SOMETHING,
+        )
+    return max(names, key=touched)
 
 
 def run_folder(run: str) -> RunFolder:
+    """The folder of a run that is there.
+
+    Raises:
+        InputError: there is no such run.
+    """
     folder = RunFolder(run)
     if not folder.path.is_dir():
-        there = sorted(p.parent.name for p in RUNS.glob("*/config.json"))
+        names = run_names()
+        fix = nearest(run, names) if names else _RUN_SOMETHING
         raise InputError(
-            f"there is no run '{run}'", str(RUNS.absolute()), nearest(run, there) if there else "r1pipe run-all CONFIG"
+            f"there is no run '{run}'",
+            str(RUNS.absolute()),
+            fix,
         )
     return folder
 
 
-def _driver(folder: RunFolder) -> dict[str, Any] | None:
-    """Who holds the lock, by the lock itself: its text is left behind by a driver that was killed."""
-    import fcntl
+def stage_names(folder: RunFolder) -> list[str]:
+    config = read_json(folder.path / "config.json") or {"stages": {}}
+    return list(config["stages"])
 
-    try:
-        with (folder.path / ".lock").open("r", encoding="utf8") as stream:
-            told = json.loads(stream.read() or "null")
-            try:
-                fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
-                return told
-    except (OSError, ValueError):
-        pass
-    return None
+
+# --- status -----------------------------------------------------------------------------------------------------------
 
 
 def run_status(run: str) -> dict[str, Any]:
-    """Each stage's state as its folder tells it, progress of the running one, and the scores."""
+    """Each stage's state as its folder shows it, the progress of the running one, and the scores."""
     folder = run_folder(run)
-    config, driver = read_json(folder.path / "config.json") or {"stages": {}}, _driver(folder)
-    stages = []
-    for name in config["stages"]:
-        here = folder.stage(name)
-        manifest, told = read_json(here.manifest_json), read_json(here.stage_json)
-        state = "done" if manifest else "partial" if told else "missing"
-        entry: dict[str, Any] = {"name": name, "state": state, "wall_s": (manifest or told or {}).get("wall_s", 0.0)}
-        if state == "partial":
-            entry |= {
-                "attempts": here.attempts,
-                "progress": last_line(here.progress),
-                "log": str(here.log(max(1, here.attempts))),
-            }
-            if driver and here.partial.exists() and not any(here.path.glob("error.*.json")):
-                entry["state"] = "running"
-        stages.append(entry)
+    driver = _driver(folder)
     summary = read_json(folder.path / "summary.json") or {}
     return {
         "run": run,
         "folder": str(folder.path),
         "driver": driver,
-        "stages": stages,
+        "stages": [
+            _stage_status(
+                name,
+                folder.stage(name),
+                driver is not None,
+            )
+            for name in stage_names(folder)
+        ],
         "scores": summary.get("scores", {}),
     }
 
 
-def status_lines(found: dict[str, Any]) -> list[str]:
-    done = sum(stage["state"] == "done" for stage in found["stages"])
-    driver = found["driver"]
-    by = (
-        f"; a driver works on it: pid {driver['pid']} on {driver['host']} since {time.strftime('%H:%M:%S', time.localtime(driver['since']))}"
-        if driver
-        else ""
-    )
-    lines = [f"run {found['run']}: {done} of {len(found['stages'])} stages done{by}  ({found['folder']})"]
-    for stage in found["stages"]:
+def _stage_status(
+    name: str,
+    folder: StageFolder,
+    has_driver: bool,
+) -> dict[str, Any]:
+    manifest = read_json(folder.manifest_json)
+    record = manifest or read_json(folder.stage_json) or {}
+    status: dict[str, Any] = {"name": name, "state": "missing", "wall_s": record.get("wall_s", 0.0)}
+    if manifest:
+        status["state"] = "done"
+    elif record:
+        failed = any(folder.path.glob("error.*.json"))
+        running = has_driver and folder.partial.exists() and not failed
+        status |= {
+            "state": "running" if running else "partial",
+            "attempts": folder.attempts,
+            "progress": last_line(folder.progress),
+            "log": str(folder.log(max(1, folder.attempts))),
+        }
+    return status
+
+
+def _driver(folder: RunFolder) -> dict[str, Any] | None:
+    """Who holds the run's lock. The lock itself decides: a driver that was killed leaves its text behind."""
+    try:
+        with (folder.path / ".lock").open("r", encoding="utf8") as stream:
+            holder = json.loads(stream.read() or "null")
+            try:
+                fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return holder
+    except (OSError, ValueError):
+        pass
+    return None
+
+
+def status_lines(status: dict[str, Any]) -> list[str]:
+    """run_status() for people."""
+    stages = status["stages"]
+    done = sum(stage["state"] == "done" for stage in stages)
+    driver = status["driver"]
+    by = ""
+    if driver:
+        since = time.strftime("%H:%M:%S", time.localtime(driver["since"]))
+        by = f"; running since {since} (pid {driver['pid']} on {driver['host']})"
+    lines = [f"run {status['run']}: {done} of {len(stages)} stages done{by}  ({status['folder']})"]
+    for stage in stages:
         line = f"  {MARKS.get(stage['state'], '◐')} {stage['state']:8} {stage['name']}"
         if stage["wall_s"]:
             line += f"  {seconds(stage['wall_s'])}"
@@ -98,81 +142,56 @@ def status_lines(found: dict[str, Any]) -> list[str]:
         if progress:
             line += f"  {progress['done']}/{progress['total']}  {shown(progress)}"
         lines.append(line)
-    return lines + score_lines(found["scores"])
+    return lines + score_lines(status["scores"])
 
 
-def print_log(run: str, stage: str, rank: int, follow: bool) -> None:
-    """Print a log; with `follow`, until the stage ends."""
-    folder = run_folder(run)
-    config = read_json(folder.path / "config.json") or {"stages": {}}
-    here = folder.stage(stage)
-    if stage not in config["stages"]:
+# --- logs -------------------------------------------------------------------------------------------------------------
+
+
+def print_log(
+    run: str,
+    stage: str,
+    rank: int,
+    follow: bool,
+) -> None:
+    """Print a log; with `follow`, until the stage ends.
+
+    Raises:
+        InputError: there is no such run, stage or log.
+    """
+    run_files = run_folder(run)
+    names = stage_names(run_files)
+    if stage not in names:
         raise InputError(
-            f"run '{run}' has no stage '{stage}'", str(folder.path), nearest(stage, list(config["stages"]))
+            f"run '{run}' has no stage '{stage}'",
+            str(run_files.path),
+            nearest(stage, names),
         )
-    log = here.log(here.attempts, rank)
-    if not here.attempts or not log.is_file():
+    folder = run_files.stage(stage)
+    log = folder.log(folder.attempts, rank)
+    if not folder.attempts or not log.is_file():
+        of_rank = f" of rank {rank}" if rank else ""
+        fix = f"`r1pipe status {run}` shows what has run"
         raise InputError(
-            f"stage '{stage}' has no log{'' if rank == 0 else f' of rank {rank}'} yet",
-            str(here.path),
-            "r1pipe status shows what has run",
+            f"stage '{stage}' has no log{of_rank} yet",
+            str(folder.path),
+            fix,
         )
+
     with log.open("rb") as stream:
         while True:
-            running = _running(folder, here)  # asked before reading, so that what is written last is still printed
+            # Looked up before reading, so that what is written last is still printed.
+            running = _running(run_files, folder)
             for block in iter(lambda: stream.read(65536), b""):
-                print(block.decode("utf8", "replace"), end="", flush=True)
+                print(
+                    block.decode("utf8", "replace"),
+                    end="",
+                    flush=True,
+                )
             if not follow or not running:
                 return
-            time.sleep(0.3)
+            time.sleep(FOLLOW_EVERY_S)
 
 
-def _running(folder: RunFolder, here: StageFolder) -> bool:
-    return not here.manifest_json.exists() and here.partial.exists() and _driver(folder) is not None
-
-
-# --- config show ------------------------------------------------------------------------------------------------------
-
-
-def resolved(pipeline: Pipeline) -> dict[str, Any]:
-    """The config with every default filled in and every path absolute."""
-    stages = {}
-    for name, stage in pipeline.stages.items():
-        stages[name] = {
-            "kind": stage.kind.name,
-            "inputs": {
-                port: {k: one.text for k, one in s.items()} if isinstance(s, dict) else s and s.text
-                for port, s in stage.inputs.items()
-            },
-            "outputs": stage.outputs,
-            **({"use": {port: str(path) for port, path in stage.use.items()}} if stage.use else {}),
-            **stage.config.model_dump(mode="json"),
-        }
-    return {"run": pipeline.run, "isolation": pipeline.isolation, "stages": stages}
-
-
-def config_lines(pipeline: Pipeline, defaults: bool) -> list[str]:
-    """`key: value  # origin`, one value a line."""
-    lines = list(_lines(resolved(pipeline), (), pipeline, defaults))
-    width = min(72, max((len(left) for left, right in lines if right), default=0))
-    return [f"{left:{width}}  # {right}" if right else left for left, right in lines]
-
-
-def _lines(
-    value: dict[str, Any], keys: tuple[str, ...], pipeline: Pipeline, defaults: bool
-) -> Iterator[tuple[str, str]]:
-    for key, child in value.items():
-        path = (*keys, key)
-        node, walked = find(pipeline.tree, path)
-        stated = walked == path
-        if not stated and not defaults:
-            continue
-        indent = "  " * len(keys)
-        if isinstance(child, dict) and child:
-            yield f"{indent}{key}:", ""
-            yield from _lines(child, path, pipeline, defaults)
-        else:
-            origin = str(node.origin) if stated else "default"
-            if not stated and key == "seed" and "seed" in pipeline.tree.value:
-                origin = f"{pipeline.tree.value['seed'].origin} (seed)"
-            yield f"{indent}{key}: {json.dumps(child, ensure_ascii=False)}", origin
+def _running(run_files: RunFolder, folder: StageFolder) -> bool:
+    return not folder.manifest_json.exists() and folder.partial.exists() and _driver(run_files) is not None

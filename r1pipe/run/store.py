@@ -1,7 +1,7 @@
 """runs/<run>/: what lies where, one driver at a time, and how an output becomes visible.
 
 runs/<run>/config.json summary.json .lock .digests.json .old/
-runs/<run>/<stage>/stage.json            what the worker was told; there as soon as the stage was started once
+runs/<run>/<stage>/stage.json            what the worker reads; there as soon as the stage was started once
                    logs/attempt_n.log    what it printed
                    workdir/              what survives a kill; removed when the stage is published
                    out.partial/<port>/   being written
@@ -25,14 +25,16 @@ from r1pipe.errors import BusyError, InputError
 
 RUNS = Path("runs")
 HEARTBEAT_S = 10.0  # how often the holder touches the lock
-DEAD_AFTER_S = (
-    60.0  # a lock from another machine, where flock may not reach, counts as held this long after its last touch
-)
-MIN_FREE_BYTES = 512 * 2**20  # below this no stage is started (our choice)
+DEAD_AFTER_S = 60.0  # a lock of another machine, where flock may not reach, ends this long after its last touch
+MIN_FREE_BYTES = 512 * 2**20  # with less, no stage is started (our choice)
+TAIL_BYTES = 4096  # of a file that is being appended to, enough for its last line
+
+
+# --- JSON on disk -----------------------------------------------------------------------------------------------------
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Whole or not at all: a reader never sees half a file."""
+    """Write all of it or nothing: a reader never sees half a file."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     with partial.open("w", encoding="utf8") as stream:
         json.dump(value, stream, indent=1, ensure_ascii=False)
@@ -50,15 +52,17 @@ def read_json(path: Path) -> Any:
         return None
 
 
-def last_line(path: Path, tail: int = 4096) -> dict[str, Any] | None:
+def last_line(path: Path) -> dict[str, Any] | None:
     """The last complete JSON line of a file that is being appended to."""
     try:
         with path.open("rb") as stream:
-            stream.seek(max(0, stream.seek(0, os.SEEK_END) - tail))
-            lines = stream.read().split(b"\n")[:-1]
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, size - TAIL_BYTES))
+            lines = stream.read().split(b"\n")
     except OSError:
         return None
-    for line in reversed(lines):
+    # What stands behind the last line break is still being written.
+    for line in reversed(lines[:-1]):
         try:
             return json.loads(line)
         except ValueError:
@@ -66,23 +70,24 @@ def last_line(path: Path, tail: int = 4096) -> dict[str, Any] | None:
     return None
 
 
+# --- a stage ----------------------------------------------------------------------------------------------------------
+
+
 class StageFolder:
     """One stage's folder inside a run."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.stage_json, self.manifest_json = path / "stage.json", path / "manifest.json"
-        self.workdir, self.out, self.partial, self.logs = (
-            path / "workdir",
-            path / "out",
-            path / "out.partial",
-            path / "logs",
-        )
-        self.metrics, self.progress, self.notes = path / "metrics.jsonl", path / "progress.jsonl", path / "notes.jsonl"
+        self.stage_json = path / "stage.json"
+        self.manifest_json = path / "manifest.json"
         self.result = path / "result.json"
-
-    def error(self, rank: int) -> Path:
-        return self.path / f"error.{rank}.json"
+        self.logs = path / "logs"
+        self.workdir = path / "workdir"
+        self.partial = path / "out.partial"
+        self.out = path / "out"
+        self.metrics = path / "metrics.jsonl"
+        self.progress = path / "progress.jsonl"
+        self.notes = path / "notes.jsonl"
 
     def log(self, attempt: int, rank: int = 0) -> Path:
         return self.logs / (f"attempt_{attempt}.log" if rank == 0 else f"attempt_{attempt}.rank{rank}.log")
@@ -90,13 +95,16 @@ class StageFolder:
     @property
     def attempts(self) -> int:
         """How often the stage was started."""
-        return max((int(p.stem.split("_")[1]) for p in self.logs.glob("attempt_*.log") if "." not in p.stem), default=0)
+        # The logs of other ranks have a second dot in their names.
+        numbers = [int(log.stem.split("_")[1]) for log in self.logs.glob("attempt_*.log") if "." not in log.stem]
+        return max(numbers, default=0)
 
     def begin(self, ports: list[str]) -> int:
         """Make the folders of an attempt and return its number; what an earlier attempt wrote to workdir stays."""
         for folder in (self.logs, self.workdir):
             folder.mkdir(parents=True, exist_ok=True)
-        for leftover in (self.partial, self.out):  # out without a manifest: the driver died between rename and manifest
+        # An `out` without a manifest: the driver died between the rename and the manifest.
+        for leftover in (self.partial, self.out):
             if leftover.exists():
                 shutil.rmtree(leftover)
         for port in ports:
@@ -106,25 +114,30 @@ class StageFolder:
         return self.attempts + 1
 
     def publish(self, manifest: dict[str, Any]) -> None:
-        """One rename makes the output visible; the manifest, last, makes it done."""
+        """One rename makes the output visible; the manifest, last, makes the stage done."""
         self.partial.rename(self.out)
         write_json(self.manifest_json, manifest)
         shutil.rmtree(self.workdir, ignore_errors=True)
         self.result.unlink(missing_ok=True)
 
     def discard(self) -> None:
-        """Remove a first attempt that refused its input before it had made anything."""
-        if self.manifest_json.exists() or self.attempts > 1 or any(p.is_file() for p in self.workdir.rglob("*")):
+        """Remove a first attempt that refused its inputs before it had made anything."""
+        worked = any(path.is_file() for path in self.workdir.rglob("*"))
+        if self.manifest_json.exists() or self.attempts > 1 or worked:
             shutil.rmtree(self.partial, ignore_errors=True)
-            return
-        shutil.rmtree(self.path)
+        else:
+            shutil.rmtree(self.path)
+
+
+# --- a run ------------------------------------------------------------------------------------------------------------
 
 
 class RunFolder:
     """One run's folder; a context manager that holds its lock."""
 
     def __init__(self, run: str, root: Path = RUNS) -> None:
-        self.run, self.path = run, (root / run).absolute()
+        self.run = run
+        self.path = (root / run).absolute()
         self._lock: Any = None
         self._beat = 0.0
 
@@ -135,10 +148,8 @@ class RunFolder:
         """Move a stage's folder to .old/; nothing is overwritten there."""
         old = self.path / ".old"
         old.mkdir(exist_ok=True)
-        number = 1 + max(
-            (int(p.name.rpartition(".")[2]) for p in old.glob(f"{name}.*") if p.name.rpartition(".")[2].isdigit()),
-            default=0,
-        )
+        suffixes = [path.name.rpartition(".")[2] for path in old.glob(f"{name}.*")]
+        number = 1 + max((int(suffix) for suffix in suffixes if suffix.isdigit()), default=0)
         target = old / f"{name}.{number}"
         (self.path / name).rename(target)
         return target
@@ -147,7 +158,7 @@ class RunFolder:
         """Refuse before anything starts.
 
         Args:
-            need: bytes that the stages are known to want, beside MIN_FREE_BYTES.
+            need: bytes that the stages are known to write, beside MIN_FREE_BYTES.
 
         Raises:
             InputError: the folder cannot be made or written, or the disk is nearly full.
@@ -158,17 +169,19 @@ class RunFolder:
             probe.write_bytes(b"x")
             probe.unlink()
         except OSError as error:
+            what = f"the run folder cannot be written: {error.strerror}"
             raise InputError(
-                f"the run folder cannot be written: {error.strerror}",
+                what,
                 str(self.path),
-                "free it, or start from another folder",
+                "make it writable, or start from another folder",
             ) from None
-        free, wanted = shutil.disk_usage(self.path).free, MIN_FREE_BYTES + need
+
+        free = shutil.disk_usage(self.path).free
+        wanted = MIN_FREE_BYTES + need
         if free < wanted:
-            what = f"no disk space: {free / 2**20:,.0f} MiB free, at least {wanted / 2**20:,.0f} MiB wanted"
-            raise InputError(
-                what, str(self.path), "remove old runs (runs/<run>/.old/ first), or start from a folder on another disk"
-            )
+            what = f"not enough disk space: {free / 2**20:,.0f} MiB free, at least {wanted / 2**20:,.0f} MiB needed"
+            fix = "remove old results (runs/<run>/.old/ first), or start from a folder on another disk"
+            raise InputError(what, str(self.path), fix)
 
     def __enter__(self) -> RunFolder:
         """Take the lock.
@@ -178,34 +191,41 @@ class RunFolder:
         """
         path = self.path / ".lock"
         stream = path.open("a+", encoding="utf8")
+        holder = self._other_holder(stream, path)
+        if holder is not None:
+            stream.close()
+            since = time.strftime("%Y-%m-%d %H:%M", time.localtime(holder.get("since", 0)))
+            process = f"pid {holder.get('pid')} on {holder.get('host')}"
+            what = f"another command works on the run '{self.run}': {process}, since {since}"
+            fix = f"wait for it (`r1pipe status {self.run}` shows its progress), or start another run with --run NAME"
+            raise BusyError(what, str(path), fix)
+
+        self._lock = stream
+        stream.truncate(0)
+        json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}, stream)
+        stream.flush()
+        return self
+
+    def _other_holder(self, stream: Any, path: Path) -> dict[str, Any] | None:
+        """Who else holds the lock; None if it is ours now.
+
+        On one machine flock alone decides. A network file system may not pass flock on to other machines, so a lock
+        that names another host counts until its holder has not touched it for a while.
+        """
         stream.seek(0)
-        held: dict[str, Any] | None = None
+        holder: dict[str, Any] | None
         try:
-            held = json.loads(stream.read() or "null")
+            holder = json.loads(stream.read() or "null")
         except ValueError:
-            held = None
+            holder = None
         mine = socket.gethostname()
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            held = held or {"pid": "?", "host": mine, "since": time.time()}
-        else:
-            if held and (held.get("host") == mine or time.time() - path.stat().st_mtime > DEAD_AFTER_S):
-                held = None  # its driver is gone: the kernel let go of the lock, or nobody touched it any more
-        if held:
-            stream.close()
-            since = time.strftime("%Y-%m-%d %H:%M", time.localtime(held.get("since", 0)))
-            what = f"another driver works on the run '{self.run}': pid {held.get('pid')} on {held.get('host')}, since {since}"
-            raise BusyError(
-                what,
-                str(path),
-                f"wait for it, or start another with --run NAME; `r1pipe status {self.run}` shows how far it is",
-            )
-        self._lock = stream
-        stream.truncate(0)
-        json.dump({"pid": os.getpid(), "host": mine, "since": time.time()}, stream)
-        stream.flush()
-        return self
+            return holder or {"pid": "?", "host": mine, "since": time.time()}
+        if holder is None or holder.get("host") == mine:
+            return None
+        return None if time.time() - path.stat().st_mtime > DEAD_AFTER_S else holder
 
     def __exit__(self, *_: object) -> None:
         self._lock.truncate(0)

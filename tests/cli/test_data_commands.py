@@ -19,6 +19,7 @@ def chat(number: int, domain: str = "math", thinking: str = "one\ntwo three") ->
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
+    """A run with one finished stage."""
     made = tmp_path / "runs/t/data/out/chats"
     made.mkdir(parents=True)
     rows = [chat(0), chat(1, "logic"), chat(2, "math", "\x1b[2J\u202eevil")]
@@ -26,7 +27,24 @@ def folder(tmp_path: Path) -> Path:
     (made / "dropped.jsonl").write_text(
         json.dumps({"id": "d", "prompt": "9?", "response": "8", "reason": "wrong answer"}) + "\n"
     )
+    outputs = {"chats": {"type": "chats", "name": "cold-start-chats", "path": "out/chats", "files": {}, "digest": ""}}
+    (tmp_path / "runs/t/data/manifest.json").write_text(json.dumps({"stage": "data", "outputs": outputs}))
+    (tmp_path / "runs/t/config.json").write_text(json.dumps({"stages": {"data": {}, "later": {}}}))
     return tmp_path
+
+
+@pytest.mark.parametrize(
+    "name", ["cold-start-chats", "t/cold-start-chats", "data", "t/data", "t/data/chats", "data/chats"]
+)
+def test_names_of_the_figure_resolve_in_the_newest_run(folder: Path, name: str):
+    shown = r1pipe(folder, "data", "show", name, "--json")
+    assert [row["id"] for row in json.loads(shown.stdout)] == ["x0", "x1", "x2"], shown.stderr
+
+
+def test_stats_and_review_know_names_of_the_figure_too(folder: Path):
+    assert json.loads(r1pipe(folder, "data", "stats", "cold-start-chats", "--json").stdout)["rows"] == 3
+    reviewed = r1pipe(folder, "data", "review", "cold-start-chats", "--export", "open.csv")
+    assert "0 of 3 rows decided, 3 open" in reviewed.stdout, reviewed.stderr
 
 
 @pytest.mark.parametrize("command", ["", "show", "stats", "review", "pin"])
@@ -63,9 +81,11 @@ def test_show_picks_rows(folder: Path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["show", "none"], "nothing is there"),
+        (["show", "none"], "run 't' has made nothing called 'none'"),
+        (["show", "cold-start-chat"], "did you mean 'cold-start-chats'?"),
+        (["show", "t/later"], "run 't' has made nothing called 'later'"),
         (["show", "t/data/pairs"], "has the outputs chats"),
-        (["show", "t/data", "--where", "domain"], "is no condition"),
+        (["show", "t/data", "--where", "domain"], "is not a condition"),
         (["show", "t/data", "--where", "domian=math"], "no row has the column 'domian'"),
         (["stats", "t/data", "--tokenizer", "none"], "no such folder"),
         (["review", "t/data", "--import", "none.csv"], "cannot read"),
@@ -132,6 +152,11 @@ def test_review_is_resumed_and_feeds_a_mix(folder: Path):
         stream.write(json.dumps({**first, "decision": "reject"}) + "\n")
     stale = r1pipe(folder, "run-all", "m.yaml")
     assert stale.returncode == 2 and "reviews" in stale.stderr
+
+
+def test_without_a_run_there_is_only_a_path_to_give(tmp_path: Path):
+    wrong = r1pipe(tmp_path, "data", "show", "cold-start-chats")
+    assert wrong.returncode == 2 and "no run in this folder" in wrong.stderr and "r1pipe run-all" in wrong.stderr
 
 
 def test_examples():

@@ -170,7 +170,7 @@ def test_init_copies_the_shipped_configs_once(tmp_path: Path):
     ours = {p.relative_to(ROOT / "configs") for p in (ROOT / "configs").rglob("*.yaml")}
     assert {p.relative_to(tmp_path / "configs") for p in (tmp_path / "configs").rglob("*.yaml")} == ours
     again = r1pipe(tmp_path, "init")
-    assert again.returncode == 2 and "there already" in again.stderr
+    assert again.returncode == 2 and "already there" in again.stderr
     assert r1pipe(tmp_path, "init", "elsewhere").returncode == 0
 
 

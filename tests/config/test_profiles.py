@@ -89,7 +89,8 @@ def test_taken(tmp_path: Path, launch: str):
 
 
 def test_a_hostfile_is_no_part_of_the_fingerprint(tmp_path: Path):
-    from r1pipe.run.manifest import Digests, Fingerprints
+    from r1pipe.run.digests import Digests
+    from r1pipe.run.fingerprints import Fingerprints
     from r1pipe.run.store import RunFolder
 
     (tmp_path / "hosts").write_text("a slots=1\nb slots=1\n")

@@ -89,7 +89,7 @@ print(json.dumps([asked(**change) for change in changes]))
 def test_pin_prints_what_to_write(tmp_path: Path):
     class Hub(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            found = self.path.startswith("/api/datasets/us/sums")
+            found = self.path.startswith(("/api/datasets/us/sums", "/api/models/us/adder"))
             self.send_response(200 if found else 404)
             self.end_headers()
             self.wfile.write(json.dumps({"id": "us/sums", "sha": COMMIT} if found else {"error": "none"}).encode())
@@ -102,7 +102,8 @@ def test_pin_prints_what_to_write(tmp_path: Path):
     try:
         hub = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1"}
         assert r1pipe(tmp_path, "data", "pin", "us/sums", **hub).stdout == f"hub: us/sums\nrevision: {COMMIT}\n"
+        assert r1pipe(tmp_path, "data", "pin", "--model", "us/adder", **hub).stdout == f"hub:us/adder@{COMMIT}\n"
         absent = r1pipe(tmp_path, "data", "pin", "us/absent", **hub)
-        assert absent.returncode == 2 and "cannot be read" in absent.stderr
+        assert absent.returncode == 2 and "does not give the dataset us/absent" in absent.stderr
     finally:
         server.shutdown()

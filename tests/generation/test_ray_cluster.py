@@ -162,7 +162,7 @@ def test_without_ray_it_says_what_to_install(service: str, tmp_path: Path) -> No
 
 
 def test_the_engine_is_no_part_of_the_fingerprint_and_spreads_the_work_itself() -> None:
-    from r1pipe.run.manifest import NOT_FINGERPRINTED
+    from r1pipe.run.fingerprints import NOT_FINGERPRINTED
 
     dumped = [
         SamplingConfig(engine=engine).model_dump(mode="json", exclude=NOT_FINGERPRINTED) for engine in ("local", "ray")

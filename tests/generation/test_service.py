@@ -251,7 +251,7 @@ def test_one_model_and_not_two(service: str, tmp_path: Path) -> None:
 
 def test_how_a_service_is_asked_is_no_part_of_the_fingerprint(tmp_path: Path) -> None:
     from r1pipe.config.registry import load_kind
-    from r1pipe.run.manifest import NOT_FINGERPRINTED
+    from r1pipe.run.fingerprints import NOT_FINGERPRINTED
 
     def dumped(kind: str, **endpoint: Any) -> dict[str, Any]:
         block = {"backend": "openai", "endpoint": {"base_url": "http://x/v1", "model": "m", **endpoint}}

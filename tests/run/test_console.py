@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from r1pipe.run.console import Console, score_lines, score_tables, seconds, shown
+from r1pipe.run.console import Console, seconds, shown
+from r1pipe.run.score_tables import score_lines, score_tables
 
 SCORES = {
     "base": {
@@ -46,7 +47,7 @@ def test_progress_of_a_long_stage_shows_step_reward_length_and_time_left(
     progress = {"time": 100.0, "done": 10, "total": 100, "reward": 0.5, "length": 21.25}
     console.tick(progress, tmp_path / "none")
     assert "10/100  reward 0.5  length 21.2" in capsys.readouterr().out
-    console._said = 0
+    console._last_line_at = 0
     console.tick(progress | {"time": 120.0, "done": 30}, tmp_path / "none")
     assert "1 min 10 s left" in capsys.readouterr().out  # 20 updates in 20 s, 70 to go
 

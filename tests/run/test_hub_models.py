@@ -10,6 +10,7 @@ from r1pipe.config.edges import Edge
 from r1pipe.config.loader import load
 from r1pipe.errors import InputError
 from r1pipe.run import hub_models as hub
+from r1pipe.run.plan import fetch_hub, make_plan, refuse
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -50,3 +51,45 @@ def test_a_hub_input_in_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     )
     source = load(path).stages["a"].inputs["prompts"]
     assert isinstance(source, Edge) and (source.origin, source.name) == ("hub", "mine")
+
+
+PINNED = f"hub:me/mine@{COMMIT}"
+SCORE = "stages:\n  a: {kind: r1pipe_fakes.score, inputs: {prompts: 'hub:me/mine%s'}, outputs: {report: z}}\n"
+
+
+@pytest.mark.parametrize(("revision", "pinned"), [("", False), ("@main", False), (f"@{COMMIT}", True)])
+def test_only_a_commit_pins(revision: str, pinned: bool):
+    assert hub.is_pinned(Edge(f"hub:me/mine{revision}", "mine", Prompts, "hub")) == pinned
+
+
+@pytest.mark.parametrize("revision", ["", "@main", f"@{COMMIT}"])
+def test_an_input_that_is_not_pinned_is_noted_with_its_commit_and_strict_refuses_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, revision: str
+):
+    monkeypatch.syspath_prepend(str(FIXTURES))
+    monkeypatch.chdir(tmp_path)
+    pipeline = load(config(tmp_path, SCORE % revision))
+    notes: list[str] = []
+    fetch_hub(make_plan(pipeline), notes.append)
+    strict = make_plan(pipeline, strict=True)
+    if revision == f"@{COMMIT}":
+        assert not notes
+        refuse(strict)
+    else:
+        (note,) = notes
+        assert f"hub:me/mine{revision} is not pinned" in note and PINNED in note
+        with pytest.raises(InputError, match="is not pinned to a commit") as refused:
+            refuse(strict)
+        assert "r1pipe data pin me/mine" in refused.value.fix and refused.value.where == "input prompts of a"
+
+
+def test_what_is_fetched_replaces_the_name_in_the_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(FIXTURES))
+    monkeypatch.chdir(tmp_path)
+    pipeline = load(config(tmp_path, SCORE % ""))
+    ref = tmp_path / "datasets--me--mine/refs/main"
+    ref.unlink()
+    before = make_plan(pipeline).fingerprints.material("a")["inputs"]["prompts"]
+    ref.write_text(COMMIT)
+    after = make_plan(pipeline).fingerprints.material("a")["inputs"]["prompts"]
+    assert (before, after) == ("hub:me/mine", PINNED)

@@ -1,5 +1,6 @@
 """Fingerprints, states and the differences that are shown."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ import pytest
 from engine import CHAIN, ROOT, config, manifest, r1pipe, rows, states
 
 from r1pipe.config.loader import Pipeline, load
-from r1pipe.run.manifest import Digests, Fingerprints, together
+from r1pipe.run.digests import Digests, combined
+from r1pipe.run.fingerprints import FINGERPRINT_VERSION, Fingerprints
 from r1pipe.run.store import RunFolder
 from r1pipe.schema import SamplingEndpoint
 
@@ -137,12 +139,12 @@ def test_what_a_pattern_matches_counts_by_content(tmp_path: Path, pattern: str):
     assert (fingerprint(tmp_path, text) == before) == (pattern.endswith("train.jsonl"))
 
 
-def test_a_pattern_in_a_file_s_name_counts_as_it_did(tmp_path: Path):
+def test_a_pattern_in_a_file_s_name_counts_by_names_and_contents(tmp_path: Path):
     for name in "ab":
         (tmp_path / f"{name}.jsonl").write_text(name)
     pipeline = load(config(tmp_path, "stages: {prompts: {source: {path: '*.jsonl'}, outputs: {prompts: p}}}"))
     digests = Digests(RunFolder("t", tmp_path))
-    wanted = together({f"{name}.jsonl": digests.file(tmp_path / f"{name}.jsonl") for name in "ab"})
+    wanted = combined({f"{name}.jsonl": digests.file(tmp_path / f"{name}.jsonl") for name in "ab"})
     assert prints(pipeline, tmp_path).material("prompts")["config"]["source"]["path"] == f"sha256:{wanted}"
 
 
@@ -169,8 +171,8 @@ def test_of_a_judge_only_what_decides_its_verdicts_counts(tmp_path: Path, text: 
         )
 
 
-def test_the_shipped_run_keeps_its_fingerprints():
-    """What was fingerprinted before judges, orders and patterns were looked at: r1.yaml uses none of these, so its runs stay done."""
+def test_what_is_fingerprinted_of_the_shipped_run():
+    """All of the config but how a stage is run, watched and paid for."""
     service = {"endpoint": set(SamplingEndpoint.model_fields) - {"model", "extra"}}
     left_out: dict[str, Any] = dict.fromkeys(("launch", "audit", "engine"), True)
     left_out |= {"grpo": {"guards"}, "sampling": service, "passes": {"__all__": {"sampling": service}}}
@@ -180,18 +182,31 @@ def test_the_shipped_run_keeps_its_fingerprints():
         "rewriter": {"sampling": service},
     }
     pipeline = load(ROOT / "configs/r1.yaml")
-    found = prints(pipeline, ROOT)
+    fingerprints = prints(pipeline, ROOT)
     for name, stage in pipeline.stages.items():
         wanted = stage.config.model_dump(mode="json", exclude=left_out)
         assert set(stage.files) <= {("template",)}
         wanted |= {
             str(key): f"sha256:{Digests(RunFolder('t', ROOT)).file(path)}" for (key,), path in stage.files.items()
         }
-        assert found.material(name) == {
+        material = fingerprints.material(name)
+        assert material.pop("order") is not None
+        assert material == {
+            "version": FINGERPRINT_VERSION,
             "kind": stage.kind.name,
             "config": wanted,
-            "inputs": {port: found.identity(source) for port, source in stage.edges()},
+            "inputs": {port: fingerprints.identity(edge) for port, edge in stage.edges()},
         }
+
+
+def test_a_stage_with_a_fingerprint_of_another_version_is_stale_and_says_so(done: Path):
+    path = done / "runs/t/more/manifest.json"
+    record = json.loads(path.read_text())
+    record["material"]["version"] = FINGERPRINT_VERSION - 1
+    record["fingerprint"] = "an older one"
+    path.write_text(json.dumps(record))
+    refused = r1pipe(done, "run-all", "t.yaml")
+    assert refused.returncode == 2 and "made by another version of r1pipe" in refused.stderr
 
 
 def test_a_partial_stage_with_another_config_is_stale(tmp_path: Path):
@@ -210,7 +225,7 @@ def test_other_versions_warn_and_strict_refuses(done: Path):
     path = done / "runs/t/more/manifest.json"
     path.write_text(path.read_text().replace('"python": "3', '"python": "2'))
     warned = r1pipe(done, "run-all", "t.yaml")
-    assert warned.returncode == 0 and "other versions: python: 2" in warned.stdout
+    assert warned.returncode == 0 and "made by other versions: python: 2" in warned.stdout
     refused = r1pipe(done, "run-all", "t.yaml", "--strict")
     assert refused.returncode == 2 and "made by other versions" in refused.stderr
 

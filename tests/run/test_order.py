@@ -1,4 +1,4 @@
-"""Mappings whose order decides something: another order is another config, though the fingerprint is the same."""
+"""Mappings whose order decides something: another order is another config."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import pytest
 from engine import config, r1pipe, states
 
 from r1pipe.config.loader import Stage, load
-from r1pipe.run.manifest import Digests, Fingerprints
-from r1pipe.run.order import reordered
+from r1pipe.run.digests import Digests
+from r1pipe.run.fingerprints import Fingerprints
+from r1pipe.run.states import differences
 from r1pipe.run.store import RunFolder
 
 MIX = "stages: {mix: {inputs: {chats: %s}, outputs: {chats: mixed}}}"
@@ -23,11 +24,11 @@ PROMPTS = "stages: {prompts: {source: [{path: a.jsonl, %s}], outputs: {prompts: 
 
 
 def recorded(folder: Path, text: str) -> tuple[Stage, dict[str, Any], str]:
-    """The first stage of a config, and what would be recorded of it."""
+    """The first stage of a config, what would be recorded of it, and its fingerprint."""
     pipeline = load(config(folder, text))
     (name, stage), *_ = pipeline.stages.items()
-    prints = Fingerprints(pipeline, Digests(RunFolder("t", folder)))
-    return stage, json.loads(json.dumps(prints.material(name))), prints.of(name)
+    fingerprints = Fingerprints(pipeline, Digests(RunFolder("t", folder)))
+    return stage, json.loads(json.dumps(fingerprints.material(name))), fingerprints.of(name)
 
 
 @pytest.fixture
@@ -53,29 +54,28 @@ def chats(tmp_path: Path) -> Path:
             MIX,
             "{a: ./a.jsonl, b: ./b.jsonl}",
             "{b: ./b.jsonl, a: ./a.jsonl}",
-            ["inputs.chats: the order chats.a, chats.b -> chats.b, chats.a"],
+            ["inputs.chats: order a, b -> b, a"],
         ),
         (
             COLD,
             f"{{zero-traces: , direct: {TEACHER}}}",
             f"{{direct: {TEACHER}, zero-traces: }}",
-            ["sources: the order zero-traces, direct -> direct, zero-traces"],
+            ["sources: order zero-traces, direct -> direct, zero-traces"],
         ),
         (
             PROMPTS,
             "shares: {dev: 0.1, heldout: 0.2}",
             "shares: {heldout: 0.2, dev: 0.1}",
-            ["source.0.shares: the order dev, heldout -> heldout, dev"],
+            ["source.0.shares: order dev, heldout -> heldout, dev"],
         ),
         (PROMPTS, "columns: {prompt: q, answer: a}", "columns: {answer: a, prompt: q}", []),
     ],
 )
 def test_what_another_order_changes(chats: Path, text: str, one: str, other: str, says: list[str]) -> None:
-    _, material, fingerprint = recorded(chats, text % one)
-    same, _, _ = recorded(chats, text % one)
-    assert reordered(material, same) == []
-    moved, _, now = recorded(chats, text % other)
-    assert reordered(material, moved) == says and now == fingerprint
+    stage, before, fingerprint = recorded(chats, text % one)
+    assert recorded(chats, text % one)[2] == fingerprint
+    _, after, moved = recorded(chats, text % other)
+    assert differences(before, after, stage, {}) == says and (moved != fingerprint) == bool(says)
 
 
 def test_a_mix_in_another_order_is_stale(chats: Path) -> None:
@@ -86,7 +86,7 @@ def test_a_mix_in_another_order_is_stale(chats: Path) -> None:
     config(chats, MIX % "{b: ./b.jsonl, a: ./a.jsonl}")
     assert states(chats) == {"mix": "stale"}
     refused = r1pipe(chats, "run-all", "t.yaml")
-    assert refused.returncode == 2 and "inputs.chats: the order chats.a, chats.b -> chats.b, chats.a" in refused.stderr
+    assert refused.returncode == 2 and "inputs.chats: order a, b -> b, a" in refused.stderr
     (
         chats / "runs/t/mix/manifest.json"
     ).unlink()  # as if it had been killed: going on would read rows of one input as those of the other

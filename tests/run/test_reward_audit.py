@@ -44,7 +44,7 @@ def test_what_is_well_and_what_is_not_there(tmp_path: Path) -> None:
         and "ms a response" in done.stdout
     )
     assert (
-        "not audited: later: `more` is not there yet" in done.stdout
+        "not audited: later: `more` is not made yet" in done.stdout
         and "r1pipe run-stage problems -c t.yaml --upstream" in done.stdout
     )
     told = json.loads((tmp_path / "found/audit.json").read_text())
@@ -61,7 +61,7 @@ def test_thresholds_and_the_worst_rows(tmp_path: Path) -> None:
     write(tmp_path, [*ROWS, {**ROWS[0], "id": "torn", "answer": "\\frac{1}{"}])
     config(tmp_path, RL)
     done = r1pipe(tmp_path, "audit", "rewards", "t.yaml", "--stage", "zero")
-    assert done.returncode == 1 and "1 threshold(s) passed" in done.stderr and "torn" in done.stderr
+    assert done.returncode == 1 and "1 limit was not met" in done.stderr and "torn" in done.stderr
     assert "1 gold answers do not parse: torn" in done.stdout
     kinder = ("--max-unparseable", "0.2", "--set", "stages.zero.audit.max_unparseable=0")
     done = r1pipe(tmp_path, "audit", "rewards", "t.yaml", "--stage", "zero", *kinder)

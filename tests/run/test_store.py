@@ -62,7 +62,7 @@ def test_the_holder_touches_its_lock(folder: RunFolder):
 def test_no_disk_space_is_refused(folder: RunFolder, monkeypatch: pytest.MonkeyPatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**12, 10**12, 10 * 2**20))
-    with pytest.raises(InputError, match="no disk space: 10 MiB free"):
+    with pytest.raises(InputError, match="not enough disk space: 10 MiB free"):
         folder.check_writable()
 
 

@@ -319,7 +319,8 @@ def test_what_goes_together(config: str, inputs: str, block: str, message: str |
 
 def test_guidelines_are_part_of_the_fingerprint_and_services_are_not(tmp_path: Path) -> None:
     from r1pipe.config.loader import load
-    from r1pipe.run.manifest import Digests, Fingerprints
+    from r1pipe.run.digests import Digests
+    from r1pipe.run.fingerprints import Fingerprints
     from r1pipe.run.store import RunFolder
 
     (tmp_path / "p.jsonl").write_text(json.dumps(rows()[0]) + "\n")

@@ -291,7 +291,7 @@ def test_a_rollback_needs_checkpoints_and_one_process(tiny_checkpoint, here, tmp
 
 
 def test_guards_are_no_part_of_what_was_made():
-    from r1pipe.run.manifest import NOT_FINGERPRINTED
+    from r1pipe.run.fingerprints import NOT_FINGERPRINTED
     from r1pipe.stages.r1_zero import Config
 
     def fingerprinted(config: Config) -> dict[str, Any]:

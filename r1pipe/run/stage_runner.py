@@ -1,0 +1,122 @@
+"""One stage from its inputs to its manifest."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from r1pipe.config.loader import Stage
+from r1pipe.config.yamltree import shorten
+from r1pipe.errors import GateError, R1PipeError, StageError
+from r1pipe.launch.launcher import Launcher
+from r1pipe.run.console import Console
+from r1pipe.run.failure import explain
+from r1pipe.run.inputs import locate_inputs
+from r1pipe.run.manifest import adopted_manifest, describe_output, finished_manifest, stage_record
+from r1pipe.run.plan import Plan
+from r1pipe.run.store import StageFolder, last_line, read_json, write_json
+
+
+def run_stage(
+    plan: Plan, stage: Stage, launcher: Launcher, console: Console, *, beat: Callable[[], None], isolated: bool
+) -> None:
+    """Run a stage and publish what it made.
+
+    Args:
+        beat: called several times a second while the stage runs; keeps the run's lock alive.
+        isolated: code can be executed in isolation on this machine.
+
+    Raises:
+        InputError: a published input is not what was published.
+        R1PipeError: what the stage itself raised.
+        StageError: the stage's process failed.
+    """
+    folder = plan.folder.stage(stage.name)
+    started = time.time()
+    inputs, read = locate_inputs(plan, stage)
+    earlier_s = (read_json(folder.stage_json) or {}).get("wall_s", 0.0)
+    attempt = folder.begin(list(stage.outputs))
+
+    record = stage_record(
+        plan,
+        stage,
+        folder,
+        inputs,
+        read,
+        isolated=isolated,
+    )
+    record |= {"attempt": attempt, "wall_s": earlier_s}
+    write_json(folder.stage_json, record)
+    console.begin(stage, attempt, record["resumed"])
+    for name, path in stage.own_files.items():
+        console.note(f"{stage.name}: reads {shorten(path)} in place of the {name} that ships")
+
+    def seconds_so_far() -> float:
+        return round(earlier_s + time.time() - started, 3)
+
+    def tick() -> None:
+        beat()
+        console.tick(last_line(folder.progress), folder.notes)
+
+    try:
+        codes = launcher.run(
+            stage.config.launch,
+            folder.stage_json,
+            lambda rank: folder.log(attempt, rank),
+            tick,
+        )
+    finally:
+        # Also when the stage failed or the driver was interrupted: the next attempt adds to these seconds.
+        tick()
+        record["wall_s"] = seconds_so_far()
+        write_json(folder.stage_json, record)
+
+    if any(codes):
+        raise _failure(stage, folder, attempt, codes)
+    result: dict[str, Any] | None = read_json(folder.result)
+    if result is None:
+        what = f"stage {stage.name} ended without a result"
+        raise StageError(
+            what,
+            stage.kind.module.__name__,
+            "its run() must return, not leave the process",
+        )
+
+    outputs = {
+        port: describe_output(
+            stage,
+            folder,
+            port,
+            plan.digests,
+        )
+        for port in stage.outputs
+    }
+    record["wall_s"] = seconds_so_far()
+    manifest = finished_manifest(stage, record, result, outputs)
+    folder.publish(manifest)
+    plan.digests.moved(folder.partial, folder.out)
+    console.end(stage, manifest["wall_s"], manifest["metrics"])
+
+
+def _failure(
+    stage: Stage,
+    folder: StageFolder,
+    attempt: int,
+    codes: list[int],
+) -> R1PipeError:
+    """The error of a stage that failed. What it left is removed where it refused its inputs before it made anything.
+
+    A GuardError or BudgetError, which are GateErrors too, comes after something was made, and that stays.
+    """
+    error = explain(stage.name, folder, attempt, codes)
+    if error.exit_code == 2 or type(error) is GateError:
+        folder.discard()
+    return error
+
+
+def adopt(plan: Plan, stage: Stage) -> None:
+    """Take what lies at the paths of `use:` as what the stage has made."""
+    folder = plan.folder.stage(stage.name)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    write_json(folder.manifest_json, adopted_manifest(plan, stage))
