@@ -10,7 +10,7 @@ from r1pipe.errors import InputError, MissingToolError, StaleError
 from r1pipe.launch.launcher import check_batches, check_tools
 from r1pipe.run.digests import Digests
 from r1pipe.run.fingerprints import Fingerprints
-from r1pipe.run.hub_models import fetch, hub_commit, is_pinned
+from r1pipe.run.hub_models import fetch, hub_commit, is_pinned, repo_name, repo_type
 from r1pipe.run.states import StageState, read_states
 from r1pipe.run.store import RunFolder
 
@@ -162,8 +162,8 @@ def _refuse_other_versions(plan: Plan) -> None:
 
 def _refuse_unpinned(plan: Plan) -> None:
     for stage, port, edge in _unpinned(plan, plan.selected):
-        option = "" if edge.is_dataset else "--model "
-        repo = edge.text.removeprefix("hub:").partition("@")[0]
+        repo = repo_name(edge)
+        option = "--model " if repo_type(edge) == "model" else ""
         fix = f"write hub:{repo}@COMMIT (`r1pipe data pin {option}{repo}` prints the newest), or leave out --strict"
         raise InputError(
             f"{edge.text} is not pinned to a commit",
