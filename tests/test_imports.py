@@ -15,8 +15,9 @@ PACKAGE = ROOT / "r1pipe"
 # A package imports only from those before it, inside functions too. What stands at the top of r1pipe imports none of
 # them.
 ORDER = (
-    "schema text models embedded rewards judges data generation evaluation training stages config launch run cli"
-).split()
+    "schema", "text", "models", "embedded", "rewards", "judges", "data", "generation", "evaluation", "training",
+    "stages", "config", "launch", "run", "cli",
+)  # fmt: skip
 
 # The driver and the declarations of stages must start at once: these take seconds to import.
 HEAVY = {
