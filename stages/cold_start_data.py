@@ -143,7 +143,7 @@ class Config(SamplingConfig):
         """The sources in the order in which their candidates are preferred."""
         if self.sources is not None:
             return self.sources
-        sources = {ZERO: TeacherSource()}
+        sources: dict[Source, TeacherSource] = {ZERO: TeacherSource()}
         if self.reuse:
             sources[REUSE] = TeacherSource()
         return sources

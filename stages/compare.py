@@ -75,6 +75,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     from r1pipe.evaluation.comparison import differences, general_rows, read_report
     from r1pipe.judges.judge import load_judge
 
+    # On every rank, so that a mistake in the config ends all of them.
     judge = load_judge(config.judge)
     _check_inputs(config, inputs, here)
     if not here.main:
@@ -129,6 +130,7 @@ def _compare(
     from r1pipe.evaluation.comparison import compare_reports, win_rate
 
     own = reports[name]
+    # Only `heldout` counts: by `seen` a policy could win that has learned to please the reward model.
     heldout = compare_reports(rows, own, reports[against], judge, "heldout")
     seen = compare_reports(rows, own, reports[against], judge, "seen")
 

@@ -108,6 +108,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
         samples = sample(model, prompts, way.sampling, config.template, here=here, seed=config.seed, label=label)
         if not here.main:
             continue
+        # Samples are on rank 0 only, and so are the scores.
         scored = score_samples(prompts, samples, judge)
         lines += [{"pass": way.name, **line} for line in scored]
         for suite, values in summarise(scored, way.sampling.n).items():

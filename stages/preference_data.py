@@ -251,6 +251,7 @@ def _judge_row(row: Row, responses: list[str], judge: Judge, config: Config) -> 
     writer = load_writer(config.also)
     if writer is not None:
         responses = [*responses, writer.write(row, rng, "careful"), writer.write(row, rng, "sloppy")]
+    # Labels and comparisons are few, so a fixed order would decide who gets them.
     rng.shuffle(responses)
 
     harmful = row["domain"] == HARMFUL_DOMAIN

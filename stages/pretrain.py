@@ -72,6 +72,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
 
     base = outputs.checkpoint.path
     pretraining = config.pretraining
+    # The tokenizer first: the documents are packed by tokens.
     build_tokenizer(base)
     rows = packed_documents(base, pretraining.documents, pretraining.row_tokens, seed=config.seed, here=here)
     metrics = train_base(base, rows, config.architecture, pretraining, here=here, seed=config.seed)

@@ -59,6 +59,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     loaded = load(config.source, Prompts, config.seed, isolation=here.isolation)
     metrics: dict[str, float] = {"prompts": len(loaded.rows), "dropped": len(loaded.dropped)}
     if config.heldout and outputs.heldout:
+        # Another seed, so that equal sources do not draw the same rows.
         heldout = load(config.heldout, Prompts, config.seed + 1, isolation=here.isolation)
         _check_disjoint(loaded, heldout, here)
         metrics["heldout"] = len(heldout.rows)
@@ -73,6 +74,7 @@ def _check_disjoint(training: Loaded, heldout: Loaded, here: Here) -> None:
     from r1pipe.errors import InputError
     from r1pipe.text.splits import content_key
 
+    # By content, since files may give the same problem two ids, or two spellings.
     known = {content_key(row["prompt"]) for row in training.rows}
     shared = [row for row in heldout.rows if content_key(row["prompt"]) in known]
     if shared:

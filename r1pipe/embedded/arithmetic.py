@@ -72,6 +72,7 @@ def apply(op: str, a: int, b: int) -> int:
 def draw_op(rng: Random, value: int, times: bool = True) -> tuple[str, int]:
     """An operation on `value` that stays within 0..200; a multiplication only where `times`."""
     u = rng.random()
+    # Small factors of small numbers only, so that a small model can learn the step.
     if times and u < 0.3 and 2 <= value <= 40:
         largest_factor = min(9, LARGEST // value) if value < 20 else 4
         return "*", rng.randint(2, largest_factor)
@@ -118,6 +119,7 @@ def _product(rng: Random) -> tuple[int, Ops, str]:
         value = apply(op, value, n)
         tail += f"{op}{n}"
 
+    # With the product behind the first sum, reading from left to right gives a wrong result.
     expression = f"{a}*{b}{tail}"
     if rng.random() < 0.4 and rest[0][0] == "+":
         first = str(rest[0][1])

@@ -25,6 +25,7 @@ def _options(rng: Random, right: int) -> list[int]:
         value = right + rng.choice((-10, -4, -3, -2, -1, 1, 2, 3, 4, 5, 10, 12))
         if value >= 0 and value != right:
             wrong.add(value)
+    # Sorted, since the order of a set is not part of the seed.
     options = [*sorted(wrong), right]
     rng.shuffle(options)
     return options
@@ -36,6 +37,7 @@ def _listed(options: list[Any]) -> str:
 
 def _value(rng: Random, language: str) -> Problem:
     """A short math problem with four results."""
+    # Short, since four options follow.
     longest = 22 if language == "zh" else 36
     while True:
         problem = arithmetic.draw(rng, language)

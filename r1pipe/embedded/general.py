@@ -131,6 +131,7 @@ def sayings(spec: list, language: str, rng: Random, right: bool = True) -> dict[
             "en": Saying("Hello, it is good to hear from you.", "hello"),
             "zh": Saying("你好，很高兴见到你。", "你好"),
         }
+    # The wrong rewriting is the right one of another sentence.
     if not right:
         name, task, verb, thing = spec
         spec = [name, task, verb, (thing + 1) % len(THINGS)]
@@ -143,6 +144,7 @@ def _fact_sayings(spec: list, rng: Random, right: bool) -> dict[str, Saying]:
     fact = FACTS[relation]
     row = fact.rows[index]
     answers = row
+    # Several rows can have the same answer, so another row's is not wrong by itself.
     if not right:
         answers = rng.choice([other for other in fact.rows if other[2] != row[2]])
 

@@ -16,20 +16,20 @@ from typing import Any
 class Noun:
     """An English noun with both numbers."""
 
-    __slots__ = ("one", "many")
+    __slots__ = ("singular", "plural")
 
     def __init__(self, entry: str) -> None:
-        self.one, _, many = entry.partition("/")
-        self.many = many or plural(self.one)
+        self.singular, _, irregular = entry.partition("/")
+        self.plural = irregular or plural(self.singular)
 
 
 class NounZh:
     """A Chinese noun with its measure word."""
 
-    __slots__ = ("one", "measure")
+    __slots__ = ("singular", "measure")
 
     def __init__(self, entry: str) -> None:
-        self.one, _, self.measure = entry.partition("/")
+        self.singular, _, self.measure = entry.partition("/")
 
 
 class Verb:
@@ -114,7 +114,7 @@ def _split(value: Any) -> Any:
 
 
 def _mixed(*lists: list[Any]) -> list[Any]:
-    """Several lists as one, the common words of all in front."""
+    """Several lists taken in turns, so that the common words of all stand in front."""
     return [word for row in zip_longest(*lists) for word in row if word is not None]
 
 
@@ -140,7 +140,7 @@ CONTAINERS = [Noun(word) for word in LEXICON["containers_en"]]
 
 ACTS = [_group(entry) for entry in LEXICON["groups_en"].values()]
 ACTS_ZH = [_group_zh(entry) for entry in LEXICON["groups_zh"].values()]
-# What one can have a number of, who works, and what one buys.
+# Things that a person can have several of; people; and things that are bought.
 HAVE = [group for group in ACTS if group.kind not in ("work", "people")]
 PEOPLE = [group for group in ACTS if group.kind == "people"]
 GOODS = _mixed(*(group.nouns for group in HAVE if group.kind == "goods"))

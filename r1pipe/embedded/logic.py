@@ -78,13 +78,13 @@ def _order(rng: Random, language: str) -> Problem:
     rng.shuffle(facts)
 
     if language == "zh":
-        told = "，".join(f"{a}比{b}{more_zh}" for a, b in facts)
-        prompt = f"{told}。谁{(most_zh, least_zh)[end]}？"
+        text = "，".join(f"{a}比{b}{more_zh}" for a, b in facts)
+        prompt = f"{text}。谁{(most_zh, least_zh)[end]}？"
     else:
         wording = rng.choice(("Who is the {}?", "Who is {}?", "Name the {} one.", "Which of them is the {}?"))
         gap = ". " if rng.random() < 0.6 else ", "
-        told = gap.join(f"{a} is {more} than {b}" for a, b in facts)
-        prompt = f"{told}. {wording.format((most, least)[end])}"
+        text = gap.join(f"{a} is {more} than {b}" for a, b in facts)
+        prompt = f"{text}. {wording.format((most, least)[end])}"
     return Problem(
         "logic",
         language,
@@ -129,11 +129,13 @@ def _liars(rng: Random, language: str) -> Problem:
 
 
 def _turns(rng: Random, language: str) -> Problem:
-    """Somebody faces a direction and turns two or three times. The steps walked do not matter."""
+    """Somebody faces a direction and turns two or three times."""
     name = rng.choice(_names(language))
     start = rng.randrange(4)
     turns = [rng.choice(("left", "right", "right", "left", "back")) for _ in range(rng.choice((2, 3, 3)))]
     end = (start + sum(TURNS[turn][0] for turn in turns)) % 4
+    # The steps do not matter for the answer. With the name they are part of the key: without them there would be only
+    # 144 problems.
     steps = rng.randint(2, 40)
 
     start_en, start_zh = COMPASS[start]
@@ -193,6 +195,7 @@ def _sets(rng: Random, language: str) -> Problem:
     a, b = rng.sample(_names(language), 2)
     picks = rng.sample(range(10), 5)
     answer = picks[0]
+    # At first, the answer is the one color that both like.
     first = [answer, *picks[1:3]]
     second = [answer, *picks[3:5]]
     rng.shuffle(first)

@@ -261,6 +261,8 @@ ASK_ZH = (
     "请写函数{f}({v})，它{t}。",
     "写一个{f}({v})：{t}。",
 )
+
+# What the asserts call a function with. The empty list and text are there for what breaks on them.
 INPUTS: dict[str, list[Any]] = {
     "number": [0, 1, 7, 12, 35, 4],
     "list": [[3, 8, 1, 10, 6, 5], [], [2, 2, 9], [15, 4, 7, 20, 11]],

@@ -64,6 +64,7 @@ def build_tokenizer(folder: Path, vocab_size: int = VOCAB_SIZE, count: int = DOC
     from transformers import Qwen2Tokenizer
 
     raw = Tokenizer(models.BPE())
+    # As in Qwen2's class.
     raw.normalizer = normalizers.NFC()
     raw.pre_tokenizer = pre_tokenizers.Sequence(
         [

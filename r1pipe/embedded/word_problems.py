@@ -201,6 +201,7 @@ def _plan(rng: Random) -> tuple[int, Plan, StepSpecs]:
     steps: StepSpecs = []
     left: int | str = value
     for i in range(rng.choices((2, 3), (70, 30))[0]):
+        # The bounds keep the stock within 0..200; a small one only grows, since there is little to take away.
         u = rng.random()
         if u < 0.12 and value <= 40:
             op, y, label = "*", rng.randint(2, 4), "fold"
@@ -241,12 +242,12 @@ class _Slots(dict[str, Any]):
         self.group = group = rng.choices(sorts, cum_weights=weights)[0]
         noun = flatter(rng, group.nouns)
         verb = flatter(rng, group.acts)
-        self.update(o=noun.one, v=verb.third, vb=verb.base, vd=verb.past)
+        self.update(o=noun.singular, v=verb.third, vb=verb.base, vd=verb.past)
         if self.zh:
             self["A"], self["B"] = rng.sample(NAMES_ZH, 2)
-            self.update(n=noun.one, m=noun.measure)
+            self.update(n=noun.singular, m=noun.measure)
         else:
-            self.update(n=noun.many)
+            self.update(n=noun.plural)
             self._draw_people()
 
     def _draw_people(self) -> None:
@@ -263,14 +264,15 @@ class _Slots(dict[str, Any]):
         elif key in self.words:
             value = flatter(self.rng, self.words[key])
         elif key in ("c", "cs"):
+            # Both at once: a sentence with 'a box' and one with 'boxes' mean the same container.
             container = flatter(self.rng, CONTAINERS)
-            self.update(c=container.one, cs=container.many)
+            self.update(c=container.singular, cs=container.plural)
             return self[key]
         elif key == "m":
-            value = common(self.rng, PEOPLE[0].nouns).many
+            value = common(self.rng, PEOPLE[0].nouns).plural
         elif key in ("o2", "n2"):
             other = flatter(self.rng, self.group.nouns if self.zh else GOODS)
-            value = other.one if key == "o2" or self.zh else other.many
+            value = other.singular if key == "o2" or self.zh else other.plural
         else:
             small = self[key.lower()]
             return small[0].upper() + small[1:]
@@ -335,6 +337,7 @@ def _story_prompt(rng: Random, language: str, story: str, numbers: Numbers) -> s
     version = rng.choice(_STORIES[language]["stories"][story])
     slots = _Slots(rng, language, _GROUPS[language][version["of"]])
     slots.update(numbers)
+    # Not every group can be lost; stories about such groups have no slot for it.
     if slots.zh or slots.group.kind in LOSS:
         slots["w"] = _change(slots, False)
     parts = [rng.choice(texts).format_map(slots) for texts in version["parts"]]

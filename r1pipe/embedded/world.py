@@ -49,7 +49,7 @@ SHARES = {domain: REASONING_SHARES if domain in REASONING_DOMAINS else GENERAL_S
 
 # Share of the drawn problems that become rows, where it is not all of them. The shipped base, made to think and sampled
 # greedily, is near chance on these sorts (0.19-0.30), so many of them would be noise to RL.
-ASKED = {("choice", "value"): 0.25, ("choice", "sequence"): 0.0}
+KEPT_SHARES = {("choice", "value"): 0.25, ("choice", "sequence"): 0.0}
 
 # § stands for the answer.
 SUMMARIES = {
@@ -61,18 +61,13 @@ SUMMARIES = {
 MOST_TRIES = 4000
 
 
-def split(problem: Problem) -> str:
-    """Which of SPLITS a problem belongs to."""
-    return split_of(problem.key, SHARES[problem.domain])
-
-
 def draws(name: str, domain: str, language: str, rng: Random) -> Iterator[Problem]:
     """Problems of one split, with repetitions, without end."""
     while True:
         problem = DRAW[domain](rng, language)
         if split_of(problem.key, SHARES[domain]) != name:
             continue
-        share = ASKED.get((domain, problem.spec[0]), 1.0)
+        share = KEPT_SHARES.get((domain, problem.spec[0]), 1.0)
         if name != "documents" and rng.random() >= share:
             continue
         yield problem

@@ -118,6 +118,7 @@ def _language(row: Row, text: str) -> float:
 
 def _sentence(row: Row, text: str) -> float:
     """A sentence: four different words, or five different Chinese characters and digits; filler and close apart."""
+    # Different words, so that a bare answer said four times does not count as a sentence.
     core = _FILLER.sub(" ", body(text))
     if _HAN.search(core):
         return float(len(set(re.findall(r"[\u4e00-\u9fff\d]", core))) >= 5)

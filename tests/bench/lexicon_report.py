@@ -134,7 +134,7 @@ def main() -> None:
     ours = [row["prompt"] for row in problems("documents", ["word-problems"], arguments.count, 0, ["en"])]
     for name, texts in (("GSM8K", theirs), ("ours", ours)):
         print(name, len(texts), variety(texts))
-    nouns, nouns_zh = ({noun.one for group in groups for noun in group.nouns} for groups in (ACTS, ACTS_ZH))
+    nouns, nouns_zh = ({noun.singular for group in groups for noun in group.nouns} for groups in (ACTS, ACTS_ZH))
     verbs = {verb.base for group in (*GAIN.values(), *LOSS.values(), *(group.acts for group in ACTS)) for verb in group}
     print(f"word lists: {len(nouns)} nouns, {len(verbs)} verbs in English; {len(nouns_zh)} nouns in Chinese")
     print(f"10-grams in common: {len(grams(theirs) & grams(ours))}")

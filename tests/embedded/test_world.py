@@ -138,6 +138,10 @@ MEANING = {
 }
 
 
+def test_the_world_has_steps_for_every_reasoning_domain():
+    assert set(THINK) == set(REASONING_DOMAINS) and set(DRAW) == set(SHARES)
+
+
 def test_programs_do_what_the_task_says():
     """The bug: x+3*2 for 'adds 3, then doubles', in the solution and so in the tests' expected values."""
     assert set(MEANING) == set(programs.OPS)
