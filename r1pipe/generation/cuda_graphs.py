@@ -1,11 +1,12 @@
-"""A token of decoding as a CUDA graph: without it a small model on a GPU waits for Python at every kernel of every token.
+"""A step of decoding as a CUDA graph.
 
-One graph is the whole of a token: the last tokens are read, the next are drawn and what ended is noted, all in memory that stays where it is, so that
-nothing is left for the CPU but to start it. There is a graph for each of a few numbers of rows; sequences that ended leave when a smaller one will do. Layers
-may be compiled first, which joins their small kernels.
+Without it a small model on a GPU waits for Python at every kernel of every token. One graph is a whole step: it reads
+the last tokens, samples the next and notes which sequences have ended, all in memory that stays in place, so the CPU has
+nothing to do but start it. There is a graph for each of a few batch sizes, and sequences that have ended leave when a
+smaller one suffices. The layers may be compiled first, which joins their small kernels.
 
-Shapes: P prompts, T their tokens, R sequences that there is room for, S = R + 1 slots of the cache (rows without a sequence write to the last),
-B rows in use, L columns of a slot, K key heads, D head size, V vocabulary.
+Shapes: P prompts, T their tokens, R rows (sequences that there is room for), S = R + 1 slots of the cache (rows without a
+sequence write to the last), B rows in use, L columns of a slot, K key heads, D head size, V vocabulary.
 """
 
 from __future__ import annotations
@@ -19,39 +20,69 @@ import torch
 from transformers import DynamicCache
 
 from r1pipe.generation.backends import DENSE
-from r1pipe.generation.cached_attention import NAME, Places, register
-from r1pipe.generation.joint_linear import join
-from r1pipe.generation.token_sampling import EndedReporter, OnEnded, SamplingSettings, cut, log_probs, sample_tokens
+from r1pipe.generation.cached_attention import NAME, CacheEntries, register
+from r1pipe.generation.joint_linear import join_linears
+from r1pipe.generation.token_sampling import (
+    EndedReporter,
+    OnEnded,
+    SamplingSettings,
+    cut,
+    log_probs,
+    sample_tokens,
+)
 from r1pipe.models.loading import compile_layers
 from r1pipe.models.memory import free_memory
 from r1pipe.models.packed_attention import head_widths
 
-GROWING_ROPE = {"dynamic", "longrope"}  # rotary embeddings that look at the longest of all rows
-LEAST = {"rows": 8, "columns": 128}
-LOOK_EVERY = 8  # tokens between two looks at how many sequences still run: a look waits for the GPU
-ROOM = 0.5  # share of the GPU's free memory that the cache may take
-DRAW = 8  # bytes a logit that a draw takes, which graphs keep; with top-p 32, for which the rest of the free memory is there
-COMPILED_FROM = 10**8  # parameters; a smaller model is done before its layers are compiled (our choice)
-RECOMPILED = 32  # variants of a layer: trained, without gradients, and for steps
+# Rotary embeddings that depend on the longest of all rows, which a graph cannot know.
+GROWING_ROPE = {"dynamic", "longrope"}
+
+# Rows and columns of a cache are multiples of these.
+ROW_STEP = 8
+COLUMN_STEP = 128
+
+# Steps between two checks of which sequences still run: a check waits for the GPU.
+STEPS_PER_CHECK = 8
+
+# Share of the GPU's free memory that the cache may take. The rest is for top-p, which needs 32 bytes a logit.
+CACHE_SHARE = 0.5
+
+# Bytes a logit that sampling takes without top-p, and that graphs keep.
+SAMPLING_BYTES = 8
+
+# Parameters from which layers are compiled: a smaller model is done before they are (our choice).
+COMPILED_FROM = 10**8
+
+# Variants of a compiled layer: for training, without gradients, and for steps.
+RECOMPILE_LIMIT = 32
 
 
 def graph_obstacle(model: Any) -> str:
-    """Why this model's steps cannot be CUDA graphs; empty where they can."""
-    text = model.config.get_text_config()
-    reasons = {
-        "it is not on a GPU": model.device.type != "cuda",
-        f"{type(model).__name__} is not one of {', '.join(sorted(DENSE))}": type(model).__name__ not in DENSE,
-        "Triton is not installed": find_spec("triton") is None,
-        "it attends in a window": set(getattr(text, "layer_types", None) or ()) - {"full_attention"},
-        "its rotary embeddings change with the length": (getattr(text, "rope_parameters", None) or {}).get("rope_type")
-        in GROWING_ROPE,
-        "it is quantized": getattr(model.config, "quantization_config", None) is not None,
-    }
-    return next((reason for reason, holds in reasons.items() if holds), "")
+    """Return why this model's steps cannot be CUDA graphs; an empty string where they can."""
+    text_config = model.config.get_text_config()
+    architecture = type(model).__name__
+    layer_types = set(getattr(text_config, "layer_types", None) or ())
+    rope = getattr(text_config, "rope_parameters", None) or {}
+
+    if model.device.type != "cuda":
+        return "it is not on a GPU"
+    if architecture not in DENSE:
+        return f"{architecture} is not one of {', '.join(sorted(DENSE))}"
+    if find_spec("triton") is None:
+        return "Triton is not installed"
+    if layer_types - {"full_attention"}:
+        return "it attends in a window"
+    if rope.get("rope_type") in GROWING_ROPE:
+        return "its rotary embeddings change with the length"
+    if getattr(model.config, "quantization_config", None) is not None:
+        return "it is quantized"
+    return ""
 
 
 def size_up(count: int, least: int) -> int:
-    """The next of the sizes that graphs are recorded for: multiples of `least`, from eight times that on four between each two powers of two.
+    """Return the next of the sizes that graphs are recorded for.
+
+    They are multiples of `least`, and from eight times that on four between each two powers of two.
 
     >>> [size_up(n, 8) for n in (1, 20, 65, 257, 512)]
     [8, 24, 80, 320, 512]
@@ -61,30 +92,38 @@ def size_up(count: int, least: int) -> int:
 
 
 def cache_shape(config: Any, rows: int, columns: int) -> tuple[int, int, int, int]:
-    """Of a layer's keys, and of its values, (S, L, K, D)."""
+    """Return the shape (S, L, K, D) of a layer's keys, and of its values."""
     return rows + 1, columns, config.get_text_config().num_key_value_heads, head_widths(config)[0]
 
 
 def cache_bytes(config: Any, rows: int, columns: int, itemsize: int) -> int:
-    """Of keys, values, logits and what a draw takes beside them."""
-    text = config.get_text_config()
-    return (
-        itemsize * (2 * text.num_hidden_layers * math.prod(cache_shape(config, rows, columns)))
-        + (itemsize + DRAW) * rows * text.vocab_size
-    )
+    """Return the bytes of keys, values, logits and what sampling takes beside them.
+
+    Args:
+        config: the model's.
+        rows: sequences.
+        columns: tokens of each sequence.
+        itemsize: bytes of a number.
+    """
+    text_config = config.get_text_config()
+    numbers = 2 * text_config.num_hidden_layers * math.prod(cache_shape(config, rows, columns))
+    logits = rows * text_config.vocab_size
+    return itemsize * numbers + (itemsize + SAMPLING_BYTES) * logits
 
 
 def cache_fits(config: Any, rows: int, columns: int, itemsize: int, free: float) -> bool:
-    """Whether the cache leaves enough of so many free bytes."""
-    return cache_bytes(config, rows, columns, itemsize) <= ROOM * free
+    """Whether the cache leaves enough of `free` bytes; the other arguments are those of cache_bytes."""
+    return cache_bytes(config, rows, columns, itemsize) <= CACHE_SHARE * free
 
 
 class GraphedModel:
-    """A model whose tokens of decoding are CUDA graphs; on a CPU the same without graphs, which the tests use. It stays where it is for good.
+    """A model whose decoding steps are CUDA graphs. On a CPU it does the same without graphs, for the tests.
+
+    Its memory stays in place for good.
 
     Args:
-        model: in the precision that it samples in; its attention is exchanged and some of its linear layers are joined.
-        compiled: compile the layers and the draw.
+        model: in the precision that it samples in. Its attention is replaced and some of its linear layers are joined.
+        compiled: whether the layers and the sampling are compiled.
     """
 
     def __init__(self, model: Any, compiled: bool = False) -> None:
@@ -92,10 +131,10 @@ class GraphedModel:
         self.model: Any = model.eval()
         self.compiled = compiled
         model.set_attn_implementation(NAME)
-        self.weights = join(model)
+        self.weights = join_linears(model)
         self._attentions = [layer.self_attn for layer in model.base_model.layers]
         if compiled:
-            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILED)
+            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILE_LIMIT)
             compile_layers(model)
         self._given_up = False
         self._stream = torch.cuda.Stream(model.device) if model.device.type == "cuda" else None
@@ -103,86 +142,100 @@ class GraphedModel:
 
     @classmethod
     def twin(cls, model: Any, dtype: torch.dtype, compiled: bool = False) -> GraphedModel:
-        """A copy beside a model that is trained; `copy_weights` gives it the weights."""
+        """Return a copy of a model that is trained, for sampling; `copy_weights` gives it the weights."""
         config = copy.deepcopy(model.config)
         config.tie_word_embeddings = model.get_output_embeddings().weight is model.get_input_embeddings().weight
         devices = [model.device] if model.device.type == "cuda" else []
+        # The random numbers of its initial weights must not shift those of training.
         with torch.device(model.device), torch.random.fork_rng(devices):
             return cls(type(model)._from_config(config, dtype=dtype), compiled)
 
     @torch.no_grad()
     def copy_weights(self, model: Any) -> None:
-        """This model's weights."""
+        """Take over this model's weights."""
         new = dict(model.named_parameters())
         assert self.weights.keys() == new.keys(), self.weights.keys() ^ new.keys()
         torch._foreach_copy_(list(self.weights.values()), [new[name] for name in self.weights])
 
+    # --- memory -------------------------------------------------------------------------------------------------------
+
     def make_room(self, rows: int, columns: int, reserve: float = 0.0) -> bool:
-        """See to it that there is room for so many sequences of so many tokens; False, and nothing is changed, where there cannot be.
+        """Make room for sequences; return whether there is room. Where there cannot be, nothing is changed.
 
         Args:
+            rows: sequences.
+            columns: tokens of each, prompt included.
             reserve: bytes that others will allocate.
         """
         if self.has_room(rows, columns):
             return True
         if self._given_up:
             return False
-        config, dtype, device = self.model.config, self.model.dtype, self.model.device
-        rows, columns = (
-            -(-count // LEAST[name]) * LEAST[name] for count, name in ((rows, "rows"), (columns, "columns"))
-        )
-        own = cache_bytes(config, self._rows, self._columns, dtype.itemsize)
-        for chosen in ((max(rows, self._rows), max(columns, self._columns)), (rows, columns)):
-            if cache_fits(config, *chosen, dtype.itemsize, free_memory(device) + own - reserve):
+        config = self.model.config
+        itemsize = self.model.dtype.itemsize
+        rows = -(-rows // ROW_STEP) * ROW_STEP
+        columns = -(-columns // COLUMN_STEP) * COLUMN_STEP
+        own = cache_bytes(config, self._rows, self._columns, itemsize)
+        # What there is now grows if it can; if both do not fit, the new size alone may.
+        for new_rows, new_columns in ((max(rows, self._rows), max(columns, self._columns)), (rows, columns)):
+            free = free_memory(self.model.device) + own - reserve
+            if cache_fits(config, new_rows, new_columns, itemsize, free):
                 self.release()
-                self._allocate(*chosen)
+                self._allocate(new_rows, new_columns)
                 return True
         return False
 
     def _allocate(self, rows: int, columns: int) -> None:
-        shape, slots = cache_shape(self.model.config, rows, columns), rows + 1
+        shape = cache_shape(self.model.config, rows, columns)
+        slots = rows + 1
+        dtype = self.model.dtype
         with torch.device(self.model.device):
-            for attention in (
-                self._attentions
-            ):  # zeros, since what is masked on a CPU is multiplied by zero, which must not meet what is not finite
-                attention.cached = (
-                    torch.zeros(shape, dtype=self.model.dtype),
-                    torch.zeros(shape, dtype=self.model.dtype),
-                )
-            self._tokens_SL, self._logps_SL = torch.zeros(slots, columns, dtype=torch.long), torch.zeros(slots, columns)
-            self._start_S, self._length_S = torch.zeros(slots, dtype=torch.long), torch.zeros(slots, dtype=torch.long)
-            self._sequence_R = torch.zeros(
-                rows, dtype=torch.long
-            )  # which each row of the batch is; R where none is left
+            for attention in self._attentions:
+                # Zeros, since a CPU multiplies masked values by zero, which gives NaN where they are not finite.
+                attention.cached = (torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype))
+            self._tokens_SL = torch.zeros(slots, columns, dtype=torch.long)
+            self._logps_SL = torch.zeros(slots, columns)
+            # Of each sequence, the tokens of its prompt, and its length once it has ended.
+            self._start_S = torch.zeros(slots, dtype=torch.long)
+            self._length_S = torch.zeros(slots, dtype=torch.long)
+            # The sequence in each row of the batch; R where there is none.
+            self._sequence_R = torch.zeros(rows, dtype=torch.long)
+            # The number of tokens so far.
             self._t_1 = torch.zeros(1, dtype=torch.long)
-            self._no_mask_1111 = torch.zeros(
-                1, 1, 1, 1, dtype=self.model.dtype
-            )  # with none, transformers looks at the positions, and waits for the GPU
-        self._rows, self._columns = rows, columns
+            # Without a mask, transformers looks at the positions, and waits for the GPU.
+            self._no_mask_1111 = torch.zeros(1, 1, 1, 1, dtype=dtype)
+        self._rows = rows
+        self._columns = columns
 
     def has_room(self, rows: int, columns: int) -> bool:
-        """For so many sequences of so many tokens, prompts included."""
+        """Whether there is room for this number of sequences and of tokens each, prompts included."""
         return rows <= self._rows and columns <= self._columns
 
     def release(self) -> None:
         """Give back the memory of cache and graphs."""
-        self._rows = self._columns = 0
-        self._recorded: dict[int, torch.cuda.CUDAGraph] = {}  # by rows, all of one way of drawing
-        self._how: SamplingSettings | None = None
-        self._tokens_SL = self._logps_SL = torch.empty(0)
+        self._rows = 0
+        self._columns = 0
+        # By the number of rows, all recorded with the same settings.
+        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
+        self._settings: SamplingSettings | None = None
+        self._tokens_SL = torch.empty(0)
+        self._logps_SL = self._tokens_SL
         for attention in self._attentions:
             attention.cached = ()
 
     def give_up(self) -> None:
-        """A step cannot be recorded: never try again, and let a twin's weights go."""
+        """Never try again, because a step cannot be recorded; free a twin's weights."""
         self._given_up = True
         self.release()
-        self.model, self.weights, self._attentions = None, {}, []
-        if (
-            self._stream is not None
-        ):  # before torch 2.12, what was being recorded keeps the generator from drawing (pytorch#171265)
+        self.model = None
+        self.weights = {}
+        self._attentions = []
+        if self._stream is not None:
+            # Before torch 2.12 an aborted recording keeps the generator from drawing (pytorch#171265).
             generator = torch.cuda.default_generators[self._stream.device.index]
             generator.graphsafe_set_state(generator.clone_state())
+
+    # --- decoding -----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def run(
@@ -190,29 +243,36 @@ class GraphedModel:
         ids_PT: torch.Tensor,
         mask_PT: torch.Tensor,
         n: int,
-        most: int,
-        how: SamplingSettings,
+        max_new_tokens: int,
+        *,
+        settings: SamplingSettings,
         on_ended: OnEnded | None = None,
     ) -> tuple[list[list[int]], list[list[float]]]:
-        """n continuations of each prompt, of at most `most` tokens; `make_room` was asked before.
+        """Sample n continuations of each prompt; `make_room` was called before.
 
         Args:
-            ids_PT, mask_PT: prompts, padded on the left.
+            ids_PT: prompts, padded on the left.
+            mask_PT: their attention mask.
+            n: continuations of each prompt.
+            max_new_tokens: tokens of a continuation, at most.
+            settings: how tokens are sampled.
             on_ended: gets sequences that have ended while others are drawn.
 
         Returns:
-            token ids of the P * n sequences and, where they are kept, log-probabilities.
+            Token ids of the P * n sequences and, where they are kept, log-probabilities.
         """
-        total = rows = len(ids_PT) * n
-        ended = EndedReporter(on_ended, most)
-        self._draw_as(how)
-        self._length_S.fill_(most)
+        total = len(ids_PT) * n
+        rows = total
+        reporter = EndedReporter(on_ended, max_new_tokens)
+        self._use_settings(settings)
+        self._length_S.fill_(max_new_tokens)
         self._t_1.zero_()
         self._sequence_R.fill_(self._rows)[:total] = torch.arange(total, device=ids_PT.device)
-        self._draw(self._read(ids_PT, mask_PT, n))
-        for t in range(1, most):
-            if t % LOOK_EVERY == 1:
-                ended.look(self._tokens_SL[:total], self._length_S[:total])
+        self._sample(self._read(ids_PT, mask_PT, n))
+
+        for t in range(1, max_new_tokens):
+            if t % STEPS_PER_CHECK == 1:
+                reporter.report(self._tokens_SL[:total], self._length_S[:total])
                 left = int((self._sequence_R[:rows] < self._rows).sum())
                 if left == 0:
                     break
@@ -221,53 +281,60 @@ class GraphedModel:
                     self._sequence_R.fill_(self._rows)[:left] = kept_B
                     rows = left
             self._step(self._size(rows))
-        tokens_ST, logps_ST = self._tokens_SL[:total, :most], self._logps_SL[:total, :most]
-        return cut(tokens_ST, self._length_S[:total]), cut(logps_ST, self._length_S[:total]) if how.logps else []
 
-    def _draw_as(self, how: SamplingSettings) -> None:
-        """Draw like this from now on; graphs that draw otherwise go."""
-        if how != self._how:
-            self._recorded, self._how = {}, how
-            if self._stream is not None:
-                torch.cuda.empty_cache()  # of the pool of the graphs that went, which takes no more
-                self._pool = torch.cuda.graph_pool_handle()
-            self._ends = torch.tensor(how.ends, device=self.model.device)
+        length_S = self._length_S[:total]
+        token_ids = cut(self._tokens_SL[:total, :max_new_tokens], length_S)
+        logps = cut(self._logps_SL[:total, :max_new_tokens], length_S) if settings.logps else []
+        return token_ids, logps
+
+    def _use_settings(self, settings: SamplingSettings) -> None:
+        """Sample like this from now on; graphs that sample otherwise are deleted."""
+        if settings == self._settings:
+            return
+        self._graphs = {}
+        self._settings = settings
+        if self._stream is not None:
+            # The pool of the deleted graphs takes no new ones, so its memory is given back.
+            torch.cuda.empty_cache()
+            self._pool = torch.cuda.graph_pool_handle()
+        self._ends = torch.tensor(settings.ends, device=self.model.device)
 
     def _size(self, rows: int) -> int:
-        return min(size_up(rows, LEAST["rows"]), self._rows)
+        return min(size_up(rows, ROW_STEP), self._rows)
 
     def _read(self, ids_PT: torch.Tensor, mask_PT: torch.Tensor, n: int) -> torch.Tensor:
-        """Fill the slots with the prompts; logits after them, (P * n, V)."""
+        """Fill the slots with the prompts; return the logits after them, (P * n, V)."""
         prompts, width = ids_PT.shape
-        read: Any = DynamicCache(config=self.model.config)
+        prompt_cache: Any = DynamicCache(config=self.model.config)
         position_PT = (mask_PT.cumsum(-1) - 1).clamp(min=0)
         with torch.compiler.set_stance("force_eager"):
             logits_PV = self.model(
                 input_ids=ids_PT,
                 attention_mask=mask_PT,
                 position_ids=position_PT,
-                past_key_values=read,
+                past_key_values=prompt_cache,
                 logits_to_keep=1,
             ).logits[:, -1]
+
+        # A slot has no padding: token i of a prompt is in column i.
         length_P = mask_PT.sum(-1)
         prompt_P1 = torch.arange(prompts, device=ids_PT.device)[:, None]
-        from_PT = (torch.arange(width, device=ids_PT.device) + (width - length_P)[:, None]).clamp(
-            max=width - 1
-        )  # a slot has no padding
-        for attention, layer in zip(self._attentions, read.layers, strict=True):
-            for cache_SLKD, read_PKTD in zip(attention.cached, (layer.keys, layer.values), strict=True):
-                own_PnLKD = cache_SLKD[: prompts * n].unflatten(0, (prompts, n))
-                own_PnLKD[:, :, :width] = read_PKTD.transpose(1, 2)[prompt_P1, from_PT][:, None]
+        column_T = torch.arange(width, device=ids_PT.device)
+        source_PT = (column_T + (width - length_P)[:, None]).clamp(max=width - 1)
+        for attention, layer in zip(self._attentions, prompt_cache.layers, strict=True):
+            for cache_SLKD, prompt_PKTD in zip(attention.cached, (layer.keys, layer.values), strict=True):
+                slots_PnLKD = cache_SLKD[: prompts * n].unflatten(0, (prompts, n))
+                slots_PnLKD[:, :, :width] = prompt_PKTD.transpose(1, 2)[prompt_P1, source_PT][:, None]
         self._start_S.zero_()[: prompts * n] = length_P.repeat_interleave(n, 0)
         return logits_PV.repeat_interleave(n, 0)
 
     def _step(self, size: int) -> None:
         if self._stream is None:
             self._advance(size)
-        elif size in self._recorded:
-            self._recorded[size].replay()
+        elif size in self._graphs:
+            self._graphs[size].replay()
         else:
-            self._recorded[size] = self._record(size, self._stream)
+            self._graphs[size] = self._record(size, self._stream)
 
     def _record(self, size: int, stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
         """Do a step, and record it for the next time."""
@@ -275,7 +342,8 @@ class GraphedModel:
         with torch.cuda.device(stream.device):
             current = torch.cuda.current_stream()
             stream.wait_stream(current)
-            with torch.cuda.stream(stream):  # torch.cuda.graph would collect garbage each time
+            # The context manager torch.cuda.graph would collect garbage each time.
+            with torch.cuda.stream(stream):
                 self._advance(size)
                 torch.cuda.synchronize()
                 graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
@@ -287,30 +355,31 @@ class GraphedModel:
         return graph
 
     def _advance(self, size: int) -> None:
-        """One more token of the first `size` rows' sequences."""
+        """Draw one more token for the sequences in the first `size` rows."""
         slot_B = self._sequence_R[:size]
         column_B = self._start_S[slot_B] + self._t_1 - 1
-        seen_B = (column_B + 1).masked_fill(slot_B == self._rows, 1)
+        # Rows without a sequence read one column of the last slot: a softmax over nothing would be NaN.
+        visible_B = (column_B + 1).masked_fill(slot_B == self._rows, 1)
         out = self.model(
             input_ids=self._tokens_SL[slot_B, self._t_1 - 1][:, None],
             attention_mask=self._no_mask_1111,
             position_ids=column_B[:, None],
             use_cache=False,
-            places=Places(slot_B, column_B, seen_B),
+            cache_entries=CacheEntries(slot_B, column_B, visible_B),
         )
-        self._draw(out.logits[:, -1])
+        self._sample(out.logits[:, -1])
 
-    def _draw(self, logits_BV: torch.Tensor) -> None:
-        """A token of each of the first rows' sequences, and which of them end with it."""
-        how = self._how
-        assert how is not None
+    def _sample(self, logits_BV: torch.Tensor) -> None:
+        """Sample a token for the sequence in each of the first rows, and note which sequences end with it."""
+        settings = self._settings
+        assert settings is not None
         sequence_B = self._sequence_R[: len(logits_BV)].clone()
-        if how.adjust is not None:
-            logits_BV = how.adjust(self._t_1, sequence_B, logits_BV)
-        token_B = sample_tokens(logits_BV, how.temperature, how.top_p, self.compiled)
+        if settings.adjust is not None:
+            logits_BV = settings.adjust(self._t_1, sequence_B, logits_BV)
+        token_B = sample_tokens(logits_BV, settings.temperature, settings.top_p, self.compiled)
         self._tokens_SL[sequence_B, self._t_1] = token_B
-        if how.logps:
-            self._logps_SL[sequence_B, self._t_1] = log_probs(logits_BV, token_B, how.temperature)
+        if settings.logps:
+            self._logps_SL[sequence_B, self._t_1] = log_probs(logits_BV, token_B, settings.temperature)
         ended_B = (token_B[:, None] == self._ends).any(-1)
         self._length_S[sequence_B] = torch.where(ended_B, self._t_1 + 1, self._length_S[sequence_B])
         self._sequence_R[: len(logits_BV)] = sequence_B.masked_fill(ended_B, self._rows)

@@ -1,6 +1,6 @@
-"""Drawing tokens from logits.
+"""Sampling tokens from logits.
 
-Shapes: B rows, V vocabulary, N chunks of C entries.
+Shapes: B rows of a batch, S sequences, T tokens, V vocabulary, N chunks of C entries.
 """
 
 from __future__ import annotations
@@ -12,107 +12,137 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn.functional import pad
 
-CHUNK = 128  # entries of the vocabulary
-OnEnded = Callable[[list[int], list[list[int]]], None]  # gets which sequences have ended and their tokens
+# Entries of the vocabulary in a chunk.
+CHUNK = 128
+
+OnEnded = Callable[[list[int], list[list[int]]], None]
+"""Called with the numbers of sequences that have ended, and with their tokens."""
+
+Adjust = Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]
+"""(t, sequence_B, logits_BV) -> logits_BV, called before token t (from 0) is drawn.
+
+In a CUDA graph t is a tensor, and a row without a sequence has a number beyond all sequences. Whatever changes from
+draw to draw has to be read from memory that stays in place.
+"""
 
 
 class SamplingSettings(NamedTuple):
-    """How tokens are drawn.
+    """How tokens are sampled.
 
-    Args:
+    Attributes:
+        temperature: 0 takes the most probable token.
+        top_p: share of the probability that the tokens to choose from hold; 1 = all tokens.
         ends: tokens that end a sequence.
-        adjust: (t, which sequence each row is, logits_BV) -> logits_BV, called before token t (from 0) is drawn. In a CUDA graph t is a tensor, and a row
-            without a sequence has a number beyond all: what changes from draw to draw has to be read from memory that stays where it is.
-        logps: keep each token's log-probability at the temperature.
+        adjust: changes the logits first; None = nothing.
+        logps: whether each token's log-probability at the temperature is kept.
     """
 
     temperature: float
     top_p: float
     ends: tuple[int, ...]
-    adjust: Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor] | None = None
+    adjust: Adjust | None = None
     logps: bool = False
 
 
 def sample_tokens(logits_BV: torch.Tensor, temperature: float, top_p: float, compiled: bool = False) -> torch.Tensor:
-    """Draw one token a row, (B,), with torch's default generator. Temperature 0 is the arg max. `compiled` makes a GPU's draw few kernels.
+    """Sample one token a row, (B,), with torch's default generator.
 
-    By the inverse of the cumulative distribution, which needs one random number a row; torch.multinomial needs one an entry.
+    It inverts the cumulative distribution, which needs one random number a row; torch.multinomial needs one an entry.
+
+    Args:
+        logits_BV: the model's.
+        temperature: 0 takes the most probable token.
+        top_p: 1 = all tokens.
+        compiled: on a GPU with top_p = 1, draw with compiled kernels: they are few, so less time goes into starting them.
     """
     if temperature == 0:
         return logits_BV.argmax(-1)
     if top_p == 1 and logits_BV.is_cuda:
         if not compiled:
-            return draw_by_chunks(logits_BV, temperature)
+            return sample_by_chunks(logits_BV, temperature)
+        # The batch shrinks from step to step: without this, every size would be compiled again.
         torch._dynamo.maybe_mark_dynamic(logits_BV, 0)
         return _compiled_chunks()(logits_BV, temperature)
+
     probs_BV = torch.softmax(logits_BV.float() / temperature, dim=-1)
     order_BV = None
     if top_p < 1:
         probs_BV, order_BV = probs_BV.sort(dim=-1, descending=True)
         before_BV = probs_BV.cumsum(-1) - probs_BV
         probs_BV = probs_BV.masked_fill(before_BV >= top_p, 0.0)
+    # In float32 the sums over a large vocabulary would lose the rare tokens.
     cumulative_BV = probs_BV.double().cumsum(-1)
-    draw_B1 = torch.rand(len(probs_BV), 1, device=probs_BV.device, dtype=torch.float64) * cumulative_BV[:, -1:]
-    token_B1 = torch.searchsorted(cumulative_BV, draw_B1, right=True).clamp_(max=probs_BV.shape[-1] - 1)
-    return (order_BV.gather(-1, token_B1) if order_BV is not None else token_B1).squeeze(-1)
+    uniform_B1 = torch.rand(len(probs_BV), 1, device=probs_BV.device, dtype=torch.float64)
+    threshold_B1 = uniform_B1 * cumulative_BV[:, -1:]
+    token_B1 = torch.searchsorted(cumulative_BV, threshold_B1, right=True).clamp_(max=probs_BV.shape[-1] - 1)
+    if order_BV is not None:
+        token_B1 = order_BV.gather(-1, token_B1)
+    return token_B1.squeeze(-1)
 
 
-def draw_by_chunks(logits_BV: torch.Tensor, temperature: float) -> torch.Tensor:
-    """The draw of `sample_tokens` on a GPU: first a chunk of the vocabulary, then a token in it; (B,). Compiled it reads the logits once."""
-    scaled_BNC = (
-        pad(logits_BV, (0, -logits_BV.shape[1] % CHUNK), value=-torch.inf).unflatten(1, (-1, CHUNK)).float()
-        / temperature
-    )
-    chunk_B = _first_above(scaled_BNC.logsumexp(-1))
-    row_B = torch.arange(len(logits_BV), device=logits_BV.device)
-    return chunk_B * CHUNK + _first_above(scaled_BNC[row_B, chunk_B])
+def sample_by_chunks(logits_BV: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Sample one token a row, (B,), as `sample_tokens` does on a GPU: first a chunk of the vocabulary, then a token in it.
 
-
-def _first_above(logits_BN: torch.Tensor) -> torch.Tensor:
-    """One of N, (B,), drawn from logits.
-
-    The number is kept below 1 by more than what sums in another order differ by, so that what has no probability at the end, the padding above all, is
-    never drawn; nor is the last millionth of the probability.
+    Compiled it reads the logits once.
     """
+    padding = -logits_BV.shape[1] % CHUNK
+    padded_BV = pad(logits_BV, (0, padding), value=-torch.inf)
+    scaled_BNC = padded_BV.unflatten(1, (-1, CHUNK)).float() / temperature
+    chunk_B = _sample_index(scaled_BNC.logsumexp(-1))
+    row_B = torch.arange(len(logits_BV), device=logits_BV.device)
+    return chunk_B * CHUNK + _sample_index(scaled_BNC[row_B, chunk_B])
+
+
+def _sample_index(logits_BN: torch.Tensor) -> torch.Tensor:
+    """Sample one of N, (B,), from logits."""
     cumulative_BN = (logits_BN - logits_BN.amax(-1, keepdim=True)).exp().cumsum(-1)
-    draw_B1 = torch.rand(len(logits_BN), 1, device=logits_BN.device).clamp(max=1 - 2**-20) * cumulative_BN[:, -1:]
-    return (cumulative_BN <= draw_B1).sum(-1)
+    # Sums in different orders differ a little. The random number stays below 1 by more than that, so that entries
+    # without probability at the end, above all the padding, are never drawn. Nor is the last millionth of probability.
+    uniform_B1 = torch.rand(len(logits_BN), 1, device=logits_BN.device).clamp(max=1 - 2**-20)
+    threshold_B1 = uniform_B1 * cumulative_BN[:, -1:]
+    return (cumulative_BN <= threshold_B1).sum(-1)
 
 
 @cache
 def _compiled_chunks() -> Callable[[torch.Tensor, float], torch.Tensor]:
-    return torch.compile(draw_by_chunks)
+    return torch.compile(sample_by_chunks)
 
 
 def log_probs(logits_BV: torch.Tensor, token_B: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Of the tokens at the temperature, float32 of shape (B,); at temperature 0 those of 1."""
+    """Return the tokens' log-probabilities at the temperature, (B,) in float32; at temperature 0 those at 1."""
     scaled_BV = logits_BV.float() / (temperature or 1.0)
     return scaled_BV.gather(1, token_B[:, None]).squeeze(1) - scaled_BV.logsumexp(1)
 
 
 class EndedReporter:
-    """Tells whoever wants to know of sequences while others are drawn, of each once; of those that are as long as they may be, not at all.
+    """Reports sequences that have ended while others are drawn, each once.
+
+    Sequences that are as long as they may be are not reported.
 
     Args:
-        most: how long they may be.
+        on_ended: gets them; None = nothing is reported.
+        max_length: how long sequences may be.
     """
 
-    def __init__(self, on_ended: OnEnded | None, most: int) -> None:
-        self._on_ended, self._most = on_ended, most
-        self._told: set[int] = set()
+    def __init__(self, on_ended: OnEnded | None, max_length: int) -> None:
+        self._on_ended = on_ended
+        self._max_length = max_length
+        self._reported: set[int] = set()
 
-    def look(self, tokens_ST: torch.Tensor, length_S: torch.Tensor) -> None:
-        """Waits for the GPU, where somebody wants to know."""
+    def report(self, tokens_ST: torch.Tensor, length_S: torch.Tensor) -> None:
+        """Report what has ended since the last call. With a callback this waits for the GPU."""
         if self._on_ended is None:
             return
         lengths = length_S.tolist()
-        new = [i for i, length in enumerate(lengths) if length < self._most and i not in self._told]
-        if new:
-            self._told.update(new)
-            rows = tokens_ST[new, : max(lengths[i] for i in new)].tolist()
-            self._on_ended(new, [row[: lengths[i]] for i, row in zip(new, rows, strict=True)])
+        ended = [i for i, length in enumerate(lengths) if length < self._max_length and i not in self._reported]
+        if not ended:
+            return
+        self._reported.update(ended)
+        longest = max(lengths[i] for i in ended)
+        rows = tokens_ST[ended, :longest].tolist()
+        self._on_ended(ended, [row[: lengths[i]] for i, row in zip(ended, rows, strict=True)])
 
 
 def cut(rows_ST: torch.Tensor, length_S: torch.Tensor) -> list[list[Any]]:
-    """Of each sequence as many entries as it is long."""
+    """Return each sequence's entries up to its length."""
     return [row[:length] for row, length in zip(rows_ST.tolist(), length_S.tolist(), strict=True)]

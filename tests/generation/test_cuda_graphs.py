@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from r1pipe.generation import cuda_graphs as graphs
-from r1pipe.generation.cuda_graphs import LEAST, GraphedModel, graph_obstacle, size_up
+from r1pipe.generation.cuda_graphs import GraphedModel, graph_obstacle, size_up
 from r1pipe.generation.decoding import decode
 from r1pipe.generation.token_sampling import SamplingSettings
 
@@ -60,8 +60,8 @@ def make(name: str = "qwen2", device: str = "cpu") -> Any:
 
 @pytest.fixture(autouse=True)
 def small_sizes(monkeypatch):
-    monkeypatch.setitem(LEAST, "rows", 4)
-    monkeypatch.setitem(LEAST, "columns", 8)
+    monkeypatch.setattr(graphs, "ROW_STEP", 4)
+    monkeypatch.setattr(graphs, "COLUMN_STEP", 8)
 
 
 def with_room(model: Any, rows: int, columns: int, **more: Any) -> GraphedModel:
@@ -136,7 +136,7 @@ def test_a_step_on_a_gpu_needs_nothing_of_the_cpu(name: str, temperature: float,
         assert graphed.make_room(16, 64)
         forced = Ends([3] * 16, [1, 2], torch.device("cuda"))
         how = SamplingSettings(temperature, top_p, (1, 2), forced.apply, logps=True)
-        graphed._draw_as(how)
+        graphed._use_settings(how)
         with Touched() as touched:
             graphed._advance(8)
     assert touched.names == []

@@ -7,11 +7,10 @@ import weakref
 
 import pytest
 import torch
-from test_graphs import MAKES, make
+from test_cuda_graphs import MAKES, make
 from torch import nn
 
-from r1pipe.generation import joint_linear as joint
-from r1pipe.generation.joint_linear import join
+from r1pipe.generation.joint_linear import JOINED, JointLinear, join_linears
 
 
 @pytest.mark.parametrize("name", MAKES)
@@ -19,7 +18,7 @@ def test_logits_and_weights_stay(name: str) -> None:
     model = make(name)
     ids = torch.arange(20)[None]
     other = copy.deepcopy(model)
-    weights = join(other)
+    weights = join_linears(other)
     assert torch.allclose(other(ids).logits, model(ids).logits, atol=1e-5)
     old = dict(model.named_parameters())
     assert weights.keys() == old.keys() and all(torch.equal(weights[key], old[key]) for key in old)
@@ -30,21 +29,23 @@ def test_logits_and_weights_stay(name: str) -> None:
 
 
 def joined(layer: nn.Module) -> list[nn.Linear]:
-    return [getattr(getattr(layer, where), child) for where, children in joint.GROUPS for child in children]
+    return [getattr(getattr(layer, parent), child) for parent, children in JOINED for child in children]
 
 
-def test_one_group_of_weights_stands_twice(monkeypatch) -> None:
+def test_only_one_group_of_weights_is_in_memory_twice(monkeypatch) -> None:
     model = make()
     alive = {weakref.ref(module.weight) for layer in model.model.layers for module in joined(layer)}
-    seen, plain = [], joint.First.__init__
+    counts = []
+    plain_init = JointLinear.__init__
 
-    def counted(self: joint.First, linears: list[nn.Linear]) -> None:
-        plain(self, linears)
-        seen.append(sum(one() is not None for one in alive))
+    def counting_init(self: JointLinear, linears: list[nn.Linear]) -> None:
+        plain_init(self, linears)
+        counts.append(sum(reference() is not None for reference in alive))
 
-    monkeypatch.setattr(joint.First, "__init__", counted)
-    join(model)
-    assert seen == [10, 7, 5, 2], "of two layers' five each; of what was joined nothing is left when the next is made"
+    monkeypatch.setattr(JointLinear, "__init__", counting_init)
+    join_linears(model)
+    # Two layers have five weights each. Nothing is left of a group when the next one is joined.
+    assert counts == [10, 7, 5, 2]
 
 
 def test_a_layer_of_another_kind_is_left_alone() -> None:
@@ -54,8 +55,6 @@ def test_a_layer_of_another_kind_is_left_alone() -> None:
         pass
 
     model.model.layers[0].self_attn.k_proj.__class__ = Wrapped
-    join(model)
-    assert (
-        type(model.model.layers[0].self_attn.q_proj) is nn.Linear
-        and type(model.model.layers[1].self_attn.q_proj) is joint.First
-    )
+    join_linears(model)
+    assert type(model.model.layers[0].self_attn.q_proj) is nn.Linear
+    assert type(model.model.layers[1].self_attn.q_proj) is JointLinear

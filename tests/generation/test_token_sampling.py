@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from r1pipe.generation.token_sampling import draw_by_chunks, sample_tokens
+from r1pipe.generation.token_sampling import sample_by_chunks, sample_tokens
 
 
 def test_sampling_follows_the_distribution_and_top_p_cuts_the_tail():
@@ -20,20 +20,20 @@ def test_sampling_follows_the_distribution_and_top_p_cuts_the_tail():
 
 
 @pytest.mark.parametrize("vocabulary", [4, 300, 384])
-def test_drawing_by_chunks_follows_the_distribution(vocabulary: int) -> None:
+def test_sampling_by_chunks_follows_the_distribution(vocabulary: int) -> None:
     torch.manual_seed(0)
     logits_V = torch.randn(vocabulary) * 2
     logits_V[::3] = -torch.inf
     for temperature in (1.0, 0.7):
         wanted = (logits_V / temperature).softmax(-1)
-        drawn = torch.cat([draw_by_chunks(logits_V.repeat(20_000, 1), temperature) for _ in range(5)])
+        drawn = torch.cat([sample_by_chunks(logits_V.repeat(20_000, 1), temperature) for _ in range(5)])
         found = torch.bincount(drawn, minlength=vocabulary) / len(drawn)
         assert len(found) == vocabulary and found[::3].sum() == 0
         assert ((found - wanted).abs() < 5 * (wanted / len(drawn)).sqrt() + 1e-6).all()
 
 
 def test_numbers_that_are_none_draw_a_token_of_the_vocabulary() -> None:
-    assert draw_by_chunks(torch.full((2, 300), torch.nan), 1.0).tolist() == [0, 0]
+    assert sample_by_chunks(torch.full((2, 300), torch.nan), 1.0).tolist() == [0, 0]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
