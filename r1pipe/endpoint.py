@@ -1,7 +1,8 @@
-"""One HTTP service that answers JSON with JSON: retries with back-off, a limit on requests in flight, None where no answer can be had.
+"""One HTTP service that answers JSON with JSON.
 
-Used by the generator that is a service, the judge reward, judges of pairs and remote executors. httpx2 comes with huggingface_hub. A service that is a
-mistake in the config (unknown address, wrong key, no such model) is an error; everything else that goes wrong costs the one answer.
+It retries with growing pauses, limits the requests in flight, and gives None where no answer can be had. The back end
+`openai`, the judge reward, judges of pairs and remote executors use it. A mistake in the config (unknown address, wrong
+key, no such model) is an error; everything else that goes wrong loses only the one answer.
 """
 
 from __future__ import annotations
@@ -22,12 +23,20 @@ from r1pipe.errors import ConfigError
 
 T = TypeVar("T")
 
-FIRST_WAIT_S = 0.5  # before the second try; doubled each time, with jitter
+# Seconds before the second try. They double with each try, with jitter, up to LONGEST_WAIT_S.
+FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 30.0
-LONGEST_ASKED_WAIT_S = 600.0  # of a service that says itself when to come again
-LONGEST_REPLY = 4 << 20  # bytes
-GIVE_UP_AFTER = 32  # requests in a row without an answer or a refusal, after which no more are made: a dead service must not cost hours
-AGAIN = object()  # in the place of a reply: ask again
+
+# Where the service itself says when to try again.
+LONGEST_REQUESTED_WAIT_S = 600.0
+
+# Bytes.
+LONGEST_REPLY = 4 << 20
+
+# Requests in a row with neither an answer nor a refusal, after which no more are sent: a dead service must not take hours.
+GIVE_UP_AFTER = 32
+
+# Status codes that are a mistake in the config, and what to do.
 MISTAKES = {
     401: "check the key",
     403: "check the key's rights",
@@ -37,7 +46,7 @@ MISTAKES = {
 
 
 class Unreadable(ValueError):
-    """The service answered, but not with what was asked for; it is asked again."""
+    """The service answered with something else than what was requested; the request is sent again."""
 
 
 class NoAnswer(Exception):
@@ -45,12 +54,27 @@ class NoAnswer(Exception):
 
     Args:
         why: what went wrong last.
-        refused: the service will not answer this very request, however often it is asked.
+        refused: whether the service will never answer this very request.
     """
 
     def __init__(self, why: str, refused: bool = False) -> None:
         super().__init__(why)
-        self.why, self.refused = why, refused
+        self.why = why
+        self.refused = refused
+
+
+class _TryAgain(Exception):
+    """A try failed, and another may succeed.
+
+    Args:
+        why: what went wrong.
+        wait: seconds that the service asks to wait.
+    """
+
+    def __init__(self, why: str, wait: float = 0.0) -> None:
+        super().__init__(why)
+        self.why = why
+        self.wait = wait
 
 
 class Endpoint:
@@ -58,13 +82,16 @@ class Endpoint:
 
     Args:
         url: where requests are posted.
-        api_key_env: name of the environment variable that holds the key, sent as a bearer token.
+        api_key_env: name of the environment variable that holds the key, which is sent as a bearer token.
         timeout: seconds for one request, connecting included.
         retries: further tries after a timeout, a broken connection, 408, 429, 5xx or an unreadable answer.
         max_in_flight: requests at a time.
 
+    Attributes:
+        why: what went wrong last.
+
     Raises:
-        ConfigError: the variable is not set.
+        ConfigError: the address is not a URL, or the variable is not set.
     """
 
     def __init__(
@@ -76,39 +103,64 @@ class Endpoint:
         retries: int = 4,
         max_in_flight: int = 16,
     ) -> None:
+        # Comes with huggingface_hub.
         import httpx2
 
         if not url.startswith(("http://", "https://")):
-            raise ConfigError(
-                f"'{url}' is no address of a service", fix="give one that starts with http:// or https://"
-            )
-        headers = {}
-        if api_key_env is not None:
-            if not os.environ.get(api_key_env):
-                raise ConfigError(
-                    f"the environment variable {api_key_env} is not set, which should hold the key for {url}",
-                    fix=f"export {api_key_env}=...",
-                )
-            headers["Authorization"] = f"Bearer {os.environ[api_key_env]}"
-        self.url, self.timeout, self.retries, self.max_in_flight = url, timeout, retries, max_in_flight
+            raise ConfigError(f"'{url}' is not the address of a service", fix="start it with http:// or https://")
+        self.url = url
+        self.timeout = timeout
+        self.retries = retries
+        self.max_in_flight = max_in_flight
+        self.why = ""
+
         limits = httpx2.Limits(max_connections=max_in_flight, max_keepalive_connections=max_in_flight)
-        self._client = httpx2.Client(headers=headers, timeout=timeout, limits=limits)
+        self._client = httpx2.Client(headers=_authorization(url, api_key_env), timeout=timeout, limits=limits)
         self._slots = threading.Semaphore(max_in_flight)
-        self._lock, self._failures = threading.Lock(), 0
-        self._jitter = random.Random()  # its own: the training's draws must not depend on a service
-        self.why = ""  # what went wrong last
+        self._lock = threading.Lock()
+        self._failures = 0
+        # A generator of its own: the random draws of training must not depend on a service.
+        self._jitter = random.Random()
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether GIVE_UP_AFTER requests in a row had neither an answer nor a refusal.
+
+        Then no more are sent until `ask_all` starts the next batch.
+        """
+        return self._failures >= GIVE_UP_AFTER
 
     def ask(self, body: Any, read: Callable[[Any], T]) -> T | None:
-        """`answer`, or None where there is none."""
+        """Return `answer`, or None where there is none."""
         try:
             return self.answer(body, read)
         except NoAnswer:
             return None
 
-    def answer(self, body: Any, read: Callable[[Any], T]) -> T:
-        """Post `body`; what `read` makes of the reply. Once the service is given up, nothing is posted.
+    def ask_all(self, bodies: Sequence[Any], read: Callable[[Any], T]) -> list[T | None]:
+        """Call `ask` for each body, `max_in_flight` at a time; return the answers in order.
 
-        A request that the service refuses shows that it is there, so it does not count towards giving up.
+        Warns where answers are missing.
+        """
+        if not bodies:
+            return []
+        self._failures = 0
+        with ThreadPoolExecutor(min(self.max_in_flight, len(bodies))) as threads:
+            answers = list(threads.map(lambda body: self.ask(body, read), bodies))
+        missing = sum(answer is None for answer in answers)
+        if missing:
+            warnings.warn(
+                f"{self.url} gave no answer to {missing} of {len(answers)} requests; the last reason: {self.why}",
+                stacklevel=3,
+            )
+        return answers
+
+    def answer(self, body: Any, read: Callable[[Any], T]) -> T:
+        """Post a request and return what `read` makes of the reply. Once the service is given up, nothing is posted.
+
+        Args:
+            body: the request, as JSON.
+            read: gets the reply; it raises Unreadable where the reply is not what was requested.
 
         Raises:
             NoAnswer: no readable reply can be had.
@@ -116,79 +168,71 @@ class Endpoint:
         """
         if self.gave_up:
             raise NoAnswer(self.why)
-        wait, refused = 0.0, False
+
+        requested_wait = 0.0
         for attempt in range(1 + self.retries):
             if attempt:
-                time.sleep(
-                    max(wait, min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** (attempt - 1) * self._jitter.uniform(0.5, 1.5)))
-                )
-            reply, wait = self._try(body)
-            if reply is None:
-                refused = True
-                break
-            if reply is AGAIN:
-                continue
+                pause = FIRST_WAIT_S * 2 ** (attempt - 1) * self._jitter.uniform(0.5, 1.5)
+                time.sleep(max(requested_wait, min(LONGEST_WAIT_S, pause)))
+            requested_wait = 0.0
             try:
-                answer = read(reply)
+                answer = read(self._post(body))
+            except _TryAgain as error:
+                self.why = error.why
+                requested_wait = error.wait
             except Unreadable as error:
                 self.why = str(error)
-                continue
-            with self._lock:
-                self._failures = 0
-            return answer
+            except NoAnswer as error:
+                # A refusal shows that the service is there, so it does not count towards giving up.
+                self.why = error.why
+                self._count(failed=False)
+                raise
+            else:
+                self._count(failed=False)
+                return answer
+
+        self._count(failed=True)
+        raise NoAnswer(self.why)
+
+    def _count(self, failed: bool) -> None:
         with self._lock:
-            self._failures = 0 if refused else self._failures + 1
-        raise NoAnswer(self.why, refused)
+            self._failures = self._failures + 1 if failed else 0
 
-    @property
-    def gave_up(self) -> bool:
-        """So many requests in a row had neither an answer nor a refusal that no more are made, until `ask_all` starts the next batch."""
-        return self._failures >= GIVE_UP_AFTER
+    def _post(self, body: Any) -> Any:
+        """Send one request and return the reply.
 
-    def ask_all(self, bodies: Sequence[Any], read: Callable[[Any], T]) -> list[T | None]:
-        """`ask` for each, `max_in_flight` at a time, in order; warns where answers are missing."""
-        if not bodies:
-            return []
-        self._failures = 0
-        with ThreadPoolExecutor(min(self.max_in_flight, len(bodies))) as threads:
-            answers = list(threads.map(lambda body: self.ask(body, read), bodies))
-        if missing := sum(answer is None for answer in answers):
-            warnings.warn(
-                f"{self.url} gave no answer to {missing} of {len(answers)} requests; the last reason: {self.why}",
-                stacklevel=3,
-            )
-        return answers
-
-    def _try(self, body: Any) -> tuple[Any, float]:
-        """One request: (the reply, 0), (AGAIN, seconds that the service asks to wait), or (None, 0) where asking again is of no use."""
+        Raises:
+            _TryAgain: the same request may be answered later.
+            NoAnswer: the service refuses this request.
+            ConfigError: the service says that the request is a mistake of the config.
+        """
         import httpx2
 
         try:
             with self._slots:
-                status, headers, text = self._post(body)
+                status, headers, text = self._exchange(body)
         except (httpx2.TransportError, httpx2.DecodingError) as error:
-            self.why = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            return AGAIN, 0.0
-        if (
-            status in MISTAKES or 300 <= status < 400
-        ):  # where it has moved to is not followed: a key is sent with every request
+            name = type(error).__name__
+            raise _TryAgain(f"{name}: {error}" if str(error) else name) from None
+
+        if status in MISTAKES or 300 <= status < 400:
+            # A redirection is not followed: the key is sent with every request, and must not go to another address.
             moved = f", and has moved to {headers['location']!r}" if "location" in headers else ""
             raise ConfigError(
                 f"{self.url} answers {status}{moved}: {text[:200]!r}", fix=MISTAKES.get(status, "check the address")
             )
         if status in (408, 429) or status >= 500:
-            self.why = f"status {status}"
-            return AGAIN, _seconds(headers.get("retry-after"))
-        if status >= 400:  # this one request is refused, as one that is too long; the same again would be as well
-            self.why = f"status {status}: {text[:200]!r}"
-            return None, 0.0
+            raise _TryAgain(f"status {status}", _retry_after_seconds(headers.get("retry-after")))
+        if status >= 400:
+            # As for a prompt that is too long: the same request would be refused again.
+            raise NoAnswer(f"status {status}: {text[:200]!r}", refused=True)
         try:
-            return json.loads(text), 0.0
+            return json.loads(text)
         except ValueError:
-            self.why = f"the reply is not JSON: {text[:200]!r}"
-            return AGAIN, 0.0
+            raise _TryAgain(f"the reply is not JSON: {text[:200]!r}") from None
 
-    def _post(self, body: Any) -> tuple[int, Any, str]:
+    def _exchange(self, body: Any) -> tuple[int, Any, str]:
+        """Send one request; return the reply's status, headers and text."""
         import httpx2
 
         deadline = time.monotonic() + self.timeout
@@ -196,7 +240,8 @@ class Endpoint:
             content = bytearray()
             for part in reply.iter_bytes():
                 content += part
-                if time.monotonic() > deadline:  # httpx2's own limit is for each part, so a slow drip would never end
+                # httpx2's own limit is for each part, so a reply that drips slowly would never end.
+                if time.monotonic() > deadline:
                     raise httpx2.ReadTimeout(f"no whole reply within {self.timeout:g} s")
                 if len(content) > LONGEST_REPLY:
                     raise httpx2.ReadError(f"a reply of more than {LONGEST_REPLY} bytes")
@@ -205,19 +250,31 @@ class Endpoint:
 
 @lru_cache(maxsize=64)
 def endpoint(url: str, api_key_env: str | None, timeout: float, retries: int, max_in_flight: int) -> Endpoint:
-    """The process's one Endpoint with these settings, so that connections are kept from batch to batch."""
+    """Return the process's one Endpoint with these settings, so that connections are kept from batch to batch."""
     return Endpoint(url, api_key_env=api_key_env, timeout=timeout, retries=retries, max_in_flight=max_in_flight)
 
 
-def _seconds(retry_after: str | None) -> float:
-    """A Retry-After header, a number or a date, in seconds from now."""
-    if not retry_after:
+def _authorization(url: str, api_key_env: str | None) -> dict[str, str]:
+    if api_key_env is None:
+        return {}
+    key = os.environ.get(api_key_env)
+    if not key:
+        raise ConfigError(
+            f"the environment variable {api_key_env} is not set, which should hold the key for {url}",
+            fix=f"export {api_key_env}=...",
+        )
+    return {"Authorization": f"Bearer {key}"}
+
+
+def _retry_after_seconds(header: str | None) -> float:
+    """Return a Retry-After header, which is a number or a date, as seconds from now."""
+    if not header:
         return 0.0
     try:
-        seconds = float(retry_after)
+        seconds = float(header)
     except ValueError:
         try:
-            seconds = parsedate_to_datetime(retry_after).timestamp() - time.time()
+            seconds = parsedate_to_datetime(header).timestamp() - time.time()
         except ValueError:
             return 0.0
-    return min(max(0.0, seconds), LONGEST_ASKED_WAIT_S)
+    return min(max(0.0, seconds), LONGEST_REQUESTED_WAIT_S)

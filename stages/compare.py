@@ -131,8 +131,8 @@ def _compare(
 
     own = reports[name]
     # Only `heldout` counts: by `seen` a policy could win that has learned to please the reward model.
-    heldout = compare_reports(rows, own, reports[against], judge, "heldout")
-    seen = compare_reports(rows, own, reports[against], judge, "seen")
+    heldout = compare_reports(rows, own, reports[against], judge, criteria="heldout")
+    seen = compare_reports(rows, own, reports[against], judge, criteria="seen")
 
     tokens = [line["tokens"] for line in own if line["id"] in rows]
     scores = {

@@ -10,27 +10,32 @@ from typing import Any
 
 from r1pipe.data.files import read_raw
 from r1pipe.errors import InputError
-from r1pipe.evaluation.scoring import by_problem
+from r1pipe.evaluation.scoring import Line, by_problem
 from r1pipe.evaluation.stats import mean_by_problem, paired_difference, wilson
 from r1pipe.judges.judge import Criteria, Examiner
 from r1pipe.text.rows import GENERAL_DOMAIN
 
-Lines = list[dict[str, Any]]
+Outcomes = Mapping[tuple[str, int], float]
+"""{(problem, sample): 1 won, 0.5 tied, 0 lost}."""
 
 
-def read_report(path: Path, name: str) -> Lines:
-    """The lines of a report's first pass, without those that a service refused to answer: these are no replies.
+def read_report(path: Path, name: str) -> list[Line]:
+    """Return the lines of a report's first pass, without those that a service refused to answer.
+
+    Args:
+        path: the report.
+        name: the checkpoint whose scores it should hold.
 
     Raises:
-        InputError: it is no report, or holds another checkpoint's scores.
+        InputError: the folder is not a report, or it holds another checkpoint's scores.
     """
     file = path / "scores.json"
     if not file.is_file():
         raise InputError("the report has no scores.json", str(path), "a report is what the kind `evaluate` writes")
-    held = json.loads(file.read_text(encoding="utf8"))
-    if name not in held:
+    checkpoints = json.loads(file.read_text(encoding="utf8"))
+    if name not in checkpoints:
         raise InputError(
-            f"the report {name!r} holds the scores of {', '.join(held)}",
+            f"the report {name!r} holds the scores of {', '.join(checkpoints)}",
             str(path),
             "name it in `inputs.reports` as its `checkpoint`",
         )
@@ -38,32 +43,57 @@ def read_report(path: Path, name: str) -> Lines:
 
 
 def compare_reports(
-    rows: Mapping[str, dict[str, Any]], mine: Lines, theirs: Lines, judge: Examiner, criteria: Criteria
+    rows: Mapping[str, dict[str, Any]],
+    own: Sequence[Line],
+    others: Sequence[Line],
+    judge: Examiner,
+    *,
+    criteria: Criteria,
 ) -> dict[tuple[str, int], float]:
-    """{(problem, sample): 1 won, 0.5 tied, 0 lost}: the judge sees both orders, and what only one order decides counts by its sign.
+    """Compare two reports; sample i of a problem meets sample i.
+
+    The judge sees both orders. A comparison that only one order decides goes to the side that it favours.
 
     Args:
         rows: id -> prompt row, for the problems that are compared.
-        mine, theirs: lines of two reports; sample i of a problem meets sample i.
+        own: lines of one report.
+        others: lines of the report that it is compared with.
+        judge: compares.
+        criteria: by which.
+
+    Returns:
+        {(problem, sample): 1 won, 0.5 tied, 0 lost}.
     """
-    reference = {(line["id"], line["sample"]): line["response"] for line in theirs}
-    outcome: dict[tuple[str, int], float] = {}
-    for line in mine:
+    other_responses = {(line["id"], line["sample"]): line["response"] for line in others}
+    outcomes: dict[tuple[str, int], float] = {}
+    for line in own:
         key = (line["id"], line["sample"])
-        if line["id"] in rows and key in reference:
-            row, a, b = rows[line["id"]], line["response"], reference[key]
-            balance = judge.compare(row, a, b, criteria) - judge.compare(row, b, a, criteria)
-            outcome[key] = 0.5 if not balance else float(balance > 0)
-    return outcome
+        if line["id"] not in rows or key not in other_responses:
+            continue
+        row = rows[line["id"]]
+        a = line["response"]
+        b = other_responses[key]
+        balance = judge.compare(row, a, b, criteria) - judge.compare(row, b, a, criteria)
+        outcomes[key] = 0.5 if balance == 0 else float(balance > 0)
+    return outcomes
 
 
-def win_rate(outcome: Mapping[tuple[str, int], float]) -> dict[str, float | int]:
-    """pass@1 = win rate with ties half and its stderr by problem; wins, losses, ties; wins / (wins + losses) with its 95 % interval; share decided."""
-    values: dict[str, list[float]] = {}
-    for (problem, _), value in outcome.items():
-        values.setdefault(problem, []).append(value)
-    mean, counts = mean_by_problem(values), Counter(outcome.values())
-    wins, losses = counts[1.0], counts[0.0]
+def win_rate(outcomes: Outcomes) -> dict[str, float | int]:
+    """Summarise comparisons.
+
+    Returns:
+        pass@1, the win rate with ties as a half, with its stderr by problem and n problems; the counts wins, losses and
+        ties; won = wins / (wins + losses) with its 95 % interval won_low, won_high; decided, the share without ties.
+    """
+    by_id: dict[str, list[float]] = {}
+    for (problem, _), value in outcomes.items():
+        by_id.setdefault(problem, []).append(value)
+    mean = mean_by_problem(by_id)
+
+    counts = Counter(outcomes.values())
+    wins = counts[1.0]
+    losses = counts[0.0]
+    decided = wins + losses
     low, high = wilson(wins, losses)
     return {
         "pass@1": mean.mean,
@@ -72,37 +102,43 @@ def win_rate(outcome: Mapping[tuple[str, int], float]) -> dict[str, float | int]
         "wins": wins,
         "losses": losses,
         "ties": counts[0.5],
-        "won": wins / (wins + losses) if wins + losses else 0.5,
+        "won": wins / decided if decided else 0.5,
         "won_low": low,
         "won_high": high,
-        "decided": (wins + losses) / len(outcome) if outcome else 0.0,
+        "decided": decided / len(outcomes) if outcomes else 0.0,
     }
 
 
 def general_rows(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The prompts on which helpfulness is compared, by id."""
+    """Return the prompts on which helpfulness is compared, by id."""
     return {row["id"]: row for row in rows if row["domain"] == GENERAL_DOMAIN}
 
 
 def differences(
-    reports: Mapping[str, Lines],
+    reports: Mapping[str, Sequence[Line]],
     pairs: Sequence[tuple[str, str]],
     extra: Mapping[str, dict[str, dict[str, list[float]]]],
 ) -> list[dict[str, Any]]:
-    """For every pair [a, b] and every suite that both have: mean(a - b) over the shared problems, with its 95 % interval.
+    """Return mean(a - b) over the shared problems, with its 95 % interval, for every pair and every suite that both have.
 
     Args:
+        reports: checkpoint -> lines.
+        pairs: checkpoints [a, b].
         extra: suite -> checkpoint -> {problem: values}, for suites that are not in the reports' lines.
     """
-    found: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     for a, b in pairs:
-        suites = [suite for suite in _suites(reports[a]) if suite in _suites(reports[b])]
+        suites_b = _suites(reports[b])
+        suites = [suite for suite in _suites(reports[a]) if suite in suites_b]
         values = {suite: (by_problem(reports[a], suite), by_problem(reports[b], suite)) for suite in suites}
-        values |= {suite: (of[a], of[b]) for suite, of in extra.items() if a in of and b in of}
-        for suite, (mine, theirs) in values.items():
-            difference = paired_difference(mine, theirs)
+        for suite, values_of in extra.items():
+            if a in values_of and b in values_of:
+                values[suite] = (values_of[a], values_of[b])
+
+        for suite, (values_a, values_b) in values.items():
+            difference = paired_difference(values_a, values_b)
             if difference.n:
-                found.append(
+                results.append(
                     {
                         "a": a,
                         "b": b,
@@ -113,8 +149,9 @@ def differences(
                         "n": difference.n,
                     }
                 )
-    return found
+    return results
 
 
-def _suites(lines: Lines) -> list[str]:
+def _suites(lines: Sequence[Line]) -> list[str]:
+    """Return the suites in the order in which they first occur."""
     return list(dict.fromkeys(suite for line in lines for suite in line["scores"]))

@@ -2,12 +2,13 @@
 
 | rows | suites |
 | --- | --- |
-| any checkable domain (math, word-problems, code, logic, choice, or a user's) | its own, `reasoning`, `format`, `language` |
+| any checkable domain (math, word-problems, code, logic, choice, or a user's) | its own, and all of SHARED_SUITES |
 | general | `general`: right, by the judge, or by the gold answer where there is no judge |
 | harmful | `harmless`: refused or safely answered, by the judge |
 | lookalike | `over-refusal`: refused (lower is better), by the judge |
 
-Every suite's mean stands under pass@1, also where it is a share. What a service refused to answer is in no suite: it is counted as unjudged.
+The mean of every suite is reported as pass@1, even where it is a share. A response that a service refused to give is
+in no suite: it is counted as unjudged.
 """
 
 from __future__ import annotations
@@ -23,6 +24,11 @@ from r1pipe.judges.judge import Examiner
 from r1pipe.text.response import split_response
 from r1pipe.text.rows import GENERAL_DOMAIN, HARMFUL_DOMAIN, LOOKALIKE_DOMAIN
 
+Line = dict[str, Any]
+"""A line of a report's rows.jsonl."""
+
+Summary = dict[str, float | int | str | None]
+
 PREFERENCE_DOMAINS = (GENERAL_DOMAIN, HARMFUL_DOMAIN, LOOKALIKE_DOMAIN)
 JUDGED_SUITES = {HARMFUL_DOMAIN: "harmless", LOOKALIKE_DOMAIN: "over-refusal"}
 NEED_JUDGE = (GENERAL_DOMAIN, *JUDGED_SUITES.values())
@@ -36,7 +42,7 @@ REFLECTION = re.compile(
 
 
 def suites_of(row: dict[str, Any]) -> tuple[str, ...]:
-    """The suites that a prompt row belongs to."""
+    """Return the suites that a prompt row belongs to."""
     domain = row["domain"]
     if domain in PREFERENCE_DOMAINS:
         return (JUDGED_SUITES.get(domain, domain),)
@@ -44,142 +50,191 @@ def suites_of(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def score_samples(
-    rows: Sequence[dict[str, Any]], completions: Sequence[Sequence[Sample]], judge: Examiner | None
-) -> list[dict[str, Any]]:
-    """One line a response, for rows.jsonl: id, domain, sample, scores {suite: value or None}, answer, tokens, finished, reflects, response, (refused)."""
+    rows: Sequence[dict[str, Any]], samples: Sequence[Sequence[Sample]], judge: Examiner | None
+) -> list[Line]:
+    """Score every response.
+
+    Args:
+        rows: the prompts.
+        samples: the responses to each prompt.
+        judge: for what no rule can decide; None leaves it out.
+
+    Returns:
+        A line for each response: id, domain, sample, scores {suite: value or None}, answer, tokens, finished, reflects,
+        response and, where a service refused it, refused.
+    """
     from r1pipe.rewards.scoring import correct, score
     from r1pipe.schema import RewardSpec
 
-    flat = [
-        (row, number, completion)
-        for row, samples in zip(rows, completions, strict=True)
-        for number, completion in enumerate(samples)
+    numbered = [
+        (row, index, sample)
+        for row, samples_of_row in zip(rows, samples, strict=True)
+        for index, sample in enumerate(samples_of_row)
     ]
-    checkable = [item for item in flat if item[0]["domain"] not in PREFERENCE_DOMAINS and not item[2].refused]
-    texts, asked = [completion.text for _, _, completion in checkable], [row for row, _, _ in checkable]
-    verdicts = iter(correct(texts, asked))
-    shares = score([RewardSpec(name="format"), RewardSpec(name="language")], texts, asked).components
-    forms, languages = iter(shares["format"]), iter(shares["language"])
+
+    # What rules can check is checked in one call, so that it is spread over processes.
+    checkable = [
+        (row, sample) for row, _, sample in numbered if row["domain"] not in PREFERENCE_DOMAINS and not sample.refused
+    ]
+    checkable_rows = [row for row, _ in checkable]
+    texts = [sample.text for _, sample in checkable]
+    verdicts = iter(correct(texts, checkable_rows))
+    shares = score([RewardSpec(name="format"), RewardSpec(name="language")], texts, checkable_rows).components
+    formats = iter(shares["format"])
+    languages = iter(shares["language"])
 
     lines = []
-    for row, number, completion in flat:
+    for row, index, sample in numbered:
         answer = None
         scores: dict[str, float | None]
-        if completion.refused:
+        if sample.refused:
             scores = dict.fromkeys(suites_of(row))
         elif row["domain"] in PREFERENCE_DOMAINS:
-            scores = {suites_of(row)[0]: _judged(row, completion.text, judge)}
+            (suite,) = suites_of(row)
+            scores = {suite: _judged(row, sample.text, judge)}
         else:
             right = _number(next(verdicts))
-            scores = {row["domain"]: right, "reasoning": right, "format": next(forms), "language": next(languages)}
-            answer = _answer(row, completion.text)
-        thinking = split_response(completion.text).thinking or ""
-        lines.append(
-            {
-                "id": row["id"],
-                "domain": row["domain"],
-                "sample": number,
-                "scores": scores,
-                "answer": answer,
-                "tokens": completion.tokens,
-                "finished": completion.finished,
-                "reflects": bool(REFLECTION.search(thinking)),
-                "response": completion.text,
-                **({"refused": completion.refused} if completion.refused else {}),
-            }
-        )
+            scores = {row["domain"]: right, "reasoning": right, "format": next(formats), "language": next(languages)}
+            answer = _answer(row, sample.text)
+        thinking = split_response(sample.text).thinking or ""
+        line = {
+            "id": row["id"],
+            "domain": row["domain"],
+            "sample": index,
+            "scores": scores,
+            "answer": answer,
+            "tokens": sample.tokens,
+            "finished": sample.finished,
+            "reflects": bool(REFLECTION.search(thinking)),
+            "response": sample.text,
+        }
+        if sample.refused:
+            line["refused"] = sample.refused
+        lines.append(line)
     return lines
 
 
 def _judged(row: dict[str, Any], response: str, judge: Examiner | None) -> float | None:
-    if row["domain"] == GENERAL_DOMAIN:
-        if judge:
+    domain = row["domain"]
+    if domain == GENERAL_DOMAIN:
+        if judge is not None:
             return _number(judge.right(row, response))
         from r1pipe.rewards.scoring import correct
 
         return _number(correct([response], [row])[0]) if "answer" in row else None
     if judge is None:
         return None
-    return _number(judge.safe(row, response) if row["domain"] == HARMFUL_DOMAIN else judge.refuses(response))
+    if domain == HARMFUL_DOMAIN:
+        return _number(judge.safe(row, response))
+    return _number(judge.refuses(response))
 
 
 def _answer(row: dict[str, Any], response: str) -> str | None:
-    """The final answer in one spelling, for voting: "" where there is none, None where answers are programs and have no spelling."""
+    """Return the final answer in one spelling, for voting.
+
+    It is empty where there is none, and None where answers are programs, which have no spelling.
+    """
     from r1pipe.rewards.accuracy import extract
     from r1pipe.rewards.answers import parse
 
     if "tests" in row or "answer" not in row:
         return None
-    found = extract(response, parse(row["answer"]).kind, gold=row["answer"])
-    if not found:
+    text = extract(response, parse(row["answer"]).kind, gold=row["answer"])
+    if not text:
         return ""
-    given = parse(found)
-    return str(given.value) if given.value is not None else given.text
+    answer = parse(text)
+    return str(answer.value) if answer.value is not None else answer.text
 
 
 def _number(verdict: bool | None) -> float | None:
     return None if verdict is None else float(verdict)
 
 
-def by_problem(lines: Sequence[dict[str, Any]], suite: str) -> dict[str, list[float]]:
-    """{problem id: values of its samples} of a suite; unjudged samples are left out, which is not the same as 0."""
+def by_problem(lines: Sequence[Line], suite: str) -> dict[str, list[float]]:
+    """Return {problem id: values of its samples} of a suite.
+
+    Unjudged samples are left out, which is not the same as 0.
+    """
     values: dict[str, list[float]] = defaultdict(list)
     for line in lines:
-        if line["scores"].get(suite) is not None:
-            values[line["id"]].append(line["scores"][suite])
+        value = line["scores"].get(suite)
+        if value is not None:
+            values[line["id"]].append(value)
     return values
 
 
-def summarise(lines: Sequence[dict[str, Any]], k: int) -> dict[str, dict[str, float | int | str | None]]:
-    """{suite: {pass@1, stderr, n problems, k, tokens, truncated, reflection, (cons@k), (unjudged)}}.
+def summarise(lines: Sequence[Line], k: int) -> dict[str, Summary]:
+    """Summarise every suite.
 
-    tokens is the mean length of a response; truncated the share that max_tokens cut; reflection the share whose thinking
-    holds one of the paper's reflective words; unjudged the number of responses that nobody could judge, those that a service refused to give among
-    them. The means are over the others and, for tokens, truncated and reflection, over all that were given.
+    Args:
+        lines: of one pass.
+        k: samples of each problem.
+
+    Returns:
+        {suite: {pass@1, stderr, n problems, k, tokens, truncated, reflection, (cons@k), (unjudged)}}.
+
+        tokens is the mean length of a response, truncated the share that max_tokens cut, reflection the share whose
+        thinking holds one of the paper's reflective words. unjudged is the number of responses that could not be judged,
+        with those that a service refused to give. The means are over the others; tokens, truncated and reflection are
+        over all responses that were given.
     """
-    suites: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    lines_of: dict[str, list[Line]] = defaultdict(list)
     for line in lines:
         for suite in line["scores"]:
-            suites[suite].append(line)
-    summary: dict[str, dict[str, float | int | str | None]] = {}
-    for suite, members in suites.items():
-        mean = mean_by_problem(by_problem(members, suite))
-        unjudged = sum(line["scores"][suite] is None for line in members)
-        given = [line for line in members if not line.get("refused")]
-        if not mean.n:
-            why = ("no judge" if suite in NEED_JUDGE else "cannot be judged") if given else "refused by the service"
-            summary[suite] = {**not_run(why), **({} if given else {"unjudged": unjudged})}
-            continue
-        summary[suite] = {
-            "pass@1": mean.mean,
-            "stderr": mean.stderr,
-            "n": mean.n,
-            "k": k,
-            "tokens": sum(line["tokens"] for line in given) / len(given),
-            "truncated": sum(not line["finished"] for line in given) / len(given),
-            "reflection": sum(line["reflects"] for line in given) / len(given),
-            **({"unjudged": unjudged} if unjudged else {}),
-        }
-        if k > 1 and (votes := _votes(given, suite)):
-            summary[suite][f"cons@{k}"] = mean_by_problem(votes).mean
+            lines_of[suite].append(line)
+    return {suite: _summarise_suite(suite, members, k) for suite, members in lines_of.items()}
+
+
+def _summarise_suite(suite: str, lines: list[Line], k: int) -> Summary:
+    mean = mean_by_problem(by_problem(lines, suite))
+    unjudged = sum(line["scores"][suite] is None for line in lines)
+    answered = [line for line in lines if not line.get("refused")]
+    if not answered:
+        return {**not_run("refused by the service"), "unjudged": unjudged}
+    if not mean.n:
+        return not_run("no judge" if suite in NEED_JUDGE else "cannot be judged")
+
+    summary: Summary = {
+        "pass@1": mean.mean,
+        "stderr": mean.stderr,
+        "n": mean.n,
+        "k": k,
+        "tokens": sum(line["tokens"] for line in answered) / len(answered),
+        "truncated": sum(not line["finished"] for line in answered) / len(answered),
+        "reflection": sum(line["reflects"] for line in answered) / len(answered),
+    }
+    if unjudged:
+        summary["unjudged"] = unjudged
+    votes = _votes(answered, suite) if k > 1 else {}
+    if votes:
+        summary[f"cons@{k}"] = mean_by_problem(votes).mean
     return summary
 
 
-def not_run(reason: str) -> dict[str, float | int | str | None]:
-    """A suite that has no score, which is not a score of 0."""
+def not_run(reason: str) -> Summary:
+    """Return the summary of a suite without a score, which is not a score of 0."""
     return {"pass@1": None, "n": 0, "note": f"not run: {reason}"}
 
 
-def _votes(members: Sequence[dict[str, Any]], suite: str) -> dict[str, list[float]]:
-    """{problem: [1 or 0]}, the verdict on the majority's answer (v2 D.1: cons@64), for problems whose answers can be voted on."""
-    problems: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for line in members:
-        if line["answer"] is not None and suite not in ("format", "language"):
-            problems[line["id"]].append(line)
+def _votes(lines: Sequence[Line], suite: str) -> dict[str, list[float]]:
+    """Return {problem: [1 or 0]}, the verdict on the majority's answer (v2 D.1: cons@64).
+
+    Only problems whose answers can be voted on are in it.
+    """
+    if suite in ("format", "language"):
+        return {}
+    samples_of: dict[str, list[Line]] = defaultdict(list)
+    for line in lines:
+        if line["answer"] is not None:
+            samples_of[line["id"]].append(line)
+
     votes: dict[str, list[float]] = {}
-    for problem, samples in problems.items():
+    for problem, samples in samples_of.items():
         chosen = majority([line["answer"] or None for line in samples])
-        value = 0.0 if chosen is None else next(line["scores"][suite] for line in samples if line["answer"] == chosen)
+        if chosen is None:
+            votes[problem] = [0.0]
+            continue
+        value = next(line["scores"][suite] for line in samples if line["answer"] == chosen)
         if value is not None:
             votes[problem] = [value]
     return votes

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-Z95 = 1.959964  # two-sided 95 % of the normal distribution
+# Two-sided 95 % of the normal distribution.
+Z95 = 1.959964
 
 
 class Mean(NamedTuple):
@@ -28,19 +29,23 @@ class Difference(NamedTuple):
 
 
 def mean_by_problem(values: Mapping[str, Sequence[float]]) -> Mean:
-    """Mean over problems of the mean over a problem's k samples: pass@1 where values are 0 or 1 (v2 D.1).
+    """Return the mean over problems of the mean over a problem's samples: pass@1 where values are 0 or 1 (v2 D.1).
 
-    The standard error is that of the problem means, since samples of one problem are not independent.
+    The standard error is that of the problems' means, since samples of one problem are not independent.
 
     >>> mean_by_problem({"a": [1, 1], "b": [0, 1]})
     Mean(mean=0.75, stderr=0.25, n=2)
     """
     means = [sum(sample) / len(sample) for sample in values.values() if sample]
-    return Mean(*_mean_stderr(means), len(means))
+    mean, stderr = _mean_stderr(means)
+    return Mean(mean, stderr, len(means))
 
 
 def paired_difference(a: Mapping[str, Sequence[float]], b: Mapping[str, Sequence[float]]) -> Difference:
-    """How much higher a is than b on the same problems; the interval is the normal one (problems number hundreds)."""
+    """Return how much higher a is than b on the problems that both have.
+
+    The interval is that of a normal distribution: there are hundreds of problems.
+    """
     shared = [problem for problem in a if a[problem] and b.get(problem)]
     deltas = [sum(a[problem]) / len(a[problem]) - sum(b[problem]) / len(b[problem]) for problem in shared]
     mean, stderr = _mean_stderr(deltas)
@@ -48,20 +53,25 @@ def paired_difference(a: Mapping[str, Sequence[float]], b: Mapping[str, Sequence
 
 
 def majority(answers: Sequence[str | None]) -> str | None:
-    """The most frequent answer, the earliest of equals; None counts only where nothing else was answered (cons@k)."""
+    """Return the most frequent answer, for cons@k; of equally frequent ones the earliest.
+
+    None, a missing answer, is returned only where there is no other.
+    """
     counts = Counter(answer for answer in answers if answer is not None)
     return max(counts, key=lambda answer: counts[answer]) if counts else None
 
 
 def wilson(wins: int, losses: int) -> tuple[float, float]:
-    """95 % interval of wins / (wins + losses) (Wilson's, which stays inside 0..1)."""
+    """Return the 95 % interval of wins / (wins + losses): Wilson's, which stays inside 0..1."""
     n = wins + losses
     if not n:
         return 0.0, 1.0
-    share, z2 = wins / n, Z95**2
+    share = wins / n
+    z2 = Z95**2
     middle = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = Z95 * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    return min(middle - half, share), max(middle + half, share)  # at 0 and 1 rounding may leave the share outside
+    # At 0 and 1 rounding may leave the share outside.
+    return min(middle - half, share), max(middle + half, share)
 
 
 def _mean_stderr(values: Sequence[float]) -> tuple[float, float]:
@@ -71,4 +81,5 @@ def _mean_stderr(values: Sequence[float]) -> tuple[float, float]:
     mean = sum(values) / n
     if n == 1:
         return mean, math.nan
-    return mean, math.sqrt(sum((value - mean) ** 2 for value in values) / (n - 1) / n)
+    variance = sum((value - mean) ** 2 for value in values) / (n - 1)
+    return mean, math.sqrt(variance / n)
