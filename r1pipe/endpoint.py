@@ -33,7 +33,8 @@ LONGEST_REQUESTED_WAIT_S = 600.0
 # Bytes.
 LONGEST_REPLY = 4 << 20
 
-# Requests in a row with neither an answer nor a refusal, after which no more are sent: a dead service must not take hours.
+# After this many requests in a row with neither an answer nor a refusal no more are sent: a dead service must not take
+# hours.
 GIVE_UP_AFTER = 32
 
 # Status codes that are a mistake in the config, and what to do.

@@ -119,7 +119,7 @@ def differences(
     pairs: Sequence[tuple[str, str]],
     extra: Mapping[str, dict[str, dict[str, list[float]]]],
 ) -> list[dict[str, Any]]:
-    """Return mean(a - b) over the shared problems, with its 95 % interval, for every pair and every suite that both have.
+    """Return mean(a - b) with its 95 % interval, over the shared problems, for every pair and suite that both have.
 
     Args:
         reports: checkpoint -> lines.

@@ -174,9 +174,9 @@ def summarise(lines: Sequence[Line], k: int) -> dict[str, Summary]:
         {suite: {pass@1, stderr, n problems, k, tokens, truncated, reflection, (cons@k), (unjudged)}}.
 
         tokens is the mean length of a response, truncated the share that max_tokens cut, reflection the share whose
-        thinking holds one of the paper's reflective words. unjudged is the number of responses that could not be judged,
-        with those that a service refused to give. The means are over the others; tokens, truncated and reflection are
-        over all responses that were given.
+        thinking holds one of the paper's reflective words. unjudged is the number of responses that could not be
+        judged, with those that a service refused to give. The means are over the others;
+        tokens, truncated and reflection are over all responses that were given.
     """
     lines_of: dict[str, list[Line]] = defaultdict(list)
     for line in lines:

@@ -1,8 +1,8 @@
 """Attention of one new token a sequence over a cache that stays in place, so that a CUDA graph can hold it.
 
-A cache has a slot for each sequence. Which slot a row of the batch writes to and reads from, and how many of its columns
-it sees, are tensors, whose new values a graph's replay reads. So the batch shrinks without a copy of the cache, the cache
-holds no padding, and one graph serves every length.
+A cache has a slot for each sequence. Which slot a row of the batch writes to and reads from, and how many of its
+columns it sees, are tensors, whose new values a graph's replay reads. So the batch shrinks without a copy of the cache,
+the cache holds no padding, and one graph serves every length.
 
 Shapes: B rows, S slots, L columns of a slot, T tokens, H query heads, K key heads, D head size.
 """

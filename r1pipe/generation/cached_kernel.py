@@ -1,8 +1,8 @@
 """Attention of one query a row over the row's slot of a cache, as a Triton kernel. It needs a GPU with Triton.
 
-torch's FlashAttention does the same at half the speed of the memory. It pads the few query heads of a key head to 64 or
-128 rows and copies queries and outputs (H100, a 0.5B shape: these take 48 and 60 us a layer in addition to the 20 and 29
-us that reading the keys takes).
+torch's FlashAttention does the same at half the speed of the memory. It pads the few query heads of a key head to 64
+or 128 rows and copies queries and outputs (H100, a 0.5B shape: it takes 48 and 60 us a layer, of which reading the keys
+needs 20 and 29 us).
 
 Shapes: B rows, S slots, L columns of a slot, H query heads, K key heads, G = H / K, D head size, C columns of a block,
 N parts that a row's columns are cut into.
@@ -20,8 +20,8 @@ BLOCK = 32
 
 WARPS = 2
 
-# Blocks on their way from memory, by the bytes of an element. More do not fit beside each other on cards smaller than an
-# H100.
+# Blocks on their way from memory, by the bytes of an element. More do not fit beside each other on cards smaller than
+# an H100.
 STAGES = {2: 4, 4: 2}
 
 # With fewer programs than this, rows are cut into parts. Measured on an H100: above it, joining the parts takes longer

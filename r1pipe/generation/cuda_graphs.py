@@ -1,12 +1,12 @@
 """A step of decoding as a CUDA graph.
 
 Without it a small model on a GPU waits for Python at every kernel of every token. One graph is a whole step: it reads
-the last tokens, samples the next and notes which sequences have ended, all in memory that stays in place, so the CPU has
-nothing to do but start it. There is a graph for each of a few batch sizes, and sequences that have ended leave when a
+the last tokens, samples the next and notes which sequences have ended, all in memory that stays in place, so the CPU
+only has to start it. There is a graph for each of a few batch sizes, and sequences that have ended leave when a
 smaller one suffices. The layers may be compiled first, which joins their small kernels.
 
-Shapes: P prompts, T their tokens, R rows (sequences that there is room for), S = R + 1 slots of the cache (rows without a
-sequence write to the last), B rows in use, L columns of a slot, K key heads, D head size, V vocabulary.
+Shapes: P prompts, T their tokens, R rows (sequences that there is room for), S = R + 1 slots of the cache (rows without
+a sequence write to the last), B rows in use, L columns of a slot, K key heads, D head size, V vocabulary.
 """
 
 from __future__ import annotations

@@ -21,7 +21,8 @@ from r1pipe.generation.rounds import Task, candidates_of
 if TYPE_CHECKING:
     from r1pipe.generation.sampling_loop import SamplingLoop
 
-# Candidates in one call of the verifier: enough to keep the sandboxes busy, few enough that verdicts reach the disk soon.
+# Candidates in one call of the verifier: enough to keep the sandboxes busy, few enough that verdicts reach the disk
+# soon.
 VERIFIED_AT_A_TIME = 256
 
 

@@ -1,7 +1,7 @@
 """The engine `ray`: sampling, verifying and filtering over the machines of a Ray cluster (the extra `ray`).
 
-Each round is one Ray Data pipeline. The cluster is the one that RAY_ADDRESS names, or one that `ray start` has started on
-this machine, or this machine alone. All its machines have the same environment and see the same paths.
+Each round is one Ray Data pipeline. The cluster is the one that RAY_ADDRESS names, or one that `ray start` has started
+on this machine, or this machine alone. All its machines have the same environment and see the same paths.
 
 What is drawn is the same as with the engine `local`: units, keys and seeds are the same, and so is the journal, which
 this process writes as results arrive. So a run may go on with the other engine. When a machine dies, Ray does its work

@@ -1,4 +1,4 @@
-"""What stages call to sample: `sample` for responses, `sample_and_verify` for candidates that are verified meanwhile."""
+"""What stages call: `sample` for responses, `sample_and_verify` for candidates that are verified meanwhile."""
 
 from __future__ import annotations
 

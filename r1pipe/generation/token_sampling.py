@@ -53,7 +53,7 @@ def sample_tokens(logits_BV: torch.Tensor, temperature: float, top_p: float, com
         logits_BV: the model's.
         temperature: 0 takes the most probable token.
         top_p: 1 = all tokens.
-        compiled: on a GPU with top_p = 1, draw with compiled kernels: they are few, so less time goes into starting them.
+        compiled: on a GPU with top_p = 1, draw with compiled kernels, which are fewer.
     """
     if temperature == 0:
         return logits_BV.argmax(-1)
@@ -81,7 +81,7 @@ def sample_tokens(logits_BV: torch.Tensor, temperature: float, top_p: float, com
 
 
 def sample_by_chunks(logits_BV: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Sample one token a row, (B,), as `sample_tokens` does on a GPU: first a chunk of the vocabulary, then a token in it.
+    """Sample one token a row, (B,), as `sample_tokens` does on a GPU: first a chunk of the vocabulary, then a token.
 
     Compiled it reads the logits once.
     """

@@ -2,8 +2,8 @@
 
     python tests/bench/bench_decode.py
 
-Prints seconds and the ratio for groups of 8 on the shipped base, answering world problems with the thinking begun, as in a rollout.
-The two draw different random numbers, so tokens a second are compared, not seconds.
+Prints seconds and the ratio for groups of 8 on the shipped base, which answers world problems with the thinking begun,
+as in a rollout. The two draw different random numbers, so tokens a second are compared, not seconds.
 """
 
 from __future__ import annotations

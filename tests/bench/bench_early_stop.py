@@ -2,8 +2,9 @@
 
     python tests/bench/bench_early_stop.py
 
-Replays ../shared/data/reasoning_gym_rollouts.jsonl.gz as a generator: 3 completions a prompt (easy), in the file's order, right where the
-source's score is 1; tokens are words, numbers and signs (the file has no tokens). The sampling loop of the stages decides what is drawn.
+Replays ../shared/data/reasoning_gym_rollouts.jsonl.gz as a generator: 3 completions a prompt (easy), in the file's order,
+right where the source's score is 1. Tokens are words, numbers and signs, since the file has no tokens. The stages' own
+sampling loop decides what is drawn.
 """
 
 from __future__ import annotations
@@ -88,10 +89,12 @@ def main() -> None:
     print(f"{len(rows)} prompts, 3 recorded completions each")
     print(f"{'kept a prompt':>14} {'rows kept':>10} {'samples':>17} {'tokens':>21} {'saved':>7}")
     for keep in (1, 2, 3):
-        fixed, early = run(rows, None, keep), run(rows, keep, keep)
-        assert fixed[0] == early[0], "early stop keeps the same rows"
+        rows_kept, fixed_samples, fixed_tokens = run(rows, None, keep)
+        rows_kept_early, samples, tokens = run(rows, keep, keep)
+        assert rows_kept == rows_kept_early, "early stop keeps the same rows"
+        saved = 1 - tokens / fixed_tokens
         print(
-            f"{keep:>14} {early[0]:>10} {fixed[1]:>8} ->{early[1]:>6} {fixed[2]:>10} ->{early[2]:>8} {1 - early[2] / fixed[2]:>7.1%}"
+            f"{keep:>14} {rows_kept:>10} {fixed_samples:>8} ->{samples:>6} {fixed_tokens:>10} ->{tokens:>8} {saved:>7.1%}"
         )
 
 

@@ -2,9 +2,9 @@
 
     python tests/bench/bench_overlap.py
 
-A local server answers after 200 ms; a verdict costs 20 ms of CPU, in a process beside this one, where symbolic answers and programs are verified
-(`worker`), or in this one's interpreter, which then also has the requests to make, some 2 ms each (`here`). With few requests in flight sampling is
-the larger part, with many verifying is.
+A local server answers after 200 ms. A verdict takes 20 ms of CPU, either in another process, where symbolic answers and
+programs are verified (`worker`), or in this process, which then also has to make the requests, about 2 ms each (`here`).
+With few requests in flight sampling is the larger part, with many verifying is.
 """
 
 from __future__ import annotations

@@ -1,11 +1,16 @@
-"""Rejection sampling's back end `vllm` beside a bare vLLM loop: the same engine, prompts and sampling parameters, tokens a second.
+"""Rejection sampling's back end `vllm` beside a bare vLLM loop, in tokens a second.
 
-    python tests/bench/bench_vllm_sampling.py --out sampling.json      one CUDA machine with vLLM; no network; about five minutes
+    python tests/bench/bench_vllm_sampling.py --out sampling.json
 
-Qwen2.5-0.5B's shape with random weights, 64 prompts of 128 tokens x 16 responses of at most 256. A bare `LLM.generate` over all prompts with
-n = 16 and no seeds beside r1pipe's whole sampler (seeds, units, journal on disk). One engine, prefix cache emptied before each turn; each goes
-first in every second turn; the median of --turns after one that warms up.
-Last, whether draws follow the model: by transformers' logits, log p of what was drawn is minus the entropy on average, also where top_p cuts.
+It needs one CUDA machine with vLLM, no network, and about five minutes.
+
+Qwen2.5-0.5B's shape with random weights, 64 prompts of 128 tokens x 16 responses of at most 256. A bare `LLM.generate`
+over all prompts, with n = 16 and no seeds, is compared with r1pipe's whole sampling loop (seeds, units, journal on disk).
+Both use one engine, whose prefix cache is emptied before each turn; each goes first in every second turn. The result is
+the median of --turns after one that warms up.
+
+Last, whether draws follow the model: by transformers' logits, log p of what was drawn is minus the entropy on average,
+also where top_p cuts.
 """
 
 from __future__ import annotations
@@ -31,7 +36,10 @@ PROMPTS, EACH, MAX_TOKENS, BAR = 64, 16, 256, 0.95
 def surprise(
     engine: Any, params: Any, prompts: list[Any], checkpoint: Path, temperature: float, top_p: float
 ) -> dict[str, float]:
-    """Mean and standard error of log p(drawn) + entropy, and the share of draws outside the nucleus; transformers' float32 logits of bf16 weights."""
+    """Return mean and standard error of log p(drawn) + entropy, and the share of draws outside the nucleus.
+
+    The logits are transformers', in float32 from bfloat16 weights.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -134,10 +142,9 @@ def main() -> None:
                 engine, SamplingParams, prompts * 4, checkpoint, temperature, top_p
             )
             follows = abs(found["mean"]) <= 4 * found["error"] + 0.01 and found["outside"] <= 0.002
-            print(
-                f"temperature {temperature}, top_p {top_p}: log p + entropy {found['mean']:+.4f} +- {found['error']:.4f}, outside {found['outside']:.5f}",
-                end="",
-            )
+            print(f"temperature {temperature}, top_p {top_p}: ", end="")
+            print(f"log p + entropy {found['mean']:+.4f} +- {found['error']:.4f}, ", end="")
+            print(f"outside {found['outside']:.5f}", end="")
             print(": drawn from the model" if follows else ": NOT drawn from the model", flush=True)
         counted = [
             engine.generate(prompts[:8], SamplingParams(n=4, temperature=1.0, max_tokens=32, seed=5), use_tqdm=False)
@@ -155,7 +162,8 @@ def main() -> None:
             len(one) for one, _ in pairs
         )
         print(
-            f"samples of one request have the seeds seed, seed + 1, ...: {same:.2f} of their tokens are those of requests with these seeds"
+            f"samples of one request have the seeds seed, seed + 1, ...: {same:.2f} of their tokens are those of requests "
+            "with these seeds"
         )
     medians = {name: statistics.median(values) for name, values in rates.items()}
     for name, rate in medians.items():

@@ -48,7 +48,7 @@ def sampling(base_url: str, model: str = "good", n: int = 8, **endpoint: Any) ->
 
 
 def write_prompts(folder: Path, count: int = 12) -> Path:
-    """`folder`/p.jsonl with `count` rows; a file that holds them already is left alone, since another rank may read it."""
+    """Write `folder`/p.jsonl with `count` rows, unless it holds them already: another rank may be reading it."""
     path = folder / "p.jsonl"
     text = "".join(json.dumps(row) + "\n" for row in rows(count))
     if not path.exists() or path.read_text() != text:

@@ -1,4 +1,7 @@
-"""The kernel on a GPU; `TRITON_INTERPRET=1 pytest` runs it without one where Triton is installed (and a NumPy below 2.4)."""
+"""The kernel on a GPU.
+
+`TRITON_INTERPRET=1 pytest` runs it without one where Triton is installed (and a NumPy below 2.4).
+"""
 
 from __future__ import annotations
 

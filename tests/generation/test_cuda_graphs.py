@@ -1,4 +1,7 @@
-"""A step of decoding over a cache that stays in place computes what the model computes; the graphs themselves need a GPU."""
+"""A step of decoding over a cache that stays in place computes what the model computes.
+
+The graphs themselves need a GPU.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +80,7 @@ def with_room(model: Any, rows: int, columns: int, **more: Any) -> GraphedModel:
 def test_each_token_is_drawn_from_the_models_distribution(
     name: str, temperature: float, top_p: float, device: str, monkeypatch
 ) -> None:
-    """Over several sizes of the batch and of the cache, with prompts of unequal lengths; later rollouts find the first one's cache."""
+    """Over several sizes of batch and cache, with prompts of unequal lengths; later rollouts use the first one's cache."""
     model = make(name, device)
     graphed = with_room(model, 48, 7 + 40)
     plain, sizes = graphed._advance, set()
@@ -121,7 +124,10 @@ class Touched(TorchDispatchMode):
 @pytest.mark.parametrize(("temperature", "top_p"), [(0, 1.0), (1.0, 1.0), (0.6, 0.95)])
 @pytest.mark.parametrize("name", MAKES)
 def test_a_step_on_a_gpu_needs_nothing_of_the_cpu(name: str, temperature: float, top_p: float, monkeypatch) -> None:
-    """Else it cannot be recorded. Tried with tensors that have a device and no numbers, and with the lengths that benchmarks force."""
+    """Otherwise it cannot be recorded.
+
+    The tensors have a device and no numbers; lengths are forced as in benchmarks.
+    """
     for where, value in ((torch.cuda, "Stream"), (torch.cuda, "graph_pool_handle"), (graphs, "free_memory")):
         monkeypatch.setattr(where, value, lambda *of: 2**40 if of else None)
     for kind, name_ in (
@@ -230,7 +236,7 @@ def test_a_run_without_room_is_our_mistake() -> None:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_what_has_ended_is_told_of_once_while_others_are_drawn(device: str) -> None:
+def test_ended_sequences_are_reported_once_while_others_are_drawn(device: str) -> None:
     model = make(device=device)
     told: list[tuple[int, list[int]]] = []
     looks: list[int] = []
@@ -248,12 +254,15 @@ def test_what_has_ended_is_told_of_once_while_others_are_drawn(device: str) -> N
         assert all(out[place] == ids for place, ids in told)
         assert {i for i, ids in enumerate(out) if len(ids) < max(map(len, out)) - 8} <= dict(told).keys()
         torch.manual_seed(seed)
-        assert decode(model, PROMPTS, **asked).token_ids == out, "nobody's draws depend on who is told"
+        assert decode(model, PROMPTS, **asked).token_ids == out, "a callback changes no draw"
 
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_the_temperature_changes(device: str) -> None:
-    """As from one phase of training to the next. On a GPU the second way of drawing found no memory pool, and graphs were given up."""
+    """As from one phase of training to the next.
+
+    On a GPU the second settings once found no memory pool, and graphs were given up.
+    """
     model = make(device=device)
     graphed = with_room(model, 3, 27)
     asked = {"max_new_tokens": 20, "eos_ids": [], "pad_id": 0, "graphed": graphed}

@@ -41,7 +41,7 @@ def test_a_group_shares_its_prompt_and_sequences_that_end_leave_the_batch(model)
     for i, (ids, found) in enumerate(zip(out, logps, strict=True)):
         assert all(token not in ends for token in ids[:-1])
         assert ids[-1] in ends or len(ids) == 24
-        # each token was drawn with the probability that a fresh forward pass of this row alone gives it: no row was mixed up with another
+        # Each token has the probability that a fresh forward pass of this row alone gives it: no rows were mixed up.
         logits = (
             model(torch.tensor([PROMPTS[i // 16] + ids], device=model.device))
             .logits[0, len(PROMPTS[i // 16]) - 1 : -1]
@@ -51,7 +51,7 @@ def test_a_group_shares_its_prompt_and_sequences_that_end_leave_the_batch(model)
         assert torch.allclose(torch.tensor(found), wanted, atol=1e-4)
 
 
-def test_what_has_ended_is_told_of_once_while_others_are_drawn(model):
+def test_ended_sequences_are_reported_once_while_others_are_drawn(model):
     told: dict[int, list[int]] = {}
     looks = []
 

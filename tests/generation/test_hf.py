@@ -56,7 +56,7 @@ def test_rounds_end_when_enough_is_kept_and_ranks_give_the_same(
 
 
 def test_a_resumed_stage_with_other_rows_credits_no_sample_to_another_row(tiny_checkpoint: Path, here: Any) -> None:
-    """Isolation that was missing in the first attempt brings code rows back: every batch then holds other rows than its number did before."""
+    """Once the machine can isolate code, code rows come back, and every batch holds other rows than before."""
 
     def run(rows: list[dict[str, Any]], workdir: Path) -> list[tuple[str, str]]:
         workdir.mkdir(exist_ok=True)

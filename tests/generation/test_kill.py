@@ -1,4 +1,4 @@
-"""kill -9 at random moments of a stage that samples from a service with whims: what it ends with is what an undisturbed one ends with."""
+"""kill -9 at random moments of a stage that samples from an unreliable service: the result is that of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _lines(folder: Path) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("stop_after", [None, 3])
 def test_twenty_kills_lose_and_repeat_nothing(tmp_path: Path, stop_after: int | None) -> None:
-    """Most kills come while samples are drawn, at random places between the first and the last; the rest while all is read, judged and written."""
+    """Most kills come while samples are drawn, at random places; the rest while all is read, judged and written."""
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(
         ["r1pipe.rewards", "r1pipe.data.candidates", "r1pipe.generation.sampling", "r1pipe.generation.openai", "httpx2"]

@@ -29,7 +29,7 @@ def service() -> Iterator[str]:
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Two nodes of one CPU on this machine, each with its own raylet and workers, beside a head that only keeps the books."""
+    """Two nodes of one CPU on this machine, each with its own raylet and workers, beside a head that runs nothing."""
     import ray
     from ray.cluster_utils import Cluster
 
@@ -145,7 +145,7 @@ def test_a_budget_a_refusal_and_a_checkpoint(cluster: Any, service: str, tiny_ch
 
 
 @needs_ray
-def test_an_address_without_a_cluster_is_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_without_a_cluster_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     from r1pipe.generation.ray_cluster import join_cluster
 
     for address in "127.0.0.1:1", "localhost:1", "127.0.0.1:99999", "[::1]:1":
@@ -161,7 +161,7 @@ def test_without_ray_it_says_what_to_install(service: str, tmp_path: Path) -> No
         run_stage(tmp_path, service, engine="ray")
 
 
-def test_the_engine_is_no_part_of_the_fingerprint_and_spreads_the_work_itself() -> None:
+def test_the_engine_is_not_in_the_fingerprint_and_spreads_the_work_itself() -> None:
     from r1pipe.run.fingerprints import NOT_FINGERPRINTED
 
     dumped = [

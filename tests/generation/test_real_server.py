@@ -1,4 +1,4 @@
-"""rejection-sampling from a real OpenAI-compatible server, `transformers serve` with the shipped base, and from the same checkpoint in this process."""
+"""rejection-sampling from a real server, `transformers serve` with the shipped base, and from the same checkpoint here."""
 
 from __future__ import annotations
 

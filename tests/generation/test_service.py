@@ -144,7 +144,7 @@ def test_what_is_refused_is_dropped_with_its_reason_and_asked_again_later(servic
 
 
 def test_many_refusals_in_a_row_stop_nothing(service: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They come first in every attempt, since what is refused is asked again: counted as failures they would stop the stage for ever."""
+    """They come first in every attempt: counted as failures, they would stop the stage every time."""
     from r1pipe import endpoint
 
     monkeypatch.setattr(endpoint, "GIVE_UP_AFTER", 4)
@@ -249,7 +249,7 @@ def test_one_model_and_not_two(service: str, tmp_path: Path) -> None:
         load_generator(None, rows(), Sampling(), "chat", seed=0)
 
 
-def test_how_a_service_is_asked_is_no_part_of_the_fingerprint(tmp_path: Path) -> None:
+def test_how_a_service_is_called_is_not_in_the_fingerprint(tmp_path: Path) -> None:
     from r1pipe.config.registry import load_kind
     from r1pipe.run.fingerprints import NOT_FINGERPRINTED
 

@@ -1,4 +1,7 @@
-"""What the back end `vllm` asks of the engine and makes of its answer; the engine itself needs a GPU (tests/bench/bench_vllm_sampling.py)."""
+"""What the back end `vllm` sends to the engine and makes of its answer.
+
+The engine itself needs a GPU (tests/bench/bench_vllm_sampling.py).
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,10 @@ END = 7  # an ordinary token, as a stop id of generation_config may be
 
 
 class Engine:
-    """Answers each sample with the digits of its seed, and cuts every second one; an end token is in the ids and not in the text."""
+    """Answers each sample with the digits of its seed, and cuts every second one.
+
+    An end token is in the ids and not in the text.
+    """
 
     refuses = False
 
