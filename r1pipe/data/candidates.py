@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from r1pipe.artifacts import Prompts
 from r1pipe.data.card import TokenCounter
+from r1pipe.data.files import Row
 from r1pipe.data.filters import Filters, shape_reason, units
 from r1pipe.data.io import read_rows, write_rows
 from r1pipe.errors import InputError
@@ -31,7 +32,7 @@ _ANSWER_SENTENCES = {"en": ("The answer is ", "."), "zh": ("答案是", "。")}
 class Candidate:
     """A response to a row, where it came from, and why it was dropped."""
 
-    row: dict[str, Any]
+    row: Row
 
     response: str
 
@@ -74,7 +75,7 @@ class Candidate:
 # --- where candidates come from ---------------------------------------------------------------------------------------
 
 
-def read_prompts(path: Path, here: Here) -> list[dict[str, Any]]:
+def read_prompts(path: Path, here: Here) -> list[Row]:
     """The prompts of a dataset that this machine can verify.
 
     Without isolation, code is left out, and a warning says so.
@@ -83,6 +84,7 @@ def read_prompts(path: Path, here: Here) -> list[dict[str, Any]]:
         InputError: as read_rows; also if no prompt is left.
     """
     rows = read_rows(path, Prompts)
+    # Verifying code runs programs that a model wrote, which is safe in isolation only.
     if here.isolation:
         return rows
 
@@ -98,7 +100,7 @@ def read_prompts(path: Path, here: Here) -> list[dict[str, Any]]:
     return kept
 
 
-def to_chat_form(response: str, row: dict[str, Any]) -> str:
+def to_chat_form(response: str, row: Row) -> str:
     r"""R1-Zero's `<answer>42</answer>` as the summary of the chat form; anything else as it is.
 
     >>> to_chat_form("<think>6*7=42</think><answer>42</answer>", {"answer": "42"})
@@ -109,11 +111,12 @@ def to_chat_form(response: str, row: dict[str, Any]) -> str:
         return response
     head = head.rstrip()
     answer = rest.split(ANSWER_CLOSE)[0].strip()
+    # In the chat form, \boxed{} marks the answer of a sentence. A program is not in a box.
     needs_box = "answer" in row and "tests" not in row and "\\boxed" not in answer
     return f"{head}\\boxed{{{answer}}}" if needs_box else f"{head}{answer}"
 
 
-def reused(row: dict[str, Any]) -> str | None:
+def reused(row: Row) -> str | None:
     """The row's own worked solution as a response; None if it has none.
 
     The text of the solution becomes the thinking, the row's answer the summary. A solution that already has thinking is
@@ -134,7 +137,7 @@ def reused(row: dict[str, Any]) -> str | None:
     return join_response(solution, f"{before}\\boxed{{{row['answer']}}}{after}")
 
 
-def reuse_candidates(rows: Iterable[dict[str, Any]]) -> list[Candidate]:
+def reuse_candidates(rows: Iterable[Row]) -> list[Candidate]:
     """A candidate for every row that has a solution."""
     candidates = []
     for row in rows:
@@ -208,16 +211,21 @@ def _verdicts(candidates: Sequence[Candidate], judge: Judge | None) -> dict[int,
     numbers = [number for number, candidate in enumerate(candidates) if not candidate.reason]
     responses = [candidates[number].response for number in numbers]
     rows = [candidates[number].row for number in numbers]
-    verdicts: dict[int, bool | None] = dict(zip(numbers, correct(responses, rows), strict=True))
+    by_rule = correct(responses, rows)
+    verdicts: dict[int, bool | None] = dict(zip(numbers, by_rule, strict=True))
 
-    for_judge = [number for number in numbers if verdicts[number] is None and not _has_rule(candidates[number])]
+    # Where there is a rule, only the rule decides: a row with an answer or tests never goes to the judge.
+    unjudged = [number for number in numbers if verdicts[number] is None]
+    for_judge = [number for number in unjudged if not _has_rule(candidates[number])]
     if judge is not None and for_judge:
 
         def ask(number: int) -> bool | None:
             return judge.right(candidates[number].row, candidates[number].response)
 
+        # A judge behind a service answers several questions at a time.
         with ThreadPoolExecutor(judge.max_in_flight) as threads:
-            verdicts.update(zip(for_judge, threads.map(ask, for_judge), strict=True))
+            answers = threads.map(ask, for_judge)
+            verdicts.update(zip(for_judge, answers, strict=True))
     return verdicts
 
 
@@ -263,6 +271,7 @@ def choose(
     chosen = list(candidates)
     kept: list[int] = []
     for numbers in prompts.values():
+        # `seen` counts different responses: a duplicate does not use up one of the prompt's places.
         seen: set[str] = set()
         for number in _preferred_first(candidates, numbers, prefer, rng):
             response = candidates[number].response
@@ -274,6 +283,7 @@ def choose(
                 seen.add(response)
                 kept.append(number)
 
+    # Drawn and not cut from the end, so that the order of the prompts does not decide.
     if max_rows is not None:
         for number in rng.sample(kept, max(0, len(kept) - max_rows)):
             chosen[number] = chosen[number].drop("enough rows")
@@ -281,7 +291,10 @@ def choose(
 
 
 def _preferred_first(
-    candidates: Sequence[Candidate], numbers: Sequence[int], prefer: Prefer, rng: random.Random
+    candidates: Sequence[Candidate],
+    numbers: Sequence[int],
+    prefer: Prefer,
+    rng: random.Random,
 ) -> list[int]:
     """The numbers of one prompt's candidates, in the order of preference."""
     if prefer == "diverse":
@@ -309,8 +322,12 @@ def _diverse_first(candidates: Mapping[int, Candidate]) -> list[int]:
     # For each candidate that is left, its overlap with the nearest of those taken.
     nearest = dict.fromkeys(candidates, 0.0)
     order: list[int] = []
+
+    def rank(number: int) -> tuple[bool, float, int]:
+        return candidates[number].source == "reuse", nearest[number], number
+
     while nearest:
-        taken = min(nearest, key=lambda number: (candidates[number].source == "reuse", nearest[number], number))
+        taken = min(nearest, key=rank)
         order.append(taken)
         del nearest[taken]
         for number in nearest:
@@ -345,6 +362,7 @@ def write_chats(
     Raises:
         InputError: nothing was kept; the error gives the reasons by source.
     """
+    # The counts are part of the card, and of the message if nothing is kept.
     counts = count_by_source(candidates)
     kept = [candidate for candidate in candidates if not candidate.reason]
     if not kept:
@@ -395,6 +413,7 @@ def chat_ids(candidates: Sequence[Candidate]) -> list[str]:
     numbers: Counter[str] = Counter()
     names = []
     for candidate in candidates:
+        # Prompts of two datasets may have one id; their responses are numbered together.
         prompt = candidate.row["id"]
         name = prompt
         if numbers[prompt]:
@@ -408,7 +427,7 @@ def chat_ids(candidates: Sequence[Candidate]) -> list[str]:
     return names
 
 
-def as_chat(candidate: Candidate, name: str) -> dict[str, Any]:
+def as_chat(candidate: Candidate, name: str) -> Row:
     """A row of a Chats dataset with the id `name`."""
     row = candidate.row
     question = [{"role": "user", "content": row["prompt"]}] if "messages" not in row else row["messages"][:-1]

@@ -116,6 +116,7 @@ def statistics(*, domain: Any, rounds: Any, characters: Any, tokens: Any = None)
         rows = int(np.count_nonzero(members_R))
         numbers: dict[str, Any] = {
             "rows": rows,
+            # An empty dataset has a card too.
             "share": round(rows / max(len(codes_R), 1), 4),
             "rounds": 0.0,
         }
@@ -156,9 +157,11 @@ def table(card: Mapping[str, Any]) -> str:
     heads += [f"p{percentile}" for percentile in PERCENTILES]
     heads.append("max")
 
+    # Numbers are aligned to the right.
     lines = [_table_line(heads), "| --- |" + " ---: |" * (len(heads) - 1)]
     for name, numbers in [*stats["domains"].items(), ("**Total**", stats["total"])]:
         cells = [name, f"{numbers['rows']:,}", f"{numbers['share']:.1%}", str(numbers["rounds"])]
+        # A dataset without rows has no lengths.
         spread = numbers.get(unit, {})
         cells.append(" | ".join(f"{value:,}" for value in spread.values()))
         lines.append(_table_line(cells))

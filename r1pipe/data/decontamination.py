@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from r1pipe.artifacts import Prompts
+from r1pipe.data.files import Row
 from r1pipe.data.io import column_names
 from r1pipe.data.mixture import Decontaminate
 from r1pipe.data.selection import raw_rows, selected
@@ -77,6 +77,7 @@ class Grams:
         places = places[equal]
         nearest = nearest[equal]
 
+        # Only the first shared n-gram of each text is reported.
         text_of_place = np.searchsorted(starts, places, side="right") - 1
         texts, first = np.unique(text_of_place, return_index=True)
         return texts, self.owners_G[nearest[first]], places[first] - starts[texts]
@@ -109,6 +110,7 @@ class Benchmarks:
         for source in config.sources:
             for name, row_texts in _read(source, seed):
                 matchable = False
+                # Each text is in one of the two sets; training rows are looked up in both.
                 for text in row_texts:
                     text_words = words(text)
                     n = config.ngram_characters if mostly_characters(text_words) else config.ngram
@@ -144,6 +146,7 @@ class Benchmarks:
         n_R = np.zeros_like(owner_R)
         for grams in self.grams:
             texts, owners, starts = grams.find(hashes_T, offsets)
+            # What the set of words has found is not reported again for characters.
             new = owner_R[texts] < 0
             owner_R[texts[new]] = owners[new]
             start_R[texts[new]] = starts[new]
@@ -169,7 +172,7 @@ def _read(source: Source, seed: int) -> Iterator[tuple[str, list[str]]]:
             yield f"{file}: {row.get('id', where)}", _texts(row, where)
 
 
-def _texts(row: dict[str, Any], where: str) -> list[str]:
+def _texts(row: Row, where: str) -> list[str]:
     """The row's questions and solutions; an answer that is a number has no n-gram."""
     if "messages" not in row and not isinstance(row.get("prompt"), str):
         raise InputError(
@@ -177,5 +180,6 @@ def _texts(row: dict[str, Any], where: str) -> list[str]:
             where,
             f"the row has {column_names(row)}; `columns: {{prompt: THEIRS, solution: THEIRS}}` renames",
         )
+    # A benchmark of conversations has its questions and replies in the messages.
     messages = [message["content"] for message in row.get("messages", ())]
     return messages + [row[column] for column in TEXTS if isinstance(row.get(column), str)]

@@ -38,7 +38,10 @@ MAX_DEPTH = 64
 
 PARQUET_BATCH_ROWS = 4096
 
-Located = tuple[str, dict[str, Any]]
+Row = dict[str, Any]
+"""A row of any kind; r1pipe/text/rows.py has the columns of each kind."""
+
+Located = tuple[str, Row]
 """Where a row stands ("file:line"), and the row."""
 
 Bad = Callable[[InputError], None]
@@ -94,7 +97,8 @@ def dataset_files(path: Path) -> list[Path]:
         InputError: the path does not exist, the folder has no rows, or the file's ending is not one of ENDINGS.
     """
     if path.is_dir():
-        files = [file for file in path.iterdir() if file.name.startswith("rows") and file.name.endswith(ENDINGS)]
+        named_rows = [file for file in path.iterdir() if file.name.startswith("rows")]
+        files = [file for file in named_rows if file.name.endswith(ENDINGS)]
         if not files:
             raise InputError(
                 "the folder has no rows",
@@ -124,7 +128,7 @@ def read_raw(path: Path, on_bad: Bad = refuse) -> Iterator[Located]:
         yield where, row
 
 
-def read_lines(path: Path, on_bad: Bad = refuse) -> Iterator[tuple[str, dict[str, Any], bytes]]:
+def read_lines(path: Path, on_bad: Bad = refuse) -> Iterator[tuple[str, Row, bytes]]:
     """Each row of a dataset as the file has it, with where it stands and its line of JSON.
 
     The line is empty for Parquet.
@@ -144,7 +148,7 @@ def read_lines(path: Path, on_bad: Bad = refuse) -> Iterator[tuple[str, dict[str
             yield from _read_jsonl(file, on_bad)
 
 
-def _read_jsonl(file: Path, on_bad: Bad) -> Iterator[tuple[str, dict[str, Any], bytes]]:
+def _read_jsonl(file: Path, on_bad: Bad) -> Iterator[tuple[str, Row, bytes]]:
     packed = ""
     if file.suffix != ".jsonl":
         packed = file.suffix.lstrip(".").replace("gz", "gzip")
@@ -156,6 +160,7 @@ def _read_jsonl(file: Path, on_bad: Bad) -> Iterator[tuple[str, dict[str, Any], 
 
         with open_lines(file) as stream:
             number = 0
+            # One byte more than allowed, to notice a line that is too long.
             while line := stream.readline(MAX_LINE + 1):
                 number += 1
                 where = f"{file}:{number}"
@@ -176,7 +181,9 @@ def _read_jsonl(file: Path, on_bad: Bad) -> Iterator[tuple[str, dict[str, Any], 
         # An error with a number comes from the system. Without one, the packed data is damaged.
         if packed and not getattr(error, "errno", None):
             raise InputError(
-                f"the file is not a complete {packed} file: {error}", str(file), "fetch or write it again"
+                f"the file is not a complete {packed} file: {error}",
+                str(file),
+                "fetch or write it again",
             ) from None
         raise InputError(f"cannot read: {getattr(error, 'strerror', None) or error}", str(file)) from None
 
@@ -199,7 +206,7 @@ def open_lines(file: Path) -> BinaryIO:
     return opener(file, "rb")
 
 
-def parse_line(line: bytes, first: bool = False) -> dict[str, Any]:
+def parse_line(line: bytes, first: bool = False) -> Row:
     """Parse a line of a file.
 
     Args:
@@ -233,7 +240,8 @@ def parse_line(line: bytes, first: bool = False) -> dict[str, Any]:
     return row
 
 
-def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> Row:
+    # Python's own decoder would keep the last value without a word.
     row = dict(pairs)
     if len(row) < len(pairs):
         keys = [key for key, _ in pairs]
@@ -243,6 +251,7 @@ def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_constant(name: str) -> None:
+    # NaN and Infinity: Python reads and writes them, other programs do not.
     raise ValueError(f"{name} is not a JSON value")
 
 
@@ -270,6 +279,7 @@ def _read_parquet(file: Path, on_bad: Bad) -> Iterator[Located]:
     import pyarrow.parquet
 
     try:
+        # Verified checksums find damage that would otherwise be read as other text.
         with pyarrow.parquet.ParquetFile(file, page_checksum_verification=True) as reader:
             columns = json_columns(reader.schema_arrow, str(file))
             number = 0
@@ -303,6 +313,7 @@ def json_columns(schema: pyarrow.Schema, where: str) -> list[str]:
 def _is_json(kind: pyarrow.DataType) -> bool:
     from pyarrow import types
 
+    # A dictionary here is an encoding: each value is stored once.
     if types.is_dictionary(kind):
         return _is_json(cast(Any, kind).value_type)
     if types.is_struct(kind) or types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
@@ -341,7 +352,8 @@ def batch_rows(batch: Any, file: str, before: int, on_bad: Bad) -> Iterator[Loca
         except UnicodeDecodeError as error:
             on_bad(InputError(f"the row is not UTF-8: {error.reason}", where, "write the file again"))
             continue
-        infinite = [name for name, value in row.items() if isinstance(value, float) and not math.isfinite(value)]
+        numbers = {name: value for name, value in row.items() if isinstance(value, float)}
+        infinite = [name for name, value in numbers.items() if not math.isfinite(value)]
         if infinite:
             name = infinite[0]
             on_bad(InputError(f"column {name!r} holds {row[name]}", where, "write null if there is no number"))

@@ -65,6 +65,7 @@ def shape_reason(text: str, filters: Filters, finished: bool = True) -> str:
     from r1pipe.rewards.format import well_formed
     from r1pipe.rewards.repetition import repeated_share
 
+    # A cut response is often malformed too; "cut off" says what to change (max_tokens).
     if filters.finished and not finished:
         return "cut off"
     thinking = split_response(text).thinking

@@ -15,6 +15,7 @@ import json
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from r1pipe.data.files import Row
 from r1pipe.errors import ConfigError
 from r1pipe.rewards.reasoning_gym import is_right, task
 from r1pipe.text.splits import content_key, split_of
@@ -29,7 +30,7 @@ MATHS = ("algebra", "arithmetic", "geometry", "probability")
 TRIES = 20
 
 
-def gym_rows(source: Source, seed: int) -> list[dict[str, Any]]:
+def gym_rows(source: Source, seed: int) -> list[Row]:
     """`count` prompts in equal parts of the tasks, which take turns; each question appears once.
 
     Rows of a task with several right answers have the column `gym`.
@@ -39,7 +40,7 @@ def gym_rows(source: Source, seed: int) -> list[dict[str, Any]]:
     if not isinstance(tasks, dict):
         tasks = {name: {} for name in tasks}
 
-    rows_of_tasks: list[list[dict[str, Any]]] = []
+    rows_of_tasks: list[list[Row]] = []
     for number, (name, settings) in enumerate(tasks.items()):
         # The first tasks give one row more if the count does not divide.
         wanted = source.count // len(tasks) + (number < source.count % len(tasks))
@@ -48,7 +49,7 @@ def gym_rows(source: Source, seed: int) -> list[dict[str, Any]]:
             warnings.warn(f"{name}: the task has {len(rows)} different questions, not {wanted}", stacklevel=2)
         rows_of_tasks.append(rows)
 
-    in_turn: list[dict[str, Any]] = []
+    in_turn: list[Row] = []
     for turn in range(max(map(len, rows_of_tasks), default=0)):
         in_turn += [rows[turn] for rows in rows_of_tasks if turn < len(rows)]
     return in_turn
@@ -62,7 +63,7 @@ def _task_rows(name: str, settings: dict[str, Any], wanted: int, source: Source,
     has_own_scorer = type(dataset).score_answer is not ProceduralDataset.score_answer
     domain = source.domain or ("math" if dataset.category in MATHS else "logic")
 
-    rows: dict[str, dict[str, Any]] = {}
+    rows: dict[str, Row] = {}
     for index in range(len(dataset)):
         if len(rows) == wanted:
             break
@@ -97,7 +98,8 @@ def _stored(name: str, entry: dict[str, Any]) -> dict[str, Any]:
         stored = json.loads(json.dumps(needed, allow_nan=False))
     except (TypeError, ValueError) as error:
         raise ConfigError(
-            f"rows of reasoning-gym's {name!r} cannot be stored: {error}", fix="use another task"
+            f"rows of reasoning-gym's {name!r} cannot be stored: {error}",
+            fix="use another task",
         ) from None
     if not is_right({**stored, "answer": entry["answer"]}, entry["answer"]):
         raise ConfigError(

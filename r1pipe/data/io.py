@@ -8,7 +8,7 @@ lengths) and, if rows were left out, dropped.jsonl (each row with its `reason`).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -18,7 +18,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from r1pipe.artifacts import Artifact, Chats, Labels, Pairs, Prompts
 from r1pipe.data.card import Counted, TokenCounter, write_card
-from r1pipe.data.files import read_raw
+from r1pipe.data.files import Row, read_raw
 from r1pipe.errors import InputError
 from r1pipe.text.rows import ChatRow, LabelRow, PairRow, PromptRow
 
@@ -28,8 +28,9 @@ ROWS, DROPPED = "rows.jsonl", "dropped.jsonl"
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 
 _ROW_TYPES = {Prompts: PromptRow, Chats: ChatRow, Pairs: PairRow, Labels: LabelRow}
-_STRICT = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
-_CONTRACTS: dict[str, Any] = {kind.kind: with_config(_STRICT)(row) for kind, row in _ROW_TYPES.items()}
+# Without `strict`, pydantic would take "3" for 3 and True for 1. Extra columns are allowed.
+_strict = with_config(ConfigDict(strict=True, extra="allow", allow_inf_nan=False))
+_CONTRACTS: dict[str, Any] = {kind.kind: _strict(row) for kind, row in _ROW_TYPES.items()}
 
 # Prefix of pydantic's error type -> the expected type, for a message.
 _TYPES = {
@@ -45,7 +46,7 @@ _TYPES = {
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def read_rows(path: Path, kind: type[Artifact]) -> list[dict[str, Any]]:
+def read_rows(path: Path, kind: type[Artifact]) -> list[Row]:
     """All rows of a dataset, checked against the column contract of its kind (r1pipe/text/rows.py).
 
     Args:
@@ -59,6 +60,7 @@ def read_rows(path: Path, kind: type[Artifact]) -> list[dict[str, Any]]:
     seen: dict[str, str] = {}
     rows = []
     for where, raw in read_raw(path):
+        # A dataset has our names already; this leaves out the columns that are null.
         row = rename_columns(raw, {}, where)
         check_row(row, kind, where, seen)
         rows.append(row)
@@ -67,13 +69,13 @@ def read_rows(path: Path, kind: type[Artifact]) -> list[dict[str, Any]]:
     return rows
 
 
-def read_several(prompts: Mapping[str, Prompts], stage: str) -> list[dict[str, Any]]:
+def read_several(prompts: Mapping[str, Prompts], stage: str) -> list[Row]:
     """The rows of all inputs of a stage's port `prompts`, in their order.
 
     Raises:
         InputError: as read_rows; also if an id appears in two inputs.
     """
-    rows: dict[str, dict[str, Any]] = {}
+    rows: dict[str, Row] = {}
     for name, dataset in prompts.items():
         for row in read_rows(dataset.path, Prompts):
             if row["id"] in rows:
@@ -86,7 +88,7 @@ def read_several(prompts: Mapping[str, Prompts], stage: str) -> list[dict[str, A
     return list(rows.values())
 
 
-def rename_columns(raw: Mapping[str, Any], columns: Mapping[str, str], where: str) -> dict[str, Any]:
+def rename_columns(raw: Mapping[str, Any], columns: Mapping[str, str], where: str) -> Row:
     """The row under our column names, without the columns that are null.
 
     Args:
@@ -115,6 +117,7 @@ def value_at(raw: Mapping[str, Any], name: str, where: str, purpose: str = "") -
         InputError: the row does not have it.
     """
     value: Any = raw
+    # A column whose own name has a dot comes before a place within another column.
     steps = [name] if name in raw else name.split(".")
     for step in steps:
         if isinstance(value, list) and step.isdecimal() and int(step) < len(value):
@@ -145,15 +148,22 @@ def check_row(row: Mapping[str, Any], kind: type[Artifact], where: str, seen: di
     except ValidationError as error:
         raise _explain(error, row, kind, where) from None
 
-    if kind is Chats and (not row["messages"] or row["messages"][-1]["role"] != "assistant"):
+    # The rest of the contract, which types cannot express.
+    if kind is Chats and not _ends_with_assistant(row["messages"]):
         raise InputError(
-            "the messages must end with a message of the assistant", where, "the model learns to write the last message"
+            "the messages must end with a message of the assistant",
+            where,
+            "the model learns to write the last message",
         )
     if kind is Labels and row["safe"] not in (0, 1):
         raise InputError(f"safe is {row['safe']}", where, "1 = safe, 0 = unsafe")
     if kind is Prompts and not row["prompt"].strip():
         raise InputError("the prompt is empty", where, "leave the row out, or fill it")
     check_id(row, where, seen)
+
+
+def _ends_with_assistant(messages: Sequence[Mapping[str, Any]]) -> bool:
+    return bool(messages) and messages[-1]["role"] == "assistant"
 
 
 def check_id(row: Mapping[str, Any], where: str, seen: dict[str, str]) -> None:
@@ -219,6 +229,7 @@ def write_rows(
         tokens: counts tokens for the cards (card.token_counter); without it, only characters are counted.
     """
     dropped = list(dropped)
+    # No file means that nothing was dropped.
     if dropped:
         with atomic_file(folder / DROPPED) as stream:
             stream.writelines(json_line(row) for row in dropped)
@@ -229,6 +240,7 @@ def write_rows(
         else:
             counted = Counted(tokens)
             stream.writelines(json_line(row) for row in counted.watch(rows))
+            # Before rows.jsonl gets its name, so that a finished dataset has its card.
             write_card(folder, card, counted.statistics())
 
 

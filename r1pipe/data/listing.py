@@ -14,12 +14,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from r1pipe.data.files import read_raw
+from r1pipe.data.files import Row, read_raw
 from r1pipe.data.io import DROPPED
 from r1pipe.errors import InputError
 from r1pipe.text.response import split_response
-
-Row = dict[str, Any]
 
 Measure = Callable[[Sequence[str]], Sequence[int]]
 """texts -> the length of each"""
@@ -52,8 +50,11 @@ def pick(path: Path, where: Mapping[str, str], ids: Sequence[str], dropped: bool
     if dropped:
         if path.is_file():
             raise InputError(
-                "a file has no dropped rows; only a dataset folder has", str(path), "name the dataset's folder"
+                "a file has no dropped rows; only a dataset folder has",
+                str(path),
+                "name the dataset's folder",
             )
+        # No file means that nothing was dropped.
         if path.is_dir() and not (path / DROPPED).exists():
             return
         path = path / DROPPED
@@ -61,8 +62,9 @@ def pick(path: Path, where: Mapping[str, str], ids: Sequence[str], dropped: bool
     missing_columns = set(where)
     for _, row in read_raw(path):
         missing_columns -= row.keys()
-        has_values = all(str(row.get(name)) == value for name, value in where.items())
-        if has_values and (not ids or str(row.get("id")) in ids):
+        values = {name: str(row.get(name)) for name in where}
+        is_named = not ids or str(row.get("id")) in ids
+        if is_named and values == where:
             yield row
     if missing_columns:
         raise InputError(f"no row has the column {min(missing_columns)!r}", str(path), "`--where COLUMN=VALUE`")
@@ -102,6 +104,7 @@ def described(row: Row, full: bool) -> list[tuple[str, str]]:
 def _turn(speaker: str, text: str, full: bool) -> list[tuple[str, str]]:
     """A message or response; one of the assistant in its two parts."""
     thinking, summary = split_response(text)
+    # Users may quote think tags; only a model's own are its thinking.
     if thinking is None or speaker not in ("assistant", *RESPONSES):
         return [(speaker, text)]
     if not thinking:
@@ -149,7 +152,9 @@ def tokens(checkpoint: Path) -> Measure:
     except (OSError, ValueError) as error:
         first_line = str(error).splitlines()[0]
         raise InputError(
-            f"no tokenizer can be read: {first_line}", str(checkpoint), "name a checkpoint's folder"
+            f"no tokenizer can be read: {first_line}",
+            str(checkpoint),
+            "name a checkpoint's folder",
         ) from None
 
     def count(texts: Sequence[str]) -> list[int]:
@@ -175,8 +180,13 @@ def statistics(path: Path, measure: Measure = words) -> dict[str, Any]:
                 counter[str(row.get(name, NOT_STATED))] += 1
 
         # All texts are measured together, since a tokenizer is fast with many at once.
-        keys = [(str(row.get("domain", NOT_STATED)), part) for row in rows for part, _ in _parts(row)]
-        texts = [text for row in rows for _, text in _parts(row)]
+        keys: list[tuple[str, str]] = []
+        texts: list[str] = []
+        for row in rows:
+            domain = str(row.get("domain", NOT_STATED))
+            for part, text in _parts(row):
+                keys.append((domain, part))
+                texts.append(text)
         for (domain, part), size in zip(keys, measure(texts), strict=True):
             lengths["all"].setdefault(part, []).append(size)
             lengths.setdefault(domain, {}).setdefault(part, []).append(size)
@@ -184,12 +194,13 @@ def statistics(path: Path, measure: Measure = words) -> dict[str, Any]:
     dropped: Counter[str] = Counter()
     if path.is_dir():
         dropped.update(str(row.get("reason", NOT_STATED)) for row in pick(path, {}, (), dropped=True))
+    summaries: dict[str, dict[str, Any]] = {}
+    for domain, parts in lengths.items():
+        summaries[domain] = {part: _summary(sizes) for part, sizes in parts.items()}
     return {
         "rows": total,
         **{name: dict(counter.most_common()) for name, counter in counts.items()},
-        "lengths": {
-            domain: {part: _summary(sizes) for part, sizes in parts.items()} for domain, parts in lengths.items()
-        },
+        "lengths": summaries,
         "dropped": dict(dropped.most_common()),
     }
 
@@ -219,6 +230,7 @@ def _parts(row: Row) -> Iterator[tuple[str, str]]:
 
 def _summary(sizes: list[int]) -> dict[str, float]:
     """Mean, nearest-rank percentiles and maximum."""
+    # Nearest rank: every number that is shown is the length of a real part.
     ordered = sorted(sizes)
     summary = {"rows": len(ordered), "mean": round(sum(ordered) / len(ordered), 1)}
     for percentile in PERCENTILES:

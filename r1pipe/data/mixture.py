@@ -117,10 +117,17 @@ def _by_counts(sizes: Mapping[str, int], counts: Mapping[str, int]) -> dict[str,
 def _by_shares(sizes: Mapping[str, int], shares: Mapping[str, float], max_rows: int | None) -> dict[str, int]:
     # The group that has the fewest rows for its share limits the mix.
     total_share = sum(shares.values())
-    mix_rows = min((sizes[name] * total_share / share for name, share in shares.items() if share), default=0)
+    limits = [sizes[name] * total_share / share for name, share in shares.items() if share]
+    mix_rows = min(limits, default=0)
+    # Each group is rounded by itself, so the mix may have a few rows more or less than max_rows.
     if max_rows:
         mix_rows = min(mix_rows, max_rows)
-    return {name: min(size, round(mix_rows * (shares[name] / total_share))) for name, size in sizes.items()}
+
+    taken = {}
+    for name, size in sizes.items():
+        rows = round(mix_rows * (shares[name] / total_share))
+        taken[name] = min(size, rows)
+    return taken
 
 
 def _by_sizes(sizes: Mapping[str, int], max_rows: int | None) -> dict[str, int]:
@@ -128,14 +135,21 @@ def _by_sizes(sizes: Mapping[str, int], max_rows: int | None) -> dict[str, int]:
     mix_rows = min(total_rows, max_rows) if max_rows else total_rows
     if not total_rows:
         return {}
-    return {name: min(size, round(mix_rows * (size / total_rows))) for name, size in sizes.items()}
+
+    taken = {}
+    for name, size in sizes.items():
+        rows = round(mix_rows * (size / total_rows))
+        taken[name] = min(size, rows)
+    return taken
 
 
 def draw(groups: Mapping[str, Sequence[int]], taken: Mapping[str, int], rng: random.Random) -> list[int]:
     """Row numbers drawn from each group without replacement, shuffled."""
     mixed: list[int] = []
     for name, rows in groups.items():
-        mixed += [rows[place] for place in rng.sample(range(len(rows)), taken[name])]
+        places = rng.sample(range(len(rows)), taken[name])
+        mixed += [rows[place] for place in places]
+    # Otherwise the groups would follow one after the other.
     rng.shuffle(mixed)
     return mixed
 
@@ -166,6 +180,7 @@ def write_dropped(
     from r1pipe.data.io import DROPPED, atomic_file, json_line
     from r1pipe.data.review import REJECTED
 
+    # A rejected row has no number in the scan, so it is reported by itself.
     left_out_R = np.ones(len(rows.entries), bool)
     left_out_R[order] = False
     if not left_out_R.any() and not reviews.rejected:
@@ -175,17 +190,32 @@ def write_dropped(
     with atomic_file(folder / DROPPED) as stream:
         for name, row in reviews.rejected:
             counts[REJECTED] += 1
-            stream.write(json_line({"id": row["id"], "input": name, "domain": row["domain"], "reason": REJECTED}))
+            line = {
+                "id": row["id"],
+                "input": name,
+                "domain": row["domain"],
+                "reason": REJECTED,
+            }
+            stream.write(json_line(line))
         for number in np.flatnonzero(left_out_R).tolist():
             row = rows.row(number)
             why = _why_dropped(rows, number, copies, benchmarks)
             counts[why["reason"]] += 1
-            stream.write(json_line({"id": row["id"], "input": rows.input(number), "domain": row["domain"], **why}))
+            line = {
+                "id": row["id"],
+                "input": rows.input(number),
+                "domain": row["domain"],
+                **why,
+            }
+            stream.write(json_line(line))
     return dict(counts.most_common())
 
 
 def _why_dropped(
-    rows: Scan, number: int, copies: Mapping[int, tuple[int, float]], benchmarks: Benchmarks | None
+    rows: Scan,
+    number: int,
+    copies: Mapping[int, tuple[int, float]],
+    benchmarks: Benchmarks | None,
 ) -> dict[str, Any]:
     """The reason, and what shows that it is right."""
     from r1pipe.data.near_duplicates import shingle_words
@@ -193,6 +223,7 @@ def _why_dropped(
     entry = rows.entries[number]
     if benchmarks and entry["owner"] >= 0:
         start = entry["at"]
+        # The words are shown so that a person can judge the match.
         shared = shingle_words(rows.text(number))[start : start + entry["shared"]]
         return {
             "reason": "contaminated",

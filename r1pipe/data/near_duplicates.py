@@ -68,7 +68,10 @@ def bands(hashes_T: np.ndarray, offsets: np.ndarray, threshold: float) -> np.nda
     """
     grams, gram_offsets = ngrams(hashes_T, offsets, NGRAM)
     matrix = RMinHash.digest_matrix_from_flat_token_hashes(
-        grams, gram_offsets.astype(np.uint64), num_perm=HASHES, seed=_SEED
+        grams,
+        gram_offsets.astype(np.uint64),
+        num_perm=HASHES,
+        seed=_SEED,
     )
     signatures = np.array(matrix.to_rows(), np.uint64).reshape(len(offsets) - 1, HASHES)
 
@@ -113,7 +116,8 @@ def near_duplicates(
     rows = np.flatnonzero(shared.any(axis=1)).tolist()
     for done, row in enumerate(rows):
         progress(done, len(rows))
-        row_keys = [(band, int(keys[row, band])) for band in np.flatnonzero(shared[row]).tolist()]
+        shared_bands = np.flatnonzero(shared[row]).tolist()
+        row_keys = [(band, int(keys[row, band])) for band in shared_bands]
 
         # Rows that agree in many bands are likely the nearest, so they are compared first.
         agreeing = Counter(other for key in row_keys for other in buckets.get(key, ()))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
+from r1pipe.data.files import Row
 from r1pipe.judges.judge import Judge
 from r1pipe.text.response import split_response
 
-Pair = dict[str, Any]
+Pair = Row
 
 Measure = Callable[[str], float]
 """The length of a summary."""
@@ -27,23 +27,23 @@ class Heard:
         self.silent = False
         self._judge = judge
 
-    def right(self, row: dict[str, Any], response: str) -> bool | None:
+    def right(self, row: Row, response: str) -> bool | None:
         right = self._judge.right(row, response)
         self.silent |= right is None
         return right
 
-    def safe(self, row: dict[str, Any], response: str) -> bool | None:
+    def safe(self, row: Row, response: str) -> bool | None:
         safe = self._judge.safe(row, response)
         self.silent |= safe is None
         return safe
 
-    def verdict(self, row: dict[str, Any], a: str, b: str, rng: random.Random) -> int | None:
+    def verdict(self, row: Row, a: str, b: str, rng: random.Random) -> int | None:
         verdict = self._judge.verdict(row, a, b, rng)
         self.silent |= verdict is None
         return verdict
 
 
-def vote(row: dict[str, Any], a: str, b: str, judge: Judge, *, votes: int, rng: random.Random) -> float | None:
+def vote(row: Row, a: str, b: str, judge: Judge, *, votes: int, rng: random.Random) -> float | None:
     """The mean of `votes` verdicts, -2 (b is much better) to 2 (a is much better).
 
     The sides are swapped at random each time, against position bias. A vote that the judge does not give is ignored.
@@ -62,7 +62,7 @@ def vote(row: dict[str, Any], a: str, b: str, judge: Judge, *, votes: int, rng: 
 
 
 def judge_pairs(
-    row: dict[str, Any],
+    row: Row,
     responses: Sequence[str],
     judge: Judge,
     *,
@@ -83,6 +83,7 @@ def judge_pairs(
     Returns:
         the clear pairs, and the others with a reason.
     """
+    # Responses with equal summaries differ in their thinking only, which the helpful reward model does not read.
     couples = [
         (a, b)
         for a, b in itertools.combinations(dict.fromkeys(responses), 2)
@@ -100,6 +101,7 @@ def judge_pairs(
         margin = abs(score or 0.0)
         a_is_better = score is not None and score > 0
         pair = {
+            # Numbered over kept and dropped pairs, so that an id names one pair.
             "id": f"{row['id']}#{len(kept) + len(dropped)}",
             **tags,
             "chosen": a if a_is_better else b,
@@ -119,8 +121,8 @@ def mean_lengths(pairs: Sequence[Pair], measure: Measure) -> tuple[float, float]
 
     Only summaries count, since the helpful reward model reads nothing else.
     """
-    lengths = _lengths(pairs, measure)
-    return sum(chosen for chosen, _ in lengths) / len(pairs), sum(rejected for _, rejected in lengths) / len(pairs)
+    chosen, rejected = _sums(_lengths(pairs, measure))
+    return chosen / len(pairs), rejected / len(pairs)
 
 
 def _lengths(pairs: Sequence[Pair], measure: Measure) -> Lengths:
@@ -130,6 +132,13 @@ def _lengths(pairs: Sequence[Pair], measure: Measure) -> Lengths:
         rejected = measure(split_response(pair["rejected"]).summary)
         lengths.append((chosen, rejected))
     return lengths
+
+
+def _sums(lengths: Lengths) -> list[float]:
+    """The lengths of all chosen and of all rejected summaries together."""
+    chosen = sum(chosen for chosen, _ in lengths)
+    rejected = sum(rejected for _, rejected in lengths)
+    return [chosen, rejected]
 
 
 def balance(pairs: Sequence[Pair], measures: Mapping[str, Measure], tolerance: float) -> tuple[list[Pair], list[Pair]]:
@@ -148,7 +157,7 @@ def balance(pairs: Sequence[Pair], measures: Mapping[str, Measure], tolerance: f
     sums: dict[str, list[float]] = {}
     queues: dict[tuple[str, int], Iterator[int]] = {}
     for name, of_pairs in lengths.items():
-        sums[name] = [sum(chosen for chosen, _ in of_pairs), sum(rejected for _, rejected in of_pairs)]
+        sums[name] = _sums(of_pairs)
         queues[name, 1] = _most_lopsided_first(of_pairs, 1)
         queues[name, -1] = _most_lopsided_first(of_pairs, -1)
 
@@ -161,6 +170,7 @@ def balance(pairs: Sequence[Pair], measures: Mapping[str, Measure], tolerance: f
         if abs(off[worst]) <= tolerance:
             break
         sign = 1 if off[worst] > 0 else -1
+        # Pairs that were dropped for another measure are passed over.
         number = next(number for number in queues[worst, sign] if number in left)
         del left[number]
         for name, of_pairs in lengths.items():

@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from r1pipe.data.card import NOBODY
-from r1pipe.data.files import parse_line
+from r1pipe.data.files import Row, parse_line
 from r1pipe.errors import InputError
 
-Row = dict[str, Any]
 DECISIONS = ("accept", "reject", "edit")
 
 # The reason in dropped.jsonl.
@@ -71,7 +70,9 @@ def read_decisions(path: Path) -> dict[str, Row]:
             decision = parse_line(line)
         except InputError as error:
             raise InputError(
-                error.what, where, "each line is one decision, as `r1pipe data review` writes it"
+                error.what,
+                where,
+                "each line is one decision, as `r1pipe data review` writes it",
             ) from None
         if not _is_decision(decision):
             raise InputError(
@@ -84,10 +85,12 @@ def read_decisions(path: Path) -> dict[str, Row]:
 
 
 def _is_decision(line: Row) -> bool:
+    # An edit without its text could not be applied.
     needed = ["id", "content"]
     if line.get("decision") == "edit":
         needed.append("text")
-    return line.get("decision") in DECISIONS and all(isinstance(line.get(name), str) for name in needed)
+    has_texts = all(isinstance(line.get(name), str) for name in needed)
+    return has_texts and line.get("decision") in DECISIONS
 
 
 def _is_complete(line: bytes) -> bool:
@@ -106,10 +109,12 @@ def add_decisions(path: Path, decisions: Iterable[Row]) -> None:
         last_line = before.rfind(b"\n") + 1
         complete = _is_complete(before[last_line:])
         stream.truncate(len(before) if complete else last_line)
+        # Only its line end is missing.
         if complete:
             stream.write(b"\n")
         for decision in decisions:
             stream.write(json.dumps(decision, ensure_ascii=False).encode() + b"\n")
+        # A decision is a person's work: it must survive a crash of the machine.
         stream.flush()
         os.fsync(stream.fileno())
 
@@ -185,6 +190,7 @@ class Reviews:
                 continue
 
             file = self._files[name]
+            # A file with decisions of which none applies is almost surely that of another dataset.
             applied = counts["accepted"] + counts["edited"] + counts["rejected"]
             outdated = len(decisions) - applied
             if not applied:
@@ -195,7 +201,8 @@ class Reviews:
                 )
             if outdated:
                 warnings.warn(
-                    f"{file}: {outdated} decisions are about other rows or other texts, and are ignored", stacklevel=2
+                    f"{file}: {outdated} decisions are about other rows or other texts, and are ignored",
+                    stacklevel=2,
                 )
             summary[name] = {**counts, "outdated": outdated}
         return summary
@@ -276,7 +283,9 @@ def _decision_of_cells(cells: Mapping[str, Any], by_id: Mapping[str, Row], where
     if row is None or cells["content"] != content(row):
         with_this_text = "" if row is None else " with this text"
         raise InputError(
-            f"the row {cells['id']!r} is not in the dataset{with_this_text}", where, "export the table again"
+            f"the row {cells['id']!r} is not in the dataset{with_this_text}",
+            where,
+            "export the table again",
         )
 
     # Spreadsheets write CRLF, also within cells.
@@ -288,6 +297,8 @@ def _decision_of_cells(cells: Mapping[str, Any], by_id: Mapping[str, Row], where
         return decide(row, decision, text)
     if decision == "accept" and text != before:
         raise InputError(
-            "the response was changed, and the decision is accept", where, "say edit, or put the response back"
+            "the response was changed, and the decision is accept",
+            where,
+            "say edit, or put the response back",
         )
     return decide(row, decision)

@@ -17,7 +17,7 @@ from itertools import islice
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 from threading import Thread
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import xxhash
@@ -26,7 +26,7 @@ from r1pipe.artifacts import Artifact
 from r1pipe.data import near_duplicates
 from r1pipe.data.card import rounds_of, texts_of, token_counter, tokens_of
 from r1pipe.data.decontamination import Benchmarks
-from r1pipe.data.files import UNREADABLE, dataset_files, open_lines, read_lines, read_raw
+from r1pipe.data.files import UNREADABLE, Row, dataset_files, open_lines, read_lines, read_raw
 from r1pipe.data.io import check_row, json_line, rename_columns, repeated_id
 from r1pipe.data.review import Reviews
 from r1pipe.errors import InputError
@@ -180,7 +180,7 @@ class Scan:
             return line
         return json_line({**json.loads(line), "id": self.renamed[row]})
 
-    def row(self, row: int) -> dict[str, Any]:
+    def row(self, row: int) -> Row:
         """The row as a dict."""
         return json.loads(self.line(row))
 
@@ -240,7 +240,10 @@ def scan(
         # A kill may leave a part of an entry, and rows without an entry.
         done = entries.tell() // measure.entry.itemsize
         entries.truncate(done * measure.entry.itemsize)
-        end = int(np.memmap(folder / ENTRIES, measure.entry, "r")["end"][-1]) if done else 0
+        end = 0
+        if done:
+            written = np.memmap(folder / ENTRIES, measure.entry, "r")
+            end = int(written["end"][-1])
         rows.truncate(end)
 
         reader = _Reader(paths, kind, rows, skip=done, reviews=reviews)
@@ -302,7 +305,7 @@ class _Reader:
         if end > start:
             yield start, chunk
 
-    def _rows(self) -> Iterator[tuple[int, dict[str, Any], bytes]]:
+    def _rows(self) -> Iterator[tuple[int, Row, bytes]]:
         """Each row with the number of its dataset and its line; the line is empty if it must be encoded again."""
         for dataset, (name, path) in enumerate(self._paths.items()):
             empty = True
@@ -332,7 +335,10 @@ def _copied(text: bytes) -> bytes:
 
 
 def _measured(
-    chunks: Iterator[tuple[int, Chunk]], measure: Measure, file: Path, processes: int
+    chunks: Iterator[tuple[int, Chunk]],
+    measure: Measure,
+    file: Path,
+    processes: int,
 ) -> Iterator[tuple[Chunk, np.ndarray]]:
     """Each chunk with its entries, in order, so that the number of processes changes nothing."""
     if not processes:

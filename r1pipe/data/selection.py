@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from r1pipe.artifacts import Artifact, Prompts
-from r1pipe.data.files import Bad, Located, matches, read_raw, refuse
+from r1pipe.data.files import Bad, Located, Row, matches, read_raw, refuse
 from r1pipe.data.io import check_id, check_row
 from r1pipe.data.shapes import SHAPES, Skip, finish, unreadable_gold
 from r1pipe.errors import InputError
@@ -27,7 +27,7 @@ MALFORMED = "malformed row"
 # The place of a row is PARTS * the number of its raw row + its part.
 PARTS = 2
 
-# Rows whose gold answers are read at a time, at least: some answers go to sympy, which takes many at once.
+# Rows whose gold answers are read at a time, at least: formulas go to several processes, which need many at once.
 _CHECKED_AT_ONCE = 256
 
 
@@ -78,6 +78,7 @@ class Draw:
                     unreadable.append(f"{where} ({row.get('answer')!r})")
                     self.loaded.dropped.append({**row, "reason": reason})
                     continue
+                # Ids of rows that are not taken may repeat.
                 try:
                     check_id(row, where, seen)
                 except InputError as error:
@@ -89,7 +90,8 @@ class Draw:
         count = self.source.count
         if count and len(taken) < count:
             warnings.warn(
-                f"{self.source.name}: the source has {len(taken)} rows, fewer than the `count` of {count}", stacklevel=2
+                f"{self.source.name}: the source has {len(taken)} rows, fewer than the `count` of {count}",
+                stacklevel=2,
             )
         return taken
 
@@ -97,6 +99,7 @@ class Draw:
         """The places of all rows, in the order in which they are taken; fills `kept_rows` if it is given."""
         keys: list[tuple[int, str, int]] = []
         for place, where, row in self._shaped():
+            # The id decides between rows of equal content.
             key = int(content_key(_question(row)), 16)
             keys.append((key, row["id"], place))
             if kept_rows is not None:
@@ -123,7 +126,7 @@ class Draw:
             return [None] * len(located)
         return unreadable_gold([row for _, row in located])
 
-    def _shaped(self, only: set[int] | None = None) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    def _shaped(self, only: set[int] | None = None) -> Iterator[tuple[int, str, Row]]:
         """(place, where, row) of every row in the split.
 
         Args:
@@ -166,7 +169,7 @@ class Draw:
                 "`where` takes the file's own names",
             )
 
-    def _shape(self, raw: dict[str, Any], where: str) -> list[dict[str, Any]]:
+    def _shape(self, raw: Row, where: str) -> list[Row]:
         """The rows that a raw row gives, checked except for their ids."""
         rows = []
         for shaped in SHAPES[self.source.shape](raw, self.source, where):
@@ -175,7 +178,7 @@ class Draw:
             check_row(row, self.kind, where, {})
         return rows
 
-    def _in_split(self, row: dict[str, Any]) -> bool:
+    def _in_split(self, row: Row) -> bool:
         if self.source.split == "all":
             return True
         return split_of(_question(row), self.source.shares) == self.source.split
@@ -195,6 +198,7 @@ class Draw:
     def _report(self, unreadable: list[str], checked: int) -> None:
         """Raise if more rows are left out than the source allows; warn if any are."""
         source = self.source
+        # Of the answers, only those of the rows that were needed have been read.
         if len(unreadable) > source.max_unparseable * checked:
             raise InputError(
                 f"{len(unreadable)} of {checked} rows have an answer that cannot be read; "
@@ -238,12 +242,13 @@ def raw_rows(source: Source, on_bad: Bad = refuse) -> Iterator[Located]:
 
 def selected(raw: Mapping[str, Any], source: Source) -> bool:
     """Whether the source's `where` takes this row."""
-    return all(str(raw.get(column)) in map(str, values) for column, values in source.where.items())
+    texts = {column: [str(value) for value in values] for column, values in source.where.items()}
+    return all(str(raw.get(column)) in values for column, values in texts.items())
 
 
 def _ignore(error: InputError) -> None:
     """The first reading has reported this error."""
 
 
-def _question(row: dict[str, Any]) -> str:
+def _question(row: Row) -> str:
     return row["prompt"] if "prompt" in row else row["messages"][0]["content"]

@@ -24,6 +24,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from r1pipe.artifacts import Artifact, Chats, Labels, Pairs, Prompts
+from r1pipe.data.files import Row
 from r1pipe.data.io import column_names, rename_columns, short, value_at
 from r1pipe.errors import InputError
 from r1pipe.text.response import THINK_OPEN, join_response
@@ -33,7 +34,6 @@ from r1pipe.text.splits import content_key
 if TYPE_CHECKING:
     from r1pipe.data.sources import Source
 
-Raw = dict[str, Any]
 
 # Kind of tests -> the keys that it needs.
 TEST_KINDS = {
@@ -65,11 +65,11 @@ class Skip(Exception):
 # --- shapes: a raw row to rows in our columns -------------------------------------------------------------------------
 
 
-def as_rows(raw: Raw, source: Source, where: str) -> list[Raw]:
+def as_rows(raw: Row, source: Source, where: str) -> list[Row]:
     return [_in_our_columns(raw, source, where)]
 
 
-def as_instruction(raw: Raw, source: Source, where: str) -> list[Raw]:
+def as_instruction(raw: Row, source: Source, where: str) -> list[Row]:
     row = _in_our_columns(raw, source, where)
     prompt = _instruction(row, where)
     rest = {name: value for name, value in row.items() if name not in ("instruction", "input", "output")}
@@ -79,11 +79,12 @@ def as_instruction(raw: Raw, source: Source, where: str) -> list[Raw]:
     return [shaped]
 
 
-def as_compared(raw: Raw, source: Source, where: str) -> list[Raw]:
+def as_compared(raw: Row, source: Source, where: str) -> list[Row]:
     row = _in_our_columns(raw, source, where)
     _need_texts(row, ("response1", "response2"), where)
     _need(row, ("label",), where)
     label = str(row["label"])
+    # A tie, or what else a labeller may have written.
     if label not in ("1", "2"):
         raise Skip("no clear preference")
     _skip_equal(row["response1"], row["response2"])
@@ -93,7 +94,7 @@ def as_compared(raw: Raw, source: Source, where: str) -> list[Raw]:
     return [_pair(row, prompt, chosen=row["response2"], rejected=row["response1"])]
 
 
-def as_chosen_rejected(raw: Raw, source: Source, where: str) -> list[Raw]:
+def as_chosen_rejected(raw: Row, source: Source, where: str) -> list[Row]:
     row = _in_our_columns(raw, source, where)
     _need(row, ("prompt",), where)
     _need_texts(row, ("chosen", "rejected"), where)
@@ -101,7 +102,7 @@ def as_chosen_rejected(raw: Raw, source: Source, where: str) -> list[Raw]:
     return [_pair(row, row["prompt"], chosen=row["chosen"], rejected=row["rejected"])]
 
 
-def as_reference_tests(raw: Raw, source: Source, where: str) -> list[Raw]:
+def as_reference_tests(raw: Row, source: Source, where: str) -> list[Row]:
     row = _in_our_columns(raw, source, where)
     _need_texts(row, ("solution", "entry_point"), where)
     _need(row, ("inputs",), where)
@@ -118,17 +119,18 @@ def as_reference_tests(raw: Raw, source: Source, where: str) -> list[Raw]:
     return [{**row, "tests": {"kind": "calls", "inputs": inputs, "reference": row["solution"], "atol": atol}}]
 
 
-def as_refused(raw: Raw, source: Source, where: str) -> list[Raw]:
+def as_refused(raw: Row, source: Source, where: str) -> list[Row]:
     row = _in_our_columns(raw, source, where)
     _need(row, ("prompt", "domain"), where)
     if row["domain"] != HARMFUL_DOMAIN:
         raise Skip("no response to label")
+    # The model learns to refuse in the language of the request.
     language = row.get("language") or source.language
     refusal = REFUSALS["zh" if language == "zh" else "en"]
     return [{**row, "response": refusal, "safe": 1}]
 
 
-SHAPES: dict[str, Callable[[Raw, Source, str], list[Raw]]] = {
+SHAPES: dict[str, Callable[[Row, Source, str], list[Row]]] = {
     "rows": as_rows,
     "instruction": as_instruction,
     "compared": as_compared,
@@ -138,7 +140,7 @@ SHAPES: dict[str, Callable[[Raw, Source, str], list[Raw]]] = {
 }
 
 
-def _in_our_columns(raw: Raw, source: Source, where: str) -> Raw:
+def _in_our_columns(raw: Row, source: Source, where: str) -> Row:
     """The row with our names and our values."""
     row = rename_columns(raw, source.columns, where)
     for ours, template in source.templates.items():
@@ -157,7 +159,7 @@ def _in_our_columns(raw: Raw, source: Source, where: str) -> Raw:
     return row
 
 
-def _fill_template(template: str, raw: Raw, where: str) -> str:
+def _fill_template(template: str, raw: Row, where: str) -> str:
     """The text of a template: {column} is a value, {list} its items as lines, {list:A} as A) ..., B) ..."""
 
     def text(slot: re.Match[str]) -> str:
@@ -170,7 +172,7 @@ def _fill_template(template: str, raw: Raw, where: str) -> str:
     return _COLUMN_SLOT.sub(text, template)
 
 
-def _instruction(row: Raw, where: str) -> str:
+def _instruction(row: Row, where: str) -> str:
     """The prompt of an instruction: its text and, if there is one, its input."""
     if not row.get("input"):
         _need_texts(row, ("instruction",), where)
@@ -184,7 +186,7 @@ def _skip_equal(first: str, second: str) -> None:
         raise Skip("the two responses are equal")
 
 
-def _pair(row: Raw, prompt: Any, *, chosen: str, rejected: str) -> Raw:
+def _pair(row: Row, prompt: Any, *, chosen: str, rejected: str) -> Row:
     tags = {name: row[name] for name in ("domain", "language", "margin") if name in row}
     return {"id": row.get("id"), "prompt": prompt, "chosen": chosen, "rejected": rejected, **tags}
 
@@ -192,7 +194,7 @@ def _pair(row: Raw, prompt: Any, *, chosen: str, rejected: str) -> Raw:
 # --- the last steps, which are the same for all shapes ----------------------------------------------------------------
 
 
-def finish(row: Raw, kind: type[Artifact], source: Source, where: str, *, fill: dict[str, str]) -> list[Raw]:
+def finish(row: Row, kind: type[Artifact], source: Source, where: str, *, fill: dict[str, str]) -> list[Row]:
     """Make rows of `kind` with the defaults of the source.
 
     Returns:
@@ -202,6 +204,7 @@ def finish(row: Raw, kind: type[Artifact], source: Source, where: str, *, fill: 
     if kind is not Chats or not isinstance(row.get("messages"), list):
         _need(row, ("prompt",), where, hint="map it: `columns: {prompt: THEIRS}`")
         row["prompt"] = flatten(row["prompt"], where)
+    # A file of one domain states it once, in the config.
     row["domain"] = row.get("domain") or source.domain or (HARMFUL_DOMAIN if kind is Labels else GENERAL_DOMAIN)
     if source.language and "language" not in row:
         row["language"] = source.language
@@ -239,7 +242,7 @@ def _digits(value: Any) -> Any:
     return value
 
 
-def _split_answer(row: Raw, mark: str, where: str) -> None:
+def _split_answer(row: Row, mark: str, where: str) -> None:
     """Split the column `answer` at the last mark into solution and answer, in place."""
     _need_texts(row, ("answer",), where)
     solution, separator, answer = row["answer"].rpartition(mark)
@@ -249,7 +252,7 @@ def _split_answer(row: Raw, mark: str, where: str) -> None:
     row["answer"] = answer.strip()
 
 
-def _id_of_contents(row: Raw, kind: type[Artifact]) -> str:
+def _id_of_contents(row: Row, kind: type[Artifact]) -> str:
     """An id for a row that has none.
 
     It is a hash of the prompt, in which case and spacing do not count. Except for prompts, a hash of the replies
@@ -263,12 +266,18 @@ def _id_of_contents(row: Raw, kind: type[Artifact]) -> str:
     return f"{prompt}-{digest[:16]}"
 
 
-def _two_labels(row: Raw, where: str) -> list[Raw]:
+def _two_labels(row: Row, where: str) -> list[Row]:
     _need_texts(row, ("chosen", "rejected"), where)
     base = {name: value for name, value in row.items() if name not in ("chosen", "rejected")}
     labels = []
     for side, safe in (("chosen", 1), ("rejected", 0)):
-        labels.append({**base, "id": f"{row['id']}:{side}", "response": with_thinking(row[side]), "safe": safe})
+        label = {
+            **base,
+            "id": f"{row['id']}:{side}",
+            "response": with_thinking(row[side]),
+            "safe": safe,
+        }
+        labels.append(label)
     return labels
 
 
@@ -287,14 +296,16 @@ def flatten(prompt: Any, where: str) -> str:
         turns = []
     if not turns:
         raise InputError(
-            "the prompt is neither a text nor a list of messages", where, "a message is {role, content}"
+            "the prompt is neither a text nor a list of messages",
+            where,
+            "a message is {role, content}",
         ) from None
     if len(turns) == 1:
         return turns[0][1]
     return "\n\n".join(f"{role}: {content}" for role, content in turns)
 
 
-def _chat(row: Raw, where: str, fill: dict[str, str]) -> Raw:
+def _chat(row: Row, where: str, fill: dict[str, str]) -> Row:
     if not isinstance(row.get("messages"), list):
         needed = ("response", "thinking") if "thinking" in row else ("response",)
         _need_texts(row, needed, where, hint=_CHAT_NEEDS)
@@ -309,6 +320,7 @@ def _chat(row: Raw, where: str, fill: dict[str, str]) -> Raw:
         messages = [{**message, "content": _fill(message["content"], fill, where)} for message in row["messages"]]
     except (TypeError, KeyError):
         raise InputError("the messages are not all {role, content}, both texts", where, _CHAT_NEEDS) from None
+    # Only the last reply is learned, so only this one needs the format of a response.
     if messages and messages[-1].get("role") == "assistant":
         messages[-1]["content"] = with_thinking(messages[-1]["content"])
     return {**row, "messages": messages, "source": row.get("source", "reuse")}
@@ -334,7 +346,7 @@ def _fill(text: str, fill: dict[str, str], where: str) -> str:
 # --- checks -----------------------------------------------------------------------------------------------------------
 
 
-def unreadable_gold(rows: list[Raw]) -> list[str | None]:
+def unreadable_gold(rows: list[Row]) -> list[str | None]:
     """For each row: why its gold answer cannot be used, or None.
 
     Rows with tests, or without an answer, have nothing to read.
@@ -353,7 +365,7 @@ def unreadable_gold(rows: list[Raw]) -> list[str | None]:
         elif kind == "maths":
             formulas.append(number)
 
-    # A formula can be read if sympy can compare it with itself.
+    # A formula can be read if math-verify can compare it with itself. All go together, since a few processes share them.
     pairs = [(rows[number]["answer"], rows[number]["answer"]) for number in formulas]
     for number, verdict in zip(formulas, symbolic.equal(pairs), strict=True):
         if verdict is None:
@@ -361,20 +373,20 @@ def unreadable_gold(rows: list[Raw]) -> list[str | None]:
     return reasons
 
 
-def _judged_by_answer(row: Raw) -> bool:
+def _judged_by_answer(row: Row) -> bool:
     """Whether `accuracy` compares responses with the row's gold answer."""
     if "answer" not in row or "tests" in row or "gym" in row:
         return False
     return row["domain"] not in (GENERAL_DOMAIN, HARMFUL_DOMAIN, LOOKALIKE_DOMAIN)
 
 
-def _need(row: Raw, columns: tuple[str, ...], where: str, hint: str = _MAP_IT) -> None:
+def _need(row: Row, columns: tuple[str, ...], where: str, hint: str = _MAP_IT) -> None:
     for column in columns:
         if column not in row:
             raise InputError(f"no column {column!r}", where, f"the row has {column_names(row)}; {hint}")
 
 
-def _need_texts(row: Raw, columns: tuple[str, ...], where: str, hint: str = _MAP_IT) -> None:
+def _need_texts(row: Row, columns: tuple[str, ...], where: str, hint: str = _MAP_IT) -> None:
     _need(row, columns, where, hint)
     for name in columns:
         if not isinstance(row[name], str):

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.json
 import pyarrow.parquet
 
+from r1pipe.data.files import Row
 from r1pipe.data.io import atomic_file
 from r1pipe.errors import InputError
 
@@ -31,6 +32,7 @@ def write_parquet(folder: Path, lines: Callable[[], Iterator[bytes]], rows: int,
     Raises:
         InputError: a column has values that Parquet cannot hold.
     """
+    # Rounded up: the last shard may be smaller.
     shards = -(-rows // shard_rows)
     try:
         schema = _schema(lines())
@@ -51,7 +53,7 @@ def write_parquet(folder: Path, lines: Callable[[], Iterator[bytes]], rows: int,
 def _schema(lines: Iterable[bytes]) -> pa.Schema:
     """The one schema of all rows."""
     # Rows of one form have one schema. There are few forms, so this takes little time and memory.
-    first_of_form: dict[Any, dict[str, Any]] = {}
+    first_of_form: dict[Any, Row] = {}
     for line in lines:
         row = json.loads(line)
         first_of_form.setdefault(_form(row), row)

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from r1pipe.artifacts import Artifact, Prompts
-from r1pipe.data.files import Located
+from r1pipe.data.files import Located, Row
 from r1pipe.data.io import check_row
 from r1pipe.errors import InputError
 from r1pipe.schema import Model, Ordered
@@ -44,7 +44,8 @@ class Source(Model):
     """One place that rows come from: `world`, `path`, `hub` or `reasoning_gym`."""
 
     world: str | list[str] | None = Field(
-        default=None, description=f"kinds of the embedded world: {', '.join(WORLD_GROUPS)}"
+        default=None,
+        description=f"kinds of the embedded world: {', '.join(WORLD_GROUPS)}",
     )
 
     path: Path | list[Path] | None = None
@@ -157,11 +158,13 @@ class Source(Model):
             self._refuse_changed(("revision", "config", "hub_split"), "the source is not a hub dataset")
         if not self.world:
             self._refuse_changed(
-                ("languages",), "only the world has languages to choose; `where` and `language` are for files"
+                ("languages",),
+                "only the world has languages to choose; `where` and `language` are for files",
             )
         return self
 
     def _refuse_changed(self, names: Sequence[str], why: str) -> None:
+        # The config that a worker reads states every default, so a stated field need not be the user's.
         changed = self.changed(names)
         if changed:
             raise ValueError(f"{', '.join(changed)} would be ignored: {why}")
@@ -172,6 +175,7 @@ class Source(Model):
             return self
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", self.hub):
             raise ValueError(f"hub is {self.hub!r}; write OWNER/NAME")
+        # A branch or tag can move; a commit cannot.
         if not re.fullmatch(r"[0-9a-f]{40}", self.revision or ""):
             raise ValueError(
                 "a dataset on the hub can change: give `revision`, 40 hex digits; "
@@ -214,9 +218,9 @@ Sources = Annotated[
 class Loaded:
     """Rows of one kind."""
 
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
 
-    dropped: list[dict[str, Any]] = field(default_factory=list)
+    dropped: list[Row] = field(default_factory=list)
     """The rows that were left out, each with a `reason`."""
 
     sources: dict[str, int] = field(default_factory=dict)
@@ -297,6 +301,7 @@ def _generate(source: Source, kind: type[Artifact], seed: int) -> list[Located]:
     from r1pipe.embedded.world import problems
 
     domains = [domain for name in source.worlds for domain in WORLD_GROUPS[name]]
+    # `world: [reasoning, math]` names math twice.
     unique_domains = tuple(dict.fromkeys(domains))
     assert source.count is not None
     rows = problems(source.split, unique_domains, source.count, seed, tuple(source.languages))

@@ -157,7 +157,10 @@ def _hash_normalized(normalized: Sequence[str]) -> tuple[np.ndarray, np.ndarray]
 
 
 def _filled(
-    texts: Sequence[str], hashes_T: np.ndarray, offsets: np.ndarray, least: int
+    texts: Sequence[str],
+    hashes_T: np.ndarray,
+    offsets: np.ndarray,
+    least: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Every text filled up to `least` words."""
     filled: list[np.ndarray] = []

@@ -115,6 +115,9 @@ def chat_ids(messages: list[dict[str, str]], tokenizer: Any) -> tuple[list[int],
 def _apply_chat_template(messages: Any, tokenizer: Any, add_generation_prompt: bool) -> Any:
     """Token ids of one conversation, or of a list of conversations."""
     encoding = tokenizer.apply_chat_template(
-        messages, add_generation_prompt=add_generation_prompt, tokenize=True, return_dict=True
+        messages,
+        add_generation_prompt=add_generation_prompt,
+        tokenize=True,
+        return_dict=True,
     )
     return encoding["input_ids"]
