@@ -365,7 +365,7 @@ def unreadable_gold(rows: list[Row]) -> list[str | None]:
         elif kind == "maths":
             formulas.append(number)
 
-    # A formula can be read if math-verify can compare it with itself. All go together, since a few processes share them.
+    # A formula can be read if math-verify can compare it with itself. All go together: a few processes share them.
     pairs = [(rows[number]["answer"], rows[number]["answer"]) for number in formulas]
     for number, verdict in zip(formulas, symbolic.equal(pairs), strict=True):
         if verdict is None:

@@ -1,12 +1,13 @@
-"""How varied the world's word problems are beside GSM8K's: distinct nouns, verbs, question shapes, and 10-grams in common.
+"""How varied the embedded world's word problems are, compared with GSM8K's.
 
-    python -m lexicon_report path/to/gsm8k_train.jsonl.gz [--count 7473]
+    python tests/bench/lexicon_report.py path/to/gsm8k_train.jsonl.gz [--count 7473]
 
-GSM8K has no word classes marked, so both sides are counted by the same rough rules, on as many problems each:
+GSM8K has no marks of word classes, so both sides are counted by the same rough rules, on the same number of problems:
   nouns      distinct words after 'how many' and after a number, in the singular
   verbs      distinct words with -s or -ed after a name or pronoun (she buys, Tom walked)
   questions  distinct last sentences with names, numbers and counted nouns masked
   shapes     distinct whole problems with the same masks
+It also prints the number of 10-grams that both have, which should be 0.
 """
 
 from __future__ import annotations
@@ -25,79 +26,54 @@ _NOUN = re.compile(r"(?:\bhow many|\d+(?:[,.]\d+)*) (?:more |other |new |of the 
 _VERB = re.compile(r"\b(?:he|she|they|[A-Z][a-z]+) ([a-z]{2,}(?:s|ed))\b")
 _MASK = re.compile(r"\b[A-Z][a-z]+(?:'s)?\b|\$?\d[\d,.]*%?")
 
-
-def sentences(text: str) -> list[str]:
-    """A problem's sentences."""
-    return [part.strip() for part in re.split(r"(?<=[.?!])\s+", text) if part.strip()]
-
-
-def masked(text: str) -> str:
-    """Names and numbers as _, counted nouns as N."""
-    text = _NOUN.sub(lambda m: m[0][: m.start(1) - m.start()] + "N", text)
-    return re.sub(
-        r"\s+", " ", _MASK.sub(lambda m: "_" if m[0][0] in "$0123456789" or m[0] not in _STARTS else m[0], text)
-    ).strip()
-
-
+# Words that begin a sentence with a capital letter and are not names.
 _STARTS = frozenset(
-    [
-        "A",
-        "After",
-        "All",
-        "An",
-        "And",
-        "At",
-        "Before",
-        "But",
-        "By",
-        "Count",
-        "Each",
-        "Every",
-        "Find",
-        "For",
-        "From",
-        "Give",
-        "How",
-        "If",
-        "In",
-        "It",
-        "Later",
-        "Next",
-        "Now",
-        "Of",
-        "On",
-        "Say",
-        "She",
-        "He",
-        "So",
-        "Sum",
-        "Tell",
-        "That",
-        "The",
-        "Then",
-        "There",
-        "They",
-        "This",
-        "To",
-        "What",
-        "When",
-        "With",
-    ]
+    re.findall(
+        r"\w+",
+        "A After All An And At Before But By Count Each Every Find For From Give He How If In It Later Next Now Of On "
+        "Say She So Sum Tell That The Then There They This To What When With",
+    )
 )
 
 
+def sentences(text: str) -> list[str]:
+    """The sentences of a problem."""
+    parts = re.split(r"(?<=[.?!])\s+", text)
+    return [part.strip() for part in parts if part.strip()]
+
+
+def masked(text: str) -> str:
+    """The text with _ for names and numbers, and N for counted nouns."""
+
+    def mask_noun(match: re.Match[str]) -> str:
+        before_noun = match.start(1) - match.start()
+        return match[0][:before_noun] + "N"
+
+    def mask_name_or_number(match: re.Match[str]) -> str:
+        word = match[0]
+        is_number = word[0] in "$0123456789"
+        return "_" if is_number or word not in _STARTS else word
+
+    # Nouns first: they are found by the numbers before them.
+    text = _NOUN.sub(mask_noun, text)
+    text = _MASK.sub(mask_name_or_number, text)
+    return re.sub(r"\s+", " ", text).strip()
+
+
 def singular(word: str) -> str:
-    """Roughly."""
+    """The singular of a noun, roughly."""
     word = word.lower()
     if word.endswith("ies") and len(word) > 4:
         return word[:-3] + "y"
     if word.endswith(("ches", "shes", "sses", "xes")):
         return word[:-2]
-    return word[:-1] if word.endswith("s") and not word.endswith("ss") else word
+    if word.endswith("s") and not word.endswith("ss"):
+        return word[:-1]
+    return word
 
 
 def variety(texts: Iterable[str]) -> dict[str, int]:
-    """Distinct nouns, verbs, questions and shapes of English problems."""
+    """The number of distinct nouns, verbs, questions and shapes of English problems."""
     nouns: set[str] = set()
     verbs: set[str] = set()
     questions: set[str] = set()
@@ -111,18 +87,27 @@ def variety(texts: Iterable[str]) -> dict[str, int]:
 
 
 def grams(texts: Iterable[str], n: int = 10) -> set[tuple[str, ...]]:
-    """Word n-grams, case and punctuation aside."""
-    found: set[tuple[str, ...]] = set()
+    """The word n-grams, without case and punctuation."""
+    all_grams: set[tuple[str, ...]] = set()
     for text in texts:
         words = re.findall(r"[a-z]+|\d+", text.lower())
-        found.update(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
-    return found
+        all_grams.update(tuple(words[start : start + n]) for start in range(len(words) - n + 1))
+    return all_grams
 
 
 def read_problems(path: Path) -> list[str]:
-    """The `problem` column of a .jsonl.gz."""
+    """The column `problem` of a .jsonl.gz file."""
     with gzip.open(path, "rt", encoding="utf8") as stream:
         return [json.loads(line)["problem"] for line in stream]
+
+
+def print_word_lists() -> None:
+    """The size of the lists that the world draws its words from."""
+    nouns = {noun.one for group in ACTS for noun in group.nouns}
+    nouns_zh = {noun.one for group in ACTS_ZH for noun in group.nouns}
+    verb_lists = [*GAIN.values(), *LOSS.values(), *(group.acts for group in ACTS)]
+    verbs = {verb.base for verb_list in verb_lists for verb in verb_list}
+    print(f"word lists: {len(nouns)} nouns, {len(verbs)} verbs in English; {len(nouns_zh)} nouns in Chinese")
 
 
 def main() -> None:
@@ -130,13 +115,13 @@ def main() -> None:
     parser.add_argument("gsm8k", type=Path)
     parser.add_argument("--count", type=int, default=7473, help="problems of each side")
     arguments = parser.parse_args()
+
     theirs = read_problems(arguments.gsm8k)[: arguments.count]
-    ours = [row["prompt"] for row in problems("documents", ["word-problems"], arguments.count, 0, ["en"])]
-    for name, texts in (("GSM8K", theirs), ("ours", ours)):
-        print(name, len(texts), variety(texts))
-    nouns, nouns_zh = ({noun.singular for group in groups for noun in group.nouns} for groups in (ACTS, ACTS_ZH))
-    verbs = {verb.base for group in (*GAIN.values(), *LOSS.values(), *(group.acts for group in ACTS)) for verb in group}
-    print(f"word lists: {len(nouns)} nouns, {len(verbs)} verbs in English; {len(nouns_zh)} nouns in Chinese")
+    rows = problems("documents", ["word-problems"], arguments.count, 0, ["en"])
+    ours = [row["prompt"] for row in rows]
+    print("GSM8K", len(theirs), variety(theirs))
+    print("ours", len(ours), variety(ours))
+    print_word_lists()
     print(f"10-grams in common: {len(grams(theirs) & grams(ours))}")
 
 
