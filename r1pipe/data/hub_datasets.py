@@ -46,7 +46,7 @@ def read_hub(source: Source, on_bad: Bad) -> Iterator[Located]:
 
     name = f"{source.hub}:{source.hub_split}"
     columns = json_columns(dataset.data.schema, name)
-    tables = dataset.select_columns(columns).with_format("arrow")
+    tables: Any = dataset.select_columns(columns).with_format("arrow")
     number = 0
     for batch in tables.iter(batch_size=PARQUET_BATCH_ROWS):
         yield from batch_rows(batch, name, number, on_bad)

@@ -103,8 +103,8 @@ def read_problems(path: Path) -> list[str]:
 
 def print_word_lists() -> None:
     """The size of the lists that the world draws its words from."""
-    nouns = {noun.one for group in ACTS for noun in group.nouns}
-    nouns_zh = {noun.one for group in ACTS_ZH for noun in group.nouns}
+    nouns = {noun.singular for group in ACTS for noun in group.nouns}
+    nouns_zh = {noun.singular for group in ACTS_ZH for noun in group.nouns}
     verb_lists = [*GAIN.values(), *LOSS.values(), *(group.acts for group in ACTS)]
     verbs = {verb.base for verb_list in verb_lists for verb in verb_list}
     print(f"word lists: {len(nouns)} nouns, {len(verbs)} verbs in English; {len(nouns_zh)} nouns in Chinese")
