@@ -3,8 +3,8 @@
     python tests/bench/bench_overlap.py
 
 A local server answers after 200 ms. A verdict takes 20 ms of CPU, either in another process, where symbolic answers and
-programs are verified (`worker`), or in this process, which then also has to make the requests, about 2 ms each (`here`).
-With few requests in flight sampling is the larger part, with many verifying is.
+programs are verified (`worker`), or in this process (`here`), which then also makes the requests, about 2 ms each. With
+few requests in flight sampling is the larger part, with many verifying is.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ from r1pipe.generation.sampling import sample, sample_and_verify
 from r1pipe.here import Here
 from r1pipe.schema import Sampling
 
-ROWS, N, CPU_S, BAR = 64, 4, 0.020, 1.1
+ROWS = 64
+N = 4
+CPU_S = 0.020
+BAR = 1.1
 
 
 def burn(verdicts: int) -> None:
@@ -41,16 +44,19 @@ def measure(where: str, verify: Callable[[list[Candidate]], list[Candidate]]) ->
     for in_flight in (4, 8, 10, 16, 64):
         with writer() as base_url, tempfile.TemporaryDirectory() as folder:
             here = Here("bench", Path(folder), Path(folder) / "metrics.jsonl", Path(folder) / "progress.jsonl")
-            how = Sampling(**sampling(base_url, "slow", N, max_in_flight=in_flight, timeout=30))
+            settings = Sampling(**sampling(base_url, "slow", N, max_in_flight=in_flight, timeout=30))
+
             started = time.monotonic()
-            alone = sample(None, rows(ROWS), how, "chat", here=here, seed=0, label="alone")
+            samples = sample(None, rows(ROWS), settings, "chat", here=here, seed=0, label="alone")
             drawn = time.monotonic() - started
-            candidates = [Candidate({}, one.text, "sampled") for found in alone for one in found]
+
+            candidates = [Candidate({}, drawn.text, "sampled") for of_row in samples for drawn in of_row]
             started = time.monotonic()
             verify(candidates)
             verified = time.monotonic() - started
+
             started = time.monotonic()
-            sample_and_verify(None, rows(ROWS), how, "chat", here=here, seed=0, source="sampled", verify=verify)
+            sample_and_verify(None, rows(ROWS), settings, "chat", here=here, seed=0, source="sampled", verify=verify)
             both = time.monotonic() - started
         ratio = both / max(drawn, verified)
         worst = max(worst, ratio)

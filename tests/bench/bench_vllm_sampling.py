@@ -5,9 +5,9 @@
 It needs one CUDA machine with vLLM, no network, and about five minutes.
 
 Qwen2.5-0.5B's shape with random weights, 64 prompts of 128 tokens x 16 responses of at most 256. A bare `LLM.generate`
-over all prompts, with n = 16 and no seeds, is compared with r1pipe's whole sampling loop (seeds, units, journal on disk).
-Both use one engine, whose prefix cache is emptied before each turn; each goes first in every second turn. The result is
-the median of --turns after one that warms up.
+over all prompts, with n = 16 and no seeds, is compared with r1pipe's sampling loop (seeds, units, journal on disk). Both
+use one engine, whose prefix cache is emptied before each turn; each goes first in every second turn. The result is the
+median of --turns after one that warms up.
 
 Last, whether draws follow the model: by transformers' logits, log p of what was drawn is minus the entropy on average,
 also where top_p cuts.
@@ -30,7 +30,10 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 from bench_grpo import OFFLINE, machine  # noqa: E402
 from grpo_shape import Shape, build_checkpoint  # noqa: E402
 
-PROMPTS, EACH, MAX_TOKENS, BAR = 64, 16, 256, 0.95
+PROMPTS = 64
+EACH = 16
+MAX_TOKENS = 256
+BAR = 0.95
 
 
 def surprise(
@@ -162,8 +165,8 @@ def main() -> None:
             len(one) for one, _ in pairs
         )
         print(
-            f"samples of one request have the seeds seed, seed + 1, ...: {same:.2f} of their tokens are those of requests "
-            "with these seeds"
+            "samples of one request have the seeds seed, seed + 1, ...: "
+            f"{same:.2f} of their tokens are those of requests with these seeds"
         )
     medians = {name: statistics.median(values) for name, values in rates.items()}
     for name, rate in medians.items():

@@ -80,7 +80,7 @@ def with_room(model: Any, rows: int, columns: int, **more: Any) -> GraphedModel:
 def test_each_token_is_drawn_from_the_models_distribution(
     name: str, temperature: float, top_p: float, device: str, monkeypatch
 ) -> None:
-    """Over several sizes of batch and cache, with prompts of unequal lengths; later rollouts use the first one's cache."""
+    """Over several sizes of batch and cache, with unequal prompts; later rollouts use the first one's cache."""
     model = make(name, device)
     graphed = with_room(model, 48, 7 + 40)
     plain, sizes = graphed._advance, set()

@@ -1,4 +1,4 @@
-"""kill -9 at random moments of a stage that samples from an unreliable service: the result is that of an undisturbed run."""
+"""kill -9 at random moments of a stage that samples from an unreliable service changes nothing in the result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""rejection-sampling from a real server, `transformers serve` with the shipped base, and from the same checkpoint here."""
+"""rejection-sampling from a real server, `transformers serve` with the shipped base, and from the same checkpoint."""
 
 from __future__ import annotations
 
