@@ -26,9 +26,8 @@ def messages(texts: list[str]) -> list[list[dict[str, str]]]:
 
 
 def thought(row, mode: str = SAME, slip: float = 0.0, seed: int = 0, wait: float = 0.0):
-    return walk(
-        THINK[row["domain"]](json.loads(row["spec"]), row["language"]), Random(seed), row["language"], mode, slip, wait
-    )
+    steps = THINK[row["domain"]](json.loads(row["spec"]), row["language"])
+    return walk(steps, Random(seed), row["language"], mode, slip=slip, wait=wait)
 
 
 def test_solve_is_right_by_the_rewards():
