@@ -72,7 +72,7 @@ def stats(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Count rows, and dropped rows by reason; lengths of prompt, thinking and response."""
+    """Count rows, and measure prompts, thinking and responses."""
     from r1pipe.data.listing import NOT_STATED, PERCENTILES, statistics, tokens, visible, words
     from r1pipe.run.artifact_lookup import find_artifact
 
@@ -217,7 +217,7 @@ def pin(
     repository: Annotated[str, typer.Argument(help="OWNER/NAME on the Hugging Face hub", show_default=False)],
     model: Annotated[bool, typer.Option("--model", help="it is a model, not a dataset")] = False,
 ) -> None:
-    """Print the newest commit of a dataset or model on the hub, as a config states it."""
+    """Print the newest commit of a dataset or model."""
     from r1pipe.run.hub_models import newest_commit
 
     commit = newest_commit(repository, "model" if model else "dataset")

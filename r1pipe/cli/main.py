@@ -62,6 +62,7 @@ def _explain(error: Exception) -> Exception:
 
     from r1pipe.errors import InputError
 
+    # A full or read-only disk, or missing permissions, which the user can change.
     refusals = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
     if isinstance(error, OSError) and error.errno in refusals:
         what = f"the system refuses to read or write this: {error.strerror}"

@@ -92,6 +92,7 @@ def _run(
         console.close()
         console.note("interrupted; run the same command again to go on")
         raise SystemExit(interrupted.exit_code) from None
+    # The bar owns the cursor: without this, the error would be printed into it.
     except BaseException:
         console.close()
         raise

@@ -35,6 +35,7 @@ def find_artifact(text: str) -> Path:
 
     run, rest = _run_and_rest(text)
     made = _made_in(run)
+    # An artifact's name comes first: a stage may have the name of another stage's artifact.
     for artifact in made:
         if artifact.name == rest:
             return artifact.path

@@ -55,6 +55,7 @@ def _lines(
         path = (*keys, key)
         node, walked = find(pipeline.tree, path)
         stated = walked == path
+        # Values of the defaults have no node in the tree; `find` then stops above them.
         if not stated and not defaults:
             continue
 

@@ -132,6 +132,7 @@ class Console:
         """Give the terminal back; also called on the way out of a failure."""
 
     def error(self, error: R1PipeError) -> None:
+        # Where stdout and stderr go to one file, the error stands behind what was printed before it.
         sys.stdout.flush()
         print(
             f"{type(error).__name__}: {error}",
@@ -182,6 +183,7 @@ class Silent(Console):
 def make_console(json_only: bool = False) -> Console:
     if json_only:
         return Silent()
+    # Some CI systems give a terminal, and their logs would keep every frame of a moving bar.
     if sys.stdout.isatty() and not os.environ.get("CI") and os.environ.get("TERM") != "dumb":
         from r1pipe.run.rich_console import RichConsole
 

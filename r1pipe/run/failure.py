@@ -38,7 +38,7 @@ def explain(
     if tail:
         what += f"; the last lines of its log:\n{tail}"
 
-    fix = "the same command again goes on from what the stage has saved"
+    fix = "the log has everything it printed; the same command again goes on from what the stage has saved"
     if code == -signal.SIGKILL:
         memory = "SIGKILL mostly means that the machine ran out of memory: use smaller batches or fewer ranks"
         fix = f"{memory}\n{fix}"
@@ -72,6 +72,7 @@ def _tail(log: Path) -> str:
     """The last lines that say something; long ones cut."""
     try:
         with log.open("rb") as stream:
+            # Only the end is read: the log of a long training may have gigabytes.
             stream.seek(max(0, stream.seek(0, 2) - TAIL_BYTES))
             lines = stream.read().decode("utf8", "replace").splitlines()
     except OSError:

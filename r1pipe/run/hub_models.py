@@ -42,6 +42,7 @@ def fetch(edge: Edge) -> Path:
     Raises:
         InputError: the hub does not give it.
     """
+    # The cache first: where it has everything, no network is needed.
     try:
         return _snapshot(edge, local=True)
     except Exception:

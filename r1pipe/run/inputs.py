@@ -33,6 +33,7 @@ def locate_inputs(plan: Plan, stage: Stage) -> tuple[dict[str, Any], dict[str, A
             path, digest = _published(plan, stage, port, edge)
         else:
             path = brought_path(edge)
+            # The config was checked when it was read; a download or another program may have changed the files since.
             lacks = missing_parts(edge.type, path)
             if lacks:
                 raise InputError(lacks, f"input {port} of {stage.name}")

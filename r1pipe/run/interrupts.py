@@ -26,6 +26,7 @@ def interruptible() -> Iterator[None]:
             signal(ignored, lambda *_: None)
         raise Interrupted(Signals(number))
 
+    # The old handlers come back, since a test or a notebook goes on after the run.
     old = {number: getsignal(number) for number in (SIGINT, SIGTERM)}
     for number in old:
         signal(number, interrupt)

@@ -46,8 +46,10 @@ def stage_record(
         "workdir": str(folder.workdir),
         "metrics": str(folder.metrics),
         "progress": str(folder.progress),
+        # Only an earlier attempt can have left something there.
         "resumed": any(folder.workdir.iterdir()),
         "isolation": isolated,
+        # Where a kind of the user is looked for: a worker starts without the driver's import path.
         "search": list(plan.pipeline.search),
         "fingerprint": plan.fingerprints.of(stage.name),
         "material": plan.fingerprints.material(stage.name),

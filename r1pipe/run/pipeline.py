@@ -29,6 +29,7 @@ def run(replan: Callable[[], Plan], console: Console) -> dict[str, Any]:
     plan = replan()
     refuse(plan)
     console.figure(plan)
+    # A run that has nothing to do touches no file, so this summary is shown and not written.
     summary = summarise(plan)
     if not plan.todo:
         return console.finish(plan, summary)
@@ -36,6 +37,7 @@ def run(replan: Callable[[], Plan], console: Console) -> dict[str, Any]:
     reason = why_not_isolated(plan)
     if reason is not None:
         console.note(f"code cannot be isolated here ({reason}), so no code is executed: code rows are left out")
+    # Downloads come before the lock: they may take hours, and they change nothing in the run.
     fetch_hub(plan, console.note)
     check_machine(plan)
 
@@ -43,7 +45,9 @@ def run(replan: Callable[[], Plan], console: Console) -> dict[str, Any]:
         # Another driver may have run stages, or the hub may have given another commit, since the first plan.
         plan = replan()
         refuse(plan)
+        # Importing torch takes seconds; the fork server does it while the driver still writes and moves files.
         launcher.warm([stage.config.launch for stage in plan.to_launch])
+        # `status`, `logs` and `data` read a run without its YAML, which may have changed or moved since.
         write_json(plan.folder.path / "config.json", plain(plan.pipeline.tree))
         retire(plan, console)
         for name in plan.todo:
@@ -60,6 +64,7 @@ def run(replan: Callable[[], Plan], console: Console) -> dict[str, Any]:
                     isolated=reason is None,
                 )
             plan.states[name] = StageState("done")
+            # After each stage, so that a kill loses no hashes: a checkpoint of many gigabytes takes minutes to hash.
             plan.digests.save()
             summary = write_summary(plan)
     return console.finish(plan, summary)

@@ -68,6 +68,7 @@ def make_plan(
         ConfigError: no stage has such a name.
         InputError: a stage to be redone is not selected.
     """
+    # A misspelt name is reported before anything is read from disk.
     for name in (*only, *rebuild, *([until] if until else [])):
         pipeline.stage(name)
 
@@ -92,6 +93,7 @@ def make_plan(
         digests,
     )
     digests.save()
+    # A stage that is redone makes something else, so everything that reads from it is redone too.
     redone = {*rebuild, *pipeline.descendants(rebuild)}
     return Plan(
         pipeline=pipeline,

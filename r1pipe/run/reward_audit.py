@@ -135,6 +135,7 @@ def _audit_stage(
         what = f"{stage.name}: no prompt is left to audit: {'; '.join(notes) or 'there are none'}"
         raise InputError(what, str(pipeline.file))
 
+    # A stored response of a row that is not among the prompts cannot be scored.
     by_id = {row["id"]: row for row in rows}
     answered = [(row or by_id[id_], text) for row, id_, text in stored if row or id_ in by_id]
     result = audit(

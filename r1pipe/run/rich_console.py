@@ -58,6 +58,7 @@ class RichConsole(Console):
 
     def _levels(self, plan: Plan) -> list[list[Panel]]:
         """The boxes of the selected stages: a stage stands one level below the lowest stage that it reads from."""
+        # Of all stages, not only the selected ones: a stage keeps its level whatever is selected.
         depth: dict[str, int] = {}
         for name, stage in plan.pipeline.stages.items():
             depth[name] = 1 + max((depth[maker] for maker in stage.makers), default=-1)
@@ -65,6 +66,7 @@ class RichConsole(Console):
         levels: dict[int, list[Panel]] = {}
         for name in plan.selected:
             state = "missing" if name in plan.rebuild else plan.states[name].state
+            # A cut-off line keeps the boxes of one level equal; `plan --json` and log files have the names in full.
             body = Text(joins(plan.pipeline.stages[name]), overflow="ellipsis", no_wrap=True)
             title = f"[{COLOURS[state]}]{MARKS[state]}[/] [bold]{name}[/]"
             box = Panel(
@@ -84,6 +86,7 @@ class RichConsole(Console):
         resumed: bool,
     ) -> None:
         self._reset(stage)
+        # The bar disappears when the stage ends; `end` prints the line that stays.
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description:<22}"),
@@ -167,6 +170,7 @@ class RichConsole(Console):
             if text:
                 parts.add_row(label, Text(text))
         title = f"[bold red]{type(error).__name__}[/]"
+        # On stderr, so that the output of a command with --json stays JSON.
         Rich(stderr=True).print(
             Panel(
                 parts,

@@ -21,6 +21,7 @@ def score_tables(scores: dict[str, Any], width: int) -> list[list[list[str]]]:
     tables = []
     table = [names]
     used = _width(names)
+    # A table that is too wide continues below, with the names of the checkpoints again.
     for column in columns:
         wide = _width(column) + 2
         if used + wide > width and len(table) > 1:

@@ -72,6 +72,7 @@ def _state_of(
                 above,
             ),
         )
+    # What is adopted does not depend on inputs, so nothing above it can make it stale.
     if not stage.use:
         moved = _moved_inputs(stage, record, folder, above)
         if moved:
@@ -112,6 +113,7 @@ def _moved_inputs(
             rerun.append(f"input {port}: {maker} was run again and made something else")
         elif above[maker].state == "stale":
             stale.append(f"input {port}: {maker} is stale")
+    # One cause is enough: what has to run again explains why later stages are stale.
     return rerun or stale
 
 

@@ -29,6 +29,7 @@ def newest_run() -> str:
     """
 
     def touched(run: str) -> float:
+        # A folder's own time changes only when something is added or removed, so the newest of its entries decides.
         return max(path.stat().st_mtime for path in (RUNS / run).glob("*"))
 
     names = run_names()
@@ -99,6 +100,7 @@ def _stage_status(
     if manifest:
         status["state"] = "done"
     elif record:
+        # The driver goes on for a moment after a worker has failed.
         failed = any(folder.path.glob("error.*.json"))
         running = has_driver and folder.partial.exists() and not failed
         status |= {

@@ -40,6 +40,7 @@ def write_json(path: Path, value: Any) -> None:
         json.dump(value, stream, indent=1, ensure_ascii=False)
         stream.write("\n")
         stream.flush()
+        # Without it, a crash of the machine may leave an empty file under the final name.
         os.fsync(stream.fileno())
     partial.replace(path)
 
@@ -163,6 +164,7 @@ class RunFolder:
         Raises:
             InputError: the folder cannot be made or written, or the disk is nearly full.
         """
+        # Permission bits do not tell (root, read-only mounts, quotas), so a file is written.
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / f".probe.{os.getpid()}"

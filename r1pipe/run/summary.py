@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 def summarise(plan: Plan) -> dict[str, Any]:
     """The content of summary.json. `wall_s` is the sum over the stages, in seconds, each with all its attempts."""
+    # All stages of the figure, also those that this command did not select.
     stages = []
     for name, stage in plan.pipeline.stages.items():
         folder = plan.folder.stage(name)
