@@ -1,4 +1,25 @@
-"""The environment of a worker: what all share, and what each rank has of its own (a profile's part: profiles.py)."""
+"""The environment of workers: every variable that is set, and what reads it.
+
+| variable | read by | set in |
+| --- | --- | --- |
+| TOKENIZERS_PARALLELISM | tokenizers | here |
+| HF_HUB_*, TRANSFORMERS_NO_ADVISORY_WARNINGS | huggingface_hub, transformers | here |
+| TRL_EXPERIMENTAL_SILENCE | trl | here |
+| TORCH_CUDNN_SDPA_DEPRIORITIZED | torch | here |
+| OPENBLAS_NUM_THREADS, JE_ARROW_MALLOC_CONF | numpy, pyarrow | here |
+| PATH | deepspeed, to find ninja | here |
+| PYTHON* | the interpreter | here |
+| OMP_NUM_THREADS, MKL_NUM_THREADS | torch | here |
+| RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE | torch.distributed, accelerate, worker.py | here, or by torchrun |
+| MASTER_ADDR, MASTER_PORT | torch.distributed | here, or by torchrun |
+| CUDA_VISIBLE_DEVICES | CUDA | here |
+| ACCELERATE_*, FSDP_*, DS_ACCELERATOR | accelerate, deepspeed | config/profiles.py |
+| R1PIPE_PARENT | worker.py, forkserver.py: the process to end with | launcher.py, forkserver.py |
+
+The user may set, beside what the libraries read: R1PIPE_FORKSERVER (forkserver.py) and R1PIPE_SSH (hosts.py).
+A worker sets some more for itself, each where it is needed: RAY_*, VLLM_* (generation/), PYTORCH_ALLOC_CONF
+(training/sft/packed_setup.py), RAYON_NUM_THREADS (data/scanning.py).
+"""
 
 from __future__ import annotations
 
@@ -10,38 +31,65 @@ import r1pipe
 from r1pipe.config.machine import gpus
 from r1pipe.schema import Launch
 
+# Set unless the user has set them.
+DEFAULTS = {
+    # the threads of tokenizers do not survive a fork
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRL_EXPERIMENTAL_SILENCE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    # On Hopper and later torch >= 2.11 prefers cuDNN, which makes a plan for each shape that it has not seen. In
+    # decoding that is every token of a response.
+    "TORCH_CUDNN_SDPA_DEPRIORITIZED": "1",
+}
+
+# Set in any case, because results or forking would depend on them.
+FIXED = {
+    # numpy's and pyarrow's pools would start threads at import, in the fork server too
+    "OPENBLAS_NUM_THREADS": "1",
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",
+    # the order of sets must not differ between two runs, nor between a fork and a fresh process
+    "PYTHONHASHSEED": "0",
+    "PYTHONUNBUFFERED": "1",
+    # a ./datasets or ./stages of the user's must not hide a library
+    "PYTHONSAFEPATH": "1",
+}
+
+RENDEZVOUS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
 
 def base_environment() -> dict[str, str]:
-    """What every worker shares. The user's own settings win, except where results would depend on them."""
-    root = str(Path(r1pipe.__file__).parent.parent)
-    environment = {
-        "TOKENIZERS_PARALLELISM": "false",  # its threads and our forks do not mix
-        "TRL_EXPERIMENTAL_SILENCE": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
-        # torch >= 2.11 asks cuDNN first on Hopper and later, which plans anew for each shape that it has not seen: every token of a response
-        "TORCH_CUDNN_SDPA_DEPRIORITIZED": "1",
-        **os.environ,
-        "OPENBLAS_NUM_THREADS": "1",  # numpy's pool would start threads at import, in the fork server too
-        "JE_ARROW_MALLOC_CONF": "background_thread:false",  # as pyarrow's allocator would
-        "PYTHONHASHSEED": "0",  # set order must not differ between two runs, nor between a fork and a fresh process
-        # ninja, in an environment not activated; last, because two versions of ninja undo each other's builds
-        "PATH": os.pathsep.join(filter(None, [os.environ.get("PATH"), str(Path(sys.executable).parent)])),
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONSAFEPATH": "1",  # a ./datasets or ./stages of the user's must not shadow a library
-        "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
-    }
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-        environment.pop(name, None)  # left over from whatever started the driver
+    """What all workers share."""
+    environment = DEFAULTS | dict(os.environ) | FIXED
+
+    # The folder of this interpreter holds ninja, also where the virtual environment is not activated. It comes last,
+    # because two versions of ninja undo each other's builds.
+    environment["PATH"] = _joined(os.environ.get("PATH"), str(Path(sys.executable).parent))
+    environment["PYTHONPATH"] = _joined(str(Path(r1pipe.__file__).parent.parent), os.environ.get("PYTHONPATH"))
+
+    # left over from whatever started the driver
+    for name in RENDEZVOUS:
+        environment.pop(name, None)
     return environment
 
 
+def _joined(*paths: str | None) -> str:
+    return os.pathsep.join(path for path in paths if path)
+
+
 def rank_environment(launch: Launch, rank: int, threads: int, count: int, port: int) -> dict[str, str]:
-    """What one rank has of its own."""
+    """What one rank has of its own.
+
+    Args:
+        rank: among the `count` ranks of this machine.
+        threads: CPU threads that it may use.
+        port: of the ranks' rendezvous.
+    """
     environment = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    distributed = launch.profile != "process" or count > 1
-    if distributed:
+
+    # LOCAL_RANK alone would make accelerate set up a process group, so a single process gets none of these.
+    if launch.profile != "process" or count > 1:
         environment |= {
             "RANK": str(rank),
             "LOCAL_RANK": str(rank),
@@ -50,9 +98,11 @@ def rank_environment(launch: Launch, rank: int, threads: int, count: int, port: 
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
         }
-    if launch.profile == "process" and gpus():
-        # one device a process: TRL refuses several visible ones in one process (DataParallel)
-        environment["CUDA_VISIBLE_DEVICES"] = gpus()[rank % len(gpus())]
-    elif gpus():
-        environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus()[:count])
+
+    devices = gpus()
+    if devices and launch.profile == "process":
+        # one device for each process: with several visible ones TRL would use DataParallel, which it refuses
+        environment["CUDA_VISIBLE_DEVICES"] = devices[rank % len(devices)]
+    elif devices:
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(devices[:count])
     return environment

@@ -80,7 +80,7 @@ def test_a_fork_computes_what_a_fresh_process_does(server: Client, tmp_path: Pat
 
 def test_a_server_that_reached_a_gpu_or_has_threads_is_not_forked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """As an import of a stage may: its children could not use a GPU, or hang."""
-    code = "from r1pipe.launch.forkserver import _why_not_forked as why; import torch, threading; print(repr(why())); "
+    code = "from r1pipe.launch.forkserver import _obstacle as why; import torch, threading; print(repr(why())); "
     code += (
         "torch.cuda._is_in_bad_fork = lambda: True; print(repr(why())); torch.cuda._is_in_bad_fork = lambda: False; "
     )
@@ -109,7 +109,7 @@ def test_a_server_that_cannot_be_forked_says_so(server: Client, monkeypatch: pyt
         assert (
             not server.usable()
             and server.alive()
-            and "do not fork" in said[0]
+            and "cannot fork" in said[0]
             and "an import has reached a GPU" in said[0]
         )
 
