@@ -69,7 +69,11 @@ class _Errors(DefaultErrorStrategy):
             super().sync(recognizer)
 
 
-def _cached_prediction(simulator: Any, tokens: Tokens, decision: int) -> int | None:
+def _cached_prediction(
+    simulator: Any,
+    tokens: Tokens,
+    decision: int,
+) -> int | None:
     """The alternative that SLL prediction chose before on the same tokens; None where its cache does not have it.
 
     Follows the decision's automaton along the tokens, as the runtime does, without its book-keeping.
@@ -121,7 +125,11 @@ def install(converter: Any, grammar: Any) -> None:
         simulator.predictionMode = PredictionMode.SLL
         has_one_kind_of_script = "_" not in text or "^" not in text
 
-        def predict_fast(tokens: Any, decision: int, context: Any) -> int:
+        def predict_fast(
+            tokens: Any,
+            decision: int,
+            context: Any,
+        ) -> int:
             if decision != atom_decision:
                 return _cached_prediction(simulator, tokens, decision) or predict(tokens, decision, context)
             if has_one_kind_of_script:

@@ -168,7 +168,11 @@ def differ(a: Any, b: Any) -> bool:
     return False
 
 
-def _is_apart(a: Any, b: Any, largest: float) -> bool:
+def _is_apart(
+    a: Any,
+    b: Any,
+    largest: float,
+) -> bool:
     return abs(a - b) > max(_CLEAR * max(1, abs(a), abs(b)), _ROUNDING * largest)
 
 
@@ -322,10 +326,18 @@ def install() -> None:
     def symbolic_fast(a: Any, b: Any) -> bool:
         return not differ(a, b) and symbolic(a, b)
 
-    def sets_fast(gold: Any, answer: Any, *precision: int) -> bool:
+    def sets_fast(
+        gold: Any,
+        answer: Any,
+        *precision: int,
+    ) -> bool:
         return not sets_differ(gold, answer) and sets(gold, answer, *precision)
 
-    def relations_fast(gold: Any, answer: Any, *precision: int) -> bool:
+    def relations_fast(
+        gold: Any,
+        answer: Any,
+        *precision: int,
+    ) -> bool:
         return not equations_differ(gold, answer) and relations(gold, answer, *precision)
 
     grader.sympy_symbolic_eq = symbolic_fast
@@ -351,7 +363,13 @@ def _keep_names() -> None:
         global_dict: Any = None,
         evaluate: bool = True,
     ) -> Any:
-        return parse_expr(text, local_dict, transformations, names if global_dict is None else global_dict, evaluate)
+        return parse_expr(
+            text,
+            local_dict,
+            transformations,
+            names if global_dict is None else global_dict,
+            evaluate,
+        )
 
     sympy_parser.parse_expr = parse_expr_fast
     latex2sympy2.parse_expr = parse_expr_fast

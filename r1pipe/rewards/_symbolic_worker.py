@@ -87,10 +87,21 @@ class Judge:
         if not given:
             return 0.0, ""
         # Interval against inequality is the one comparison that math-verify leaves out by default.
-        return float(self.verify(right, given, timeout_seconds=None, allow_set_relation_comp=True)), ""
+        return float(
+            self.verify(
+                right,
+                given,
+                timeout_seconds=None,
+                allow_set_relation_comp=True,
+            )
+        ), ""
 
 
-def serve(judge: Judge, lines: Any, out: Any) -> None:
+def serve(
+    judge: Judge,
+    lines: Any,
+    out: Any,
+) -> None:
     for line in lines:
         job = json.loads(line)
         # Just before the limit a handler may still rescue the process with its caches; at the limit the kernel ends it.
@@ -111,7 +122,11 @@ def serve(judge: Judge, lines: Any, out: Any) -> None:
         write_verdict(out, value, why)
 
 
-def write_verdict(out: Any, value: float | None, why: str) -> None:
+def write_verdict(
+    out: Any,
+    value: float | None,
+    why: str,
+) -> None:
     out.write(json.dumps({"verdict": value, "why": why}) + "\n")
     out.flush()
 

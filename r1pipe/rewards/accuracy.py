@@ -31,6 +31,7 @@ _NUMBERS = re.compile(
     r"(?:/\d+(?!\d*[/.]\d))?%?"
     r"|(?<=[\d)\]=*/+×÷])[-−]?\d[\d,]*(?:\.\d+)?%?|[-−]?\d+(?:,\d{3})*(?:\.\d+)?%?"
 )
+# "The answer is (B)", "故选 B": a letter that the text calls its answer comes before any other letter.
 _MARKED_LETTER = re.compile(
     r"(?:answer|option|choice|答案|选项|选择|选|应选|故选)\W{0,6}(?:is|was|:|是|为)?\W{0,8}\(?([A-J])(?![\w'])", re.I
 )
@@ -65,11 +66,13 @@ def boxed(text: str) -> str | None:
             break
         last_parts.insert(0, box)
     contents = [content for _, _, content in last_parts]
+    # The same answer in several boxes is one answer.
     return contents[0] if len(set(contents)) == 1 else ", ".join(contents)
 
 
 def _boxes(text: str) -> list[tuple[int, int, str]]:
     """(start, end, contents) of every outermost box; `\\boxed 5` without braces holds one character."""
+    # Braces are matched in one pass over the text. Matching from each box on would take quadratic time for many boxes.
     closing_brace: dict[int, int] = {}
     open_braces: list[int] = []
     for brace in re.finditer(r"[{}]", text):
@@ -81,17 +84,24 @@ def _boxes(text: str) -> list[tuple[int, int, str]]:
     boxes: list[tuple[int, int, str]] = []
     for match in re.finditer(r"\\f?boxed\s*+(\{|(?=\w))", text):
         if match[1] != "{":
+            # LaTeX takes the next character as the argument then.
             end = match.end() + 1
             boxes.append((match.start(), end, text[match.end() : end]))
             continue
         closing = closing_brace.get(match.end() - 1)
+        # A box inside another one is a part of its contents.
         is_nested = bool(boxes) and match.start() < boxes[-1][1]
         if closing is not None and not is_nested:
             boxes.append((match.start(), closing + 1, text[match.end() : closing].strip()))
     return boxes
 
 
-def extract(text: str, kind: str, how: Sequence[str] = EXTRACT, gold: str = "") -> str | None:
+def extract(
+    text: str,
+    kind: str,
+    how: Sequence[str] = EXTRACT,
+    gold: str = "",
+) -> str | None:
     """The final answer of a whole response, or None.
 
     Args:
@@ -118,7 +128,11 @@ def extract(text: str, kind: str, how: Sequence[str] = EXTRACT, gold: str = "") 
     return None
 
 
-def _last(summary: str, kind: str, gold: str) -> str | None:
+def _last(
+    summary: str,
+    kind: str,
+    gold: str,
+) -> str | None:
     """The last part of the summary that is of the gold answer's kind."""
     if kind == "letter":
         marked = _MARKED_LETTER.findall(summary)
@@ -136,6 +150,7 @@ def _last(summary: str, kind: str, gold: str) -> str | None:
     last_line = lines[-1]
     if kind == "words":
         return _closing_words(last_line, words_key(gold))
+    # Maths: the last formula of the last line, else the line itself, which math-verify may be able to read.
     inline = _INLINE_MATH.findall(last_line)
     return "".join(inline[-1]) if inline else last_line
 
@@ -193,6 +208,7 @@ def accuracy(
         for accepted in golds if isinstance(golds, list | tuple) else [golds]:
             gold = _gold_text(accepted)
             kind = parse(gold).kind
+            # A gold answer that does not parse says nothing; the row is judged by the others, if there are any.
             if kind == "broken":
                 continue
             final = extract(text, kind, extract_from, gold)
@@ -204,6 +220,7 @@ def accuracy(
         verdicts.append(verdict)
 
     if open_pairs:
+        # All at once, so that the processes work side by side.
         symbolic_verdicts = symbolic.equal(list(open_pairs), timeout=timeout)
         for places, verdict in zip(open_pairs.values(), symbolic_verdicts, strict=True):
             for i in places:

@@ -42,6 +42,7 @@ DESERVES_ZERO: dict[str, frozenset[str]] = {
     "format": frozenset({"empty", "truncated"}),
     "language": frozenset({"wrong-language"}),
 }
+# Thinking for the variant wrong-language: Chinese, and English for Chinese rows.
 _CHINESE = "首先把这两个数字相加，然后检查一遍结果，最后写出答案。"
 _ENGLISH = "First we add the two numbers, then we check the result, and in the end we write the answer down."
 _REPEATS = 20
@@ -64,7 +65,11 @@ def gold_answers(row: Row) -> list[Any]:
     return list(answer) if isinstance(answer, list | tuple) else [answer]
 
 
-def variants(sampled: Sequence[Row], rows: Sequence[Row], form: str) -> dict[str, list[tuple[Row, str]]]:
+def variants(
+    sampled: Sequence[Row],
+    rows: Sequence[Row],
+    form: str,
+) -> dict[str, list[tuple[Row, str]]]:
     """Variant -> (row, response) for each sampled row. Rows that nothing can check have no gold and no wrong answer.
 
     Args:
@@ -85,10 +90,15 @@ def variants(sampled: Sequence[Row], rows: Sequence[Row], form: str) -> dict[str
     return responses
 
 
-def _responses(row: Row, form: str, other_answers: list[str]) -> dict[str, str]:
+def _responses(
+    row: Row,
+    form: str,
+    other_answers: list[str],
+) -> dict[str, str]:
     """Variant -> response to one row."""
     parts = _code_parts(row) if row.get("tests") else _answer_parts(row, other_answers)
     thinking = parts.thinking
+    # At least one character, since an empty think block is a form of its own.
     half = thinking[: max(1, len(thinking) // 2)]
     responses = {"empty": "", "truncated": f"<think>{half}"}
     if parts.right is None:
@@ -116,6 +126,7 @@ def _code_parts(row: Row) -> _Parts:
     """The row's own program, and one in which every function that the tests may call returns None."""
     solution = str(row.get("solution") or "")
     thinking = split_response(solution).thinking or str(row.get("prompt") or "")
+    # A solution without a fence or a def is the bare program.
     program = extract_code(solution, row.get("entry_point")) or after_thinking(solution).strip()
     if not program:
         return _Parts(thinking)
@@ -151,6 +162,7 @@ def wrong_answer(gold: str, other_answers: Sequence[str]) -> str:
         # Most questions have four choices.
         choices = 4 if plain in "ABCD" else 10
         return "ABCDEFGHIJ"[(ord(plain) - ord("A") + 1) % choices]
+    # By the gold answer, so that a row has the same wrong answer in every audit.
     generator = random.Random(gold)
     different = [other for other in other_answers if other.strip().lower() != plain.lower()]
     return generator.choice(different) if different else "none of these"

@@ -26,7 +26,14 @@ _DASHES = dict.fromkeys((0x2212, 0x2010, 0x2011, 0x2012, 0x2013, 0xFE63), "-")
 _SPACES = dict.fromkeys((0x2009, 0x202F, 0x00A0, 0x3000, 0x2007), " ")
 # Zero width and marks of direction: they print nothing.
 _INVISIBLE = dict.fromkeys((0x200B, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A), 0xFEFF), "")
-_SIGNS = {0x3001: ",", 0x3002: ".", 0x2044: "/", 0x2032: "'", 0xFFE5: "¥", 0xFFE1: "£"}
+_SIGNS = {
+    0x3001: ",",
+    0x3002: ".",
+    0x2044: "/",
+    0x2032: "'",
+    0xFFE5: "¥",
+    0xFFE1: "£",
+}
 _FULL_WIDTH = {0xFF01 + i: chr(0x21 + i) for i in range(94)}
 _TABLE = str.maketrans(_DASHES | _SPACES | _INVISIBLE | _SIGNS | _FULL_WIDTH)
 
@@ -134,6 +141,7 @@ def normalize(text: str) -> str:
     """
     if not text.isascii():
         text = "".join(_ascii_digit(char) for char in text.translate(_TABLE))
+    # 1{,}000 is LaTeX for a comma without a space behind it.
     text = text.strip().replace("{,}", ",")
     if "\\" in text or "~" in text:
         text = _SPACING.sub(_printed_space, text)
@@ -190,12 +198,24 @@ def _number(text: str) -> Answer | None:
     if match["sign"] == "-":
         value = -value
 
+    # A unit comes before a currency sign: what "$5 million" counts is not dollars.
     currency = (match["c1"] or match["c2"] or "").lower()
     unit_name = _UNITS.get((unit or currency).lower().rstrip("."), "")
-    return Answer("number", text, value, bool(match["percent"]), unit_name, len(decimals))
+    return Answer(
+        "number",
+        text,
+        value,
+        bool(match["percent"]),
+        unit_name,
+        len(decimals),
+    )
 
 
-def _is_unit(text: str, unit: str, start: int) -> bool:
+def _is_unit(
+    text: str,
+    unit: str,
+    start: int,
+) -> bool:
     """Whether the words behind a number are a unit: `5 apples`, `5kg` and `5 km/h`, but not `5 or 6`, `5 x` or `5r`."""
     words = unit.lower().rstrip(".^23").replace("/", " ").replace("-", " ").split()
     if any(word in _NOT_UNIT_WORDS for word in words):
@@ -238,6 +258,7 @@ def parse(text: str) -> Answer:
     if not plain or not _is_balanced(plain):
         return Answer("broken", plain[:2000])
 
+    # Letters first: "A" would be words as well, and "B. 7" is the choice B and not the number 7.
     letter = _LETTER.fullmatch(plain)
     if letter and not _SECOND_LETTER.search(letter[2] or letter[3] or ""):
         return Answer("letter", letter[1])
@@ -300,6 +321,7 @@ def compare(gold: str, answer: str) -> float | None:
     if is_settled_by_text:
         return float(right.kind == given.kind and right.text == given.text)
 
+    # What is printed alike is equal: most formulas end here, without algebra.
     if _printed_form(right.text) == _printed_form(given.text):
         return 1.0
     given_list = _list_key(given.text)
@@ -325,7 +347,11 @@ def _equal_numbers(gold: Answer, given: Answer) -> bool:
     return _is_close(Fraction(percent.value) / 100, other.value, other.decimals)
 
 
-def _is_close(a: int | Fraction, b: int | Fraction, decimals: int) -> bool:
+def _is_close(
+    a: int | Fraction,
+    b: int | Fraction,
+    decimals: int,
+) -> bool:
     return a == b or (decimals >= 6 and abs(a - b) <= Fraction(1, 10**6) * max(1, abs(b)))
 
 

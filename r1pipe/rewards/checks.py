@@ -97,15 +97,28 @@ class Audit:
         if gold_means:
             parts.append(f"gold solutions score {min(gold_means):.3f}")
 
-        undeserved = [(cell.mean, f"{name} on {variant}") for name, variant, cell in self._cells_that_deserve_zero()]
-        highest, where = max(((mean, where) for mean, where in undeserved if mean is not None), default=(0.0, ""))
+        undeserved = [
+            (cell.mean, f"{name} on {variant}")
+            for name, variant, cell in self._cells_that_deserve_zero()
+            if cell.mean is not None
+        ]
+        highest, where = max(undeserved, default=(0.0, ""))
         parts.append(f"undeserved at most {highest:.3f} ({where})" if highest else "nothing undeserved")
         return f"rewards on {self.sampled} of {self.prompts} prompts: {', '.join(parts)}; {self.seconds:.1f} s"
 
-    def keep(self, reward: str, variant: str, why: str, value: float | None, row: Row, response: str) -> None:
+    def keep(
+        self,
+        reward: str,
+        variant: str,
+        why: str,
+        value: float | None,
+        row: Row,
+        response: str,
+    ) -> None:
         """Keep a row that got a score it should not, while there is room."""
         if len(self.worst) >= MAX_WORST_ROWS:
             return
+        # A row without an answer is one of code: show its tests.
         gold = row["answer"] if row.get("answer") is not None else row.get("tests") or ""
         self.worst.append(
             {
@@ -121,6 +134,7 @@ class Audit:
 
     def _cells_that_deserve_zero(self) -> Iterator[tuple[str, str, Cell]]:
         for name, row in self.cells.items():
+            # The second component of a name is called name#2.
             reward = name.partition("#")[0]
             for variant, cell in row.items():
                 if variant in DESERVES_ZERO.get(reward, ()):
@@ -139,6 +153,8 @@ def specs_of(phases: Sequence[Phase]) -> list[RewardSpec]:
 
 def spread(rows: Sequence[Row], n: int) -> list[Row]:
     """At most n rows, the same number of each domain as far as there are enough, drawn the same each time."""
+    # One row of each domain in turn: a sample of all rows could miss a small domain, whose reward may be the broken
+    # one.
     by_domain: dict[Any, list[Row]] = {}
     for row in random.Random(0).sample(list(rows), len(rows)):
         by_domain.setdefault(row.get("domain"), []).append(row)
@@ -180,6 +196,7 @@ def audit(
 
     sampled = spread(rows, sample)
     result.sampled = len(sampled)
+    # The responses are written in the form that the format reward asks for; it would give every other form a 0.
     form = next((str(spec.params.get("form")) for spec in specs if spec.name == "format"), "r1")
     responses = variants(sampled, rows, form)
     if stored:
@@ -189,9 +206,17 @@ def audit(
         if spec.name in MODEL_REWARDS and spec.name not in (models or {}):
             result.notes.append(f"{name} was not audited: its model is not here")
             continue
+        # The variants whose means are compared with a limit.
         with_limits = {"gold", *DESERVES_ZERO.get(spec.name, ())}
         result.cells[name] = {
-            variant: _score(result, name, spec, variant, pairs, models)
+            variant: _score(
+                result,
+                name,
+                spec,
+                variant,
+                pairs,
+                models,
+            )
             for variant, pairs in responses.items()
             if pairs and (thorough or variant in with_limits)
         }
@@ -226,8 +251,9 @@ def _score(
     """Score one variant by one reward; keep the rows whose score is not as it should be."""
     # The length reward reads `tokens`. Four characters a token will do: no tokenizer is loaded for an audit.
     rows = [{"tokens": len(text) // 4, **row} for row, text in pairs]
+    texts = [text for _, text in pairs]
     started = time.perf_counter()
-    scores = score([spec], [text for _, text in pairs], rows, models)
+    scores = score([spec], texts, rows, models)
     seconds = time.perf_counter() - started
 
     applied = scores.applied[spec.name]
@@ -241,13 +267,35 @@ def _score(
             # A gold answer that does not parse is reported once, as such.
             if is_required(spec) and str(row["id"]) not in unparseable:
                 unjudged += 1
-                result.keep(name, variant, "not judged", value, row, text)
+                result.keep(
+                    name,
+                    variant,
+                    "not judged",
+                    value,
+                    row,
+                    text,
+                )
         elif variant == "gold" and spec.name in MUST_KNOW and value != 1.0:
-            result.keep(name, variant, "the gold solution is not right", value, row, text)
+            result.keep(
+                name,
+                variant,
+                "the gold solution is not right",
+                value,
+                row,
+                text,
+            )
         elif variant in DESERVES_ZERO.get(spec.name, ()) and value:
-            result.keep(name, variant, "deserves 0", value, row, text)
+            result.keep(
+                name,
+                variant,
+                "deserves 0",
+                value,
+                row,
+                text,
+            )
 
     n = sum(applied)
+    # No response, no share.
     if not n:
         return Cell()
     judged = [value for value, applies in zip(values, applied, strict=True) if applies and value is not None]
@@ -262,6 +310,7 @@ def _score(
 
 def _compare(result: Audit, pairs: Sequence[tuple[Row, str]]) -> None:
     """Compare our accuracy with TRL's accuracy_reward on the same summaries, where both can judge."""
+    # TRL imports torch, which nothing else here needs.
     from trl.rewards import accuracy_reward
 
     from r1pipe.rewards.accuracy import accuracy
@@ -275,12 +324,20 @@ def _compare(result: Audit, pairs: Sequence[tuple[Row, str]]) -> None:
     theirs = accuracy_reward(messages, answers)
 
     for (row, text), our_value, trl_value in zip(comparable, ours, theirs, strict=True):
+        # None is no verdict, with which one could disagree.
         if our_value is None or trl_value is None:
             continue
         result.compared += 1
         if our_value != trl_value:
             result.disagreements += 1
-            result.keep("accuracy", "", f"TRL's accuracy_reward says {trl_value:g}", our_value, row, text)
+            result.keep(
+                "accuracy",
+                "",
+                f"TRL's accuracy_reward says {trl_value:g}",
+                our_value,
+                row,
+                text,
+            )
 
 
 def _trl_can_read(answer: Any) -> bool:
@@ -298,11 +355,19 @@ def _boxed_summary(text: str) -> str:
 # --- the limits -------------------------------------------------------------------------------------------------------
 
 
-def _failures(result: Audit, specs: Sequence[RewardSpec], limits: AuditParams) -> list[str]:
+def _failures(
+    result: Audit,
+    specs: Sequence[RewardSpec],
+    limits: AuditParams,
+) -> list[str]:
     """A sentence for every limit that was not met."""
     failures: list[str] = []
 
-    def check_at_most(what: str, value: float, limit: float) -> None:
+    def check_at_most(
+        what: str,
+        value: float,
+        limit: float,
+    ) -> None:
         if value > limit:
             failures.append(f"{what}: {value:.3f}, at most {limit:g}")
 
@@ -331,14 +396,26 @@ def _failures(result: Audit, specs: Sequence[RewardSpec], limits: AuditParams) -
 # --- before training --------------------------------------------------------------------------------------------------
 
 
-def audit_before_training(stage: str, phases: Sequence[Phase], rows: Sequence[Row], limits: AuditParams) -> Audit:
+def audit_before_training(
+    stage: str,
+    phases: Sequence[Phase],
+    rows: Sequence[Row],
+    limits: AuditParams,
+) -> Audit:
     """The cheap part of the audit, a few seconds at most: a small sample, without models, services and comparison.
 
     Raises:
         GateError: the audit did not pass.
     """
     cheap_specs = [spec for spec in specs_of(phases) if _is_cheap(spec)]
-    result = audit(stage, cheap_specs, rows, limits, sample=limits.sample, thorough=False)
+    result = audit(
+        stage,
+        cheap_specs,
+        rows,
+        limits,
+        sample=limits.sample,
+        thorough=False,
+    )
     if result.failures:
         raise GateError(
             f"the rewards of {stage} are not fit to train on: {'; '.join(result.failures)}",
@@ -350,6 +427,7 @@ def audit_before_training(stage: str, phases: Sequence[Phase], rows: Sequence[Ro
 
 
 def _is_cheap(spec: RewardSpec) -> bool:
+    # Services cost time and money, reward models memory: `r1pipe audit rewards` tries these.
     asks_a_service = spec.name == "judge" or "executor" in spec.params
     return spec.name not in MODEL_REWARDS and not asks_a_service
 

@@ -29,6 +29,7 @@ def extract_code(text: str, entry_point: str | None = None) -> str | None:
     'def add(a, b):\\n    return a + b'
     """
     summary = after_thinking(text)
+    # R1-Zero's form puts the program into the answer tags.
     if "</answer>" in summary:
         tagged = ANSWER_TAGS.findall(summary)
         summary = tagged[-1] if tagged else summary
@@ -45,7 +46,11 @@ def _defines(block: str, name: str) -> bool:
     return bool(re.search(rf"^\s*(?:async )?(?:def|class)\s+{re.escape(name)}\b", block, re.M))
 
 
-def complete_program(program: str, prompt: str, entry_point: str | None) -> str:
+def complete_program(
+    program: str,
+    prompt: str,
+    entry_point: str | None,
+) -> str:
     """The program with the part of it that the question gives.
 
     A question of HumanEval's kind is the head of a program: the lines before the function (imports, helpers) belong to
@@ -101,6 +106,7 @@ def code(
         return [None] * n
     reason = sandbox.available() if executor is None else None
     if reason:
+        # Once: every rollout would repeat it.
         if reason not in _warned:
             _warned.add(reason)
             warnings.warn(f"the code reward cannot judge: {reason}", stacklevel=2)
@@ -111,11 +117,18 @@ def code(
     entry_points = entry_point or [None] * n
     rewards: list[float | None] = [None] * n
     jobs: dict[int, sandbox.CodeJob] = {}
-    rows = zip(completions, tests, entry_points, prompts, strict=True)
+    rows = zip(
+        completions,
+        tests,
+        entry_points,
+        prompts,
+        strict=True,
+    )
     for i, (completion, row_tests, name, question) in enumerate(rows):
         if not row_tests:
             continue
         program = extract_code(text_of(completion), name)
+        # No program is a wrong answer, and not a case that cannot be judged.
         if program is None:
             rewards[i] = 0.0
             continue
@@ -128,7 +141,12 @@ def code(
     else:
         from r1pipe.rewards.remote import run_remote
 
-        verdicts = run_remote(list(jobs.values()), limits, partial=partial, **executor)
+        verdicts = run_remote(
+            list(jobs.values()),
+            limits,
+            partial=partial,
+            **executor,
+        )
     for i, verdict in zip(jobs, verdicts, strict=True):
         rewards[i] = verdict
     return rewards

@@ -12,13 +12,22 @@ from typing import Any
 from r1pipe.rewards.texts import Completion, text_of
 
 
-def constant(completions: Sequence[Completion], *, value: float = 1.0, **columns: Any) -> list[float | None]:
+def constant(
+    completions: Sequence[Completion],
+    *,
+    value: float = 1.0,
+    **columns: Any,
+) -> list[float | None]:
     """The same reward for every response; all advantages are 0."""
     return [value] * len(completions)
 
 
 def random_reward(
-    completions: Sequence[Completion], *, probability: float = 0.5, seed: int = 0, **columns: Any
+    completions: Sequence[Completion],
+    *,
+    probability: float = 0.5,
+    seed: int = 0,
+    **columns: Any,
 ) -> list[float | None]:
     """1.0 with the given probability, else 0.0.
 
@@ -27,6 +36,7 @@ def random_reward(
     rewards: list[float | None] = []
     for place, completion in enumerate(completions):
         key = f"{seed}\0{place}\0{text_of(completion)}"
+        # hash() of a string differs from process to process.
         digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
         draw = int.from_bytes(digest, "big")
         rewards.append(float(draw < probability * 2**64))

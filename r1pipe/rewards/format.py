@@ -23,8 +23,13 @@ _NO_TAG = r"(?:(?!</?(?:think|answer)>).)*"
 _THINKING = rf"<think>(?=\s*[^\s<]|\s*<(?!/think>)){_NO_TAG}</think>"
 _ANSWER = rf"<answer>(?=\s*[^\s<]|\s*<(?!/answer>)){_NO_TAG}</answer>"
 _ZERO = re.compile(rf"\s*{_THINKING}\s*{_ANSWER}\s*", re.S)
+# No look-ahead before </think>: rows outside of reasoning may have empty thinking.
 _R1 = re.compile(rf"\s*<think>{_NO_TAG}</think>(?=\s*\S){_NO_TAG}", re.S)
-_FORMS = {"zero": (_ZERO,), "r1": (_R1,), "auto": (_ZERO, _R1)}
+_FORMS = {
+    "zero": (_ZERO,),
+    "r1": (_R1,),
+    "auto": (_ZERO, _R1),
+}
 
 
 def well_formed(text: str, form: Form = "auto") -> bool:
@@ -39,7 +44,12 @@ def well_formed(text: str, form: Form = "auto") -> bool:
     return any(pattern.fullmatch(text) for pattern in _FORMS[form])
 
 
-def format_reward(completions: Sequence[Completion], *, form: Form = "auto", **columns: Any) -> list[float | None]:
+def format_reward(
+    completions: Sequence[Completion],
+    *,
+    form: Form = "auto",
+    **columns: Any,
+) -> list[float | None]:
     """1.0 where the response is well-formed, else 0.0; `auto` accepts either form.
 
     Raises:

@@ -69,8 +69,17 @@ def probe(bwrap: str | None) -> str | None:
     except OSError as error:
         return f"bubblewrap cannot be started: {error}"
 
-    header = {"source": "def ready(): return 42", "entry_point": None, "partial": False}
-    tests = {"kind": "asserts", "setup": "", "asserts": ["assert ready() == 42"]}
+    # A whole round: namespaces, limits, filter and the way back.
+    header = {
+        "source": "def ready(): return 42",
+        "entry_point": None,
+        "partial": False,
+    }
+    tests = {
+        "kind": "asserts",
+        "setup": "",
+        "asserts": ["assert ready() == 42"],
+    }
     try:
         reply = runner.ask(header, tests, Limits(cpu_s=10))
     except OSError:
@@ -87,7 +96,12 @@ def probe(bwrap: str | None) -> str | None:
 def _command(bwrap: str) -> list[str]:
     """The sandbox as bubblewrap's arguments: inside it nothing exists but what is named here."""
     command = [bwrap, "--unshare-all", "--new-session", "--clearenv", "--cap-drop", "ALL", "--hostname", "sandbox"]
-    for name, value in {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0", "HOME": "/tmp"}.items():
+    for name, value in {
+        "PATH": "/usr/bin:/bin",
+        "LANG": "C.UTF-8",
+        "PYTHONHASHSEED": "0",
+        "HOME": "/tmp",
+    }.items():
         command += ["--setenv", name, value]
 
     # The system, read-only.
@@ -126,7 +140,15 @@ def _command(bwrap: str) -> list[str]:
 @lru_cache(maxsize=8)
 def _can_limit_tmp(bwrap: str) -> bool:
     try:
-        return "--size" in subprocess.run([bwrap, "--help"], capture_output=True, text=True, timeout=10).stdout
+        return (
+            "--size"
+            in subprocess.run(
+                [bwrap, "--help"],
+                capture_output=True,
+                text=True,
+                timeout=10,
+            ).stdout
+        )
     except (OSError, subprocess.TimeoutExpired):
         return False
 
@@ -156,10 +178,16 @@ class Runner:
         self.output = self.process.stdout
         self.errors = self.process.stderr
         self.info: int | None = info_read
+        # A runner that hangs while it reads must not hang us: `ask` writes with a deadline.
         os.set_blocking(self.input.fileno(), False)
         self.is_fresh = True
 
-    def ask(self, header: dict[str, Any], tests: Mapping[str, Any] | None, limits: Limits) -> dict[str, Any]:
+    def ask(
+        self,
+        header: dict[str, Any],
+        tests: Mapping[str, Any] | None,
+        limits: Limits,
+    ) -> dict[str, Any]:
         """Run one job and return the reply.
 
         Raises:

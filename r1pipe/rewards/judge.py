@@ -46,7 +46,13 @@ Response:
 Think as long as you need, then end with one JSON object: {{"correct": true}} or {{"correct": false}}"""
 
 
-def chat(base_url: str, api_key_env: str | None, timeout: float, retries: int, max_in_flight: int) -> Endpoint:
+def chat(
+    base_url: str,
+    api_key_env: str | None,
+    timeout: float,
+    retries: int,
+    max_in_flight: int,
+) -> Endpoint:
     """The chat completions of an OpenAI-compatible service.
 
     Args:
@@ -56,10 +62,21 @@ def chat(base_url: str, api_key_env: str | None, timeout: float, retries: int, m
         retries: further tries of a request that failed.
         max_in_flight: requests at a time.
     """
-    return endpoint(f"{base_url.rstrip('/')}/chat/completions", api_key_env, timeout, retries, max_in_flight)
+    return endpoint(
+        f"{base_url.rstrip('/')}/chat/completions",
+        api_key_env,
+        timeout,
+        retries,
+        max_in_flight,
+    )
 
 
-def chat_request(model: str, text: str, max_tokens: int, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def chat_request(
+    model: str,
+    text: str,
+    max_tokens: int,
+    extra: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """The body of a request with one user message, decoded greedily; the fields of `extra` overwrite the others."""
     return {
         "model": model,
@@ -92,6 +109,7 @@ def read_object(reply: Any, key: str) -> Any:
     """
     try:
         text = reply["choices"][0]["message"]["content"]
+        # A judge that thinks may write JSON in its thinking, too. One that is cut off has only thinking.
         text = after_thinking(text) or text
     except (KeyError, IndexError, TypeError):
         raise Unreadable(f"the reply is not a chat completion: {str(reply)[:200]!r}") from None
@@ -144,7 +162,13 @@ def judge(
     head = guidelines_head(config)
     n = len(completions)
     prompts = prompt if prompt is not None else columns.get("prompts") or [None] * n
-    rows = zip(completions, prompts, answer or [None] * n, reference or [None] * n, strict=True)
+    rows = zip(
+        completions,
+        prompts,
+        answer or [None] * n,
+        reference or [None] * n,
+        strict=True,
+    )
 
     rewards: list[float | None] = [None] * n
     requests: dict[int, dict[str, Any]] = {}
@@ -153,15 +177,27 @@ def judge(
         if known is None:
             continue
         summary = after_thinking(text_of(completion)).strip()
+        # Nothing is said: that is wrong, and not worth a request.
         if not summary:
             rewards[i] = 0.0
             continue
         known_text = " or ".join(map(str, known)) if isinstance(known, list | tuple) else str(known)
-        text = head + fill(CORRECT, question=prompt_of(question), reference=known_text, response=summary)
+        text = head + fill(
+            CORRECT,
+            question=prompt_of(question),
+            reference=known_text,
+            response=summary,
+        )
         requests[i] = chat_request(config.model, text, config.max_tokens, config.extra)
 
     if requests:
-        service = chat(config.base_url, config.api_key_env, config.timeout, config.retries, config.max_in_flight)
+        service = chat(
+            config.base_url,
+            config.api_key_env,
+            config.timeout,
+            config.retries,
+            config.max_in_flight,
+        )
         verdicts = service.ask_all(list(requests.values()), lambda reply: read_flag(reply, "correct"))
         for i, verdict in zip(requests, verdicts, strict=True):
             rewards[i] = None if verdict is None else float(verdict)

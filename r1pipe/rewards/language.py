@@ -129,6 +129,7 @@ def _counts_by_script(text: str) -> dict[str, int]:
             language = _LANGUAGE_OF_SCRIPT[script]
             counts[language] = counts.get(language, 0) + words
 
+    # Only the scripts that occur are counted: twelve patterns over every text would take most of the time.
     scripts = set(map(_script_of_character.__getitem__, set(text) - _ASCII))
     if "kana" in scripts and "han" in scripts:
         for sentence in _SENTENCE_END.split(text):
@@ -144,6 +145,7 @@ def detect(text: str) -> str | None:
     text = words_only(text)
     counts = _counts_by_script(text)
     most = max(counts, key=lambda language: counts[language], default=None)
+    # Latin script needs the identifier only where it has the most words.
     if most is not None and counts[most] > len(latin.words_of(text)):
         return most
     return latin.identify(text) or most
@@ -199,7 +201,13 @@ def language(
     """
     n = len(completions)
     prompts = prompt if prompt is not None else columns.get("prompts") or [None] * n
-    rows = zip(completions, language or [None] * n, prompts, domain or [None] * n, strict=True)
+    rows = zip(
+        completions,
+        language or [None] * n,
+        prompts,
+        domain or [None] * n,
+        strict=True,
+    )
     rewards: list[float | None] = []
     for completion, row_language, question, row_domain in rows:
         code = _primary_code(target or row_language or detect(prompt_of(question)) or "")
@@ -222,6 +230,7 @@ def _primary_code(tag: str) -> str:
 
 
 def _warn_once(code: str) -> None:
+    # Once for each code: every rollout would repeat it.
     if code in _warned:
         return
     _warned.add(code)

@@ -184,6 +184,7 @@ class Identifier:
         for word in words:
             if word in self.places:
                 continue
+            # With the spaces around it: n-grams reach over the ends of a word.
             scores = dict(self.model.rank(f" {word} "))
             row = np.array([scores[language] for language in self.languages], dtype=np.float32)
             place = len(self.places)
@@ -199,15 +200,18 @@ class Identifier:
         """The language of each list of words: the likeliest, unless `expected` is nearly as likely."""
         import numpy as np
 
+        # Rewards may be computed in several threads, and `clear` would take the places away from under another one.
         with self.lock:
             if len(self.places) > _MAX_WORDS:
                 self.clear()
+            # Nearly always every word is known already.
             try:
                 places = [self.places[word] for part in parts for word in part]
             except KeyError:
                 self.learn(chain.from_iterable(parts))
                 places = [self.places[word] for part in parts for word in part]
             evidence = self.evidence[places]
+        # The sum over the words of each part, in one call.
         starts = np.cumsum([0, *map(len, parts[:-1])])
         sums = np.add.reduceat(evidence, starts, axis=0)
         sums[:, self.languages.index(expected)] += _MARGIN

@@ -46,6 +46,7 @@ def length(
         soft = max(1, max_tokens // 5 if soft_tokens is None else soft_tokens)
         return [None if size is None else _overlong(size, max_tokens, soft) for size in sizes]
 
+    # The cosine rewards short right answers and long wrong ones: more thinking where it has not succeeded yet.
     verdicts = accuracy(completions, answer)
     rewards: list[float | None] = []
     for size, verdict in zip(sizes, verdicts, strict=True):
@@ -59,7 +60,9 @@ def length(
 
 
 def _sizes(
-    count: int, completion_ids: Sequence[Sequence[int] | None] | None, tokens: Sequence[int | None] | None
+    count: int,
+    completion_ids: Sequence[Sequence[int] | None] | None,
+    tokens: Sequence[int | None] | None,
 ) -> list[int | None]:
     if completion_ids is not None:
         return [None if ids is None else len(ids) for ids in completion_ids]
@@ -69,7 +72,11 @@ def _sizes(
     return [None] * count
 
 
-def _overlong(size: int, max_tokens: int, soft_tokens: int) -> float:
+def _overlong(
+    size: int,
+    max_tokens: int,
+    soft_tokens: int,
+) -> float:
     excess = size - (max_tokens - soft_tokens)
     penalty = min(1.0, max(0.0, excess / soft_tokens))
     return -penalty + 0.0  # 0.0 and not -0.0 where nothing is punished

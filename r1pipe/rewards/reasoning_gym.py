@@ -65,7 +65,8 @@ def task(name: str, settings: str = "{}") -> Any:
             f"the scorer of reasoning-gym's {name!r} passes {what} to Python's eval", fix="use another task"
         )
     try:
-        return library.create_dataset(name, **json.loads(settings))
+        # A type checker takes this very module for the library.
+        return library.create_dataset(name, **json.loads(settings))  # pyright: ignore[reportAttributeAccessIssue]
     except (TypeError, ValueError, AssertionError) as error:
         raise ConfigError(
             f"reasoning-gym's {name!r} does not take these settings: {error}", fix=f"correct the settings {settings}"

@@ -151,20 +151,42 @@ def run_remote(
     if kind not in PATHS:
         raise ConfigError(f"there is no executor of kind '{kind}'", fix=f"kind is one of {', '.join(PATHS)}")
     address = url.rstrip("/") + PATHS[kind]
-    service = endpoint(address, api_key_env, timeout or limits.wall_s + 10.0, retries, max_in_flight)
+    service = endpoint(
+        address,
+        api_key_env,
+        timeout or limits.wall_s + 10.0,
+        retries,
+        max_in_flight,
+    )
 
     requests: list[_Request] = []
     for number, job in enumerate(jobs):
         if _has_broken_tests(job):
             continue
+        # Tests may ask for less time than the limit, not for more.
         seconds = min(limits.cpu_s, float(job.tests.get("timeout") or limits.cpu_s))
         if job.tests["kind"] == "stdio":
             for given, expected in zip(job.tests["inputs"], job.tests["outputs"], strict=True):
-                body = _body(kind, job.program, given, seconds, limits, version)
+                body = _body(
+                    kind,
+                    job.program,
+                    given,
+                    seconds,
+                    limits,
+                    version,
+                )
                 requests.append(_Request(number, body, expected))
         else:
+            # A new word for each request: one that a program has seen is of no use to the next.
             word = secrets.token_hex(16)
-            body = _body(kind, HARNESS, _harness_input(job, word), seconds, limits, version)
+            body = _body(
+                kind,
+                HARNESS,
+                _harness_input(job, word),
+                seconds,
+                limits,
+                version,
+            )
             requests.append(_Request(number, body, word))
 
     replies = service.ask_all([request.body for request in requests], _READERS[kind])
@@ -203,7 +225,14 @@ def _has_broken_tests(job: CodeJob) -> bool:
     return False
 
 
-def _body(kind: str, source: str, stdin: str, seconds: float, limits: Limits, version: str) -> dict[str, Any]:
+def _body(
+    kind: str,
+    source: str,
+    stdin: str,
+    seconds: float,
+    limits: Limits,
+    version: str,
+) -> dict[str, Any]:
     if kind == "piston":
         return {
             "language": "python",
@@ -213,7 +242,12 @@ def _body(kind: str, source: str, stdin: str, seconds: float, limits: Limits, ve
             "run_timeout": round(1000 * seconds),  # milliseconds
             "run_memory_limit": limits.memory_mb << 20,  # bytes
         }
-    return {"code": source, "language": "python", "stdin": stdin, "run_timeout": seconds}
+    return {
+        "code": source,
+        "language": "python",
+        "stdin": stdin,
+        "run_timeout": seconds,
+    }
 
 
 def _read_piston(reply: Any) -> tuple[bool, str]:
@@ -237,11 +271,16 @@ def _read_fusion(reply: Any) -> tuple[bool, str]:
 _READERS = {"piston": _read_piston, "sandboxfusion": _read_fusion}
 
 
-def _passed_share(tests: Mapping[str, Any], reply: tuple[bool, str], expected: str) -> float | None:
+def _passed_share(
+    tests: Mapping[str, Any],
+    reply: tuple[bool, str],
+    expected: str,
+) -> float | None:
     """The share of the tests of one run that passed; None where the tests have nothing to compare with."""
     succeeded, output = reply
     if tests["kind"] == "stdio":
         return float(succeeded and same_output(output, expected))
+    # The report is the last line that holds the word; the program may have printed anything before.
     for line in reversed(output.splitlines()):
         try:
             report = json.loads(line)

@@ -60,7 +60,12 @@ class CodeJob:
 
 
 # kind of tests -> the keys that it needs
-_REQUIRED_KEYS = {"asserts": ("asserts",), "check": ("code",), "calls": ("inputs",), "stdio": ("inputs", "outputs")}
+_REQUIRED_KEYS = {
+    "asserts": ("asserts",),
+    "check": ("code",),
+    "calls": ("inputs",),
+    "stdio": ("inputs", "outputs"),
+}
 _SEE_SHAPES = "see r1pipe.rewards.sandbox.CodeJob for the shapes"
 
 
@@ -136,7 +141,11 @@ def close() -> None:
 
 
 def run_tests(
-    jobs: Sequence[CodeJob], limits: Limits | None = None, *, partial: bool = False, workers: int | None = None
+    jobs: Sequence[CodeJob],
+    limits: Limits | None = None,
+    *,
+    partial: bool = False,
+    workers: int | None = None,
 ) -> list[float | None]:
     """Run every job; equal ones once.
 
@@ -168,6 +177,7 @@ def run_tests(
     for job in jobs:
         check_shape(job)
 
+    # The responses of a group are often the same program.
     places: dict[str, list[int]] = {}
     for i, job in enumerate(jobs):
         key = json.dumps([job.program, job.entry_point, job.tests], default=str)
@@ -185,7 +195,13 @@ def run_tests(
                 same = todo.get_nowait()
             except queue.Empty:
                 break
-            verdict, runner = _judge(bwrap, runner, jobs[same[0]], limits, partial)
+            verdict, runner = _judge(
+                bwrap,
+                runner,
+                jobs[same[0]],
+                limits,
+                partial,
+            )
             for i in same:
                 verdicts[i] = verdict
         if runner is not None:
@@ -207,7 +223,11 @@ def _cores() -> int:
 
 
 def _judge(
-    bwrap: str, runner: Runner | None, job: CodeJob, limits: Limits, partial: bool
+    bwrap: str,
+    runner: Runner | None,
+    job: CodeJob,
+    limits: Limits,
+    partial: bool,
 ) -> tuple[float | None, Runner | None]:
     """(the verdict, the runner for the next job).
 
@@ -223,19 +243,32 @@ def _judge(
             if runner is not None:
                 runner.close()
             runner = None
+    # The sandbox worked once, but may not any more (memory, processes).
     probe.cache_clear()
     sandbox_works = probe(bwrap) is None
     return (0.0 if sandbox_works else None), None
 
 
-def _verdict(runner: Runner, job: CodeJob, limits: Limits, partial: bool) -> float | None:
+def _verdict(
+    runner: Runner,
+    job: CodeJob,
+    limits: Limits,
+    partial: bool,
+) -> float | None:
     tests = job.tests
+    # Tests may ask for less time than the limit, not for more.
     if tests.get("timeout"):
         limits = replace(limits, cpu_s=min(limits.cpu_s, float(tests["timeout"])))
     if tests.get("kind") == "stdio":
         return _stdio_verdict(runner, job, limits, partial)
-    header = {"source": job.program, "setup": tests.get("setup"), "entry_point": job.entry_point, "partial": partial}
+    header = {
+        "source": job.program,
+        "setup": tests.get("setup"),
+        "entry_point": job.entry_point,
+        "partial": partial,
+    }
     reply = runner.ask(header, tests, limits)
+    # Broken tests say nothing about the program.
     if "broken" in reply or reply.get("total") == 0:
         return None
     # A program that fails before any test has no `total`.
@@ -243,7 +276,12 @@ def _verdict(runner: Runner, job: CodeJob, limits: Limits, partial: bool) -> flo
     return share if partial else float(share == 1.0)
 
 
-def _stdio_verdict(runner: Runner, job: CodeJob, limits: Limits, partial: bool) -> float | None:
+def _stdio_verdict(
+    runner: Runner,
+    job: CodeJob,
+    limits: Limits,
+    partial: bool,
+) -> float | None:
     inputs = job.tests["inputs"]
     outputs = job.tests["outputs"]
     if not inputs:
@@ -254,6 +292,7 @@ def _stdio_verdict(runner: Runner, job: CodeJob, limits: Limits, partial: bool) 
         if reply["ok"] and same_output(reply["out"], expected):
             passed += 1
         elif not partial:
+            # One failure decides; the other runs are saved.
             return 0.0
     return passed / len(inputs)
 

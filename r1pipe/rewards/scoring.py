@@ -54,7 +54,12 @@ class Scores:
     applied: dict[str, list[bool]] = field(default_factory=dict)
     unjudged: dict[str, int] = field(default_factory=dict)
 
-    def replace(self, place: int, other: Scores, other_place: int) -> None:
+    def replace(
+        self,
+        place: int,
+        other: Scores,
+        other_place: int,
+    ) -> None:
         """Overwrite the scores of one response by those of a response of another batch, scored by the same specs."""
         self.totals[place] = other.totals[other_place]
         for name, values in self.components.items():
@@ -76,6 +81,7 @@ def resolve(name: str) -> Reward:
         return REWARDS[name]
     module, colon, function_name = name.partition(":")
     if colon:
+        # A reward of the user's own, which is imported only here: its mistakes must not break other stages.
         try:
             function = getattr(importlib.import_module(module), function_name)
         except (ImportError, AttributeError) as error:
@@ -118,6 +124,7 @@ def applies(spec: RewardSpec, row: Row) -> bool:
     these alone. A judge needs a `reference` or an `answer`.
     """
     domain = row.get("domain")
+    # `domains` of the spec come before the reward's own.
     if spec.domains is not None:
         if domain not in spec.domains:
             return False
@@ -125,7 +132,9 @@ def applies(spec: RewardSpec, row: Row) -> bool:
         return domain in MODEL_REWARDS[spec.name]
 
     if spec.name == "accuracy":
-        return row.get("answer") is not None and not row.get("tests") and not row.get("gym")
+        # Tests and scorers know more right answers than the one in the row.
+        is_judged_otherwise = bool(row.get("tests") or row.get("gym"))
+        return row.get("answer") is not None and not is_judged_otherwise
     if spec.name == "code":
         return bool(row.get("tests"))
     if spec.name == "reasoning_gym":
@@ -135,13 +144,23 @@ def applies(spec: RewardSpec, row: Row) -> bool:
     return True
 
 
-def score_early(specs: Sequence[RewardSpec], completions: Sequence[Completion], rows: Sequence[Row]) -> EarlyScores:
+def score_early(
+    specs: Sequence[RewardSpec],
+    completions: Sequence[Completion],
+    rows: Sequence[Row],
+) -> EarlyScores:
     """Score these responses by the EARLY_REWARDS among the components; `score` takes the result as `early`."""
     applied = _applied(specs, rows)
     scores: dict[str, Mapping[int, float | None]] = {}
     for spec, name in zip(specs, component_names(specs), strict=True):
         if spec.name in EARLY_REWARDS:
-            scores[name] = _judge(spec, _places(applied[name]), completions, rows, {})
+            scores[name] = _judge(
+                spec,
+                _places(applied[name]),
+                completions,
+                rows,
+                {},
+            )
     return scores
 
 
@@ -179,28 +198,37 @@ def score(
     for spec, name in zip(specs, component_names(specs), strict=True):
         known = (early or {}).get(name, {})
         places = _places(applied[name])
-        values = _judge(spec, [i for i in places if i not in known], completions, rows, models or {})
+        open_places = [i for i in places if i not in known]
+        values = _judge(
+            spec,
+            open_places,
+            completions,
+            rows,
+            models or {},
+        )
         values |= {i: known[i] for i in places if i in known}
 
         components[name] = [None] * len(rows)
         unjudged[name] = sum(value is None for value in values.values())
         for i, value in values.items():
             components[name][i] = value
-            if value is None:
-                if is_required(spec):
-                    totals[i] = None
-                continue
-            scorable[i] = True
             total = totals[i]
-            if total is not None:
-                totals[i] = total + spec.weight * value
+            if value is not None:
+                scorable[i] = True
+                # A total that is None stays so, whatever the components behind say.
+                if total is not None:
+                    totals[i] = total + spec.weight * value
+            elif is_required(spec):
+                totals[i] = None
 
+    # A sum of nothing is not 0: a row to which no component applies would be compared with rows that failed.
     totals = [total if has_reward else None for total, has_reward in zip(totals, scorable, strict=True)]
     return Scores(components, totals, applied, unjudged)
 
 
 def _applied(specs: Sequence[RewardSpec], rows: Sequence[Row]) -> dict[str, list[bool]]:
     """Component name -> for each row, whether the component judges it."""
+    # See `score`: rules leave the rows of reward models alone.
     model_specs = [spec for spec in specs if spec.name in MODEL_REWARDS]
     judged_by_model = {i for i, row in enumerate(rows) if any(applies(spec, row) for spec in model_specs)}
     applied = {}
@@ -234,7 +262,10 @@ def _judge(
 
 
 def _model_values(
-    spec: RewardSpec, completions: list[Completion], rows: list[Row], models: Mapping[str, Scorer]
+    spec: RewardSpec,
+    completions: list[Completion],
+    rows: list[Row],
+    models: Mapping[str, Scorer],
 ) -> list[float | None]:
     if spec.name not in models:
         raise ConfigError(
@@ -251,7 +282,11 @@ def _model_values(
     return [None if value != value else float(value) for value in values]
 
 
-def _function_values(spec: RewardSpec, completions: list[Completion], rows: list[Row]) -> list[float | None]:
+def _function_values(
+    spec: RewardSpec,
+    completions: list[Completion],
+    rows: list[Row],
+) -> list[float | None]:
     reward = resolve(spec.name)
     parameters = signature(reward).parameters
     not_columns = {"completions", *spec.params}
@@ -261,11 +296,13 @@ def _function_values(spec: RewardSpec, completions: list[Completion], rows: list
         # reach it.
         not_columns |= {name for name, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY}
 
+    # Rows may have different columns; a reward gets None where a row lacks one.
     column_names = dict.fromkeys(key for row in rows for key in row if key not in not_columns)
     columns = {name: [row.get(name) for row in rows] for name in column_names}
     try:
         values = reward(completions, **spec.params, **columns)
     except TypeError as error:
+        # "got an unexpected keyword argument" is the config's mistake, any other TypeError the reward's own.
         if "argument" not in str(error):
             raise
         raise ConfigError(
@@ -295,6 +332,7 @@ def correct(completions: Sequence[Completion], rows: Sequence[Row]) -> list[bool
     >>> correct(["<think>6*7</think>42", "hello"], [{"answer": "42"}, {}])
     [True, None]
     """
+    # At most one of the three applies to a row, so the total is its verdict.
     specs = [RewardSpec(name="accuracy"), RewardSpec(name="code"), RewardSpec(name="reasoning_gym")]
     totals = score(specs, completions, rows).totals
     return [None if total is None else total == 1.0 for total in totals]

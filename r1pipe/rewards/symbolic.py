@@ -54,7 +54,12 @@ class Pool:
         command = [sys.executable, "-P", str(_WORKER)]
         if self.plain:
             command.append("--plain")
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        # One thread each: the processes are the parallelism, and none of them needs a GPU.
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "CUDA_VISIBLE_DEVICES": "",
+        }
         while len(self.workers) < min(count, self.size):
             worker = subprocess.Popen(
                 command,
@@ -102,7 +107,11 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def equal(pairs: Sequence[tuple[str, str]], timeout: float = 1.0, pool: Pool | None = None) -> list[float | None]:
+def equal(
+    pairs: Sequence[tuple[str, str]],
+    timeout: float = 1.0,
+    pool: Pool | None = None,
+) -> list[float | None]:
     """Verdicts on (gold, answer) pairs: 1.0, 0.0, or None where the gold answer does not parse or the time ran out.
 
     Args:
@@ -135,6 +144,7 @@ def equal(pairs: Sequence[tuple[str, str]], timeout: float = 1.0, pool: Pool | N
                         todo.put(batch)
                     return
 
+    # A worker serves one caller at a time. The loop starts workers in the place of those that died.
     with pool.lock:
         while not todo.empty():
             pool.start(todo.qsize())
@@ -166,11 +176,20 @@ def _batches(pairs: Sequence[tuple[str, str]]) -> queue.SimpleQueue[list[int]]:
     return batches
 
 
-def _ask(worker: subprocess.Popen[bytes], gold: str, answer: str, timeout: float) -> float | None:
+def _ask(
+    worker: subprocess.Popen[bytes],
+    gold: str,
+    answer: str,
+    timeout: float,
+) -> float | None:
     requests = worker.stdin
     replies = worker.stdout
     assert requests is not None and replies is not None
-    request = {"gold": gold, "answer": answer, "timeout": timeout}
+    request = {
+        "gold": gold,
+        "answer": answer,
+        "timeout": timeout,
+    }
     requests.write(json.dumps(request).encode() + b"\n")
 
     # The limit of CPU time does not end a process that is stopped or waits; this one does.

@@ -92,7 +92,11 @@ def build_filter() -> bytes:
     def return_if(value: int, result: int) -> None:
         code.extend([(_JUMP_IF_EQUAL, 0, 1, value), (_RETURN, 0, 0, result)])
 
-    def check_argument(number: int, index: int, forbidden: list[int]) -> None:
+    def check_argument(
+        number: int,
+        index: int,
+        forbidden: list[int],
+    ) -> None:
         # Another call jumps over the check. Behind it the number is loaded again.
         code.append((_JUMP_IF_EQUAL, 0, 2 + 2 * len(forbidden), number))
         load(_ARGUMENTS + 8 * index)
@@ -135,7 +139,12 @@ class _Program(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
 
 
-def lock_in(rules: bytes, cpu_s: float, memory_mb: int, file_mb: int) -> None:
+def lock_in(
+    rules: bytes,
+    cpu_s: float,
+    memory_mb: int,
+    file_mb: int,
+) -> None:
     """Put limits and filter on this process, for good.
 
     Args:

@@ -36,6 +36,7 @@ class CompiledTests:
         except (SyntaxError, ValueError) as error:
             raise Broken(f"the tests do not compile: {error}") from None
 
+        # Without regard to scopes: a name that is bound anywhere counts as bound.
         bound: set[str] = set()
         used: set[str] = set()
         self.bases: set[str] = set()
@@ -54,7 +55,11 @@ class CompiledTests:
         self.open_names = used - bound
 
 
-def bind(link: Link, compiled: list[CompiledTests], names: dict[str, object]) -> set[str]:
+def bind(
+    link: Link,
+    compiled: list[CompiledTests],
+    names: dict[str, object],
+) -> set[str]:
     """Put the values of the test code's open names into `names`.
 
     Modules are Python's own: `math.isclose` is not for the program to define. So are builtins, unless the tests name
@@ -108,15 +113,24 @@ def check_asserts(link: Link, tests: dict) -> dict:
     passed = 0
     why = ""
     for i, compiled in enumerate(asserts):
+        # All asserts run, also behind one that fails: `partial` asks for the share.
         try:
             exec(compiled.code, names)
             passed += 1
         except Exception as error:
             why = why or f"assert {i + 1}: {type(error).__name__}: {error}"
-    return {"passed": passed, "total": len(asserts), "why": why}
+    return {
+        "passed": passed,
+        "total": len(asserts),
+        "why": why,
+    }
 
 
-def check_function(link: Link, tests: dict, entry_point: str | None) -> dict:
+def check_function(
+    link: Link,
+    tests: dict,
+    entry_point: str | None,
+) -> dict:
     names = run_setup(link, tests.get("setup") or "")
     compiled = CompiledTests(tests["code"])
     bind(link, [compiled], names)
@@ -130,8 +144,16 @@ def check_function(link: Link, tests: dict, entry_point: str | None) -> dict:
     try:
         check(program_function(link, entry_point))
     except Exception as error:
-        return {"passed": 0, "total": 1, "why": f"{type(error).__name__}: {error}"}
-    return {"passed": 1, "total": 1, "why": ""}
+        return {
+            "passed": 0,
+            "total": 1,
+            "why": f"{type(error).__name__}: {error}",
+        }
+    return {
+        "passed": 1,
+        "total": 1,
+        "why": "",
+    }
 
 
 def program_function(link: Link, name: str) -> typing.Callable[..., object]:
@@ -143,15 +165,29 @@ def program_function(link: Link, name: str) -> typing.Callable[..., object]:
 
 
 # The source of this function is part of remote.HARNESS: it may use `math` and itself, and nothing else of this module.
-def alike(a: object, b: object, tolerance: float) -> bool:
+def alike(
+    a: object,
+    b: object,
+    tolerance: float,
+) -> bool:
     """Equal, with a tolerance for floats, inside containers as well. True is not 1 here, but 1.0 is."""
+    # A bool is an int in Python.
     if isinstance(a, bool) is not isinstance(b, bool):
         return False
     if isinstance(a, float) or isinstance(b, float):
         if not isinstance(a, int | float) or not isinstance(b, int | float):
             return False
         both_nan = a != a and b != b
-        return a == b or both_nan or math.isclose(a, b, rel_tol=max(tolerance, 1e-9), abs_tol=tolerance)
+        return (
+            a == b
+            or both_nan
+            or math.isclose(
+                a,
+                b,
+                rel_tol=max(tolerance, 1e-9),
+                abs_tol=tolerance,
+            )
+        )
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):
         if type(a) is not type(b) or len(a) != len(b):
             return False
@@ -171,7 +207,12 @@ def parse_arguments(arguments: object) -> list:
         raise Broken(f"the arguments of a call are not a list: {error}") from None
 
 
-def check_calls(link: Link, tests: dict, entry_point: str | None, partial: bool) -> dict:
+def check_calls(
+    link: Link,
+    tests: dict,
+    entry_point: str | None,
+    partial: bool,
+) -> dict:
     entry_point = tests.get("entry_point") or entry_point
     if not entry_point:
         raise Broken("tests of kind `calls` need an entry_point")
@@ -195,6 +236,8 @@ def check_calls(link: Link, tests: dict, entry_point: str | None, partial: bool)
             expected = typing.cast(list, outputs)[i]
         total += 1
         try:
+            # A copy of the arguments: a candidate may change its arguments, and the message shows what it was called
+            # with.
             value = as_list(candidate(*copy.deepcopy(args)))
             if reference is None:
                 # The expected value was written as JSON, which has no tuples.
@@ -208,7 +251,11 @@ def check_calls(link: Link, tests: dict, entry_point: str | None, partial: bool)
             why = why or f"call {i + 1}: {value!r:.200}"
             if not partial:
                 break
-    return {"passed": passed, "total": total if partial or not why else max(total, passed + 1), "why": why}
+    return {
+        "passed": passed,
+        "total": total if partial or not why else max(total, passed + 1),
+        "why": why,
+    }
 
 
 def load_reference(tests: dict, entry_point: str) -> typing.Callable[..., object] | None:
@@ -227,7 +274,11 @@ class _TooLarge(Exception):
     """A value that no candidate could return either."""
 
 
-def reference_value(link: Link, reference: typing.Callable[..., object], args: list) -> object:
+def reference_value(
+    link: Link,
+    reference: typing.Callable[..., object],
+    args: list,
+) -> object:
     """The value of the reference, coded and decoded as the candidate's is, so that both have the same types."""
     value = reference(*copy.deepcopy(args))
     # Of a match counts only that there is one.
@@ -240,7 +291,11 @@ def reference_value(link: Link, reference: typing.Callable[..., object], args: l
     return decode(json.loads(coded), link)
 
 
-def matches(value: object, expected: object, tolerance: float) -> bool:
+def matches(
+    value: object,
+    expected: object,
+    tolerance: float,
+) -> bool:
     """Whether a candidate's value is the expected one."""
     return bool(value) if isinstance(expected, re.Match) else alike(value, expected, tolerance)
 

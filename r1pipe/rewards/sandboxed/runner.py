@@ -164,7 +164,13 @@ def run_stdio(header: dict, rules: bytes) -> dict:
 
     deadline = time.monotonic() + limits["wall_s"]
     with open(feed[1], "wb", buffering=0) as stdin:
-        data, why = exchange(stdin, output[0], header["stdin"].encode(), deadline, limits["output_mb"] << 20)
+        data, why = exchange(
+            stdin,
+            output[0],
+            header["stdin"].encode(),
+            deadline,
+            limits["output_mb"] << 20,
+        )
         if not why:
             # It closed its output; give it until the deadline to end.
             while time.monotonic() < deadline and not has_ended(program):
@@ -179,7 +185,12 @@ def run_stdio(header: dict, rules: bytes) -> dict:
     }
 
 
-def be_stdio_program(header: dict, rules: bytes, stdin: int, stdout: int) -> typing.NoReturn:
+def be_stdio_program(
+    header: dict,
+    rules: bytes,
+    stdin: int,
+    stdout: int,
+) -> typing.NoReturn:
     limits = header["limits"]
     status = 1
     try:
@@ -200,7 +211,13 @@ def be_stdio_program(header: dict, rules: bytes, stdin: int, stdout: int) -> typ
         os._exit(status)
 
 
-def exchange(stdin: io.RawIOBase, output: int, text: bytes, deadline: float, max_bytes: int) -> tuple[bytes, str]:
+def exchange(
+    stdin: io.RawIOBase,
+    output: int,
+    text: bytes,
+    deadline: float,
+    max_bytes: int,
+) -> tuple[bytes, str]:
     """Write a program's input and read its output at the same time, since it may write before it has read everything.
 
     Closes `stdin` when everything is written.

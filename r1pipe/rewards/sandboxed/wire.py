@@ -55,6 +55,8 @@ def write_frame(fd: int, data: bytes) -> None:
 # As JSON: None, bool, int, float and str as they are, everything else as a list that starts with the name of its type.
 
 
+# Special methods are looked up on the class, so each that a test may need is written out. Comparisons other than == are
+# not among them: a test that orders two of the program's objects fails.
 class Remote:
     """The checker's stand-in for a function or object in the program's process."""
 
@@ -62,23 +64,41 @@ class Remote:
     _number: int
     __name__: str
 
-    def __init__(self, link: Link, number: int, name: str) -> None:
+    def __init__(
+        self,
+        link: Link,
+        number: int,
+        name: str,
+    ) -> None:
+        # Not by assignment, which __setattr__ sends to the program.
         self.__dict__.update(_link=link, _number=number, __name__=name)
 
     def __call__(self, *args: object, **kwargs: object) -> object:
         return self._link.call(self, args, kwargs)
 
     def __getattr__(self, name: str) -> object:
+        # copy and pickle look for such names; the program must not answer them.
         if name.startswith("__") and name.endswith("__"):
             raise AttributeError(name)
-        return self._link.ask({"op": "attr", "on": self._number, "name": name})
+        return self._link.ask(
+            {
+                "op": "attr",
+                "on": self._number,
+                "name": name,
+            }
+        )
 
     def __setattr__(self, name: str, value: object) -> None:
         self._do("setattr", name, value)
 
     def _do(self, name: str, *args: object) -> object:
         return self._link.ask(
-            {"op": "special", "on": self._number, "name": name, "args": encode(list(args), self._link)}
+            {
+                "op": "special",
+                "on": self._number,
+                "name": name,
+                "args": encode(list(args), self._link),
+            }
         )
 
     def __eq__(self, other: object) -> bool:
@@ -113,7 +133,11 @@ _LAZY = (types.GeneratorType, map, filter, zip, reversed, enumerate, itertools.c
 _ITERATORS = (*_LAZY, *(type(iter(x)) for x in ([], (), "", {}, range(1))))
 
 
-def encode(value: object, link: Link, depth: int = 0) -> object:
+def encode(
+    value: object,
+    link: Link,
+    depth: int = 0,
+) -> object:
     """A value as JSON. Exact about types, since (1,) is not [1] and 1 may not be True."""
     kind = type(value)
     if value is None or kind in (bool, int, float, str):
@@ -128,6 +152,7 @@ def encode(value: object, link: Link, depth: int = 0) -> object:
             raise ValueError("too many items")
         return [kind.__name__, *[encode(item, link, down) for item in items]]
     if isinstance(value, dict):
+        # dict.items and not value.items, which a subclass may redefine.
         name = kind.__name__ if kind in (collections.Counter, collections.OrderedDict) else "dict"
         return [name, *[[encode(k, link, down), encode(v, link, down)] for k, v in dict.items(value)]]
     if kind in (bytes, bytearray):
@@ -151,6 +176,7 @@ def encode(value: object, link: Link, depth: int = 0) -> object:
     if kind in (type({}.keys()), type({}.values()), type({}.items())):
         return [kind.__name__, *[encode(item, link, down) for item in typing.cast("list[object]", value)]]
     if isinstance(value, _ITERATORS):
+        # An endless generator is cut off.
         items = list(itertools.islice(typing.cast("typing.Iterator[object]", value), MAX_ITEMS))
         return ["iterator", *[encode(item, link, down) for item in items]]
 
@@ -166,8 +192,17 @@ def encode(value: object, link: Link, depth: int = 0) -> object:
 
 
 _SEQUENCES = {"list", "tuple", "set", "frozenset", "deque", "dict_values", "iterator", "dict_keys", "dict_items"}
-_SEQUENCE_TYPES = {"tuple": tuple, "set": set, "frozenset": frozenset, "deque": collections.deque}
-_DICT_TYPES = {"dict": dict, "Counter": collections.Counter, "OrderedDict": collections.OrderedDict}
+_SEQUENCE_TYPES = {
+    "tuple": tuple,
+    "set": set,
+    "frozenset": frozenset,
+    "deque": collections.deque,
+}
+_DICT_TYPES = {
+    "dict": dict,
+    "Counter": collections.Counter,
+    "OrderedDict": collections.OrderedDict,
+}
 _BYTE_TYPES = {"bytes": bytes, "bytearray": bytearray}
 # Types that are called with what was sent.
 _CALLED_TYPES = {
@@ -197,6 +232,7 @@ def decode(data: object, link: Link) -> object:
     if tag == "type":
         return getattr(builtins, rest[0])
     if tag == "module":
+        # Importing anything else here would run the program's code in the checker.
         if rest[0].split(".")[0] not in sys.stdlib_module_names:
             raise NameError(rest[0])
         return importlib.import_module(rest[0])
@@ -240,7 +276,12 @@ class Link:
             as arguments: from attributes of such a function everything in its process can be reached.
     """
 
-    def __init__(self, incoming: int, outgoing: int, serves: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        incoming: int,
+        outgoing: int,
+        serves: tuple[str, ...],
+    ) -> None:
         self.incoming = incoming
         self.outgoing = outgoing
         self.serves = serves
@@ -292,10 +333,17 @@ class Link:
             text = str(reply.get("text", ""))
         except Exception as error:
             raise ProgramError(f"no answer: {type(error).__name__}") from None
-        is_exception = isinstance(error_type, type) and issubclass(error_type, Exception)
-        raise (error_type if is_exception else ProgramError)(text)
+        # The name comes from the program: SystemExit or a function of builtins must not be raised here.
+        if isinstance(error_type, type) and issubclass(error_type, Exception):
+            raise error_type(text)
+        raise ProgramError(text)
 
-    def call(self, function: Remote, args: tuple, kwargs: dict) -> object:
+    def call(
+        self,
+        function: Remote,
+        args: tuple,
+        kwargs: dict,
+    ) -> object:
         request = {
             "op": "call",
             "on": function._number,
