@@ -1,15 +1,20 @@
-"""SFT over 1, 2 and 4 GPUs: tokens a second, and how much of linear is left, under ZeRO-2, ZeRO-3 and FSDP2.
+"""SFT over 1, 2 and 4 GPUs under ZeRO-2, ZeRO-3 and FSDP2: tokens a second, and how much of linear scaling is left.
 
-    python tests/bench/bench_scaling.py --out scaling.json                  # one machine with GPUs, no network; about a minute a run
-    python tests/bench/bench_scaling.py --runs zero2@1 zero3@2 --variant layers='{"zero_optimization": {"leaf_module": {"classes": []}}}'
-    python tests/bench/bench_scaling.py --tiny                              # two CPU ranks, the embedded base: shows that it works, measures nothing
+    # One machine with GPUs, no network; about a minute a run.
+    python tests/bench/bench_scaling.py --out scaling.json
+    python tests/bench/bench_scaling.py --runs zero2@1 zero3@2 \\
+        --variant layers='{"zero_optimization": {"leaf_module": {"classes": []}}}'
+    # Two CPU ranks and the embedded base: shows that it works, measures nothing.
+    python tests/bench/bench_scaling.py --tiny
 
-Qwen2.5-1.5B's shape with random weights, rows of seeded log-normal length, the cold-start stage started as r1pipe starts it (its launcher, its
-worker, its trainer). The batch grows with the ranks (weak scaling): every rank has the same number of sequences an update. A run is ended once
-three windows are measured, before its checkpoint is written; `--save` lets it end by itself and loads what came out.
+The model has Qwen2.5-1.5B's shape and random weights; the lengths of rows are log-normal and seeded. The cold-start
+stage is started as r1pipe starts it, with its launcher, its worker and its trainer. The batch grows with the ranks
+(weak scaling): every rank has the same number of sequences an update. A run is ended once three windows are measured,
+before its checkpoint is saved; with `--save` it ends by itself, and its checkpoint is loaded.
 
-A run is PROFILE@RANKS or PROFILE@RANKS/VARIANT, where a variant is laid over DeepSpeed's settings as `launch.deepspeed` is. Efficiency is a run's
-tokens a second over RANKS times those of the fastest run with one rank.
+A run is PROFILE@RANKS or PROFILE@RANKS/VARIANT, where a variant is laid over DeepSpeed's settings as
+`launch.deepspeed` is. Efficiency is a run's tokens a second, divided by RANKS times those of the fastest run with one
+rank.
 """
 
 from __future__ import annotations
@@ -60,7 +65,10 @@ class Enough(Exception):
 
 
 def make_base(folder: Path) -> None:
-    """Random weights, made on the GPU, bf16 on disk, with the embedded tokenizer (in a process of its own: the driver holds no GPU)."""
+    """Random weights, made on the GPU, in bf16 on disk, with the embedded tokenizer.
+
+    It runs in a process of its own, so that the driver holds no GPU.
+    """
     import torch
     from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
@@ -199,6 +207,21 @@ def environment() -> dict[str, Any]:
     }
 
 
+def compared(result: dict[str, Any], results: list[dict[str, Any]], tiny: bool) -> str:
+    """A run's line of the report. Its efficiency, against the runs with one rank so far, is added to the result."""
+    one_rank = [other["tokens_per_second"] for other in results if other.get("ranks") == 1]
+    rate = result["tokens_per_second"]
+    result["efficiency"] = round(rate / result["ranks"] / max(one_rank), 3) if one_rank else None
+
+    verdict = ""
+    bar = BARS.get(result["run"][:5])
+    if bar is not None and result["ranks"] > 1 and result["efficiency"] is not None and not tiny:
+        met = "met" if result["efficiency"] >= bar else "NOT met"
+        verdict = f"  (bar {bar:.2f}: {met})"
+    scaling = f"x {result['efficiency']} of linear{verdict}"
+    return f"{result['run']:24s} {rate:9,d} tokens/s  {scaling}  {result['windows']}  {result['wall_s']} s"
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", nargs="+", metavar="PROFILE@RANKS[/VARIANT]", help="default: by the number of GPUs")
@@ -231,14 +254,13 @@ def main() -> None:
         for profile in ("zero2", "zero3", *(["fsdp2"] if gpus() and ranks == count else []))
     ]
     runs = arguments.runs or ["zero2@1", *wider]
-    os.environ.setdefault(
-        "NCCL_NVLS_ENABLE", "0"
-    )  # NVLink multicast is refused on some shared machines, and NCCL does not fall back
+    # NVLink multicast is refused on some shared machines, and NCCL does not fall back.
+    os.environ.setdefault("NCCL_NVLS_ENABLE", "0")
     widest = max(int(run.partition("@")[2].partition("/")[0]) for run in runs)
-    shared = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(
-        dir=shared if shared.is_dir() and shutil.disk_usage(shared).free > 40 * 2**30 and not arguments.tiny else None
-    ) as scratch:
+    # In memory where there is room: the disk of a rented machine may be small and slow.
+    memory_disk = Path("/dev/shm")
+    roomy = memory_disk.is_dir() and shutil.disk_usage(memory_disk).free > 40 * 2**30
+    with tempfile.TemporaryDirectory(dir=memory_disk if roomy and not arguments.tiny else None) as scratch:
         folder = Path(arguments.keep or scratch)
         folder.mkdir(parents=True, exist_ok=True)
         model = BASE
@@ -271,30 +293,15 @@ def main() -> None:
             "sft": sft,
             "runs": [],
         }
-        print(
-            f"{report['device']}; rows of {statistics.mean(tokens):.0f} tokens, {per_rank} a rank; medians of {WINDOWS} windows of {arguments.steps}",
-            flush=True,
-        )
+        rows = f"rows of {statistics.mean(tokens):.0f} tokens, {per_rank} a rank"
+        print(f"{report['device']}; {rows}; medians of {WINDOWS} windows of {arguments.steps}", flush=True)
         for number, run in enumerate(runs):
-            found = measure(run, variants, chats, model, sft, arguments, folder / f"run{number}")
-            report["runs"].append(found)
-            ones = [one["tokens_per_second"] for one in report["runs"] if one.get("ranks") == 1]
-            if "failed" in found:
-                print(f"{run:24s} failed: {found['failed']}\n{found['log']}", flush=True)
+            result = measure(run, variants, chats, model, sft, arguments, folder / f"run{number}")
+            report["runs"].append(result)
+            if "failed" in result:
+                print(f"{run:24s} failed: {result['failed']}\n{result['log']}", flush=True)
             else:
-                found["efficiency"] = (
-                    round(found["tokens_per_second"] / found["ranks"] / max(ones), 3) if ones else None
-                )
-                bar = BARS.get(run[:5]) if found["ranks"] > 1 and not arguments.tiny else None
-                met = (
-                    ""
-                    if bar is None or found["efficiency"] is None
-                    else f"  (bar {bar:.2f}: {'met' if found['efficiency'] >= bar else 'NOT met'})"
-                )
-                print(
-                    f"{run:24s} {found['tokens_per_second']:9,d} tokens/s  x {found['efficiency']} of linear{met}  {found['windows']}  {found['wall_s']} s",
-                    flush=True,
-                )
+                print(compared(result, report["runs"], arguments.tiny), flush=True)
             if arguments.out:
                 arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf8")
     if any("failed" in run for run in report["runs"]):

@@ -6,9 +6,10 @@
     python tests/bench/bench_sft.py --shape 7B              # LoRA (needs peft)
     python tests/bench/bench_sft.py --tiny                  # the same code on a CPU, in a minute
 
-Weights are random, token ids too; lengths are log-normal (median 1,000, sigma 1, 64 to 8,192 tokens, seeded), and every token but a row's first is
-trained on. A window is one epoch over the same rows on every side, in updates of the same number of rows; tokens that count (no padding) are
-asserted to be equal. The first epoch warms up. Every side has a process of its own. MFU: 6N a token (frozen weights 4N) against the data sheet.
+Weights and token ids are random. Lengths are log-normal (median 1,000, sigma 1, 64 to 8,192 tokens, seeded), and every
+token but a row's first is trained on. A window is one epoch over the same rows on every side, in updates of the same
+number of rows; the tokens that count (padding does not) are asserted to be equal. The first epoch warms up. Every side
+has a process of its own. MFU: 6N a token (frozen weights 4N) against the data sheet.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ BASE = {
     "pad_token_id": 0,
 }
 SIDES = ("stock TRL", "TRL packed", "TRL padded", "r1pipe")
-OURS: dict[str, dict[str, Any]] = {  # candidate settings of ours; the first is r1pipe as it comes, but compiled
+# Candidate settings of ours; the first is r1pipe with its defaults, but compiled.
+OURS: dict[str, dict[str, Any]] = {
     "r1pipe": {},
     "r1pipe 16k": {"pack_tokens": 16384},
     "r1pipe 8k": {"pack_tokens": 8192},
@@ -89,20 +91,20 @@ def row_lengths(count: int, longest: int, median: int) -> list[int]:
     return [min(longest, max(min(64, median // 4), round(median * draw.lognormvariate(0, 1)))) for _ in range(count)]
 
 
-# --- one side, in a process of its own ---------------------------------------------------------------------------------
+# --- one side, in a process of its own --------------------------------------------------------------------------------
 
 
-def model_of(told: dict[str, Any], device: str) -> Any:
+def model_of(job: dict[str, Any], device: str) -> Any:
     """Random weights, made on the device."""
     import torch
     from transformers import AutoModelForCausalLM, Qwen2Config
 
     torch.manual_seed(0)
-    config = Qwen2Config(**{**BASE, "tie_word_embeddings": told["shape"] != "7B", **SHAPES[told["shape"]]})
-    dtype = torch.bfloat16 if told["lora"] or told["dtype"] == "bfloat16" else torch.float32
+    config = Qwen2Config(**{**BASE, "tie_word_embeddings": job["shape"] != "7B", **SHAPES[job["shape"]]})
+    dtype = torch.bfloat16 if job["lora"] or job["dtype"] == "bfloat16" else torch.float32
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    if told.get("bf16_stream"):  # the residual stream in half precision: norms still compute in float32
+    if job.get("bf16_stream"):  # the residual stream in half precision: norms still compute in float32
         model.get_input_embeddings().register_forward_hook(lambda module, inputs, out: out.to(torch.bfloat16))
     return model
 
@@ -126,18 +128,18 @@ def tokenizer() -> Any:
     )
 
 
-def trainer_of(told: dict[str, Any], model: Any, rows: Any, folder: Path) -> Any:
-    """The side's trainer: `told["epochs"]` epochs over the rows, `batch` rows an update."""
+def trainer_of(job: dict[str, Any], model: Any, rows: Any, folder: Path) -> Any:
+    """The side's trainer: `job["epochs"]` epochs over the rows, `batch` rows an update."""
     import torch
     import trl
 
-    batch, updates = told["batch"], len(rows) // told["batch"] * told["epochs"]
+    batch, updates = job["batch"], len(rows) // job["batch"] * job["epochs"]
     cpu = {"use_cpu": True, "bf16": False} if not torch.cuda.is_available() else {}
-    adapter = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"} if told["lora"] else None
+    adapter = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"} if job["lora"] else None
     peft_config = __import__("peft").LoraConfig(task_type="CAUSAL_LM", **adapter) if adapter else None
     common = {
         "output_dir": str(folder),
-        "max_length": told["longest"],
+        "max_length": job["longest"],
         "max_steps": updates,
         "report_to": "none",
         "save_strategy": "no",
@@ -145,19 +147,19 @@ def trainer_of(told: dict[str, Any], model: Any, rows: Any, folder: Path) -> Any
     common |= {"disable_tqdm": True, "logging_steps": 1, **cpu}
     given = {"model": model, "train_dataset": rows, "processing_class": tokenizer(), "peft_config": peft_config}
     liger = {"use_liger_kernel": bool(importlib.util.find_spec("liger_kernel")) and not cpu}
-    if told["side"] == "stock TRL":  # its defaults: 8 rows a pass, padded, gradient checkpointing, SDPA
+    if job["side"] == "stock TRL":  # its defaults: 8 rows a pass, padded, gradient checkpointing, SDPA
         args = trl.SFTConfig(
             **common, gradient_accumulation_steps=max(1, batch // 8), per_device_train_batch_size=min(8, batch)
         )
         return trl.SFTTrainer(args=args, **given)
-    if told["side"] == "TRL padded":  # rows of like length, two a pass, without checkpointing
+    if job["side"] == "TRL padded":  # rows of like length, two a pass, without checkpointing
         sorted_rows = {"train_sampling_strategy": "group_by_length", "gradient_checkpointing": False}
         args = trl.SFTConfig(
             **common, **sorted_rows, **liger, per_device_train_batch_size=2, gradient_accumulation_steps=batch // 2
         )
         return trl.SFTTrainer(args=args, **given)
-    if told["side"] == "TRL packed":
-        packs = len(trl.pack_dataset(rows, told["longest"], "bfd"))
+    if job["side"] == "TRL packed":
+        packs = len(trl.pack_dataset(rows, job["longest"], "bfd"))
         accumulate = -(-packs // (len(rows) // batch))
         packed = {
             "packing": True,
@@ -169,11 +171,11 @@ def trainer_of(told: dict[str, Any], model: Any, rows: Any, folder: Path) -> Any
             model.set_attn_implementation(f"flash_attention_{version}")
         args = trl.SFTConfig(**common, **packed, **liger)
         return trl.SFTTrainer(args=args, **given)
-    return ours(told, given, rows, updates, folder, adapter)
+    return ours(job, given, rows, updates, folder, adapter)
 
 
 def ours(
-    told: dict[str, Any], given: dict[str, Any], rows: Any, updates: int, folder: Path, adapter: dict[str, Any] | None
+    job: dict[str, Any], given: dict[str, Any], rows: Any, updates: int, folder: Path, adapter: dict[str, Any] | None
 ) -> Any:
     """What train_sft does between reading the rows and writing the checkpoint."""
     import trl
@@ -183,13 +185,13 @@ def ours(
     from r1pipe.training.sft.packed_setup import plan_packing
     from r1pipe.training.sft.sft_training import sft_arguments
 
-    settings = {key: told[key] for key in ("pack_tokens", "compile", "gradient_checkpointing", "trl") if key in told}
+    settings = {key: job[key] for key in ("pack_tokens", "compile", "gradient_checkpointing", "trl") if key in job}
     params = SFTParams(
-        batch_size=told["batch"],
+        batch_size=job["batch"],
         packing=True,
-        max_length=told["longest"],
+        max_length=job["longest"],
         lora=adapter,
-        **{"compile": not told["tiny"], **settings},
+        **{"compile": not job["tiny"], **settings},
     )
     here = Here("bench", folder, folder / "metrics.jsonl", folder / "progress.jsonl")
     given["model"].config.save_pretrained(folder)
@@ -197,13 +199,13 @@ def ours(
     assert plan is not None
     print(here.metrics_path.read_text().strip(), flush=True)
     trainer = plan.trainer(args=trl.SFTConfig(**sft_arguments(params, here, 0, updates, plan)), **given)
-    if not told.get("linear_ce", True):
+    if not job.get("linear_ce", True):
         trainer.linear_ce = False
     return trainer
 
 
-def work(told: dict[str, Any]) -> dict[str, Any]:
-    """Train for the epochs that are told; what was measured."""
+def work(job: dict[str, Any]) -> dict[str, Any]:
+    """Train for the epochs of the job; what was measured."""
     import torch
     from datasets import Dataset
     from transformers import PrinterCallback, TrainerCallback
@@ -213,12 +215,12 @@ def work(told: dict[str, Any]) -> dict[str, Any]:
     gpu = torch.cuda.is_available()
     began = time.monotonic()
     draw = random.Random(1)
-    words = SHAPES[told["shape"]].get("vocab_size", BASE["vocab_size"])
-    ids = [[draw.randrange(2, words) for _ in range(n)] for n in told["lengths"]]
+    words = SHAPES[job["shape"]].get("vocab_size", BASE["vocab_size"])
+    ids = [[draw.randrange(2, words) for _ in range(n)] for n in job["lengths"]]
     rows = Dataset.from_dict({"input_ids": ids, "labels": ids})
-    model = model_of(told, "cuda" if gpu else "cpu")
+    model = model_of(job, "cuda" if gpu else "cpu")
     size = sum(p.numel() for p in model.parameters())
-    every = len(ids) // told["batch"]
+    every = len(ids) // job["batch"]
     ends: list[float] = []
 
     class Clock(TrainerCallback):
@@ -239,22 +241,22 @@ def work(told: dict[str, Any]) -> dict[str, Any]:
                         max_name_column_width=80,
                     )
                 )
-                profiler.export_chrome_trace(told["profile"])
+                profiler.export_chrome_trace(job["profile"])
                 del ends[-1]
-            late = len(ends) > 1 and ends[-1] - began > told["seconds"]
-            if profiler and profiler.profiler is None and (late or len(ends) == 1 + told["windows"]):
+            late = len(ends) > 1 and ends[-1] - began > job["seconds"]
+            if profiler and profiler.profiler is None and (late or len(ends) == 1 + job["windows"]):
                 profiler.start()
                 return
-            control.should_training_stop = late or len(ends) == 1 + told["windows"]
+            control.should_training_stop = late or len(ends) == 1 + job["windows"]
 
-    profiler = torch.profiler.profile() if told["profile"] else None
+    profiler = torch.profiler.profile() if job["profile"] else None
 
     with tempfile.TemporaryDirectory() as folder:
-        trainer = trainer_of(told, model, rows, Path(folder))
+        trainer = trainer_of(job, model, rows, Path(folder))
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(Clock())
         trainer.train()
-    tokens, windows = sum(told["lengths"]), len(ends) + bool(profiler)
+    tokens, windows = sum(job["lengths"]), len(ends) + bool(profiler)
     counted = max(entry["num_tokens"] for entry in trainer.state.log_history if "num_tokens" in entry)
     assert counted == tokens * windows, f"{counted} tokens were trained on, not {windows} x {tokens}"
     rates = [tokens / (b - a) for a, b in zip(ends, ends[1:], strict=False)]
@@ -273,10 +275,10 @@ def work(told: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-# --- all sides ---------------------------------------------------------------------------------------------------------
+# --- all sides --------------------------------------------------------------------------------------------------------
 
 
-def run(told: dict[str, Any], show: bool) -> dict[str, Any]:
+def run(job: dict[str, Any], show: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder, "result.json")
         environment = os.environ | {
@@ -286,7 +288,7 @@ def run(told: dict[str, Any], show: bool) -> dict[str, Any]:
         }
         environment.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # as ours sets it
         done = subprocess.run(
-            [sys.executable, __file__, "--worker", json.dumps(told), str(result)],
+            [sys.executable, __file__, "--worker", json.dumps(job), str(result)],
             env=environment,
             capture_output=True,
             text=True,
@@ -302,13 +304,13 @@ def run(told: dict[str, Any], show: bool) -> dict[str, Any]:
         }
 
 
-def line(name: str, told: dict[str, Any], stock: float | None) -> str:
-    if "error" in told:
-        return f"| {name} | {told['error']} | | | |"
-    mfu = f"{100 * told['mfu']:.1f} %" if told["mfu"] else "-"
-    memory = f"{told['peak_gib']:.1f} GiB" if told["peak_gib"] else "-"
-    ratio = f"{told['tokens_per_second'] / stock:.2f}" if stock else "-"
-    return f"| {name} | {told['tokens_per_second']:,.0f} | {mfu} | {memory} | {ratio} |"
+def line(name: str, job: dict[str, Any], stock: float | None) -> str:
+    if "error" in job:
+        return f"| {name} | {job['error']} | | | |"
+    mfu = f"{100 * job['mfu']:.1f} %" if job["mfu"] else "-"
+    memory = f"{job['peak_gib']:.1f} GiB" if job["peak_gib"] else "-"
+    ratio = f"{job['tokens_per_second'] / stock:.2f}" if stock else "-"
+    return f"| {name} | {job['tokens_per_second']:,.0f} | {mfu} | {memory} | {ratio} |"
 
 
 def main() -> None:
@@ -356,7 +358,7 @@ def main() -> None:
     rows, batch = (8, 4) if args.rows_32k else (min(args.rows, 16), 8) if args.tiny else (args.rows, args.batch)
     if args.rows_32k:
         longest = 512 if args.tiny else 32768
-    assert rows % batch == 0, f"{rows} rows are no whole number of updates of {batch}"
+    assert rows % batch == 0, f"{rows} rows are not a whole number of updates of {batch}"
     lengths = [longest] * rows if args.rows_32k else row_lengths(rows, longest, 32 if args.tiny else 1000)
     shared = {
         "shape": shape,
@@ -369,10 +371,8 @@ def main() -> None:
     }
     shared |= {"seconds": args.seconds, "profile": args.profile, "lora": args.lora or shape == "7B"}
     sides = [side for side in args.sides.split(",") if side]
-    print(
-        f"{shape} shape, {rows} rows of {min(lengths)} to {max(lengths)} tokens, {sum(lengths):,} in all, {batch} rows an update",
-        flush=True,
-    )
+    tokens = f"{min(lengths)} to {max(lengths)} tokens, {sum(lengths):,} in all"
+    print(f"{shape} shape, {rows} rows of {tokens}, {batch} rows an update", flush=True)
     if "TRL packed" in sides and not (has_flash(2) or has_flash(4)):
         print("flash-attn cannot be imported: TRL's packed rows go through SDPA with a block-diagonal mask", flush=True)
     if not importlib.util.find_spec("liger_kernel"):
@@ -382,24 +382,24 @@ def main() -> None:
     for side in sides:
         chosen = args.variants.split(",") if side == "r1pipe" and args.variants else [side]
         for name in chosen:
-            told = {
+            job = {
                 **shared,
                 "side": side,
                 "dtype": "float32" if side == "r1pipe" else args.dtype,
                 **OURS.get(name, {}),
             }
-            results[name] = run(told, show=bool(args.profile))
+            results[name] = run(job, show=bool(args.profile))
             stock = results.get("stock TRL", {}).get("tokens_per_second")
             print(line(name, results[name], stock), flush=True)
-    losses = {name: told["loss"][0] for name, told in results.items() if "loss" in told}
+    losses = {name: job["loss"][0] for name, job in results.items() if "loss" in job}
     print("first losses:", ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items()), flush=True)
     if args.out:
         commit = subprocess.run(
             ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True
         ).stdout.strip()
         versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "trl", "accelerate")}
-        told = {"date": time.strftime("%Y-%m-%d"), "commit": commit, "versions": versions, **shared, "results": results}
-        args.out.write_text(json.dumps(told, indent=1))
+        job = {"date": time.strftime("%Y-%m-%d"), "commit": commit, "versions": versions, **shared, "results": results}
+        args.out.write_text(json.dumps(job, indent=1))
 
 
 if __name__ == "__main__":

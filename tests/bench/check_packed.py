@@ -1,10 +1,13 @@
-"""On a GPU, without pytest: packed rows against rows one by one, in bf16 autocast with float32 weights, eager, compiled and recomputed.
+"""On a GPU, without pytest: packed rows against rows one by one, eager, compiled and recomputed.
+
+Weights are float32, under autocast to bf16.
 
     python tests/bench/check_packed.py
 
-Prints the difference of the loss (asked: below 1e-3) and of the gradients' direction for a Qwen2 with grouped heads and a DeepSeek-V3 whose value
-heads are narrower, and how this torch takes grouped heads. DeepSeek-V3's gradients are compared with each token's experts as in rows alone, too:
-a router's logit that differs in its last bit may choose another expert.
+Prints the difference of the loss (the limit is 1e-3) and of the gradients' direction, for a Qwen2 with grouped heads
+and for a DeepSeek-V3 whose value heads are narrower, and whether this torch accepts grouped heads. DeepSeek-V3's
+gradients are compared with each token's experts as in rows alone, too: a router's logit that differs in its last bit
+may choose another expert.
 """
 
 from __future__ import annotations
@@ -59,7 +62,12 @@ def make(kind: str, sizes: dict[str, Any], device: str) -> Any:
 
 
 class Routes:
-    """Notes which experts the tokens of a DeepSeek-V3 go to, row after row; once `compared`, how many of a packed row go to others; once `given`, none does."""
+    """Records which experts the tokens of a DeepSeek-V3 go to.
+
+    Attributes:
+        compared: count how many tokens of a packed row go to other experts than in rows alone.
+        given: send each token of a packed row to the experts that it had in rows alone.
+    """
 
     def __init__(self, model: Any) -> None:
         self.noted: dict[Any, list[Any]] = {}
@@ -142,17 +150,15 @@ def main() -> None:
         for name, change in steps:
             change()
             routes.others = routes.tokens = 0
-            loss, found = measure(model, [{**packed, "labels": labels}], total, fused=True)
-            alike = torch.nn.functional.cosine_similarity(found.double(), direction.double(), dim=0).item()
-            print(
-                f"{kind}, {name}: loss {loss:.6f}, one by one {wanted:.6f}, difference {abs(loss - wanted):.1e}; gradients: cosine {alike:.6f}"
-            )
+            loss, gradient = measure(model, [{**packed, "labels": labels}], total, fused=True)
+            alike = torch.nn.functional.cosine_similarity(gradient.double(), direction.double(), dim=0).item()
+            difference = f"one by one {wanted:.6f}, difference {abs(loss - wanted):.1e}"
+            print(f"{kind}, {name}: loss {loss:.6f}, {difference}; gradients: cosine {alike:.6f}")
             if routes.tokens:
-                print(
-                    f"    {routes.others} of {routes.tokens} choices of experts are others{', and not taken' if routes.given else ''}"
-                )
-            assert abs(loss - wanted) < 1e-3, "packed rows are not what rows alone are"
-            assert alike > 0.999 or (routes.others and not routes.given), "packed rows are not what rows alone are"
+                replaced = ", and were replaced" if routes.given else ""
+                print(f"    {routes.others} of {routes.tokens} choices of experts differ{replaced}")
+            assert abs(loss - wanted) < 1e-3, "the loss differs"
+            assert alike > 0.999 or (routes.others and not routes.given), "the gradients differ"
     if device == "cuda":
         for width, kernel in kernels._KERNELS.items():
             print(
