@@ -1,7 +1,8 @@
 """A stage on several machines that see the same files: torchrun on each, started over ssh on the machines of a hostfile.
 
-The driver is on any of them. What R1PIPE_SSH says takes the place of `ssh -tt -o BatchMode=yes` (`ssh -tt -p 2222`); the machine's name
-and the command are appended. torchrun ends its ranks when the connection is cut, so that a driver that is killed leaves none behind.
+The driver may be on any of them. R1PIPE_SSH takes the place of `ssh -tt -o BatchMode=yes` (for example `ssh -tt -p
+2222`); the machine's name and the command are appended. torchrun ends its ranks when the connection is cut, so a driver
+that is killed leaves none behind.
 """
 
 from __future__ import annotations
@@ -25,37 +26,51 @@ from r1pipe.schema import Launch
 
 PORT = 29500  # of the rendezvous, on the first machine
 PR_SET_PDEATHSIG = 1
+SSH = "ssh -tt -o BatchMode=yes"
+
+# Variables of this machine that the other machines get: those that configure libraries.
 _FORWARDED = re.compile(
-    r"(NCCL|GLOO|TORCH|PYTORCH|CUDA|HF|TRANSFORMERS|TOKENIZERS|TRL|DS|R1PIPE|VLLM|OMP|JE_ARROW|OPENBLAS|PYTHON)[A-Z_0-9]*|(LD_LIBRARY_)?PATH"
+    r"(NCCL|GLOO|TORCH|PYTORCH|CUDA|HF|TRANSFORMERS|TOKENIZERS|TRL|DS|R1PIPE|VLLM|OMP|JE_ARROW|OPENBLAS|PYTHON)"
+    r"[A-Z_0-9]*|(LD_LIBRARY_)?PATH"
 )
-# a command line is everyone's to read, so secrets are those of the machine's own environment; which devices are seen is its own affair too
-_KEPT_HERE = re.compile(r".*_(TOKEN|KEY|SECRET|PASSWORD)|CUDA_VISIBLE_DEVICES")
+# Except these. Every user of a machine can read a command line, so secrets must come from the machine's own environment;
+# and which devices are visible is different on each machine.
+_NOT_FORWARDED = re.compile(r".*_(TOKEN|KEY|SECRET|PASSWORD)|CUDA_VISIBLE_DEVICES")
 
 
 @dataclass(frozen=True)
 class Host:
-    """One machine of a hostfile, and how many ranks it takes (none = as many as the launch block says)."""
+    """One machine of a hostfile, and how many ranks it takes (None = as many as the launch block says)."""
 
     name: str
     slots: int | None
 
+    @property
+    def address(self) -> str:
+        """Without the user of USER@HOST."""
+        return self.name.rpartition("@")[2]
+
 
 def read_hostfile(path: Path, nodes: int) -> list[Host]:
-    """The first `nodes` machines of a hostfile as DeepSpeed has it: `HOST slots=8` a line, # begins a comment.
+    """The first `nodes` machines of a hostfile in DeepSpeed's format: a line `HOST slots=8` each, # begins a comment.
 
     Raises:
-        InputError: a line is not of that form, a machine comes twice, or there are too few.
+        InputError: a line has another form, a machine is listed twice, or there are too few.
     """
     hosts: list[Host] = []
     for number, line in enumerate(path.read_text(encoding="utf8").splitlines(), 1):
         text = line.split("#")[0].strip()
         if not text:
             continue
-        found = re.fullmatch(r"([\w.:@-]+)(?:\s+slots=([1-9]\d*))?", text)
-        if found is None or any(host.name == found[1] for host in hosts):
-            what = f"'{text}' comes twice" if found else f"'{text}' is no machine"
-            raise InputError(f"{what} in the hostfile", f"{path}:{number}", "a line each: HOST slots=8")
-        hosts.append(Host(found[1], int(found[2]) if found[2] else None))
+        where = f"{path}:{number}"
+        match = re.fullmatch(r"([\w.:@-]+)(?:\s+slots=([1-9]\d*))?", text)
+        if match is None:
+            raise InputError(f"'{text}' is not a machine", where, "write one machine on each line: HOST slots=8")
+        name, slots = match.groups()
+        if any(host.name == name for host in hosts):
+            raise InputError(f"the hostfile lists '{name}' twice", where, "remove one of the lines")
+        hosts.append(Host(name, int(slots) if slots else None))
+
     if len(hosts) < nodes:
         raise InputError(
             f"the hostfile names {len(hosts)} machines, and launch.nodes is {nodes}",
@@ -75,94 +90,128 @@ def per_machine(launch: Launch) -> int | None:
         return launch.num_processes
     if launch.hostfile is None:
         return launch.slurm.gpus_per_node if launch.slurm else None
+
     slots = {host.slots for host in read_hostfile(launch.hostfile, launch.nodes)}
-    if len(slots) > 1 or None in slots:
-        what = "differ in their slots" if slots != {None} else "have no slots, and launch.num_processes says no number"
-        raise InputError(
-            f"the machines of the hostfile {what}",
-            str(launch.hostfile),
-            "launch.num_processes: 8, or the same slots=8 on each line",
-        )
-    return slots.pop()
+    if slots == {None}:
+        problem = "have no slots, and launch.num_processes is not a number"
+    elif len(slots) > 1:
+        problem = "differ in their slots"
+    else:
+        return slots.pop()
+    raise InputError(
+        f"the machines of the hostfile {problem}",
+        str(launch.hostfile),
+        "launch.num_processes: 8, or the same slots=8 on each line",
+    )
 
 
-def torchrun(launch: Launch, stage_json: str, node_rank: str, master: str, count: str) -> str:
-    """The shell command that starts one machine's ranks. The arguments go into it as they are: quote them, or let the shell fill them in."""
+def torchrun(launch: Launch, stage_json: str, *, node_rank: str, master: str, count: str) -> str:
+    """The shell command that starts the ranks of one machine.
+
+    The arguments are inserted as they are: quote them, or let the shell expand them.
+    """
     return (
-        f"{shlex.quote(sys.executable)} -m torch.distributed.run --nnodes {launch.nodes} --nproc-per-node {count} --node-rank {node_rank} "
+        f"{shlex.quote(sys.executable)} -m torch.distributed.run "
+        f"--nnodes {launch.nodes} --nproc-per-node {count} --node-rank {node_rank} "
         f"--master-addr {master} --master-port {PORT} --module r1pipe.launch.worker {stage_json}"
     )
 
 
+def _torchruns(launch: Launch, stage_json: Path, hosts: list[Host], count: str) -> list[str]:
+    """The command for each machine; the first is the master."""
+    return [
+        torchrun(
+            launch,
+            shlex.quote(str(stage_json)),
+            node_rank=str(rank),
+            master=hosts[0].address,
+            count=count,
+        )
+        for rank in range(len(hosts))
+    ]
+
+
 def commands(launch: Launch, stage_json: Path, hosts: list[Host], environment: dict[str, str]) -> list[list[str]]:
     """What is started for each machine of the hostfile, as arguments for exec."""
-    ssh = shlex.split(os.environ.get("R1PIPE_SSH", "ssh -tt -o BatchMode=yes"))
-    count = per_machine(launch)
+    ssh = shlex.split(os.environ.get("R1PIPE_SSH", SSH))
+    folder = shlex.quote(str(Path.cwd()))
     assignments = " ".join(shlex.quote(f"{name}={value}") for name, value in sorted(environment.items()))
-    found = []
-    for rank, host in enumerate(hosts):
-        run = torchrun(launch, shlex.quote(str(stage_json)), str(rank), hosts[0].name.rpartition("@")[2], str(count))
-        found.append([*ssh, host.name, f"cd {shlex.quote(str(Path.cwd()))} && exec env {assignments} {run}"])
-    return found
+    runs = _torchruns(launch, stage_json, hosts, str(per_machine(launch)))
+    return [
+        [*ssh, host.name, f"cd {folder} && exec env {assignments} {run}"] for host, run in zip(hosts, runs, strict=True)
+    ]
 
 
 def forwarded(launch: Launch, folder: Path) -> dict[str, str]:
-    """The environment that the ranks get from here: the profile's, and what names libraries rather than this machine or a secret."""
-    threads = launch.threads or max(1, cpu_cores() // (per_machine(launch) or 1))
-    ours = {
+    """The variables that ranks on other machines get from this one: those of libraries, and the profile's.
+
+    Args:
+        folder: of the stage; takes deepspeed.json.
+    """
+    shared = {
         name: value
         for name, value in base_environment().items()
-        if _FORWARDED.fullmatch(name) and not _KEPT_HERE.fullmatch(name)
+        if _FORWARDED.fullmatch(name) and not _NOT_FORWARDED.fullmatch(name)
     }
-    return (
-        ours | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)} | profile_environment(launch, folder)
-    )
+    threads = str(launch.threads or max(1, cpu_cores() // (per_machine(launch) or 1)))
+    shared |= {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    return shared | profile_environment(launch, folder)
 
 
 def start(launch: Launch, stage_json: Path, log: Callable[[int], Path]) -> list[subprocess.Popen[bytes]]:
-    """Start a stage on the machines of its hostfile; one process here a machine, its output in the log of that number."""
+    """Start a stage on the machines of its hostfile.
+
+    Args:
+        log: number of a machine -> the file for its output.
+
+    Returns:
+        One process of this machine for each of them.
+    """
     assert launch.hostfile is not None
     hosts = read_hostfile(launch.hostfile, launch.nodes)
+    environment = forwarded(launch, stage_json.parent)
     started = []
-    for number, command in enumerate(commands(launch, stage_json, hosts, forwarded(launch, stage_json.parent))):
+    for number, command in enumerate(commands(launch, stage_json, hosts, environment)):
         with log(number).open("ab") as stream:
-            started.append(
-                subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=stream,
-                    stderr=stream,
-                    start_new_session=True,
-                    preexec_fn=end_with_the_driver,
-                )
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+                start_new_session=True,
+                preexec_fn=end_with_the_driver,
             )
+        started.append(process)
     return started
 
 
 def preview(stage: str, launch: Launch, stage_json: Path, arguments: Sequence[str]) -> str:
-    """The commands for one stage without Slurm, as bash: the driver's, and in comments those that it starts on each machine."""
-    if launch.hostfile is None:
-        example = "\n".join(f"node-{i + 1} slots={per_machine(launch) or 8}" for i in range(launch.nodes))
-        hosts = [Host(f"node-{i + 1}", None) for i in range(launch.nodes)]
-        lines = [f"cat > hosts <<'END'\n{example}\nEND"]
-        arguments = [
-            *arguments,
-            "--set",
-            f"stages.{stage}.launch.hostfile=hosts",
-            *(["--set", f"stages.{stage}.launch.slurm=null"] if launch.slurm else []),
-        ]
-    else:
-        hosts, lines = read_hostfile(launch.hostfile, launch.nodes), []
-    lines.append(shlex.join(["r1pipe", "run-all", *arguments, "--only", stage]))
+    """The commands for one stage without Slurm, as bash.
+
+    The driver's command, and in comments those that it starts on each machine. Without a hostfile, an example of one
+    comes first.
+    """
     count = str(per_machine(launch) or 8)
-    runs = [
-        torchrun(launch, shlex.quote(str(stage_json)), str(rank), hosts[0].name.rpartition("@")[2], count)
-        for rank in range(launch.nodes)
-    ]
-    return "\n".join([*lines, *(f"# {host.name}: {run}" for host, run in zip(hosts, runs, strict=True)), ""])
+    if launch.hostfile is not None:
+        hosts = read_hostfile(launch.hostfile, launch.nodes)
+        lines = []
+    else:
+        hosts = [Host(f"node-{number}", None) for number in range(1, launch.nodes + 1)]
+        lines = ["cat > hosts <<'END'", *(f"{host.name} slots={count}" for host in hosts), "END"]
+        arguments = [*arguments, "--set", f"stages.{stage}.launch.hostfile=hosts"]
+        if launch.slurm:
+            arguments += ["--set", f"stages.{stage}.launch.slurm=null"]
+
+    lines.append(shlex.join(["r1pipe", "run-all", *arguments, "--only", stage]))
+    for host, run in zip(hosts, _torchruns(launch, stage_json, hosts, count), strict=True):
+        lines.append(f"# {host.name}: {run}")
+    return "\n".join(lines) + "\n"
 
 
 def end_with_the_driver() -> None:
-    """Before exec: ask the kernel for SIGTERM when the driver is gone, also after kill -9. ssh and srun end what they started."""
+    """Before exec: let the kernel send SIGTERM when the driver has ended, also after kill -9.
+
+    ssh and srun then end what they started.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from r1pipe.config.loader import Edge, Pipeline, Stage
 from r1pipe.errors import InputError, MissingToolError, StaleError
-from r1pipe.launch.launcher import check_batches, check_tools
+from r1pipe.launch.preflight import check_batches, check_tools
 from r1pipe.run.digests import Digests
 from r1pipe.run.fingerprints import Fingerprints
 from r1pipe.run.hub_models import fetch, hub_commit, is_pinned, repo_name, repo_type

@@ -11,6 +11,7 @@ from engine import ROW, alive, config, environment, r1pipe, wait_for
 
 from r1pipe.errors import ConfigError, InputError, MissingToolError
 from r1pipe.launch import launcher as launch
+from r1pipe.launch import preflight
 from r1pipe.launch.hosts import Host, commands, per_machine, read_hostfile
 from r1pipe.launch.slurm import MASTER, srun
 from r1pipe.schema import Launch, Slurm
@@ -89,9 +90,9 @@ def test_a_hostfile_becomes_one_torchrun_a_machine(tmp_path: Path, monkeypatch: 
     ("text", "says"),
     [
         ("a slots=8\n", "names 1 machines"),
-        ("a b c\nd\n", "is no machine"),
-        ("a\na\n", "comes twice"),
-        ("a slots=0\nb\n", "is no machine"),
+        ("a b c\nd\n", "is not a machine"),
+        ("a\na\n", "lists .a. twice"),
+        ("a slots=0\nb\n", "is not a machine"),
     ],
 )
 def test_a_hostfile_that_cannot_be_used_is_refused(tmp_path: Path, text: str, says: str):
@@ -107,7 +108,7 @@ def test_machines_that_differ_in_slots_need_a_number(tmp_path: Path):
         per_machine(Launch(profile="ddp", nodes=2, num_processes="auto", hostfile=tmp_path / "hosts"))
     assert launch.world_size(Launch(profile="ddp", nodes=2, num_processes=4, hostfile=tmp_path / "hosts")) == 8
     (tmp_path / "hosts").write_text("a\nb\n")
-    with pytest.raises(InputError, match="have no slots, and launch.num_processes says no number"):
+    with pytest.raises(InputError, match="have no slots, and launch.num_processes is not a number"):
         per_machine(Launch(profile="ddp", nodes=2, hostfile=tmp_path / "hosts"))
 
 
@@ -145,10 +146,10 @@ def test_no_secret_goes_on_a_command_line(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 def test_several_machines_without_slurm_or_a_hostfile_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    with pytest.raises(ConfigError, match="no Slurm allocation"):
+    with pytest.raises(ConfigError, match="not a Slurm allocation"):
         srun(MANY, tmp_path / "stage.json", tmp_path / "log")
-    with pytest.raises(MissingToolError, match="no Slurm allocation"):
-        launch.check_tools({"a": Launch(profile="ddp", nodes=2, num_processes=2)})
+    with pytest.raises(MissingToolError, match="not a Slurm allocation"):
+        preflight.check_tools({"a": Launch(profile="ddp", nodes=2, num_processes=2)})
 
 
 def test_inside_an_allocation_srun_starts_one_torchrun_a_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

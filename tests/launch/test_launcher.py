@@ -11,7 +11,9 @@ from r1pipe.config import machine as device
 from r1pipe.config import profiles
 from r1pipe.config.profiles import PROFILES, deepspeed_config, profile_environment
 from r1pipe.errors import ConfigError, MissingToolError
+from r1pipe.launch import environment as launch_environment
 from r1pipe.launch import launcher as launch
+from r1pipe.launch import preflight
 from r1pipe.launch.environment import rank_environment
 from r1pipe.schema import Launch
 from r1pipe.schema.batches import split_batch
@@ -21,7 +23,7 @@ TWO = "stages:\n  a: {kind: r1pipe_fakes.rows, outputs: {rows: first}, launch: {
 
 @pytest.fixture
 def four_gpus(monkeypatch: pytest.MonkeyPatch):
-    for module in (launch, profiles, __import__("r1pipe.launch.environment", fromlist=["gpus"])):
+    for module in (launch, preflight, profiles, launch_environment):
         monkeypatch.setattr(module, "gpus", lambda: ("0", "1", "2", "3"))
 
 
@@ -56,13 +58,13 @@ def test_a_process_stage_sees_one_gpu(four_gpus: None):
 
 def test_more_ranks_than_gpus_is_refused(four_gpus: None):
     with pytest.raises(MissingToolError, match="need as many GPUs"):
-        launch.check_tools({"a": Launch(profile="ddp", num_processes=8)})
+        preflight.check_tools({"a": Launch(profile="ddp", num_processes=8)})
 
 
 def test_fsdp_on_cpu_is_refused(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(launch, "gpus", lambda: ())
+    monkeypatch.setattr(preflight, "gpus", lambda: ())
     with pytest.raises(MissingToolError, match="needs GPUs"):
-        launch.check_tools({"a": Launch(profile="fsdp2", num_processes=2)})
+        preflight.check_tools({"a": Launch(profile="fsdp2", num_processes=2)})
 
 
 def test_cores_are_shared_by_the_ranks(monkeypatch: pytest.MonkeyPatch):
