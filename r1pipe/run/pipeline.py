@@ -29,10 +29,9 @@ def run(replan: Callable[[], Plan], console: Console) -> dict[str, Any]:
     plan = replan()
     refuse(plan)
     console.figure(plan)
-    # A run that has nothing to do touches no file, so this summary is shown and not written.
-    summary = summarise(plan)
     if not plan.todo:
-        return console.finish(plan, summary)
+        # A run that has nothing to do touches no file, so this summary is shown and not written.
+        return console.finish(plan, summarise(plan))
 
     reason = why_not_isolated(plan)
     if reason is not None:
@@ -66,8 +65,8 @@ def run(replan: Callable[[], Plan], console: Console) -> dict[str, Any]:
             plan.states[name] = StageState("done")
             # After each stage, so that a kill loses no hashes: a checkpoint of many gigabytes takes minutes to hash.
             plan.digests.save()
-            summary = write_summary(plan)
-    return console.finish(plan, summary)
+            write_summary(plan)
+    return console.finish(plan, summarise(plan))
 
 
 def retire(plan: Plan, console: Console) -> None:

@@ -43,10 +43,8 @@ def summarise(plan: Plan) -> dict[str, Any]:
     }
 
 
-def write_summary(plan: Plan) -> dict[str, Any]:
-    summary = summarise(plan)
-    write_json(plan.folder.path / "summary.json", summary)
-    return summary
+def write_summary(plan: Plan) -> None:
+    write_json(plan.folder.path / "summary.json", summarise(plan))
 
 
 def scores(pipeline: Pipeline, folder: RunFolder) -> dict[str, Any]:
