@@ -105,7 +105,10 @@ class LinearCrossEntropy(torch.autograd.Function):
         return nll, entropy, right
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor | None, torch.Tensor | None, None]:  # type: ignore[override]
+    def backward(  # type: ignore[override]
+        ctx: Any,
+        *grads: torch.Tensor | None,
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, None]:
         assert ctx.grads is not None, "the gradients of this loss were already handed over"
         hidden_grad_ND, weight_grad_VD = ctx.grads
         # Nothing else refers to these tensors from here on, so they are scaled in place and then belong to the caller.
