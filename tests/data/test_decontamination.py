@@ -26,7 +26,8 @@ def found(tmp_path):
         path = tmp_path / "exam.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         benchmarks = Benchmarks.load(
-            Decontaminate(against={"path": path, "columns": {"prompt": "problem"}}, **more), seed=0
+            Decontaminate(against={"path": path, "columns": {"prompt": "problem"}}, **more),
+            seed=0,
         )
         owner, at, n = benchmarks.find(*hash_texts(texts, NGRAM))
         names = [benchmarks.rows[row] if row >= 0 else None for row in owner]
@@ -83,7 +84,7 @@ def test_a_row_without_a_question_is_named(found):
         found(["x"], {"id": "s", "problem": ["a", "b"]})
 
 
-def test_a_short_answer_beside_a_long_question_is_no_row_that_is_too_short(found):
+def test_a_short_answer_beside_a_long_question_does_not_make_a_row_too_short(found):
     assert found(["x"], {**ENGLISH, "answer": 3}, {**CHINESE, "answer": "9"})[2].too_short == 0
 
 
@@ -94,9 +95,11 @@ def test_a_benchmark_is_taken_whole(tmp_path):
 
 def test_the_world_can_be_a_benchmark():
     benchmarks = Benchmarks.load(
-        Decontaminate(against={"world": "word-problems", "count": 5, "split": "heldout", "languages": ["en"]}), seed=0
+        Decontaminate(against={"world": "word-problems", "count": 5, "split": "heldout", "languages": ["en"]}),
+        seed=0,
     )
-    assert len(benchmarks.rows) == 5 and benchmarks.rows[0].startswith("word-problems: ")
+    assert len(benchmarks.rows) == 5
+    assert benchmarks.rows[0].startswith("word-problems: ")
 
 
 def test_real_benchmarks(shared_data):

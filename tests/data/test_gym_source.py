@@ -20,9 +20,8 @@ def rows(tasks, count=12, seed=0, **more):
 
 def test_tasks_take_turns_and_the_seed_decides():
     made = rows(["chain_sum", "gcd", "syllogism"], 10)
-    assert [row["task"] for row in made[:4]] == ["chain_sum", "gcd", "syllogism", "chain_sum"] and len(
-        {row["id"] for row in made}
-    ) == 10
+    assert [row["task"] for row in made[:4]] == ["chain_sum", "gcd", "syllogism", "chain_sum"]
+    assert len({row["id"] for row in made}) == 10
     assert {row["task"]: row["domain"] for row in made} == {"chain_sum": "math", "gcd": "math", "syllogism": "logic"}
     assert made == rows(["chain_sum", "gcd", "syllogism"], 10) != rows(["chain_sum", "gcd", "syllogism"], 10, seed=1)
 
@@ -42,7 +41,8 @@ def test_several_right_answers_are_judged_by_the_task_also_after_json():
         gold = f"<think>...</think><answer>{row['answer']}</answer>"
         assert row["gym"]["task"] == name and correct([gold, "<think>...</think>no"], [row, row]) == [True, False], name
     (row,) = rows(["gcd"], 1)
-    assert "gym" not in row and correct([f"<think></think>{row['answer']}"], [row]) == [True]
+    assert "gym" not in row
+    assert correct([f"<think></think>{row['answer']}"], [row]) == [True]
 
 
 def test_another_right_answer_counts():

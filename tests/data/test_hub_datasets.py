@@ -80,10 +80,15 @@ print(json.dumps([asked(**change) for change in changes]))
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     rows, other, absent, split, column = json.loads(done.stdout.splitlines()[-1])
-    assert len(rows) == 5 and all(int(prompt.split("+")[0]) + 1 == int(answer) for prompt, answer in rows)
-    assert "holds another revision" in other and COMMIT in other
-    assert "cannot be read" in absent and "network" in absent and "cannot be read" in split
-    assert "no column 'q'" in column and "us/sums:train:1" in column
+    assert len(rows) == 5
+    assert all(int(prompt.split("+")[0]) + 1 == int(answer) for prompt, answer in rows)
+    assert "holds another revision" in other
+    assert COMMIT in other
+    assert "cannot be read" in absent
+    assert "network" in absent
+    assert "cannot be read" in split
+    assert "no column 'q'" in column
+    assert "us/sums:train:1" in column
 
 
 def test_pin_prints_what_to_write(tmp_path: Path):
@@ -104,6 +109,7 @@ def test_pin_prints_what_to_write(tmp_path: Path):
         assert r1pipe(tmp_path, "data", "pin", "us/sums", **hub).stdout == f"hub: us/sums\nrevision: {COMMIT}\n"
         assert r1pipe(tmp_path, "data", "pin", "--model", "us/adder", **hub).stdout == f"hub:us/adder@{COMMIT}\n"
         absent = r1pipe(tmp_path, "data", "pin", "us/absent", **hub)
-        assert absent.returncode == 2 and "does not give the dataset us/absent" in absent.stderr
+        assert absent.returncode == 2
+        assert "does not give the dataset us/absent" in absent.stderr
     finally:
         server.shutdown()

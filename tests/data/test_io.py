@@ -38,7 +38,8 @@ def test_a_written_dataset_is_read_back(tmp_path):
     assert read_rows(tmp_path, Prompts) == [ROW]  # and dropped.jsonl is not taken for rows
     assert json.loads((tmp_path / "dropped.jsonl").read_text())["reason"] == "wrong"
     card = json.loads((tmp_path / "card.json").read_text())
-    assert card["kept"] == 1 and card["statistics"]["domains"]["math"]["characters"]["mean"] == 4.0
+    assert card["kept"] == 1
+    assert card["statistics"]["domains"]["math"]["characters"]["mean"] == 4.0
     assert "| math | 1 | 100.0% | 1.0 | 4.0 |" in (tmp_path / "card.md").read_text()
 
 
@@ -68,7 +69,8 @@ def test_a_wrong_line_is_named(tmp_path, kind, second, says):
     path = lines(tmp_path / "p.jsonl", ROW, second)
     with pytest.raises(InputError) as caught:
         read_rows(path, kind)
-    assert says in caught.value.what and "p.jsonl:2" in caught.value.where
+    assert says in caught.value.what
+    assert "p.jsonl:2" in caught.value.where
 
 
 @pytest.mark.parametrize(

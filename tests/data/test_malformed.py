@@ -56,7 +56,12 @@ def bad_rows() -> list[Case]:
     cases: list[Case] = []
 
     def add(
-        name: str, says: str, bad: bytes | dict, kind: type = Prompts, good: dict | None = None, **config: Any
+        name: str,
+        says: str,
+        bad: bytes | dict,
+        kind: type = Prompts,
+        good: dict | None = None,
+        **config: Any,
     ) -> None:
         good = good or GOOD[kind]
         bad = line(bad) if isinstance(bad, dict) else bad + b"\n"
@@ -332,7 +337,10 @@ def bad_files() -> list[Case]:
         Case("a truncated parquet", "not a readable Parquet", good[:-20], "x.parquet"),
         Case("a parquet with noise inside", "not a readable Parquet|UTF-8", bytes(torn), "x.parquet"),
         Case(
-            "a parquet without rows", "dataset is empty", parquet(pa.Table.from_pylist([ROW]).slice(0, 0)), "x.parquet"
+            "a parquet without rows",
+            "dataset is empty",
+            parquet(pa.Table.from_pylist([ROW]).slice(0, 0)),
+            "x.parquet",
         ),
         Case(
             "a parquet of bytes alone",
@@ -364,7 +372,10 @@ def bad_files() -> list[Case]:
         Case("a parquet with NaN", "column 'score' holds nan", parquet(wide), "x.parquet", at=":1"),
         Case("a parquet with broken text", "not UTF-8", parquet(pa.table({"prompt": text})), "x.parquet", at=":2"),
         Case(
-            "a column that `where` names", "no row has the column 'lang'", line(ROW), config={"where": {"lang": ["en"]}}
+            "a column that `where` names",
+            "no row has the column 'lang'",
+            line(ROW),
+            config={"where": {"lang": ["en"]}},
         ),
     ]
 
@@ -388,7 +399,8 @@ def test_there_are_a_hundred() -> None:
 def test_it_is_refused_with_file_and_line(tmp_path: Path, case: Case, count: int | None) -> None:
     with pytest.raises(InputError, match=case.says.replace("{", "\\{").replace("}", "\\}")) as caught:
         load(source(tmp_path, case, count=count), case.kind, seed=0)
-    assert f"{case.file}{case.at}" in caught.value.where and len(str(caught.value)) < 2000
+    assert f"{case.file}{case.at}" in caught.value.where
+    assert len(str(caught.value)) < 2000
 
 
 @pytest.mark.parametrize("case", ROWS, ids=lambda case: case.name)
@@ -397,7 +409,8 @@ def test_a_malformed_row_is_skipped_and_counted_where_allowed(tmp_path: Path, ca
     bad = 2 if case.name == "a line feed in a string" else 1  # it makes two lines of one
     with pytest.warns(UserWarning, match=f"{bad} of {2 + bad} rows skipped as malformed"):
         loaded = load(source(tmp_path, case, count=count, on_bad_row="skip", max_bad_rows=0.5), case.kind, seed=0)
-    assert len(loaded.rows) == 2 and loaded.reasons == {"malformed row": bad}
+    assert len(loaded.rows) == 2
+    assert loaded.reasons == {"malformed row": bad}
     assert all(row["where"] and row["detail"] for row in loaded.dropped)
     with pytest.raises(InputError, match=f"{bad} of {2 + bad} rows are malformed; 10% may be"):
         load(source(tmp_path, case, count=count, on_bad_row="skip", max_bad_rows=0.1), case.kind, seed=0)
@@ -444,7 +457,8 @@ def test_odd_but_whole_files_are_read(tmp_path: Path) -> None:
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
         found.append(load(Source(path=tmp_path / name), Prompts, seed=0).rows)
-    assert all(rows == found[0] for rows in found) and len(found[0]) == 2
+    assert all(rows == found[0] for rows in found)
+    assert len(found[0]) == 2
 
 
 def test_parquet_columns_that_no_row_can_hold_are_left_out_with_a_warning(tmp_path: Path) -> None:
@@ -452,7 +466,8 @@ def test_parquet_columns_that_no_row_can_hold_are_left_out_with_a_warning(tmp_pa
     (tmp_path / "x.parquet").write_bytes(parquet(table))
     with pytest.warns(UserWarning, match=r"left out.*image \(binary\), when \(timestamp"):
         (row,) = load(Source(path=tmp_path / "x.parquet"), Prompts, seed=0).rows
-    assert row["tags"] == ["x"] and "image" not in row
+    assert row["tags"] == ["x"]
+    assert "image" not in row
 
 
 @pytest.mark.parametrize("name", ["unclosed object", "a lone high surrogate", "a truncated gz", "a parquet of text"])
@@ -466,7 +481,7 @@ def test_the_command_line_exits_with_2(tmp_path: Path, name: str) -> None:
     )
     command = [sys.executable, "-m", "r1pipe.cli.main", "run-all", "t.yaml"]
     done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True)
-    assert (
-        done.returncode == 2 and f"{case.file}{case.at}" in done.stderr and "Traceback" not in done.stderr + done.stdout
-    )
+    assert done.returncode == 2
+    assert f"{case.file}{case.at}" in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
     assert not (tmp_path / "runs/t/prompts/manifest.json").exists()

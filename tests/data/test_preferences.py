@@ -14,11 +14,13 @@ class LongerIsBetter:
     """A judge whose verdict is the sign of the length difference, plus a liking for whatever stands on the left."""
 
     def __init__(self, bias: int = 0) -> None:
-        self.bias, self.asked = bias, 0
+        self.bias = bias
+        self.asked = 0
 
     def verdict(self, row, a, b, rng):
         self.asked += 1
-        return max(-2, min(2, 2 * ((len(a) > len(b)) - (len(a) < len(b))) + self.bias))
+        longer = (len(a) > len(b)) - (len(a) < len(b))
+        return max(-2, min(2, 2 * longer + self.bias))
 
 
 def test_swapping_sides_cancels_position_bias():
@@ -36,10 +38,19 @@ def test_a_vote_knows_who_was_who():
 def test_only_clear_pairs_are_kept():
     judge = LongerIsBetter()
     kept, dropped = judge_pairs(
-        ROW, ["aaa", "bbb", "c"], judge, votes=4, min_margin=1.0, comparisons=3, wanted=3, rng=random.Random(0)
+        ROW,
+        ["aaa", "bbb", "c"],
+        judge,
+        votes=4,
+        min_margin=1.0,
+        comparisons=3,
+        wanted=3,
+        rng=random.Random(0),
     )
-    assert len(kept) == 2 and all(len(pair["chosen"]) > len(pair["rejected"]) and pair["margin"] == 2 for pair in kept)
-    assert [pair["reason"] for pair in dropped] == ["no clear preference"] and judge.asked == 12
+    assert len(kept) == 2
+    assert all(len(pair["chosen"]) > len(pair["rejected"]) and pair["margin"] == 2 for pair in kept)
+    assert [pair["reason"] for pair in dropped] == ["no clear preference"]
+    assert judge.asked == 12
     assert len({pair["id"] for pair in kept + dropped}) == 3
 
 
@@ -54,7 +65,8 @@ def test_equal_summaries_are_not_compared():
         wanted=3,
         rng=random.Random(0),
     )
-    assert not kept and not dropped
+    assert not kept
+    assert not dropped
 
 
 def pairs(lengths):
@@ -69,11 +81,9 @@ def test_lengths_are_balanced_by_every_measure():
     lopsided = pairs([(rng.randint(15, 45), rng.randint(10, 40)) for _ in range(400)])
     measures = {"characters": len, "tokens": lambda text: len(text) // 4 + 1}
     kept, dropped = balance(lopsided, measures, 0.05)
-    assert (
-        len(kept) + len(dropped) == 400
-        and len(kept) > 100
-        and {pair["reason"] for pair in dropped} == {"length balance"}
-    )
+    assert len(kept) + len(dropped) == 400
+    assert len(kept) > 100
+    assert {pair["reason"] for pair in dropped} == {"length balance"}
     for measure in measures.values():
         chosen, rejected = mean_lengths(kept, measure)
         assert abs(chosen / rejected - 1) <= 0.05
@@ -86,7 +96,8 @@ def test_what_is_balanced_is_left_alone():
 
 def test_nothing_is_left_where_all_pairs_tip_one_way():
     kept, dropped = balance(pairs([(50, 1)] * 5), {"characters": len}, 0.05)
-    assert not kept and len(dropped) == 5
+    assert not kept
+    assert len(dropped) == 5
 
 
 def test_the_worlds_judge_prefers_the_careful_writer():

@@ -51,18 +51,20 @@ def test_rows_by_number_from_every_format(tmp_path):
     pyarrow.parquet.write_table(
         pyarrow.Table.from_pylist([{"language": None, **row} for row in made[20:]]), tmp_path / "b.parquet"
     )
-    told = []
+    reported = []
     found = scan(
         {"a": plain, "b": tmp_path / "b.parquet"},
         Chats,
         Measure(),
         folder(tmp_path, "w"),
-        progress=lambda done, total: told.append((done, total)),
+        progress=lambda done, total: reported.append((done, total)),
     )
     assert [found.row(number) for number in range(30)] == made
-    assert found.domains == ["d0", "d1", "d2"] and found.input(19) == "a" and found.input(20) == "b"
+    assert found.domains == ["d0", "d1", "d2"]
+    assert found.input(19) == "a"
+    assert found.input(20) == "b"
     assert found.entries["characters"][3] == len("question 3") + len("回答 3") * 20
-    assert told[-1][0] == 30
+    assert reported[-1][0] == 30
 
 
 def _killed(path, work, after):
@@ -87,14 +89,18 @@ def test_a_killed_scan_goes_on(tmp_path, monkeypatch):
     with (work / scan_module.ENTRIES).open("ab") as stream:
         stream.write(b"half an entry")
     measured = []
-    monkeypatch.setattr(
-        Measure, "__call__", lambda self, *of, real=Measure.__call__: measured.append(found := real(self, *of)) or found
-    )
+    measure_bytes = Measure.__call__
+
+    def counted(self, *arguments):
+        entries = measure_bytes(self, *arguments)
+        measured.append(entries)
+        return entries
+
+    monkeypatch.setattr(Measure, "__call__", counted)
     again = scan({"a": path}, Chats, Measure(threshold=0.75), work, progress=quiet)
     assert sum(map(len, measured)) < 140  # what was done is not done again
-    assert (again.entries == whole.entries).all() and (work / scan_module.ROWS).read_bytes() == (
-        tmp_path / "whole" / scan_module.ROWS
-    ).read_bytes()
+    assert (again.entries == whole.entries).all()
+    assert (work / scan_module.ROWS).read_bytes() == (tmp_path / "whole" / scan_module.ROWS).read_bytes()
     assert (work / scan_module.ENTRIES).read_bytes() == (tmp_path / "whole" / scan_module.ENTRIES).read_bytes()
 
 
@@ -107,7 +113,7 @@ def test_several_processes_find_the_same(tmp_path, monkeypatch):
     assert (several.entries == alone.entries).all()
 
 
-def test_an_id_that_stands_twice(tmp_path):
+def test_an_id_that_appears_twice(tmp_path):
     first, second = write(tmp_path / "a.jsonl", rows(5)), write(tmp_path / "b.jsonl", rows(3, start=3))
     found = scan({"a": first, "b": second}, Chats, Measure(), folder(tmp_path, "w"), progress=quiet)
     assert [found.row(number)["id"] for number in range(5, 8)] == ["r3@b", "r4@b", "r5"]
@@ -119,7 +125,8 @@ def test_an_id_that_stands_twice(tmp_path):
             folder(tmp_path, "v"),
             progress=quiet,
         )
-    assert "c.jsonl:3 and" in caught.value.where and "c.jsonl:6" in caught.value.where
+    assert "c.jsonl:3 and" in caught.value.where
+    assert "c.jsonl:6" in caught.value.where
 
 
 def ids(found):
@@ -144,11 +151,12 @@ def test_ids_stay_unique_over_three_datasets(tmp_path):
     ]  # a mix that is mixed again
 
 
-def test_an_id_that_stands_twice_behind_one_that_was_renamed(tmp_path):
+def test_an_id_that_appears_twice_behind_one_that_was_renamed(tmp_path):
     paths = {"a": write(tmp_path / "a.jsonl", rows(3)), "b": write(tmp_path / "b.jsonl", [*rows(3), *rows(1)])}
     with pytest.raises(InputError, match="'r0' appears twice") as caught:
         scan(paths, Chats, Measure(), folder(tmp_path, "w"), progress=quiet)
-    assert "b.jsonl:1 and" in caught.value.where and "b.jsonl:4" in caught.value.where
+    assert "b.jsonl:1 and" in caught.value.where
+    assert "b.jsonl:4" in caught.value.where
 
 
 def test_ids_that_share_only_their_hash_are_kept(tmp_path, monkeypatch):
@@ -179,7 +187,8 @@ def test_an_empty_dataset_is_refused(tmp_path):
 
 
 def test_entries_are_small():
-    assert Measure(threshold=0.75).entry.itemsize < 256 and np.dtype(Measure().entry).itemsize < 100
+    assert Measure(threshold=0.75).entry.itemsize < 256
+    assert np.dtype(Measure().entry).itemsize < 100
 
 
 def test_lines_are_kept_as_they_stand_unless_people_could_not_read_them(tmp_path):
@@ -195,6 +204,9 @@ def test_lines_are_kept_as_they_stand_unless_people_could_not_read_them(tmp_path
     )
     found = scan({"a": tmp_path / "a.jsonl"}, Chats, Measure(threshold=0.75), folder(tmp_path, "w"), progress=quiet)
     kept = [found.line(number).decode() for number in range(5)]
-    assert kept[0] == lines[0] + "\n" and kept[3] == lines[3].strip() + "\n"
-    assert "看" in kept[1] and "none" not in kept[2] and [json.loads(line)["id"] for line in kept] == list("abcde")
+    assert kept[0] == lines[0] + "\n"
+    assert kept[3] == lines[3].strip() + "\n"
+    assert "看" in kept[1]
+    assert "none" not in kept[2]
+    assert [json.loads(line)["id"] for line in kept] == list("abcde")
     assert all(line.count("\n") == 1 and "\r" not in line for line in kept)

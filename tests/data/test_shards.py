@@ -72,5 +72,6 @@ def test_odd_values_are_read_back_as_they_were(tmp_path):
     assert [(row["text"], row.get("n"), row.get("x")) for row in back] == [
         (row["text"], row.get("n"), row.get("x")) for row in odd
     ]
-    assert back[2]["deep"]["a"][0]["b"] == [1, 2] and back[2]["deep"]["c"] is True
+    assert back[2]["deep"]["a"][0]["b"] == [1, 2]
+    assert back[2]["deep"]["c"] is True
     assert back[3]["messages"][-1]["name"] == "y"

@@ -98,7 +98,8 @@ def test_one_entry_each(shared_data: Path, name: str) -> None:
     kind, total, entry = ENTRIES[name]
     source = Source.model_validate({"path": shared_data / f"{name}.jsonl.gz", **yaml.safe_load(entry)})
     loaded = load(source, KINDS[kind], seed=0, fill={"name": "Tiny", "author": "Us"})
-    assert loaded.rows and all(row["domain"] for row in loaded.rows)
+    assert loaded.rows
+    assert all(row["domain"] for row in loaded.rows)
     if source.count:  # every row is read and checked; of the answers, which is slow, only these are tried
         assert len(loaded.rows) == source.count
     elif not source.where:
@@ -129,7 +130,8 @@ def test_reference_tests_take_the_solution_and_refuse_another_program(shared_dat
         on_bad_row="skip",
     )
     with pytest.warns(
-        UserWarning, match="skipped as malformed.*Infinity"
+        UserWarning,
+        match="skipped as malformed.*Infinity",
     ):  # one row of the file has it, and it is no JSON
         rows = load(source, Prompts, seed=0).rows
     wrong = [f"```python\ndef {row['entry_point']}(*given):\n    return 'no'\n```" for row in rows]
@@ -172,7 +174,8 @@ def test_reference_tests_take_every_solution_of_mbpp_plus(shared_data: Path) -> 
             strict=True,
         )
     )
-    assert len(rows) == 279 and {number for number, reward in rewards.items() if reward is None} == {
+    assert len(rows) == 279
+    assert {number for number, reward in rewards.items() if reward is None} == {
         f"mbppplus-{number}" for number in (124, 252, 720)
     }
     failed = [number for number, reward in rewards.items() if reward == 0.0]
@@ -194,7 +197,9 @@ def test_reference_tests_skip_what_the_solution_cannot_do_and_read_matches(tmp_p
     }
     (tmp_path / "p.jsonl").write_text(json.dumps(row) + "\n")
     (made,) = load(
-        Source(path=tmp_path / "p.jsonl", shape="reference-tests", domain="code", language="en"), Prompts, seed=0
+        Source(path=tmp_path / "p.jsonl", shape="reference-tests", domain="code", language="en"),
+        Prompts,
+        seed=0,
     ).rows
     programs = [
         solution,

@@ -31,7 +31,9 @@ def source(path, **values):
 
 def test_columns_and_defaults(tmp_path):
     (row, *_) = load([source(problems(tmp_path / "a.jsonl"), language="en")], Prompts, seed=0).rows
-    assert row["domain"] == "math" and row["language"] == "en" and row["answer"] == str(int(row["id"][1:]) + 1)
+    assert row["domain"] == "math"
+    assert row["language"] == "en"
+    assert row["answer"] == str(int(row["id"][1:]) + 1)
     assert "question" not in row
 
 
@@ -57,7 +59,9 @@ def test_the_split_ignores_case_spaces_and_width():
 def test_count_draws_by_the_seed(tmp_path):
     path = problems(tmp_path / "a.jsonl")
     first, same, other = (load([source(path, count=10)], Prompts, seed=seed).rows for seed in (0, 0, 1))
-    assert len(first) == 10 and first == same and first != other
+    assert len(first) == 10
+    assert first == same
+    assert first != other
 
 
 def test_too_few_rows_warn(tmp_path):
@@ -70,7 +74,8 @@ def test_unreadable_answers_are_skipped_with_a_warning_and_refused_when_many(tmp
     path = write(tmp_path / "a.jsonl", rows)
     with pytest.warns(UserWarning, match="4 of 100 rows skipped"):
         loaded = load([source(path)], Prompts, seed=0)
-    assert len(loaded.rows) == 96 and loaded.reasons == {"the answer cannot be read": 4}
+    assert len(loaded.rows) == 96
+    assert loaded.reasons == {"the answer cannot be read": 4}
     with pytest.raises(InputError, match="4 of 100 rows have an answer that cannot be read; 3% may") as caught:
         load([source(path, max_unparseable=0.03)], Prompts, seed=0)
     assert "a.jsonl:" in caught.value.where
@@ -83,12 +88,15 @@ def test_gsm8k_in_its_own_shape(tmp_path):
         Prompts,
         seed=0,
     ).rows
-    assert row["answer"] == "42" and row["solution"] == "Six times seven" and row["id"]
+    assert row["answer"] == "42"
+    assert row["solution"] == "Six times seven"
+    assert row["id"]
 
 
 def test_a_number_as_answer_is_taken_as_its_digits(tmp_path):
     path = write(
-        tmp_path / "a.jsonl", [{"id": 1, "question": "6 x 7?", "gold": 42}, {"id": 2, "question": "1/2?", "gold": 0.5}]
+        tmp_path / "a.jsonl",
+        [{"id": 1, "question": "6 x 7?", "gold": 42}, {"id": 2, "question": "1/2?", "gold": 0.5}],
     )
     assert {row["id"]: row["answer"] for row in load([source(path)], Prompts, seed=0).rows} == {"1": "42", "2": "0.5"}
 
@@ -113,7 +121,8 @@ def test_code_is_left_out_without_isolation(tmp_path):
         ],
     )
     loaded = load([Source(path=path)], Prompts, seed=0, isolation=False)
-    assert [row["id"] for row in loaded.rows] == ["m"] and loaded.reasons == {"code without isolation": 1}
+    assert [row["id"] for row in loaded.rows] == ["m"]
+    assert loaded.reasons == {"code without isolation": 1}
     assert len(load([Source(path=path)], Prompts, seed=0).rows) == 2
 
 
@@ -160,7 +169,8 @@ def test_gsm8k_train():
         Prompts,
         seed=0,
     )
-    assert 6900 <= len(loaded.rows) <= 7300 and not loaded.dropped
+    assert 6900 <= len(loaded.rows) <= 7300
+    assert not loaded.dropped
     assert all(row["solution"] and row["answer"].lstrip("-").isdigit() for row in loaded.rows)
 
 
@@ -171,9 +181,9 @@ def test_instructions_become_chats_with_empty_thinking():
     assert len(rows) == 175 + 119
     by_id = {row["id"]: row for row in rows}
     user, assistant = by_id["user_oriented_task_2"]["messages"]
-    assert (
-        "Rewrite the given text" in user["content"] and "would of laughed" in user["content"]
-    )  # instruction, then input
+    # instruction, then input
+    assert "Rewrite the given text" in user["content"]
+    assert "would of laughed" in user["content"]
     assert assistant["content"].startswith("<think></think>If you'd told me a year ago")
     assert by_id["user_oriented_task_2"]["source"] == "reuse"
 
@@ -183,7 +193,9 @@ def test_identity_rows_are_filled():
     one = Source(path=SHARED / "identity.jsonl.gz", shape="instruction", columns={"language": "lang"})
     rows = load([one], Chats, seed=0, fill={"name": "Tiny", "author": "Us"}).rows
     text = json.dumps(rows, ensure_ascii=False)
-    assert "{{" not in text and "Tiny" in text and {row["language"] for row in rows} == {"en", "zh"}
+    assert "{{" not in text
+    assert "Tiny" in text
+    assert {row["language"] for row in rows} == {"en", "zh"}
     with pytest.raises(InputError, match="nothing fills {{"):
         load([one], Chats, seed=0)
 
@@ -191,7 +203,8 @@ def test_identity_rows_are_filled():
 @shared
 def test_pandalm_ties_are_dropped():
     loaded = load([Source(path=SHARED / "pandalm_pairs.jsonl.gz", shape="compared", language="en")], Pairs, seed=0)
-    assert set(loaded.reasons) == {"no clear preference"} and len(loaded.rows) + len(loaded.dropped) == 449
+    assert set(loaded.reasons) == {"no clear preference"}
+    assert len(loaded.rows) + len(loaded.dropped) == 449
     raw = {
         row["id"]: row
         for row in map(json.loads, gzip.decompress((SHARED / "pandalm_pairs.jsonl.gz").read_bytes()).splitlines())
@@ -213,9 +226,12 @@ def test_xstest_and_hh():
         Prompts,
         seed=0,
     ).rows
-    assert len(rows) == 234 and {row["domain"] for row in rows} == {"harmful", "lookalike"}
+    assert len(rows) == 234
+    assert {row["domain"] for row in rows} == {"harmful", "lookalike"}
     labels = load(
-        [Source(path=SHARED / "hh_harmless.jsonl.gz", shape="chosen-rejected", language="en")], Labels, seed=0
+        [Source(path=SHARED / "hh_harmless.jsonl.gz", shape="chosen-rejected", language="en")],
+        Labels,
+        seed=0,
     ).rows
     assert sum(row["safe"] for row in labels) * 2 == len(labels) >= 2000
     assert all(isinstance(row["prompt"], str) for row in labels)
@@ -230,7 +246,8 @@ def test_rows_are_selected_by_a_column():
         domain="word-problems",
     )
     rows = load([mgsm], Prompts, seed=0).rows
-    assert {row["language"] for row in rows} == {"en", "zh"} and 150 < len(rows) < 300
+    assert {row["language"] for row in rows} == {"en", "zh"}
+    assert 150 < len(rows) < 300
 
 
 def test_memory_follows_the_count_and_not_the_file(tmp_path):
@@ -265,11 +282,9 @@ def test_patterns_in_names_of_files_and_folders(tmp_path):
             row["prompt"] for row in load(Source(path=tmp_path / pattern, domain="math"), Prompts, seed=0).rows
         )
 
-    assert (
-        asked("*/a.jsonl") == ["0?", "1?", "3?"]
-        and asked("**/*.jsonl") == ["0?", "1?", "2?", "3?"]
-        and asked("[xy]/?.jsonl") == ["0?", "1?", "2?"]
-    )
+    assert asked("*/a.jsonl") == ["0?", "1?", "3?"]
+    assert asked("**/*.jsonl") == ["0?", "1?", "2?", "3?"]
+    assert asked("[xy]/?.jsonl") == ["0?", "1?", "2?"]
     assert asked("z[1]/a.jsonl") == ["3?"], "what is really called so is no pattern"
     with pytest.raises(InputError, match="no file matches"):
         asked("*/c.jsonl")
@@ -288,9 +303,8 @@ def test_several_replies_to_a_prompt_need_no_ids(tmp_path, kind, rows):
     found = load(Source(path=write(tmp_path / "a.jsonl", rows)), kind, seed=0).rows
     assert len(found) == len(rows)
     again = load(Source(path=write(tmp_path / "b.jsonl", rows[::-1])), kind, seed=0).rows
-    assert {row["id"] for row in found} == {row["id"] for row in again} and len(
-        {row["id"].split("-")[0] for row in found}
-    ) == 1
+    assert {row["id"] for row in found} == {row["id"] for row in again}
+    assert len({row["id"].split("-")[0] for row in found}) == 1
     with pytest.raises(InputError, match="appears twice"):
         load(Source(path=write(tmp_path / "c.jsonl", [*rows, rows[0]])), kind, seed=0)
     prompts = load(Source(path=write(tmp_path / "d.jsonl", rows[:1])), Prompts, seed=0).rows
@@ -298,7 +312,8 @@ def test_several_replies_to_a_prompt_need_no_ids(tmp_path, kind, rows):
 
 
 @pytest.mark.parametrize(
-    "place", [{"path": "a.jsonl"}, {"hub": "a/b", "revision": "0" * 40}, {"reasoning_gym": ["chain_sum"], "count": 3}]
+    "place",
+    [{"path": "a.jsonl"}, {"hub": "a/b", "revision": "0" * 40}, {"reasoning_gym": ["chain_sum"], "count": 3}],
 )
 def test_languages_are_asked_of_the_world_alone(place):
     with pytest.raises(ValidationError, match="languages would be ignored"):
@@ -323,5 +338,8 @@ def test_the_order_of_old_runs_stays():
         count=200,
     )
     hh = Source(path=SHARED / "hh_harmless.jsonl.gz", shape="chosen-rejected", count=200)
-    found = [[row["id"] for row in load([one], kind, seed=3).rows] for one, kind in ((gsm8k, Prompts), (hh, Labels))]
-    assert [(ids[0], ids[-1], content_key("".join(ids))) for ids in found] == RECORDED
+    recorded = []
+    for one, kind in ((gsm8k, Prompts), (hh, Labels)):
+        ids = [row["id"] for row in load([one], kind, seed=3).rows]
+        recorded.append((ids[0], ids[-1], content_key("".join(ids))))
+    assert recorded == RECORDED

@@ -23,7 +23,8 @@ def test_words(text, found):
 
 
 def test_a_text_is_chinese_by_most_of_its_words():
-    assert mostly_characters(words("他有 x 个")) and not mostly_characters(words("the word 好 is good"))
+    assert mostly_characters(words("他有 x 个"))
+    assert not mostly_characters(words("the word 好 is good"))
 
 
 def test_ngrams_are_those_of_the_words_and_never_cross_texts():
@@ -66,7 +67,9 @@ def test_short_texts_are_filled_up():
     hashes, offsets = hash_texts(["one two three", "", "!?", "!?", "...", "two three one zero"], 4)
     assert np.diff(offsets).tolist() == [4] * 6
     rows = hashes.reshape(6, 4).tolist()
-    assert rows[2] == rows[3] != rows[4] and rows[1] != rows[2] and rows[0][3] == rows[1][3]
+    assert rows[2] == rows[3] != rows[4]
+    assert rows[1] != rows[2]
+    assert rows[0][3] == rows[1][3]
     assert rows[0][:3] == [rows[5][2], *rows[5][:2]]
 
 
