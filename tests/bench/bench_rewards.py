@@ -2,8 +2,9 @@
 
     python tests/bench/bench_rewards.py
 
-Prints a table of rates, then the time of a batch of 4,096 completions with and without 1 % hanging expressions. Everything is warm: the
-processes run and have seen other answers of the same kinds, not these. Reads the public data beside the repository.
+Prints a table of rates, then the time of a batch of 4,096 completions with and without 1 % hanging expressions.
+Everything is warm: the processes run and have seen other answers of the same kinds, not these. Reads the public data
+beside the repository.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from r1pipe.rewards.code import code
 from r1pipe.rewards.language import language, thinking_words
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
-Pair = tuple[str, str]  # gold, found
+# (gold, answer)
+Pair = tuple[str, str]
 
 
 def rows(name: str) -> Iterator[dict[str, Any]]:
@@ -46,27 +48,25 @@ def plain_pairs(count: int) -> list[Pair]:
 
 
 def symbolic_pairs(shift: int) -> list[Pair]:
-    """The pairs of verifier_pairs that need algebra, every number in them raised by `shift`: the same kinds, other answers."""
-    pairs = [
-        tuple(re.sub(r"\d+", lambda number: str(int(number[0]) + shift), row[side]) for side in ("gold", "candidate"))
-        for row in rows("verifier_pairs")
-    ]
+    """The pairs of verifier_pairs that need algebra, every number raised by `shift`: the same kinds, other answers."""
+
+    def shifted(text: str) -> str:
+        return re.sub(r"\d+", lambda number: str(int(number[0]) + shift), text)
+
+    pairs = [(shifted(row["gold"]), shifted(row["candidate"])) for row in rows("verifier_pairs")]
     return sorted({pair for pair in pairs if parse(pair[0]).kind != "broken" and compare(*pair) is None})
 
 
 def ours(pairs: list[Pair]) -> object:
-    return accuracy(
-        [f"<think>So.</think>The answer is \\boxed{{{found}}}." for _, found in pairs], [gold for gold, _ in pairs]
-    )
+    texts = [f"<think>So.</think>The answer is \\boxed{{{answer}}}." for _, answer in pairs]
+    return accuracy(texts, [gold for gold, _ in pairs])
 
 
 def trls(pairs: list[Pair]) -> object:
     from trl.rewards import accuracy_reward
 
-    return accuracy_reward(
-        [[{"content": f"The answer is $\\boxed{{{found}}}$."}] for _, found in pairs],
-        [f"${gold}$" for gold, _ in pairs],
-    )
+    messages = [[{"content": f"The answer is $\\boxed{{{answer}}}$."}] for _, answer in pairs]
+    return accuracy_reward(messages, [f"${gold}$" for gold, _ in pairs])
 
 
 def accuracy_rates() -> None:
@@ -79,20 +79,22 @@ def accuracy_rates() -> None:
             60,
         ),
     ):
-        ours(warm), trls(warm[:few])
+        ours(warm)
+        trls(warm[:few])
         sample = random.Random(1).sample(pairs, few)
         theirs = few / seconds(lambda sample=sample: trls(sample))
         mine = len(pairs) / seconds(lambda pairs=pairs: ours(pairs))
         print(f"| {name} | {len(pairs)} | {mine:,.0f} | {theirs:,.0f} ({few} of them) | {mine / theirs:,.0f} |")
-    batch = [(gold, found) for gold, _ in symbolic_pairs(12)[:32] for _, found in symbolic_pairs(12)[40:56]]
-    batch = [pair for pair in batch if compare(*pair) is None]
-    print(
-        f"| symbolic pairs, 16 answers a question | {len(batch)} | {len(batch) / seconds(lambda: ours(batch)):,.0f} | | |"
-    )
+    golds = [gold for gold, _ in symbolic_pairs(12)[:32]]
+    answers = [answer for _, answer in symbolic_pairs(12)[40:56]]
+    batch = [(gold, answer) for gold in golds for answer in answers if compare(gold, answer) is None]
+    rate = len(batch) / seconds(lambda: ours(batch))
+    print(f"| symbolic pairs, 16 answers a question | {len(batch)} | {rate:,.0f} | | |")
 
 
 def code_rate() -> None:
-    small = [row for row in rows("mbpp") if row["id"] != "mbpp-123"]  # that one computes for seconds
+    # mbpp-123 computes for seconds.
+    small = [row for row in rows("mbpp") if row["id"] != "mbpp-123"]
     chats = [f"<think>So.</think>\n```python\n{row['solution']}\n```" for row in small]
 
     def judge(some: slice) -> None:
@@ -107,14 +109,17 @@ def code_rate() -> None:
 
 def texts(code: str) -> list[str]:
     """Texts of about 500 words out of MGSM's problems."""
-    made, part = [], []
+    responses: list[str] = []
+    problems: list[str] = []
     for row in rows("mgsm"):
-        if row["lang"] == code:
-            part.append(row["problem"])
-            if sum(thinking_words([f"<think>{' '.join(part)}</think>"])) >= 500:
-                made.append(f"<think>{' '.join(part)}</think>5")
-                part = []
-    return made
+        if row["lang"] != code:
+            continue
+        problems.append(row["problem"])
+        thinking = f"<think>{' '.join(problems)}</think>"
+        if sum(thinking_words([thinking])) >= 500:
+            responses.append(f"{thinking}5")
+            problems = []
+    return responses
 
 
 def language_rates() -> None:
@@ -135,23 +140,26 @@ def language_rates() -> None:
             for process in processes:
                 process.join()
 
-        one, every = (
-            copies * len(chosen) / seconds(work),
-            copies * len(chosen) * (os.cpu_count() or 1) / seconds(all_cores),
-        )
-        print(
-            f"| texts of 500 words, {own}, target {target} | {copies * len(chosen)} | {one:,.0f} in one process, {every:,.0f} in {os.cpu_count()} | | |"
-        )
+        count = copies * len(chosen)
+        cores = os.cpu_count() or 1
+        single = count / seconds(work)
+        together = count * cores / seconds(all_cores)
+        rates = f"{single:,.0f} in one process, {together:,.0f} in {cores}"
+        print(f"| texts of 500 words, {own}, target {target} | {count} | {rates} | | |")
 
 
 def hanging_batch(limit: float = 1.0) -> None:
-    """41 of 4,096 answers hang, each another expression, in three ways; the first is one C call, which no signal handler interrupts."""
+    """41 of 4,096 answers hang, each another expression, in three ways.
+
+    The first is one C call, which no signal handler interrupts.
+    """
     draw = random.Random(0)
     pool = list(rows("verifier_pairs"))
     golds = [draw.choice(pool)["gold"] for _ in range(4096)]
-    found = [f"\\boxed{{{draw.choice(pool)['candidate']}}}" for _ in range(4096)]
+    texts = [f"\\boxed{{{draw.choice(pool)['candidate']}}}" for _ in range(4096)]
     places = draw.sample(range(4096), 41)
-    hung, hung_golds = list(found), list(golds)
+    hung = list(texts)
+    hung_golds = list(golds)
     for n, place in enumerate(places):
         hung[place] = (
             f"\\boxed{{{10**7 + n}!}}",
@@ -160,24 +168,19 @@ def hanging_batch(limit: float = 1.0) -> None:
         )[n % 3]
         hung_golds[place] = "\\sqrt{3}"
     verdicts: dict[str, list[float | None]] = {}
-    accuracy(found[:512], golds[:512])
+    accuracy(texts[:512], golds[:512])
     # Each in processes that have seen the other one's answers; so with, without, with again.
     accuracy(hung, hung_golds, timeout=limit)
-    without = seconds(lambda: verdicts.update(without=accuracy(found, golds, timeout=limit)))
+    without = seconds(lambda: verdicts.update(without=accuracy(texts, golds, timeout=limit)))
     taken = seconds(lambda: verdicts.update(hung=accuracy(hung, hung_golds, timeout=limit)))
     workers = min(8, len(os.sched_getaffinity(0)))
-    changed = sum(
-        a != b
-        for i, (a, b) in enumerate(zip(verdicts["without"], verdicts["hung"], strict=True))
-        if i not in set(places)
-    )
+    others = [i for i in range(4096) if i not in set(places)]
+    changed = sum(verdicts["without"][i] != verdicts["hung"][i] for i in others)
+    unjudged = sum(verdicts["hung"][place] is None for place in places)
     bound = 1.2 * without + 41 * limit / workers
-    print(
-        f"\n4,096 completions: {without:.1f} s; with 41 hanging, limit {limit} s of CPU time, {workers} workers: {taken:.1f} s (bound {bound:.1f} s)"
-    )
-    print(
-        f"other verdicts changed: {changed}; of the hanging ones {sum(verdicts['hung'][place] is None for place in places)} are None"
-    )
+    print(f"\n4,096 completions: {without:.1f} s; with 41 hanging: {taken:.1f} s (bound {bound:.1f} s)")
+    print(f"limit {limit} s of CPU time, {workers} workers")
+    print(f"other verdicts changed: {changed}; of the hanging ones {unjudged} are None")
 
 
 def main() -> None:

@@ -2,8 +2,8 @@
 
     python tests/bench/code_table.py        # about ten minutes
 
-A mutant has one operator or constant changed. It is kept if its values on the tests' calls differ, as another path tells it: both programs
-print them, in the sandbox but past the checker.
+A mutant has one operator or constant changed. It is kept if its values on the tests' calls differ. That is found in a
+way of its own: both programs print their values, in the sandbox but without the checker.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ from r1pipe.rewards.sandbox import CodeJob, run_tests, same_output
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 SETS = ("humaneval", "mbpp", "mbpp_plus")
-SLOW = {"mbppplus-599": 300.0}  # its reference sums ranges of up to a hundred million numbers, dozens of times
+# Its reference sums ranges of up to a hundred million numbers, dozens of times.
+SLOW = {"mbppplus-599": 300.0}
 _SHOW = """
 def _show(x, depth=3):
     if isinstance(x, (set, frozenset)) and depth: return 'set ' + ' '.join(sorted(_show(y, depth - 1) for y in x))
     if isinstance(x, dict) and depth: return 'dict ' + ' '.join(sorted(_show(y, depth - 1) for y in x.items()))
-    if isinstance(x, (list, tuple)) and depth: return type(x).__name__ + ' ' + ' '.join(_show(y, depth - 1) for y in x)
+    if isinstance(x, (list, tuple)) and depth:
+        return type(x).__name__ + ' ' + ' '.join(_show(y, depth - 1) for y in x)
     return repr(list(x)[:1000]) if hasattr(x, '__next__') else repr(x)[:5000]
 def _try(f):
     try: print(_show(f()))
@@ -57,7 +59,7 @@ def like(value: Any, model: Any) -> Any:
     if isinstance(value, list) and isinstance(model, list | tuple | set):
         known = list(model)
         paired = known if len(known) == len(value) else known[:1] * len(value)
-        parts = [like(part, one) for part, one in zip(value, paired, strict=True)] if paired else value
+        parts = [like(part, typed) for part, typed in zip(value, paired, strict=True)] if paired else value
         return type(model)(map(_hashable, parts) if isinstance(model, set) else parts)
     if isinstance(value, dict) and isinstance(model, dict) and model:
         key, content = next(iter(model.items()))
@@ -75,8 +77,9 @@ def _hashable(value: Any) -> Any:
 
 def calls(asserts: list[str], names: set[str]) -> list[ast.Call]:
     """The calls of `names` in the asserts."""
-    found = [node for source in asserts for node in ast.walk(ast.parse(source.strip())) if isinstance(node, ast.Call)]
-    return [node for node in found if isinstance(node.func, ast.Name) and node.func.id in names]
+    nodes = [node for source in asserts for node in ast.walk(ast.parse(source.strip()))]
+    all_calls = [node for node in nodes if isinstance(node, ast.Call)]
+    return [call for call in all_calls if isinstance(call.func, ast.Name) and call.func.id in names]
 
 
 def models(row: dict[str, Any], asserts: list[str]) -> list[Any]:
@@ -94,11 +97,14 @@ def tasks(name: str) -> Iterator[Task]:
     for row in rows(name):
         if name == "humaneval":
             program = row["prompt"] + row["solution"]
-            # Its check is called with a function that prints what it gives, instead of being judged.
-            shown = f"\n{row['tests']['code']}\ntry: check(lambda *a: (_try(lambda: {row['entry_point']}(*a)), {row['entry_point']}(*a))[1])\n"
-            yield Task(
-                row["id"], program, row["tests"], row["entry_point"], _SHOW + shown + "except BaseException: pass\n"
+            # Its check is called with a function that prints its values, instead of being judged.
+            function = row["entry_point"]
+            shown = (
+                f"\n{row['tests']['code']}\n"
+                f"try: check(lambda *a: (_try(lambda: {function}(*a)), {function}(*a))[1])\n"
+                "except BaseException: pass\n"
             )
+            yield Task(row["id"], program, row["tests"], row["entry_point"], _SHOW + shown)
         elif name == "mbpp":
             defined = {
                 node.name
@@ -109,9 +115,8 @@ def tasks(name: str) -> Iterator[Task]:
             yield Task(row["id"], row["solution"], row["tests"], None, _SHOW + shown)
         else:
             typed = models(row, asserts[row["task_id"]])
-            if any(
-                isinstance(model, complex) for model in typed
-            ):  # then the numbers beside it were written as strings as well
+            # Beside a complex number, other numbers were written as strings as well.
+            if any(isinstance(model, complex) for model in typed):
                 typed = [complex(model) for model in typed]
             inputs = [
                 like(args, typed) if len(args) == len(typed) else args
@@ -124,18 +129,21 @@ def tasks(name: str) -> Iterator[Task]:
                 "reference": row["solution"],
                 "atol": row["atol"],
             }
-            shown = f"inf, nan = float('inf'), float('nan')\nfor _args in {inputs!r}:\n    _try(lambda: {row['entry_point']}(*_args))\n"
+            shown = (
+                "inf, nan = float('inf'), float('nan')\n"
+                f"for _args in {inputs!r}:\n"
+                f"    _try(lambda: {row['entry_point']}(*_args))\n"
+            )
             yield Task(row["id"], row["solution"], tests, row["entry_point"], _SHOW + shown)
 
 
-def failures(found: list[Task], timeout: float = 60) -> dict[str, float | None]:
+def failures(published: list[Task], timeout: float = 60) -> dict[str, float | None]:
     """Published programs that do not score 1."""
-    verdicts: list[float | None] = []
+    verdicts: list[tuple[str, float | None]] = []
     for limit in {timeout, *SLOW.values()}:
-        chosen = [task for task in found if SLOW.get(task.name, timeout) == limit]
-        verdicts += zip(
-            [task.name for task in chosen], run_tests([job(task) for task in chosen], Limits(cpu_s=limit)), strict=True
-        )
+        chosen = [task for task in published if SLOW.get(task.name, timeout) == limit]
+        scores = run_tests([job(task) for task in chosen], Limits(cpu_s=limit))
+        verdicts += zip([task.name for task in chosen], scores, strict=True)
     return {name: verdict for name, verdict in verdicts if verdict != 1.0}
 
 
@@ -147,12 +155,14 @@ class Mutate(ast.NodeTransformer):
     """Change the `target`-th operator or constant."""
 
     swaps = {
-        ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult,
+        ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add,
+        ast.Div: ast.Mult, ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult,
         ast.Lt: ast.GtE, ast.Gt: ast.LtE, ast.LtE: ast.Gt, ast.GtE: ast.Lt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
     }  # fmt: skip
 
     def __init__(self, target: int) -> None:
-        self.left, self.done = target, False
+        self.left = target
+        self.done = False
 
     def _mine(self) -> bool:
         self.left -= 1
@@ -170,40 +180,40 @@ class Mutate(ast.NodeTransformer):
         return self.generic_visit(node)
 
     def visit_Constant(self, node: ast.Constant) -> ast.AST:
-        return (
-            ast.copy_location(ast.Constant(node.value + 1), node) if type(node.value) is int and self._mine() else node
-        )
+        if type(node.value) is int and self._mine():
+            return ast.copy_location(ast.Constant(node.value + 1), node)
+        return node
 
 
-def mutants(found: list[Task], each: int, seed: int = 0) -> list[tuple[Task, str]]:
+def mutants(published: list[Task], each: int, seed: int = 0) -> list[tuple[Task, str]]:
     """Up to `each` mutants a program whose printed values differ from the program's own."""
     draw = random.Random(seed)
     wanted: list[tuple[Task, list[str]]] = []
-    for task in found:
+    for task in published:
         tried: dict[str, None] = {}
         for target in draw.sample(range(12), 12):
             mutation = Mutate(target)
-            made = ast.unparse(ast.fix_missing_locations(mutation.visit(ast.parse(task.program))))
+            mutated = mutation.visit(ast.parse(task.program))
             if mutation.done:
-                tried[made] = None
+                tried[ast.unparse(ast.fix_missing_locations(mutated))] = None
         wanted.append((task, list(tried)[:each]))
 
-    def kept(one: tuple[Task, list[str]]) -> list[tuple[Task, str]]:
-        task, made = one
-        runner, limits = Runner("bwrap"), Limits(cpu_s=3)
+    def kept(candidate: tuple[Task, list[str]]) -> list[tuple[Task, str]]:
+        task, programs = candidate
+        runner = Runner("bwrap")
         try:
-            said = [
-                runner.ask({"source": program + "\n" + task.shown, "stdin": ""}, None, limits)
-                for program in (task.program, *made)
+            own, *others = [
+                runner.ask({"source": program + "\n" + task.shown, "stdin": ""}, None, Limits(cpu_s=3))
+                for program in (task.program, *programs)
             ]
         finally:
             runner.close()
-        if not said[0]["ok"] or not said[0]["out"].strip():
+        if not own["ok"] or not own["out"].strip():
             return []
         return [
             (task, program)
-            for program, other in zip(made, said[1:], strict=True)
-            if other["ok"] and not alike(other["out"], said[0]["out"])
+            for program, reply in zip(programs, others, strict=True)
+            if reply["ok"] and not alike(reply["out"], own["out"])
         ]
 
     with ThreadPoolExecutor(2) as threads:
@@ -215,27 +225,26 @@ def alike(a: str, b: str) -> bool:
     return same_output(*(re.sub(r"[\[\](){},]| at 0x[0-9a-f]+", " ", text) for text in (a, b)))
 
 
-def survivors(made: list[tuple[Task, str]]) -> list[tuple[str, str]]:
+def survivors(mutated: list[tuple[Task, str]]) -> list[tuple[str, str]]:
     """Mutants that do not score 0."""
-    verdicts = run_tests([job(task, program) for task, program in made], Limits(cpu_s=20))
-    return [(task.name, program) for (task, program), verdict in zip(made, verdicts, strict=True) if verdict != 0.0]
+    verdicts = run_tests([job(task, program) for task, program in mutated], Limits(cpu_s=20))
+    return [(task.name, program) for (task, program), verdict in zip(mutated, verdicts, strict=True) if verdict != 0.0]
 
 
 def main() -> None:
-    print(
-        "| set | programs | score 1 | mutants kept | score 0 | share | seconds |\n| --- | --- | --- | --- | --- | --- | --- |"
-    )
+    print("| set | programs | score 1 | mutants kept | score 0 | share | seconds |\n|" + " --- |" * 7)
     notes: list[str] = []
     for name in SETS:
         started = time.perf_counter()
-        found = list(tasks(name))
-        failed = failures(found)
-        made = mutants([task for task in found if task.name not in SLOW], 2)
-        alive = survivors(made)
-        seconds, caught = time.perf_counter() - started, len(made) - len(alive)
-        print(
-            f"| {name} | {len(found)} | {len(found) - len(failed)} | {len(made)} | {caught} | {caught / len(made):.4f} | {seconds:.0f} |"
-        )
+        published = list(tasks(name))
+        failed = failures(published)
+        mutated = mutants([task for task in published if task.name not in SLOW], 2)
+        alive = survivors(mutated)
+        seconds = time.perf_counter() - started
+        caught = len(mutated) - len(alive)
+        programs = f"{len(published)} | {len(published) - len(failed)}"
+        share = f"{len(mutated)} | {caught} | {caught / len(mutated):.4f}"
+        print(f"| {name} | {programs} | {share} | {seconds:.0f} |")
         notes += [f"{name}: {task} scores {verdict}" for task, verdict in failed.items()]
         notes += [f"{name}: a mutant of {task} survives:\n{program}" for task, program in alive]
     print("\n".join(["", *notes]))

@@ -2,8 +2,9 @@
 
     python tests/bench/language_table.py
 
-Prints the mean share that each language's texts (rows) have of each target (columns), and how far the share of a mixture is from the true
-one: sentences of five words or more for any pair, single words for pairs in different scripts. A mixture has 10 sentences or 40 words.
+Prints the mean share that each language's texts (rows) have of each target (columns), and how far the share of a
+mixture is from the true one: sentences of five words or more for any pair, single words for pairs in different scripts.
+A mixture has 10 sentences or 40 words.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ import statistics
 from pathlib import Path
 
 from r1pipe.rewards import latin
-from r1pipe.rewards.language import _SCRIPT_OF_LANGUAGE, _WORDS, words_only, share, thinking_words
+from r1pipe.rewards.language import _SCRIPT_OF_LANGUAGE, _WORDS, share, thinking_words, words_only
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "mgsm.jsonl.gz"
 LANGUAGES = ("en", "es", "fr", "de", "sw", "ru", "th", "bn", "te", "zh", "ja")
-ALIKE = {("zh", "ja"), ("ja", "zh")}  # share Han characters: reported apart
+# Both use Han characters: reported apart.
+ALIKE = {("zh", "ja"), ("ja", "zh")}
 
 
 def problems() -> dict[str, list[str]]:
@@ -76,8 +78,8 @@ def mixtures(texts: dict[str, list[str]], by: str, count: int) -> dict[tuple[str
                 draw.shuffle(chosen)
                 total = sum(words(part) for _, part in chosen)
                 true = sum(words(part) for own, part in chosen if own == target) / total
-                found = share(" ".join(part for _, part in chosen), target)
-                errors.setdefault((target, other), []).append(abs((found or 0.0) - true))
+                computed = share(" ".join(part for _, part in chosen), target) or 0.0
+                errors.setdefault((target, other), []).append(abs(computed - true))
     return errors
 
 
@@ -87,24 +89,22 @@ def main() -> None:
     shares = matrix(texts)
     for own in LANGUAGES:
         print(f"| {own} | " + " | ".join(f"{shares[own, target]:.3f}" for target in LANGUAGES) + " |")
-    print(
-        "\n| mixed by | pairs | mixtures | mean error | 95 % | worst | above 0.1 |\n| --- | --- | --- | --- | --- | --- | --- |"
-    )
+    print("\n| mixed by | pairs | mixtures | mean error | 95 % | worst | above 0.1 |\n|" + " --- |" * 7)
     for by in ("sentences", "words"):
-        found = mixtures(texts, by, 40)
+        errors_of_pair = mixtures(texts, by, 40)
         groups = {
-            by: [pair for pair in found if pair not in ALIKE],
-            f"{by}, zh and ja": [pair for pair in found if pair in ALIKE],
+            by: [pair for pair in errors_of_pair if pair not in ALIKE],
+            f"{by}, zh and ja": [pair for pair in errors_of_pair if pair in ALIKE],
         }
         groups[f"{by}, both Latin"] = [pair for pair in groups[by] if not set(pair) & set(_SCRIPT_OF_LANGUAGE)]
         for name, pairs in groups.items():
-            errors = sorted(error for pair in pairs for error in found[pair])
-            if errors:
-                late = errors[int(0.95 * len(errors))]
-                above = sum(error > 0.1 for error in errors)
-                print(
-                    f"| {name} | {len(pairs)} | {len(errors)} | {statistics.mean(errors):.4f} | {late:.4f} | {errors[-1]:.4f} | {above} |"
-                )
+            errors = sorted(error for pair in pairs for error in errors_of_pair[pair])
+            if not errors:
+                continue
+            percentile = errors[int(0.95 * len(errors))]
+            above = sum(error > 0.1 for error in errors)
+            figures = f"{statistics.mean(errors):.4f} | {percentile:.4f} | {errors[-1]:.4f} | {above}"
+            print(f"| {name} | {len(pairs)} | {len(errors)} | {figures} |")
 
 
 if __name__ == "__main__":

@@ -1,26 +1,28 @@
+"""The accuracy reward: where the answer is read, and that a pair that hangs costs its own verdict only."""
+
 from __future__ import annotations
 
 import time
 
 import pytest
-from tests.public_rows import load
 
 from r1pipe.errors import ConfigError
 from r1pipe.rewards import symbolic
 from r1pipe.rewards.accuracy import accuracy, boxed, extract
+from tests.public_rows import load
 
 
-def one(text: str, gold: object, **params: object) -> float | None:
+def verdict_on(text: str, gold: object, **params: object) -> float | None:
     return accuracy([text], [gold], **params)[0]  # pyright: ignore
 
 
 def test_the_answer_is_read_after_the_thinking_only() -> None:
-    assert one("<think>it is \\boxed{42}</think>", "42") == 0.0
-    assert one("<think>it is \\boxed{42}", "42") == 0.0
-    assert one("<think>so</think>41<think>no, \\boxed{42}", "42") == 0.0
-    assert one("\\boxed{42}<think>hm</think>41", "42") == 0.0  # given before the thinking
-    assert one("<think>41</think>The answer is 42.", "42") == 1.0
-    assert one("42", "42") == 1.0  # no thinking at all
+    assert verdict_on("<think>it is \\boxed{42}</think>", "42") == 0.0
+    assert verdict_on("<think>it is \\boxed{42}", "42") == 0.0
+    assert verdict_on("<think>so</think>41<think>no, \\boxed{42}", "42") == 0.0
+    assert verdict_on("\\boxed{42}<think>hm</think>41", "42") == 0.0  # given before the thinking
+    assert verdict_on("<think>41</think>The answer is 42.", "42") == 1.0
+    assert verdict_on("42", "42") == 1.0  # no thinking at all
 
 
 def test_boxed_before_tags_before_the_last_number() -> None:
@@ -28,11 +30,11 @@ def test_boxed_before_tags_before_the_last_number() -> None:
     assert extract(text, "number") == "1"
     assert extract(text, "number", ["tags", "boxed"]) == "2"
     assert extract(text, "number", ["last"]) == "9"
-    assert one(text, "9", extract_from=["last"]) == 1.0
+    assert verdict_on(text, "9", extract_from=["last"]) == 1.0
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "contents"),
     [
         ("\\boxed{\\frac{1}{2}}", "\\frac{1}{2}"),
         ("\\boxed{1}, then \\boxed{2}", "2"),
@@ -44,13 +46,13 @@ def test_boxed_before_tags_before_the_last_number() -> None:
         ("none", None),
     ],
 )
-def test_boxed(text: str, found: str | None) -> None:
-    assert boxed(text) == found
+def test_boxed(text: str, contents: str | None) -> None:
+    assert boxed(text) == contents
 
 
-def test_several_boxes_are_no_way_to_try_several_answers() -> None:
-    assert one("<think></think>\\boxed{41} or \\boxed{42}", "42") == 0.0
-    assert one("<think></think>\\boxed{1} and \\boxed{2}", "1,2") == 1.0
+def test_several_boxes_do_not_try_several_answers() -> None:
+    assert verdict_on("<think></think>\\boxed{41} or \\boxed{42}", "42") == 0.0
+    assert verdict_on("<think></think>\\boxed{1} and \\boxed{2}", "1,2") == 1.0
 
 
 @pytest.mark.parametrize(
@@ -75,36 +77,35 @@ def test_several_boxes_are_no_way_to_try_several_answers() -> None:
     ],
 )
 def test_without_box_and_tags_the_closing_answer_counts(text: str, gold: str, verdict: float) -> None:
-    assert one(f"<think>hm</think>{text}", gold) == verdict
+    assert verdict_on(f"<think>hm</think>{text}", gold) == verdict
 
 
 def test_no_gold_is_none_and_never_zero_or_one() -> None:
     assert accuracy(["\\boxed{1}"] * 4, [None, "", "\\frac{1}{", "1"]) == [None, None, None, 1.0]
     assert accuracy(["\\boxed{1}"]) == [None]
-    assert one("\\boxed{\\frac{1}{}", "\\frac{1}{") is None
+    assert verdict_on("\\boxed{\\frac{1}{}", "\\frac{1}{") is None
 
 
 def test_trl_form_and_several_accepted_answers() -> None:
     completion = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "<think></think>\\boxed{NYC}"}]
     assert accuracy([completion, completion], [["New York", "NYC"], ["Boston", "LA"]]) == [1.0, 0.0]
-    assert one("\\boxed{42}", 42) == 1.0
+    assert verdict_on("\\boxed{42}", 42) == 1.0
 
 
-@pytest.mark.parametrize("found", ["2n", "2 pi", "2r", "2^n", "x \\neq 2", "2 + y"])
-def test_a_number_with_more_around_it_is_not_the_number(found: str) -> None:
-    assert one(f"\\boxed{{{found}}}", "2", timeout=10) == 0.0
+@pytest.mark.parametrize("answer", ["2n", "2 pi", "2r", "2^n", "x \\neq 2", "2 + y"])
+def test_a_number_with_more_around_it_is_not_the_number(answer: str) -> None:
+    assert verdict_on(f"\\boxed{{{answer}}}", "2", timeout=10) == 0.0
 
 
 def test_gold_and_answer_are_not_swapped() -> None:
-    """math-verify is not symmetric: an equation in the answer may stand for its value, one in the gold may not be cut."""
-    assert one("\\boxed{x=\\sqrt{2}}", "\\sqrt{2}") == 1.0
+    """math-verify is not symmetric: it reads the value out of an equation in the answer, but not in the gold."""
+    assert verdict_on("\\boxed{x=\\sqrt{2}}", "\\sqrt{2}") == 1.0
 
 
 def test_verifier_pairs() -> None:
     rows = load("verifier_pairs")
-    verdicts = accuracy(
-        [f"<think>so</think>\\boxed{{{row['candidate']}}}" for row in rows], [row["gold"] for row in rows], timeout=10
-    )
+    texts = [f"<think>so</think>\\boxed{{{row['candidate']}}}" for row in rows]
+    verdicts = accuracy(texts, [row["gold"] for row in rows], timeout=10)
     false = [
         (row["gold"], row["candidate"])
         for row, verdict in zip(rows, verdicts, strict=True)
@@ -134,20 +135,25 @@ def test_gsm8k_train_solutions_score_one() -> None:
     rows = load("gsm8k_train")
     texts = [f"<think>{row['solution']}</think>The answer is \\boxed{{{row['answer']}}}." for row in rows]
     assert set(accuracy(texts, [row["answer"] for row in rows])) == {1.0}
-    assert set(
-        accuracy([f"<think></think><answer>{row['answer']}1</answer>" for row in rows], [row["answer"] for row in rows])
-    ) == {0.0}
+    wrong = [f"<think></think><answer>{row['answer']}1</answer>" for row in rows]
+    assert set(accuracy(wrong, [row["answer"] for row in rows])) == {0.0}
 
 
 @pytest.mark.parametrize(
-    ("found", "gold", "verdict"),
+    ("answer", "gold", "verdict"),
     [
-        ("42 €", "42", 1.0), ("42 €", "\\$42", 0.0), ("\u200f42\u200f", "42", 1.0), ("x\n+1", "1+x", 1.0),
-        ("4 2", "42", 0.0), ("1 234", "1234", 1.0), ("2 x", "2x", 1.0), ("42", float("nan"), None),
+        ("42 €", "42", 1.0),
+        ("42 €", "\\$42", 0.0),
+        ("\u200f42\u200f", "42", 1.0),
+        ("x\n+1", "1+x", 1.0),
+        ("4 2", "42", 0.0),
+        ("1 234", "1234", 1.0),
+        ("2 x", "2x", 1.0),
+        ("42", float("nan"), None),
     ],
-)  # fmt: skip
-def test_answers_of_careless_hands(found: str, gold: object, verdict: float | None) -> None:
-    assert one(f"<think>so</think>\\boxed{{{found}}}", gold) == verdict
+)
+def test_answers_that_are_written_carelessly(answer: str, gold: object, verdict: float | None) -> None:
+    assert verdict_on(f"<think>so</think>\\boxed{{{answer}}}", gold) == verdict
 
 
 @pytest.mark.parametrize(
@@ -162,25 +168,26 @@ def test_answers_of_careless_hands(found: str, gold: object, verdict: float | No
 def test_a_long_response_is_read_once(text: str) -> None:
     """Looking for the end of every box from each of its beginnings took minutes for a megabyte."""
     started = time.monotonic()
-    assert one(f"<think>so</think>{text}", "42") == 0.0
+    assert verdict_on(f"<think>so</think>{text}", "42") == 0.0
     assert time.monotonic() - started < 5
 
 
 def test_an_unknown_place_of_the_answer_is_a_mistake() -> None:
     for wrong in ("boxed", ["boxd"]):
         with pytest.raises(ConfigError, match="extract_from"):
-            one("42", "42", extract_from=wrong)
+            verdict_on("42", "42", extract_from=wrong)
 
 
 def test_a_message_may_come_in_parts() -> None:
     assert accuracy([[{"role": "assistant", "content": [{"type": "text", "text": "\\boxed{42}"}]}]], ["42"]) == [1.0]
 
 
+# The first is one C call, which no signal handler interrupts.
 HANGING = [
     "10000000!",
     "9^{9^{9^{9}}}",
     "\\int_0^1 e^{x^{x^x}} dx",
-]  # the first is one C call, which no signal handler interrupts
+]
 
 
 def test_a_hung_pair_costs_its_own_verdict_only() -> None:
@@ -199,7 +206,6 @@ def test_works_in_threads_at_once() -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(4) as threads:
-        found = list(
-            threads.map(lambda n: symbolic.equal([(f"x+{n}", f"{n}+x"), ("x", f"x+{n + 1}")], timeout=10), range(8))
-        )
-    assert found == [[1.0, 0.0]] * 8
+        pairs = [[(f"x+{n}", f"{n}+x"), ("x", f"x+{n + 1}")] for n in range(8)]
+        verdicts = list(threads.map(lambda batch: symbolic.equal(batch, timeout=10), pairs))
+    assert verdicts == [[1.0, 0.0]] * 8

@@ -21,7 +21,7 @@ def spec(name: str, **fields: Any) -> RewardSpec:
     return RewardSpec.model_validate({"name": name, **fields})
 
 
-def math(n: int = 12) -> list[dict[str, Any]]:
+def math_rows(n: int = 12) -> list[dict[str, Any]]:
     said = {"domain": "math", "language": "en", "solution": "Adding the two numbers gives the sum."}
     return [{"id": f"m{i}", "prompt": f"What is {i} plus 7?", "answer": str(i + 7), **said} for i in range(n)]
 
@@ -30,15 +30,15 @@ ZERO = [spec("accuracy"), spec("format", params={"form": "zero"}), spec("languag
 R1 = [spec("accuracy"), spec("format", params={"form": "r1"}), spec("language")]
 
 
-def means(found: Audit, reward: str) -> dict[str, float | None]:
-    return {variant: cell.mean for variant, cell in found.cells[reward].items()}
+def means(result: Audit, reward: str) -> dict[str, float | None]:
+    return {variant: cell.mean for variant, cell in result.cells[reward].items()}
 
 
-# --- rewards with a fault ------------------------------------------------------------------------------------------------
+# --- rewards with a fault ---------------------------------------------------------------------------------------------
 
 
 def reads_the_thinking(completions: list[str], answer: list[str], **columns: Any) -> list[float | None]:
-    """What peers shipped: the answer anywhere counts."""
+    """A reward with a common fault: the answer counts anywhere in the response."""
     return [float(gold in text) for text, gold in zip(completions, answer, strict=True)]
 
 
@@ -46,32 +46,32 @@ def mostly_out_of_time(completions: list[str], answer: list[str], **columns: Any
     return [None if i % 2 else 1.0 for i in range(len(completions))]
 
 
-# --- the audit -----------------------------------------------------------------------------------------------------------
+# --- the audit --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("specs", [ZERO, R1], ids=["zero", "r1"])
 def test_good_rewards_on_good_rows(specs: list[RewardSpec]) -> None:
-    found = audit("s", specs, math(), AuditParams(), sample=12)
-    assert found.failures == [] and found.worst == [] and found.unparseable == []
-    accuracy = means(found, "accuracy")
+    result = audit("s", specs, math_rows(), AuditParams(), sample=12)
+    assert result.failures == [] and result.worst == [] and result.unparseable == []
+    accuracy = means(result, "accuracy")
     assert {name for name, value in accuracy.items() if value == 1.0} == {"gold", "repeated", "wrong-language"}
     assert {name for name, value in accuracy.items() if value == 0.0} == set(VARIANTS) - {
         "gold",
         "repeated",
         "wrong-language",
     }
-    assert means(found, "format")["gold"] == 1.0 and means(found, "format")["truncated"] == 0.0
-    assert means(found, "language")["wrong-language"] == 0.0 and means(found, "language")["gold"] == 1.0
-    assert found.compared == 24 and found.disagreements == 0
-    assert "12 of 12 gold answers parse" in found.line() and "nothing undeserved" in found.line()
+    assert means(result, "format")["gold"] == 1.0 and means(result, "format")["truncated"] == 0.0
+    assert means(result, "language")["wrong-language"] == 0.0 and means(result, "language")["gold"] == 1.0
+    assert result.compared == 24 and result.disagreements == 0
+    assert "12 of 12 gold answers parse" in result.line() and "nothing undeserved" in result.line()
 
 
 def test_gold_that_does_not_parse_is_counted_and_named() -> None:
-    rows = [*math(8), {**math(1)[0], "id": "broken", "answer": "\\frac{1}{"}]
-    found = audit("s", R1, rows, AuditParams(), sample=9)
-    assert found.unparseable == ["broken"] and found.gold == 9
-    assert [f for f in found.failures if "do not parse (broken): 0.111, at most 0.01" in f]
-    assert not [f for f in found.failures if "not judged" in f], "one trouble is told once"
+    rows = [*math_rows(8), {**math_rows(1)[0], "id": "broken", "answer": "\\frac{1}{"}]
+    result = audit("s", R1, rows, AuditParams(), sample=9)
+    assert result.unparseable == ["broken"] and result.gold == 9
+    assert [f for f in result.failures if "do not parse (broken): 0.111, at most 0.01" in f]
+    assert not [f for f in result.failures if "not judged" in f], "one problem is reported once"
     assert audit("s", R1, rows, AuditParams(max_unparseable=0.2), sample=9).failures == []
 
 
@@ -79,10 +79,10 @@ def test_a_reward_that_reads_the_thinking_is_found(monkeypatch: pytest.MonkeyPat
     from r1pipe import rewards
 
     monkeypatch.setitem(rewards.REWARDS, "accuracy", reads_the_thinking)
-    found = audit("s", R1, math(), AuditParams(), sample=12, thorough=False)
-    failed = {failure.split(":")[0] for failure in found.failures}
+    result = audit("s", R1, math_rows(), AuditParams(), sample=12, thorough=False)
+    failed = {failure.split(":")[0] for failure in result.failures}
     assert {"accuracy on answer-in-thinking", "accuracy on several-answers"} <= failed
-    worst = [row for row in found.worst if row["variant"] == "answer-in-thinking"]
+    worst = [row for row in result.worst if row["variant"] == "answer-in-thinking"]
     assert (
         worst
         and worst[0]["why"] == "deserves 0"
@@ -95,8 +95,8 @@ def test_a_required_reward_that_cannot_judge_is_found(monkeypatch: pytest.Monkey
     from r1pipe import rewards
 
     monkeypatch.setitem(rewards.REWARDS, "accuracy", mostly_out_of_time)
-    found = audit("s", R1, math(), AuditParams(), sample=12, thorough=False)
-    assert "accuracy on gold, not judged: 0.500, at most 0.01" in found.failures
+    result = audit("s", R1, math_rows(), AuditParams(), sample=12, thorough=False)
+    assert "accuracy on gold, not judged: 0.500, at most 0.01" in result.failures
 
 
 def test_what_is_not_judged_is_counted_beyond_the_rows_that_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,25 +105,25 @@ def test_what_is_not_judged_is_counted_beyond_the_rows_that_are_kept(monkeypatch
     from r1pipe.rewards import checks as module
 
     monkeypatch.setitem(rewards.REWARDS, "accuracy", mostly_out_of_time)
-    wanted = audit("s", R1, math(), AuditParams(), sample=12, thorough=False).failures
+    wanted = audit("s", R1, math_rows(), AuditParams(), sample=12, thorough=False).failures
     monkeypatch.setattr(module, "MAX_WORST_ROWS", 1)
-    found = audit("s", R1, math(), AuditParams(), sample=12, thorough=False)
+    result = audit("s", R1, math_rows(), AuditParams(), sample=12, thorough=False)
     assert (
-        len(found.worst) == 1
-        and found.failures == wanted
-        and len([one for one in wanted if "not judged: 0.500" in one]) > 1
+        len(result.worst) == 1
+        and result.failures == wanted
+        and len([failure for failure in wanted if "not judged: 0.500" in failure]) > 1
     )
 
 
 def test_a_verifier_that_differs_from_trls_is_found() -> None:
-    rows = [{**row, "answer": f"{row['answer']} cm"} for row in math()]
-    found = audit(
+    rows = [{**row, "answer": f"{row['answer']} cm"} for row in math_rows()]
+    result = audit(
         "s", R1, rows, AuditParams(), sample=12, stored=[(row, f"It is {row['answer'].split()[0]}.") for row in rows]
     )
-    assert found.cells["accuracy"]["stored"].n == 12
-    assert found.compared >= 12 and found.disagreements, "TRL reads boxes only, ours the last number as well"
-    assert any("TRL's accuracy_reward says 0" in row["why"] for row in found.worst)
-    assert any("differs from TRL" in failure for failure in found.failures)
+    assert result.cells["accuracy"]["stored"].n == 12
+    assert result.compared >= 12 and result.disagreements, "TRL reads boxes only, ours the last number as well"
+    assert any("TRL's accuracy_reward says 0" in row["why"] for row in result.worst)
+    assert any("differs from TRL" in failure for failure in result.failures)
 
 
 @pytest.mark.skipif(sandbox.available() is not None, reason=f"nothing isolates code here: {sandbox.available()}")
@@ -138,27 +138,27 @@ def test_code_by_its_tests() -> None:
         "solution": "def f(x):\n    return 2 * x",
     }
     specs = [spec("code"), spec("format", params={"form": "r1"})]
-    found = audit("s", specs, [{"id": "c", **good}], AuditParams(), sample=1)
-    assert found.failures == []
-    assert {name for name, value in means(found, "code").items() if value} == {"gold", "repeated", "wrong-language"}
+    result = audit("s", specs, [{"id": "c", **good}], AuditParams(), sample=1)
+    assert result.failures == []
+    assert {name for name, value in means(result, "code").items() if value} == {"gold", "repeated", "wrong-language"}
     bad = {**good, "id": "bad", "solution": "def f(x):\n    return x"}
-    found = audit("s", specs, [bad], AuditParams(), sample=1)
-    assert "code on gold: 0.000" in found.failures[0].replace("gold solutions", "gold")
-    assert found.worst[0]["why"] == "the gold solution is not right" and "return x" in found.worst[0]["response"]
+    result = audit("s", specs, [bad], AuditParams(), sample=1)
+    assert "code on gold: 0.000" in result.failures[0].replace("gold solutions", "gold")
+    assert result.worst[0]["why"] == "the gold solution is not right" and "return x" in result.worst[0]["response"]
 
 
 def test_rows_that_nothing_checks_have_no_gold() -> None:
     made = variants([{"id": "g", "domain": "general", "prompt": "Say hello."}], [], "r1")
     assert {name for name, pairs in made.items() if pairs} == {"empty", "truncated"}
     specs = [spec("format", params={"form": "r1"}), spec("helpful")]
-    found = audit(
+    result = audit(
         "s",
         specs,
         [{"id": "g", "domain": "general", "language": "en", "prompt": "Say hello."}],
         AuditParams(),
         sample=1,
     )
-    assert found.failures == [] and "helpful was not audited" in found.notes[0]
+    assert result.failures == [] and "helpful was not audited" in result.notes[0]
 
 
 def test_wrong_answers_are_of_the_same_kind() -> None:
@@ -178,7 +178,7 @@ def test_every_domain_is_in_the_sample() -> None:
     )
 
 
-# --- before training -----------------------------------------------------------------------------------------------------
+# --- before training --------------------------------------------------------------------------------------------------
 
 
 def test_before_training_it_is_quick_and_stops_what_is_not_fit() -> None:
@@ -189,12 +189,12 @@ def test_before_training_it_is_quick_and_stops_what_is_not_fit() -> None:
             rewards=[*R1, spec("helpful"), spec("judge", params={"base_url": "http://127.0.0.1:9", "model": "m"})],
         ),
     ]
-    audit_before_training("warm-up", phases, math(), AuditParams())
+    audit_before_training("warm-up", phases, math_rows(), AuditParams())
     started = time.perf_counter()
-    found = audit_before_training("s", phases, math(3000), AuditParams())
-    assert time.perf_counter() - started < 1.0 and found.sampled == 16 and found.gold == 3000
-    assert list(found.cells) == ["accuracy", "format", "language"], "neither models nor services are asked"
-    rows = [{**row, "answer": ""} for row in math()]
+    result = audit_before_training("s", phases, math_rows(3000), AuditParams())
+    assert time.perf_counter() - started < 1.0 and result.sampled == 16 and result.gold == 3000
+    assert list(result.cells) == ["accuracy", "format", "language"], "neither models nor services are asked"
+    rows = [{**row, "answer": ""} for row in math_rows()]
     with pytest.raises(GateError, match="rewards of s are not fit") as caught:
         audit_before_training("s", phases, rows, AuditParams())
     assert caught.value.exit_code == 1 and "r1pipe audit rewards CONFIG --stage s" in caught.value.fix
@@ -227,9 +227,9 @@ def test_rl_does_not_start_on_what_is_not_fit(tiny_checkpoint, here, tmp_path) -
         )
 
     with pytest.raises(GateError):
-        train([{**row, "answer": "{"} for row in math()])
+        train([{**row, "answer": "{"} for row in math_rows()])
     assert not here.metrics_path.exists() and not list(here.workdir.iterdir())
-    train(math())
+    train(math_rows())
     (note,) = [json.loads(line)["note"] for line in here.metrics_path.with_name("notes.jsonl").read_text().splitlines()]
     assert "12 of 12 gold answers parse, gold solutions score 1.000, nothing undeserved" in note
 
@@ -253,10 +253,10 @@ def test_public_data_pass(shared_data: Path, name: str, domain: str) -> None:
         for row in rows
         if row.get("answer")
     ]
-    found = audit_before_training(
+    result = audit_before_training(
         name,
         [Phase(steps=1, rewards=[spec("accuracy"), spec("format", params={"form": "r1"})])],
         rows,
         AuditParams(sample=32),
     )
-    assert found.failures == []
+    assert result.failures == []

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from tests.public_rows import fenced, load
 
 from r1pipe.rewards import sandbox
 from r1pipe.rewards.code import code
 from r1pipe.rewards.sandbox import CodeJob, run_tests
 from tests.bench import code_table as table
+from tests.public_rows import fenced, load
 
 pytestmark = pytest.mark.skipif(sandbox.available() is not None, reason=f"no isolation: {sandbox.available()}")
 

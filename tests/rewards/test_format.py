@@ -1,3 +1,5 @@
+"""The format reward: both forms, and texts that come close to them."""
+
 from __future__ import annotations
 
 import pytest

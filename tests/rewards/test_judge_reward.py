@@ -1,4 +1,4 @@
-"""The judge reward against a service that answers, is busy, breaks, talks, hangs, drips and wants a key."""
+"""The judge reward against a service that answers, is busy, breaks, talks, hangs, drips and demands a key."""
 
 from __future__ import annotations
 
@@ -105,19 +105,19 @@ def test_a_dead_service_is_not_asked_for_ever(service: str, monkeypatch: pytest.
 
 
 def test_a_refusal_shows_that_the_service_is_there(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many refused prompts in a row as unanswered ones would end the stage: they cost their own answers and no others."""
+    """Refused prompts in a row would end the stage if they counted as unanswered; they cost only their own answers."""
     monkeypatch.setattr(endpoint, "GIVE_UP_AFTER", 4)
     asked = [f"{RIGHT} knife {i}" for i in range(20)] + [RIGHT]
     with pytest.warns(UserWarning, match="20 of 21 requests; the last reason: status 400"):
         assert judge(service, "squeamish", asked, retries=0, max_in_flight=2) == [None] * 20 + [1.0]
-    one = endpoint.Endpoint(f"{service}/v1/chat/completions", retries=0)
+    refusing = endpoint.Endpoint(f"{service}/v1/chat/completions", retries=0)
     for model in ["broken", "broken", "broken", "too-long", "broken", "broken", "broken"]:
         with pytest.raises(endpoint.NoAnswer):
-            one.answer({"model": model, "messages": [{"content": model}]}, dict)
-        assert not one.gave_up
+            refusing.answer({"model": model, "messages": [{"content": model}]}, dict)
+        assert not refusing.gave_up
     with pytest.raises(endpoint.NoAnswer):
-        one.answer({"model": "broken", "messages": [{"content": ""}]}, dict)
-    assert one.gave_up
+        refusing.answer({"model": "broken", "messages": [{"content": ""}]}, dict)
+    assert refusing.gave_up
 
 
 def test_requests_run_beside_each_other_up_to_the_limit(service: str) -> None:
@@ -162,15 +162,15 @@ def test_in_a_sum_a_missing_verdict_takes_the_row_out(service: str) -> None:
 
 def test_one_client_a_process(service: str) -> None:
     judge(service, "good", [RIGHT], max_in_flight=3)
-    one = endpoint.endpoint(f"{service}/v1/chat/completions", None, 60.0, 4, 3)
+    client = endpoint.endpoint(f"{service}/v1/chat/completions", None, 60.0, 4, 3)
     judge(service, "good", [WRONG], max_in_flight=3)
     assert (
-        endpoint.endpoint(f"{service}/v1/chat/completions", None, 60.0, 4, 3) is one
+        endpoint.endpoint(f"{service}/v1/chat/completions", None, 60.0, 4, 3) is client
         and endpoint.endpoint.cache_info().hits >= 2
     )
 
 
-# --- judges of pairs and labels -----------------------------------------------------------------------------------------
+# --- judges of pairs and labels ---------------------------------------------------------------------------------------
 
 
 def test_pairs_and_labels_by_a_language_model(service: str) -> None:

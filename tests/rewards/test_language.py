@@ -1,16 +1,18 @@
+"""The language reward: words by script, Latin script by sentence, and the target of each row."""
+
 from __future__ import annotations
 
 import warnings
 
 import pytest
-from tests.public_rows import load
 
 from r1pipe.rewards import latin
 from r1pipe.rewards.language import detect, language, thinking_words, word_counts
 from tests.bench import language_table as table
+from tests.public_rows import load
 
 
-def one(thinking: str, **columns: object) -> float | None:
+def share_of(thinking: str, **columns: object) -> float | None:
     return language([f"<think>{thinking}</think>42"], **{name: [value] for name, value in columns.items()})[0]  # pyright: ignore
 
 
@@ -40,18 +42,18 @@ def test_word_counts(text: str, counts: dict[str, int]) -> None:
 
 
 def test_share_of_the_target_in_the_thinking_alone() -> None:
-    assert one("First 12+7=19, 再算19-5=14", language="en") == 0.5
-    assert one("First 12+7=19, 再算19-5=14", language="zh") == 0.5
+    assert share_of("First 12+7=19, 再算19-5=14", language="en") == 0.5
+    assert share_of("First 12+7=19, 再算19-5=14", language="zh") == 0.5
     assert language(["<think>Only English here</think>这是总结"], language=["en"]) == [1.0]
     assert language(["<think>still thinking 还没"], language=["zh"]) == [pytest.approx(1 / 3)]
 
 
 def test_the_target_is_the_rows_language_else_the_prompts() -> None:
-    assert one("we add", prompt="小明有几个苹果？") == 0.0
-    assert one("先加", prompt="小明有几个苹果？") == 1.0
-    assert one("we add", prompts=[{"role": "user", "content": "How many?"}]) == 1.0
-    assert one("we add", language="zh", prompt="How many?") == 0.0
-    assert one("we add", language="en-US") == 1.0
+    assert share_of("we add", prompt="小明有几个苹果？") == 0.0
+    assert share_of("先加", prompt="小明有几个苹果？") == 1.0
+    assert share_of("we add", prompts=[{"role": "user", "content": "How many?"}]) == 1.0
+    assert share_of("we add", language="zh", prompt="How many?") == 0.0
+    assert share_of("we add", language="en-US") == 1.0
     assert language(["<think>先加</think>"], language=["en"], target="zh") == [1.0]
 
 
@@ -68,12 +70,12 @@ def test_silence_does_not_win() -> None:
     assert thinking_words(["<think>we add 2 先算加法</think>the words here do not count", "none"]) == [4, 0]
 
 
-def test_an_unknown_language_is_none_and_said_once() -> None:
+def test_an_unknown_language_is_none_with_one_warning() -> None:
     with pytest.warns(UserWarning, match="`qq`"):
-        assert one("maneno mengi", language="qq") is None
+        assert share_of("maneno mengi", language="qq") is None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert one("maneno mengi", language="qq") is None
+        assert share_of("maneno mengi", language="qq") is None
 
 
 def test_detect() -> None:
@@ -92,34 +94,40 @@ def test_detect() -> None:
 THINKING = {
     "en": "First I add the apples in both baskets. Then I take away those which were eaten, and that leaves nine.",
     "es": "Primero sumo las manzanas de las dos cestas. Luego resto las que se comieron y quedan nueve.",
-    "fr": "D'abord j'additionne les pommes des deux paniers. Puis je retire celles qui ont été mangées et il en reste neuf.",
+    "fr": (
+        "D'abord j'additionne les pommes des deux paniers. "
+        "Puis je retire celles qui ont été mangées et il en reste neuf."
+    ),
     "de": "Zuerst addiere ich die Äpfel aus beiden Körben. Dann ziehe ich die gegessenen ab und es bleiben neun.",
-    "sw": "Kwanza ninajumlisha maembe yaliyo katika vikapu vyote viwili. Kisha ninaondoa yale yaliyoliwa na yanabaki tisa.",
+    "sw": (
+        "Kwanza ninajumlisha maembe yaliyo katika vikapu vyote viwili. "
+        "Kisha ninaondoa yale yaliyoliwa na yanabaki tisa."
+    ),
     "it": "Prima sommo le mele dei due cesti. Poi tolgo quelle che sono state mangiate e ne restano nove.",
     "pl": "Najpierw dodaję jabłka z obu koszyków. Potem odejmuję te, które zostały zjedzone, i zostaje dziewięć.",
 }
 
 
 @pytest.mark.parametrize("target", THINKING)
-def test_latin_script_is_told_apart(target: str) -> None:
+def test_languages_in_latin_script_are_kept_apart(target: str) -> None:
     rewards = language([f"<think>{text}</think>9" for text in THINKING.values()], target=target)
     assert rewards == [float(own == target) for own in THINKING]
 
 
-def test_doubt_speaks_for_the_target_and_names_are_of_any_language() -> None:
+def test_doubt_counts_for_the_target_and_names_for_any_language() -> None:
     for target in ("en", "es", "sw"):
-        assert one("Karl, Luis, Tara, Lena, Ivan, Lucy: Karl 12, Luis 9.", language=target) == 1.0
-        assert one("kg + cm", language=target) == 1.0
-    assert one("Karl, Luis, Tara 先算加法", language="zh") == pytest.approx(2 / 5)
+        assert share_of("Karl, Luis, Tara, Lena, Ivan, Lucy: Karl 12, Luis 9.", language=target) == 1.0
+        assert share_of("kg + cm", language=target) == 1.0
+    assert share_of("Karl, Luis, Tara 先算加法", language="zh") == pytest.approx(2 / 5)
 
 
 def test_a_mixture_is_judged_sentence_by_sentence() -> None:
     text = f"{THINKING['en']} {THINKING['es']}"
     words = [sum(word_counts(THINKING[language]).values()) for language in ("en", "es")]
-    assert one(text, language="en") == words[0] / sum(words)
-    assert one(text, language="es") == words[1] / sum(words)
-    assert one(text, language="fr") == 0.0
-    assert one("We add. Luego restamos. So it is nine, which was asked. Bien.", language="en") == 1.0, (
+    assert share_of(text, language="en") == words[0] / sum(words)
+    assert share_of(text, language="es") == words[1] / sum(words)
+    assert share_of(text, language="fr") == 0.0
+    assert share_of("We add. Luego restamos. So it is nine, which was asked. Bien.", language="en") == 1.0, (
         "short sentences are judged with their neighbours"
     )
 

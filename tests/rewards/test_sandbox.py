@@ -1,4 +1,4 @@
-"""Real programs in the real sandbox. Every attack must score 0, leave the host as it was and the next batch untouched."""
+"""Real programs in the real sandbox: every attack scores 0 and leaves the host and the next batch as they were."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ ATTACKS = {
     "socket": f"import socket\nsocket.socket()\n{GOOD}",
     "kill parent": f"import os, signal\nos.kill(os.getppid(), signal.SIGKILL)\n{GOOD}",
     "kill all": f"import os, signal\nos.kill(-1, signal.SIGKILL)\n{GOOD}",
-    "signal by the back door": f"import fcntl, os\nr, w = os.pipe()\nfcntl.fcntl(r, fcntl.F_SETOWN, os.getppid())\n{GOOD}",
+    "signal by the back door": (
+        f"import fcntl, os\nr, w = os.pipe()\nfcntl.fcntl(r, fcntl.F_SETOWN, os.getppid())\n{GOOD}"
+    ),
     "home folder": "import os\nassert os.listdir(os.path.expanduser('~root'))\n" + GOOD,
     "write outside": f"open('/usr/x', 'w')\n{GOOD}",
     "write to the root": f"open('/x', 'w')\n{GOOD}",
@@ -55,9 +57,24 @@ ATTACKS = {
     "processes of others": "import os\nos.listdir('/proc')\n" + GOOD,
     "leave early": "import sys\nsys.exit(0)",
     "leave early when called": "import os\ndef add(a, b): os._exit(0)",
-    "redefine ==": "class T:\n    def __eq__(self, other): return True\n    def __ne__(self, other): return False\ndef add(a, b): return T()",
-    "an int that equals all": "class T(int):\n    def __eq__(self, other): return True\n    __hash__ = int.__hash__\ndef add(a, b): return T(0)",
-    "redefine builtins": "import builtins\nbuiltins.AssertionError = KeyError\nbuiltins.isinstance = lambda *a: True\ndef add(a, b): return 0",
+    "redefine ==": (
+        "class T:\n"
+        "    def __eq__(self, other): return True\n"
+        "    def __ne__(self, other): return False\n"
+        "def add(a, b): return T()"
+    ),
+    "an int that equals all": (
+        "class T(int):\n"
+        "    def __eq__(self, other): return True\n"
+        "    __hash__ = int.__hash__\n"
+        "def add(a, b): return T(0)"
+    ),
+    "redefine builtins": (
+        "import builtins\n"
+        "builtins.AssertionError = KeyError\n"
+        "builtins.isinstance = lambda *a: True\n"
+        "def add(a, b): return 0"
+    ),
     "patch what evaluates tests": (
         "import ast, builtins, operator, sys\n"
         "builtins.exec = builtins.eval = builtins.compile = ast.parse = lambda *a, **k: None\n"
@@ -67,18 +84,26 @@ ATTACKS = {
     ),
     "memory of others": f"import os\nopen(f'/proc/{{os.getppid()}}/mem', 'r+b').read(1)\n{GOOD}",
     "threads that never end": (
-        "import threading\ndef spin():\n    while True: pass\nfor _ in range(8): threading.Thread(target=spin).start()\ndef add(a, b): return 0"
+        "import threading\n"
+        "def spin():\n"
+        "    while True: pass\n"
+        "for _ in range(8): threading.Thread(target=spin).start()\n"
+        "def add(a, b): return 0"
     ),
     "raise what passes": "def add(a, b): raise SystemExit(0)",
     "print the verdict": (
-        'import os\nfor fd in range(64):\n    try: os.write(fd, b\'{"passed": 2, "total": 2}\')\n    except OSError: pass'
+        "import os\n"
+        "for fd in range(64):\n"
+        '    try: os.write(fd, b\'{"passed": 2, "total": 2}\')\n'
+        "    except OSError: pass"
     ),
     "tests from the frames": (
         "import gc, re, sys\n"
         "def known():\n"
         "    f = sys._getframe()\n"
         "    while f:\n"
-        "        if re.search('=[=] 4', repr(f.f_locals) + repr(f.f_globals)): return True\n"  # what only the tests hold
+        # Only the tests hold this text.
+        "        if re.search('=[=] 4', repr(f.f_locals) + repr(f.f_globals)): return True\n"
         "        f = f.f_back\n"
         "    return any(re.search('=[=] 4', repr(o)) for o in gc.get_objects() if type(o) in (dict, list, tuple))\n"
         "def add(a, b): return a + b if known() else 0"
@@ -125,7 +150,12 @@ def processes_below() -> list[int]:
 def test_the_environment_and_the_users_files_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET_TOKEN", "abc")
     here = str(Path(__file__).resolve())
-    probe = f"import os\ndef add(a, b):\n    return a + b if os.path.exists({here!r}) or 'SECRET_TOKEN' in os.environ or os.path.exists('/etc/passwd') else 0"
+    probe = (
+        "import os\n"
+        "def add(a, b):\n"
+        f"    sees = os.path.exists({here!r}) or 'SECRET_TOKEN' in os.environ or os.path.exists('/etc/passwd')\n"
+        "    return a + b if sees else 0"
+    )
     assert run(probe) == 0.0
 
 
@@ -152,7 +182,13 @@ def test_a_checkers_function_is_no_way_into_the_checker() -> None:
 def test_builtins_and_modules_in_tests_are_pythons_own() -> None:
     tests = {"kind": "asserts", "setup": "", "asserts": ["assert math.isclose(f(1), 2) and set(g([1])) == set([1])"]}
     assert run("import math\ndef f(x): return 2.0\ndef g(x): return x", tests) == 1.0
-    forged = "class math:\n    isclose = staticmethod(lambda a, b: True)\ndef set(x): return 0\ndef f(x): return 0\ndef g(x): return []"
+    forged = (
+        "class math:\n"
+        "    isclose = staticmethod(lambda a, b: True)\n"
+        "def set(x): return 0\n"
+        "def f(x): return 0\n"
+        "def g(x): return []"
+    )
     assert run(forged, tests) == 0.0
     assert (
         run("def sum(a, b): return a + b", {"kind": "asserts", "setup": "", "asserts": ["assert sum(1, 2) == 3"]})
@@ -196,7 +232,11 @@ def test_setup_is_there_for_tests_and_program() -> None:
     tests = {"kind": "asserts", "setup": "import math\nk = 2", "asserts": ["assert f(3) == math.sqrt(36)"]}
     assert run("def f(x): return math.floor(x * k)", tests) == 1.0
     nodes = {"kind": "asserts", "setup": "root = Node(1)\nroot.left = Node(2)", "asserts": ["assert total(root) == 3"]}
-    program = "class Node:\n    def __init__(self, v): self.v, self.left = v, None\ndef total(n): return n.v + (total(n.left) if n.left else 0)"
+    program = (
+        "class Node:\n"
+        "    def __init__(self, v): self.v, self.left = v, None\n"
+        "def total(n): return n.v + (total(n.left) if n.left else 0)"
+    )
     assert run(program, nodes) == 1.0
     assert run("def total(n): return 3", nodes) == 0.0
 
@@ -315,7 +355,7 @@ def test_a_forked_process_starts_runners_of_its_own() -> None:
     assert run(GOOD) == 1.0
 
 
-# --- where there is no isolation ----------------------------------------------------------------------------------------------
+# --- where there is no isolation --------------------------------------------------------------------------------------
 
 
 def test_without_bubblewrap_it_names_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

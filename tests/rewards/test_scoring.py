@@ -1,4 +1,4 @@
-"""What counts as judged, and what a total is made of."""
+"""Scoring: which rows count as judged, and how a total is added up."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_helpful_sees_the_summary_and_harmless_the_whole_response() -> None:
     assert scores.totals == [0.7, 0.2, 0.7, 1.0]
 
 
-def test_a_models_nan_is_no_verdict() -> None:
+def test_a_models_nan_is_not_a_verdict() -> None:
     scores = score(
         [spec("helpful"), spec("format")],
         ["<think></think>Hi."],
@@ -111,7 +111,7 @@ def test_a_models_nan_is_no_verdict() -> None:
     assert scores.totals == [None]
 
 
-def test_mistakes_are_said() -> None:
+def test_mistakes_in_specs_are_errors() -> None:
     with pytest.raises(ConfigError, match="accuracyy"):
         score([spec("accuracyy")], [RIGHT], [MATH])
     with pytest.raises(ConfigError, match="reward model"):
@@ -171,7 +171,11 @@ def test_no_torch() -> None:
     import subprocess
     import sys
 
-    code = "import sys, r1pipe.rewards.scoring; bad = {'torch', 'sympy', 'transformers'} & set(sys.modules); sys.exit(str(bad) if bad else 0)"
+    code = (
+        "import sys, r1pipe.rewards.scoring; "
+        "bad = {'torch', 'sympy', 'transformers'} & set(sys.modules); "
+        "sys.exit(str(bad) if bad else 0)"
+    )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

@@ -9,7 +9,7 @@ from r1pipe.rewards.length import length
 from r1pipe.rewards.repetition import repeated_share, repetition
 
 
-def test_repetition_grows_with_what_comes_again() -> None:
+def test_repetition_grows_with_the_repeated_share() -> None:
     fresh, loop = "every word of this sentence is another one", "wait " * 200
     assert repetition([fresh, loop, ""], n=3) == [0.0, pytest.approx(-0.995, abs=0.01), 0.0]
     assert repetition([loop], n=3, max_penalty=-0.5)[0] == pytest.approx(-0.5, abs=0.01)

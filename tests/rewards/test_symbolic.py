@@ -11,28 +11,28 @@ from collections.abc import Iterator
 
 import pytest
 import sympy
-from tests.public_rows import load
 
 from r1pipe.rewards import symbolic
 from r1pipe.rewards._symbolic_speed import differ, equations_differ, sets_differ
 from r1pipe.rewards.accuracy import accuracy
 from r1pipe.rewards.answers import compare, parse
 from r1pipe.rewards.symbolic import Pool, equal
+from tests.public_rows import load
 
 
 @pytest.fixture
 def pool() -> Iterator[Pool]:
-    made = Pool(1)
-    yield made
-    made.close()
+    workers = Pool(1)
+    yield workers
+    workers.close()
 
 
 @pytest.fixture
 def plain() -> Iterator[Pool]:
     """math-verify as it is."""
-    made = Pool(2, plain=True)
-    yield made
-    made.close()
+    workers = Pool(2, plain=True)
+    yield workers
+    workers.close()
 
 
 def undecided(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -53,24 +53,42 @@ def test_the_fast_way_gives_math_verifys_verdicts_on_every_mix(plain: Pool) -> N
     texts = sorted({text for row in rows for text in (row["gold"], row["candidate"])})
     pairs = undecided(sorted({(draw.choice(texts), draw.choice(texts)) for _ in range(4000)}))
     pairs += undecided([(row["gold"], row["candidate"]) for row in rows])
-    pairs += [
-        (text, text) for text in texts if parse(text).kind != "broken"
-    ]  # equal() itself does not look for equal strings
+    # equal() itself does not look for equal strings.
+    pairs += [(text, text) for text in texts if parse(text).kind != "broken"]
     assert equal(pairs, timeout=30) == equal(pairs, timeout=30, pool=plain)
 
 
 EQUAL = [
-    ("(x+1)**2", "x**2 + 2*x + 1"), ("sin(x)**2 + cos(x)**2", "1"), ("sin(2*x)", "2*sin(x)*cos(x)"), ("cot(x)", "cos(x)/sin(x)"),
-    ("(x**2 - 1)/(x - 1)", "x + 1"), ("exp(log(x) + y)", "x*exp(y)"), ("sqrt(3 + 2*sqrt(2))", "1 + sqrt(2)"), ("(-8)**(1/3)", "1 + sqrt(3)*I"),
-    ("log(8, 2)", "3"), ("(1 + I)**8", "16"), ("sqrt(-4)", "2*I"), ("10**20 + 1 - 10**20", "1"), ("10**9*(sqrt(2) - 1)", "10**9*sqrt(2) - 10**9"),
-    ("floor(sqrt(2)*5)", "7"), ("tan(pi/4)", "1"), ("exp(I*pi)", "-1"), ("(-1)**(x)*(-1)**x", "(-1)**(2*x)"), ("sqrt(x)**2", "x"), ("0", "sin(pi)"),
-    ("2**100", "4**50"), ("100!", "100!"), ("Abs(x*y)", "Abs(x)*Abs(y)"), ("1/3", "0.333333"), ("(sqrt(5)+1)/2", "2/(sqrt(5)-1)"),
-]  # fmt: skip
+    ("(x+1)**2", "x**2 + 2*x + 1"),
+    ("sin(x)**2 + cos(x)**2", "1"),
+    ("sin(2*x)", "2*sin(x)*cos(x)"),
+    ("cot(x)", "cos(x)/sin(x)"),
+    ("(x**2 - 1)/(x - 1)", "x + 1"),
+    ("exp(log(x) + y)", "x*exp(y)"),
+    ("sqrt(3 + 2*sqrt(2))", "1 + sqrt(2)"),
+    ("(-8)**(1/3)", "1 + sqrt(3)*I"),
+    ("log(8, 2)", "3"),
+    ("(1 + I)**8", "16"),
+    ("sqrt(-4)", "2*I"),
+    ("10**20 + 1 - 10**20", "1"),
+    ("10**9*(sqrt(2) - 1)", "10**9*sqrt(2) - 10**9"),
+    ("floor(sqrt(2)*5)", "7"),
+    ("tan(pi/4)", "1"),
+    ("exp(I*pi)", "-1"),
+    ("(-1)**(x)*(-1)**x", "(-1)**(2*x)"),
+    ("sqrt(x)**2", "x"),
+    ("0", "sin(pi)"),
+    ("2**100", "4**50"),
+    ("100!", "100!"),
+    ("Abs(x*y)", "Abs(x)*Abs(y)"),
+    ("1/3", "0.333333"),
+    ("(sqrt(5)+1)/2", "2/(sqrt(5)-1)"),
+]
 
 
 @pytest.mark.parametrize(("a", "b"), EQUAL)
 def test_equal_values_are_never_refuted(a: str, b: str) -> None:
-    def made(text: str) -> sympy.Expr:
+    def parsed(text: str) -> sympy.Expr:
         return sympy.parse_expr(
             text,
             transformations="all",
@@ -78,8 +96,8 @@ def test_equal_values_are_never_refuted(a: str, b: str) -> None:
             evaluate=False,
         )
 
-    assert not differ(made(a), made(b))
-    assert not differ(made(b), made(a))
+    assert not differ(parsed(a), parsed(b))
+    assert not differ(parsed(b), parsed(a))
 
 
 @pytest.mark.parametrize(
@@ -135,7 +153,7 @@ def test_a_large_intermediate_value_hides_no_plain_difference() -> None:
     "hard",
     ["10**400", "9**9**9", "log(sin(pi) + x - x)", "zeta(x)", "1/(x - x*(1 + 10**-40))", "gamma(10**9)", "(10**8)!"],
 )
-def test_what_cannot_be_told_is_not_refuted(hard: str) -> None:
+def test_values_that_are_not_known_are_not_refuted(hard: str) -> None:
     assert not differ(sympy.parse_expr(hard, transformations="all", evaluate=False), sympy.Integer(1))
 
 
@@ -206,7 +224,10 @@ def test_a_killed_worker_leaves_nothing_running_and_costs_one_verdict(pool: Pool
 
 
 def hanging(n: int) -> str:
-    """An expression that takes for ever, in another way for each n % 3; the first is one C call, which no signal handler interrupts."""
+    """An expression that takes for ever, in another way for each n % 3.
+
+    The first one is one C call, which no signal handler interrupts.
+    """
     return (
         f"\\boxed{{{10**7 + n}!}}",
         f"\\boxed{{9^{{9^{{9^{{{9 + n}}}}}}}}}",
