@@ -5,9 +5,9 @@
 It needs one CUDA machine with vLLM, no network, and about five minutes.
 
 Qwen2.5-0.5B's shape with random weights, 64 prompts of 128 tokens x 16 responses of at most 256. A bare `LLM.generate`
-over all prompts, with n = 16 and no seeds, is compared with r1pipe's sampling loop (seeds, units, journal on disk). Both
-use one engine, whose prefix cache is emptied before each turn; each goes first in every second turn. The result is the
-median of --turns after one that warms up.
+over all prompts, with n = 16 and no seeds, is compared with r1pipe's sampling loop (seeds, units, journal on disk).
+Both use one engine, whose prefix cache is emptied before each turn; each goes first in every second turn. The result is
+the median of --turns after one that warms up.
 
 Last, whether draws follow the model: by transformers' logits, log p of what was drawn is minus the entropy on average,
 also where top_p cuts.
