@@ -1,4 +1,4 @@
-"""A trainer on rows of small sums, in float32 unless told otherwise: its numbers are compared, on a GPU too."""
+"""A trainer on rows of small sums, in float32 unless a test says otherwise: its numbers are compared, on a GPU too."""
 
 from __future__ import annotations
 

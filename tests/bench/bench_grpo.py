@@ -1,14 +1,16 @@
-"""A step of GRPO: stock TRL with generate and with vLLM colocated, r1pipe with its own decoding (CUDA graphs) and with vLLM, on the same drawn lengths.
+"""A step of GRPO on the same drawn lengths: stock TRL (generate, vLLM) beside r1pipe (its own decoding, vLLM).
 
-    python tests/bench/bench_grpo.py --out grpo.json       one CUDA machine with TRL and vLLM; no network; about twelve minutes
-    python tests/bench/bench_grpo.py --tiny                the same code on a CPU, without vLLM, in a minute
+    python tests/bench/bench_grpo.py --out grpo.json    one CUDA machine with TRL and vLLM; no network; twelve minutes
+    python tests/bench/bench_grpo.py --tiny             the same code on a CPU, without vLLM, in a minute
 
-Qwen2.5-0.5B's shape with random weights, 32 prompts of 128 tokens x 16 responses whose lengths are drawn (log-normal, median 400, cap
-1,024; the same draws on every side), rewards a seeded 0/1 so that every group has signal. One rollout is one update; R1's numbers on every
-side (beta 0.001, epsilon 10, loss grpo), TRL's defaults elsewhere, 16 rows a microbatch for TRL as in open-r1's recipes. Every side in
-a process of its own; medians of the steps after the warm-up. That as many tokens are trained on every side is asserted.
+Qwen2.5-0.5B's shape with random weights, 32 prompts of 128 tokens x 16 responses whose lengths are drawn (log-normal,
+median 400, cap 1,024; the same draws on every side), rewards a seeded 0/1 so that every group has signal. One rollout
+is one update. Every side has R1's numbers (beta 0.001, epsilon 10, loss grpo) and TRL's defaults elsewhere; TRL has
+16 rows a microbatch, as in open-r1's recipes. Every side runs in a process of its own; medians of the steps after the
+warm-up. That as many tokens are trained on every side is asserted.
 
-`--sides` runs some of them; with the same `--out`, the results of an earlier call stand beside them and ratios are of all that are there.
+`--sides` runs some of them. With the same `--out`, results of an earlier call are kept, and ratios are of all
+results.
 """
 
 from __future__ import annotations
@@ -86,20 +88,21 @@ def measure(side: str, shape: Shape, work: Path, steps: int, budget: float) -> d
     print(f"--- {side} (up to {budget:.0f} s)", flush=True)
     command = [sys.executable, __file__, "--child", json.dumps(job)]
     done = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    lines, found = [], None
+    lines: list[str] = []
+    result = None
     assert done.stdout is not None
     for line in done.stdout:
         if line.startswith(RESULT):
-            found = json.loads(line[len(RESULT) :])
+            result = json.loads(line[len(RESULT) :])
         elif line.startswith('{"seconds"'):
             print(f"  {time.monotonic() - started:5.0f} s  {line.rstrip()}", flush=True)
         else:
             lines.append(line)
     done.wait()
     (work / f"{side}.log").write_text("".join(lines))
-    if found is None:
+    if result is None:
         print("".join(lines[-25:]))
-    return found
+    return result
 
 
 def median(result: dict[str, Any], name: str) -> float:
@@ -122,7 +125,8 @@ def check(results: dict[str, dict[str, Any]]) -> None:
 
 def report(results: dict[str, dict[str, Any]], asked: bool) -> dict[str, Any]:
     """The table, and the ratios beside their bars."""
-    head = f"{'side':16s}{'step s':>9s}{'gen. s':>9s}{'rest s':>9s}{SYNC:>8s}{REWARD:>8s}{LOGPS:>8s}{'tok/s':>9s}{'gap':>9s}{'masked':>8s}{'GiB':>7s}{'steps':>7s}"
+    head = f"{'side':16s}{'step s':>9s}{'gen. s':>9s}{'rest s':>9s}{SYNC:>8s}{REWARD:>8s}{LOGPS:>8s}"
+    head += f"{'tok/s':>9s}{'gap':>9s}{'masked':>8s}{'GiB':>7s}{'steps':>7s}"
     print(f"\n{head}")
     for side, result in results.items():
         result["median"] = {
@@ -135,8 +139,10 @@ def report(results: dict[str, dict[str, Any]], asked: bool) -> dict[str, Any]:
         result["median"] |= {"logp_gap": gap, "masked": masked, "tokens_per_second": of["tokens"] / of["seconds"]}
         shown = [f"{value:8.4f}" if value is not None else f"{'-':>8s}" for value in (gap, masked)]
         print(
-            f"{side:16s}{of['seconds']:9.3f}{of[GENERATION]:9.3f}{of[BUT]:9.3f}{of[SYNC]:8.3f}{of[REWARD]:8.3f}{of[LOGPS]:8.3f}"
-            f"{of['tokens'] / of['seconds']:9.0f} {shown[0]}{shown[1]}{result['peak_gib']:7.1f}{len(result['steps']):7d}"
+            f"{side:16s}{of['seconds']:9.3f}{of[GENERATION]:9.3f}{of[BUT]:9.3f}"
+            f"{of[SYNC]:8.3f}{of[REWARD]:8.3f}{of[LOGPS]:8.3f}"
+            f"{of['tokens'] / of['seconds']:9.0f} {shown[0]}{shown[1]}"
+            f"{result['peak_gib']:7.1f}{len(result['steps']):7d}"
         )
         print(
             " " * 16
@@ -199,42 +205,44 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON, with what an earlier call wrote there")
     parser.add_argument("--work", type=Path, help="folder for the checkpoint and logs (a temporary one)")
     parser.add_argument("--child", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.child:
-        return child(json.loads(given.child))
-    shape = TINY if given.tiny else Shape()
+    arguments = parser.parse_args()
+    if arguments.child:
+        return child(json.loads(arguments.child))
+    shape = TINY if arguments.tiny else Shape()
     changes = {
-        "trl_microbatch": given.trl_microbatch,
-        "microbatch_tokens": given.microbatch_tokens or (64 if given.tiny else None),
+        "trl_microbatch": arguments.trl_microbatch,
+        "microbatch_tokens": arguments.microbatch_tokens or (64 if arguments.tiny else None),
     }
     shape = replace(shape, **{name: value for name, value in changes.items() if value})
-    sides = given.sides or (["r1pipe+hf", "trl+generate"] if given.tiny else list(SIDES))
-    shape = replace(shape, compiled=not given.no_compile)
+    sides = arguments.sides or (["r1pipe+hf", "trl+generate"] if arguments.tiny else list(SIDES))
+    shape = replace(shape, compiled=not arguments.no_compile)
     results: dict[str, dict[str, Any]] = {}
-    if given.out and given.out.is_file():
+    if arguments.out and arguments.out.is_file():
         results = {
-            side: result for side, result in json.loads(given.out.read_text())["results"].items() if side not in sides
+            side: result
+            for side, result in json.loads(arguments.out.read_text())["results"].items()
+            if side not in sides
         }
-    until = time.monotonic() + given.budget
+    until = time.monotonic() + arguments.budget
     with tempfile.TemporaryDirectory() as scratch:
-        work = given.work or Path(scratch)
+        work = arguments.work or Path(scratch)
         work.mkdir(parents=True, exist_ok=True)
         for i, side in enumerate(sides):
             left = until - time.monotonic()
             # vLLM's sides take what they need of their third or half; generate gets the rest
             result = measure(
-                side, shape, work, given.steps, left if i + 1 == len(sides) else left / (len(sides) - i) * 1.4
+                side, shape, work, arguments.steps, left if i + 1 == len(sides) else left / (len(sides) - i) * 1.4
             )
             if result is not None and result["steps"]:
                 results[side] = result
-            if given.out and results:
-                given.out.write_text(json.dumps({"machine": machine(), "results": results}, indent=1))
+            if arguments.out and results:
+                arguments.out.write_text(json.dumps({"machine": machine(), "results": results}, indent=1))
     check(results)
-    ratios = report(results, asked=not given.tiny)
+    ratios = report(results, asked=not arguments.tiny)
     about = machine()
     print(json.dumps(about))
-    if given.out:
-        given.out.write_text(
+    if arguments.out:
+        arguments.out.write_text(
             json.dumps({"machine": about, "shape": asdict(shape), "ratios": ratios, "results": results}, indent=1)
         )
     if missing := [side for side in sides if side not in results]:

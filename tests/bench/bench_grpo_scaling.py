@@ -1,10 +1,11 @@
-"""Updates of GRPO on two GPUs against one, with vLLM colocated on each: the same rollout spread over both, and twice the rollout.
+"""Updates of GRPO on two GPUs against one, vLLM colocated on each: the same rollout over both, and twice the rollout.
 
-    python tests/bench/bench_grpo_scaling.py --out grpo_scaling.json     # two GPUs, TRL and vLLM; no network; about seven minutes
-    python tests/bench/bench_grpo_scaling.py --tiny                      # two CPU ranks, PyTorch samples: shows that it works
+    python tests/bench/bench_grpo_scaling.py --out scaling.json     # two GPUs, TRL and vLLM; no network; seven minutes
+    python tests/bench/bench_grpo_scaling.py --tiny                 # two CPU ranks, PyTorch samples: it works
 
-Lengths and rewards are drawn as in bench_grpo.py, the ranks are started by r1pipe's launcher under `ddp`. Tokens trained a second, medians.
-`same` keeps 32 prompts x 16 responses (what a user's recipe sees), `twice` has 64 x 16 on two GPUs. The bar is 1.7 for the better of the two.
+Lengths and rewards are drawn as in bench_grpo.py; r1pipe's launcher starts the ranks under `ddp`. Measured are tokens
+trained a second, as medians. `same` keeps 32 prompts x 16 responses (what a user's recipe sees), `twice` has 64 x 16
+on two GPUs. The bar is 1.7 for the better of the two.
 """
 
 from __future__ import annotations
@@ -83,50 +84,61 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON")
     parser.add_argument("--work", type=Path, help="folder for the checkpoint and logs")
     parser.add_argument("--checkpoint", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    shape = replace(TINY, microbatch_tokens=64) if given.tiny else replace(Shape(), compiled=not given.no_compile)
-    if given.checkpoint:  # in a process of its own: torch keeps out of the driver's
-        build_checkpoint(Path(given.checkpoint), shape)
+    arguments = parser.parse_args()
+    shape = (
+        replace(TINY, microbatch_tokens=64) if arguments.tiny else replace(Shape(), compiled=not arguments.no_compile)
+    )
+    if arguments.checkpoint:  # in a process of its own: torch keeps out of the driver's
+        build_checkpoint(Path(arguments.checkpoint), shape)
         return
     os.environ.setdefault("NCCL_NVLS_ENABLE", "0")
     os.environ.update(OFFLINE | os.environ)
     with tempfile.TemporaryDirectory() as scratch:
-        work = given.work or Path(scratch)
+        work = arguments.work or Path(scratch)
         work.mkdir(parents=True, exist_ok=True)
         command = [
             sys.executable,
             __file__,
             "--checkpoint",
             str(work / "checkpoint"),
-            *(["--tiny"] if given.tiny else []),
+            *(["--tiny"] if arguments.tiny else []),
         ]
         subprocess.run(command, check=True)
-        twice = replace(shape, prompts=shape.prompts * given.ranks)
-        asked = [("one", 1, shape), ("twice", given.ranks, twice), ("same", given.ranks, shape)]
-        found = []
+        twice = replace(shape, prompts=shape.prompts * arguments.ranks)
+        asked = [("one", 1, shape), ("twice", arguments.ranks, twice), ("same", arguments.ranks, shape)]
+        results = []
         for name, ranks, of in asked:
-            result = measure(name, ranks, of, given.profile, "hf" if given.tiny else "vllm", given.steps, work / name)
-            found.append(result)
+            result = measure(
+                name, ranks, of, arguments.profile, "hf" if arguments.tiny else "vllm", arguments.steps, work / name
+            )
+            results.append(result)
             if "failed" in result:
                 print(f"{name}: {result['failed']}\n{result['log']}", flush=True)
                 continue
-            if "tokens_per_second" in found[0]:
-                result["ratio"] = round(result["tokens_per_second"] / found[0]["tokens_per_second"], 3)
+            if "tokens_per_second" in results[0]:
+                result["ratio"] = round(result["tokens_per_second"] / results[0]["tokens_per_second"], 3)
             print(
-                f"{name:6s} {ranks} ranks  {result['tokens_per_second']:8,d} tokens/s  x {result.get('ratio')}  {result['parts']}  {result['wall_s']} s",
+                f"{name:6s} {ranks} ranks  {result['tokens_per_second']:8,d} tokens/s  x {result.get('ratio')}  "
+                f"{result['parts']}  {result['wall_s']} s",
                 flush=True,
             )
-            if given.out:
-                given.out.write_text(
+            if arguments.out:
+                arguments.out.write_text(
                     json.dumps(
-                        {"bench": "grpo_scaling", "tiny": given.tiny, "machine": machine(), "bar": BAR, "runs": found},
+                        {
+                            "bench": "grpo_scaling",
+                            "tiny": arguments.tiny,
+                            "machine": machine(),
+                            "bar": BAR,
+                            "runs": results,
+                        },
                         indent=1,
                     )
                     + "\n"
                 )
-    best = max((result["ratio"] for result in found[1:] if "ratio" in result), default=0.0)
-    print(f"best {best:.2f}" + ("" if given.tiny else f" (asked {BAR}: {'met' if best >= BAR else 'MISSED'})"))
-    if any("failed" in result for result in found):
+    best = max((result["ratio"] for result in results[1:] if "ratio" in result), default=0.0)
+    print(f"best {best:.2f}" + ("" if arguments.tiny else f" (asked {BAR}: {'met' if best >= BAR else 'MISSED'})"))
+    if any("failed" in result for result in results):
         sys.exit(1)
 
 

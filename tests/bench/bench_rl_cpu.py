@@ -1,10 +1,11 @@
-"""Whole RL steps of the embedded run on a CPU: stock TRL with generate beside r1pipe, on the same drawn lengths and rewards.
+"""RL steps of the embedded run on a CPU: stock TRL with generate beside r1pipe, on the same drawn lengths and rewards.
 
     python tests/bench/bench_rl_cpu.py [--steps 5] [--out rl_cpu.json]
 
-The base that ships, r1-zero's sizes in configs/r1.yaml: 16 problems x 8 responses, 4 updates a rollout; lengths log-normal, median 35, cap
-80, as in the middle of that stage. TRL without gradient checkpointing, 32 rows a forward pass (its defaults, 8 and checkpointing, are
-slower). Every side in a process of its own, in turn twice; medians of rollouts with their updates after one that warms up.
+The base that ships, r1-zero's sizes in configs/r1.yaml: 16 problems x 8 responses, 4 updates a rollout; lengths
+log-normal, median 35, cap 80, as in the middle of that stage. TRL without gradient checkpointing, 32 rows a forward
+pass (its defaults, 8 and checkpointing, are slower). Every side in a process of its own, in turn twice; medians of
+rollouts with their updates after one that warms up.
 """
 
 from __future__ import annotations
@@ -42,19 +43,19 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5, help="timed rollouts of each turn")
     parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--out", type=Path)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     steps: dict[str, list[dict[str, float]]] = {"trl+generate": [], "r1pipe+hf": []}
     with tempfile.TemporaryDirectory() as scratch:
-        for _ in range(given.turns):
-            for side, found in steps.items():
-                result = measure(side, SHAPE, Path(scratch), given.steps, budget=600)
+        for _ in range(arguments.turns):
+            for side, rollouts in steps.items():
+                result = measure(side, SHAPE, Path(scratch), arguments.steps, budget=600)
                 if result is None:
                     sys.exit(f"no result of {side}")
                 check({side: result})
-                found += result["steps"]
+                rollouts += result["steps"]
     medians = {
-        side: {name: statistics.median(step[name] for step in found) for name in ("seconds", GENERATION, BUT)}
-        for side, found in steps.items()
+        side: {name: statistics.median(step[name] for step in rollouts) for name in ("seconds", GENERATION, BUT)}
+        for side, rollouts in steps.items()
     }
     ratios = {name: medians["trl+generate"][name] / medians["r1pipe+hf"][name] for name in ("seconds", GENERATION, BUT)}
     for side, of in medians.items():
@@ -63,8 +64,8 @@ def main() -> None:
         "  ".join(f"{name} {ratio:.2f} x" for name, ratio in ratios.items()),
         f"(asked {BAR:g} x of the whole: {'met' if ratios['seconds'] >= BAR else 'MISSED'})",
     )
-    if given.out:
-        given.out.write_text(
+    if arguments.out:
+        arguments.out.write_text(
             json.dumps(
                 {"machine": machine(), "medians": medians, "ratios": ratios, "bar": BAR, "steps": steps}, indent=1
             )

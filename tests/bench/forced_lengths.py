@@ -21,7 +21,10 @@ class Ends:
         self.length_B.copy_(torch.tensor(lengths))
 
     def apply(self, t: Any, rows_B: torch.Tensor, scores_BV: torch.Tensor) -> torch.Tensor:
-        """No look at the GPU's numbers, for which it would have to wait: an end that is due has a probability of 1 in any precision."""
+        """Without a look at the GPU's numbers, which would have to wait for it.
+
+        An end that is due has a probability of 1 in any precision.
+        """
         scores_BV.index_fill_(1, self.eos, -torch.inf)  # a number written through an index would be copied from the CPU
         due_B = self.length_B[rows_B.clamp(max=len(self.length_B) - 1)] == t + 1
         return scores_BV.index_copy_(1, self.eos[:1], torch.where(due_B, 1e4, -torch.inf).to(scores_BV.dtype)[:, None])
@@ -44,9 +47,10 @@ def force_lengths(trainer: Any, lengths: Any) -> None:
         def forced(prompts: Any, sampling_params: Any, **more: Any) -> Any:
             each = []
             for length in lengths():
-                one = sampling_params.clone()
-                one.max_tokens, one.ignore_eos = length, True
-                each.append(one)
+                forced_params = sampling_params.clone()
+                forced_params.max_tokens = length
+                forced_params.ignore_eos = True
+                each.append(forced_params)
             assert len(each) == len(prompts)
             return generate(prompts, sampling_params=each, **more)
 

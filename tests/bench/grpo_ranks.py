@@ -1,4 +1,4 @@
-"""The stage that bench_grpo_scaling.py starts: updates of GRPO on this rank's share of drawn lengths and rewards, timed."""
+"""The stage of bench_grpo_scaling.py: timed updates of GRPO on this rank's share of drawn lengths and rewards."""
 
 from __future__ import annotations
 

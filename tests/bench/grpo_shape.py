@@ -1,4 +1,4 @@
-"""What the benchmarks of RL measure on: a shape, its prompts, and lengths and rewards drawn from the seed and the rollout's number."""
+"""The shape that the benchmarks of RL measure, its prompts, and lengths and rewards drawn by seed and rollout."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 @dataclass(frozen=True)
 class Shape:
-    """What is measured. `vocabulary` and the five sizes are of the model that is built in code; base = a checkpoint instead."""
+    """What is measured. `vocabulary` and the five sizes are of a model built in code; base = a checkpoint instead."""
 
     prompts: int = 32
     group: int = 16
@@ -51,14 +51,14 @@ class Shape:
     def rewards(self, rollout: int) -> list[float]:
         """0 or 1 for each response; every group has both."""
         draw = random.Random(f"{self.seed}/rewards/{rollout}")
-        found: list[float] = []
-        while len(found) < self.rows:
+        rewards: list[float] = []
+        while len(rewards) < self.rows:
             group = [float(draw.random() < 0.5) for _ in range(self.group)]
-            found += group if 0 < sum(group) < self.group else []
-        return found
+            rewards += group if 0 < sum(group) < self.group else []
+        return rewards
 
     def texts(self, rollouts: int) -> list[str]:
-        """Prompts of `prompt_tokens` tokens each: the tokenizer built here makes one of each letter. Of a base that ships: its world's problems."""
+        """Prompts of `prompt_tokens` tokens each, one a letter; for a base that ships, its world's problems."""
         if self.base:
             from r1pipe.embedded.world import problems
             from r1pipe.text.rendering import TEMPLATES, read_template, render_prompt
@@ -94,7 +94,7 @@ def seeded_reward(completions: list[Any], **columns: Any) -> list[float]:
 
 
 def build_checkpoint(folder: Path, shape: Shape) -> Path:
-    """A Qwen2 of random weights and a byte-level tokenizer whose other tokens are words: any id decodes, encoding makes letters."""
+    """A Qwen2 of random weights with a byte-level tokenizer: its other tokens are words, which encoding never makes."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 

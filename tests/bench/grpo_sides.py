@@ -1,7 +1,8 @@
-"""What bench_grpo.py and bench_rl_cpu.py run in a process of their own: one trainer, stock TRL's or r1pipe's, on drawn lengths and rewards.
+"""The process that bench_grpo.py and bench_rl_cpu.py start: one trainer, stock TRL's or r1pipe's.
 
-Both sides get the same prompts, the same number of tokens for each response and the same 0/1 rewards, all from the seed and the rollout's
-number. Both are timed by the same wrappers, from outside; r1pipe's own seconds/... come beside them.
+Both sides get the same prompts, the same number of tokens for each response and the same 0/1 rewards, all drawn from
+the seed and the rollout's number. Both are timed by the same wrappers, from outside; r1pipe's own seconds/... come
+beside them.
 """
 
 from __future__ import annotations
@@ -215,8 +216,8 @@ def run_side(
     timing = Timing(trainer, warm, budget - (time.monotonic() - began))
 
     def lengths() -> list[int]:
-        found = shape.lengths(RUN.rollout)
-        return [min(64, n) for n in found] if short_warm_up and RUN.rollout < warm else found
+        drawn = shape.lengths(RUN.rollout)
+        return [min(64, length) for length in drawn] if short_warm_up and RUN.rollout < warm else drawn
 
     force_lengths(trainer, lengths)
     trainer.callback_handler.callbacks.insert(0, timing)

@@ -33,20 +33,21 @@ def grpo_arguments(params: GRPOParams, here: Here, seed: int) -> dict[str, Any]:
     )
     arguments = {
         **common_arguments(params, here, seed, params.steps),
-        # batches
+        # Batches. TRL counts forward passes where we count updates, so its numbers grow with the accumulation.
         "per_device_train_batch_size": microbatch,
         "gradient_accumulation_steps": accumulate,
-        "steps_per_generation": params.minibatches_per_rollout * accumulate,  # TRL counts forward passes, not updates
+        "steps_per_generation": params.minibatches_per_rollout * accumulate,
         "num_iterations": params.inner_epochs,
         "max_steps": params.steps,
         "lr_scheduler_type": "constant_with_warmup" if params.warmup_ratio else "constant",
-        # the rollout; later phases change length and temperature (phases.py)
+        # The rollout. Length and temperature are the first phase's; phases.py changes them. The order of prompts is
+        # ours (prompt_order.py), and rewards read the column `row`, which the trainer would remove.
         "num_generations": params.num_generations,
         "max_completion_length": params.phases[0].max_tokens,
         "temperature": params.phases[0].temperature,
-        "shuffle_dataset": False,  # the order is ours (prompt_order.py)
+        "shuffle_dataset": False,
         "remove_unused_columns": False,
-        # the loss
+        # The loss: plain k3 without correction (v2 eq. 2).
         "beta": params.beta,
         "epsilon": params.epsilon,
         "epsilon_high": params.epsilon_high,
@@ -55,10 +56,10 @@ def grpo_arguments(params: GRPOParams, here: Here, seed: int) -> dict[str, Any]:
         "scale_rewards": params.scale_rewards,
         "multi_objective_aggregation": params.multi_objective_aggregation,
         "mask_truncated_completions": params.mask_truncated,
-        "use_bias_correction_kl": False,  # plain k3, v2 eq. 2
-        # the reference
+        "use_bias_correction_kl": False,
+        # The reference becomes the policy every so many updates (v2 2.1); an alpha below 1 would mix the two.
         "sync_ref_model": params.beta > 0 and params.ref_replace_every is not None,
-        "ref_model_mixup_alpha": 1.0,  # the reference becomes the policy, no mixture
+        "ref_model_mixup_alpha": 1.0,
         "ref_model_sync_steps": params.ref_replace_every or params.steps + 1,
         **vllm_arguments(params),
     }
@@ -97,13 +98,16 @@ def compiled_layers(params: GRPOParams, here: Here, model: Any) -> bool:
         return False
     if params.compile != "auto":
         return params.compile
+    # a CPU and padded rows are not worth it
     if not torch.cuda.is_available() or token_microbatches(params) is None:
         return False
     if params.rollout == "hf":
-        # An adapter takes minutes to compile for sampling, and TRL's own generation would be compiled for every length.
+        # An adapter takes minutes to compile for sampling, and TRL's own generation would be compiled for every
+        # length.
         slow_to_compile = params.lora is not None or params.trl.get("use_transformers_continuous_batching")
         if slow_to_compile:
             return False
+    # experts break the graph of a compiled layer
     large = model.num_parameters() >= COMPILED_FROM and not routed(model.config)
     return large and params.steps >= COMPILED_FROM_UPDATES
 

@@ -1,12 +1,14 @@
 """Rewards while a rollout is still drawn: a thread judges responses that have ended, while the GPU draws the others.
 
-The last responses of a rollout are drawn long after most have ended, and programs, proofs and judges behind a network take
-seconds in which the GPU would wait. Those rewards take part (scoring.EARLY_REWARDS), since they wait for other processes.
-The rest judges at the end: what computes in Python would take the interpreter from the drawing, reward models need the GPU,
+The last responses of a rollout are drawn long after most have ended, and programs, proofs and judges behind a network
+take seconds in which the GPU would wait. Those rewards take part (scoring.EARLY_REWARDS), since they wait for other
+processes.
+The rest judges at the end: what computes in Python would take the interpreter from the drawing, reward models need
+    the GPU,
 and a function of the user's may compare responses with each other.
 
-A result is used only for the tokens it was computed from. A rollout that is drawn again after a failure, or that reports its
-responses in another order, therefore costs time and changes no reward.
+A result is used only for the tokens it was computed from. A rollout that is drawn again after a failure, or that
+reports its responses in another order, therefore costs time and changes no reward.
 """
 
 from __future__ import annotations
@@ -53,6 +55,7 @@ class EarlyRewards:
         return self
 
     def __exit__(self, *_: object) -> None:
+        # what waits is not begun: the main thread judges it now, all at once
         self._over = True
         self._ended.put(None)
 
@@ -67,11 +70,14 @@ class EarlyRewards:
             self._ended.put(response)
 
     def results(self, ids: Sequence[list[int]]) -> EarlyScores:
-        """What was judged of the rollout's responses; waits for what is being judged. What was not begun is left to the caller.
+        """What was judged of the rollout's responses; what was not begun is left to the caller.
+
+        Waits for what is being judged.
 
         Args:
             ids: the tokens of all responses.
         """
+        # A response may have been drawn twice, the second time otherwise: only results for these tokens count.
         self._thread.join()
         same = {place for place, judged_ids in self._judged_ids.items() if ids[place] == judged_ids}
         return {

@@ -1,23 +1,25 @@
 """TRL's GRPOTrainer with overrides, each for something TRL has no option for; what they do is in the parts they call.
 
-    TRL calls, in this order                     we do
-    -------------------------------------------  --------------------------------------------------------------------------
-    _generate_and_score_completions              enter the phase, make the Rollout (rollout.py), and when TRL is done drop
-                                                 groups that teach nothing (training_batch.py)
-      _generate                                  replace groups without signal by other prompts' (resampling.py)
-        _generate_single_turn                    draw with PyTorch (sampling.py), else TRL's vLLM (vllm_rollouts.py), while
-                                                 rewards begin (early_rewards.py)
-      _get_per_token_logps_and_entropies         old log-probs: those of the draw, none, or a forward pass (rollout.py);
-                                                 the reference's: a forward pass (log_probs.py)
-      _calculate_rewards                         None is not zero, and rewards apply by a row's domain (rollout_rewards.py)
-    _compute_loss                                the loss of a minibatch in packs (updates.py)
-      _get_per_token_logps_and_entropies         forward passes without padding (log_probs.py)
-    log                                          a loss that was not finite is forgotten
+    TRL calls, in this order                 we do
+    ---------------------------------------  -------------------------------------------------------------------------
+    _generate_and_score_completions          enter the phase (phases.py); make the Rollout (rollout.py); at the end drop
+                                             the groups that shall not train (training_batch.py)
+      _generate                              replace groups without signal by groups of other prompts (resampling.py)
+        _generate_single_turn                draw with PyTorch (sampling.py), or let TRL draw with vLLM
+                                             (vllm_rollouts.py); meanwhile rewards begin (early_rewards.py)
+      _get_per_token_logps_and_entropies     the policy's old log-probs: none, those of the draw, or a forward pass
+                                             (rollout.py); the reference's: a forward pass (log_probs.py)
+      _calculate_rewards                     rewards by a row's domain; None is not zero (rollout_rewards.py)
+    _compute_loss                            the loss of a minibatch, pack by pack (updates.py)
+      _get_per_token_logps_and_entropies     forward passes without padding (log_probs.py)
+    log                                      forget a loss that was not finite
 
-Between these calls the one state is `rollout`, the rollout being made; it is None outside _generate_and_score_completions.
-tests/training/test_trl_sources.py records what TRL's methods were when the overrides were written.
+Between these calls the one state is `rollout`, the rollout being made; it is None outside
+_generate_and_score_completions. tests/training/test_trl_sources.py records what TRL's methods were when the overrides
+were written.
 
-Shapes: B sequences on this rank, P prompt tokens (padded left), C completion tokens (padded right), A responses on all ranks,
+Shapes: B sequences on this rank, P prompt tokens (padded left), C completion tokens (padded right), A responses on
+    all ranks,
 R rewards, G groups.
 """
 
@@ -108,11 +110,10 @@ class R1GRPOTrainer(GRPOTrainer):
             compiled=compiled,
             stopwatch=self.stopwatch,
         )
-        self.rewards = RolloutRewards(
-            self, phases=params.phases, rows=rows, models=models or {}, stopwatch=self.stopwatch
-        )
+        self.rewards = RolloutRewards(self, params=params, rows=rows, models=models or {}, stopwatch=self.stopwatch)
         self.resampler = Resampler(self, params=params, rewards=self.rewards, spare=spare) if spare else None
 
+        # TRL multiplies by these; it would take the weight 1 for all
         self.reward_weights = self.rewards.weights(self.phase)
         if self.use_vllm:
             vllm_rollouts.adapt(self.vllm_generation, self.stopwatch)
@@ -129,7 +130,7 @@ class R1GRPOTrainer(GRPOTrainer):
         if self.use_vllm and self.vllm_importance_sampling_correction:
             vllm_rollouts.settle_correction(self, batch, in_update=rollout.old_log_probs is OldLogProbs.NOT_NEEDED)
         dropped_G = training_batch.groups_to_drop(self, self.params, rollout, self.rewards)
-        training_batch.drop_groups(self, batch, dropped_G)
+        training_batch.drop_groups(self, batch, dropped_G, group_size=self.params.num_generations)
         self.counted_tokens += int(gathered(batch["completion_mask"].sum()).sum())
         return batch
 
@@ -200,14 +201,17 @@ class R1GRPOTrainer(GRPOTrainer):
         compute_aux_loss: bool = False,
         **multimodal: Any,
     ) -> Any:
-        """Log-probs and entropies of the completion tokens, (B, C) each, zero where there is none, and the loss for balance."""
+        """Log-probs and entropies of the completion tokens, (B, C) each, and the loss for balance (TokenLogProbs)."""
+        # the rows of an update whose log-probs were needed before TRL's loss asks for them
         if self.updates.known is not None:
             return self.updates.known
+        # TRL asks for the policy's log-probs while a rollout is made only as the old ones
         if self.rollout is not None and self._is_policy(model):
             kept_BC = self.rollout.kept_logps(logits_to_keep)
             if kept_BC is not None:
                 return TokenLogProbs(kept_BC.to(input_ids.device), None, None)
 
+        # on a GPU TRL's padded pass; on a CPU rows are sorted by length (log_probs.py)
         padded_rows = self.pack_budget.tokens is None and self.accelerator.device.type != "cpu"
         if padded_rows or any(value is not None for value in multimodal.values()):
             return super()._get_per_token_logps_and_entropies(
@@ -235,7 +239,10 @@ class R1GRPOTrainer(GRPOTrainer):
         return self.updates.loss(model, inputs, super()._compute_loss)
 
     def log(self, logs: dict[str, Any], start_time: float | None = None) -> None:
-        """TRL's. The trainer subtracts from its sum of losses what it has logged: NaN - NaN would stay in it for ever."""
+        """TRL's, and forget a loss that was not finite.
+
+        The trainer subtracts what it has logged from its sum of losses, and NaN - NaN would stay in the sum for ever.
+        """
         super().log(logs, start_time)
         if not math.isfinite(logs.get("loss", 0.0)):
             self._tr_loss.zero_()
@@ -274,11 +281,15 @@ class R1GRPOTrainer(GRPOTrainer):
 
     def _one_update(self) -> bool:
         """Whether a rollout is one update, so that the policy that drew it is the one that is updated."""
+        # TRL's own condition: both count forward passes
         passes_per_rollout = (self.args.steps_per_generation or 1) * self.num_iterations
         return self.args.gradient_accumulation_steps % passes_per_rollout == 0
 
     def _is_policy(self, model: Any) -> bool:
-        """Whether a forward pass of this model is the policy's. With LoRA, TRL takes the policy without its adapter for the reference."""
+        """Whether a forward pass of this model is the policy's.
+
+        With LoRA, TRL computes the reference's log-probs with the same model, its adapter switched off.
+        """
         return model is self.model and not (is_peft_model(model) and runs_without_adapter(model))
 
     def score_heldout(self, rows: list[dict[str, Any]], prompt_ids: list[list[int]]) -> dict[str, float]:
@@ -292,7 +303,7 @@ class R1GRPOTrainer(GRPOTrainer):
 
 
 def _named(name: str) -> Callable[..., list[None]]:
-    """A function with this name: TRL names its metrics after its reward functions. Ours are called in _calculate_rewards instead."""
+    """A function of this name, after which TRL names its metrics; our rewards are called in _calculate_rewards."""
 
     def reward(**kwargs: Any) -> list[None]:
         raise AssertionError("R1GRPOTrainer._calculate_rewards computes the rewards")

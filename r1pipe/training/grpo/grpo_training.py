@@ -1,7 +1,7 @@
 """Group relative policy optimisation, from the recipe's fields to a checkpoint (v2 2.1, 3.2).
 
-`train_grpo` reads from top to bottom: check, audit the rewards, order the prompts, train, save. What happens in a rollout begins in
-grpo_trainer.py; docs/grpo.md walks through it.
+`train_grpo` reads from top to bottom: check, audit the rewards, order the prompts, train, save. What happens in a
+rollout begins in grpo_trainer.py; docs/grpo.md walks through it.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def train_grpo(
         audit: what the rewards must show on these prompts before the first update; None = nothing.
 
     Returns:
-        steps, kept_step, reward (mean of the last tenth), the held-out accuracy and tokens at the start and of the policy that was
-        kept, and, where a guard found something, guard_findings and rollbacks.
+        steps, kept_step, reward (mean of the last tenth), the held-out accuracy and tokens at the start and of the
+        policy that was kept, and, where a guard found something, guard_findings and rollbacks.
 
     Raises:
         ConfigError, InputError, MissingToolError: this cannot be trained here; see _check.
@@ -71,12 +71,14 @@ def train_grpo(
     if audit is not None and audit.before_training and here.main:
         _audit_rewards(params, prompts, audit, here)
 
+    # All prompts are ordered before the first is answered: a run that is resumed goes on in the same order.
     tokenizer = load_tokenizer(checkpoint)
     prompt_template = read_template(template)
     rows = order_prompts(params, prompts, seed)
     heldout = heldout[: params.eval_prompts]
     watch = Heldout(heldout, prompt_ids(heldout, prompt_template, tokenizer) if heldout else [], here, params)
 
+    # One round, and one more after each rollback.
     while True:
         trainer, guard = make_trainer(
             checkpoint=checkpoint,
@@ -101,7 +103,8 @@ def train_grpo(
     if watch.best_folder is None:
         save_trained(trainer, tokenizer, out, here)
     elif here.main:
-        # A second name of the same files: an attempt that follows must find them in the workdir until the stage is published.
+        # A second name of the same files: an attempt that follows must find them in the workdir until the stage is
+        # published.
         shutil.copytree(watch.best_folder, out, copy_function=_link, dirs_exist_ok=True)
     return _metrics(params, trainer, watch, guard, here)
 
@@ -114,16 +117,19 @@ def _check(params: GRPOParams, prompts: dict[str, list[Row]], here: Here) -> Non
         InputError: a port that a phase names has no rows.
         MissingToolError: the rollout needs vLLM or a GPU.
     """
+    # the ports that phases name exist and have rows
     named = {name for phase in params.phases for name in phase.prompts}
     with_rows = [name for name, rows in prompts.items() if rows]
     missing = sorted(named.difference(with_rows))
     if missing:
+        # an unknown port is the config's mistake, an empty one the input's
         error = InputError if missing[0] in prompts else ConfigError
         raise error(
             f"a phase asks for prompts from {', '.join(missing)}, which has no rows",
             "grpo.phases.prompts",
             f"use inputs with rows: {', '.join(with_rows) or 'there are none'}",
         )
+    # a rollback builds a second trainer in the same process
     if may_roll_back(params) and here.world_size > 1:
         raise ConfigError(
             f"a guard can roll back in one process only, and this stage has {here.world_size}",
@@ -137,18 +143,19 @@ def _check(params: GRPOParams, prompts: dict[str, list[Row]], here: Here) -> Non
             "set action: pause; or rollout: vllm-server",
         )
     require_vllm(params)
+    # a rank judges its groups alone when it replaces them
     responses_per_rank = params.batch_size * params.minibatches_per_rollout // here.world_size
     if params.resample and responses_per_rank % params.num_generations:
         raise ConfigError(
-            f"resample needs whole groups on each rank, and {responses_per_rank} responses a rank are not a multiple of "
-            f"num_generations {params.num_generations}",
+            f"resample needs whole groups on each rank, and {responses_per_rank} responses a rank are not "
+            f"a multiple of num_generations {params.num_generations}",
             "grpo.resample",
             "set another batch_size or number of ranks; or resample: 0",
         )
 
 
 def _audit_rewards(params: GRPOParams, prompts: dict[str, list[Row]], audit: AuditParams, here: Here) -> None:
-    """Try the rewards on gold and on worthless answers to the phases' prompts; the line of the result goes to the console.
+    """Try the rewards on gold and on worthless answers to the phases' prompts; the console shows the result.
 
     Raises:
         GateError: they are not fit to train on.
@@ -204,8 +211,10 @@ def make_trainer(
         train_dataset=Dataset.from_dict({"prompt": texts, "row": list(range(len(rows)))}),
         processing_class=tokenizer,
         peft_config=lora_config(params.lora, "grpo.lora"),
+        # the log is written before a guard may stop the training
         callbacks=[MetricsCallback(here), guard],
     )
+    # those of an earlier attempt count, too: a restart must not raise the rate again
     rollbacks = len(past_rollbacks(here))
     if rollbacks:
         trainer.add_callback(LearningRate(params.lr * params.guards.rollback_lr**rollbacks))
@@ -231,6 +240,7 @@ def _metrics(
     tail = rewards[-max(1, len(rewards) // 10) :]
     metrics: dict[str, float] = {
         "steps": params.steps,
+        # of the last tenth, since a single rollout says little
         "reward": round(sum(tail) / max(1, len(tail)), 4),
         **watch.summary(),
     }

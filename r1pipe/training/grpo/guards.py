@@ -1,16 +1,17 @@
-"""Rules that watch RL while it runs: each reads what the trainer logs, and warns, stops the stage, or has it rolled back.
+"""Guards: rules that watch RL while it runs, by what the trainer logs; they warn, stop the stage, or roll it back.
 
-    non_finite                 the loss or the gradient norm is not a number
+    non_finite                 the loss or the gradient norm is not a finite number
     zero_signal                groups whose rewards are all equal teach nothing
     entropy                    the policy has stopped exploring
     kl                         the policy has left its reference far behind
     length                     responses are cut off at max_tokens
-    repetition                 responses say the same again and again
+    repetition                 responses repeat themselves
     format_up_accuracy_down    the reward rises by form while the answers get worse
 
-A rule reads the median of `window` rollouts of one phase (the last one the mean), so one odd batch is no finding. The limits are ours (schema.Guards).
-A rollback is a resume from an earlier checkpoint of the trainer at a lower rate: as in any resume the optimizer's state and the data's
-place come back, the reference starts from the stage's input again, and the rollouts that follow are drawn anew.
+A rule reads the median of `window` rollouts of one phase (the last one the mean), so one odd batch is not a finding.
+The limits are our choice (schema.Guards). A rollback resumes from an earlier checkpoint of the trainer at a lower
+rate. As in any resume, the optimizer's state and the place in the data come back, the reference starts from the
+stage's input again, and the rollouts that follow draw other responses than before.
 """
 
 from __future__ import annotations
@@ -22,48 +23,85 @@ import statistics
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from accelerate.scheduler import AcceleratedScheduler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from r1pipe.errors import GuardError
 from r1pipe.here import Here
 from r1pipe.schema import Guards
 
-KEPT_FOR_ROLLBACK = 8  # trainer checkpoints at least; more where the window is longer (grpo.py). How far a best window lies back is not bounded
-SIGNIFICANT_RISE = 0.02  # of the format reward, before a fall of accuracy is laid at its door
-# rule -> (what the trainer logs, +1 = bad above the limit and -1 = bad below it, what is said, what helps)
-SERIES: dict[str, tuple[str, int, str, str]] = {
-    "zero_signal": (
-        "zero_signal",
-        1,
-        "share of groups without signal",
-        "prompts of other difficulty, larger groups, or fewer updates",
+# The least number of the trainer's checkpoints that are kept; arguments.py keeps more where the window is longer. How
+# far the best window of format_up_accuracy_down lies back has no bound.
+KEPT_FOR_ROLLBACK = 8
+# How much the format reward must have risen before a fall of accuracy is blamed on it.
+SIGNIFICANT_RISE = 0.02
+
+FORMAT_SERIES = "rewards/format/mean"
+RIGHT_SERIES = "right"
+
+# one rollout: metric -> its mean, with the rollout's `first` and `last` update
+RolloutMeans = dict[str, float]
+
+
+class Rule(NamedTuple):
+    """A limit on the median of a metric.
+
+    Attributes:
+        series: the name under which the trainer logs it.
+        sign: +1 = bad above the limit, -1 = bad below it.
+        meaning: what the number is.
+        remedy: what the user can change.
+    """
+
+    series: str
+    sign: int
+    meaning: str
+    remedy: str
+
+
+MEDIAN_RULES: dict[str, Rule] = {
+    "zero_signal": Rule(
+        series="zero_signal",
+        sign=1,
+        meaning="share of groups without signal",
+        remedy="prompts of other difficulty, larger groups, or fewer updates",
     ),
-    "entropy": ("entropy", -1, "entropy of a token in nats", "a lower lr, a higher temperature, or fewer updates"),
-    "kl": (
-        "kl",
-        1,
-        "KL to the reference in nats a token",
-        "a lower lr, a higher beta, or a reference that is replaced more often",
+    "entropy": Rule(
+        series="entropy",
+        sign=-1,
+        meaning="entropy of a token in nats",
+        remedy="a lower lr, a higher temperature, or fewer updates",
     ),
-    "length": (
-        "completions/clipped_ratio",
-        1,
-        "share of responses cut off at max_tokens",
-        "a larger max_tokens, or the length reward",
+    "kl": Rule(
+        series="kl",
+        sign=1,
+        meaning="KL to the reference in nats a token",
+        remedy="a lower lr, a higher beta, or a reference that is replaced more often",
     ),
-    "repetition": ("repetition", 1, "repeated share of a response's 6-grams", "the repetition reward, or a lower lr"),
+    "length": Rule(
+        series="completions/clipped_ratio",
+        sign=1,
+        meaning="share of responses cut off at max_tokens",
+        remedy="a larger max_tokens, or the length reward",
+    ),
+    "repetition": Rule(
+        series="repetition",
+        sign=1,
+        meaning="repeated share of a response's 6-grams",
+        remedy="the repetition reward, or a lower lr",
+    ),
 }
-FORMAT, RIGHT = "rewards/format/mean", "right"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A rule's limit was passed.
+    """A rule's limit was crossed.
 
     Attributes:
-        step: updates done when it was seen.
+        rule: the rule's name.
+        step: updates done when it was noticed.
         since: updates done when the trouble can have begun; a checkpoint of this step or before is good.
         what: the numbers.
         remedy: what the user can change.
@@ -82,118 +120,149 @@ class Watch:
     def __init__(self, guards: Guards) -> None:
         self.guards = guards
         self.rules = {name: guard for name, guard in guards.rules().items() if guard.action != "off"}
-        self._done: list[
-            dict[str, float]
-        ] = []  # rollouts that are over: mean of what was logged, and `first` and `last` update
-        self._open: dict[str, list[float]] = {}
-        self._quiet: dict[str, int] = {}  # rule -> rollouts until it may speak again
-        self._not_numbers = 0
-        self._best: tuple[float, int] | None = None  # (share right in the best window, its last update)
+        self._rollouts: list[RolloutMeans] = []
+        # what was logged of the rollout that goes on: metric -> its values
+        self._current: dict[str, list[float]] = {}
+        # rule -> rollouts until it may speak again
+        self._quiet: dict[str, int] = {}
+        self._non_finite_updates = 0
+        # of format_up_accuracy_down: (share right in the best window, its last update)
+        self._best: tuple[float, int] | None = None
 
     def feed(self, step: int, logs: dict[str, Any]) -> list[Finding]:
-        """What a line of the trainer's log reveals; a line with `reward` opens a rollout.
+        """Read a line of the trainer's log; a line with `reward` begins a rollout.
 
         Args:
             step: updates done.
-            logs: the line; values that are no numbers are passed over.
+            logs: the line; values that are not finite numbers are passed over.
+
+        Returns:
+            the findings that the line leads to. A rule that has spoken is quiet for a window.
         """
-        found = []
-        bad = [
-            name
-            for name in ("loss", "grad_norm")
-            if isinstance(value := logs.get(name), float) and not math.isfinite(value)
-        ]
-        self._not_numbers = self._not_numbers + 1 if bad else 0
-        if "non_finite" in self.rules and self._not_numbers > self.rules["non_finite"].limit:
-            what = f"{' and '.join(bad)} not finite in {self._not_numbers} update(s) running"
-            found.append(
-                Finding(
-                    "non_finite",
-                    step,
-                    step - self._not_numbers,
-                    what,
-                    "a lower lr, more warm-up, a smaller max_grad_norm, or bf16: false",
-                )
-            )
-        if "reward" in logs and self._open:
-            self._quiet = {rule: left - 1 for rule, left in self._quiet.items() if left > 1}
-            self._done.append(
-                {name: sum(values) / len(values) for name, values in self._open.items()}
-                | {"first": self._open["step"][0]}
-            )
-            self._done[-1]["last"] = self._open["step"][-1]
-            self._open = {}
-            if len(self._done) > 1 and self._done[-1].get("phase") != self._done[-2].get("phase"):
-                self._done, self._best = (
-                    self._done[-1:],
-                    None,
-                )  # other prompts, lengths and rewards: numbers from before do not compare
-            found += self._look(step)
+        findings = self._check_finite(step, logs)
+        if "reward" in logs and self._current:
+            self._close_rollout()
+            findings += self._check_window(step)
         for name, value in {**logs, "step": step}.items():
             if isinstance(value, (int, float)) and math.isfinite(value):
-                self._open.setdefault(name, []).append(float(value))
-        found = [finding for finding in found if finding.rule not in self._quiet]
-        self._quiet.update({finding.rule: self.guards.window for finding in found})
-        return found
+                self._current.setdefault(name, []).append(float(value))
 
-    def _look(self, step: int) -> list[Finding]:
+        # A rule that has spoken stays quiet for a window: its window still holds the same trouble.
+        findings = [finding for finding in findings if finding.rule not in self._quiet]
+        self._quiet.update({finding.rule: self.guards.window for finding in findings})
+        return findings
+
+    def _check_finite(self, step: int, logs: dict[str, Any]) -> list[Finding]:
+        """The rule non_finite, which does not wait for a window."""
+        bad = []
+        for name in ("loss", "grad_norm"):
+            value = logs.get(name)
+            if isinstance(value, float) and not math.isfinite(value):
+                bad.append(name)
+        self._non_finite_updates = self._non_finite_updates + 1 if bad else 0
+
+        rule = self.rules.get("non_finite")
+        if rule is None or self._non_finite_updates <= rule.limit:
+            return []
+        return [
+            Finding(
+                "non_finite",
+                step,
+                since=step - self._non_finite_updates,
+                what=f"{' and '.join(bad)} not finite in {self._non_finite_updates} update(s) running",
+                remedy="a lower lr, more warm-up, a smaller max_grad_norm, or bf16: false",
+            )
+        ]
+
+    def _close_rollout(self) -> None:
+        """Turn what was logged since the last rollout into its means."""
+        self._quiet = {rule: left - 1 for rule, left in self._quiet.items() if left > 1}
+
+        means = {name: sum(values) / len(values) for name, values in self._current.items()}
+        means["first"] = self._current["step"][0]
+        means["last"] = self._current["step"][-1]
+        self._current = {}
+
+        new_phase = bool(self._rollouts) and means.get("phase") != self._rollouts[-1].get("phase")
+        if new_phase:
+            # other prompts, lengths and rewards: numbers from before do not compare
+            self._rollouts = []
+            self._best = None
+        self._rollouts.append(means)
+
+    def _check_window(self, step: int) -> list[Finding]:
         """The rules on the last `window` rollouts."""
         size = self.guards.window
-        window = self._done[-size:]
+        window = self._rollouts[-size:]
         if len(window) < size:
             return []
+        # the trouble can have begun with the first update of the window
         since = int(window[0]["first"]) - 1
-        found = []
-        for rule, (series, sign, says, remedy) in SERIES.items():
-            values = _values(window, series)
-            if rule not in self.rules or not values:
-                continue
-            value, limit = statistics.median(values), self.rules[rule].limit
-            if sign * (value - limit) > 0:
-                found.append(
-                    Finding(rule, step, since, f"{says}: {value:.4g}, limit {limit:g}, over {size} rollouts", remedy)
-                )
-        return found + self._form_without_answers(step, window)
 
-    def _form_without_answers(self, step: int, window: list[dict[str, float]]) -> list[Finding]:
-        right, form = _mean(window, RIGHT), _mean(window, FORMAT)
-        first = _mean(self._done[: self.guards.window], FORMAT)
+        findings = []
+        for name, rule in MEDIAN_RULES.items():
+            values = _values(window, rule.series)
+            if name not in self.rules or not values:
+                continue
+            value = statistics.median(values)
+            limit = self.rules[name].limit
+            if rule.sign * (value - limit) > 0:
+                what = f"{rule.meaning}: {value:.4g}, limit {limit:g}, over {size} rollouts"
+                findings.append(Finding(name, step, since, what, rule.remedy))
+        return findings + self._check_form_without_answers(step, window)
+
+    def _check_form_without_answers(self, step: int, window: list[RolloutMeans]) -> list[Finding]:
+        """The rule format_up_accuracy_down.
+
+        It compares the share right with the best window's, and the format reward with the first window's.
+        """
         rule = self.rules.get("format_up_accuracy_down")
-        if rule is None or right is None or form is None or first is None:
+        right = _mean(window, RIGHT_SERIES)
+        form = _mean(window, FORMAT_SERIES)
+        first_form = _mean(self._rollouts[: self.guards.window], FORMAT_SERIES)
+        if rule is None or right is None or form is None or first_form is None:
             return []
+
         if self._best is None or right > self._best[0]:
             self._best = (right, int(window[-1]["last"]))
-        best, until = self._best
-        if best - right <= rule.limit or form - first < SIGNIFICANT_RISE:
+        best, best_update = self._best
+        if best - right <= rule.limit or form - first_form < SIGNIFICANT_RISE:
             return []
-        what = (
-            f"share right {best:.3f} -> {right:.3f} since update {until}, while format went {first:.3f} -> {form:.3f}"
-        )
-        remedy = "a lower lr, more prompts an update, or a smaller weight of format"
-        return [Finding("format_up_accuracy_down", step, until, what, remedy)]
+        return [
+            Finding(
+                "format_up_accuracy_down",
+                step,
+                since=best_update,
+                what=f"share right {best:.3f} -> {right:.3f} since update {best_update}, "
+                f"while format went {first_form:.3f} -> {form:.3f}",
+                remedy="a lower lr, more prompts an update, or a smaller weight of format",
+            )
+        ]
 
 
-def _values(window: list[dict[str, float]], series: str) -> list[float]:
+def _values(window: list[RolloutMeans], series: str) -> list[float]:
     return [rollout[series] for rollout in window if series in rollout]
 
 
-def _mean(window: list[dict[str, float]], series: str) -> float | None:
+def _mean(window: list[RolloutMeans], series: str) -> float | None:
     values = _values(window, series)
     return sum(values) / len(values) if values else None
 
 
-# --- what is done about it --------------------------------------------------------------------------------------------
+# --- acting on findings -----------------------------------------------------------------------------------------------
 
 
 class GuardCallback(TrainerCallback):
-    """Feeds the trainer's log to the rules and acts on what they find.
+    """Feeds the trainer's log to the rules and acts on their findings.
 
     Attributes:
-        rollback: the finding that asks for a rollback; the training loop has been told to end.
+        rollback: the finding that asks for a rollback; the training loop was asked to end.
+        findings: how many there were.
     """
 
     def __init__(self, guards: Guards, here: Here) -> None:
-        self.guards, self.here, self.watch = guards, here, Watch(guards)
+        self.here = here
+        self.watch = Watch(guards)
         self.rollback: Finding | None = None
         self.findings = 0
 
@@ -205,15 +274,18 @@ class GuardCallback(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """The numbers are the same on every rank, and so is what follows.
+        """The numbers are the same on every rank, and so is what follows from them.
 
         Raises:
             GuardError: a rule whose action is `pause` has found something.
         """
+        # Lines without a loss are summaries. After a rollback was asked for, what is logged before the loop ends is of
+        # updates that will not count.
         if not logs or "loss" not in logs or self.rollback is not None:
             return
         for finding in self.watch.feed(state.global_step, logs):
             action = self.watch.rules[finding.rule].action
+            # before anything is raised, so that the reason is in metrics.jsonl
             self.findings += 1
             self.here.log(step=finding.step, guard=finding.rule, action=action, what=finding.what)
             if action == "pause":
@@ -229,33 +301,34 @@ class GuardCallback(TrainerCallback):
 
 
 def stopped(finding: Finding, here: Here, why: str = "") -> GuardError:
-    """The error that ends the stage."""
+    """The error that ends the stage.
+
+    Args:
+        why: why a rollback did not help.
+    """
+    what = f"guard {finding.rule} stopped the training at update {finding.step}: {finding.what}"
+    if why:
+        what = f"{what}; {why}"
     kept = sorted(checkpoints(here))
-    saved = (
-        f"the last checkpoint is of update {kept[-1]}, and the same command goes on from it"
-        if kept
-        else "no checkpoint was saved (save_every)"
-    )
-    what = f"guard {finding.rule} stopped the training at update {finding.step}: {finding.what}" + (
-        f"; {why}" if why else ""
-    )
-    return GuardError(
-        what,
-        f"grpo.guards.{finding.rule}",
-        f"{finding.remedy}, then --rebuild {here.stage}; or action: warn. {saved[0].upper()}{saved[1:]}.",
-    )
+    if kept:
+        saved = f"The last checkpoint is of update {kept[-1]}, and the same command goes on from it."
+    else:
+        saved = "No checkpoint was saved (save_every)."
+    fix = f"{finding.remedy}, then --rebuild {here.stage}; or action: warn. {saved}"
+    return GuardError(what, f"grpo.guards.{finding.rule}", fix)
 
 
 # --- rolling back -----------------------------------------------------------------------------------------------------
 
 
 def checkpoints(here: Here) -> dict[int, Path]:
-    """The trainer's checkpoints by update."""
-    return {
-        int(path.name.rpartition("-")[2]): path
-        for path in (here.workdir / "trainer").glob("checkpoint-*")
-        if path.name.rpartition("-")[2].isdigit()
-    }
+    """The trainer's checkpoints: update -> folder."""
+    folders = {}
+    for path in (here.workdir / "trainer").glob("checkpoint-*"):
+        step = path.name.rpartition("-")[2]
+        if step.isdigit():
+            folders[int(step)] = path
+    return folders
 
 
 def past_rollbacks(here: Here) -> list[dict[str, Any]]:
@@ -265,33 +338,41 @@ def past_rollbacks(here: Here) -> list[dict[str, Any]]:
 
 
 def roll_back(finding: Finding, guards: Guards, here: Here) -> int:
-    """Remove the checkpoints made since the trouble began, so that training goes on from the one before; its update.
+    """Remove the checkpoints made since the trouble began, so that training goes on from the one before.
+
+    Returns:
+        the update of that checkpoint.
 
     Raises:
-        GuardError: this has been done too often, or no checkpoint is old enough.
+        GuardError: there were too many rollbacks, or no checkpoint is old enough.
     """
     before = past_rollbacks(here)
     if len(before) >= guards.max_rollbacks:
         raise stopped(finding, here, f"{len(before)} rollbacks did not help")
+
     kept = checkpoints(here)
     good = [step for step in kept if step <= finding.since]
+    if not good and finding.since:
+        raise stopped(finding, here, f"no checkpoint is left from update {finding.since} or before")
     if not good:
-        none = "it began with the first rollouts, and nothing is before them to go back to"
-        raise stopped(
-            finding, here, f"no checkpoint is left from update {finding.since} or before" if finding.since else none
-        )
+        why = "it began with the first rollouts, and nothing is before them to go back to"
+        raise stopped(finding, here, why)
+
+    # the record outlives a kill: a later attempt knows how often, and at which rate
+    target = max(good)
     if here.main:
-        for step in kept:
-            if step > max(good):
-                shutil.rmtree(kept[step])
-        record = [*before, asdict(finding) | {"to": max(good)}]
+        for step, folder in kept.items():
+            if step > target:
+                shutil.rmtree(folder)
+        record = [*before, asdict(finding) | {"to": target}]
         (here.workdir / "rollbacks.json").write_text(json.dumps(record, indent=1))
-        lr = guards.rollback_lr ** len(record)
+        rate = guards.rollback_lr ** len(record)
         warnings.warn(
-            f"guard {finding.rule} at update {finding.step}: {finding.what}; back to update {max(good)} with {lr:g} of the learning rate",
+            f"guard {finding.rule} at update {finding.step}: {finding.what}; "
+            f"back to update {target} with {rate:g} of the learning rate",
             stacklevel=1,
         )
-    return max(good)
+    return target
 
 
 class LearningRate(TrainerCallback):
@@ -303,12 +384,14 @@ class LearningRate(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        scheduler = kwargs["lr_scheduler"]
-        scheduler = getattr(scheduler, "scheduler", scheduler)  # accelerate's is around it
-        for group in kwargs["optimizer"].param_groups:
+        groups = kwargs["optimizer"].param_groups
+        for group in groups:
             group["lr"] *= self.lr / group["initial_lr"]
             group["initial_lr"] = self.lr
+
+        scheduler = kwargs["lr_scheduler"]
+        if isinstance(scheduler, AcceleratedScheduler):
+            scheduler = scheduler.scheduler
         scheduler.base_lrs = [self.lr] * len(scheduler.base_lrs)
-        scheduler._last_lr = [
-            group["lr"] for group in kwargs["optimizer"].param_groups
-        ]  # what is logged of the first update
+        # the rate that is logged for the first update
+        scheduler._last_lr = [group["lr"] for group in groups]

@@ -26,10 +26,12 @@ def score(
     """
     rank = trainer.accelerator.process_index
     world_size = trainer.accelerator.num_processes
+    # the ranks take the prompts in turn
     own = list(range(rank, len(rows), world_size))
     own_prompts = [prompt_ids[i] for i in own]
     if trainer.use_vllm:
-        # TRL cuts the ranks' shares of the responses apart by length: they must be equal, so the short ones are filled up
+        # TRL cuts the ranks' shares of the responses apart by length: they must be equal, so the short ones are
+        # filled up
         share = -(-len(rows) // world_size)
         own_prompts += [prompt_ids[0]] * (share - len(own))
 
@@ -40,18 +42,23 @@ def score(
     texts: list[Any] = [tokenizer.decode(ids, skip_special_tokens=True) for ids in completion_ids]
     own_verdicts = correct(texts, [rows[i] for i in own])
 
-    responses = gather_object([(verdict, len(ids)) for verdict, ids in zip(own_verdicts, completion_ids, strict=True)])
+    # from here on, of all ranks
+    own_lengths = [len(ids) for ids in completion_ids]
+    responses = gather_object(list(zip(own_verdicts, own_lengths, strict=True)))
     verdicts = [float(verdict) for verdict, _ in responses if verdict is not None]
+    lengths = [length for _, length in responses]
     return {
         "heldout/accuracy": sum(verdicts) / max(1, len(verdicts)),
-        "heldout/tokens": sum(length for _, length in responses) / max(1, len(responses)),
+        "heldout/tokens": sum(lengths) / max(1, len(lengths)),
     }
 
 
 def _draw(trainer: GRPOTrainer, prompt_ids: list[list[int]], seed: int) -> list[list[int]]:
-    """One response to each prompt. The draws of training do not depend on how often this is called: generators are put back."""
+    """One response to each prompt."""
     device = trainer.accelerator.device
-    generators = [] if device.type == "cpu" else [device]  # besides the CPU's, which is always put back
+    # The draws of training must not depend on how often this is called. The CPU's generator is always put back, a GPU's
+    # only if it is named.
+    generators = [] if device.type == "cpu" else [device]
     with torch.random.fork_rng(generators, device_type=device.type):
         torch.manual_seed(seed)
         completion_ids, _ = trainer._generate_single_turn(prompt_ids, None, {}, 1)

@@ -1,6 +1,7 @@
 """Log-probs of responses without work on padding: packed rows, or on a CPU rows of like length.
 
-Shapes: B sequences on this rank, P prompt tokens (padded left), C completion tokens (padded right), T tokens of a pack or of a
+Shapes: B sequences on this rank, P prompt tokens (padded left), C completion tokens (padded right), T tokens of a
+    pack or of a
 chunk's longest row, b rows of a chunk.
 """
 
@@ -16,7 +17,7 @@ from trl import GRPOTrainer
 from r1pipe.models.loading import compile_layers, without_adapter
 from r1pipe.models.packed_attention import use_packed_attention
 from r1pipe.models.plain_head import add_plain_head
-from r1pipe.training.grpo.completion_packs import pack_completions
+from r1pipe.training.grpo.completion_packs import NOT_SCORED, pack_completions
 from r1pipe.training.grpo.pack_budget import PackBudget
 
 # Sequences of a forward pass where rows are not packed: few enough to be of like length, enough for the cores.
@@ -85,14 +86,17 @@ class LogProbs:
         """
         logps_BC = torch.zeros(len(input_ids), width, device=input_ids.device)
         entropy_BC = torch.zeros_like(logps_BC) if entropies else None
-        aux = []
+        aux: list[torch.Tensor] = []
+        # mixtures of experts return their loss for balance only with their router's logits
         more = {"output_router_logits": True} if aux_losses else {}
         for part in self._passes(input_ids, attention_mask, width):
             with self.trainer.accelerator.autocast():
                 out = model(**part.inputs, **more, fused_lm_head=True)
-            logps_BC = logps_BC.index_put(part.places, out.log_probs[part.scored].to(logps_BC.dtype))
+            logps = out.log_probs[part.scored].to(logps_BC.dtype)
+            logps_BC = logps_BC.index_put(part.places, logps)
             if entropy_BC is not None:
                 entropy = out.entropy[part.scored].to(entropy_BC.dtype)
+                # without the bonus the entropy is only logged, and its gradient would cost memory
                 if not self.trainer._entropy_bonus_enabled:
                     entropy = entropy.detach()
                 entropy_BC = entropy_BC.index_put(part.places, entropy)
@@ -103,8 +107,9 @@ class LogProbs:
     def _passes(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, width: int) -> Iterator[ForwardPass]:
         if not self.packed:
             return self._sorted_passes(input_ids, attention_mask, width)
-        # With gradients the rows are one pack already (updates.py): a second cut would keep all parts' activations at once.
-        packs = [list(range(len(input_ids)))] if torch.is_grad_enabled() else self.budget.packs(attention_mask)
+        # With gradients the rows are one pack already: updates.py has cut the minibatch.
+        one_pack = [list(range(len(input_ids)))]
+        packs = one_pack if torch.is_grad_enabled() else self.budget.packs(attention_mask)
         return _packed_passes(input_ids, attention_mask, width, packs)
 
     def _sorted_passes(
@@ -112,8 +117,8 @@ class LogProbs:
     ) -> Iterator[ForwardPass]:
         """Rows moved to the left edge, those of like length together.
 
-        A row's real tokens are next to each other (prompt padded left, completion right), and relative positions are all
-        that rotary attention sees, so the numbers are those of the padded pass.
+        A row's real tokens are next to each other (prompt padded left, completion right), and relative positions are
+        all that rotary attention sees, so the numbers are those of the padded pass.
         """
         tokenizer: Any = self.trainer._tokenizer
         prompt_width = input_ids.shape[1] - width
@@ -121,19 +126,23 @@ class LogProbs:
         first_B = attention_mask.argmax(1)  # the column of a row's first real token
         for row_b in length_B.argsort().split(CHUNK):
             longest = int(length_B[row_b].max())
-            column_bT = first_B[row_b, None] + torch.arange(longest, device=input_ids.device)
-            real_bT = torch.arange(longest, device=input_ids.device) < length_B[row_b, None]
+            step_T = torch.arange(longest, device=input_ids.device)
+            column_bT = first_B[row_b, None] + step_T
+            real_bT = step_T < length_B[row_b, None]
             scored_bT = real_bT & (column_bT >= prompt_width)
 
-            shifted_bT = input_ids[row_b].gather(1, column_bT.clamp(max=input_ids.shape[1] - 1))
+            last_column = input_ids.shape[1] - 1
+            shifted_bT = input_ids[row_b].gather(1, column_bT.clamp(max=last_column))
             ids_bT = shifted_bT.masked_fill(~real_bT, tokenizer.pad_token_id)
             inputs = {
                 "input_ids": ids_bT,
                 "attention_mask": real_bT.long(),
-                "labels": ids_bT.masked_fill(~scored_bT, -100),
+                "labels": ids_bT.masked_fill(~scored_bT, NOT_SCORED),
             }
-            places = (row_b[:, None].expand_as(column_bT)[scored_bT], (column_bT - prompt_width)[scored_bT])
-            # The head scores each token from the one before it: a column fewer, and a row's first token is its prompt's.
+            row_bT = row_b[:, None].expand_as(column_bT)
+            places = (row_bT[scored_bT], (column_bT - prompt_width)[scored_bT])
+            # The head scores each token from the one before it: a column fewer, and a row's first token is its
+            # prompt's.
             yield ForwardPass(inputs, scored_bT[:, 1:], places)
 
 
@@ -143,7 +152,8 @@ def _packed_passes(
     for members in packs:
         row_N = torch.tensor(members, device=input_ids.device)
         pack = pack_completions(input_ids[row_N], attention_mask[row_N], width)
-        yield ForwardPass(pack.inputs, pack.inputs["shift_labels"] != -100, (row_N[pack.rows], pack.columns))
+        scored_1T = pack.inputs["shift_labels"] != NOT_SCORED
+        yield ForwardPass(pack.inputs, scored_1T, (row_N[pack.rows], pack.columns))
 
 
 def set_up_models(trainer: GRPOTrainer, *, packed: bool, compiled: bool, sharded: bool) -> tuple[bool, bool]:
@@ -155,13 +165,16 @@ def set_up_models(trainer: GRPOTrainer, *, packed: bool, compiled: bool, sharded
         sharded: this rank holds only a part of the weights.
 
     Returns:
-        Whether rows are packed and whether layers are compiled: the model's attention may not allow the first, and padded rows are
+        Whether rows are packed and whether layers are compiled: the model's attention may not allow the first, and
+            padded rows are
         not worth the second.
     """
     policy: Any = trainer.accelerator.unwrap_model(trainer.model)
     reference: Any = trainer.ref_model and trainer.accelerator.unwrap_model(trainer.ref_model)
     base = without_adapter(policy)
-    if not trainer.args.cast_lm_head_to_fp32 and not sharded:
+    args: Any = trainer.args
+    # TRL has set its fused head on both models; on a CPU ours goes over it, with the same numbers
+    if not args.cast_lm_head_to_fp32 and not sharded:
         add_plain_head(base, trainer.temperature, ("log_probs", "entropy"))
         if reference is not None:
             add_plain_head(reference, trainer.temperature, ("log_probs",))
@@ -181,7 +194,7 @@ def set_up_models(trainer: GRPOTrainer, *, packed: bool, compiled: bool, sharded
 
 
 def runs_without_adapter(model: Any) -> bool:
-    """Whether a LoRA policy's adapter is switched off right now: TRL computes the reference's log-probs so, with the policy's model."""
+    """Whether a LoRA policy's adapter is switched off right now, so that the model is the reference."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     return any(isinstance(module, BaseTunerLayer) and module.disable_adapters for module in model.modules())

@@ -23,7 +23,8 @@ class PackBudget:
     Args:
         trainer: TRL's trainer.
         here: the running stage, whose profile says how the optimizer's state is spread over ranks.
-        tokens: as the config says; auto = by the free memory, when a pack is first made; None = rows, as TRL cuts them.
+        tokens: as the config says; auto = by the free memory, when a pack is first made; None = rows, as TRL cuts
+            them.
         compiled: the layers are compiled, which keeps fewer activations.
 
     Attributes:
@@ -46,6 +47,7 @@ class PackBudget:
 
     def packs(self, attention_mask: torch.Tensor) -> list[list[int]]:
         """The rows of each pack; as many packs on every rank."""
+        # Ranks that need fewer packs make as many as the one that needs most: their forward passes are collective.
         lengths = attention_mask.sum(1).tolist()
         count = dealt_pack_count(lengths, self.size())
         if self.trainer.accelerator.num_processes > 1:
@@ -53,12 +55,17 @@ class PackBudget:
         return deal(lengths, count)
 
     def size(self) -> int:
-        """Tokens of a pack. `auto` is settled here, once all models are loaded and while the optimizer's state is still to come."""
+        """Tokens of a pack.
+
+        `auto` is settled at the first call, once all models are loaded and before the optimizer's state is allocated.
+        """
         if self.tokens == "auto":
             accelerator = self.trainer.accelerator
             policy: Any = accelerator.unwrap_model(self.trainer.model)
             free = free_memory(accelerator.device) - self.still_to_come() - SPARE_BYTES
-            tokens = auto_tokens(policy, free, self.trainer.args.gradient_checkpointing, self.compiled)
+            checkpointing = bool(self.trainer.args.gradient_checkpointing)
+            tokens = auto_tokens(policy, free, checkpointing, self.compiled)
+            # the fullest GPU decides for all
             self.tokens = int(gathered(torch.tensor([tokens], device=accelerator.device)).min())
         assert isinstance(self.tokens, int)
         return self.tokens
@@ -66,9 +73,11 @@ class PackBudget:
     def still_to_come(self) -> float:
         """Bytes that the first update will allocate: gradients, and the optimizer's moments.
 
-        A run that goes on from a checkpoint has its moments already, and ZeRO-3 makes the gradients when it makes the engine.
+        A run that goes on from a checkpoint has its moments already, and ZeRO-3 makes the gradients when it makes the
+        engine.
         """
-        trained: list[Any] = [p for p in self.trainer.model.parameters() if p.requires_grad]
+        policy: Any = self.trainer.model
+        trained = [p for p in policy.parameters() if p.requires_grad]
         without_gradient = [] if is_deepspeed_zero3_enabled() else [p for p in trained if p.grad is None]
         without_moments = [] if getattr(self.trainer.optimizer, "state", None) else trained
         shares = state_shares(self.here)

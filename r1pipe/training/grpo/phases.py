@@ -21,6 +21,7 @@ def enter_phase(trainer: GRPOTrainer, phase: Phase, *, sharded: bool) -> None:
         trainer.temperature = phase.temperature
         _set_heads(trainer, phase.temperature, sharded)
 
+    # TRL has copied both numbers into whatever draws
     trainer.max_completion_length = phase.max_tokens
     if trainer.use_vllm:
         trainer.vllm_generation.temperature = phase.temperature
@@ -32,9 +33,10 @@ def enter_phase(trainer: GRPOTrainer, phase: Phase, *, sharded: bool) -> None:
 
 def _set_heads(trainer: GRPOTrainer, temperature: float, sharded: bool) -> None:
     """Log-probs are those of the temperature that draws: the models' heads divide by it."""
+    args: Any = trainer.args
     head: dict[str, Any] = {
         "temperature": temperature,
-        "cast_lm_head_to_fp32": trainer.args.cast_lm_head_to_fp32,
+        "cast_lm_head_to_fp32": args.cast_lm_head_to_fp32,
         "sharded": sharded,
     }
     policy = without_adapter(trainer.accelerator.unwrap_model(trainer.model))

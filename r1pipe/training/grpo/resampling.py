@@ -43,14 +43,17 @@ class Resampler:
         spare_prompts = self._of_this_rank()
         replaced = 0
         for _ in range(self.params.resample):
-            silent = self.rewards.silent_groups(judged.rewards_BR).nonzero().squeeze(-1).tolist()
+            silent_G = self.rewards.silent_groups(judged.rewards_BR)
+            silent = silent_G.nonzero().squeeze(-1).tolist()
             count = self._most_on_a_rank(len(silent))
             if count == 0:
                 break
 
+            # also on a rank that lacks fewer groups, or none: drawing is collective
             other = draw(self._examples(islice(spare_prompts, count)))
             other_judged = other.judged = self.rewards.judge(other)
-            speaking = (~self.rewards.silent_groups(other_judged.rewards_BR)).nonzero().squeeze(-1).tolist()
+            speaking_G = ~self.rewards.silent_groups(other_judged.rewards_BR)
+            speaking = speaking_G.nonzero().squeeze(-1).tolist()
             # a group without a partner stays silent, and the next round looks at it again
             for group, other_group in zip(silent, speaking, strict=False):
                 rollout.replace_group(group, other, other_group, size=size)
@@ -68,11 +71,13 @@ class Resampler:
         texts, rows = zip(*prompts, strict=True)
         first = len(self.rewards.rows)
         self.rewards.rows.extend(rows)
-        return [
-            {"prompt": text, "row": first + i}
-            for i, text in enumerate(texts)
-            for _ in range(self.params.num_generations)
-        ]
+
+        examples: list[dict[str, Any]] = []
+        for i, text in enumerate(texts):
+            group = [{"prompt": text, "row": first + i} for _ in range(self.params.num_generations)]
+            examples += group
+        return examples
 
     def _most_on_a_rank(self, count: int) -> int:
-        return int(gathered(torch.tensor([count], device=self.trainer.accelerator.device)).max())
+        counts = gathered(torch.tensor([count], device=self.trainer.accelerator.device))
+        return int(counts.max())

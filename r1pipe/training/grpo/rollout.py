@@ -1,7 +1,8 @@
 """One rollout: the responses drawn with one policy, and everything known about them until their updates begin.
 
-A Rollout is made by R1GRPOTrainer._generate_and_score_completions, which puts it into `trainer.rollout` while TRL's method of
-that name runs. Each of its fields is written once, by the override named beside it, and read as often as needed.
+A Rollout is made by R1GRPOTrainer._generate_and_score_completions, which puts it into `trainer.rollout` while TRL's
+method of that name runs. Each of its fields is written once, by the override named beside it, and read as often as
+needed.
 
 Shapes: B responses on this rank, A responses on all ranks, R rewards, C completion tokens.
 """
@@ -20,7 +21,7 @@ from r1pipe.training.grpo.early_rewards import EarlyRewards
 
 
 class OldLogProbs(Enum):
-    """Where the log-probs of the policy that drew the rollout come from; the loss compares the current policy with them."""
+    """Where the log-probs of the policy that drew come from; the loss compares the updated policy with them."""
 
     NOT_NEEDED = "the rollout is one update: the update's own forward pass has them"
     AS_DRAWN = "the sampling loop keeps them (`drawn_logps`); computed all the same where it could not"
@@ -32,7 +33,8 @@ class Judged(NamedTuple):
 
     Attributes:
         scores: per component, before weighting, with what applied and what could not be judged.
-        rewards_BR: the same as TRL wants it: NaN where a reward does not apply, a row of NaN where a response cannot be scored.
+        rewards_BR: the same as TRL wants it: NaN where a reward does not apply, a row of NaN where a response cannot
+            be scored.
     """
 
     scores: Scores
@@ -50,7 +52,8 @@ class Rollout:
         phase: the phase whose rewards, temperature and length apply.
         old_log_probs: what to do when TRL asks for the old log-probs.
         early: the rewards computed while responses are still drawn; None where nothing is judged early.
-        drawn_logps: the policy's log-probs of each response's tokens, as they were drawn; empty unless they were kept.
+        drawn_logps: the policy's log-probs of each response's tokens, as they were drawn; empty unless they were
+            kept.
         prompts: the rendered prompt of each response.
         prompt_ids, completion_ids: token ids of each prompt and each response.
         completions: the text of each response, or TRL's list of messages.

@@ -1,4 +1,7 @@
-"""The rewards of a rollout: judged early where possible, None kept apart from zero, and what the log and the guards read of responses.
+"""The rewards of a rollout, and what the log and the guards read of its responses.
+
+TRL would take a reward of None for 0. Here None stays apart: a response that a required reward could not judge is left
+out of its group.
 
 Shapes: B responses on this rank, G groups of n responses, R rewards.
 """
@@ -17,7 +20,7 @@ from r1pipe.generation.token_sampling import OnEnded
 from r1pipe.rewards.language import thinking_words
 from r1pipe.rewards.repetition import repeated_share
 from r1pipe.rewards.scoring import EARLY_REWARDS, Scorer, Scores, component_names, score
-from r1pipe.schema import Phase
+from r1pipe.schema import GRPOParams, Phase
 from r1pipe.text.response import split_response
 from r1pipe.training.grpo.early_rewards import EarlyRewards
 from r1pipe.training.grpo.rollout import Judged, Rollout
@@ -34,7 +37,7 @@ class RolloutRewards:
 
     Args:
         trainer: TRL's trainer, whose metrics, tokenizer and weights of rewards are used.
-        phases: all phases; their rewards together are the R columns.
+        params: the recipe's fields; the rewards of all its phases together are the R columns.
         rows: what an example's `row` is the index of. Resampling appends to this list.
         models: scorers for rewards that need a reward model (helpful, harmless).
 
@@ -47,7 +50,7 @@ class RolloutRewards:
         self,
         trainer: GRPOTrainer,
         *,
-        phases: Sequence[Phase],
+        params: GRPOParams,
         rows: list[dict[str, Any]],
         models: dict[str, Scorer],
         stopwatch: Stopwatch,
@@ -56,19 +59,25 @@ class RolloutRewards:
         self.rows = rows
         self.models = models
         self.stopwatch = stopwatch
-        self.names = all_components(phases)
+        self.group_size = params.num_generations
+        self.names = all_components(params.phases)
         self.early = trainer.accelerator.device.type != "cpu"
 
     def weights(self, phase: Phase) -> torch.Tensor:
         """The phase's weights, (R,); TRL multiplies by them, after normalising each reward where that is asked for."""
-        weight_of = {
-            name: spec.weight for name, spec in zip(component_names(phase.rewards), phase.rewards, strict=True)
-        }
+        names = component_names(phase.rewards)
+        weight_of = {name: spec.weight for name, spec in zip(names, phase.rewards, strict=True)}
+        # the weight of another phase's reward does not matter: its column is NaN in this phase
         return torch.tensor([weight_of.get(name, 1.0) for name in self.names])
 
     @contextmanager
     def judging_early(self, rollout: Rollout | None) -> Iterator[OnEnded | None]:
-        """Around the drawing of a rollout: yields the function to call with responses that have ended; None = no need to."""
+        """Around the drawing of a rollout: judge what ends while the rest is drawn.
+
+        Yields:
+            the function to call with responses that have ended; None where nothing is judged early.
+        """
+        # Held-out prompts are answered outside a rollout, and nobody asks for their rewards.
         if rollout is None or not self.early:
             yield None
             return
@@ -85,6 +94,7 @@ class RolloutRewards:
 
     def judge(self, rollout: Rollout) -> Judged:
         """Score this rank's responses by everything that was not judged early."""
+        # The length reward judges by tokens, of which the text says nothing.
         rows = [
             {**self.rows[example["row"]], "tokens": len(ids)}
             for example, ids in zip(rollout.examples, rollout.completion_ids, strict=True)
@@ -100,13 +110,15 @@ class RolloutRewards:
         return Judged(scores, self._as_tensor(scores))
 
     def _as_tensor(self, scores: Scores) -> torch.Tensor:
-        """(B, R). None is not zero: a row that a required reward could not judge is NaN as a whole, and TRL leaves it out."""
+        """(B, R); NaN where a reward does not apply. TRL leaves out a response whose rewards are all NaN."""
         count = len(scores.totals)
         rewards_BR = torch.full((count, len(self.names)), torch.nan)
         for r, name in enumerate(self.names):
             values = scores.components.get(name, [None] * count)
             for b, value in enumerate(values):
-                if value is not None and scores.totals[b] is not None:
+                # a total of None: a required reward could not judge this response, and its others do not count
+                scorable = scores.totals[b] is not None
+                if value is not None and scorable:
                     rewards_BR[b, r] = value
         return rewards_BR
 
@@ -116,7 +128,8 @@ class RolloutRewards:
         return zero_signal(groups_GnR, self.trainer.reward_weights, self.trainer.multi_objective_aggregation)
 
     def by_group(self, rewards_BR: torch.Tensor) -> torch.Tensor:
-        return rewards_BR.view(-1, self.trainer.num_generations, len(self.names))
+        """The rewards by group, (G, n, R)."""
+        return rewards_BR.view(-1, self.group_size, len(self.names))
 
     def log_responses(self, scores: Scores, texts: list[str]) -> None:
         """Log what TRL does not log and the guards read; TRL averages it over the ranks."""
@@ -126,7 +139,10 @@ class RolloutRewards:
             if any(applied):
                 log(f"rewards/{name}/none", scores.unjudged[name] / sum(applied))
 
-        verdicts = [value for name in VERDICTS for value in scores.components.get(name, []) if value is not None]
+        verdicts: list[float] = []
+        for name in VERDICTS:
+            verdicts += [value for value in scores.components.get(name, []) if value is not None]
+        # absent where nothing was judged: 0 would tell the guards that every answer is wrong
         if verdicts:
             log("right", sum(verdicts) / len(verdicts))
 
@@ -144,7 +160,11 @@ def all_components(phases: Sequence[Phase]) -> list[str]:
 
 
 def zero_signal(rewards_GnR: torch.Tensor, weight_R: torch.Tensor, aggregation: str) -> torch.Tensor:
-    """Which groups teach nothing, (G,): all their responses have the same sum, or the same of each reward where each is normalised."""
+    """Which groups teach nothing, (G,).
+
+    All responses of such a group have the same sum of rewards or, where each reward is normalised on its own, the same
+    value of each reward.
+    """
     if aggregation == "sum_then_normalize":
         values_Gnk = (rewards_GnR * weight_R.to(rewards_GnR.device)).nansum(2, keepdim=True)
         missing_Gnk = rewards_GnR.isnan().all(2, keepdim=True)
@@ -152,7 +172,7 @@ def zero_signal(rewards_GnR: torch.Tensor, weight_R: torch.Tensor, aggregation: 
         values_Gnk = rewards_GnR
         missing_Gnk = rewards_GnR.isnan()
 
+    # where nothing was judged the difference is -inf - inf: silent
     highest_Gk = values_Gnk.masked_fill(missing_Gnk, -torch.inf).amax(1)
     lowest_Gk = values_Gnk.masked_fill(missing_Gnk, torch.inf).amin(1)
-    # where nothing was judged this is -inf - inf, which is below the limit, too
     return (highest_Gk - lowest_Gk <= 1e-6).all(1)

@@ -1,7 +1,7 @@
 """Drawing a rollout with PyTorch in the training process: one prefill per group, ended sequences leave the batch.
 
-The loop is r1pipe/generation/decoding.py. On a GPU a twin of the policy draws, in the precision of autocast, and each step of its
-decoding is a CUDA graph (r1pipe/generation/cuda_graphs.py).
+The loop is r1pipe/generation/decoding.py. On a GPU a twin of the policy draws, in the precision of autocast, and each
+step of its decoding is a CUDA graph (r1pipe/generation/cuda_graphs.py).
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class Sampler:
         stopwatch: Stopwatch,
     ) -> None:
         self.trainer = trainer
+        self.args: Any = trainer.args
         self.params = params
         self.budget = budget
         self.sharded = sharded
@@ -61,7 +62,7 @@ class Sampler:
         trainer = self.trainer
         if trainer.use_vllm or trainer.use_transformers_continuous_batching or images or multimodal_fields:
             return False
-        gathers_weights = not is_deepspeed_zero3_enabled() or trainer.args.ds3_gather_for_generation
+        gathers_weights = not is_deepspeed_zero3_enabled() or self.args.ds3_gather_for_generation
         return gathers_weights and not trainer.is_fsdp_enabled
 
     def draw(
@@ -71,22 +72,26 @@ class Sampler:
 
         Args:
             prompt_ids: the prompt of each response.
-            group_size: as many responses in a row answer the same prompt, which is then read once. Where they do not, each is read.
+            group_size: as many responses in a row answer the same prompt, which is then read once. Where they do not,
+                each is read.
             keep_logps: return the log-probs of the tokens.
             on_ended: called with responses that have ended while others are drawn.
         """
         trainer = self.trainer
+        max_tokens: Any = trainer.max_completion_length
         grouped = len(prompt_ids) % group_size == 0 and all(
             ids == prompt_ids[i - i % group_size] for i, ids in enumerate(prompt_ids)
         )
         n = group_size if grouped else 1
 
+        # Under ZeRO-3 the weights are gathered once for the whole draw; ranks then run as many steps as they need.
         decoded = Decoded([], [])
         wrapped: Any = trainer.model_wrapped
         gathered_weights: Any = unwrap_model_for_generation(
-            wrapped, trainer.accelerator, gather_deepspeed3_params=trainer.args.ds3_gather_for_generation
+            wrapped, trainer.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation
         )
         with gathered_weights as model, uncoordinated(wrapped):
+            # dropout would make a draw that the policy's log-probs do not describe
             training = model.training
             model.eval()
             # A rank may have no held-out prompt of its own, but the gathering of shards around this is collective.
@@ -96,7 +101,7 @@ class Sampler:
                     model,
                     prompt_ids[::n],
                     n=n,
-                    max_new_tokens=trainer.max_completion_length,
+                    max_new_tokens=max_tokens,
                     temperature=trainer.temperature,
                     top_p=trainer.top_p,
                     eos_ids=end_ids(model, tokenizer),
@@ -111,11 +116,12 @@ class Sampler:
     def graphed_policy(self, model: Any, rows: int, width: int) -> GraphedModel | None:
         """The policy's twin with the weights of now and room for `rows` prompts of up to `width` tokens.
 
-        None where a step cannot be a CUDA graph, where weights are sharded (the twin would hold all of them), or where there is no room.
+        None where a step cannot be a CUDA graph, where weights are sharded (the twin would hold all of them), or
+        where there is no room.
         """
         if self.sharded or graph_obstacle(model):
             return None
-        dtype = torch.bfloat16 if self.trainer.args.bf16 else model.dtype
+        dtype = torch.bfloat16 if self.args.bf16 else model.dtype
         # Room for the longest phase from the first: by the second the packs take what memory is free now.
         columns = width + max(phase.max_tokens for phase in self.params.phases)
 

@@ -1,6 +1,7 @@
 """The batch that TRL makes of a rollout, without the groups that cannot or shall not train the policy.
 
-Shapes: B responses on this rank, A on all ranks, C completion tokens, G groups of n responses on all ranks, R rewards.
+Shapes: B responses on this rank, A on all ranks, C completion tokens, G groups of n responses on all ranks, R
+    rewards.
 """
 
 from __future__ import annotations
@@ -17,29 +18,38 @@ from r1pipe.training.grpo.rollout_rewards import RolloutRewards
 
 
 def groups_to_drop(trainer: GRPOTrainer, params: GRPOParams, rollout: Rollout, rewards: RolloutRewards) -> torch.Tensor:
-    """Which groups of all ranks do not count, (G,): those without one scorable response and, if asked for, those without signal."""
+    """Which groups of all ranks shall not train the policy, (G,), and the numbers of such groups for the log.
+
+    A group without one scorable response never does; with `skip_no_signal`, a group without signal does not, either.
+    """
     assert rollout.rewards_AR is not None
-    unscorable_G = rewards.by_group(rollout.rewards_AR).isnan().all(2).all(1)
+    unscorable_Gn = rewards.by_group(rollout.rewards_AR).isnan().all(2)
+    unscorable_G = unscorable_Gn.all(1)
     silent_G = rewards.silent_groups(rollout.rewards_AR)
 
     metrics = trainer._metrics["train"]
     metrics["zero_signal"].append(silent_G.float().mean().item())
     metrics["rewards/dropped_prompts"].append(float(unscorable_G.sum()))
     metrics["phase"].append(params.phases.index(rollout.phase))
-    return unscorable_G | silent_G if params.skip_no_signal else unscorable_G
+    if params.skip_no_signal:
+        return unscorable_G | silent_G
+    return unscorable_G
 
 
-def drop_groups(trainer: GRPOTrainer, batch: dict[str, Any], dropped_G: torch.Tensor) -> None:
-    """Mask the responses of these groups: their advantages are 0 already, but their KL and their entropy would count."""
+def drop_groups(trainer: GRPOTrainer, batch: dict[str, Any], dropped_G: torch.Tensor, *, group_size: int) -> None:
+    """Mask the responses of these groups. Their advantages are 0 already, but their KL and entropy would count."""
     if not dropped_G.any():
         return
-    dropped_A = dropped_G.repeat_interleave(trainer.num_generations)
+    dropped_A = dropped_G.repeat_interleave(group_size)
     tokens_A = gathered(batch["completion_mask"].sum(1))
     batch["num_items_in_batch"] = batch["num_items_in_batch"] - tokens_A[dropped_A].sum()
 
+    # this rank's part of all responses
     count = len(batch["completion_mask"])
-    rank = trainer.accelerator.process_index
-    dropped_B1 = dropped_A[rank * count : (rank + 1) * count, None]
+    first = trainer.accelerator.process_index * count
+    dropped_B = dropped_A[first : first + count]
+    dropped_B1 = dropped_B[:, None]
+
     batch["completion_mask"] = batch["completion_mask"].masked_fill(dropped_B1, 0)
     if "old_per_token_logps" in batch:
         # the model's log-probs of masked tokens are 0, and a ratio of them must stay finite

@@ -1,7 +1,8 @@
 """The loss of one training step, pack by pack.
 
-TRL makes one forward pass of a fixed number of rows a training step. Here a training step is a rank's share of a minibatch,
-whose rows are dealt to packs; the gradients of all packs but the last are computed at once, the last one's by the trainer.
+TRL makes one forward pass of a fixed number of rows a training step. Here a training step is a rank's share of a
+minibatch, whose rows are dealt to packs; the gradients of all packs but the last are computed at once, the last one's
+by the trainer.
 
 Shapes: B sequences on this rank, P prompt tokens (padded left), C completion tokens (padded right), N packs.
 """
@@ -34,7 +35,8 @@ class Updates:
         budget: which rows share a pack; without a number of tokens, a step's rows are one pass as TRL has it.
 
     Attributes:
-        known: log-probs of the rows whose loss TRL computes right now, where they were needed before it; see `_knowing`.
+        known: log-probs of the rows whose loss TRL computes right now, where they were needed before it; see
+            `_knowing`.
     """
 
     def __init__(self, trainer: GRPOTrainer, *, budget: PackBudget) -> None:
@@ -46,13 +48,16 @@ class Updates:
         """TRL's loss of the rows of one training step.
 
         Returns:
-            The loss of the last pack for the trainer to differentiate, with the values of the others added for the log.
+            The loss of the last pack for the trainer to differentiate, with the values of the others added for the
+            log.
         """
-        if self.budget.tokens is None or not self.trainer.model.training:
+        policy: Any = self.trainer.model
+        if self.budget.tokens is None or not policy.training:
             loss, gap = self._loss_of_rows(model, inputs, trl_loss)
             log_gaps(self.trainer, [gap])
             return loss
 
+        # deal the rows to packs
         mask_BC = inputs["completion_mask"]
         packs = self.budget.packs(torch.cat([inputs["prompt_mask"], mask_BC], 1))
         rows_N = [len(pack) for pack in packs]
@@ -65,13 +70,15 @@ class Updates:
         entropy_coef = self.trainer.entropy_coef
         gaps = []
         for n, (pack, weight) in enumerate(zip(packs, weights_N, strict=True)):
-            # TRL adds means over the pack to its loss. They weigh as the pack's rows or tokens do, whatever the loss is normalised by.
+            # TRL adds two means over the pack to its loss. They shall weigh as the pack's rows and tokens do, whatever
+            # the loss is normalised by, so the coefficients undo `weight`.
             self.trainer.router_aux_loss_coef = aux_coef * rows_N[n] / sum(rows_N) / (weight or 1.0)
             self.trainer.entropy_coef = entropy_coef * tokens_N[n] / max(1, sum(tokens_N)) / (weight or 1.0)
 
+            rows = _rows_of(inputs, pack, mask_BC.device)
             last = n + 1 == len(packs)
             with nullcontext() if last else self._accumulating(model):
-                loss, gap = self._loss_of_rows(model, _rows_of(inputs, pack, mask_BC.device), trl_loss)
+                loss, gap = self._loss_of_rows(model, rows, trl_loss)
                 loss = weight * loss
                 if not last:
                     self._backward(loss)
@@ -80,12 +87,15 @@ class Updates:
         self.trainer.router_aux_loss_coef = aux_coef
         self.trainer.entropy_coef = entropy_coef
 
+        # TRL has logged once for each pack; the log shall have one number for the minibatch
         self._join_metrics(logged_before, torch.tensor(tokens_N, device=mask_BC.device))
         log_gaps(self.trainer, gaps)
         return loss + others
 
     def _loss_of_rows(self, model: Any, inputs: dict[str, Any], trl_loss: TRLLoss) -> tuple[torch.Tensor, Gap | None]:
-        """TRL's loss of these rows. Where the rollout has no old log-probs, vLLM's correction comes from the update's own.
+        """TRL's loss of these rows.
+
+        Where the rollout has no old log-probs, vLLM's correction is computed here from the update's own.
 
         Returns:
             The loss, and how far vLLM's log-probs were from the trainer's where that was computed here.
@@ -95,6 +105,7 @@ class Updates:
         if not corrected or "importance_sampling_ratio" in inputs:
             return trl_loss(model, inputs), None
 
+        # The pass that TRL's loss would make, made before it: the ratio that the loss takes needs its log-probs.
         mask_BC = inputs["completion_mask"]
         log_probs = trainer._get_per_token_logps_and_entropies(
             model,
@@ -105,15 +116,14 @@ class Updates:
             compute_aux_loss=trainer.aux_loss_enabled,
         )
         known = TokenLogProbs(*log_probs)
-        ratio, gap = correct_for_vllm(
-            known.logps_BC.detach(), inputs["sampling_per_token_logps"], mask_BC, trainer.args
-        )
+        args: Any = trainer.args
+        ratio, gap = correct_for_vllm(known.logps_BC.detach(), inputs["sampling_per_token_logps"], mask_BC, args)
         with self._knowing(known):
             return trl_loss(model, {**inputs, "importance_sampling_ratio": ratio}), gap
 
     @contextmanager
     def _knowing(self, log_probs: TokenLogProbs) -> Iterator[None]:
-        """TRL's loss asks the trainer for the log-probs of its rows; within this it gets these, with their gradients."""
+        """Within this, TRL's loss gets these log-probs, with their gradients, when it asks the trainer for them."""
         self.known = log_probs
         try:
             yield
@@ -121,9 +131,12 @@ class Updates:
             self.known = None
 
     def _backward(self, loss: torch.Tensor) -> None:
-        deepspeed = self.trainer.accelerator.distributed_type == DistributedType.DEEPSPEED
-        # DeepSpeed would divide by the steps of an accumulation, of which this is none
-        self.trainer.accelerator.backward(loss, **({"scale_wrt_gas": False} if deepspeed else {}))
+        """As transformers' training step has it: DeepSpeed must not divide by the steps of an accumulation."""
+        accelerator = self.trainer.accelerator
+        if accelerator.distributed_type == DistributedType.DEEPSPEED:
+            accelerator.backward(loss, scale_wrt_gas=False)
+        else:
+            accelerator.backward(loss)
 
     @contextmanager
     def _accumulating(self, model: Any) -> Iterator[None]:
@@ -138,7 +151,9 @@ class Updates:
                 accelerator.sync_gradients = synced
 
     def _join_metrics(self, logged_before: dict[str, int], tokens_N: torch.Tensor) -> None:
-        """One number a minibatch of the numbers that TRL has logged for each pack: means weigh as the packs' tokens on all ranks do.
+        """Make one number a minibatch of what TRL has logged for each pack.
+
+        Means over a pack weigh as its tokens on all ranks do.
 
         Args:
             logged_before: how many numbers each metric had before the minibatch.
@@ -147,6 +162,7 @@ class Updates:
         weights_N = gathered(tokens_N).view(-1, len(tokens_N)).sum(0).tolist()
         for name, values in self.trainer._metrics["train"].items():
             first = logged_before.get(name, 0)
+            # a metric that was not logged once for each pack is not a pack's
             if len(values) - first == len(weights_N):
                 values[first:] = [_joined(name, values[first:], weights_N)]
 
@@ -161,11 +177,13 @@ def _rows_of(inputs: dict[str, Any], rows: list[int], device: torch.device) -> d
 
 def _joined(name: str, values: list[float], weights: list[float]) -> float:
     """A metric of several packs as one number: their least, greatest or weighted mean, by its name. NaN is left out."""
-    weighted = [(value, weight) for value, weight in zip(values, weights, strict=True) if not math.isnan(value)]
-    if not weighted:
+    # NaN is TRL's for a pack without a token of the kind that the metric is about
+    numbers = [(value, weight) for value, weight in zip(values, weights, strict=True) if not math.isnan(value)]
+    if not numbers:
         return math.nan
     if name.endswith("_min"):
-        return min(value for value, _ in weighted)
+        return min(value for value, _ in numbers)
     if name.endswith("_max"):
-        return max(value for value, _ in weighted)
-    return sum(value * weight for value, weight in weighted) / max(1, sum(weight for _, weight in weighted))
+        return max(value for value, _ in numbers)
+    total = sum(value * weight for value, weight in numbers)
+    return total / max(1, sum(weight for _, weight in numbers))

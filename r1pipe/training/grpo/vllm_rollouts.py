@@ -1,7 +1,7 @@
-"""Rollouts from vLLM, through TRL: our fields as TRL's, weights and rewards in time, and the correction for the gap between both.
+"""Rollouts from vLLM, through TRL: arguments, the engine, and the correction for vLLM's log-probs.
 
-vLLM's log-probs of a token differ from the trainer's: other kernels, other precision. TRL weighs the loss by the ratio of the two
-probabilities; this module computes that ratio where TRL cannot, and logs how large the gap is.
+vLLM's log-probs of a token differ from the trainer's: other kernels, other precision. TRL weighs the loss by the
+ratio of the two probabilities; this module computes that ratio where TRL cannot, and logs how large the gap is.
 
 Shapes: B sequences of this rank or of a pack, C completion tokens (padded right).
 """
@@ -53,7 +53,8 @@ def vllm_arguments(params: GRPOParams) -> dict[str, Any]:
         "vllm_tensor_parallel_size": chosen.tensor_parallel,
         "vllm_enable_sleep_mode": chosen.sleep,
         "vllm_max_model_length": chosen.max_model_length,
-        # TRL decodes the ids itself; vLLM would decode each token twice more, for the text and for the log-probs' names
+        # TRL decodes the ids itself; vLLM would decode each token twice more, for the text and for the log-probs'
+        # names
         "generation_kwargs": {"detokenize": False, "flat_logprobs": True},
     }
 
@@ -90,8 +91,8 @@ def adapt(generation: Any, stopwatch: Stopwatch) -> None:
 def sync_weights(generation: Any) -> None:
     """TRL's VLLMGeneration.sync_weights, but a colocated engine gets all weights in one call.
 
-    TRL calls vLLM's load_weights once a parameter, and each call looks through the whole model again. Parameters are still
-    gathered one at a time, as vLLM takes them from the iterator.
+    TRL calls vLLM's load_weights once a parameter, and each call looks through the whole model again. Parameters are
+    still gathered one at a time, as vLLM takes them from the iterator.
 
     Args:
         generation: TRL's VLLMGeneration.
@@ -112,11 +113,13 @@ def sync_weights(generation: Any) -> None:
 def lighten(generation: Any) -> None:
     """Take Python's work out of a colocated engine's rollout; the results are the same.
 
-    Measured on 225,000 tokens: generation took 12.9 s, of which the engine's share was 9.1 s. Two things cost the rest:
+    Measured on 225,000 tokens: generation took 12.9 s, of which the engine's share was 9.1 s. Two things cost the
+        rest:
 
-    - TRL makes a dictionary of each token's log-probs to sort it, even where vLLM returns one per token in a flat list.
-      `extract_logprobs` takes such a list as it is.
-    - The garbage collector walks again and again through what the engine makes of each token (9.1 to 8.4 s without it).
+    - TRL makes a dictionary of each token's log-probs to sort it, even where vLLM returns one per token in a flat
+      list. `extract_logprobs` takes such a list as it is.
+    - The garbage collector walks again and again through what the engine makes of each token (9.1 to 8.4 s without
+      it).
     """
     if generation.mode != "colocate":
         return
@@ -138,7 +141,7 @@ def lighten(generation: Any) -> None:
 
 @contextmanager
 def reporting(generation: Any, on_ended: OnEnded | None) -> Iterator[None]:
-    """Report responses as the engine ends them; only an engine in this process on one GPU lets itself be watched."""
+    """Report responses as the engine ends them. Only an engine in this process, on one GPU, can be watched so."""
     if on_ended is None or generation.mode != "colocate" or generation.tensor_parallel_size > 1:
         yield
         return
@@ -163,7 +166,11 @@ def reporting(generation: Any, on_ended: OnEnded | None) -> Iterator[None]:
 
 
 def extract_logprobs(outputs: list[Any]) -> tuple[Any, Any]:
-    """What TRL's function of this name returns: log-probs and token ids, each [sequence][token][rank]; NaN becomes None."""
+    """TRL's function of this name, faster where vLLM returns flat lists.
+
+    Returns:
+        log-probs and token ids, each [sequence][token][rank]; NaN becomes None.
+    """
     sequences = [sequence.logprobs for output in outputs for sequence in output.outputs]
     if not all(_one_per_token(flat) for flat in sequences):
         return trl_extract_logprobs(outputs)
@@ -203,8 +210,8 @@ def settle_correction(trainer: GRPOTrainer, batch: dict[str, Any], *, in_update:
     """Complete what TRL has computed and logged of the correction when it made the rollout's batch.
 
     Args:
-        in_update: the update computes the correction from its own log-probs (`correct_for_vllm`). TRL was given NaN for the old
-            log-probs, so what it made of them is taken out again.
+        in_update: the update computes the correction from its own log-probs (`correct_for_vllm`). TRL was given NaN
+            for the old log-probs, so what it made of them is taken out again.
     """
     metrics = trainer._metrics["train"]
     if not in_update:
@@ -297,6 +304,7 @@ def gap_of(
     logps_BC: torch.Tensor, vllm_logps_BC: torch.Tensor, mask_BC: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and largest distance of the log-probs of tokens that count; 0 where there is none."""
+    # NaN: vLLM gave no log-prob. As a distance of 0 it would make the gap look smaller.
     distance_BC = (logps_BC - vllm_logps_BC).abs()
     distances = distance_BC[mask_BC.bool() & ~distance_BC.isnan()]
     if not distances.numel():

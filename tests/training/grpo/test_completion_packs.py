@@ -1,4 +1,4 @@
-"""Packed microbatches of so many tokens: the same log-probs, losses and gradients as one padded pass over all rows."""
+"""Packed microbatches have the log-probs, losses and gradients of one padded pass over all rows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def params(**changes: Any) -> GRPOParams:
 
 
 def batch(rows: int = 20, seed: int = 0, device: torch.device | None = None) -> dict[str, torch.Tensor]:
-    """What TRL hands to its loss: prompts padded left, completions right, one row that counts nothing."""
+    """A batch as TRL's loss takes it: prompts padded left, completions right, one row without counted tokens."""
     draw = torch.Generator().manual_seed(seed)
     ids = torch.randint(5, 250, (rows, PROMPT + COMPLETION), generator=draw)
     mask = torch.ones_like(ids)
@@ -34,7 +34,7 @@ def batch(rows: int = 20, seed: int = 0, device: torch.device | None = None) -> 
         mask[row, PROMPT + COMPLETION - row % 11 :] = 0
     mask[3, PROMPT:] = 0
     logps = -3 - 3 * torch.rand(rows, COMPLETION, generator=draw)
-    made = {
+    tensors = {
         "prompt_ids": ids[:, :PROMPT],
         "prompt_mask": mask[:, :PROMPT],
         "completion_ids": ids[:, PROMPT:],
@@ -44,14 +44,14 @@ def batch(rows: int = 20, seed: int = 0, device: torch.device | None = None) -> 
         "ref_per_token_logps": logps + 0.1,
         "num_items_in_batch": mask[:, PROMPT:].sum(),
     }
-    return {name: tensor.to(device) for name, tensor in made.items()}
+    return {name: tensor.to(device) for name, tensor in tensors.items()}
 
 
 def gradient(trainer: Any, loss: torch.Tensor) -> torch.Tensor:
     loss.backward()
-    found = torch.cat([p.grad.flatten() for p in trainer.model.parameters()])
+    gradients = torch.cat([p.grad.flatten() for p in trainer.model.parameters()])
     trainer.model.zero_grad()
-    return found
+    return gradients
 
 
 def close(ours: torch.Tensor, theirs: torch.Tensor, bound: float = 1e-5) -> None:
@@ -60,11 +60,11 @@ def close(ours: torch.Tensor, theirs: torch.Tensor, bound: float = 1e-5) -> None
 
 @pytest.fixture
 def trainer(tiny_checkpoint, here):
-    made = grpo_trainer(params(microbatch_tokens=60), tiny_checkpoint, here)
-    made.current_gradient_accumulation_steps = 1
-    made.model.train()  # as in a training step; otherwise there is nothing to cut up
-    assert made.log_probs.packed and made.model.config._attn_implementation == "r1pipe_varlen"
-    return made
+    trainer = grpo_trainer(params(microbatch_tokens=60), tiny_checkpoint, here)
+    trainer.current_gradient_accumulation_steps = 1
+    trainer.model.train()  # as in a training step; otherwise there is nothing to cut up
+    assert trainer.log_probs.packed and trainer.model.config._attn_implementation == "r1pipe_varlen"
+    return trainer
 
 
 @pytest.mark.parametrize("grad", [False, True])
@@ -87,7 +87,7 @@ def test_packed_log_probs_are_those_of_the_padded_pass(trainer, grad):
         close(gradient(trainer, (ours * counts).sum()), gradient(trainer, (theirs * counts).sum()))
 
 
-def test_what_is_logged_of_packs_is_of_all_their_tokens(trainer):
+def test_metrics_of_packs_are_weighted_by_their_tokens(trainer):
     """Not the mean of the packs' means."""
     data = batch(device=trainer.accelerator.device)
     GRPOTrainer._compute_loss(trainer, trainer.model, data)
@@ -167,7 +167,7 @@ def test_training_in_packs_is_training_in_rows(tiny_checkpoint, tmp_path):
     close(weights[1], weights[0], 1e-4)
 
 
-def test_nothing_of_a_row_that_counts_nothing_is_computed():
+def test_a_row_without_counted_tokens_is_left_out_of_the_pack():
     data = batch(6)
     ids, mask = (torch.cat([data[f"prompt_{name}"], data[f"completion_{name}"]], 1) for name in ("ids", "mask"))
     pack = pack_completions(ids, mask, COMPLETION)
@@ -182,7 +182,7 @@ def test_nothing_of_a_row_that_counts_nothing_is_computed():
     assert nothing.inputs["input_ids"].numel() > 0 and len(nothing.rows) == 0
 
 
-def test_packs_have_the_same_shape_on_every_rank_and_are_of_like_size():
+def test_packs_have_the_same_shape_on_every_rank_and_similar_sizes():
     draw = torch.Generator().manual_seed(0)
     ranks = [torch.randint(10, 1000, (64,), generator=draw).tolist() for _ in range(3)]
     shapes = [[len(pack) for pack in deal(lengths, 7)] for lengths in ranks]
@@ -219,7 +219,7 @@ def test_auto_tokens_follow_the_memory_and_the_model():
         assert of(-1e9, **seven_b) == 1024
 
 
-def test_memory_is_kept_free_only_for_what_is_not_there_yet(tiny_checkpoint, here):
+def test_memory_is_kept_free_only_for_what_is_not_allocated_yet(tiny_checkpoint, here):
     """12 bytes a parameter were kept free after a resume as well, when Adam's moments had been counted as taken."""
     trainer = grpo_trainer(params(), tiny_checkpoint, here)
     size = sum(p.numel() for p in trainer.model.parameters())
@@ -244,19 +244,19 @@ def test_memory_is_kept_free_only_for_what_is_not_there_yet(tiny_checkpoint, her
 )
 def test_layers_are_compiled_where_it_pays(changes, parameters, compiled, here, monkeypatch):
     rest = {name: value for name, value in changes.items() if name not in ("steps", "experts")}
-    told = params(phases=[Phase(steps=changes.get("steps", 50), rewards=[RewardSpec(name="accuracy")])], **rest)
+    chosen = params(phases=[Phase(steps=changes.get("steps", 50), rewards=[RewardSpec(name="accuracy")])], **rest)
     config = Qwen2Config(**({"num_experts_per_tok": changes["experts"]} if "experts" in changes else {}))
     model = SimpleNamespace(num_parameters=lambda: parameters, config=config)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert compiled_layers(told, here, model) == ("compile" in changes), "not by itself on a CPU"
+    assert compiled_layers(chosen, here, model) == ("compile" in changes), "not by itself on a CPU"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert compiled_layers(told, here, model) == compiled
+    assert compiled_layers(chosen, here, model) == compiled
     here.profile = "zero3"
     with pytest.warns(UserWarning, match="compile is ignored") if "compile" in changes else nullcontext():
-        assert not compiled_layers(told, here, model)
+        assert not compiled_layers(chosen, here, model)
 
 
-def test_which_microbatches(here, monkeypatch):
+def test_microbatches_are_packs_on_a_gpu_and_rows_on_a_cpu(here, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert token_microbatches(params()) == "auto", "by the GPU's memory"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -1,4 +1,4 @@
-"""Rewards that are computed while others are drawn are those that are computed at the end."""
+"""Rewards computed while responses are still drawn are the rewards computed at the end."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ IDS = [[0, 7], [1, 7, 7], [2]]
 
 
 def rank(completions: list[str], **columns: Any) -> list[float | None]:
-    """A user's own, which compares the batch."""
-    return [float(sorted(completions).index(one)) for one in completions]
+    """A reward of the user's, which compares the responses of a batch."""
+    return [float(sorted(completions).index(completion)) for completion in completions]
 
 
 def read(ids: list[list[int]]) -> list[str]:
-    return [TEXTS[one[0]] for one in ids]
+    return [TEXTS[response[0]] for response in ids]
 
 
 def patiently(early: EarlyRewards, *_: object) -> None:
-    """In the place of __exit__: judge all that was told of, however slow this machine is."""
+    """In the place of __exit__: judge everything that was reported, however slow this machine is."""
     early._ended.put(None)
 
 
-def test_what_is_known_early_is_what_score_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_early_results_are_those_of_score(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(EarlyRewards, "__exit__", patiently)
     with EarlyRewards(SPECS, ANSWERED, read) as early:
         early.add([0], IDS[:1])
@@ -58,7 +58,7 @@ def test_what_is_known_early_is_what_score_finds(monkeypatch: pytest.MonkeyPatch
     assert early.results([IDS[0], [1, 7], IDS[2]])["accuracy"] == {0: 1.0}, "it was drawn again"
 
 
-def test_what_is_told_of_twice_is_what_it_was_at_last(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_response_reported_twice_is_judged_as_it_was_last(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(EarlyRewards, "__exit__", patiently)
     with EarlyRewards(SPECS, ANSWERED, read) as early:
         early.add([0], [[1]])
@@ -66,7 +66,7 @@ def test_what_is_told_of_twice_is_what_it_was_at_last(monkeypatch: pytest.Monkey
     assert early.results([[0], [1], [2]]) == {"accuracy": {0: 1.0}}
 
 
-def test_what_was_not_begun_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_response_that_was_not_begun_has_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
     begun, go = Event(), Event()
     monkeypatch.setitem(
         REWARDS,
@@ -100,7 +100,7 @@ def test_training_with_early_rewards_is_training_without(resample: int, tiny_che
     monkeypatch.setattr(sampling, "end_ids", lambda model, tokenizer: [tokenizer.eos_token_id, *range(20, 60)])
     monkeypatch.setattr(EarlyRewards, "__exit__", patiently)
     specs = [RewardSpec(name=name) for name in ("accuracy", "repetition", "random", f"{__name__}:rank")]
-    found = []
+    results = []
     for early in (False, True):
         folder = tmp_path / str(early)
         folder.mkdir()
@@ -117,14 +117,14 @@ def test_training_with_early_rewards_is_training_without(resample: int, tiny_che
         trainer.score_heldout(ROWS[:2], [[5, 6], [7]])
         assert trainer.rollout is None, "nothing is left of the last one"
         logged = [entry for entry in trainer.state.log_history if "reward" in entry]
-        found.append((torch.cat([p.detach().flatten() for p in trainer.model.parameters()]), logged))
-    (late_weights, late), (weights, logged) = found
+        results.append((torch.cat([p.detach().flatten() for p in trainer.model.parameters()]), logged))
+    (late_weights, late), (weights, logged) = results
     assert torch.equal(weights, late_weights)
     assert all(entry["rewards/early"] > 0.3 for entry in logged) and not any("rewards/early" in entry for entry in late)
     assert [entry["reward"] for entry in logged] == [entry["reward"] for entry in late]
 
 
-def test_an_engine_of_vllm_tells_of_what_it_has_finished() -> None:
+def test_a_vllm_engine_reports_finished_responses() -> None:
     def output(number: int, finished: bool) -> Any:
         return SimpleNamespace(
             request_id=str(number), finished=finished, outputs=[SimpleNamespace(token_ids=(number, 1))]
@@ -142,9 +142,9 @@ def test_an_engine_of_vllm_tells_of_what_it_has_finished() -> None:
         tensor_parallel_size=1,
         llm=SimpleNamespace(llm_engine=engine, request_counter=SimpleNamespace(counter=7)),
     )
-    told: list[Any] = []
-    with reporting(generation, lambda *what: told.append(what)):
+    reports: list[Any] = []
+    with reporting(generation, lambda *report: reports.append(report)):
         assert [len(engine.step()) for _ in range(3)] == [1, 1, 2]
-    assert told == [([1], [[8, 1]]), ([0], [[7, 1]])] and not vars(engine), "the engine is as it was"
-    with reporting(SimpleNamespace(mode="server"), told.append):
+    assert reports == [([1], [[8, 1]]), ([0], [[7, 1]])] and not vars(engine), "the engine is as it was"
+    with reporting(SimpleNamespace(mode="server"), reports.append):
         pass

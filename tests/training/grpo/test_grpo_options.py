@@ -1,4 +1,4 @@
-"""What RL's options do to a rollout: other groups, none at all, other ratios and norms; DAPO, Dr. GRPO and GSPO as fields."""
+"""What RL's options do to a rollout: groups replaced or skipped, other ratios and norms (DAPO, Dr. GRPO, GSPO)."""
 
 from __future__ import annotations
 
@@ -50,28 +50,28 @@ def spare_of(rows: list[dict[str, Any]]) -> Any:
 
 
 def test_groups_without_signal_are_replaced(tiny_checkpoint, here):
-    """Half of the groups (odd ids) teach nothing; each gets another prompt, whose log-probs, text and rewards come with it.
+    """Half of the groups (odd ids) teach nothing; each gets another prompt, with its log-probs, text and rewards.
 
-    Spare prompts come with odd ids, too: of 4, 2, 1 and 1 that are asked, 2, 1, 0 and 1 have signal.
+    Spare prompts come with odd ids, too: of the 4, 2, 1 and 1 of four rounds, 2, 1, 0 and 1 have signal.
     """
     trainer = grpo_trainer(params(resample=4), tiny_checkpoint, here, spare=spare_of(ROWS[1:]))
-    found = rollout(trainer)
+    batch = rollout(trainer)
     log = next(entry for entry in trainer.state.log_history if "reward" in entry)
     assert log["resampled_groups"] == 4 and log["zero_signal"] == 0
-    assert all(int(trainer.rewards.rows[example["row"]]["id"]) % 2 == 0 for example in found["inputs"])
-    asked = [trainer.rewards.rows[example["row"]]["prompt"] for example in found["inputs"]]
-    real = [
+    assert all(int(trainer.rewards.rows[example["row"]]["id"]) % 2 == 0 for example in batch["inputs"])
+    prompts = [trainer.rewards.rows[example["row"]]["prompt"] for example in batch["inputs"]]
+    decoded = [
         trainer._tokenizer.decode(ids[mask.bool()])
-        for ids, mask in zip(found["prompt_ids"], found["prompt_mask"], strict=True)
+        for ids, mask in zip(batch["prompt_ids"], batch["prompt_mask"], strict=True)
     ]
-    assert real == asked
+    assert decoded == prompts
     fresh = grpo_trainer(params(), tiny_checkpoint, here)
-    ids = torch.cat([found["prompt_ids"], found["completion_ids"]], 1)
-    mask = torch.cat([found["prompt_mask"], found["completion_mask"]], 1)
+    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
+    mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
     with torch.no_grad():
-        logps, _, _ = fresh._get_per_token_logps_and_entropies(fresh.model, ids, mask, found["completion_ids"].shape[1])
-    counts = found["completion_mask"].bool()
-    assert torch.allclose(found["old_per_token_logps"][counts], logps[counts], atol=1e-4)
+        logps, _, _ = fresh._get_per_token_logps_and_entropies(fresh.model, ids, mask, batch["completion_ids"].shape[1])
+    counts = batch["completion_mask"].bool()
+    assert torch.allclose(batch["old_per_token_logps"][counts], logps[counts], atol=1e-4)
 
 
 def test_scores_of_a_replaced_response_come_with_it():
@@ -105,18 +105,18 @@ def test_spare_prompts_follow_from_the_seed_and_the_rollout():
 
 
 def test_groups_without_signal_are_skipped(tiny_checkpoint, here):
-    found = rollout(grpo_trainer(params(skip_no_signal=True), tiny_checkpoint, here))
-    even = torch.tensor([int(ROWS[example["row"]]["id"]) % 2 == 0 for example in found["inputs"]])
-    assert found["completion_mask"][even].any(1).all() and not found["completion_mask"][~even].any()
-    assert found["num_items_in_batch"] == found["completion_mask"].sum()
+    batch = rollout(grpo_trainer(params(skip_no_signal=True), tiny_checkpoint, here))
+    even = torch.tensor([int(ROWS[example["row"]]["id"]) % 2 == 0 for example in batch["inputs"]])
+    assert batch["completion_mask"][even].any(1).all() and not batch["completion_mask"][~even].any()
+    assert batch["num_items_in_batch"] == batch["completion_mask"].sum()
 
 
 def test_the_overlong_penalty_knows_the_lengths(tiny_checkpoint, here):
-    """It could not judge during RL before: nobody told it how long a response is."""
+    """Once it could not judge during RL: it did not get the length of a response."""
     rewards = [RewardSpec(name="length", params={"max_tokens": 8, "soft_tokens": 4})]
     trainer = grpo_trainer(params(phases=[Phase(steps=2, max_tokens=8, rewards=rewards)]), tiny_checkpoint, here)
-    found = judged_rewards(trainer, ["a", "b", "c"], [3, 6, 8])
-    assert found[:, 0].tolist() == [0.0, -0.5, -1.0]
+    rewards_BR = judged_rewards(trainer, ["a", "b", "c"], [3, 6, 8])
+    assert rewards_BR[:, 0].tolist() == [0.0, -0.5, -1.0]
 
 
 def test_fields_are_trls_arguments(here):
@@ -172,7 +172,7 @@ def test_each_variant_trains(tiny_checkpoint, here, changes):
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         ({"loss_type": "ppo"}, "there is no loss_type"),
         ({"epsilon": 0.2, "epsilon_high": 0.1}, "below epsilon"),
@@ -186,12 +186,12 @@ def test_each_variant_trains(tiny_checkpoint, here, changes):
         ({"compile": True, "rollout": "vllm", "microbatch_tokens": "rows"}, "microbatch_tokens is rows"),
     ],
 )
-def test_what_cannot_be_is_refused(changes, says):
-    with pytest.raises(ValueError, match=says):
+def test_impossible_combinations_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
         params(**changes)
 
 
-def test_how_responses_are_drawn_is_taken_where_it_is_done_or_changes_nothing():
+def test_sampling_options_are_taken_where_they_work_or_change_nothing():
     params(trl={"top_k": 20}, rollout="vllm")
     params(trl={"top_k": 20, "use_transformers_continuous_batching": True})
     params(trl={"top_k": 0, "repetition_penalty": 1.0})
@@ -204,10 +204,10 @@ def test_a_later_temperature_keeps_the_head_in_float32(tiny_checkpoint, here, mo
     heads: list[dict[str, Any]] = []
     plain_heads: list[Any] = []
     for place in "models.plain_head", "training.grpo.log_probs":
-        monkeypatch.setattr(f"r1pipe.{place}.add_plain_head", lambda *told: plain_heads.append(told))
+        monkeypatch.setattr(f"r1pipe.{place}.add_plain_head", lambda *arguments: plain_heads.append(arguments))
     plain = module.add_fused_lm_head
     monkeypatch.setattr(
-        module, "add_fused_lm_head", lambda model, **told: (heads.append(told), plain(model, **told))[1]
+        module, "add_fused_lm_head", lambda model, **head: (heads.append(head), plain(model, **head))[1]
     )
     phases = [Phase(steps=2, max_tokens=8, temperature=temperature, rewards=SIGNAL) for temperature in (1.0, 0.7)]
     grpo_trainer(params(phases=phases, trl={"cast_lm_head_to_fp32": True}), tiny_checkpoint, here).train()

@@ -72,7 +72,7 @@ def test_old_log_probs_are_those_of_the_draw(trainer, monkeypatch):
         output = score(self, inputs)
         ids = torch.cat([output["prompt_ids"], output["completion_ids"]], 1)
         mask = torch.cat([output["prompt_mask"], output["completion_mask"]], 1)
-        assert self.rollout is None, "what is asked now is computed"
+        assert self.rollout is None, "log-probs asked for now are computed"
         with torch.no_grad():
             fresh, _, _ = self._get_per_token_logps_and_entropies(
                 self.model, ids, mask, output["completion_ids"].shape[1]
@@ -88,7 +88,7 @@ def test_old_log_probs_are_those_of_the_draw(trainer, monkeypatch):
 
 
 def test_on_a_gpu_the_policys_twin_draws_with_the_weights_of_now(trainer, monkeypatch):
-    """Here without graphs, on a CPU that is told it could."""
+    """Without graphs: a CPU that passes for a device that has them."""
     from r1pipe.training.grpo import sampling as module
 
     monkeypatch.setattr(module, "graph_obstacle", lambda model: "")
@@ -109,7 +109,7 @@ def test_on_a_gpu_the_policys_twin_draws_with_the_weights_of_now(trainer, monkey
     assert trainer.sampler.graphed._columns == 128, "room for the longest phase from the first"
 
 
-def test_when_the_policy_has_no_twin(tiny_checkpoint, here, monkeypatch):
+def test_the_policy_has_no_twin_on_a_cpu_when_sharded_or_without_room(tiny_checkpoint, here, monkeypatch):
     from r1pipe.training.grpo import sampling as module
 
     def trainer_():
@@ -168,7 +168,7 @@ def test_phases_change_length_and_temperature_while_the_optimizer_goes_on(tiny_c
     assert metrics["steps"] == 6
     lines = [json.loads(line) for line in here.metrics_path.read_text().splitlines()]
     longest = {line["step"]: line["completions/max_length"] for line in lines if "completions/max_length" in line}
-    assert longest[1] == 10 and longest[5] == 16, "a random model fills what it is given"
+    assert longest[1] == 10 and longest[5] == 16, "a random model fills the length it has"
     assert [line["step"] for line in lines if "heldout/accuracy" in line] == [0, 2, 4, 6]
     assert all("kl" in line for line in lines if "completions/max_length" in line)
 
@@ -186,7 +186,7 @@ def test_prompts_come_round_by_round_and_by_share():
     general = [{"id": f"g{i}"} for i in range(3)]
     order = order_prompts(mixed, {"prompts": ROWS, "general": general}, seed=1)
     assert len(order) == 4 * 4
-    assert len({row["id"] for row in order[:8]}) == 8, "no prompt twice before all were asked"
+    assert len({row["id"] for row in order[:8]}) == 8, "no prompt twice before all were used"
     assert sum(row["id"].startswith("g") for row in order[8:]) == 2
     assert order == order_prompts(mixed, {"prompts": ROWS, "general": general}, seed=1)
     assert phase_at(mixed, 3) is mixed.phases[0] and phase_at(mixed, 4) is mixed.phases[1]

@@ -1,4 +1,4 @@
-"""The rules on recorded series, and what a trainer does when one of them speaks."""
+"""The rules on recorded series, and what a trainer does about their findings."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def replay(lines: list[dict[str, Any]], **guards: Any) -> list[Finding]:
 
 
 def recorded(name: str) -> list[dict[str, Any]]:
-    """Two runs of the shipped base's R1-Zero with 8 prompts x 8 responses in 2 minibatches: lr 3e-4 (collapse) and 5e-5 (good)."""
+    """Two runs of R1-Zero on the shipped base, 8 x 8 responses in 2 minibatches: collapse (lr 3e-4), good (5e-5)."""
     return [json.loads(line) for line in (FIXTURES / f"{name}.jsonl").read_text().splitlines()]
 
 
@@ -50,8 +50,8 @@ def series(name: str, values: list[float], updates: int = 2, **others: list[floa
 
 
 def test_the_collapse_is_seen_early_and_the_good_run_is_left_alone() -> None:
-    found = replay(recorded("collapse"))
-    form = [finding for finding in found if finding.rule == "format_up_accuracy_down"]
+    findings = replay(recorded("collapse"))
+    form = [finding for finding in findings if finding.rule == "format_up_accuracy_down"]
     assert form and 19 <= form[0].step <= 40, "the share right peaks at update 18 and halves by 60"
     assert form[0].since <= 20 and "format went" in form[0].what
     assert replay(recorded("good")) == []
@@ -88,14 +88,14 @@ def test_a_rule_speaks_of_a_window_and_not_of_one_rollout(rule: str, metric: str
         1000 * bad,
     ):  # KL's estimator is an exponential: one token made 35,036 nats an update in a good run
         assert replay(series(metric, [good] * 5 + [odd] + [good] * 5)) == []
-    found = replay(series(metric, [good] * 4 + [bad] * 9))
-    assert {finding.rule for finding in found} == {rule}
-    assert found[0].step > 8 and found[0].remedy
-    assert len(found) == 2, "and does not say it again at every rollout"
+    findings = replay(series(metric, [good] * 4 + [bad] * 9))
+    assert {finding.rule for finding in findings} == {rule}
+    assert findings[0].step > 8 and findings[0].remedy
+    assert len(findings) == 2, "and not again at every rollout"
     assert replay(series(metric, [good] * 4 + [bad] * 9), **{rule: {"action": "off", "limit": 0}}) == []
 
 
-def test_what_is_no_number_is_seen_at_once() -> None:
+def test_a_loss_that_is_not_finite_is_found_at_once() -> None:
     lines = series("entropy", [0.1] * 3)
     lines[3]["loss"] = float("nan")
     (finding,) = replay(lines)
@@ -105,7 +105,7 @@ def test_what_is_no_number_is_seen_at_once() -> None:
     assert replay(lines, non_finite={"action": "pause", "limit": 1}) == []
 
 
-# --- what is done about it ----------------------------------------------------------------------------------------------
+# --- acting on findings -----------------------------------------------------------------------------------------------
 
 
 def params(guards: dict[str, Any], **fields: Any) -> GRPOParams:
@@ -146,7 +146,7 @@ def logged(here: Any) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def fault(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The loss is NaN in the updates named here (counted from 0), once each; what a broken kernel or an overflow does."""
+    """Updates (counted from 0) whose loss is NaN, once each, as after a broken kernel or an overflow."""
     from r1pipe.training.grpo.grpo_trainer import R1GRPOTrainer
 
     due: list[int] = []
@@ -163,8 +163,8 @@ def fault(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return due
 
 
-def test_a_loss_that_is_no_number_stops_the_training(tiny_checkpoint, here, tmp_path, fault):
-    """transformers logs the average in the place of a NaN, so that nobody sees it, and the trained weights are NaN."""
+def test_a_loss_that_is_not_finite_stops_the_training(tiny_checkpoint, here, tmp_path, fault):
+    """transformers logs the average in the place of NaN by default: the log looks sound, and the weights are NaN."""
     fault.append(2)
     with pytest.raises(
         GuardError, match=r"non_finite stopped the training at update 3: loss and grad_norm not finite"
@@ -228,9 +228,9 @@ def test_the_kept_checkpoints_reach_back_before_the_window(here, save_every: int
     chosen = params(rule, save_every=save_every, phases=[Phase(steps=100, max_tokens=8, rewards=REWARDS)])
     limit = grpo_arguments(chosen, here, 0)["save_total_limit"]
     assert limit == wanted
-    found = replay(series("kl", [0.0] * 20 + [9.0] * window + [0.0] * 2), window=window, kl={"limit": 8.9})[0]
-    kept = list(range(0, found.step, save_every))[-limit:]
-    assert min(kept) <= found.since
+    findings = replay(series("kl", [0.0] * 20 + [9.0] * window + [0.0] * 2), window=window, kl={"limit": 8.9})[0]
+    kept = list(range(0, findings.step, save_every))[-limit:]
+    assert min(kept) <= findings.since
 
 
 def test_trouble_from_the_first_rollout_on_is_said_to_have_no_way_back(here):
@@ -238,8 +238,8 @@ def test_trouble_from_the_first_rollout_on_is_said_to_have_no_way_back(here):
         roll_back(Finding("kl", 9, 0, "too far", "less"), Guards(), here)
 
 
-def test_a_loss_that_was_no_number_once_is_forgotten(tiny_checkpoint, here, tmp_path, monkeypatch):
-    """transformers takes the logged sum from itself: NaN - NaN. Every later loss was NaN, and the guard spoke at every update."""
+def test_a_loss_that_was_not_finite_once_is_forgotten(tiny_checkpoint, here, tmp_path, monkeypatch):
+    """transformers subtracts the logged sum from itself: after NaN - NaN every later loss was NaN, each a finding."""
     from r1pipe.training.grpo.grpo_trainer import R1GRPOTrainer
 
     plain = R1GRPOTrainer._compute_loss
@@ -256,12 +256,12 @@ def test_a_loss_that_was_no_number_once_is_forgotten(tiny_checkpoint, here, tmp_
     assert metrics["guard_findings"] == 1
 
 
-def test_what_is_no_number_is_said_once_a_window():
+def test_a_loss_that_stays_not_finite_is_found_once_a_window():
     lines = series("entropy", [0.1] * 12)
     for line in lines[3:]:
         line["loss"] = float("nan")
-    found = replay(lines, non_finite={"action": "warn", "limit": 0})
-    assert [finding.step for finding in found] == [4, 11, 19], "rollouts 2, 6, 10"
+    findings = replay(lines, non_finite={"action": "warn", "limit": 0})
+    assert [finding.step for finding in findings] == [4, 11, 19], "rollouts 2, 6, 10"
 
 
 def test_without_a_checkpoint_from_before_there_is_no_way_back(here):
@@ -279,7 +279,8 @@ def test_a_rollback_needs_checkpoints_and_one_process(tiny_checkpoint, here, tmp
         params(rule)
     with pytest.raises(
         ValidationError,
-        match=r"kl can never roll back: .* update 6 .*, and what it can find in 8 updates begins after update 5 at the latest",
+        match=r"kl can never roll back: .* update 6 .*, and what it can find in 8 updates "
+        r"begins after update 5 at the latest",
     ):
         params(rule, save_every=6)
     with pytest.raises(ValidationError, match="kl can never roll back"):
@@ -290,7 +291,7 @@ def test_a_rollback_needs_checkpoints_and_one_process(tiny_checkpoint, here, tmp
         train(tiny_checkpoint, here, tmp_path, params(rule, save_every=2))
 
 
-def test_guards_are_no_part_of_what_was_made():
+def test_guards_are_not_part_of_the_fingerprint():
     from r1pipe.run.fingerprints import NOT_FINGERPRINTED
     from r1pipe.stages.r1_zero import Config
 
@@ -304,10 +305,10 @@ def test_guards_are_no_part_of_what_was_made():
         fingerprinted(Config.model_validate({"grpo": {"multi_objective_aggregation": "normalize_then_sum"}})) != plain
     )
     sent = Config.model_validate({"grpo": {"guards": {"window": 9}}}).model_dump(mode="json")
-    assert Config.model_validate(sent).grpo.guards.window == 9, "a worker is told"
+    assert Config.model_validate(sent).grpo.guards.window == 9, "a worker gets them"
 
 
-# --- the failure of the design, for real (minutes) ----------------------------------------------------------------------
+# --- a real collapse (minutes) ----------------------------------------------------------------------------------------
 
 
 def collapse(here: Any, tmp_path: Path, **fields: Any) -> dict[str, float]:

@@ -36,19 +36,22 @@ def params(**changes: Any) -> GRPOParams:
 
 @pytest.fixture
 def scored(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Scores that are best after update BEST; `halt` = the update after which the process dies, `weights` = of the best policy."""
-    told: dict[str, Any] = {"halt": None}
+    """Scores that are best after update BEST.
+
+    `halt` is the update after which the process dies, `weights` are the best policy's.
+    """
+    state: dict[str, Any] = {"halt": None}
 
     def score(self: Any, rows: Any, prompt_ids: Any) -> dict[str, float]:
         step = self.state.global_step
-        if step == told["halt"]:
+        if step == state["halt"]:
             raise KeyboardInterrupt
         if step == BEST:
-            told["weights"] = {name: p.detach().cpu().clone() for name, p in self.model.named_parameters()}
+            state["weights"] = {name: p.detach().cpu().clone() for name, p in self.model.named_parameters()}
         return {"heldout/accuracy": 0.9 if step == BEST else step / 10, "heldout/tokens": 4.0 + step}
 
     monkeypatch.setattr(R1GRPOTrainer, "score_heldout", score)
-    return told
+    return state
 
 
 def train(checkpoint: Path, here: Here, out: Path, chosen: GRPOParams) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What TRL makes of our rewards: rows that cannot be scored, weights, and GDPO's normalisation of each reward on its own."""
+"""What TRL makes of our rewards: rows that cannot be scored, weights, and rewards normalised each on its own (GDPO)."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def rollout(
     return trainer, {**batch, "rewards": rewards[0]}
 
 
-def advantages(made: dict[str, Any]) -> torch.Tensor:
-    return made["advantages"].cpu()
+def advantages(batch: dict[str, Any]) -> torch.Tensor:
+    return batch["advantages"].cpu()
 
 
 @pytest.mark.parametrize("aggregation", ["sum_then_normalize", "normalize_then_sum"])
@@ -81,11 +81,11 @@ def test_a_group_with_one_none_gives_the_others_the_advantages_of_the_group_with
 
 
 def test_a_prompt_that_cannot_be_scored_at_all_is_dropped_and_counted(tiny_checkpoint, here):
-    trainer, made = rollout(tiny_checkpoint, here, [None, None, None, 1.0, 0.0, None], [1.0, 0.0, 0.5, 0.0, 0.0, 1.0])
-    assert made["advantages"][:3].tolist() == [0.0] * 3 and made["advantages"][3] > 0.5
-    assert made["completion_mask"][:3].sum() == 0, "not even the KL of its responses counts"
-    assert made["completion_mask"][3:].sum(1).min() > 0
-    assert made["num_items_in_batch"] == made["completion_mask"].sum()
+    trainer, batch = rollout(tiny_checkpoint, here, [None, None, None, 1.0, 0.0, None], [1.0, 0.0, 0.5, 0.0, 0.0, 1.0])
+    assert batch["advantages"][:3].tolist() == [0.0] * 3 and batch["advantages"][3] > 0.5
+    assert batch["completion_mask"][:3].sum() == 0, "not even the KL of its responses counts"
+    assert batch["completion_mask"][3:].sum(1).min() > 0
+    assert batch["num_items_in_batch"] == batch["completion_mask"].sum()
     logged = trainer._metrics["train"]
     assert logged["rewards/dropped_prompts"] == [1.0]
     assert logged["rewards/unscorable"] == pytest.approx([4 / 6])
@@ -93,16 +93,18 @@ def test_a_prompt_that_cannot_be_scored_at_all_is_dropped_and_counted(tiny_check
 
 
 def test_a_dropped_prompt_moves_nothing(tiny_checkpoint, here):
-    """With one group dropped, the gradient is that of the other group alone, at half its weight in the mean over responses."""
+    """With one group dropped, the gradient is that of the other group alone, at half its weight in the mean."""
 
     def gradient(ones: list[float | None], pick: slice, scale: float) -> torch.Tensor:
-        trainer, made = rollout(tiny_checkpoint, here, ones, [0.0] * 6, beta=0.1)
+        trainer, batch = rollout(tiny_checkpoint, here, ones, [0.0] * 6, beta=0.1)
         with torch.no_grad():  # away from the reference, or there is no KL to see
             for p in trainer.model.parameters():
                 p.add_(0.05 * torch.sin(torch.arange(p.numel(), dtype=p.dtype, device=p.device)).view_as(p))
-        batch = {name: value[pick] if torch.is_tensor(value) and value.dim() else value for name, value in made.items()}
+        picked = {
+            name: value[pick] if torch.is_tensor(value) and value.dim() else value for name, value in batch.items()
+        }
         trainer.current_gradient_accumulation_steps = 1
-        (trainer._compute_loss(trainer.model, batch) * scale).backward()
+        (trainer._compute_loss(trainer.model, picked) * scale).backward()
         return torch.cat([p.grad.flatten() for p in trainer.model.parameters()])
 
     whole = gradient([None, None, None, 1.0, 0.0, 0.0], slice(None), 2.0)
@@ -115,7 +117,7 @@ def test_a_dropped_prompt_moves_nothing(tiny_checkpoint, here):
 
 
 def gdpo(rewards_GnR: torch.Tensor, weight_R: torch.Tensor) -> torch.Tensor:
-    """arXiv 2601.05242, eq. 4 to 6: each reward normalised in its group, summed with its weight, the sum normalised over the batch."""
+    """arXiv 2601.05242, eq. 4 to 6: rewards normalised in their group, summed by weight, normalised over the batch."""
     normalised = (rewards_GnR - rewards_GnR.mean(1, keepdim=True)) / (rewards_GnR.std(1, keepdim=True) + 1e-4)
     summed = (normalised * weight_R).sum(2).flatten()
     return (summed - summed.mean()) / (summed.std() + 1e-4)
@@ -140,11 +142,11 @@ def test_normalize_then_sum_is_gdpo_and_not_the_papers_sum(tiny_checkpoint, here
 def test_two_components_of_one_name_both_count(tiny_checkpoint, here):
     """The second was left out of the sum: a phase's rewards were looked up by the reward's name."""
     specs = [RewardSpec(name=FIRST), RewardSpec(name=FIRST, weight=0.5)]
-    trainer, made = rollout(
+    trainer, batch = rollout(
         tiny_checkpoint, here, [1.0, 0.0, 0.0] * 2, [0.0] * 6, phases=[Phase(steps=1, max_tokens=4, rewards=specs)]
     )
     assert trainer.rewards.names == [FIRST, f"{FIRST}#2"]
-    assert made["rewards"].tolist() == [
+    assert batch["rewards"].tolist() == [
         [1.0, 1.0],
         [0.0, 0.0],
         [0.0, 0.0],

@@ -1,4 +1,4 @@
-"""Rollouts through TRL's vLLM path, with a generator in vLLM's place that samples here and reports log-probs of its own."""
+"""Rollouts through TRL's vLLM path, with a generator in vLLM's place that samples in this process."""
 
 from __future__ import annotations
 
@@ -43,23 +43,22 @@ def params(**changes: Any) -> GRPOParams:
 
 
 class Sampled:
-    """What TRL asks of VLLMGeneration. Its log-probs are off by a little, and by a lot in the first response of each call."""
+    """A stand-in for VLLMGeneration. Its log-probs are off by a little, and by a lot in each call's first response."""
 
     def __init__(
-        self, *, model: Any, processing_class: Any, temperature: float, max_completion_length: int, **told: Any
+        self, *, model: Any, processing_class: Any, temperature: float, max_completion_length: int, **ignored: Any
     ) -> None:
-        self.model, self.tokenizer, self.temperature, self.max_completion_length, self.told = (
-            model,
-            processing_class,
-            temperature,
-            max_completion_length,
-            told,
-        )
-        self.mode, self.enable_sleep_mode = "colocate", False
+        self.model = model
+        self.tokenizer = processing_class
+        self.temperature = temperature
+        self.max_completion_length = max_completion_length
+        self.mode = "colocate"
+        self.enable_sleep_mode = False
         worker = SimpleNamespace(model_runner=SimpleNamespace(model=self))
         engine = SimpleNamespace(model_executor=SimpleNamespace(driver_worker=worker))
         self.llm = SimpleNamespace(llm_engine=engine, reset_prefix_cache=lambda: None, generate=lambda: None)
-        self.synced, self.asked = 0, []
+        self.synced = 0
+        self.calls: list[tuple[int, float, int]] = []
 
     def load_weights(self, weights: Any) -> None:
         self.synced += 1
@@ -71,7 +70,7 @@ class Sampled:
         return ((name, weight.data) for name, weight in self.model.named_parameters())
 
     def generate(self, prompts: list[list[int]], images: Any, num_generations: int, profiler: Any = None) -> Any:
-        self.asked.append((len(prompts), self.temperature, self.max_completion_length))
+        self.calls.append((len(prompts), self.temperature, self.max_completion_length))
         end, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
         out, logps = decode(
             self.model,
@@ -103,11 +102,11 @@ def logged(trainer: Any) -> list[dict[str, float]]:
     return [entry for entry in trainer.state.log_history if "loss" in entry]
 
 
-def test_phases_reach_vllm_and_what_it_costs_is_logged(vllm, tiny_checkpoint, here):
+def test_phases_reach_vllm_and_gap_and_seconds_are_logged(vllm, tiny_checkpoint, here):
     trainer = grpo_trainer(params(minibatches_per_rollout=2), tiny_checkpoint, here)
     trainer.train()
     engine = trainer.vllm_generation
-    assert [asked for asked in engine.asked if asked[0] == 16] == [(16, 1.0, 10), (16, 0.7, 16)]
+    assert [call for call in engine.calls if call[0] == 16] == [(16, 1.0, 10), (16, 0.7, 16)]
     assert engine.synced == 2, "once a rollout, since the policy changed"
     first, _, third, last = logged(trainer)
     for entry in (first, third):
@@ -128,7 +127,7 @@ def test_held_out_prompts_are_asked_through_vllm(vllm, tiny_checkpoint, here):
     trainer = grpo_trainer(params(), tiny_checkpoint, here)
     trainer.phase = trainer.params.phases[0]
     scores = trainer.score_heldout(ROWS[:3], [[5, 6], [7], [8, 9, 10]])
-    assert trainer.vllm_generation.asked == [(3, 1.0, 10)] and scores["heldout/tokens"] > 0
+    assert trainer.vllm_generation.calls == [(3, 1.0, 10)] and scores["heldout/tokens"] > 0
     assert set(trainer.stopwatch.read()) == {"heldout"}, "no rollout's generation"
 
 
@@ -137,12 +136,12 @@ def test_held_out_prompts_are_asked_through_vllm(vllm, tiny_checkpoint, here):
 def test_a_rollout_of_one_update_needs_no_pass_for_its_old_log_probs(
     vllm, tiny_checkpoint, tmp_path, monkeypatch, mode, tokens
 ):
-    """The correction from the update's own log-probs is TRL's from a pass before it: the same weights, the same numbers in the log."""
+    """The correction from the update's own log-probs gives the weights and the log of TRL's pass before it."""
     from r1pipe.here import Here
 
     if tokens == "rows" and torch.cuda.is_available():
         pytest.skip("on a GPU padded rows go through TRL's own pass")
-    found = []
+    results = []
     passes = []
     plain = LogProbs.compute
 
@@ -154,19 +153,19 @@ def test_a_rollout_of_one_update_needs_no_pass_for_its_old_log_probs(
     for one_update in (True, False):
         folder = tmp_path / str(one_update)
         folder.mkdir()
-        asked = params(
+        chosen = params(
             vllm=VLLMRollout(correction=mode, correction_cap=1.5, correction_floor=0.5),
             microbatch_tokens=tokens,
             eval_prompts=0,
         )
-        trainer = grpo_trainer(asked, tiny_checkpoint, Here("test", folder, folder / "m.jsonl", folder / "p.jsonl"))
+        trainer = grpo_trainer(chosen, tiny_checkpoint, Here("test", folder, folder / "m.jsonl", folder / "p.jsonl"))
         if not one_update:
             monkeypatch.setattr(trainer, "_one_update", lambda: False)
         passes.clear()
         trainer.train()
         assert sum(passes) == (0 if one_update else 4)
-        found.append((torch.cat([p.detach().flatten() for p in trainer.model.parameters()]), logged(trainer)))
-    (ours, ours_log), (theirs, theirs_log) = found
+        results.append((torch.cat([p.detach().flatten() for p in trainer.model.parameters()]), logged(trainer)))
+    (ours, ours_log), (theirs, theirs_log) = results
     assert (ours - theirs).norm() <= 1e-5 * theirs.norm()
     for name in ("loss", "sampling/sampling_logp_difference/max"):
         assert [entry[name] for entry in ours_log] == pytest.approx(
@@ -192,7 +191,7 @@ def test_our_fields_become_trls():
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         ({"rollout": "hf", "vllm": {}}, "would be ignored"),
         ({"rollout": "vllm-server"}, "server_url"),
@@ -201,8 +200,8 @@ def test_our_fields_become_trls():
         ({"vllm": {"correction_floor": 4.0}}, "below correction_cap"),
     ],
 )
-def test_what_does_not_go_together_is_refused(changes, says):
-    with pytest.raises(ValueError, match=says):
+def test_contradicting_fields_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
         params(**changes)
 
 
@@ -213,8 +212,8 @@ def test_what_does_not_go_together_is_refused(changes, says):
 )
 def test_a_worker_reads_what_was_stated(stated):
     """Its config states every default, also those of the other way to reach vLLM."""
-    asked = params(**stated)
-    assert type(asked).model_validate(asked.model_dump(mode="json")) == asked
+    chosen = params(**stated)
+    assert type(chosen).model_validate(chosen.model_dump(mode="json")) == chosen
 
 
 def train(checkpoint, here, out, chosen: GRPOParams) -> None:
@@ -240,9 +239,9 @@ def test_without_vllm_it_is_refused_before_anything_is_loaded(tiny_checkpoint, h
 
 
 def test_a_rollback_cannot_share_the_process_with_vllm(tiny_checkpoint, here, tmp_path):
-    asked = params(guards={"non_finite": {"action": "rollback", "limit": 0}}, save_every=1)
+    chosen = params(guards={"non_finite": {"action": "rollback", "limit": 0}}, save_every=1)
     with pytest.raises(ConfigError, match="vLLM in this process"):
-        train(tiny_checkpoint, here, tmp_path, asked)
+        train(tiny_checkpoint, here, tmp_path, chosen)
 
 
 class Flat(list):
