@@ -1,4 +1,7 @@
-"""Does a path look like the artifact it is given as? Names of files and the first row; nothing heavy is imported."""
+"""Checks that a path looks like the artifact it is given as, by the names of files and the first row.
+
+Nothing heavy is imported.
+"""
 
 from __future__ import annotations
 
@@ -17,41 +20,45 @@ def missing_parts(type_: type[Artifact], path: Path) -> str:
     if not path.exists():
         return f"nothing is at {path}"
     if issubclass(type_, Checkpoint | RewardModel):
-        return _checkpoint(type_, path)
-    if issubclass(type_, Report):
-        return "" if (path / "scores.json").is_file() else f"{path} is no report: it has no scores.json"
+        return _checkpoint_problem(type_, path)
+    if issubclass(type_, Report) and not (path / "scores.json").is_file():
+        return f"{path} is not a report: it has no scores.json"
     if issubclass(type_, Dataset):
-        return _dataset(type_, path)
+        return _dataset_problem(type_, path)
     return ""
 
 
-def _checkpoint(type_: type[Artifact], path: Path) -> str:
+def _checkpoint_problem(type_: type[Artifact], path: Path) -> str:
     if not path.is_dir():
         return f"{path} is a file; a {type_.kind} is a folder"
-    lacks = []
+    missing = []
     if not (path / "config.json").is_file():
-        lacks.append("config.json")
+        missing.append("config.json")
     if not any(path.glob("*.safetensors")) and not any(path.glob("pytorch_model*.bin")):
-        lacks.append("weights (*.safetensors)")
+        missing.append("weights (*.safetensors)")
     if not any((path / name).is_file() for name in TOKENIZERS):
-        lacks.append("a tokenizer (tokenizer.json)")
+        missing.append("a tokenizer (tokenizer.json)")
     if issubclass(type_, RewardModel) and not (path / "calibration.json").is_file():
-        lacks.append("calibration.json")
-    return f"{path} is no {type_.kind}: it lacks {', '.join(lacks)}" if lacks else ""
+        missing.append("calibration.json")
+    if not missing:
+        return ""
+    return f"{path} is not a {type_.kind}: it lacks {', '.join(missing)}"
 
 
-def _dataset(type_: type[Artifact], path: Path) -> str:
-    """A first row that keeps the columns' contract. The rest is the reading stage's to check; Parquet as a whole is."""
+def _dataset_problem(type_: type[Dataset], path: Path) -> str:
+    """Checks the first row only: the stage that reads the dataset checks the others, and a whole Parquet file."""
     from r1pipe.data.files import dataset_files, read_raw
     from r1pipe.data.io import check_row
 
     try:
-        first = dataset_files(path)[0]
-        if first.name.endswith(".parquet"):
-            return "" if first.stat().st_size else f"{first} is empty"
+        first_file = dataset_files(path)[0]
+        if first_file.name.endswith(".parquet"):
+            return "" if first_file.stat().st_size else f"{first_file} is empty"
         for where, row in read_raw(path):
-            check_row({name: value for name, value in row.items() if value is not None}, type_, where, {})
+            stated = {name: value for name, value in row.items() if value is not None}
+            check_row(stated, type_, where, {})
             return ""
     except InputError as error:
-        return f"{error.where}: {error.what}" + (f" ({error.fix})" if error.fix else "")
+        fix = f" ({error.fix})" if error.fix else ""
+        return f"{error.where}: {error.what}{fix}"
     return f"{path} is empty"

@@ -1,32 +1,38 @@
-"""Joining stages: every input to what makes it or where it lies, every output to its name."""
+"""The edges of the figure: every input is joined to the stage that makes it or to where it lies on disk.
+
+Outputs get their names here, and `use:` its paths.
+"""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from r1pipe.artifacts import Artifact
 from r1pipe.config.artifact_checks import EMBEDDED, missing_parts
+from r1pipe.config.paths import expand
+from r1pipe.config.problems import Problems
 from r1pipe.config.registry import Kind, Port
-from r1pipe.config.validation import Problem, expand
 from r1pipe.config.yamltree import Node, Origin, nearest, plain
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+NAME_RULE = "letters, digits, dot, dash, underscore"
+HUB_ID = re.compile(r"hub:[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
 @dataclass(frozen=True)
 class Edge:
-    """Where an input comes from.
+    """One input of a stage, and where it comes from.
 
     Attributes:
         text: as written in the YAML.
         name: what the stage sees as the artifact's name ('base' of embedded:base).
-        type: what the port asks for.
-        origin: made by a stage of this run, or brought.
+        type: the artifact type of the port.
+        origin: a stage of this run, or what the user brings: a path, embedded data, a repository on the hub.
         path: of what is brought and on this machine.
-        stage, port: the maker's.
+        stage, port: of the stage that makes it.
     """
 
     text: str
@@ -39,212 +45,228 @@ class Edge:
 
 
 Edges = Edge | dict[str, Edge] | None
+"""What one port reads: one artifact, several by name, or nothing."""
 
 
-def join_inputs(
-    stage: str,
-    kind: Kind,
-    block: Node,
-    made: dict[str, tuple[str, Port]],
-    later: dict[str, tuple[str, Origin]],
-    problems: list[Problem],
-) -> dict[str, Edges]:
+@dataclass
+class Names:
+    """The names of outputs, while the stages are read in order.
+
+    Attributes:
+        made: by the stages above: name -> (stage, its output port).
+        everywhere: by all stages: name -> (stage, where the YAML says so). A name that is read too early is only here.
+    """
+
+    everywhere: dict[str, tuple[str, Origin]]
+    made: dict[str, tuple[str, Port]] = field(default_factory=dict)
+
+
+def join_inputs(stage: str, kind: Kind, block: Node, names: Names, problems: Problems) -> dict[str, Edges]:
+    """The edges into a stage, by port."""
     node = block.value.get("inputs", Node({}, block.origin))
-    given = node.value or {}
-    if not isinstance(given, dict):
-        problems.append(
-            Problem(
-                f"stages.{stage}.inputs maps ports to names",
-                str(node.origin),
-                "inputs: {" + ": ..., ".join(kind.inputs) + ": ...}",
-            )
-        )
+    stated = node.value or {}
+    if not isinstance(stated, dict):
+        example = ": ..., ".join(kind.inputs)
+        problems.add(f"stages.{stage}.inputs maps ports to names", node.origin, f"inputs: {{{example}: ...}}")
         return {}
-    for key, child in given.items():
+    for key, child in stated.items():
         if key not in kind.inputs:
-            problems.append(
-                Problem(f"stages.{stage} has no input '{key}'", str(child.origin), nearest(key, list(kind.inputs)))
-            )
-    result: dict[str, Edges] = {}
+            problems.add(f"stages.{stage} has no input '{key}'", child.origin, nearest(key, list(kind.inputs)))
+
+    edges: dict[str, Edges] = {}
     for port in kind.inputs.values():
-        child = given.get(port.name)
+        child = stated.get(port.name)
         if child is None or child.value is None:
-            result[port.name] = {} if port.many else None
+            edges[port.name] = {} if port.many else None
             if not port.optional and "use" not in block.value:
-                problems.append(
-                    Problem(
-                        f"stages.{stage}.inputs: '{port.name}' ({port.type.kind}) is missing",
-                        str(node.origin),
-                        f"inputs: {{{port.name}: ...}}",
-                    )
+                problems.add(
+                    f"stages.{stage}.inputs: '{port.name}' ({port.type.kind}) is missing",
+                    node.origin,
+                    f"inputs: {{{port.name}: ...}}",
                 )
-        elif port.many:
-            if not isinstance(child.value, dict):
-                problems.append(
-                    Problem(
-                        f"stages.{stage}.inputs.{port.name} is a mapping of names to {port.type.kind}s",
-                        str(child.origin),
-                    )
-                )
-                continue
-            sources = {key: _source(stage, port, one, made, later, problems) for key, one in child.value.items()}
-            result[port.name] = {key: source for key, source in sources.items() if source is not None}
-        else:
-            result[port.name] = _source(stage, port, child, made, later, problems)
-    return result
-
-
-def _source(
-    stage: str,
-    port: Port,
-    node: Node,
-    made: dict[str, tuple[str, Port]],
-    later: dict[str, tuple[str, Origin]],
-    problems: list[Problem],
-) -> Edge | None:
-    text, at, label = node.value, str(node.origin), f"stages.{stage}.inputs.{port.name}"
-    if not isinstance(text, str):
-        problems.append(
-            Problem(f"{label} should be a name, a path, embedded:NAME or hub:OWNER/NAME; it is {plain(node)!r}", at)
-        )
-        return None
-    if text in made:
-        maker, out = made[text]
-        if not issubclass(out.type, port.type) and out.type is not Artifact:
-            problems.append(
-                Problem(f"{label} wants {port.type.kind}; '{text}' is {out.type.kind}, made by {maker}", at)
+        elif not port.many:
+            edges[port.name] = _edge(stage, port, child, names, problems)
+        elif not isinstance(child.value, dict):
+            problems.add(
+                f"stages.{stage}.inputs.{port.name} is a mapping of names to {port.type.kind}s",
+                child.origin,
             )
-        return Edge(text, text, port.type, "stage", stage=maker, port=out.name)
-    if text in later:
-        maker, below = later[text]
-        what = (
-            f"{label} reads '{text}' before it is made"
-            if maker != stage
-            else f"{label} reads what {stage} itself makes"
+        else:
+            several = {key: _edge(stage, port, item, names, problems) for key, item in child.value.items()}
+            edges[port.name] = {key: edge for key, edge in several.items() if edge is not None}
+    return edges
+
+
+def _edge(stage: str, port: Port, node: Node, names: Names, problems: Problems) -> Edge | None:
+    """What one input reads: a name that a stage above makes, hub:, embedded: or a path."""
+    label = f"stages.{stage}.inputs.{port.name}"
+    text = node.value
+    if not isinstance(text, str):
+        problems.add(
+            f"{label} should be a name, a path, embedded:NAME or hub:OWNER/NAME; it is {plain(node)!r}",
+            node.origin,
         )
-        problems.append(Problem(what, at, f"{maker} makes it at {below}; put that stage above"))
         return None
+    if text in names.made:
+        return _edge_from_stage(label, port, node, names, problems)
+    if text in names.everywhere:
+        maker, below = names.everywhere[text]
+        if maker == stage:
+            what = f"{label} reads '{text}', which {stage} itself makes"
+        else:
+            what = f"{label} reads '{text}' before it is made"
+        problems.add(what, node.origin, f"{maker} makes it at {below}; move that stage above")
+        return None
+
     if text.startswith("hub:"):
-        if not re.fullmatch(r"hub:[\w.-]+/[\w.-]+(@[\w./-]+)?", text):
-            problems.append(Problem(f"{label}: '{text}' is no hub id", at, "hub:OWNER/NAME or hub:OWNER/NAME@REVISION"))
+        if not HUB_ID.fullmatch(text):
+            problems.add(
+                f"{label}: '{text}' is not a hub id",
+                node.origin,
+                "hub:OWNER/NAME or hub:OWNER/NAME@REVISION",
+            )
             return None
-        return Edge(text, text[4:].split("/")[1].split("@")[0], port.type, "hub")
+        repository = text.removeprefix("hub:").split("@")[0]
+        return Edge(text, repository.split("/")[1], port.type, "hub")
+
     if text.startswith("embedded:"):
-        path = EMBEDDED / text[len("embedded:") :]
+        path = EMBEDDED / text.removeprefix("embedded:")
         if not path.exists():
-            there = [f"embedded:{p.name}" for p in sorted(EMBEDDED.glob("*"))]
-            problems.append(Problem(f"{label}: '{text}' does not ship", at, nearest(text, there)))
+            shipped = [f"embedded:{path.name}" for path in sorted(EMBEDDED.glob("*"))]
+            problems.add(f"{label}: '{text}' does not ship", node.origin, nearest(text, shipped))
             return None
         return Edge(text, path.name, port.type, "embedded", path=path)
-    if "/" in text or text[:1] in (".", "~") or text.startswith("${"):
-        path = _path(text, node.origin, label, port.type, problems)
+
+    if "/" in text or text.startswith((".", "~", "${")):
+        path = _existing_path(text, node.origin, label, port.type, problems)
         return None if path is None else Edge(text, path.name, port.type, "path", path=path)
-    fix = nearest(text, list(made) or list(later))
-    problems.append(
-        Problem(f"{label}: nothing is called '{text}'", at, f"{fix} (a file in this folder is written ./{text})")
+
+    known = nearest(text, list(names.made) or list(names.everywhere))
+    problems.add(
+        f"{label}: nothing is called '{text}'",
+        node.origin,
+        f"{known} (a file in this folder is written ./{text})",
     )
     return None
 
 
-def _path(text: str, origin: Origin, label: str, type_: type[Artifact], problems: list[Problem]) -> Path | None:
+def _edge_from_stage(label: str, port: Port, node: Node, names: Names, problems: Problems) -> Edge:
+    text = node.value
+    maker, output = names.made[text]
+    # the outputs of a stage whose kind is unknown are plain Artifacts, and fit everything
+    if not issubclass(output.type, port.type) and output.type is not Artifact:
+        problems.add(
+            f"{label} needs {port.type.kind}; '{text}' is {output.type.kind}, made by {maker}",
+            node.origin,
+        )
+    return Edge(text, text, port.type, "stage", stage=maker, port=output.name)
+
+
+def _existing_path(text: str, origin: Origin, label: str, type_: type[Artifact], problems: Problems) -> Path | None:
+    """The path of an artifact that looks like its type."""
     try:
         path = expand(text, origin.base)
     except KeyError as error:
-        problems.append(
-            Problem(
-                f"{label}: the environment variable {error.args[0]} is not set",
-                str(origin),
-                f"export {error.args[0]}=...",
-            )
-        )
+        name = error.args[0]
+        problems.add(f"{label}: the environment variable {name} is not set", origin, f"export {name}=...")
         return None
-    lacks = missing_parts(type_, path)
-    if lacks:
-        problems.append(
-            Problem(
-                f"{label}: {lacks}",
-                str(origin),
-                "relative paths start from the YAML that states them" if not path.exists() else "",
-            )
-        )
+    missing = missing_parts(type_, path)
+    if missing:
+        fix = "" if path.exists() else "relative paths start from the YAML that states them"
+        problems.add(f"{label}: {missing}", origin, fix)
         return None
     return path
 
 
-def join_use(stage: str, kind: Kind, block: Node, problems: list[Problem]) -> dict[str, Path]:
+def join_use(stage: str, kind: Kind, block: Node, problems: Problems) -> dict[str, Path]:
+    """The paths that `use:` adopts in place of running the stage, by output port."""
     node = block.value.get("use")
     if node is None or node.value is None:
         return {}
+
     ports = list(kind.outputs)
-    required = [port.name for port in kind.outputs.values() if not port.optional]
     if isinstance(node.value, str):
+        required = _required_outputs(kind)
         if len(required) != 1:
-            problems.append(
-                Problem(
-                    f"stages.{stage}.use: this kind makes {', '.join(ports)}",
-                    str(node.origin),
-                    "use: {" + ": PATH, ".join(required) + ": PATH}",
-                )
+            example = ": PATH, ".join(port.name for port in required)
+            problems.add(
+                f"stages.{stage}.use: this kind makes {', '.join(ports)}",
+                node.origin,
+                f"use: {{{example}: PATH}}",
             )
             return {}
-        given = {required[0]: node}
+        stated = {required[0].name: node}
     else:
-        given = node.value if isinstance(node.value, dict) else {}
+        stated = node.value if isinstance(node.value, dict) else {}
+
     adopted: dict[str, Path] = {}
-    for port, child in given.items():
+    for port, child in stated.items():
         if port not in kind.outputs:
-            problems.append(Problem(f"stages.{stage} has no output '{port}'", str(child.origin), nearest(port, ports)))
+            problems.add(f"stages.{stage} has no output '{port}'", child.origin, nearest(port, ports))
         elif not isinstance(child.value, str):
-            problems.append(Problem(f"stages.{stage}.use takes a path; it is {plain(child)!r}", str(child.origin)))
+            problems.add(f"stages.{stage}.use takes a path; it is {plain(child)!r}", child.origin)
         else:
-            path = _path(child.value, child.origin, f"stages.{stage}.use", kind.outputs[port].type, problems)
+            type_ = kind.outputs[port].type
+            path = _existing_path(child.value, child.origin, f"stages.{stage}.use", type_, problems)
             if path is not None:
                 adopted[port] = path
     return adopted
 
 
 def join_outputs(
-    stage: str,
-    kind: Kind,
-    block: Node,
-    use: dict[str, Path],
-    made: dict[str, tuple[str, Port]],
-    problems: list[Problem],
+    stage: str, kind: Kind, block: Node, use: dict[str, Path], names: Names, problems: Problems
 ) -> dict[str, str]:
-    node = block.value.get("outputs")
-    required = [port for port in kind.outputs.values() if not port.optional]
-    if node is None and "use" in block.value and len(required) == 1:
-        given = {required[0].name: Node(stage, block.origin)}
-    else:
-        node = node or Node({}, block.origin)
-        given = node.value if isinstance(node.value, dict) else {}
-        for port in required:
-            if port.name not in given:
-                problems.append(
-                    Problem(
-                        f"stages.{stage}.outputs: name the {port.type.kind} it makes",
-                        str(node.origin),
-                        f"outputs: {{{port.name}: NAME}}",
-                    )
-                )
+    """The names of a stage's outputs, by port. They are added to the names that the stages below can read."""
+    stated = _stated_outputs(stage, kind, block, problems)
     outputs: dict[str, str] = {}
-    for key, child in given.items():
-        at = str(child.origin)
-        if key not in kind.outputs:
-            problems.append(Problem(f"stages.{stage} has no output '{key}'", at, nearest(key, list(kind.outputs))))
-        elif not isinstance(child.value, str) or not NAME.fullmatch(child.value):
-            problems.append(
-                Problem(
-                    f"stages.{stage}.outputs.{key}: {plain(child)!r} is no name",
-                    at,
-                    "letters, digits, dot, dash, underscore",
-                )
-            )
-        elif child.value in made:
-            problems.append(Problem(f"'{child.value}' is made twice", at, f"{made[child.value][0]} makes it already"))
-        elif use and key not in use:
-            problems.append(Problem(f"stages.{stage}.use has no path for '{key}'", at))
+    for port, child in stated.items():
+        name = child.value
+        if port not in kind.outputs:
+            problems.add(f"stages.{stage} has no output '{port}'", child.origin, nearest(port, list(kind.outputs)))
+        elif not isinstance(name, str) or not NAME.fullmatch(name):
+            problems.add(f"stages.{stage}.outputs.{port}: {plain(child)!r} is not a name", child.origin, NAME_RULE)
+        elif name in names.made:
+            maker, _ = names.made[name]
+            problems.add(f"'{name}' is made twice", child.origin, f"{maker} makes it already")
+        elif use and port not in use:
+            problems.add(f"stages.{stage}.use has no path for '{port}'", child.origin)
         else:
-            outputs[key] = child.value
-            made[child.value] = (stage, kind.outputs[key])
+            outputs[port] = name
+            names.made[name] = (stage, kind.outputs[port])
     return outputs
+
+
+def _stated_outputs(stage: str, kind: Kind, block: Node, problems: Problems) -> dict[str, Node]:
+    node = block.value.get("outputs")
+    required = _required_outputs(kind)
+    # what is adopted and has one output needs no `outputs:`; it goes by the stage's name
+    if node is None and "use" in block.value and len(required) == 1:
+        return {required[0].name: Node(stage, block.origin)}
+
+    if node is None:
+        node = Node({}, block.origin)
+    stated = node.value if isinstance(node.value, dict) else {}
+    for port in required:
+        if port.name not in stated:
+            problems.add(
+                f"stages.{stage}.outputs: name the {port.type.kind} it makes",
+                node.origin,
+                f"outputs: {{{port.name}: NAME}}",
+            )
+    return stated
+
+
+def _required_outputs(kind: Kind) -> list[Port]:
+    return [port for port in kind.outputs.values() if not port.optional]
+
+
+def declare_outputs(stage: str, block: Node, names: Names) -> None:
+    """Names of a stage whose kind is unknown, so that its readers are not reported as mistakes too."""
+    outputs = block.value.get("outputs")
+    if outputs is not None and isinstance(outputs.value, dict):
+        stated = [node.value for node in outputs.value.values()]
+    else:
+        stated = [stage]
+    for name in stated:
+        if isinstance(name, str):
+            names.made[name] = (stage, Port("", Artifact, False, False))

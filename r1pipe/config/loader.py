@@ -1,7 +1,8 @@
-"""YAML -> a validated Pipeline: stages in order, joined by the names of what they make.
+"""YAML becomes a validated Pipeline: stages in order, joined by the names of what they make.
 
-Reads the file, what it extends and every --set; validates each stage's block by that stage's Config; joins inputs to outputs by
-name, type and order. All mistakes are reported at once, each with its file and line, and nothing is started or written.
+`load` reads the file, what it extends and every --set. It validates each stage's block by that stage's Config, and
+joins inputs to outputs by name, type and order. All mistakes are reported at once, each with its file and line, and
+nothing is started or written.
 """
 
 from __future__ import annotations
@@ -11,50 +12,79 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from r1pipe.artifacts import Artifact
-from r1pipe.config.edges import NAME, Edge, Edges, join_inputs, join_outputs, join_use
-from r1pipe.config.registry import Kind, Port, load_kind
+from r1pipe.config.edges import (
+    NAME,
+    NAME_RULE,
+    Edge,
+    Edges,
+    Names,
+    declare_outputs,
+    join_inputs,
+    join_outputs,
+    join_use,
+)
+from r1pipe.config.paths import resolve_paths
+from r1pipe.config.problems import Problems
+from r1pipe.config.registry import Kind, load_kind
 from r1pipe.config.shipped_files import with_shipped_files
-from r1pipe.config.validation import Problem, raise_all, resolve_paths, validate
+from r1pipe.config.validation import validate
 from r1pipe.config.yamltree import Keys, Node, Origin, assign, find, nearest, plain, read, shorten
 from r1pipe.errors import ConfigError
 from r1pipe.schema import StageConfig
 
 TOP_LEVEL = ("extends", "run", "seed", "isolation", "stages")
-ENGINE_KEYS = ("kind", "inputs", "outputs", "use")  # of a stage's block; the rest is the stage's own Config
+# Keys of a stage's block that are the pipeline's; the others are the stage's own Config.
+ENGINE_KEYS = ("kind", "inputs", "outputs", "use")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One box of the figure, ready to be run."""
+    """One box of the figure, ready to be run.
+
+    Attributes:
+        inputs: by port.
+        outputs: port -> name. Optional ports that the config does not name are left out.
+        use: output port -> adopted path; empty unless the YAML says `use:`.
+        files: the path fields of the config.
+        own_files: name of a file that ships -> the user's file that is read in its place.
+        where: file and line of the block.
+    """
 
     name: str
     kind: Kind
     config: StageConfig
     inputs: dict[str, Edges]
-    outputs: dict[str, str]  # port -> name; ports that are optional and not asked for are left out
-    use: dict[str, Path]  # port -> adopted path; empty unless the YAML says use
-    files: dict[Keys, Path]  # the config's path fields
-    own_files: dict[str, Path]  # name of a file that ships -> the user's, which is read in its place
+    outputs: dict[str, str]
+    use: dict[str, Path]
+    files: dict[Keys, Path]
+    own_files: dict[str, Path]
     where: str
 
     def edges(self) -> Iterator[tuple[str, Edge]]:
-        """Every input, ports that hold many as port.key."""
-        for port, source in self.inputs.items():
-            if isinstance(source, dict):
-                yield from ((f"{port}.{key}", one) for key, one in source.items())
-            elif source is not None:
-                yield port, source
+        """Every input with its port; of ports that hold several, `port.key`."""
+        for port, edges in self.inputs.items():
+            if isinstance(edges, dict):
+                for key, edge in edges.items():
+                    yield f"{port}.{key}", edge
+            elif edges is not None:
+                yield port, edges
 
     @property
     def makers(self) -> list[str]:
         """The stages that this one reads from."""
-        return list(dict.fromkeys(source.stage for _, source in self.edges() if source.stage))
+        return list(dict.fromkeys(edge.stage for _, edge in self.edges() if edge.stage))
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """The whole figure."""
+    """The whole figure.
+
+    Attributes:
+        run: its name.
+        file: the YAML that is run.
+        isolation: whether code must be executable in isolation.
+        tree: the YAML with what it extends and every --set.
+    """
 
     run: str
     file: Path
@@ -63,9 +93,14 @@ class Pipeline:
     tree: Node = field(repr=False)
 
     @property
+    def folder(self) -> Path:
+        """Of the YAML."""
+        return self.file.absolute().parent
+
+    @property
     def search(self) -> tuple[str, ...]:
         """Folders in which `package.module` kinds are looked for, after everything installed."""
-        return tuple(dict.fromkeys((str(self.file.absolute().parent), str(Path.cwd()))))
+        return tuple(dict.fromkeys((str(self.folder), str(Path.cwd()))))
 
     def ancestors(self, names: Sequence[str]) -> list[str]:
         """The stages that these need, in order, themselves not included."""
@@ -118,54 +153,54 @@ def load(file: Path, sets: Sequence[str] = (), run: str | None = None) -> Pipeli
     tree = read(file)
     for statement in sets:
         tree = assign(tree, statement)
-    problems: list[Problem] = []
+
+    problems = Problems()
     shown = shorten(file.absolute())
     for key, node in tree.value.items():
         if key not in TOP_LEVEL:
-            problems.append(Problem(f"unknown key '{key}'", str(node.origin), nearest(key, TOP_LEVEL)))
+            problems.add(f"unknown key '{key}'", node.origin, nearest(key, TOP_LEVEL))
     name = run or _scalar(tree, "run", str, file.stem, problems)
     if not NAME.fullmatch(name):
-        problems.append(
-            Problem(
-                f"'{name}' is no name for a run",
-                str(find(tree, ("run",))[0].origin),
-                "letters, digits, dot, dash, underscore",
-            )
-        )
+        problems.add(f"'{name}' is not a name for a run", _origin(tree, "run"), NAME_RULE)
     seed = _scalar(tree, "seed", int, None, problems)
     isolation = _scalar(tree, "isolation", str, "auto", problems)
     if isolation not in ("auto", "required"):
-        problems.append(
-            Problem(f"isolation is 'auto' or 'required', not '{isolation}'", str(find(tree, ("isolation",))[0].origin))
-        )
+        problems.add(f"isolation is 'auto' or 'required', not '{isolation}'", _origin(tree, "isolation"))
+
     blocks = tree.value.get("stages")
     if blocks is None or not isinstance(blocks.value, dict) or not blocks.value:
-        problems.append(Problem("no stages", shown, "stages: {name: {kind: ..., inputs: ..., outputs: ...}}"))
-        raise_all(problems, shown)
-        raise AssertionError("unreachable")
-    pipeline = Pipeline(name, file, {}, isolation, tree)  # type: ignore[arg-type]
-    later = _names_made(blocks)
-    made: dict[str, tuple[str, Port]] = {}
+        problems.add("no stages", shown, "stages: {name: {kind: ..., inputs: ..., outputs: ...}}")
+        problems.raise_all(shown)
+        raise AssertionError("raise_all raises")
+
+    pipeline = Pipeline(name, file, {}, isolation, tree)
+    names = Names(_output_names(blocks))
     for stage_name, block in blocks.value.items():
-        stage = _stage(stage_name, block, seed, made, later, pipeline, problems)
+        stage = _stage(stage_name, block, seed, names, pipeline, problems)
         if stage is not None:
             pipeline.stages[stage_name] = stage
-    raise_all(problems, shown)
+    problems.raise_all(shown)
     return pipeline
 
 
-def _scalar(tree: Node, key: str, type_: type, default: Any, problems: list[Problem]) -> Any:
+def _origin(tree: Node, key: str) -> Origin:
+    node, _ = find(tree, (key,))
+    return node.origin
+
+
+def _scalar(tree: Node, key: str, type_: type, default: Any, problems: Problems) -> Any:
     node = tree.value.get(key)
     if node is None or node.value is None:
         return default
+    # True is an int in Python
     if not isinstance(node.value, type_) or isinstance(node.value, bool):
-        problems.append(Problem(f"{key} should be a {type_.__name__}; it is {plain(node)!r}", str(node.origin)))
+        problems.add(f"{key} should be a {type_.__name__}; it is {plain(node)!r}", node.origin)
         return default
     return node.value
 
 
-def _names_made(blocks: Node) -> dict[str, tuple[str, Origin]]:
-    """Every output name -> (stage, where), so that a name read too early is told from one never made."""
+def _output_names(blocks: Node) -> dict[str, tuple[str, Origin]]:
+    """Every output name -> (stage, where): so a name that is read too early is known from one that nothing makes."""
     names: dict[str, tuple[str, Origin]] = {}
     for stage, block in blocks.value.items():
         if not isinstance(block.value, dict):
@@ -181,53 +216,61 @@ def _names_made(blocks: Node) -> dict[str, tuple[str, Origin]]:
 
 
 def _stage(
-    name: str,
-    block: Node,
-    seed: int | None,
-    made: dict[str, tuple[str, Port]],
-    later: dict[str, tuple[str, Origin]],
-    pipeline: Pipeline,
-    problems: list[Problem],
+    name: str, block: Node, seed: int | None, names: Names, pipeline: Pipeline, problems: Problems
 ) -> Stage | None:
-    where = str(block.origin)
+    """One block of the YAML; None where its kind is unknown or its Config is refused."""
     if not NAME.fullmatch(name):
-        problems.append(Problem(f"'{name}' is no name for a stage", where, "letters, digits, dot, dash, underscore"))
+        problems.add(f"'{name}' is not a name for a stage", block.origin, NAME_RULE)
     if block.value is None:
         block = Node({}, block.origin)
     if not isinstance(block.value, dict):
-        problems.append(Problem(f"stages.{name} should be a mapping; it is {plain(block)!r}", where))
+        problems.add(f"stages.{name} should be a mapping; it is {plain(block)!r}", block.origin)
         return None
-    kind_node = block.value.get("kind", Node(name, block.origin))  # a box named like a kind needs no kind:
-    try:
-        kind = load_kind(str(kind_node.value), pipeline.search)
-    except ConfigError as error:
-        fix = error.fix if "kind" in block.value else f"stages.{name} has no kind:, so its name was tried; {error.fix}"
-        problems.append(Problem(error.what, str(kind_node.origin), fix))
-        _declare_outputs_anyway(name, block, made)
+
+    kind = _kind(name, block, pipeline.search, problems)
+    if kind is None:
+        declare_outputs(name, block, names)
         return None
+
     own = Node({key: child for key, child in block.value.items() if key not in ENGINE_KEYS}, block.origin)
     files: dict[Keys, Path] = {}
     values = resolve_paths(kind.Config, own, files, problems)
     if seed is not None:
         values.setdefault("seed", seed)
     config = validate(kind.Config, own, values, name, problems)
-    own_files: dict[str, Path] = {}
-    if config is not None:
-        config, own_files = with_shipped_files(config, pipeline.file.absolute().parent, files)
-    inputs = join_inputs(name, kind, block, made, later, problems)
+
+    inputs = join_inputs(name, kind, block, names, problems)
     use = join_use(name, kind, block, problems)
-    outputs = join_outputs(name, kind, block, use, made, problems)
-    given = {port for port, source in inputs.items() if source}
-    given |= {f"{port}.{key}" for port, source in inputs.items() if isinstance(source, dict) for key in source}
-    if config is not None and not use and (mismatch := config.mismatch(given)):
-        problems.append(Problem(f"stages.{name}: {mismatch}", where))
-    return None if config is None else Stage(name, kind, config, inputs, outputs, use, files, own_files, where)
+    outputs = join_outputs(name, kind, block, use, names, problems)
+    if config is None:
+        return None
+
+    config, own_files = with_shipped_files(config, pipeline.folder, files)
+    mismatch = "" if use else config.mismatch(_given_ports(inputs))
+    if mismatch:
+        problems.add(f"stages.{name}: {mismatch}", block.origin)
+    return Stage(name, kind, config, inputs, outputs, use, files, own_files, str(block.origin))
 
 
-def _declare_outputs_anyway(name: str, block: Node, made: dict[str, tuple[str, Port]]) -> None:
-    """A stage whose kind is unknown still makes its names, so that its readers are not reported too."""
-    outputs = block.value.get("outputs")
-    names = (
-        [n.value for n in outputs.value.values()] if outputs is not None and isinstance(outputs.value, dict) else [name]
-    )
-    made.update({n: (name, Port("", Artifact, False, False)) for n in names if isinstance(n, str)})
+def _kind(name: str, block: Node, search: tuple[str, ...], problems: Problems) -> Kind | None:
+    """The kind of a block. A block that is called like a kind needs no `kind:`."""
+    node = block.value.get("kind", Node(name, block.origin))
+    try:
+        return load_kind(str(node.value), search)
+    except ConfigError as error:
+        fix = error.fix
+        if "kind" not in block.value:
+            fix = f"stages.{name} has no `kind:`, so its name was tried; {fix}"
+        problems.add(error.what, node.origin, fix)
+        return None
+
+
+def _given_ports(inputs: dict[str, Edges]) -> set[str]:
+    """The ports that have an input; of those that hold several, `port.key` too."""
+    given = set()
+    for port, edges in inputs.items():
+        if edges:
+            given.add(port)
+        if isinstance(edges, dict):
+            given |= {f"{port}.{key}" for key in edges}
+    return given

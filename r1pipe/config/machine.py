@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 from functools import cache
@@ -15,6 +16,7 @@ def cpu_cores() -> int:
     """Cores that this process may use, by affinity and cgroup quota."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
+        # in a container the quota may be less than the cores that are visible
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         if quota != "max":
             cores = min(cores, max(1, int(quota) // int(period)))
@@ -29,33 +31,38 @@ def gpus() -> tuple[str, ...]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and visible.strip() in ("", "-1"):
         return ()
+
+    # a driver alone is no use to a CPU build of torch
     try:
         if "+cpu" in metadata.version("torch"):
             return ()
     except metadata.PackageNotFoundError:
         return ()
+
     if not Path("/proc/driver/nvidia/version").exists() and not shutil.which("nvidia-smi"):
         return ()
     if visible is not None:
         return tuple(part.strip() for part in visible.split(",") if part.strip())
     try:
-        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True).stdout
-        return tuple(str(i) for i, _ in enumerate(line for line in listing.splitlines() if line.startswith("GPU ")))
+        # MIG slices are listed too, indented below their GPU
+        count = sum(line.startswith("GPU ") for line in _nvidia_smi("-L"))
     except (OSError, subprocess.SubprocessError):
-        return tuple(str(i) for i, _ in enumerate(Path("/proc/driver/nvidia/gpus").glob("*")))
+        count = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+    return tuple(map(str, range(count)))
+
+
+def _nvidia_smi(*arguments: str) -> list[str]:
+    command = ["nvidia-smi", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    return done.stdout.splitlines()
 
 
 @cache
 def device_name() -> str:
-    """For summary.json: the GPUs, or the processor."""
+    """The GPUs, or the processor, in words; for summary.json."""
     if gpus():
         try:
-            query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-            name = (
-                subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
-                .stdout.splitlines()[0]
-                .strip()
-            )
+            name = _nvidia_smi("--query-gpu=name", "--format=csv,noheader")[0].strip()
         except (OSError, subprocess.SubprocessError, IndexError):
             name = "GPU"
         return f"{len(gpus())} x {name}"
@@ -63,7 +70,5 @@ def device_name() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
-        import platform
-
         model = platform.machine()
     return f"{cpu_cores()} CPU cores ({model})"

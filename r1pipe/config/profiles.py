@@ -1,7 +1,7 @@
-"""Launch profiles: configs/accelerate/<profile>.yaml as the variables that accelerate's launcher would set from it.
+"""Launch profiles: accelerate/<profile>.yaml as the variables that accelerate's launcher would set from it.
 
-ZeRO's settings are DeepSpeed's own, in <profile>.json; `launch.offload` and `launch.deepspeed` are laid over them, and what comes out is
-written beside stage.json, so that a run's folder holds what it was run with.
+ZeRO's settings are DeepSpeed's own, in <profile>.json. `launch.offload` and `launch.deepspeed` are laid over them, and
+the result is written beside stage.json, so that a run's folder holds what it was run with.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from typing import Any
 
 import yaml
 
-import r1pipe
 from r1pipe.config.machine import gpus
+from r1pipe.config.shipped_files import SHIPPED
 from r1pipe.schema import Launch
 
-PROFILES = Path(r1pipe.__file__).parent / "configs" / "accelerate"
+PROFILES = SHIPPED / "accelerate"
 ZERO = ("zero1", "zero2", "zero3")
+
+# DeepSpeed's settings that the trainer fills in from the stage's own fields.
 _DERIVED = (
     "train_batch_size",
     "train_micro_batch_size_per_gpu",
@@ -29,23 +31,45 @@ _DERIVED = (
     "optimizer",
     "scheduler",
 )
-_FSDP_NAMES = {"fsdp_transformer_layer_cls_to_wrap": "FSDP_TRANSFORMER_CLS_TO_WRAP"}  # the rest is the key in capitals
+
+# accelerate's variable for a key of fsdp_config is the key in capitals, except for this one.
+_FSDP_NAMES = {"fsdp_transformer_layer_cls_to_wrap": "FSDP_TRANSFORMER_CLS_TO_WRAP"}
 
 
-def mistakes(launch: Launch) -> Iterator[tuple[str, str, str]]:
+def launch_mistakes(launch: Launch) -> Iterator[tuple[str, str, str]]:
     """What cannot work in a launch block by itself: (field, what, fix)."""
     if launch.profile == "process" and launch.nodes > 1:
-        yield "nodes", "profile process is one machine", "another profile, or nodes: 1"
+        yield "nodes", "profile process is for one machine", "another profile, or nodes: 1"
+    yield from _offload_mistakes(launch)
+    yield from _deepspeed_mistakes(launch)
+    if launch.hostfile is not None and launch.slurm is not None:
+        yield "hostfile", "`hostfile` and `slurm` are two ways to the same machines", "keep one"
+    if launch.hostfile is not None and launch.nodes == 1:
+        yield (
+            "hostfile",
+            "a hostfile is for several machines, and nodes is 1",
+            "nodes: 2 or more; or leave `hostfile` out",
+        )
+
+
+def _offload_mistakes(launch: Launch) -> Iterator[tuple[str, str, str]]:
     if launch.offload == "optimizer" and launch.profile not in ZERO:
-        fix = "profile: zero1, zero2 or zero3" + (
-            "; or offload: all" if launch.profile == "fsdp2" else "; or offload: none"
+        other = "offload: all" if launch.profile == "fsdp2" else "offload: none"
+        yield (
+            "offload",
+            f"profile {launch.profile} cannot keep the optimizer alone in CPU memory",
+            f"profile: zero1, zero2 or zero3; or {other}",
         )
-        yield "offload", f"profile {launch.profile} cannot keep the optimizer alone in CPU memory", fix
     if launch.offload == "all" and launch.profile not in ("zero3", "fsdp2"):
-        fix = "profile: zero3 or fsdp2" + (
-            "; or offload: optimizer" if launch.profile in ZERO else "; or offload: none"
+        other = "offload: optimizer" if launch.profile in ZERO else "offload: none"
+        yield (
+            "offload",
+            f"profile {launch.profile} holds the whole weights on every device",
+            f"profile: zero3 or fsdp2; or {other}",
         )
-        yield "offload", f"profile {launch.profile} holds the whole weights on every device", fix
+
+
+def _deepspeed_mistakes(launch: Launch) -> Iterator[tuple[str, str, str]]:
     if launch.deepspeed and launch.profile not in ZERO:
         yield (
             "deepspeed",
@@ -67,19 +91,15 @@ def mistakes(launch: Launch) -> Iterator[tuple[str, str, str]]:
             "deepspeed: {zero_optimization: {reduce_bucket_size: 500000000}}",
         )
     elif "stage" in zero:
-        yield "deepspeed", "zero_optimization.stage is the profile's", "profile: zero1, zero2 or zero3"
-    if launch.hostfile is not None and launch.slurm is not None:
-        yield "hostfile", "`hostfile` and `slurm` are two ways to the same machines", "keep one"
-    if launch.hostfile is not None and launch.nodes == 1:
         yield (
-            "hostfile",
-            "a hostfile is for several machines, and nodes is 1",
-            "nodes: 2 or more; or leave `hostfile` out",
+            "deepspeed",
+            "zero_optimization.stage is set by the profile",
+            "profile: zero1, zero2 or zero3",
         )
 
 
 def deepspeed_config(launch: Launch) -> dict[str, Any]:
-    """DeepSpeed's settings for a ZeRO profile: the JSON that ships, the offloading, and the launch block's own on top."""
+    """DeepSpeed's settings for a ZeRO profile: its JSON, then the offloading, then the launch block's own on top."""
     file = launch.deepspeed_file or PROFILES / f"{launch.profile}.json"
     config: dict[str, Any] = json.loads(file.read_text(encoding="utf8"))
     to_cpu = {"device": "cpu", "pin_memory": bool(gpus())}
@@ -87,7 +107,7 @@ def deepspeed_config(launch: Launch) -> dict[str, Any]:
         config["zero_optimization"]["offload_optimizer"] = to_cpu
     if launch.offload == "all":
         config["zero_optimization"]["offload_param"] = to_cpu
-    return _over(config, launch.deepspeed)
+    return _laid_over(config, launch.deepspeed)
 
 
 def optimizer_on_cpu(launch: Launch) -> bool:
@@ -98,12 +118,14 @@ def optimizer_on_cpu(launch: Launch) -> bool:
     return launch.profile == "fsdp2" and launch.offload == "all"
 
 
-def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Merge settings key by key; where both hold a mapping, the mappings are merged too."""
     merged = dict(below)
     for key, value in above.items():
-        merged[key] = (
-            _over(merged[key], value) if isinstance(value, dict) and isinstance(merged.get(key), dict) else value
-        )
+        if isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = _laid_over(merged[key], value)
+        else:
+            merged[key] = value
     return merged
 
 
@@ -111,32 +133,36 @@ def profile_environment(launch: Launch, folder: Path) -> dict[str, str]:
     """A profile as the variables that accelerate's launcher would set from it.
 
     Args:
-        folder: takes deepspeed.json, which every rank reads; the stage's.
+        folder: of the stage; takes deepspeed.json, which every rank reads.
     """
     if launch.profile == "process":
         return {}
+
     file = launch.accelerate_file or PROFILES / f"{launch.profile}.yaml"
     settings: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf8"))
-    environment = {
-        "ACCELERATE_MIXED_PRECISION": str(settings.get("mixed_precision", "no")),
-    }
+    environment = {"ACCELERATE_MIXED_PRECISION": str(settings.get("mixed_precision", "no"))}
     if launch.profile in ZERO:
-        file = folder / "deepspeed.json"
-        file.write_text(json.dumps(deepspeed_config(launch), indent=1) + "\n", encoding="utf8")
+        deepspeed_json = folder / "deepspeed.json"
+        deepspeed_json.write_text(json.dumps(deepspeed_config(launch), indent=1) + "\n", encoding="utf8")
         environment |= {
             "ACCELERATE_USE_DEEPSPEED": "true",
-            "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(file),
-            "ACCELERATE_DEEPSPEED_ZERO3_INIT": str(settings["deepspeed_config"]["zero3_init_flag"]).lower(),
+            "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(deepspeed_json),
+            "ACCELERATE_DEEPSPEED_ZERO3_INIT": _as_text(settings["deepspeed_config"]["zero3_init_flag"]),
         }
         if not gpus():
             environment["DS_ACCELERATOR"] = "cpu"
-    elif "fsdp_config" in settings:
+        return environment
+
+    if "fsdp_config" in settings:
         environment["ACCELERATE_USE_FSDP"] = "true"
         fsdp: dict[str, Any] = settings["fsdp_config"] | {"fsdp_offload_params": launch.offload == "all"}
         for key, value in fsdp.items():
-            environment[_FSDP_NAMES.get(key, key.upper())] = (
-                str(value).lower() if isinstance(value, bool) else str(value)
-            )
-    if not gpus() and launch.profile not in ZERO:
+            environment[_FSDP_NAMES.get(key, key.upper())] = _as_text(value)
+    if not gpus():
         environment["ACCELERATE_USE_CPU"] = "true"
     return environment
+
+
+def _as_text(value: Any) -> str:
+    """As accelerate's launcher writes it: true and false are not capitalised."""
+    return str(value).lower() if isinstance(value, bool) else str(value)

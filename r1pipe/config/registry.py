@@ -1,7 +1,9 @@
 """From `kind:` in a YAML to a stage module with its ports.
 
-`kind: cold-start` is r1pipe.stages.cold_start, which a checkout keeps in stages/. `kind: my_package.my_stage` is any importable module (the working folder and the
-config's folder come last on the path), and installed packages may add kinds through the entry point group `r1pipe.stages`.
+- `kind: cold-start` is r1pipe.stages.cold_start, which a checkout keeps in stages/.
+- `kind: my_package.my_stage` is any importable module. The folder of the config and the working folder come last on the
+  path.
+- Installed packages may add kinds through the entry point group `r1pipe.stages`.
 """
 
 from __future__ import annotations
@@ -10,14 +12,15 @@ import importlib
 import sys
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
 
 import r1pipe
 from r1pipe.artifacts import Artifact
+from r1pipe.config.paths import union_members
 from r1pipe.config.yamltree import nearest
 from r1pipe.errors import ConfigError
 from r1pipe.schema import Ports, StageConfig
@@ -38,7 +41,7 @@ class Port:
 
 @dataclass(frozen=True)
 class Kind:
-    """A stage module's four public names, taken apart."""
+    """A stage module: its name in the YAML, and its four public names."""
 
     name: str
     module: types.ModuleType
@@ -62,34 +65,23 @@ class Kind:
 
 @cache
 def ports(declared: type[Ports]) -> dict[str, Port]:
-    """The fields of an Inputs or Outputs class. A type that is not an artifact is our own mistake."""
-    found: dict[str, Port] = {}
+    """The fields of an Inputs or Outputs class."""
+    result: dict[str, Port] = {}
     for name, field in declared.model_fields.items():
-        members = typing.get_args(field.annotation) if _is_union(field.annotation) else (field.annotation,)
+        members = union_members(field.annotation)
         optional = type(None) in members or not field.is_required()
-        (member,) = [m for m in members if m is not type(None)]
+        (member,) = [member for member in members if member is not type(None)]
         many = typing.get_origin(member) is dict
         artifact = typing.get_args(member)[1] if many else member
-        assert isinstance(artifact, type) and issubclass(artifact, Artifact), (
-            f"{declared.__module__}.{declared.__name__}.{name}: {artifact}"
-        )
-        found[name] = Port(name, artifact, optional, many)
-    return found
-
-
-def _is_union(annotation: Any) -> bool:
-    return typing.get_origin(annotation) in (typing.Union, types.UnionType)
+        where = f"{declared.__module__}.{declared.__name__}.{name}"
+        assert isinstance(artifact, type) and issubclass(artifact, Artifact), f"{where}: {artifact} is not an artifact"
+        result[name] = Port(name, artifact, optional, many)
+    return result
 
 
 def builtin_kinds() -> list[str]:
     """The kinds that ship, by their files."""
     return sorted(path.stem.replace("_", "-") for path in STAGES.glob("*.py") if not path.stem.startswith("_"))
-
-
-def _entry_points() -> dict[str, Any]:
-    from importlib.metadata import entry_points
-
-    return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
 
 
 @cache
@@ -101,37 +93,41 @@ def load_kind(name: str, search: tuple[str, ...] = ()) -> Kind:
         search: folders put at the end of sys.path for `package.module` kinds.
 
     Raises:
-        ConfigError: there is no such kind, its module cannot be imported, or it lacks one of the four names. `where` is left empty.
+        ConfigError: there is no such kind, its module cannot be imported, or it lacks one of the four names. The caller
+            knows where: `where` is empty.
     """
     for folder in search:
         if folder not in sys.path:
             sys.path.append(folder)
+
     stem = name.replace("-", "_")
-    if stem.isidentifier() and (STAGES / f"{stem}.py").is_file() and not stem.startswith("_"):
-        module = importlib.import_module(f"r1pipe.stages.{stem}")  # a mistake in our own stage is ours: let it raise
-        return _take_apart(name, module)
-    if "." not in name:
-        points = _entry_points()
-        if name not in points:
-            raise ConfigError(
-                f"there is no kind '{name}'",
-                fix=nearest(name, builtin_kinds() + sorted(points)) + " (or package.module)",
-            )
-        return _take_apart(name, _import(name, points[name].value.split(":")[0]))
-    return _take_apart(name, _import(name, name))
+    ships = stem.isidentifier() and not stem.startswith("_") and (STAGES / f"{stem}.py").is_file()
+    if ships:
+        # an error in a stage of ours is ours, so it is not made the user's
+        return _kind(name, importlib.import_module(f"r1pipe.stages.{stem}"))
+    if "." in name:
+        return _kind(name, _import(name, name))
+
+    points = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    if name not in points:
+        known = nearest(name, builtin_kinds() + sorted(points))
+        raise ConfigError(f"there is no kind '{name}'", fix=f"{known} (or package.module)")
+    return _kind(name, _import(name, points[name].value.split(":")[0]))
 
 
 def _import(kind: str, module: str) -> types.ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name and (module == error.name or module.startswith(error.name + ".")):
+        is_the_module = error.name and (module == error.name or module.startswith(error.name + "."))
+        if is_the_module:
             raise ConfigError(
                 f"there is no kind '{kind}': no module {error.name}",
-                fix="is its folder on PYTHONPATH, beside the config, or here?",
+                fix="is its folder on PYTHONPATH, beside the config, or the working folder?",
             ) from None
         raise ConfigError(
-            f"kind '{kind}' cannot be imported: no module {error.name}", fix=f"install {error.name}"
+            f"kind '{kind}' cannot be imported: no module {error.name}",
+            fix=f"install {error.name}",
         ) from error
     except Exception as error:
         raise ConfigError(
@@ -140,19 +136,18 @@ def _import(kind: str, module: str) -> types.ModuleType:
         ) from error
 
 
-def _take_apart(name: str, module: types.ModuleType) -> Kind:
-    wanted: Sequence[tuple[str, type | None]] = (
-        ("Inputs", Ports),
-        ("Outputs", Ports),
-        ("Config", StageConfig),
-        ("run", None),
-    )
-    for attribute, base in wanted:
+def _kind(name: str, module: types.ModuleType) -> Kind:
+    for attribute, base in (("Inputs", Ports), ("Outputs", Ports), ("Config", StageConfig)):
         value = getattr(module, attribute, None)
-        if not (callable(value) if base is None else isinstance(value, type) and issubclass(value, base)):
-            wants = "a function" if base is None else f"a subclass of r1pipe.schema.{base.__name__}"
-            raise ConfigError(
-                f"kind '{name}' is no stage: {module.__name__}.{attribute} is not {wants}",
-                fix="a stage module has Inputs, Outputs, Config and run",
-            )
+        if not (isinstance(value, type) and issubclass(value, base)):
+            raise _not_a_stage(name, module, attribute, f"a subclass of r1pipe.schema.{base.__name__}")
+    if not callable(getattr(module, "run", None)):
+        raise _not_a_stage(name, module, "run", "a function")
     return Kind(name, module, module.Inputs, module.Outputs, module.Config, module.run)
+
+
+def _not_a_stage(name: str, module: types.ModuleType, attribute: str, expected: str) -> ConfigError:
+    return ConfigError(
+        f"kind '{name}' is not a stage: {module.__name__}.{attribute} is not {expected}",
+        fix="a stage module has Inputs, Outputs, Config and run",
+    )

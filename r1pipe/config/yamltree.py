@@ -1,7 +1,9 @@
 """YAML as a tree that remembers where every value was written.
 
-`read` parses a file and what it extends, `assign` applies one --set, `plain` gives the bare values. Scalars follow YAML 1.2's
-core schema: `1e-4` is a number, and `no`, `off` and `on` are strings (PyYAML's own 1.1 rules read them otherwise).
+`read` parses a file and what it extends, `assign` applies one --set, `plain` returns the bare values.
+
+Scalars follow the core schema of YAML 1.2: `1e-4` is a number, and `no`, `off` and `on` are strings. PyYAML's own rules
+are those of YAML 1.1, by which `1e-4` is a string and `no` is false.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ Keys = tuple[str | int, ...]
 
 @dataclass(frozen=True)
 class Origin:
-    """Who stated a value: a file and line, or a --set; `base` is what relative paths start from."""
+    """Where a value is stated: a file and line, or a --set; `base` is the folder that relative paths start from."""
 
     text: str
     base: Path
@@ -39,25 +41,27 @@ class Node:
     origin: Origin
 
 
-_Fast: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml where PyYAML was built with it: 8 x faster
+# libyaml where PyYAML was built with it: 8 times as fast
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-class _Loader(_Fast):
+class _Loader(_SafeLoader):
     """SafeLoader with the core schema of YAML 1.2."""
 
 
-_Loader.yaml_implicit_resolvers = {}
-for _tag, _pattern, _first in (
+_FLOAT = r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
+
+# The types of plain scalars, in the order in which they are tried: tag, pattern, first characters (PyYAML's index).
+_SCALARS = (
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("int", r"[-+]?[0-9][0-9_]*", "-+0123456789"),
-    (
-        "float",
-        r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        "-+0123456789.",
-    ),
+    ("float", _FLOAT, "-+0123456789."),
     ("merge", r"<<", "<"),
-):
+)
+
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in _SCALARS:
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first))
 
 
@@ -78,7 +82,7 @@ LISTED = 12  # names shown where none is close
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
-    """`Did you mean ...?`, or the list of what there is.
+    """`did you mean ...?`, or the list of what is known.
 
     >>> nearest("temprature", ["temperature", "top_p"])
     "did you mean 'temperature'?"
@@ -100,9 +104,8 @@ def read(path: Path, seen: tuple[Path, ...] = ()) -> Node:
     """
     path = path.absolute()
     if path in seen:
-        raise ConfigError(
-            "extends goes round in a circle: " + " -> ".join(str(p.name) for p in (*seen, path)), str(path)
-        )
+        circle = " -> ".join(file.name for file in (*seen, path))
+        raise ConfigError(f"configs extend each other in a circle: {circle}", str(path))
     node = _parse(path)
     extends = node.value.pop("extends", None)
     if extends is None or extends.value is None:
@@ -126,7 +129,8 @@ def _parse(path: Path) -> Node:
         text = path.read_text(encoding="utf8")
     except FileNotFoundError:
         raise ConfigError(
-            f"no such config: {shown}", fix="give a YAML file; `r1pipe init` copies the shipped ones to edit"
+            f"no such config: {shown}",
+            fix="give a YAML file; `r1pipe init` copies the shipped ones to edit",
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the config: {error}", shown) from None
@@ -158,16 +162,8 @@ def shorten(path: Path) -> str:
 def _convert(loader: Any, node: yaml.Node, shown: str, base: Path, line: int) -> Node:
     origin = Origin(f"{shown}:{line + 1}", base)
     if isinstance(node, yaml.MappingNode):
-        firsts: dict[str, int] = {}
-        for key, _ in node.value:  # before << is flattened: a merged key may be repeated, a written one not
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                if key.value in firsts:
-                    raise ConfigError(
-                        f"the key '{key.value}' stands twice",
-                        f"{shown}:{key.start_mark.line + 1}",
-                        f"first: line {firsts[key.value]}",
-                    )
-                firsts[key.value] = key.start_mark.line + 1
+        # before `<<` is flattened: a merged key may be repeated, a written one may not
+        _refuse_repeated_keys(node, shown)
         loader.flatten_mapping(node)
         children = {}
         for key, child in node.value:
@@ -180,11 +176,26 @@ def _convert(loader: Any, node: yaml.Node, shown: str, base: Path, line: int) ->
     return Node(loader.construct_object(node), origin)
 
 
+def _refuse_repeated_keys(node: yaml.MappingNode, shown: str) -> None:
+    lines: dict[str, int] = {}
+    for key, _ in node.value:
+        if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+            continue
+        line = key.start_mark.line + 1
+        if key.value in lines:
+            raise ConfigError(
+                f"the key '{key.value}' appears twice",
+                f"{shown}:{line}",
+                f"first: line {lines[key.value]}",
+            )
+        lines[key.value] = line
+
+
 def merge(base: Node, over: Node) -> Node:
     """Deep merge: mappings key by key, anything else replaces, null removes a key that the base has.
 
-    A key that only `over` has is placed before the next key of `over` that the base has, else at the end: so a file that
-    extends another can put a new stage above one that reads from it.
+    A key that only `over` has is placed before the next key of `over` that the base has, else at the end. So a file
+    that extends another can put a new stage above a stage that reads from it.
     """
     if not (isinstance(base.value, dict) and isinstance(over.value, dict)):
         return over
@@ -223,54 +234,65 @@ def assign(root: Node, statement: str) -> Node:
     origin = Origin(f"--set {statement}", Path.cwd())
     if not equals or not dotted.strip():
         raise ConfigError(
-            "--set takes KEY.KEY=VALUE", str(origin), "for example --set stages.reasoning-rl.grpo.beta=0.01"
+            "--set takes KEY.KEY=VALUE",
+            str(origin),
+            "for example --set stages.reasoning-rl.grpo.beta=0.01",
         )
     loader = _Loader(text)
     try:
         node = loader.get_single_node()
-        value = Node(None, origin) if node is None else _restamp(_convert(loader, node, "--set", Path.cwd(), 0), origin)
+        if node is None:
+            value = Node(None, origin)
+        else:
+            value = _with_origin(_convert(loader, node, "--set", Path.cwd(), 0), origin)
     except yaml.YAMLError as error:
         raise ConfigError(f"the value of --set is not YAML: {text}", str(origin)) from error
     finally:
         loader.dispose()
     keys = dotted.strip().split(".")
-    stages = root.value.get("stages") if isinstance(root.value, dict) else None
-    if (
-        keys[0] == "stages"
-        and len(keys) > 2
-        and stages
-        and isinstance(stages.value, dict)
-        and keys[1] not in stages.value
-    ):
-        raise ConfigError(f"no stage is called '{keys[1]}'", str(origin), nearest(keys[1], list(stages.value)))
+    _refuse_unknown_stage(root, keys, origin)
     return _assign(root, keys, value, origin)
 
 
+def _refuse_unknown_stage(root: Node, keys: list[str], origin: Origin) -> None:
+    """One value alone is not a stage, so an unknown name is a misspelt one."""
+    stages = root.value.get("stages")
+    if keys[0] != "stages" or len(keys) < 3 or stages is None or not isinstance(stages.value, dict):
+        return
+    name = keys[1]
+    if name not in stages.value:
+        raise ConfigError(f"no stage is called '{name}'", str(origin), nearest(name, list(stages.value)))
+
+
 def _assign(node: Node, keys: list[str], value: Node, origin: Origin) -> Node:
-    key, rest = keys[0], keys[1:]
+    key, *rest = keys
     if isinstance(node.value, list):
         if not key.isdigit() or int(key) >= len(node.value):
             raise ConfigError(
-                f"'{key}' is not an item of this list", str(origin), f"it has {len(node.value)} items, counted from 0"
+                f"'{key}' is not an item of this list",
+                str(origin),
+                f"it has {len(node.value)} items, counted from 0",
             )
         items = list(node.value)
-        items[int(key)] = _assign(items[int(key)], rest, value, origin) if rest else merge(items[int(key)], value)
+        item = items[int(key)]
+        items[int(key)] = _assign(item, rest, value, origin) if rest else merge(item, value)
         return replace(node, value=items)
-    if not isinstance(
-        node.value, dict
-    ):  # a value stood here: the deeper key replaces it, and validation says if that is wrong
+
+    # a scalar is replaced by the deeper key; validation reports it if that is wrong
+    if not isinstance(node.value, dict):
         node = Node({}, origin)
     if rest:
-        child = _assign(node.value.get(key, Node({}, origin)), rest, value, origin)
-        return replace(node, value={**node.value, key: child})
-    return merge(node, Node({key: value}, origin)) if node.value else Node({key: value}, origin)
+        child = node.value.get(key, Node({}, origin))
+        return replace(node, value={**node.value, key: _assign(child, rest, value, origin)})
+    assigned = Node({key: value}, origin)
+    return merge(node, assigned) if node.value else assigned
 
 
-def _restamp(node: Node, origin: Origin) -> Node:
+def _with_origin(node: Node, origin: Origin) -> Node:
     if isinstance(node.value, dict):
-        return Node({key: _restamp(child, origin) for key, child in node.value.items()}, origin)
+        return Node({key: _with_origin(child, origin) for key, child in node.value.items()}, origin)
     if isinstance(node.value, list):
-        return Node([_restamp(child, origin) for child in node.value], origin)
+        return Node([_with_origin(child, origin) for child in node.value], origin)
     return Node(node.value, origin)
 
 
@@ -284,7 +306,7 @@ def plain(node: Node) -> Any:
 
 
 def find(node: Node, keys: Sequence[str | int]) -> tuple[Node, Keys]:
-    """The deepest node on the way along `keys`, and how far the way went; keys that lead nowhere are passed over."""
+    """The deepest node along `keys`, and the keys that led to it; keys that lead nowhere are skipped."""
     walked: list[str | int] = []
     for key in keys:
         if isinstance(node.value, dict) and str(key) in node.value:

@@ -59,11 +59,11 @@ def test_a_mistake_in_a_set_names_the_set(tmp_path: Path):
     ("text", "expected"),
     [
         (one("inputs: {source: frist}"), "nothing is called 'frist'"),
-        (one("inputs: {source: first}"), "reads what a itself makes"),
+        (one("inputs: {source: first}"), "reads 'first', which a itself makes"),
         (one("inputs: {sorce: ./x.jsonl}"), "no input 'sorce'"),
         (one("inputs: {source: ./x.jsonl}"), "nothing is at"),
         (one("inputs: {model: embedded:none}"), "does not ship"),
-        (one("inputs: {model: 'hub:justaname'}"), "no hub id"),
+        (one("inputs: {model: 'hub:justaname'}"), "not a hub id"),
         (one("inputs: {extra: first}"), "a mapping of names"),
         (one("inputs: {source: '${R1PIPE_NO_SUCH}/x'}"), "R1PIPE_NO_SUCH is not set"),
         (one("template: ./gone.txt"), "nothing is at './gone.txt'"),
@@ -73,7 +73,7 @@ def test_a_mistake_in_a_set_names_the_set(tmp_path: Path):
         (one("use: ./gone"), "nothing is at"),
         ("stages: {}\n", "no stages"),
         ("isolation: maybe\n" + CHAIN, "'auto' or 'required'"),
-        ("run: a/b\n" + CHAIN, "no name for a run"),
+        ("run: a/b\n" + CHAIN, "not a name for a run"),
         ("seed: x\n" + CHAIN, "seed should be a int"),
         ("stages:\n  a: {kind: r1pipe_fakes.rows}\n", "outputs: name the prompts it makes"),
         ("stages:\n  a: {kind: r1pipe_fakes.rows, outputs: {rows: first, rosw: x}}\n", "no output 'rosw'"),
@@ -85,7 +85,7 @@ def test_a_mistake_in_a_set_names_the_set(tmp_path: Path):
         ),
         (
             CHAIN + "  wrong: {kind: r1pipe_fakes.rows, inputs: {source: scores-base}, outputs: {rows: z}}\n",
-            "wants dataset; 'scores-base' is report",
+            "needs dataset; 'scores-base' is report",
         ),
     ],
 )

@@ -48,11 +48,11 @@ def said(folder: Path, launch: str, also: str = "") -> str:
         ),
         (
             "{profile: zero2, deepspeed: {zero_optimization: {stage: 3}}}",
-            "zero_optimization.stage is the profile's",
+            "zero_optimization.stage is set by the profile",
             "zero3",
         ),
         ("{profile: zero2, deepspeed: {zero_optimization: 3}}", "zero_optimization is a mapping", "reduce_bucket_size"),
-        ("{nodes: 2}", "profile process is one machine", "nodes: 1"),
+        ("{nodes: 2}", "profile process is for one machine", "nodes: 1"),
         ("{profile: ddp, hostfile: ./p.jsonl}", "a hostfile is for several machines", "nodes: 2 or more"),
         ("{profile: ddp, nodes: 2, hostfile: ./p.jsonl, slurm: {}}", "two ways to the same machines", "keep one"),
         ("{profile: ddp, nodes: 2, hostfile: ./none}", "nothing is at './none'", "looked for"),

@@ -10,7 +10,8 @@ from engine import ROOT, config, r1pipe
 from r1pipe.config.loader import Pipeline, load
 from r1pipe.config.profiles import deepspeed_config, profile_environment
 from r1pipe.config.shipped_files import SHIPPED
-from r1pipe.run.manifest import Digests, Fingerprints
+from r1pipe.run.digests import Digests
+from r1pipe.run.fingerprints import Fingerprints
 from r1pipe.run.store import RunFolder
 
 SERVICE = "{backend: openai, endpoint: {base_url: 'http://x/v1', model: m}}"

@@ -5,7 +5,9 @@ from typing import Annotated, Any
 
 import pytest
 
-from r1pipe.config.validation import Problem, resolve_paths, validate
+from r1pipe.config.paths import resolve_paths
+from r1pipe.config.problems import Problems
+from r1pipe.config.validation import validate
 from r1pipe.config.yamltree import Keys, read
 from r1pipe.schema import Model, PathOr, StageConfig, TemplateName
 
@@ -28,9 +30,9 @@ class Config(StageConfig):
     note: str = ""
 
 
-def resolved(folder: Path, text: str) -> tuple[dict[str, Any], dict[Keys, Path], list[Problem], Any]:
+def resolved(folder: Path, text: str) -> tuple[dict[str, Any], dict[Keys, Path], Problems, Any]:
     (folder / "t.yaml").write_text(text)
-    node, files, problems = read(folder / "t.yaml"), {}, []
+    node, files, problems = read(folder / "t.yaml"), {}, Problems()
     values = resolve_paths(Config, node, files, problems)
     return values, files, problems, node
 

@@ -74,7 +74,7 @@ def test_extends_of_several_files_later_wins_and_may_be_nested(tmp_path: Path):
 @pytest.mark.parametrize(
     ("text", "what", "line"),
     [
-        ("a: 1\na: 2\n", "stands twice", 2),
+        ("a: 1\na: 2\n", "appears twice", 2),
         ("a: [1, 2\nb: 3\n", "not YAML", 2),
         ("- a\n", "mapping", 1),
         ("a: 1\nextends: nothing.yaml\n", "no such file", 2),

@@ -1,0 +1,43 @@
+"""Mistakes in a config, collected so that all of them are reported at once, each with its file and line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from r1pipe.config.yamltree import Origin
+from r1pipe.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake: what is wrong, where, what to do."""
+
+    what: str
+    where: str = ""
+    fix: str = ""
+
+
+class Problems(list[Problem]):
+    """The mistakes found so far."""
+
+    def add(self, what: str, where: Origin | str, fix: str = "") -> None:
+        self.append(Problem(what, str(where), fix))
+
+    def raise_all(self, config: str) -> None:
+        """Raise one ConfigError for all problems; do nothing if there are none.
+
+        Args:
+            config: the file, as it is shown.
+        """
+        # a value that YAML anchors share is wrong in several places, and reported once
+        problems = list(dict.fromkeys(self))
+        if not problems:
+            return
+        if len(problems) == 1:
+            raise ConfigError(problems[0].what, problems[0].where, problems[0].fix)
+        lines = [f"{p.where}: {p.what}" + (f"; {p.fix}" if p.fix else "") for p in problems]
+        raise ConfigError(
+            f"{len(problems)} mistakes:\n" + "\n".join(lines),
+            config,
+            "each line says where and what; nothing was started",
+        )
