@@ -332,8 +332,7 @@ class InPlaceLayer(DynamicLayer):
             self._grow(start, stop)
         for room, states in zip(self._room, (key_states, value_states), strict=True):
             room[..., start:stop, :] = states
-        self._show(stop)
-        return self.keys, self.values
+        return self._show(stop)
 
     def _grow(self, length: int, needed: int) -> None:
         """Make room for twice as many tokens, and for at least `needed`."""
@@ -346,8 +345,12 @@ class InPlaceLayer(DynamicLayer):
             self._room[i] = old.new_empty(*old.shape[:-2], capacity, old.shape[-1])
             self._room[i][..., :length, :] = old[..., :length, :]
 
-    def _show(self, length: int) -> None:
-        self.keys, self.values = (room[..., :length, :] for room in self._room)
+    def _show(self, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Make keys and values views of the first `length` tokens."""
+        keys, values = (room[..., :length, :] for room in self._room)
+        self.keys = keys
+        self.values = values
+        return keys, values
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         length = self.get_seq_length()
