@@ -1,4 +1,4 @@
-"""A stage on several machines that see the same files: torchrun on each, started over ssh on the machines of a hostfile.
+"""A stage on several machines that see the same files: torchrun on each, over ssh on the machines of a hostfile.
 
 The driver may be on any of them. R1PIPE_SSH takes the place of `ssh -tt -o BatchMode=yes` (for example `ssh -tt -p
 2222`); the machine's name and the command are appended. torchrun ends its ranks when the connection is cut, so a driver
@@ -33,8 +33,8 @@ _FORWARDED = re.compile(
     r"(NCCL|GLOO|TORCH|PYTORCH|CUDA|HF|TRANSFORMERS|TOKENIZERS|TRL|DS|R1PIPE|VLLM|OMP|JE_ARROW|OPENBLAS|PYTHON)"
     r"[A-Z_0-9]*|(LD_LIBRARY_)?PATH"
 )
-# Except these. Every user of a machine can read a command line, so secrets must come from the machine's own environment;
-# and which devices are visible is different on each machine.
+# Except these. Every user of a machine can read a command line, so secrets must come from the machine's own
+# environment; and which devices are visible is different on each machine.
 _NOT_FORWARDED = re.compile(r".*_(TOKEN|KEY|SECRET|PASSWORD)|CUDA_VISIBLE_DEVICES")
 
 

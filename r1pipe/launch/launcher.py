@@ -107,8 +107,8 @@ class Launcher:
             tick: called several times a second.
 
         Returns:
-            The exit codes of the ranks (on several machines, of the machines), negative for a signal. When one fails, the
-            others are ended.
+            The exit codes of the ranks (on several machines, of the machines), negative for a signal. When one fails,
+            the others are ended.
         """
         if launch.nodes == 1:
             self._running = self._start(launch, stage_json, log)

@@ -1,7 +1,8 @@
 """What every rank runs: `python -m r1pipe.launch.worker STAGE_JSON`.
 
-Reads one file (the stage's resolved config, where its inputs lie and where its outputs go), builds Config, Inputs, Outputs and
-Here, calls the stage's run, and leaves result.json (rank 0) or error.<rank>.json. Everything it prints goes to the stage's log.
+It reads one file: the stage's resolved config, where its inputs are and where its outputs go. It builds Config,
+Inputs, Outputs and Here, calls the stage's run, and leaves result.json (rank 0) or error.<rank>.json. What it prints
+goes to the stage's log.
 """
 
 from __future__ import annotations
@@ -23,12 +24,14 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import r1pipe
 from r1pipe.artifacts import ARTIFACTS, Artifact
 from r1pipe.config.profiles import optimizer_on_cpu
-from r1pipe.config.registry import STAGES, Kind, load_kind
+from r1pipe.config.registry import Kind, load_kind
 from r1pipe.errors import InputError, R1PipeError
 from r1pipe.here import Here
 
+OWN_FOLDER = Path(r1pipe.__file__).parent
 PR_SET_PDEATHSIG = 1
 STALE_BUILD_S = 900.0  # DeepSpeed's CPU operator builds in one to three minutes
 
@@ -40,7 +43,8 @@ def die_with(parent: int) -> None:
     """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before the request was made
+        # it may have died before the request was made
+        if os.getppid() != parent:
             os._exit(128 + signal.SIGKILL)
         return
 
@@ -56,21 +60,28 @@ def _artifact(spec: dict[str, Any]) -> Artifact:
     return ARTIFACTS[spec["type"]](Path(spec["path"]), spec["name"])
 
 
+def _port(spec: dict[str, Any] | None) -> Artifact | dict[str, Artifact] | None:
+    """A port of stage.json: one artifact, several by name, or None."""
+    if spec is None:
+        return None
+    # of several, each is a mapping; one of them may be called "path"
+    if isinstance(spec.get("path"), str):
+        return _artifact(spec)
+    return {key: _artifact(child) for key, child in spec.items()}
+
+
 def _ports(specs: dict[str, Any]) -> dict[str, Any]:
-    """stage.json's ports as artifacts: one, several by name, or None."""
-    return {
-        port: None
-        if spec is None
-        else _artifact(spec)
-        if "path" in spec and isinstance(spec["path"], str)
-        else {key: _artifact(one) for key, one in spec.items()}
-        for port, spec in specs.items()
-    }
+    return {port: _port(spec) for port, spec in specs.items()}
 
 
-def _show_warning(notes: Path, ours: tuple[str, ...]) -> Any:
-    """Warnings go to the log; those that r1pipe and stages raise also to notes.jsonl, which the console shows."""
-    plain = warnings.showwarning
+def _show_warning(notes: Path, own_folders: tuple[str, ...]) -> Any:
+    """What to do with a warning: it goes to the log, and if our code or a stage raises it, to the console too.
+
+    Args:
+        notes: notes.jsonl, which the console shows.
+        own_folders: of r1pipe and of the stage.
+    """
+    show_in_log = warnings.showwarning
 
     def show(
         message: Warning | str,
@@ -80,10 +91,10 @@ def _show_warning(notes: Path, ours: tuple[str, ...]) -> Any:
         file: Any = None,
         line: str | None = None,
     ) -> None:
-        plain(message, category, filename, lineno, file, line)
-        if (filename.startswith(ours) or _raiser().startswith(ours)) and not issubclass(
-            category, DeprecationWarning | FutureWarning
-        ):
+        show_in_log(message, category, filename, lineno, file, line)
+        if issubclass(category, DeprecationWarning | FutureWarning):
+            return
+        if filename.startswith(own_folders) or _raiser().startswith(own_folders):
             with notes.open("a", encoding="utf8") as stream:
                 stream.write(json.dumps({"note": str(message)}) + "\n")
 
@@ -91,76 +102,50 @@ def _show_warning(notes: Path, ours: tuple[str, ...]) -> Any:
 
 
 def _raiser() -> str:
-    """The file whose code warns just now; what a warning points at may be a library that called it."""
+    """The file whose code raises the current warning. A warning may point at a library that has called that code."""
     frame = sys._getframe(2)
     while frame.f_back is not None and Path(frame.f_code.co_filename).name in ("warnings.py", "_py_warnings.py"):
         frame = frame.f_back
     return frame.f_code.co_filename
 
 
-def _clean(metrics: Any, kind: Kind) -> dict[str, float]:
-    assert isinstance(metrics, dict), (
-        f"{kind.module.__name__}.run returned {type(metrics).__name__}, not dict[str, float]"
-    )
-    clean = {}
-    for name, value in metrics.items():
-        number = float(value)
-        clean[str(name)] = number if math.isfinite(number) else None
-    return clean  # type: ignore[return-value]
+def _finite(metrics: Any, kind: Kind) -> dict[str, float | None]:
+    """The metrics of a stage as JSON has them: what is not finite becomes null."""
+    returned = type(metrics).__name__
+    assert isinstance(metrics, dict), f"{kind.module.__name__}.run returned {returned}, not dict[str, float]"
+    numbers = {str(name): float(value) for name, value in metrics.items()}
+    return {name: number if math.isfinite(number) else None for name, number in numbers.items()}
 
 
 def run_rank(file: Path) -> int:
-    """Run the stage that `file` describes as the rank that the environment says; the exit code."""
-    told = json.loads(file.read_text(encoding="utf8"))
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    """Run the stage that stage.json describes, as the rank that the environment names.
+
+    Returns:
+        The exit code of the process.
+    """
+    stage = json.loads(file.read_text(encoding="utf8"))
+    rank = int(os.environ.get("RANK", "0"))
     folder = file.parent
     error_json = folder / f"error.{rank}.json"
-    random.seed(
-        told["config"].get("seed", 0)
-    )  # a stage seeds what it draws from, after its imports (they draw too); this is for what forgot
+    # A stage seeds its draws itself, after its imports, which may draw too. This is for what it forgot.
+    random.seed(stage["config"].get("seed", 0))
     try:
-        kind = load_kind(told["kind"], tuple(told["search"]))
-        warnings.simplefilter("default", UserWarning)
-        if rank == 0:
-            warnings.showwarning = _show_warning(
-                folder / "notes.jsonl", (str(Path(__file__).parent), str(STAGES), str(kind.source.parent))
-            )
-        config = kind.Config.model_validate(told["config"])
-        workdir = Path(told["workdir"])
-        here = Here(
-            stage=told["stage"],
-            workdir=workdir,
-            metrics_path=Path(told["metrics"]),
-            progress_path=Path(told["progress"]),
-            rank=rank,
-            world_size=world,
-            resumed=told["resumed"],
-            profile=config.launch.profile,
-            optimizer_on_cpu=optimizer_on_cpu(config.launch),
-            isolation=told["isolation"],
-        )
-        metrics = kind.run(config, kind.Inputs(**_ports(told["inputs"])), kind.Outputs(**_ports(told["outputs"])), here)
-        _leave_group()
-        if rank == 0:
-            (folder / "result.json").write_text(
-                json.dumps({"metrics": _clean(metrics, kind), "launched": here.launched}), encoding="utf8"
-            )
+        _run(stage, folder, rank)
     except R1PipeError as error:
         traceback.print_exc()
-        error_json.write_text(
-            json.dumps({"class": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix}),
-            encoding="utf8",
-        )
+        error_json.write_text(_as_json(error), encoding="utf8")
         return error.exit_code
     except OSError as error:
         traceback.print_exc()
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            full = InputError(
+            disk_full = InputError(
                 "no disk space is left",
                 str(error.filename or folder),
-                "free some and start again: the stage goes on from where it was",
+                "free some and start again: the stage continues from where it was",
             )
-            _try_write(error_json, {"class": "InputError", "what": full.what, "where": full.where, "fix": full.fix})
+            # not even the error may fit
+            with contextlib.suppress(OSError):
+                error_json.write_text(_as_json(disk_full), encoding="utf8")
         return 3
     except Exception:
         traceback.print_exc()
@@ -168,10 +153,39 @@ def run_rank(file: Path) -> int:
     return 0
 
 
-def _try_write(path: Path, value: dict[str, str]) -> None:
-    """On a full disk even the error may not fit."""
-    with contextlib.suppress(OSError):
-        path.write_text(json.dumps(value), encoding="utf8")
+def _run(stage: dict[str, Any], folder: Path, rank: int) -> None:
+    kind = load_kind(stage["kind"], tuple(stage["search"]))
+    warnings.simplefilter("default", UserWarning)
+    if rank == 0:
+        own_folders = (str(OWN_FOLDER), str(kind.source.parent))
+        warnings.showwarning = _show_warning(folder / "notes.jsonl", own_folders)
+
+    config = kind.Config.model_validate(stage["config"])
+    here = Here(
+        stage=stage["stage"],
+        workdir=Path(stage["workdir"]),
+        metrics_path=Path(stage["metrics"]),
+        progress_path=Path(stage["progress"]),
+        rank=rank,
+        world_size=int(os.environ.get("WORLD_SIZE", "1")),
+        resumed=stage["resumed"],
+        profile=config.launch.profile,
+        optimizer_on_cpu=optimizer_on_cpu(config.launch),
+        isolation=stage["isolation"],
+    )
+    inputs = kind.Inputs(**_ports(stage["inputs"]))
+    outputs = kind.Outputs(**_ports(stage["outputs"]))
+    metrics = kind.run(config, inputs, outputs, here)
+    _leave_group()
+    if rank == 0:
+        result = {"metrics": _finite(metrics, kind), "launched": here.launched}
+        (folder / "result.json").write_text(json.dumps(result), encoding="utf8")
+
+
+def _as_json(error: R1PipeError) -> str:
+    return json.dumps(
+        {"class": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix},
+    )
 
 
 def _leave_group() -> None:
@@ -185,7 +199,7 @@ def _leave_group() -> None:
 
 
 def _release_stale_build() -> None:
-    """Remove the lock of an operator build that was killed: torch would wait for it for ever, without a word."""
+    """Remove the lock of an operator build that was killed: torch would silently wait for it for ever."""
     root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or Path.home() / ".cache" / "torch_extensions")
     for lock in root.glob("**/deepspeed_shm_comm/lock"):
         with contextlib.suppress(OSError):
@@ -195,7 +209,7 @@ def _release_stale_build() -> None:
 
 
 def terminate(*_: object) -> None:
-    """SIGTERM as an exception, so that locks and temporary files on the way out are released."""
+    """SIGTERM as an exception, so that locks and temporary files are released on the way out."""
     raise SystemExit(128 + signal.SIGTERM)
 
 
@@ -212,7 +226,8 @@ def main() -> None:
         code = end.code if isinstance(end.code, int) else 3
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # thread pools of the libraries may hold an interpreter that is done
+    # thread pools of libraries may keep an interpreter from ending
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import torch
 
-from r1pipe.launch.worker import _show_warning
+import r1pipe.data.sources
+from r1pipe.launch.worker import OWN_FOLDER, _show_warning
 
 
 def test_what_our_code_warns_of_is_shown_whatever_it_points_at(tmp_path: Path) -> None:
-    """Decoding without CUDA graphs said so in the log only: its warning pointed at torch, whose decorator had called it."""
+    """That decoding ran without CUDA graphs stood in the log alone: the warning pointed at torch, whose decorator called it."""
 
     @torch.no_grad()
     def ours() -> None:
@@ -25,3 +26,7 @@ def test_what_our_code_warns_of_is_shown_whatever_it_points_at(tmp_path: Path) -
         warnings.warn("old", FutureWarning, stacklevel=1)
     notes = [json.loads(line)["note"] for line in (tmp_path / "notes.jsonl").read_text().splitlines()]
     assert notes == ["ours", "our use of theirs"]
+
+
+def test_warnings_of_every_package_of_ours_are_shown() -> None:
+    assert Path(r1pipe.data.sources.__file__).is_relative_to(OWN_FOLDER)
