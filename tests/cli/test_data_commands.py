@@ -138,7 +138,10 @@ def test_review_is_resumed_and_feeds_a_mix(folder: Path):
     assert "2 of 3 rows decided, 1 open" in answer(folder, "a\nwhat\nr\n")  # the input ends: as with q
     told = answer(folder, "e\n", EDITOR="sed -i s/It.is/That.makes/")
     assert "3 of 3" in told and "x0" not in told and "3 of 3 rows decided, 0 open" in told
-    rows = "stages:\n  m: {kind: mix, inputs: {chats: {c: ./runs/t/data/out/chats}}, outputs: {chats: o}, reviews: {c: reviews.jsonl}}\n"
+    rows = (
+        "stages:\n  m: {kind: mix, inputs: {chats: {c: ./runs/t/data/out/chats}}, outputs: {chats: o}, "
+        "reviews: {c: reviews.jsonl}}\n"
+    )
     config(folder, rows, "m.yaml")
     assert r1pipe(folder, "run-all", "m.yaml").returncode == 0
     mixed = {

@@ -96,7 +96,8 @@ def test_a_brought_file_counts_by_content(tmp_path: Path):
     (tmp_path / "template.txt").write_text("{prompt}")
     config(
         tmp_path,
-        "stages:\n  a: {kind: r1pipe_fakes.rows, inputs: {source: ./mine.jsonl}, outputs: {rows: z}, template: template.txt}\n",
+        "stages:\n  a: {kind: r1pipe_fakes.rows, inputs: {source: ./mine.jsonl}, outputs: {rows: z}, "
+        "template: template.txt}\n",
     )
     assert r1pipe(tmp_path, "run-all", "t.yaml").returncode == 0
     (tmp_path / "elsewhere").mkdir()
@@ -149,7 +150,8 @@ def test_a_pattern_in_a_file_s_name_counts_by_names_and_contents(tmp_path: Path)
 
 
 JUDGED = "stages: {general-data: {inputs: {prompts: ./p.jsonl}, outputs: {chats: c}, writer: world, judge: {%s}}}"
-REWARDED = """stages: {r1-zero: {inputs: {model: embedded:base, prompts: ./p.jsonl}, outputs: {checkpoint: c}, grpo: {phases: [
+REWARDED = """stages: {r1-zero: {inputs: {model: embedded:base, prompts: ./p.jsonl}, outputs: {checkpoint: c},
+  grpo: {phases: [
   {steps: 1, rewards: [{name: judge, params: {%s}}, {name: code, params: {timeout: 3}}]}]}}}"""
 
 

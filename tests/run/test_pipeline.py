@@ -146,8 +146,8 @@ def test_the_summary_is_written_after_each_stage(tmp_path: Path):
 def test_reports_are_merged_by_checkpoint_and_suite(tmp_path: Path):
     config(
         tmp_path,
-        CHAIN
-        + "  more-score: {kind: r1pipe_fakes.score, inputs: {prompts: second}, outputs: {report: r2}, checkpoint: zero, value: 0.75}\n",
+        CHAIN + "  more-score: {kind: r1pipe_fakes.score, inputs: {prompts: second}, outputs: {report: r2}, "
+        "checkpoint: zero, value: 0.75}\n",
     )
     done = r1pipe(tmp_path, "run-all", "t.yaml")
     assert done.returncode == 0
