@@ -1,4 +1,4 @@
-"""Shared by the tests of the engine: the command line as a process, in a folder of its own, with the fake kinds importable."""
+"""Shared by the tests of the engine: the command line as a process, in a folder of its own, with the fake kinds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 FIXTURES = ROOT / "tests" / "fixtures"
 
-ROW = '{"id": "0", "prompt": "1+1", "messages": [{"role": "user", "content": "1+1"}, {"role": "assistant", "content": "2"}], "domain": "math", "answer": "2"}\n'
+ROW = (
+    '{"id": "0", "prompt": "1+1", "messages": [{"role": "user", "content": "1+1"}, {"role": '
+    '"assistant", "content": "2"}], "domain": "math", "answer": "2"}\n'
+)
 
 CHAIN = """
 stages:

@@ -95,13 +95,21 @@ def test_what_is_refused(tmp_path: Path, text: str, expected: str):
 
 
 def test_a_name_read_before_it_is_made_says_where_it_is_made(tmp_path: Path):
-    text = "stages:\n  b: {kind: r1pipe_fakes.rows, inputs: {source: first}, outputs: {rows: z}}\n  a: {kind: r1pipe_fakes.rows, outputs: {rows: first}}\n"
+    text = (
+        "stages:\n"
+        "  b: {kind: r1pipe_fakes.rows, inputs: {source: first}, outputs: {rows: z}}\n"
+        "  a: {kind: r1pipe_fakes.rows, outputs: {rows: first}}\n"
+    )
     said = mistakes(tmp_path, text)
     assert "reads 'first' before it is made" in said and "t.yaml:3" in said
 
 
 def test_one_mistake_is_not_repeated_for_its_readers(tmp_path: Path):
-    text = "stages:\n  a: {kind: no-kind, outputs: {rows: first}}\n  b: {kind: r1pipe_fakes.rows, inputs: {source: first}, outputs: {rows: z}}\n"
+    text = (
+        "stages:\n"
+        "  a: {kind: no-kind, outputs: {rows: first}}\n"
+        "  b: {kind: r1pipe_fakes.rows, inputs: {source: first}, outputs: {rows: z}}\n"
+    )
     assert "mistakes" not in mistakes(tmp_path, text)
 
 
@@ -171,7 +179,11 @@ def test_a_checkpoint_without_tokenizer_is_refused(tmp_path: Path):
 
 def test_use_names_its_output_after_the_stage(tmp_path: Path):
     (tmp_path / "rows.jsonl").write_text('{"id": "1", "prompt": "p", "domain": "math"}\n')
-    text = "stages:\n  mine: {kind: r1pipe_fakes.rows, use: ./rows.jsonl}\n  b: {kind: r1pipe_fakes.score, inputs: {prompts: mine}, outputs: {report: r}}\n"
+    text = (
+        "stages:\n"
+        "  mine: {kind: r1pipe_fakes.rows, use: ./rows.jsonl}\n"
+        "  b: {kind: r1pipe_fakes.score, inputs: {prompts: mine}, outputs: {report: r}}\n"
+    )
     pipeline = load(config(tmp_path, text))
     assert pipeline.stages["mine"].use == {"rows": tmp_path / "rows.jsonl"}
     assert pipeline.stages["b"].makers == ["mine"]

@@ -10,7 +10,14 @@ from engine import config
 from r1pipe.config.loader import load
 from r1pipe.errors import ConfigError
 
-STAGE = "stages:\n  r1-zero:\n    inputs: {model: 'embedded:base', prompts: ./p.jsonl}\n    outputs: {checkpoint: z}\n    grpo: GRPO\n    launch: LAUNCH\n"
+STAGE = (
+    "stages:\n"
+    "  r1-zero:\n"
+    "    inputs: {model: 'embedded:base', prompts: ./p.jsonl}\n"
+    "    outputs: {checkpoint: z}\n"
+    "    grpo: GRPO\n"
+    "    launch: LAUNCH\n"
+)
 RL = "{save_every: 5, phases: [{steps: 9, rewards: [{name: random}]}]ALSO}"
 
 

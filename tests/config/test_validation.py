@@ -44,7 +44,13 @@ def _files(tmp_path: Path):
 
 
 def test_path_fields_are_found_through_unions_lists_mappings_and_marked_words(tmp_path: Path):
-    text = "source: [{path: a.jsonl, columns: {prompt: a.jsonl}}, {path: b.jsonl}]\nform: form.txt\ntemplate: form.txt\nmany: {x: a.jsonl}\nnote: a.jsonl\n"
+    text = (
+        "source: [{path: a.jsonl, columns: {prompt: a.jsonl}}, {path: b.jsonl}]\n"
+        "form: form.txt\n"
+        "template: form.txt\n"
+        "many: {x: a.jsonl}\n"
+        "note: a.jsonl\n"
+    )
     values, files, problems, node = resolved(tmp_path, text)
     assert not problems
     assert {".".join(map(str, keys)) for keys in files} == {

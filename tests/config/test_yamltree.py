@@ -20,7 +20,16 @@ def test_scalars_follow_yaml_1_2(tmp_path: Path):
         write(
             tmp_path,
             "a.yaml",
-            "lr: 1e-4\nlanguage: no\nswitch: on\nyes: 5e5\nflag: true\ngone: ~\nempty:\nname: '12'\nbig: 10_000\ninf: .inf\n",
+            "lr: 1e-4\n"
+            "language: no\n"
+            "switch: on\n"
+            "yes: 5e5\n"
+            "flag: true\n"
+            "gone: ~\n"
+            "empty:\n"
+            "name: '12'\n"
+            "big: 10_000\n"
+            "inf: .inf\n",
         )
     )
     assert plain(tree) == {

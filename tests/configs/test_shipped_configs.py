@@ -20,8 +20,8 @@ ALL = sorted(
     path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml") if path.parent.name != "accelerate"
 )
 FIGURE = {
-    "prompts", "r1-zero", "cold-start-data", "cold-start", "reasoning-rl", "rejection-sampling", "general-data", "mix", "second-sft",
-    "preference-data", "helpful-rm", "safety-rm", "alignment-rl", "distill", "evaluate", "compare",
+    "prompts", "r1-zero", "cold-start-data", "cold-start", "reasoning-rl", "rejection-sampling", "general-data", "mix",
+    "second-sft", "preference-data", "helpful-rm", "safety-rm", "alignment-rl", "distill", "evaluate", "compare",
 }  # fmt: skip
 STUDENTS = {
     "qwen-1.5b": 1e-4,

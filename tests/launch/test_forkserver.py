@@ -124,7 +124,11 @@ def test_a_failing_fork_leaves_the_server_alive(server: Client, tmp_path: Path):
 
 @pytest.mark.parametrize("number", [pytest.param(15, marks=pytest.mark.slow), 9])
 def test_server_and_forks_end_with_the_driver(tmp_path: Path, number: int):
-    text = "stages:\n  a: {kind: r1pipe_fakes.rows, outputs: {rows: a}}\n  b: {kind: r1pipe_fakes.rows, inputs: {source: a}, outputs: {rows: b}, then: sleep}\n"
+    text = (
+        "stages:\n"
+        "  a: {kind: r1pipe_fakes.rows, outputs: {rows: a}}\n"
+        "  b: {kind: r1pipe_fakes.rows, inputs: {source: a}, outputs: {rows: b}, then: sleep}\n"
+    )
     config(tmp_path, text)
     driver = start(tmp_path, "run-all", "t.yaml", R1PIPE_FORKSERVER="always")
     pid = int(

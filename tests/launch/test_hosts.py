@@ -38,7 +38,10 @@ def assert_shell(script: str) -> None:
 def test_dry_run_prints_an_sbatch_and_a_hostfile_command_that_parse(tmp_path: Path):
     """4 x 8 GPUs; nothing of it needs Slurm, ssh or a GPU here."""
     (tmp_path / "c.jsonl").write_text(ROW)
-    block = "launch: {profile: zero3, num_processes: 8, nodes: 4, slurm: {partition: gpu, time: '10:00:00', extra: ['--account=x']}}"
+    block = (
+        "launch: {profile: zero3, num_processes: 8, nodes: 4, slurm: {partition: gpu, time: "
+        "'10:00:00', extra: ['--account=x']}}"
+    )
     inputs = "inputs: {model: 'embedded:base', chats: ./c.jsonl}, outputs: {checkpoint: z}"
     config(tmp_path, f"stages:\n  cold-start: {{{inputs}, {block}}}\n")
     done = r1pipe(tmp_path, "run-all", "t.yaml", "--dry-run")
@@ -204,8 +207,14 @@ def test_srun_ends_with_the_driver(tmp_path: Path):
     fake = tmp_path / "srun"
     fake.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 60\n")
     fake.chmod(0o755)
-    code = "from pathlib import Path; import sys, time; from r1pipe.schema import Launch; from r1pipe.launch.slurm import srun; "
-    code += "srun(Launch(profile='ddp', nodes=2, threads=1), Path(sys.argv[1]) / 'stage.json', Path(sys.argv[1]) / 'log'); time.sleep(60)"
+    code = (
+        "from pathlib import Path; import sys, time; from r1pipe.schema import Launch; from "
+        "r1pipe.launch.slurm import srun; "
+    )
+    code += (
+        "srun(Launch(profile='ddp', nodes=2, threads=1), Path(sys.argv[1]) / 'stage.json', "
+        "Path(sys.argv[1]) / 'log'); time.sleep(60)"
+    )
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
     driver = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)], env=environment() | {"PATH": path, "SLURM_JOB_ID": "1"}

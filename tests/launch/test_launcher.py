@@ -162,7 +162,8 @@ def test_a_batch_that_does_not_divide_is_refused_with_the_nearest_sizes():
     ("stage", "says"),
     [
         (
-            "cold-start: {inputs: {model: 'embedded:base', chats: ./c.jsonl}, outputs: {checkpoint: z}, sft: {batch_size: 9},",
+            "cold-start: {inputs: {model: 'embedded:base', chats: ./c.jsonl}, outputs: {checkpoint: "
+            "z}, sft: {batch_size: 9},",
             "nearest sizes: 8 and 10",
         ),
         (
@@ -171,7 +172,8 @@ def test_a_batch_that_does_not_divide_is_refused_with_the_nearest_sizes():
             "nearest sizes: 6 and 12",
         ),
         (
-            "cold-start: {inputs: {model: 'embedded:base', chats: ./c.jsonl}, outputs: {checkpoint: z}, sft: {batch_size: 8, microbatch: 3},",
+            "cold-start: {inputs: {model: 'embedded:base', chats: ./c.jsonl}, outputs: {checkpoint: "
+            "z}, sft: {batch_size: 8, microbatch: 3},",
             "nearest: 2 or 4",
         ),
     ],
@@ -206,7 +208,9 @@ def test_two_cpu_ranks_train_one_model(tmp_path: Path, tiny_checkpoint: Path, pr
     launch_ = f"launch: {{profile: {profile}, num_processes: 2}}"
     config(
         tmp_path,
-        f"stages:\n  a: {{kind: r1pipe_fakes.train, inputs: {{model: {tiny_checkpoint}}}, outputs: {{checkpoint: z}}, {launch_}}}\n",
+        f"stages:\n"
+        f"  a: {{kind: r1pipe_fakes.train, inputs: {{model: {tiny_checkpoint}}}, outputs: "
+        f"{{checkpoint: z}}, {launch_}}}\n",
     )
     done = r1pipe(tmp_path, "run-all", "t.yaml", timeout=600)  # the first use on a machine builds an operator
     assert done.returncode == 0, done.stderr

@@ -11,7 +11,7 @@ from r1pipe.launch.worker import OWN_FOLDER, _show_warning
 
 
 def test_what_our_code_warns_of_is_shown_whatever_it_points_at(tmp_path: Path) -> None:
-    """That decoding ran without CUDA graphs stood in the log alone: the warning pointed at torch, whose decorator called it."""
+    """Decoding without CUDA graphs was in the log alone: the warning pointed at torch, whose decorator called us."""
 
     @torch.no_grad()
     def ours() -> None:
