@@ -24,7 +24,11 @@ COMPILED_FROM_UPDATES = 50
 MICROBATCH = 64
 
 
-def grpo_arguments(params: GRPOParams, here: Here, seed: int) -> dict[str, Any]:
+def grpo_arguments(
+    params: GRPOParams,
+    here: Here,
+    seed: int,
+) -> dict[str, Any]:
     """GRPOConfig's arguments. TRL's defaults are not R1's, so every value the paper states is passed."""
     # With packs, a training step is a rank's whole share of a minibatch; updates.py cuts it up.
     default_microbatch = MICROBATCH if token_microbatches(params) is None else params.batch_size
@@ -74,6 +78,7 @@ def token_microbatches(params: GRPOParams) -> int | Literal["auto"] | None:
     Raises:
         ConfigError: TRL's adaptive entropy bonus steers by whole accumulations, which packs do not make.
     """
+    # the bonus is steered by the entropy of whole accumulations
     adaptive = params.trl.get("use_adaptive_entropy", False)
     if isinstance(params.microbatch_tokens, int) and adaptive:
         raise ConfigError(
@@ -89,7 +94,11 @@ def token_microbatches(params: GRPOParams) -> int | Literal["auto"] | None:
     return "auto" if packs else None
 
 
-def compiled_layers(params: GRPOParams, here: Here, model: Any) -> bool:
+def compiled_layers(
+    params: GRPOParams,
+    here: Here,
+    model: Any,
+) -> bool:
     """Whether the layers are compiled: as the config says; auto = where enough updates of a large model pay for it."""
     if here.sharded_weights:
         # the gathering of shards cannot be compiled

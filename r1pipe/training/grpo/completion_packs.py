@@ -86,7 +86,11 @@ class Packed:
     columns: torch.Tensor
 
 
-def pack_completions(input_ids: torch.Tensor, attention_mask: torch.Tensor, completion_width: int) -> Packed:
+def pack_completions(
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    completion_width: int,
+) -> Packed:
     """Lay sequences end to end, without their padding.
 
     A sequence without a token to score is left out, as long as one sequence remains: every rank must take part in the
@@ -131,7 +135,11 @@ def pack_completions(input_ids: torch.Tensor, attention_mask: torch.Tensor, comp
     return Packed(inputs, row_T[scored_T], column_T[scored_T] - prompt_width)
 
 
-def loss_weights(loss_type: str, rows: Sequence[int], tokens: Sequence[int]) -> list[float]:
+def loss_weights(
+    loss_type: str,
+    rows: Sequence[int],
+    tokens: Sequence[int],
+) -> list[float]:
     """How much each pack's loss weighs, so that the weighted sum is the loss of the whole minibatch.
 
     TRL normalises a minibatch by its sequences (grpo, dr_grpo, sapo, luspo), by its own tokens (bnpo), or by tokens
@@ -149,7 +157,12 @@ def loss_weights(loss_type: str, rows: Sequence[int], tokens: Sequence[int]) -> 
     return [part / whole for part in parts]
 
 
-def auto_tokens(model: torch.nn.Module, free_bytes: float, checkpointing: bool, compiled: bool) -> int:
+def auto_tokens(
+    model: torch.nn.Module,
+    free_bytes: float,
+    checkpointing: bool,
+    compiled: bool,
+) -> int:
     """How many tokens a pack may hold.
 
     Args:
@@ -158,6 +171,7 @@ def auto_tokens(model: torch.nn.Module, free_bytes: float, checkpointing: bool, 
         checkpointing: whether activations are recomputed in the backward pass.
         compiled: whether layers are compiled, which keeps fewer activations.
     """
+    # memory grows with the tokens: what one takes says how many fit
     need = training_need(model, 1, compiled=compiled)
     bytes_per_token = need.checkpointed if checkpointing else need.activations
     tokens = int(MEMORY_SHARE * free_bytes / bytes_per_token)

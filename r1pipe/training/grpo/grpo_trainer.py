@@ -87,6 +87,7 @@ class R1GRPOTrainer(GRPOTrainer):
         spare: SparePrompts | None = None,
         **kwargs: Any,
     ) -> None:
+        # before the parts: they read what TRL's trainer has after this
         functions: list[Any] = [_named(name) for name in all_components(params.phases)]
         super().__init__(reward_funcs=functions, **kwargs)
         self.params = params
@@ -96,11 +97,24 @@ class R1GRPOTrainer(GRPOTrainer):
         self.counted_tokens = 0
         self.stopwatch = Stopwatch()
 
+        # The models first, then the budget, which depends on whether they are compiled, then what works by the budget.
         packed, compiled = set_up_models(
-            self, packed=microbatch_tokens is not None, compiled=compiled, sharded=here.sharded_weights
+            self,
+            packed=microbatch_tokens is not None,
+            compiled=compiled,
+            sharded=here.sharded_weights,
         )
-        self.pack_budget = PackBudget(self, here=here, tokens=microbatch_tokens, compiled=compiled)
-        self.log_probs = LogProbs(self, budget=self.pack_budget, packed=packed)
+        self.pack_budget = PackBudget(
+            self,
+            here=here,
+            tokens=microbatch_tokens,
+            compiled=compiled,
+        )
+        self.log_probs = LogProbs(
+            self,
+            budget=self.pack_budget,
+            packed=packed,
+        )
         self.updates = Updates(self, budget=self.pack_budget)
         self.sampler = Sampler(
             self,
@@ -110,8 +124,16 @@ class R1GRPOTrainer(GRPOTrainer):
             compiled=compiled,
             stopwatch=self.stopwatch,
         )
-        self.rewards = RolloutRewards(self, params=params, rows=rows, models=models or {}, stopwatch=self.stopwatch)
-        self.resampler = Resampler(self, params=params, rewards=self.rewards, spare=spare) if spare else None
+        self.rewards = RolloutRewards(
+            self,
+            params=params,
+            rows=rows,
+            models=models or {},
+            stopwatch=self.stopwatch,
+        )
+        self.resampler: Resampler | None = None
+        if spare is not None and params.resample:
+            self.resampler = Resampler(self, params=params, rewards=self.rewards, spare=spare)
 
         # TRL multiplies by these; it would take the weight 1 for all
         self.reward_weights = self.rewards.weights(self.phase)
@@ -122,6 +144,7 @@ class R1GRPOTrainer(GRPOTrainer):
     # --- a rollout ----------------------------------------------------------------------------------------------------
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        # a phase changes between rollouts only: the updates of one rollout are of one phase
         self._enter_phase()
         rollout = Rollout(inputs, self.phase, self._plan_old_log_probs())
         with self._making(rollout):
@@ -138,7 +161,7 @@ class R1GRPOTrainer(GRPOTrainer):
         assert self.rollout is not None
         generated: Any = super()._generate(prompts)
         self.rollout.keep_responses(prompts, generated)
-        if self.resampler is not None and self.params.resample:
+        if self.resampler is not None:
             self.resampler.replace_silent_groups(self.rollout, self._draw_spare)
         return generated
 
@@ -165,8 +188,14 @@ class R1GRPOTrainer(GRPOTrainer):
                     return super()._generate_single_turn(
                         prompt_ids, images, multimodal_fields, num_generations, has_tool_images
                     )
+            # held-out prompts are answered without a rollout, and train nothing
             keep_logps = rollout is not None and rollout.old_log_probs is OldLogProbs.AS_DRAWN
-            drawn = self.sampler.draw(prompt_ids, group_size=num_generations, keep_logps=keep_logps, on_ended=on_ended)
+            drawn = self.sampler.draw(
+                prompt_ids,
+                group_size=num_generations,
+                keep_logps=keep_logps,
+                on_ended=on_ended,
+            )
             if rollout is not None:
                 rollout.drawn_logps = drawn.logps
             return drawn.token_ids, None
@@ -181,10 +210,12 @@ class R1GRPOTrainer(GRPOTrainer):
         """The rewards of all ranks, (A, R). TRL's arguments are the rollout's own lists."""
         rollout = self.rollout
         assert rollout is not None
+        # where silent groups were replaced, the rollout was judged to find them
         with self.stopwatch.part("reward"):
             if rollout.judged is None:
                 rollout.judged = self.rewards.judge(rollout)
             self.rewards.log_responses(rollout.judged.scores, rollout.texts)
+        # a group's responses may lie on several ranks, so TRL normalises over all of them
         rollout.rewards_AR = gathered(rollout.judged.rewards_BR.to(self.accelerator.device))
         return rollout.rewards_AR
 
@@ -252,6 +283,7 @@ class R1GRPOTrainer(GRPOTrainer):
     @contextmanager
     def _making(self, rollout: Rollout) -> Iterator[None]:
         """Within this, TRL's calls are about this rollout."""
+        # spare groups are drawn while the rollout that lacks them is being made
         outer = self.rollout
         self.rollout = rollout
         try:

@@ -105,11 +105,20 @@ def train_grpo(
     elif here.main:
         # A second name of the same files: an attempt that follows must find them in the workdir until the stage is
         # published.
-        shutil.copytree(watch.best_folder, out, copy_function=_link, dirs_exist_ok=True)
+        shutil.copytree(
+            watch.best_folder,
+            out,
+            copy_function=_link,
+            dirs_exist_ok=True,
+        )
     return _metrics(params, trainer, watch, guard, here)
 
 
-def _check(params: GRPOParams, prompts: dict[str, list[Row]], here: Here) -> None:
+def _check(
+    params: GRPOParams,
+    prompts: dict[str, list[Row]],
+    here: Here,
+) -> None:
     """Refuse, before anything is loaded, what would fail hours later.
 
     Raises:
@@ -154,7 +163,12 @@ def _check(params: GRPOParams, prompts: dict[str, list[Row]], here: Here) -> Non
         )
 
 
-def _audit_rewards(params: GRPOParams, prompts: dict[str, list[Row]], audit: AuditParams, here: Here) -> None:
+def _audit_rewards(
+    params: GRPOParams,
+    prompts: dict[str, list[Row]],
+    audit: AuditParams,
+    here: Here,
+) -> None:
     """Try the rewards on gold and on worthless answers to the phases' prompts; the console shows the result.
 
     Raises:
@@ -233,7 +247,11 @@ def _link(source: str, target: str) -> None:
 
 
 def _metrics(
-    params: GRPOParams, trainer: R1GRPOTrainer, watch: Heldout, guard: GuardCallback, here: Here
+    params: GRPOParams,
+    trainer: R1GRPOTrainer,
+    watch: Heldout,
+    guard: GuardCallback,
+    here: Here,
 ) -> dict[str, float]:
     """The stage's metrics, as train_grpo returns them."""
     rewards = [entry["reward"] for entry in trainer.state.log_history if entry.get("reward") is not None]

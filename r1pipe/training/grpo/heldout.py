@@ -13,7 +13,10 @@ from r1pipe.training.stopwatch import Stopwatch
 
 
 def score(
-    trainer: GRPOTrainer, stopwatch: Stopwatch, rows: list[dict[str, Any]], prompt_ids: list[list[int]]
+    trainer: GRPOTrainer,
+    stopwatch: Stopwatch,
+    rows: list[dict[str, Any]],
+    prompt_ids: list[list[int]],
 ) -> dict[str, float]:
     """Answer each prompt once; collective, the same on every rank.
 
@@ -38,6 +41,7 @@ def score(
     with stopwatch.outside("heldout"):
         completion_ids = _draw(trainer, own_prompts, seed=trainer.args.seed + 1 + rank)
     completion_ids = completion_ids[: len(own)]
+    # every rank scores its own answers
     tokenizer: Any = trainer._tokenizer
     texts: list[Any] = [tokenizer.decode(ids, skip_special_tokens=True) for ids in completion_ids]
     own_verdicts = correct(texts, [rows[i] for i in own])
@@ -53,7 +57,11 @@ def score(
     }
 
 
-def _draw(trainer: GRPOTrainer, prompt_ids: list[list[int]], seed: int) -> list[list[int]]:
+def _draw(
+    trainer: GRPOTrainer,
+    prompt_ids: list[list[int]],
+    seed: int,
+) -> list[list[int]]:
     """One response to each prompt."""
     device = trainer.accelerator.device
     # The draws of training must not depend on how often this is called. The CPU's generator is always put back, a GPU's

@@ -61,7 +61,13 @@ class LogProbs:
         packed: rows are packed; otherwise they are sorted by length.
     """
 
-    def __init__(self, trainer: GRPOTrainer, *, budget: PackBudget, packed: bool) -> None:
+    def __init__(
+        self,
+        trainer: GRPOTrainer,
+        *,
+        budget: PackBudget,
+        packed: bool,
+    ) -> None:
         self.trainer = trainer
         self.budget = budget
         self.packed = packed
@@ -91,7 +97,11 @@ class LogProbs:
         more = {"output_router_logits": True} if aux_losses else {}
         for part in self._passes(input_ids, attention_mask, width):
             with self.trainer.accelerator.autocast():
-                out = model(**part.inputs, **more, fused_lm_head=True)
+                out = model(
+                    **part.inputs,
+                    **more,
+                    fused_lm_head=True,
+                )
             logps = out.log_probs[part.scored].to(logps_BC.dtype)
             logps_BC = logps_BC.index_put(part.places, logps)
             if entropy_BC is not None:
@@ -104,7 +114,12 @@ class LogProbs:
                 aux.append(out.aux_loss)
         return TokenLogProbs(logps_BC, entropy_BC, torch.stack(aux).mean() if aux else None)
 
-    def _passes(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, width: int) -> Iterator[ForwardPass]:
+    def _passes(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        width: int,
+    ) -> Iterator[ForwardPass]:
         if not self.packed:
             return self._sorted_passes(input_ids, attention_mask, width)
         # With gradients the rows are one pack already: updates.py has cut the minibatch.
@@ -113,7 +128,10 @@ class LogProbs:
         return _packed_passes(input_ids, attention_mask, width, packs)
 
     def _sorted_passes(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, width: int
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        width: int,
     ) -> Iterator[ForwardPass]:
         """Rows moved to the left edge, those of like length together.
 
@@ -129,6 +147,7 @@ class LogProbs:
             step_T = torch.arange(longest, device=input_ids.device)
             column_bT = first_B[row_b, None] + step_T
             real_bT = step_T < length_B[row_b, None]
+            # of a row's real tokens, those of the completion
             scored_bT = real_bT & (column_bT >= prompt_width)
 
             last_column = input_ids.shape[1] - 1
@@ -147,7 +166,10 @@ class LogProbs:
 
 
 def _packed_passes(
-    input_ids: torch.Tensor, attention_mask: torch.Tensor, width: int, packs: list[list[int]]
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    width: int,
+    packs: list[list[int]],
 ) -> Iterator[ForwardPass]:
     for members in packs:
         row_N = torch.tensor(members, device=input_ids.device)
@@ -156,7 +178,13 @@ def _packed_passes(
         yield ForwardPass(pack.inputs, scored_1T, (row_N[pack.rows], pack.columns))
 
 
-def set_up_models(trainer: GRPOTrainer, *, packed: bool, compiled: bool, sharded: bool) -> tuple[bool, bool]:
+def set_up_models(
+    trainer: GRPOTrainer,
+    *,
+    packed: bool,
+    compiled: bool,
+    sharded: bool,
+) -> tuple[bool, bool]:
     """Make the policy and the reference ready for such passes.
 
     Args:
@@ -179,6 +207,7 @@ def set_up_models(trainer: GRPOTrainer, *, packed: bool, compiled: bool, sharded
         if reference is not None:
             add_plain_head(reference, trainer.temperature, ("log_probs",))
 
+    # warns where the attention of the model cannot keep sequences of a pack apart
     packed = packed and use_packed_attention(base)
     if packed and reference is not None:
         use_packed_attention(reference)

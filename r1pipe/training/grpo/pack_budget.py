@@ -32,7 +32,12 @@ class PackBudget:
     """
 
     def __init__(
-        self, trainer: GRPOTrainer, *, here: Here, tokens: int | Literal["auto"] | None, compiled: bool
+        self,
+        trainer: GRPOTrainer,
+        *,
+        here: Here,
+        tokens: int | Literal["auto"] | None,
+        compiled: bool,
     ) -> None:
         self.trainer = trainer
         self.here = here
@@ -76,6 +81,7 @@ class PackBudget:
         A run that goes on from a checkpoint has its moments already, and ZeRO-3 makes the gradients when it makes the
         engine.
         """
+        # with LoRA only the adapter has gradients and moments
         policy: Any = self.trainer.model
         trained = [p for p in policy.parameters() if p.requires_grad]
         without_gradient = [] if is_deepspeed_zero3_enabled() else [p for p in trained if p.grad is None]

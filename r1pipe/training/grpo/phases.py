@@ -11,7 +11,12 @@ from r1pipe.models.plain_head import set_head
 from r1pipe.schema import Phase
 
 
-def enter_phase(trainer: GRPOTrainer, phase: Phase, *, sharded: bool) -> None:
+def enter_phase(
+    trainer: GRPOTrainer,
+    phase: Phase,
+    *,
+    sharded: bool,
+) -> None:
     """Make the trainer, its models and what draws use the phase's temperature and length.
 
     Args:
@@ -31,8 +36,13 @@ def enter_phase(trainer: GRPOTrainer, phase: Phase, *, sharded: bool) -> None:
         trainer.generation_config.max_new_tokens = phase.max_tokens
 
 
-def _set_heads(trainer: GRPOTrainer, temperature: float, sharded: bool) -> None:
+def _set_heads(
+    trainer: GRPOTrainer,
+    temperature: float,
+    sharded: bool,
+) -> None:
     """Log-probs are those of the temperature that draws: the models' heads divide by it."""
+    # TRL sets the heads once, when the trainer is made
     args: Any = trainer.args
     head: dict[str, Any] = {
         "temperature": temperature,
@@ -40,7 +50,15 @@ def _set_heads(trainer: GRPOTrainer, temperature: float, sharded: bool) -> None:
         "sharded": sharded,
     }
     policy = without_adapter(trainer.accelerator.unwrap_model(trainer.model))
-    set_head(policy, outputs=("log_probs", "entropy"), **head)
+    set_head(
+        policy,
+        outputs=("log_probs", "entropy"),
+        **head,
+    )
     if trainer.ref_model is not None:
         reference: Any = trainer.accelerator.unwrap_model(trainer.ref_model)
-        set_head(reference, outputs=("log_probs",), **head)
+        set_head(
+            reference,
+            outputs=("log_probs",),
+            **head,
+        )

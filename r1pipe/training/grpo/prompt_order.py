@@ -25,7 +25,11 @@ def updates_per_rollout(params: GRPOParams) -> int:
     return params.minibatches_per_rollout * params.inner_epochs
 
 
-def order_prompts(params: GRPOParams, sources: dict[str, list[Row]], seed: int) -> list[Row]:
+def order_prompts(
+    params: GRPOParams,
+    sources: dict[str, list[Row]],
+    seed: int,
+) -> list[Row]:
     """The rows of all rollouts, one after the other.
 
     Each source is shuffled and read round after round, across phases, so that no prompt comes back before all prompts
@@ -44,7 +48,12 @@ def order_prompts(params: GRPOParams, sources: dict[str, list[Row]], seed: int) 
     return ordered
 
 
-def spare_prompts(params: GRPOParams, sources: dict[str, list[Row]], seed: int, rollout: int) -> Iterator[Row]:
+def spare_prompts(
+    params: GRPOParams,
+    sources: dict[str, list[Row]],
+    seed: int,
+    rollout: int,
+) -> Iterator[Row]:
     """Further prompts, without end, for a rollout whose silent groups are replaced, by the shares of its phase.
 
     They follow from the seed and the rollout's number alone, so a run that is resumed uses the same prompts.
@@ -60,7 +69,11 @@ def spare_prompts(params: GRPOParams, sources: dict[str, list[Row]], seed: int, 
         yield next(streams[name])
 
 
-def _rounds(rows: list[Row], seed: int, name: str) -> Iterator[Row]:
+def _rounds(
+    rows: list[Row],
+    seed: int,
+    name: str,
+) -> Iterator[Row]:
     """All rows in an order drawn at random, then all in another, without end."""
     generator = random.Random(f"{seed}/{name}")
     while True:
@@ -76,6 +89,7 @@ def _shares(shares: dict[str, float], total: int) -> dict[str, int]:
     whole = sum(shares.values())
     exact = {name: total * share / whole for name, share in shares.items()}
     counts = {name: int(value) for name, value in exact.items()}
+    # what rounding down has left over
     missing = total - sum(counts.values())
     largest_remainder_first = sorted(exact, key=lambda name: counts[name] - exact[name])
     for name in largest_remainder_first[:missing]:

@@ -23,7 +23,12 @@ class Resampler:
     """Replaces groups whose responses are all worth the same, in up to `params.resample` rounds a rollout."""
 
     def __init__(
-        self, trainer: GRPOTrainer, *, params: GRPOParams, rewards: RolloutRewards, spare: SparePrompts
+        self,
+        trainer: GRPOTrainer,
+        *,
+        params: GRPOParams,
+        rewards: RolloutRewards,
+        spare: SparePrompts,
     ) -> None:
         self.trainer = trainer
         self.params = params
@@ -68,6 +73,7 @@ class Resampler:
 
     def _examples(self, prompts: Iterator[tuple[Any, dict[str, Any]]]) -> list[dict[str, Any]]:
         """An example for each response to these prompts; their rows join those of the dataset."""
+        # rewards find a response's row by its index, so spare rows get indices, too
         texts, rows = zip(*prompts, strict=True)
         first = len(self.rewards.rows)
         self.rewards.rows.extend(rows)

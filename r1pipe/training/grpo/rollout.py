@@ -109,12 +109,20 @@ class Rollout:
         """
         if self.old_log_probs is OldLogProbs.NOT_NEEDED:
             return torch.full((len(self.completion_ids), width), torch.nan)
+        # Some caches (sliding windows, state spaces) are drawn from by transformers' loop, which keeps none.
         if self.old_log_probs is OldLogProbs.RECOMPUTE or not self.drawn_logps:
             return None
         assert len(self.drawn_logps) == len(self.completion_ids), "one list of log-probs per response"
         return torch.tensor([logps + [0.0] * (width - len(logps)) for logps in self.drawn_logps])
 
-    def replace_group(self, group: int, other: Rollout, other_group: int, *, size: int) -> None:
+    def replace_group(
+        self,
+        group: int,
+        other: Rollout,
+        other_group: int,
+        *,
+        size: int,
+    ) -> None:
         """Put a group of another rollout, which was drawn and judged in the same way, in the place of this one.
 
         Args:
@@ -125,6 +133,7 @@ class Rollout:
             place = group * size + i
             source = other_group * size + i
 
+            # columns of the dataset that the spare prompts lack stay as they were
             self.examples[place] = {**self.examples[place], **other.examples[source]}
             self.prompts[place] = other.prompts[source]
             self.prompt_ids[place] = other.prompt_ids[source]
@@ -135,5 +144,6 @@ class Rollout:
             if self.drawn_logps and other.drawn_logps:
                 self.drawn_logps[place] = other.drawn_logps[source]
 
+            # the totals and the counts for the log come along
             self.judged.rewards_BR[place] = other.judged.rewards_BR[source]
             self.judged.scores.replace(place, other.judged.scores, source)

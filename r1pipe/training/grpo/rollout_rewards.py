@@ -146,9 +146,11 @@ class RolloutRewards:
         if verdicts:
             log("right", sum(verdicts) / len(verdicts))
 
+        # how responses change over training: whether they think, for how long, and whether they go round in circles
         thinking = [split_response(text).thinking for text in texts]
         log("thinks", sum(part is not None for part in thinking) / len(texts))
 
+        # spread over the rollout, so that all its groups are seen
         sampled = texts[:: max(1, len(texts) // SAMPLED_RESPONSES)]
         log("thinking_words", sum(thinking_words(sampled)) / len(sampled))
         log("repetition", sum(repeated_share(text[-SAMPLED_CHARS:], 6) for text in sampled) / len(sampled))
@@ -159,7 +161,11 @@ def all_components(phases: Sequence[Phase]) -> list[str]:
     return list(dict.fromkeys(name for phase in phases for name in component_names(phase.rewards)))
 
 
-def zero_signal(rewards_GnR: torch.Tensor, weight_R: torch.Tensor, aggregation: str) -> torch.Tensor:
+def zero_signal(
+    rewards_GnR: torch.Tensor,
+    weight_R: torch.Tensor,
+    aggregation: str,
+) -> torch.Tensor:
     """Which groups teach nothing, (G,).
 
     All responses of such a group have the same sum of rewards or, where each reward is normalised on its own, the same

@@ -66,7 +66,12 @@ class Sampler:
         return gathers_weights and not trainer.is_fsdp_enabled
 
     def draw(
-        self, prompt_ids: list[list[int]], *, group_size: int, keep_logps: bool, on_ended: OnEnded | None
+        self,
+        prompt_ids: list[list[int]],
+        *,
+        group_size: int,
+        keep_logps: bool,
+        on_ended: OnEnded | None,
     ) -> Decoded:
         """One response to each prompt.
 
@@ -113,7 +118,12 @@ class Sampler:
             model.train(training)
         return decoded
 
-    def graphed_policy(self, model: Any, rows: int, width: int) -> GraphedModel | None:
+    def graphed_policy(
+        self,
+        model: Any,
+        rows: int,
+        width: int,
+    ) -> GraphedModel | None:
         """The policy's twin with the weights of now and room for `rows` prompts of up to `width` tokens.
 
         None where a step cannot be a CUDA graph, where weights are sharded (the twin would hold all of them), or
@@ -125,6 +135,7 @@ class Sampler:
         # Room for the longest phase from the first: by the second the packs take what memory is free now.
         columns = width + max(phase.max_tokens for phase in self.params.phases)
 
+        # the first draw, before the optimizer's state is there: count what it will take, and the twin's own weights
         if self.graphed is None:
             reserved = self.budget.still_to_come() + dtype.itemsize * model.num_parameters()
             if not cache_fits(model.config, rows, columns, dtype.itemsize, free_memory(model.device) - reserved):

@@ -17,7 +17,12 @@ from r1pipe.training.grpo.rollout import Rollout
 from r1pipe.training.grpo.rollout_rewards import RolloutRewards
 
 
-def groups_to_drop(trainer: GRPOTrainer, params: GRPOParams, rollout: Rollout, rewards: RolloutRewards) -> torch.Tensor:
+def groups_to_drop(
+    trainer: GRPOTrainer,
+    params: GRPOParams,
+    rollout: Rollout,
+    rewards: RolloutRewards,
+) -> torch.Tensor:
     """Which groups of all ranks shall not train the policy, (G,), and the numbers of such groups for the log.
 
     A group without one scorable response never does; with `skip_no_signal`, a group without signal does not, either.
@@ -27,6 +32,7 @@ def groups_to_drop(trainer: GRPOTrainer, params: GRPOParams, rollout: Rollout, r
     unscorable_G = unscorable_Gn.all(1)
     silent_G = rewards.silent_groups(rollout.rewards_AR)
 
+    # for the guards, which warn where most groups teach nothing
     metrics = trainer._metrics["train"]
     metrics["zero_signal"].append(silent_G.float().mean().item())
     metrics["rewards/dropped_prompts"].append(float(unscorable_G.sum()))
@@ -36,10 +42,17 @@ def groups_to_drop(trainer: GRPOTrainer, params: GRPOParams, rollout: Rollout, r
     return unscorable_G
 
 
-def drop_groups(trainer: GRPOTrainer, batch: dict[str, Any], dropped_G: torch.Tensor, *, group_size: int) -> None:
+def drop_groups(
+    trainer: GRPOTrainer,
+    batch: dict[str, Any],
+    dropped_G: torch.Tensor,
+    *,
+    group_size: int,
+) -> None:
     """Mask the responses of these groups. Their advantages are 0 already, but their KL and entropy would count."""
     if not dropped_G.any():
         return
+    # the loss divides by the tokens that count
     dropped_A = dropped_G.repeat_interleave(group_size)
     tokens_A = gathered(batch["completion_mask"].sum(1))
     batch["num_items_in_batch"] = batch["num_items_in_batch"] - tokens_A[dropped_A].sum()

@@ -44,7 +44,12 @@ class Updates:
         self.budget = budget
         self.known: TokenLogProbs | None = None
 
-    def loss(self, model: Any, inputs: dict[str, Any], trl_loss: TRLLoss) -> torch.Tensor:
+    def loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        trl_loss: TRLLoss,
+    ) -> torch.Tensor:
         """TRL's loss of the rows of one training step.
 
         Returns:
@@ -64,6 +69,7 @@ class Updates:
         tokens_N = [int(count) for count in torch.stack([mask_BC[pack].sum() for pack in packs])]
         weights_N = loss_weights(self.trainer.loss_type, rows_N, tokens_N)
 
+        # the losses of the packs that are differentiated here, and what the log has before them
         others = torch.zeros((), device=mask_BC.device)
         logged_before = {name: len(values) for name, values in self.trainer._metrics["train"].items()}
         aux_coef = self.trainer.router_aux_loss_coef
@@ -92,7 +98,12 @@ class Updates:
         log_gaps(self.trainer, gaps)
         return loss + others
 
-    def _loss_of_rows(self, model: Any, inputs: dict[str, Any], trl_loss: TRLLoss) -> tuple[torch.Tensor, Gap | None]:
+    def _loss_of_rows(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        trl_loss: TRLLoss,
+    ) -> tuple[torch.Tensor, Gap | None]:
         """TRL's loss of these rows.
 
         Where the rollout has no old log-probs, vLLM's correction is computed here from the update's own.
@@ -141,6 +152,7 @@ class Updates:
     @contextmanager
     def _accumulating(self, model: Any) -> Iterator[None]:
         """Gradients stay on this rank, and DeepSpeed makes no step, as between the microbatches of an accumulation."""
+        # no_sync keeps DDP from reducing gradients; DeepSpeed and the optimizer's wrapper look at sync_gradients
         accelerator = self.trainer.accelerator
         with accelerator.no_sync(model):
             synced = accelerator.sync_gradients
@@ -167,7 +179,11 @@ class Updates:
                 values[first:] = [_joined(name, values[first:], weights_N)]
 
 
-def _rows_of(inputs: dict[str, Any], rows: list[int], device: torch.device) -> dict[str, Any]:
+def _rows_of(
+    inputs: dict[str, Any],
+    rows: list[int],
+    device: torch.device,
+) -> dict[str, Any]:
     """These rows of a batch; scalars are of the whole batch."""
     row_N = torch.tensor(rows, device=device)
     return {
@@ -175,7 +191,11 @@ def _rows_of(inputs: dict[str, Any], rows: list[int], device: torch.device) -> d
     }
 
 
-def _joined(name: str, values: list[float], weights: list[float]) -> float:
+def _joined(
+    name: str,
+    values: list[float],
+    weights: list[float],
+) -> float:
     """A metric of several packs as one number: their least, greatest or weighted mean, by its name. NaN is left out."""
     # NaN is TRL's for a pack without a token of the kind that the metric is about
     numbers = [(value, weight) for value, weight in zip(values, weights, strict=True) if not math.isnan(value)]

@@ -97,6 +97,7 @@ def sync_weights(generation: Any) -> None:
     Args:
         generation: TRL's VLLMGeneration.
     """
+    # A server gets its weights over a group of its own, one parameter after the other, and that is TRL's to do.
     if generation.mode != "colocate":
         type(generation).sync_weights(generation)
         return
@@ -158,6 +159,7 @@ def reporting(generation: Any, on_ended: OnEnded | None) -> Iterator[None]:
             on_ended(places, [list(output.outputs[0].token_ids) for output in ended])
         return outputs
 
+    # on the object, so that taking it off again uncovers the class's own
     engine.step = step
     try:
         yield
@@ -206,7 +208,12 @@ class Gap(NamedTuple):
     largest: torch.Tensor
 
 
-def settle_correction(trainer: GRPOTrainer, batch: dict[str, Any], *, in_update: bool) -> None:
+def settle_correction(
+    trainer: GRPOTrainer,
+    batch: dict[str, Any],
+    *,
+    in_update: bool,
+) -> None:
     """Complete what TRL has computed and logged of the correction when it made the rollout's batch.
 
     Args:
@@ -225,7 +232,10 @@ def settle_correction(trainer: GRPOTrainer, batch: dict[str, Any], *, in_update:
 
 
 def correct_for_vllm(
-    logps_BC: torch.Tensor, vllm_logps_BC: torch.Tensor, mask_BC: torch.Tensor, args: GRPOConfig
+    logps_BC: torch.Tensor,
+    vllm_logps_BC: torch.Tensor,
+    mask_BC: torch.Tensor,
+    args: GRPOConfig,
 ) -> tuple[torch.Tensor, Gap]:
     """The correction from an update's own log-probs, and how far both are apart.
 
@@ -258,6 +268,7 @@ def log_gaps(trainer: GRPOTrainer, gaps: Sequence[Gap | None]) -> None:
     Args:
         gaps: of each pack; None where no correction was computed.
     """
+    # all packs of all ranks together: a mean of the packs' means would weigh short packs too much
     computed = [torch.stack(gap) for gap in gaps if gap is not None]
     if not computed:
         return
@@ -301,7 +312,9 @@ def importance_ratio(
 
 
 def gap_of(
-    logps_BC: torch.Tensor, vllm_logps_BC: torch.Tensor, mask_BC: torch.Tensor
+    logps_BC: torch.Tensor,
+    vllm_logps_BC: torch.Tensor,
+    mask_BC: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and largest distance of the log-probs of tokens that count; 0 where there is none."""
     # NaN: vLLM gave no log-prob. As a distance of 0 it would make the gap look smaller.
