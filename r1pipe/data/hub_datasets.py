@@ -1,10 +1,11 @@
 """Datasets on the hub, through `datasets`: fetched once, then memory-mapped.
 
-The commit is pinned, so the same config gives the same rows.
+A pinned commit gives the same rows with the same config; without one, a warning names the commit that was read.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -23,15 +24,18 @@ def read_hub(source: Source, on_bad: Bad) -> Iterator[Located]:
     """
     import datasets
 
-    assert source.hub and source.revision
-    label = f"{source.hub}@{source.revision[:8]}"
+    assert source.hub
+    label = f"{source.hub}@{(source.revision or 'newest')[:8]}"
     try:
         builder = datasets.load_dataset_builder(source.hub, name=source.config, revision=source.revision)
     except Exception as error:
         raise _unreachable(error, label) from None
 
     # Without a network, `datasets` takes whatever commit its cache has. The cache folder is named after the commit.
-    if source.revision not in (builder.hash, *builder.cache_dir.split("/")):
+    if not source.pinned:
+        what = f"{source.hub} is not pinned; these rows are of commit {builder.hash}"
+        warnings.warn(f"{what} (write `revision: {builder.hash}` to keep it)", stacklevel=2)
+    elif source.revision not in (builder.hash, *builder.cache_dir.split("/")):
         raise InputError(
             f"the hub does not answer, and the cache holds another revision ({builder.hash})",
             label,

@@ -55,7 +55,7 @@ class Source(Model):
     """OWNER/NAME of a dataset on the Hugging Face hub"""
 
     revision: str | None = None
-    """of the hub: the commit's 40 hex digits (`r1pipe data pin OWNER/NAME`)"""
+    """of the hub: the commit's 40 hex digits (`r1pipe data pin OWNER/NAME`); none or a branch = the newest"""
 
     config: str | None = None
     """of the hub: the dataset's configuration; none = its only one"""
@@ -175,13 +175,12 @@ class Source(Model):
             return self
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", self.hub):
             raise ValueError(f"hub is {self.hub!r}; write OWNER/NAME")
-        # A branch or tag can move; a commit cannot.
-        if not re.fullmatch(r"[0-9a-f]{40}", self.revision or ""):
-            raise ValueError(
-                "a dataset on the hub can change: give `revision`, 40 hex digits; "
-                f"`r1pipe data pin {self.hub}` prints today's"
-            )
         return self
+
+    @property
+    def pinned(self) -> bool:
+        """Whether it reads the same rows tomorrow: a branch, a tag or no revision at all can move; a commit cannot."""
+        return not self.hub or re.fullmatch(r"[0-9a-f]{40}", self.revision or "") is not None
 
     @property
     def generated(self) -> bool:

@@ -23,15 +23,18 @@ COMMIT, OTHER = "0123456789abcdef" * 2 + "01234567", "f" * 40
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({}, "r1pipe data pin us/sums"),
-        ({"revision": "main"}, "40 hex digits"),
         ({"revision": COMMIT, "hub": "sums"}, "OWNER/NAME"),
         ({"revision": COMMIT, "path": "x.jsonl"}, "give one of"),
     ],
 )
-def test_the_commit_is_pinned(given, says):
+def test_what_a_hub_source_may_not_say(given, says):
     with pytest.raises(ValidationError, match=says):
         Source.model_validate({"hub": "us/sums", **given})
+
+
+@pytest.mark.parametrize(("revision", "pinned"), [(None, False), ("main", False), (COMMIT, True)])
+def test_only_a_commit_pins(revision, pinned):
+    assert Source(hub="us/sums", revision=revision).pinned is pinned
 
 
 def test_hub_fields_without_hub_are_refused():
@@ -73,13 +76,16 @@ changes = [
     {{"hub": "us/absent"}},
     {{"hub_split": "test"}},
     {{"columns": {{"prompt": "q"}}}},
+    {{"count": 5, "revision": None}},
 ]
 print(json.dumps([asked(**change) for change in changes]))
 """
     environment = {**os.environ, "HF_DATASETS_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    rows, other, absent, split, column = json.loads(done.stdout.splitlines()[-1])
+    rows, other, absent, split, column, newest = json.loads(done.stdout.splitlines()[-1])
+    assert newest == rows
+    assert f"us/sums is not pinned; these rows are of commit {COMMIT}" in done.stderr
     assert len(rows) == 5
     assert all(int(prompt.split("+")[0]) + 1 == int(answer) for prompt, answer in rows)
     assert "holds another revision" in other

@@ -93,3 +93,19 @@ def test_what_is_fetched_replaces_the_name_in_the_fingerprint(tmp_path: Path, mo
     ref.write_text(COMMIT)
     after = make_plan(pipeline).fingerprints.material("a")["inputs"]["prompts"]
     assert (before, after) == ("hub:me/mine", PINNED)
+
+
+@pytest.mark.parametrize("revision", ["", f", revision: '{COMMIT}'"])
+def test_strict_refuses_a_dataset_that_is_not_pinned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, revision: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = f"source: [{{hub: us/sums{revision}}}]"
+    path = config(tmp_path, f"stages:\n  a: {{kind: prompts, {source}, outputs: {{prompts: z}}}}\n")
+    strict = make_plan(load(path), strict=True)
+    if revision:
+        refuse(strict)
+        return
+    with pytest.raises(InputError, match="us/sums is not pinned to a commit") as refused:
+        refuse(strict)
+    assert refused.value.where == "stages.a.source.0" and "r1pipe data pin us/sums" in refused.value.fix
