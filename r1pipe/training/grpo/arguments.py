@@ -61,7 +61,7 @@ def grpo_arguments(
         "multi_objective_aggregation": params.multi_objective_aggregation,
         "mask_truncated_completions": params.mask_truncated,
         "use_bias_correction_kl": False,
-        # The reference becomes the policy every so many updates (v2 2.1); an alpha below 1 would mix the two.
+        # The reference becomes the policy now and then (v2 2.1); an alpha below 1 would mix the two.
         "sync_ref_model": params.beta > 0 and params.ref_replace_every is not None,
         "ref_model_mixup_alpha": 1.0,
         "ref_model_sync_steps": params.ref_replace_every or params.steps + 1,

@@ -102,7 +102,7 @@ class Rollout:
     def kept_logps(self, width: int) -> torch.Tensor | None:
         """The old log-probs without a forward pass, (B, C), zero after each response's end; None where one is needed.
 
-        NaN stands for log-probs that nobody needs, so that a use of them would be noticed.
+        NaN stands for log-probs that are not needed: a use of them would be noticed.
 
         Args:
             width: C.

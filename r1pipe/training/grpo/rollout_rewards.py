@@ -77,7 +77,7 @@ class RolloutRewards:
         Yields:
             the function to call with responses that have ended; None where nothing is judged early.
         """
-        # Held-out prompts are answered outside a rollout, and nobody asks for their rewards.
+        # Held-out prompts are answered outside a rollout, and their rewards are not needed.
         if rollout is None or not self.early:
             yield None
             return
