@@ -111,7 +111,7 @@ class Config(StageConfig):
     """Labelled responses in files (106,000 prompts in v2 3.1)."""
 
 
-class Judged(NamedTuple):
+class JudgedRows(NamedTuple):
     """Rows that a judge's answers became."""
 
     pairs: list[Row]
@@ -132,7 +132,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     judge = load_judge(config.judge)
     _check_ports(config, inputs, here)
 
-    judged = Judged([], [], [])
+    judged = JudgedRows([], [], [])
     if judge is not None:
         rows = read_several(inputs.prompts or {}, here.stage)
         model = inputs.model.path if inputs.model else None
@@ -214,7 +214,7 @@ def _check_enough(pairs: list[Row], labels: list[Row], unclear: int, tipped: int
 # --- votes and labels -------------------------------------------------------------------------------------------------
 
 
-def _judge_all(rows: list[Row], candidates: list[list[str]], judge: Judge, config: Config, here: Here) -> Judged:
+def _judge_all(rows: list[Row], candidates: list[list[str]], judge: Judge, config: Config, here: Here) -> JudgedRows:
     """Judge every row's responses, as many rows at a time as the judge takes; the results are in the rows' order."""
     from functools import partial
 
@@ -230,7 +230,7 @@ def _judge_all(rows: list[Row], candidates: list[list[str]], judge: Judge, confi
         Job((row["id"],), digest_of(row["prompt"], responses), partial(judge_once, row, responses))
         for row, responses in zip(rows, candidates, strict=True)
     ]
-    total = Judged([], [], [])
+    total = JudgedRows([], [], [])
     for record in do_once(here, "judged", jobs, judge.max_in_flight):
         total.pairs.extend(record["pairs"])
         total.unclear.extend(record["unclear"])
@@ -238,7 +238,7 @@ def _judge_all(rows: list[Row], candidates: list[list[str]], judge: Judge, confi
     return total
 
 
-def _judge_row(row: Row, responses: list[str], judge: Judge, config: Config) -> Judged:
+def _judge_row(row: Row, responses: list[str], judge: Judge, config: Config) -> JudgedRows:
     """Pairs and labels of one prompt. A response that the judge does not label is left out.
 
     A request to refuse says nothing about helpfulness, so it gives labels only (v2 3.1).
@@ -277,7 +277,7 @@ def _judge_row(row: Row, responses: list[str], judge: Judge, config: Config) -> 
         safe = judge.safe(row, response)
         if safe is not None:
             labels.append({"id": f"{row['id']}#{number}", **base, "response": response, "safe": int(safe)})
-    return Judged(pairs, unclear, labels)
+    return JudgedRows(pairs, unclear, labels)
 
 
 # --- what is written --------------------------------------------------------------------------------------------------

@@ -67,7 +67,8 @@ def test_imports_go_one_way():
     for depth, package in enumerate(ORDER):
         later = set(ORDER[depth + 1 :])
         for path in (PACKAGE / package).rglob("*.py"):
-            assert not imported(path) & later, path
+            forbidden = sorted(imported(path) & later)
+            assert not forbidden, f"{path.relative_to(ROOT)} imports {forbidden}, which come after {package}"
     for path in PACKAGE.glob("*.py"):
         assert not imported(path) & folders, path
 

@@ -12,8 +12,8 @@ from typing import Literal
 
 from r1pipe.artifacts import Artifact
 from r1pipe.config.artifact_checks import EMBEDDED, missing_parts
+from r1pipe.config.mistakes import Mistakes
 from r1pipe.config.paths import expand
-from r1pipe.config.problems import Problems
 from r1pipe.config.registry import Kind, Port
 from r1pipe.config.yamltree import Node, Origin, nearest, plain
 
@@ -61,7 +61,7 @@ class Names:
     made: dict[str, tuple[str, Port]] = field(default_factory=dict)
 
 
-def join_inputs(stage: str, kind: Kind, block: Node, names: Names, problems: Problems) -> dict[str, Edges]:
+def join_inputs(stage: str, kind: Kind, block: Node, names: Names, problems: Mistakes) -> dict[str, Edges]:
     """The edges into a stage, by port."""
     node = block.value.get("inputs", Node({}, block.origin))
     stated = node.value or {}
@@ -97,7 +97,7 @@ def join_inputs(stage: str, kind: Kind, block: Node, names: Names, problems: Pro
     return edges
 
 
-def _edge(stage: str, port: Port, node: Node, names: Names, problems: Problems) -> Edge | None:
+def _edge(stage: str, port: Port, node: Node, names: Names, problems: Mistakes) -> Edge | None:
     """What one input reads: a name that a stage above makes, hub:, embedded: or a path."""
     label = f"stages.{stage}.inputs.{port.name}"
     text = node.value
@@ -150,7 +150,7 @@ def _edge(stage: str, port: Port, node: Node, names: Names, problems: Problems) 
     return None
 
 
-def _edge_from_stage(label: str, port: Port, node: Node, names: Names, problems: Problems) -> Edge:
+def _edge_from_stage(label: str, port: Port, node: Node, names: Names, problems: Mistakes) -> Edge:
     text = node.value
     maker, output = names.made[text]
     # the outputs of a stage whose kind is unknown are plain Artifacts, and fit everything
@@ -162,7 +162,7 @@ def _edge_from_stage(label: str, port: Port, node: Node, names: Names, problems:
     return Edge(text, text, port.type, "stage", stage=maker, port=output.name)
 
 
-def _existing_path(text: str, origin: Origin, label: str, type_: type[Artifact], problems: Problems) -> Path | None:
+def _existing_path(text: str, origin: Origin, label: str, type_: type[Artifact], problems: Mistakes) -> Path | None:
     """The path of an artifact that looks like its type."""
     try:
         path = expand(text, origin.base)
@@ -178,7 +178,7 @@ def _existing_path(text: str, origin: Origin, label: str, type_: type[Artifact],
     return path
 
 
-def join_use(stage: str, kind: Kind, block: Node, problems: Problems) -> dict[str, Path]:
+def join_use(stage: str, kind: Kind, block: Node, problems: Mistakes) -> dict[str, Path]:
     """The paths that `use:` adopts in place of running the stage, by output port."""
     node = block.value.get("use")
     if node is None or node.value is None:
@@ -214,7 +214,7 @@ def join_use(stage: str, kind: Kind, block: Node, problems: Problems) -> dict[st
 
 
 def join_outputs(
-    stage: str, kind: Kind, block: Node, use: dict[str, Path], names: Names, problems: Problems
+    stage: str, kind: Kind, block: Node, use: dict[str, Path], names: Names, problems: Mistakes
 ) -> dict[str, str]:
     """The names of a stage's outputs, by port. They are added to the names that the stages below can read."""
     stated = _stated_outputs(stage, kind, block, problems)
@@ -236,7 +236,7 @@ def join_outputs(
     return outputs
 
 
-def _stated_outputs(stage: str, kind: Kind, block: Node, problems: Problems) -> dict[str, Node]:
+def _stated_outputs(stage: str, kind: Kind, block: Node, problems: Mistakes) -> dict[str, Node]:
     node = block.value.get("outputs")
     required = _required_outputs(kind)
     # what is adopted and has one output needs no `outputs:`; it goes by the stage's name

@@ -23,8 +23,8 @@ from r1pipe.config.edges import (
     join_outputs,
     join_use,
 )
+from r1pipe.config.mistakes import Mistakes
 from r1pipe.config.paths import resolve_paths
-from r1pipe.config.problems import Problems
 from r1pipe.config.registry import Kind, load_kind
 from r1pipe.config.shipped_files import with_shipped_files
 from r1pipe.config.validation import validate
@@ -154,7 +154,7 @@ def load(file: Path, sets: Sequence[str] = (), run: str | None = None) -> Pipeli
     for statement in sets:
         tree = assign(tree, statement)
 
-    problems = Problems()
+    problems = Mistakes()
     shown = shorten(file.absolute())
     for key, node in tree.value.items():
         if key not in TOP_LEVEL:
@@ -188,7 +188,7 @@ def _origin(tree: Node, key: str) -> Origin:
     return node.origin
 
 
-def _scalar(tree: Node, key: str, type_: type, default: Any, problems: Problems) -> Any:
+def _scalar(tree: Node, key: str, type_: type, default: Any, problems: Mistakes) -> Any:
     node = tree.value.get(key)
     if node is None or node.value is None:
         return default
@@ -216,7 +216,7 @@ def _output_names(blocks: Node) -> dict[str, tuple[str, Origin]]:
 
 
 def _stage(
-    name: str, block: Node, seed: int | None, names: Names, pipeline: Pipeline, problems: Problems
+    name: str, block: Node, seed: int | None, names: Names, pipeline: Pipeline, problems: Mistakes
 ) -> Stage | None:
     """One block of the YAML; None where its kind is unknown or its Config is refused."""
     if not NAME.fullmatch(name):
@@ -252,7 +252,7 @@ def _stage(
     return Stage(name, kind, config, inputs, outputs, use, files, own_files, str(block.origin))
 
 
-def _kind(name: str, block: Node, search: tuple[str, ...], problems: Problems) -> Kind | None:
+def _kind(name: str, block: Node, search: tuple[str, ...], problems: Mistakes) -> Kind | None:
     """The kind of a block. A block that is called like a kind needs no `kind:`."""
     node = block.value.get("kind", Node(name, block.origin))
     try:

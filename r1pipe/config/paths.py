@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from r1pipe.config.problems import Problems
+from r1pipe.config.mistakes import Mistakes
 from r1pipe.config.yamltree import Keys, Node
 from r1pipe.schema import PathOr
 
@@ -38,7 +38,7 @@ def union_members(annotation: Any) -> tuple[Any, ...]:
     return (annotation,)
 
 
-def resolve_paths(annotation: Any, node: Node, files: dict[Keys, Path], problems: Problems, keys: Keys = ()) -> Any:
+def resolve_paths(annotation: Any, node: Node, files: dict[Keys, Path], problems: Mistakes, keys: Keys = ()) -> Any:
     """The bare values below a node, with path fields absolute.
 
     Args:
@@ -97,7 +97,7 @@ def _annotated(field: FieldInfo) -> Any:
     return field.annotation
 
 
-def _resolve(node: Node, files: dict[Keys, Path], problems: Problems, keys: Keys) -> str:
+def _resolve(node: Node, files: dict[Keys, Path], problems: Mistakes, keys: Keys) -> str:
     try:
         path = expand(node.value, node.origin.base)
     except KeyError as error:

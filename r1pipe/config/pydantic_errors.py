@@ -7,15 +7,15 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from r1pipe.config.mistakes import Mistake
 from r1pipe.config.paths import union_members
-from r1pipe.config.problems import Problem
 from r1pipe.config.yamltree import Keys, Node, find, nearest, plain
 from r1pipe.schema.names import UNKNOWN_NAME
 
 Error = tuple[Keys, dict[str, Any]]  # where pydantic found it, and what it says
 
 
-def explain(model: type[BaseModel], block: Node, stage: str, error: ValidationError) -> list[Problem]:
+def explain(model: type[BaseModel], block: Node, stage: str, error: ValidationError) -> list[Mistake]:
     """The errors of a stage's block. Of a union's branches only the one that fits best is reported."""
     errors: list[Error] = []
     unions: dict[Keys, dict[str, list[Error]]] = {}  # where the union stands -> branch -> its errors
@@ -66,25 +66,25 @@ def _best_branch(value: Node, branches: list[list[Error]]) -> list[Error]:
     return min(branches, key=lambda errors: (has_wrong_type(errors), len(errors)))
 
 
-def _problem(model: type[BaseModel], loc: Keys, item: dict[str, Any], node: Node, dotted: str) -> Problem:
+def _problem(model: type[BaseModel], loc: Keys, item: dict[str, Any], node: Node, dotted: str) -> Mistake:
     where = str(node.origin)
     match item["type"]:
         case "extra_forbidden":
             parent = dotted.rsplit(".", 1)[0]
-            return Problem(
+            return Mistake(
                 f"unknown key '{loc[-1]}' in {parent}",
                 where,
                 nearest(str(loc[-1]), _fields_at(model, loc[:-1])),
             )
         case "missing":
-            return Problem(f"{dotted}: '{loc[-1]}' is missing", where, f"add {loc[-1]}: ...")
+            return Mistake(f"{dotted}: '{loc[-1]}' is missing", where, f"add {loc[-1]}: ...")
         case type_ if type_ == UNKNOWN_NAME:
-            return Problem(f"{dotted}: {item['msg']}", where, nearest(item["ctx"]["name"], item["ctx"]["names"]))
+            return Mistake(f"{dotted}: {item['msg']}", where, nearest(item["ctx"]["name"], item["ctx"]["names"]))
 
     message = str(item["msg"]).removeprefix("Value error, ").removeprefix("Input ")
     value = plain(node)
     shown = "" if isinstance(value, dict | list) else f"; it is {value!r}"
-    return Problem(f"{dotted}: {message}{shown}", where)
+    return Mistake(f"{dotted}: {message}{shown}", where)
 
 
 def _fields_at(model: type[BaseModel], loc: Keys) -> list[str]:

@@ -65,16 +65,23 @@ class Kind:
 
 @cache
 def ports(declared: type[Ports]) -> dict[str, Port]:
-    """The fields of an Inputs or Outputs class."""
+    """The fields of an Inputs or Outputs class.
+
+    Raises:
+        ConfigError: a field is not an artifact, an optional one, or (an input only) `dict[str, ARTIFACT]`.
+    """
     result: dict[str, Port] = {}
     for name, field in declared.model_fields.items():
-        members = union_members(field.annotation)
-        optional = type(None) in members or not field.is_required()
-        (member,) = [member for member in members if member is not type(None)]
-        many = typing.get_origin(member) is dict
-        artifact = typing.get_args(member)[1] if many else member
-        where = f"{declared.__module__}.{declared.__name__}.{name}"
-        assert isinstance(artifact, type) and issubclass(artifact, Artifact), f"{where}: {artifact} is not an artifact"
+        members = [member for member in union_members(field.annotation) if member is not type(None)]
+        optional = len(members) < len(union_members(field.annotation)) or not field.is_required()
+        many = typing.get_origin(members[0]) is dict
+        artifact = typing.get_args(members[0])[1] if many else members[0]
+        if len(members) > 1 or not isinstance(artifact, type) or not issubclass(artifact, Artifact):
+            raise ConfigError(
+                f"{declared.__module__}.{declared.__name__}.{name} is not an artifact: {field.annotation}",
+                fix="a port is a Checkpoint, RewardModel, Dataset, Prompts, Chats, Pairs, Labels or Report of "
+                "r1pipe.artifacts",
+            )
         result[name] = Port(name, artifact, optional, many)
     return result
 
@@ -143,7 +150,14 @@ def _kind(name: str, module: types.ModuleType) -> Kind:
             raise _not_a_stage(name, module, attribute, f"a subclass of r1pipe.schema.{base.__name__}")
     if not callable(getattr(module, "run", None)):
         raise _not_a_stage(name, module, "run", "a function")
-    return Kind(name, module, module.Inputs, module.Outputs, module.Config, module.run)
+
+    kind = Kind(name, module, module.Inputs, module.Outputs, module.Config, module.run)
+    # Ports are read here, so that a wrong one is a mistake of this kind and not of the stage that uses it first.
+    _ = kind.inputs
+    many = [port.name for port in kind.outputs.values() if port.many]
+    if many:
+        raise _not_a_stage(name, module, f"Outputs.{many[0]}", "one artifact; only an input may be many by name")
+    return kind
 
 
 def _not_a_stage(name: str, module: types.ModuleType, attribute: str, expected: str) -> ConfigError:

@@ -7,10 +7,11 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from r1pipe.config.problems import Problems
+from r1pipe.config.mistakes import Mistakes
 from r1pipe.config.profiles import launch_mistakes
 from r1pipe.config.pydantic_errors import explain
-from r1pipe.config.yamltree import Node, Origin, find
+from r1pipe.config.yamltree import Node, Origin, find, nearest
+from r1pipe.rewards import MODEL_REWARDS, REWARDS
 from r1pipe.schema import GRPOParams, Launch, StageConfig, Training
 
 # Names that TRL and transformers have for what our fields set. `trl:` may not set them behind a field's back.
@@ -63,7 +64,7 @@ TRL_ALIASES: dict[str, str] = {
 
 
 def validate(
-    model: type[StageConfig], block: Node, values: dict[str, Any], stage: str, problems: Problems
+    model: type[StageConfig], block: Node, values: dict[str, Any], stage: str, problems: Mistakes
 ) -> StageConfig | None:
     """Build a stage's Config.
 
@@ -86,7 +87,7 @@ def validate(
         return None
     assert worker_config == config, f"the config of {stage} reads back differently"
 
-    def origin(*keys: str) -> Origin:
+    def origin(*keys: str | int) -> Origin:
         node, _ = find(block, keys)
         return node.origin
 
@@ -99,6 +100,11 @@ def validate(
             )
         for field, what, fix in _training_mistakes(config.launch, training):
             problems.add(f"{_dotted(stage, *keys, field)}: {what}", origin(*keys, field), fix)
+        for place, name in _unknown_rewards(training):
+            field = ".".join(map(str, place))
+            what = f"{_dotted(stage, *keys, field)}: there is no reward '{name}'"
+            known = [*REWARDS, *MODEL_REWARDS]
+            problems.add(what, origin(*keys, *place), f"{nearest(name, known)} (or package.module:function)")
 
     launch = config.launch
     several_processes = launch.profile == "process" and launch.nodes == 1 and launch.num_processes != 1
@@ -124,6 +130,16 @@ def _shadowed_fields(training: Training) -> Iterator[tuple[str, str]]:
         field = option if option in fields else TRL_ALIASES.get(option)
         if field is not None and (field in fields or field in ("outputs", "seed")):
             yield option, field
+
+
+def _unknown_rewards(training: Training) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Names of rewards that nothing has: (place, name). A function of the user's is imported when its stage starts."""
+    if not isinstance(training, GRPOParams):
+        return
+    for p, phase in enumerate(training.phases):
+        for r, spec in enumerate(phase.rewards):
+            if ":" not in spec.name and spec.name not in (*REWARDS, *MODEL_REWARDS):
+                yield ("phases", p, "rewards", r, "name"), spec.name
 
 
 def _training_mistakes(launch: Launch, training: Training) -> Iterator[tuple[str, str, str]]:

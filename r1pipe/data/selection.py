@@ -31,7 +31,7 @@ PARTS = 2
 _CHECKED_AT_ONCE = 256
 
 
-class Draw:
+class SourceReader:
     """One source of files, or of the hub, as rows of one kind.
 
     Args:

@@ -252,7 +252,7 @@ def load(
         InputError: see r1pipe/data/io.py; also if more gold answers than `max_unparseable` are unreadable, or no row
             is left.
     """
-    from r1pipe.data.selection import Draw
+    from r1pipe.data.selection import SourceReader
 
     loaded = Loaded()
     seen: dict[str, str] = {}
@@ -262,7 +262,7 @@ def load(
             for where, row in located:
                 check_row(row, kind, where, seen)
         else:
-            located = Draw(source, kind, loaded, fill or {}).rows(seed, seen)
+            located = SourceReader(source, kind, loaded, fill or {}).rows(seed, seen)
 
         before = len(loaded.rows)
         for _, row in located:

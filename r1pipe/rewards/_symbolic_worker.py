@@ -54,7 +54,7 @@ def on_alarm(_signum: int, _frame: Any) -> None:
     raise OutOfTime
 
 
-class Judge:
+class Comparer:
     """math-verify, with a cache of parsed answers."""
 
     def __init__(self) -> None:
@@ -98,7 +98,7 @@ class Judge:
 
 
 def serve(
-    judge: Judge,
+    comparer: Comparer,
     lines: Any,
     out: Any,
 ) -> None:
@@ -108,7 +108,7 @@ def serve(
         signal.setitimer(signal.ITIMER_VIRTUAL, 0.95 * job["timeout"])
         signal.setitimer(signal.ITIMER_PROF, job["timeout"])
         try:
-            value, why = judge.verdict(job["gold"], job["answer"])
+            value, why = comparer.verdict(job["gold"], job["answer"])
         except OutOfTime:
             value, why = None, "out of time"
         except (RecursionError, MemoryError) as error:
@@ -152,7 +152,7 @@ def main() -> None:
     # A library's print must not become a verdict.
     os.dup2(2, 1)
 
-    judge = Judge()
+    comparer = Comparer()
     if "--plain" not in sys.argv:
         # At the end of the path: this folder holds modules named like the standard library's.
         sys.path.append(str(Path(__file__).parent))
@@ -160,7 +160,7 @@ def main() -> None:
 
         install()
         for text in _WARM_UP:
-            judge.parsed(text)
+            comparer.parsed(text)
         # sympy makes many objects and few cycles: the collector runs less often.
         gc.set_threshold(50_000, 20, 50)
 
@@ -173,7 +173,7 @@ def main() -> None:
     lines = iter(read_line, b"")
     for count in (*_BECOME_PARENT_AFTER, None):
         fork_servers(out)
-        serve(judge, islice(lines, count), out)
+        serve(comparer, islice(lines, count), out)
     os._exit(0)
 
 

@@ -211,3 +211,64 @@ def test_every_kind_that_ships_has_the_four_names_and_a_docstring(kind: str):
     loaded = load_kind(kind)
     assert loaded.outputs, "a stage makes something"
     assert loaded.module.__doc__
+
+
+PORTS = """
+from pathlib import Path
+
+from r1pipe.artifacts import Dataset
+from r1pipe.schema import Ports, StageConfig
+
+
+class Inputs(Ports):
+    pass
+
+
+class Outputs(Ports):
+    rows: %s
+
+
+class Config(StageConfig):
+    pass
+
+
+def run(config, inputs, outputs, here):
+    return {}
+"""
+
+
+@pytest.mark.parametrize(
+    ("annotation", "what"),
+    [
+        ("Path", "is not an artifact"),
+        ("str", "is not an artifact"),
+        ("dict[str, Dataset]", "only an input may be many"),
+    ],
+)
+def test_a_port_that_is_not_an_artifact_is_a_mistake_with_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, annotation: str, what: str
+) -> None:
+    module = f"ports_{annotation.partition('[')[0].lower()}"
+    (tmp_path / f"{module}_kinds").mkdir()
+    (tmp_path / f"{module}_kinds" / "__init__.py").touch()
+    (tmp_path / f"{module}_kinds" / "box.py").write_text(PORTS % annotation)
+    path = tmp_path / "t.yaml"
+    path.write_text(f"stages:\n  a: {{kind: {module}_kinds.box, outputs: {{rows: z}}}}\n")
+    with pytest.raises(ConfigError, match=what) as refused:
+        load(path)
+    assert "t.yaml:2" in str(refused.value)
+
+
+def test_a_reward_that_does_not_exist_is_refused_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "t.yaml"
+    path.write_text(
+        "stages:\n"
+        "  p: {kind: prompts, source: [{world: math, count: 8}], outputs: {prompts: train}}\n"
+        "  r1-zero:\n"
+        "    inputs: {model: embedded:base, prompts: train}\n"
+        "    outputs: {checkpoint: zero}\n"
+        "    grpo: {phases: [{steps: 1, rewards: [{name: format}, {name: acuracy}]}]}\n"
+    )
+    with pytest.raises(ConfigError, match="there is no reward 'acuracy'") as refused:
+        load(path)
+    assert "t.yaml:6" in str(refused.value) and "did you mean 'accuracy'?" in str(refused.value)

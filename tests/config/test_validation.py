@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import pytest
 
+from r1pipe.config.mistakes import Mistakes
 from r1pipe.config.paths import resolve_paths
-from r1pipe.config.problems import Problems
 from r1pipe.config.validation import validate
 from r1pipe.config.yamltree import Keys, read
 from r1pipe.schema import Model, PathOr, StageConfig, TemplateName
@@ -30,9 +30,9 @@ class Config(StageConfig):
     note: str = ""
 
 
-def resolved(folder: Path, text: str) -> tuple[dict[str, Any], dict[Keys, Path], Problems, Any]:
+def resolved(folder: Path, text: str) -> tuple[dict[str, Any], dict[Keys, Path], Mistakes, Any]:
     (folder / "t.yaml").write_text(text)
-    node, files, problems = read(folder / "t.yaml"), {}, Problems()
+    node, files, problems = read(folder / "t.yaml"), {}, Mistakes()
     values = resolve_paths(Config, node, files, problems)
     return values, files, problems, node
 

@@ -9,7 +9,7 @@ from r1pipe.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Problem:
+class Mistake:
     """One mistake: what is wrong, where, what to do."""
 
     what: str
@@ -17,11 +17,11 @@ class Problem:
     fix: str = ""
 
 
-class Problems(list[Problem]):
+class Mistakes(list[Mistake]):
     """The mistakes found so far."""
 
     def add(self, what: str, where: Origin | str, fix: str = "") -> None:
-        self.append(Problem(what, str(where), fix))
+        self.append(Mistake(what, str(where), fix))
 
     def raise_all(self, config: str) -> None:
         """Raise one ConfigError for all problems; do nothing if there are none.
