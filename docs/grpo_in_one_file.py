@@ -24,7 +24,9 @@ from r1pipe.embedded.world import problems
 from r1pipe.rewards import REWARDS
 
 BASE = "r1pipe/embedded/data/base"
-TEMPLATE = "User: {prompt}\nAssistant: "  # the base has seen this form in its documents; it does not name the tags
+TEMPLATE = (
+    "User: {prompt}\nAssistant: "  # the base has seen this form in its documents; it does not name the tags
+)
 GROUPS = 8  # prompts of a rollout
 GROUP_SIZE = 8  # responses to each
 MAX_TOKENS = 64
@@ -150,7 +152,10 @@ def main(updates: int, seed: int = 0) -> list[float]:
 
         right.append(sum(float(a or 0) for a in accuracy) / len(texts))
         length = sum(map(len, responses)) / len(responses)
-        print(f"{step + 1}: right {right[-1]:.2f}  reward {rewards_B.mean():.2f}  tokens {length:.0f}", flush=True)
+        print(
+            f"{step + 1}: right {right[-1]:.2f}  reward {rewards_B.mean():.2f}  tokens {length:.0f}",
+            flush=True,
+        )
     return right
 
 

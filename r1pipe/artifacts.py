@@ -75,5 +75,6 @@ class Report(Artifact):
 
 
 ARTIFACTS: dict[str, type[Artifact]] = {
-    artifact.kind: artifact for artifact in (Checkpoint, RewardModel, Dataset, Prompts, Chats, Pairs, Labels, Report)
+    artifact.kind: artifact
+    for artifact in (Checkpoint, RewardModel, Dataset, Prompts, Chats, Pairs, Labels, Report)
 }

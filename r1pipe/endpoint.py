@@ -108,7 +108,9 @@ class Endpoint:
         import httpx2
 
         if not url.startswith(("http://", "https://")):
-            raise ConfigError(f"'{url}' is not the address of a service", fix="start it with http:// or https://")
+            raise ConfigError(
+                f"'{url}' is not the address of a service", fix="start it with http:// or https://"
+            )
         self.url = url
         self.timeout = timeout
         self.retries = retries
@@ -220,7 +222,8 @@ class Endpoint:
             # A redirection is not followed: the key is sent with every request, and must not go to another address.
             moved = f", and has moved to {headers['location']!r}" if "location" in headers else ""
             raise ConfigError(
-                f"{self.url} answers {status}{moved}: {text[:200]!r}", fix=MISTAKES.get(status, "check the address")
+                f"{self.url} answers {status}{moved}: {text[:200]!r}",
+                fix=MISTAKES.get(status, "check the address"),
             )
         if status in (408, 429) or status >= 500:
             raise _TryAgain(f"status {status}", _retry_after_seconds(headers.get("retry-after")))
@@ -252,7 +255,9 @@ class Endpoint:
 @lru_cache(maxsize=64)
 def endpoint(url: str, api_key_env: str | None, timeout: float, retries: int, max_in_flight: int) -> Endpoint:
     """Return the process's one Endpoint with these settings, so that connections are kept from batch to batch."""
-    return Endpoint(url, api_key_env=api_key_env, timeout=timeout, retries=retries, max_in_flight=max_in_flight)
+    return Endpoint(
+        url, api_key_env=api_key_env, timeout=timeout, retries=retries, max_in_flight=max_in_flight
+    )
 
 
 def _authorization(url: str, api_key_env: str | None) -> dict[str, str]:

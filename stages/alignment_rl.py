@@ -65,7 +65,10 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     from r1pipe.training.grpo.grpo_training import train_grpo
     from r1pipe.training.reward_model import Scorer
 
-    prompts = {"prompts": read_rows(inputs.prompts.path, Prompts), "general": read_rows(inputs.general.path, Prompts)}
+    prompts = {
+        "prompts": read_rows(inputs.prompts.path, Prompts),
+        "general": read_rows(inputs.general.path, Prompts),
+    }
     heldout = read_rows(inputs.heldout.path, Prompts) if inputs.heldout else []
     # Rewards that are models; a phase that does not name them does not ask them.
     models = {name: Scorer(getattr(inputs, port).path) for name, port in MODEL_PORTS.items()}

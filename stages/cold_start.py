@@ -34,4 +34,6 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     from r1pipe.training.sft.sft_training import train_sft
 
     chats = read_rows(inputs.chats.path, Chats)
-    return train_sft(inputs.model.path, chats, config.sft, out=outputs.checkpoint.path, here=here, seed=config.seed)
+    return train_sft(
+        inputs.model.path, chats, config.sft, out=outputs.checkpoint.path, here=here, seed=config.seed
+    )

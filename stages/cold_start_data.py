@@ -301,7 +301,9 @@ def _verify_drawn(config: Config, candidates: list[Candidate]) -> list[Candidate
         waiting = [False] * len(screened)
 
     readable = [
-        _make_readable(candidate, program) for candidate, waits in zip(screened, waiting, strict=True) if not waits
+        _make_readable(candidate, program)
+        for candidate, waits in zip(screened, waiting, strict=True)
+        if not waits
     ]
     checked = iter(_verify_readable(config, readable))
     return [candidate if waits else next(checked) for candidate, waits in zip(screened, waiting, strict=True)]

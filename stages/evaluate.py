@@ -105,7 +105,9 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     lines: list[dict[str, Any]] = []
     for way in config.passes:
         label = f"pass-{way.name or FIRST_PASS}"
-        samples = sample(model, prompts, way.sampling, config.template, here=here, seed=config.seed, label=label)
+        samples = sample(
+            model, prompts, way.sampling, config.template, here=here, seed=config.seed, label=label
+        )
         if not here.main:
             continue
         # Samples are on rank 0 only, and so are the scores.

@@ -220,7 +220,9 @@ def _written_by_model(
     candidates = [candidate for of_row in drawn for candidate in of_row]
 
     reason = "enough refusals" if judge else "no judge for a harmful request"
-    return candidates + [Candidate(row, "", "written", reason=reason) for row in harmful if row["id"] not in allowed]
+    return candidates + [
+        Candidate(row, "", "written", reason=reason) for row in harmful if row["id"] not in allowed
+    ]
 
 
 def _verify_drawn(config: Config, writer: Writer, candidates: list[Candidate]) -> list[Candidate]:
@@ -233,7 +235,8 @@ def _verify_drawn(config: Config, writer: Writer, candidates: list[Candidate]) -
     from r1pipe.judges.judge import load_judge
 
     replies = [
-        replace(candidate, response=writer.response(candidate.row, candidate.response)) for candidate in candidates
+        replace(candidate, response=writer.response(candidate.row, candidate.response))
+        for candidate in candidates
     ]
     screened = screen(replies, config.filters)
     judge = load_judge(config.judge)
@@ -266,7 +269,9 @@ def _judged(judge: Judge, candidate: Candidate) -> Candidate:
 # --- a program as the writer ------------------------------------------------------------------------------------------
 
 
-def _written_by_program(rows: list[Row], writer: ProgramWriter, config: Config, here: Here) -> list[Candidate]:
+def _written_by_program(
+    rows: list[Row], writer: ProgramWriter, config: Config, here: Here
+) -> list[Candidate]:
     """A reply to every prompt, judged where there is a judge; of the refusals only as many as the config allows."""
     from r1pipe.data.candidates import Candidate
     from r1pipe.judges.judge import load_judge
@@ -306,7 +311,9 @@ def _drop_wrong(candidates: list[Candidate], judge: Judge, here: Here) -> None:
         verdict = judge.right(candidate.row, candidate.response)
         return {"right": verdict}, verdict is not None
 
-    benign = [number for number, candidate in enumerate(candidates) if candidate.row["domain"] != HARMFUL_DOMAIN]
+    benign = [
+        number for number, candidate in enumerate(candidates) if candidate.row["domain"] != HARMFUL_DOMAIN
+    ]
     jobs = []
     for number in benign:
         candidate = candidates[number]

@@ -134,15 +134,27 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     # Draw.
     group_names = rows.inputs if config.by == "input" else rows.domains
     group_of_row = rows.entries[config.by]
-    groups = {name: np.flatnonzero(left & (group_of_row == number)).tolist() for number, name in enumerate(group_names)}
+    groups = {
+        name: np.flatnonzero(left & (group_of_row == number)).tolist()
+        for number, name in enumerate(group_names)
+    }
     sizes = {name: len(members) for name, members in groups.items()}
     taken = quotas(sizes, shares=config.shares, counts=config.counts, max_rows=config.max_rows)
     order = draw(groups, taken, random.Random(config.seed))
 
     # Write.
-    dropped = write_dropped(outputs.chats.path, rows, order, copies=copies, benchmarks=benchmarks, reviews=reviews)
-    sources = {name: int((rows.entries["input"][order] == number).sum()) for number, name in enumerate(rows.inputs)}
-    card: dict[str, Any] = {"rows": len(order), "sources": sources, "dropped": dropped, "reviews": reviews.summary()}
+    dropped = write_dropped(
+        outputs.chats.path, rows, order, copies=copies, benchmarks=benchmarks, reviews=reviews
+    )
+    sources = {
+        name: int((rows.entries["input"][order] == number).sum()) for number, name in enumerate(rows.inputs)
+    }
+    card: dict[str, Any] = {
+        "rows": len(order),
+        "sources": sources,
+        "dropped": dropped,
+        "reviews": reviews.summary(),
+    }
     if benchmarks:
         card["benchmarks"] = {"rows": len(benchmarks.rows), "too short to match": benchmarks.too_short}
     shard_rows = config.shard_rows if config.format == "parquet" else None

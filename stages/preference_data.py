@@ -189,7 +189,9 @@ def _check_ports(config: Config, inputs: Inputs, here: Here) -> None:
         )
     if not has_judge and (config.pairs_from is None or config.labels_from is None):
         raise ConfigError(
-            "without a judge, pairs and labels come from files", here.stage, "give `pairs_from` and `labels_from`"
+            "without a judge, pairs and labels come from files",
+            here.stage,
+            "give `pairs_from` and `labels_from`",
         )
 
 
@@ -214,7 +216,9 @@ def _check_enough(pairs: list[Row], labels: list[Row], unclear: int, tipped: int
 # --- votes and labels -------------------------------------------------------------------------------------------------
 
 
-def _judge_all(rows: list[Row], candidates: list[list[str]], judge: Judge, config: Config, here: Here) -> JudgedRows:
+def _judge_all(
+    rows: list[Row], candidates: list[list[str]], judge: Judge, config: Config, here: Here
+) -> JudgedRows:
     """Judge every row's responses, as many rows at a time as the judge takes; the results are in the rows' order."""
     from functools import partial
 
@@ -290,7 +294,10 @@ def _measures(inputs: Inputs) -> dict[str, Measure]:
     from r1pipe.models.loading import load_tokenizer
 
     tokenizer = load_tokenizer(inputs.model.path)
-    return {"characters": len, "tokens": lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])}
+    return {
+        "characters": len,
+        "tokens": lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]),
+    }
 
 
 def _write_pairs(
@@ -304,7 +311,9 @@ def _write_pairs(
 
     card = {
         "rows": len(pairs),
-        "lengths": {name: {"chosen": chosen, "rejected": rejected} for name, (chosen, rejected) in lengths.items()},
+        "lengths": {
+            name: {"chosen": chosen, "rejected": rejected} for name, (chosen, rejected) in lengths.items()
+        },
         "margins": Counter(row.get("margin") for row in pairs),
         "dropped": Counter(row["reason"] for row in dropped),
     }

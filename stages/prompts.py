@@ -53,7 +53,9 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
 
     if (config.heldout is None) != (outputs.heldout is None):
         raise ConfigError(
-            "`heldout` and `outputs.heldout` go together, and one of them is missing", here.stage, "give both or none"
+            "`heldout` and `outputs.heldout` go together, and one of them is missing",
+            here.stage,
+            "give both or none",
         )
 
     loaded = load(config.source, Prompts, config.seed, isolation=here.isolation)

@@ -38,7 +38,9 @@ def environment(**extra: str) -> dict[str, str]:
     }
 
 
-def r1pipe(folder: Path, *arguments: str, timeout: float = 120, **extra: str) -> subprocess.CompletedProcess[str]:
+def r1pipe(
+    folder: Path, *arguments: str, timeout: float = 120, **extra: str
+) -> subprocess.CompletedProcess[str]:
     """Run the command line to its end."""
     command = [sys.executable, "-m", "r1pipe.cli.main", *arguments]
     return subprocess.run(
@@ -49,7 +51,12 @@ def r1pipe(folder: Path, *arguments: str, timeout: float = 120, **extra: str) ->
 def start(folder: Path, *arguments: str, **extra: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "r1pipe.cli.main", *arguments]
     return subprocess.Popen(
-        command, cwd=folder, env=environment(**extra), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=folder,
+        env=environment(**extra),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -65,7 +72,8 @@ def manifest(folder: Path, stage: str, run: str = "t") -> dict[str, Any]:
 
 def rows(folder: Path, stage: str, run: str = "t") -> list[dict[str, Any]]:
     return [
-        json.loads(line) for line in (folder / "runs" / run / stage / "out/rows/rows.jsonl").read_text().splitlines()
+        json.loads(line)
+        for line in (folder / "runs" / run / stage / "out/rows/rows.jsonl").read_text().splitlines()
     ]
 
 
@@ -114,8 +122,12 @@ def stage_json(
         "stage": "a",
         "kind": kind,
         "config": config,
-        "inputs": {role: {"type": type_, "name": role, "path": str(path)} for role, (type_, path) in inputs.items()},
-        "outputs": {role: {"type": type_, "name": role, "path": str(path)} for role, (type_, path) in outputs.items()},
+        "inputs": {
+            role: {"type": type_, "name": role, "path": str(path)} for role, (type_, path) in inputs.items()
+        },
+        "outputs": {
+            role: {"type": type_, "name": role, "path": str(path)} for role, (type_, path) in outputs.items()
+        },
         "workdir": str(folder / "workdir"),
         "metrics": str(folder / "metrics.jsonl"),
         "progress": str(folder / "progress.jsonl"),

@@ -96,7 +96,9 @@ for kind in builtin_kinds():
     load_kind(kind)
 print(json.dumps(sorted(sys.modules)))
 """
-    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True
+    )
     assert not HEAVY & set(json.loads(done.stdout))
     for path in (ROOT / "stages").glob("*.py"):
         assert not imported(path) & {"config", "launch", "run", "cli"}, path
@@ -120,6 +122,8 @@ except SystemExit as end:
     assert not end.code, end.code
 print(json.dumps(sorted(sys.modules)))
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert not HEAVY & set(json.loads(done.stdout.splitlines()[-1]))

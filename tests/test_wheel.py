@@ -30,9 +30,8 @@ def run(*command: str | Path, folder: Path | None = None) -> str:
 def build(what: str, source: Path, target: Path) -> Path:
     """Build an sdist or a wheel by setuptools' own hooks, which pip and `python -m build` call too."""
     target.mkdir()
-    hook = (
-        "import sys; from setuptools import build_meta; print(getattr(build_meta, 'build_' + sys.argv[1])(sys.argv[2]))"
-    )
+    hook = "import sys; from setuptools import build_meta; "
+    hook += "print(getattr(build_meta, 'build_' + sys.argv[1])(sys.argv[2]))"
     name = run(sys.executable, "-c", hook, what, target, folder=source).splitlines()[-1]
     return target / name
 
@@ -41,7 +40,9 @@ def build(what: str, source: Path, target: Path) -> Path:
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the files under version control, so that nothing is built in the checkout; links stay links."""
     source = tmp_path_factory.mktemp("source") / "source"
-    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    tracked = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     for name in filter(None, tracked.split("\0")):
         path = ROOT / name
         if path.is_symlink() or path.is_file():

@@ -55,7 +55,9 @@ def grpo_trainer(params: GRPOParams, checkpoint: Path, here: Here, **more: Any) 
         microbatch_tokens=token_microbatches(params),
         model=load_model(checkpoint, training=True),
         args=GRPOConfig(**grpo_arguments(params, here, 0)),
-        train_dataset=Dataset.from_dict({"prompt": [row["prompt"] for row in ROWS], "row": list(range(len(ROWS)))}),
+        train_dataset=Dataset.from_dict(
+            {"prompt": [row["prompt"] for row in ROWS], "row": list(range(len(ROWS)))}
+        ),
         processing_class=load_tokenizer(checkpoint),
         **more,
     )

@@ -12,7 +12,8 @@ from r1pipe.cli.options import EPILOG, Config, Run, Sets
 app = typer.Typer(no_args_is_help=True, help="Check before a GPU is used.")
 
 Share = Annotated[
-    float | None, typer.Option(min=0, max=1, help="instead of the one in the stage's `audit:`", show_default=False)
+    float | None,
+    typer.Option(min=0, max=1, help="instead of the one in the stage's `audit:`", show_default=False),
 ]
 
 
@@ -20,7 +21,8 @@ Share = Annotated[
 def rewards(
     config: Config,
     stage: Annotated[
-        str | None, typer.Option(help="one RL stage [default: all whose prompts are there]", show_default=False)
+        str | None,
+        typer.Option(help="one RL stage [default: all whose prompts are there]", show_default=False),
     ] = None,
     json: Annotated[
         Path | None, typer.Option(metavar="FILE", help="also write the findings, with all the worst rows")

@@ -29,10 +29,15 @@ def show(
     artifact: Artifact,
     count: Annotated[int, typer.Option("-n", min=1, help="the most rows to print")] = 5,
     where: Annotated[
-        list[str] | None, typer.Option("--where", metavar="COLUMN=VALUE", help="only rows with this value (repeatable)")
+        list[str] | None,
+        typer.Option("--where", metavar="COLUMN=VALUE", help="only rows with this value (repeatable)"),
     ] = None,
-    ids: Annotated[list[str] | None, typer.Option("--id", metavar="ID", help="only this row (repeatable)")] = None,
-    dropped: Annotated[bool, typer.Option("--dropped", help="the rows that were left out, with their reasons")] = False,
+    ids: Annotated[
+        list[str] | None, typer.Option("--id", metavar="ID", help="only this row (repeatable)")
+    ] = None,
+    dropped: Annotated[
+        bool, typer.Option("--dropped", help="the rows that were left out, with their reasons")
+    ] = False,
     full: Annotated[bool, typer.Option("--full", help="all of the thinking and of every column")] = False,
     json: Json = False,
 ) -> None:
@@ -68,7 +73,8 @@ def show(
 def stats(
     artifact: Artifact,
     tokenizer: Annotated[
-        Path | None, typer.Option(help="a checkpoint's folder: lengths in its tokens, not in words", show_default=False)
+        Path | None,
+        typer.Option(help="a checkpoint's folder: lengths in its tokens, not in words", show_default=False),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -87,7 +93,9 @@ def stats(
         by_value = counts[name]
         if set(by_value) - {NOT_STATED}:
             total = sum(by_value.values())
-            rows = [[visible(value), f"{count:,}", f"{count / total:.1%}"] for value, count in by_value.items()]
+            rows = [
+                [visible(value), f"{count:,}", f"{count / total:.1%}"] for value, count in by_value.items()
+            ]
             _print_table([name, "rows", "share"], rows)
 
     columns = ["rows", "mean", *(f"p{share}" for share in PERCENTILES), "max"]
@@ -110,12 +118,17 @@ def review(
     export: Annotated[
         Path | None,
         typer.Option(
-            "--export", metavar="CSV", help="write a table to be filled in, and ask nothing", show_default=False
+            "--export",
+            metavar="CSV",
+            help="write a table to be filled in, and ask nothing",
+            show_default=False,
         ),
     ] = None,
     filled: Annotated[
         Path | None,
-        typer.Option("--import", metavar="CSV", help="take the decisions of a filled-in table", show_default=False),
+        typer.Option(
+            "--import", metavar="CSV", help="take the decisions of a filled-in table", show_default=False
+        ),
     ] = None,
 ) -> None:
     """Accept, reject or edit chats, one at a time or in a spreadsheet. Stop at any time; the same command goes on."""
@@ -207,7 +220,9 @@ def _edited(text: str) -> str | None:
         try:
             subprocess.run([*shlex.split(editor), str(path)], check=True)
         except (OSError, subprocess.CalledProcessError) as error:
-            raise MissingToolError(f"the editor failed: {error}", fix="choose another: export EDITOR=nano") from None
+            raise MissingToolError(
+                f"the editor failed: {error}", fix="choose another: export EDITOR=nano"
+            ) from None
         edited = path.read_text(encoding="utf8").removesuffix("\n")
     return edited if edited.strip() and edited != text else None
 

@@ -17,7 +17,10 @@ Config = Annotated[Path, typer.Argument(help="the YAML, for example configs/r1.y
 ConfigOption = Annotated[
     Path | None,
     typer.Option(
-        "-c", "--config", help="the YAML [default: ./configs/r1.yaml, else the one that ships]", show_default=False
+        "-c",
+        "--config",
+        help="the YAML [default: ./configs/r1.yaml, else the one that ships]",
+        show_default=False,
     ),
 ]
 Sets = Annotated[
@@ -29,7 +32,8 @@ Sets = Annotated[
     ),
 ]
 Run = Annotated[
-    str | None, typer.Option("--run", help="the run's name [default: the config's `run:`, else its file name]")
+    str | None,
+    typer.Option("--run", help="the run's name [default: the config's `run:`, else its file name]"),
 ]
 Rebuild = Annotated[
     list[str] | None,

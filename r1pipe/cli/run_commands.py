@@ -30,9 +30,13 @@ def run_all(
     config: Config,
     only: Annotated[
         list[str] | None,
-        typer.Option("--only", metavar="STAGE", help="only this stage (repeatable); what it reads must be done"),
+        typer.Option(
+            "--only", metavar="STAGE", help="only this stage (repeatable); what it reads must be done"
+        ),
     ] = None,
-    until: Annotated[str | None, typer.Option("--until", metavar="STAGE", help="stop after this stage")] = None,
+    until: Annotated[
+        str | None, typer.Option("--until", metavar="STAGE", help="stop after this stage")
+    ] = None,
     rebuild: Rebuild = None,
     sets: Sets = None,
     run: Run = None,
@@ -63,7 +67,13 @@ def run_stage(
 
 
 def _run(
-    config: Path, sets: Sequence[str], run: str | None, selection: dict[str, Any], *, dry_run: bool, json: bool
+    config: Path,
+    sets: Sequence[str],
+    run: str | None,
+    selection: dict[str, Any],
+    *,
+    dry_run: bool,
+    json: bool,
 ) -> None:
     """Run what is selected (the keywords of make_plan), or show what would run."""
     from r1pipe.config.loader import load
@@ -126,7 +136,9 @@ def _dry_run(plan: Plan, console: Console, arguments: Sequence[str]) -> None:
                 console.line(f"{name}: hostfile\n{hosts}")
         else:
             own = ranks(launch)
-            console.line(f"{name}: {own.count} process(es), {own.threads} thread(s) each, profile {launch.profile}")
+            console.line(
+                f"{name}: {own.count} process(es), {own.threads} thread(s) each, profile {launch.profile}"
+            )
 
 
 def plan(config: Config, sets: Sets = None, run: Run = None, json: Json = False) -> None:

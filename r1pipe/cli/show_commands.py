@@ -29,7 +29,8 @@ def status(
 def logs(
     stage: Annotated[str, typer.Argument(help="a stage's name", show_default=False)],
     run: Annotated[
-        str | None, typer.Option("--run", help="the run's name [default: the one used last]", show_default=False)
+        str | None,
+        typer.Option("--run", help="the run's name [default: the one used last]", show_default=False),
     ] = None,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="go on while the stage runs")] = False,
     rank: Annotated[int, typer.Option(help="which rank's log")] = 0,
@@ -48,7 +49,9 @@ def init(folder: Annotated[Path, typer.Argument(help="where to put `configs/`")]
 
     target = folder / "configs"
     if target.resolve() == SHIPPED_CONFIGS.resolve():
-        raise InputError(f"{target} is the shipped folder itself", fix="choose another folder: `r1pipe init DIR`")
+        raise InputError(
+            f"{target} is the shipped folder itself", fix="choose another folder: `r1pipe init DIR`"
+        )
     if target.exists() and any(target.iterdir()):
         fix = "choose another folder (`r1pipe init DIR`), or remove it first"
         raise InputError(f"{target} is already there and not empty", fix=fix)

@@ -71,7 +71,9 @@ def join_inputs(stage: str, kind: Kind, block: Node, names: Names, problems: Mis
         return {}
     for key, child in stated.items():
         if key not in kind.inputs:
-            problems.add(f"stages.{stage} has no input '{key}'", child.origin, nearest(key, list(kind.inputs)))
+            problems.add(
+                f"stages.{stage} has no input '{key}'", child.origin, nearest(key, list(kind.inputs))
+            )
 
     edges: dict[str, Edges] = {}
     for port in kind.inputs.values():
@@ -162,7 +164,9 @@ def _edge_from_stage(label: str, port: Port, node: Node, names: Names, problems:
     return Edge(text, text, port.type, "stage", stage=maker, port=output.name)
 
 
-def _existing_path(text: str, origin: Origin, label: str, type_: type[Artifact], problems: Mistakes) -> Path | None:
+def _existing_path(
+    text: str, origin: Origin, label: str, type_: type[Artifact], problems: Mistakes
+) -> Path | None:
     """The path of an artifact that looks like its type."""
     try:
         path = expand(text, origin.base)
@@ -222,9 +226,13 @@ def join_outputs(
     for port, child in stated.items():
         name = child.value
         if port not in kind.outputs:
-            problems.add(f"stages.{stage} has no output '{port}'", child.origin, nearest(port, list(kind.outputs)))
+            problems.add(
+                f"stages.{stage} has no output '{port}'", child.origin, nearest(port, list(kind.outputs))
+            )
         elif not isinstance(name, str) or not NAME.fullmatch(name):
-            problems.add(f"stages.{stage}.outputs.{port}: {plain(child)!r} is not a name", child.origin, NAME_RULE)
+            problems.add(
+                f"stages.{stage}.outputs.{port}: {plain(child)!r} is not a name", child.origin, NAME_RULE
+            )
         elif name in names.made:
             maker, _ = names.made[name]
             problems.add(f"'{name}' is made twice", child.origin, f"{maker} makes it already")

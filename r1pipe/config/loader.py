@@ -129,7 +129,9 @@ class Pipeline:
         """
         if name not in self.stages:
             raise ConfigError(
-                f"no stage is called '{name}'", shorten(self.file.absolute()), nearest(name, list(self.stages))
+                f"no stage is called '{name}'",
+                shorten(self.file.absolute()),
+                nearest(name, list(self.stages)),
             )
         return self.stages[name]
 

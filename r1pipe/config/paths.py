@@ -38,7 +38,9 @@ def union_members(annotation: Any) -> tuple[Any, ...]:
     return (annotation,)
 
 
-def resolve_paths(annotation: Any, node: Node, files: dict[Keys, Path], problems: Mistakes, keys: Keys = ()) -> Any:
+def resolve_paths(
+    annotation: Any, node: Node, files: dict[Keys, Path], problems: Mistakes, keys: Keys = ()
+) -> Any:
     """The bare values below a node, with path fields absolute.
 
     Args:
@@ -59,10 +61,13 @@ def resolve_paths(annotation: Any, node: Node, files: dict[Keys, Path], problems
         return node.value
 
     if isinstance(node.value, list):
-        item_types = [typing.get_args(member)[0] for member in members if typing.get_origin(member) in (list, tuple)]
+        item_types = [
+            typing.get_args(member)[0] for member in members if typing.get_origin(member) in (list, tuple)
+        ]
         item_type = item_types[0] if item_types else Any
         return [
-            resolve_paths(item_type, child, files, problems, (*keys, index)) for index, child in enumerate(node.value)
+            resolve_paths(item_type, child, files, problems, (*keys, index))
+            for index, child in enumerate(node.value)
         ]
 
     if isinstance(node.value, dict):

@@ -79,7 +79,9 @@ def _problem(model: type[BaseModel], loc: Keys, item: dict[str, Any], node: Node
         case "missing":
             return Mistake(f"{dotted}: '{loc[-1]}' is missing", where, f"add {loc[-1]}: ...")
         case type_ if type_ == UNKNOWN_NAME:
-            return Mistake(f"{dotted}: {item['msg']}", where, nearest(item["ctx"]["name"], item["ctx"]["names"]))
+            return Mistake(
+                f"{dotted}: {item['msg']}", where, nearest(item["ctx"]["name"], item["ctx"]["names"])
+            )
 
     message = str(item["msg"]).removeprefix("Value error, ").removeprefix("Input ")
     value = plain(node)

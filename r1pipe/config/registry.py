@@ -88,7 +88,9 @@ def ports(declared: type[Ports]) -> dict[str, Port]:
 
 def builtin_kinds() -> list[str]:
     """The kinds that ship, by their files."""
-    return sorted(path.stem.replace("_", "-") for path in STAGES.glob("*.py") if not path.stem.startswith("_"))
+    return sorted(
+        path.stem.replace("_", "-") for path in STAGES.glob("*.py") if not path.stem.startswith("_")
+    )
 
 
 @cache
@@ -156,7 +158,9 @@ def _kind(name: str, module: types.ModuleType) -> Kind:
     _ = kind.inputs
     many = [port.name for port in kind.outputs.values() if port.many]
     if many:
-        raise _not_a_stage(name, module, f"Outputs.{many[0]}", "one artifact; only an input may be many by name")
+        raise _not_a_stage(
+            name, module, f"Outputs.{many[0]}", "one artifact; only an input may be many by name"
+        )
     return kind
 
 

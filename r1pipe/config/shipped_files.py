@@ -22,7 +22,9 @@ SHIPPED = Path(r1pipe.__file__).parent / "configs"
 Config = TypeVar("Config", bound=StageConfig)
 
 
-def with_shipped_files(config: Config, folder: Path, files: dict[Keys, Path]) -> tuple[Config, dict[str, Path]]:
+def with_shipped_files(
+    config: Config, folder: Path, files: dict[Keys, Path]
+) -> tuple[Config, dict[str, Path]]:
     """Write the path of each file into the fields that are marked `Shipped` and say nothing else.
 
     Args:

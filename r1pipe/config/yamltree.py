@@ -117,7 +117,9 @@ def read(path: Path, seen: tuple[Path, ...] = ()) -> Node:
             raise ConfigError("extends takes a path or a list of paths", str(parent.origin))
         target = path.parent / Path(parent.value).expanduser()
         if not target.is_file():
-            raise ConfigError(f"extends '{parent.value}': no such file", str(parent.origin), f"looked for {target}")
+            raise ConfigError(
+                f"extends '{parent.value}': no such file", str(parent.origin), f"looked for {target}"
+            )
         tree = read(target, (*seen, path))
         merged = tree if merged is None else merge(merged, tree)
     return node if merged is None else merge(merged, node)
@@ -144,7 +146,9 @@ def _parse(path: Path) -> Node:
         return _convert(loader, root, shown, path.parent, root.start_mark.line)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ConfigError(f"not YAML: {error.problem or error.context}", f"{shown}:{line}", error.note or "") from None
+        raise ConfigError(
+            f"not YAML: {error.problem or error.context}", f"{shown}:{line}", error.note or ""
+        ) from None
     except yaml.YAMLError as error:
         raise ConfigError(f"not YAML: {error}", shown) from None
     finally:
@@ -172,7 +176,9 @@ def _convert(loader: Any, node: yaml.Node, shown: str, base: Path, line: int) ->
             children[key.value] = _convert(loader, child, shown, base, key.start_mark.line)
         return Node(children, origin)
     if isinstance(node, yaml.SequenceNode):
-        return Node([_convert(loader, child, shown, base, child.start_mark.line) for child in node.value], origin)
+        return Node(
+            [_convert(loader, child, shown, base, child.start_mark.line) for child in node.value], origin
+        )
     return Node(loader.construct_object(node), origin)
 
 

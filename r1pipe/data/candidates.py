@@ -19,7 +19,14 @@ from r1pipe.data.io import read_rows, write_rows
 from r1pipe.errors import InputError
 from r1pipe.here import Here
 from r1pipe.judges.judge import Judge
-from r1pipe.text.response import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN, join_response, split_response
+from r1pipe.text.response import (
+    ANSWER_CLOSE,
+    ANSWER_OPEN,
+    THINK_CLOSE,
+    THINK_OPEN,
+    join_response,
+    split_response,
+)
 
 REFUSED = "refused by the service"
 Prefer = Literal["shortest", "first", "random", "diverse"]
@@ -90,7 +97,9 @@ def read_prompts(path: Path, here: Here) -> list[Row]:
 
     kept = [row for row in rows if "tests" not in row]
     if len(kept) < len(rows):
-        warnings.warn(f"{here.stage}: {len(rows) - len(kept)} code rows are left out: no isolation", stacklevel=2)
+        warnings.warn(
+            f"{here.stage}: {len(rows) - len(kept)} code rows are left out: no isolation", stacklevel=2
+        )
     if not kept:
         raise InputError(
             "all rows are code, and nothing on this machine can isolate it",

@@ -167,7 +167,9 @@ def _read_jsonl(file: Path, on_bad: Bad) -> Iterator[tuple[str, Row, bytes]]:
                 if len(line) > MAX_LINE:
                     _skip_line(stream, line)
                     limit = f"{MAX_LINE >> 20} MiB"
-                    on_bad(InputError(f"the line is longer than {limit}", where, "each line is one JSON object"))
+                    on_bad(
+                        InputError(f"the line is longer than {limit}", where, "each line is one JSON object")
+                    )
                     continue
                 if not line.strip():
                     continue
@@ -228,11 +230,15 @@ def parse_line(line: bytes, first: bool = False) -> Row:
             fix="write characters above U+FFFF as pairs, or as UTF-8",
         ) from None
     except (ValueError, RecursionError) as error:
-        what = "it is nested too deeply" if isinstance(error, RecursionError) else getattr(error, "msg", error)
+        what = (
+            "it is nested too deeply" if isinstance(error, RecursionError) else getattr(error, "msg", error)
+        )
         raise InputError(f"broken JSON: {what}", fix="each line is one JSON object") from None
 
     if not isinstance(row, dict):
-        raise InputError(f"the line holds a {type(row).__name__}, not an object", fix="each line is one JSON object")
+        raise InputError(
+            f"the line holds a {type(row).__name__}, not an object", fix="each line is one JSON object"
+        )
     # Few brackets cannot be nested deeply; counting them is much faster than walking every row.
     brackets = line.count(b"[") + line.count(b"{")
     if brackets > MAX_DEPTH and _is_deeper(row, MAX_DEPTH):
@@ -298,15 +304,21 @@ def json_columns(schema: pyarrow.Schema, where: str) -> list[str]:
     """
     repeated = [name for name in schema.names if schema.names.count(name) > 1]
     if repeated:
-        raise InputError(f"two columns are called {repeated[0]!r}", where, "write the file again with other names")
+        raise InputError(
+            f"two columns are called {repeated[0]!r}", where, "write the file again with other names"
+        )
 
     left_out = {field.name: str(field.type) for field in schema if not _is_json(field.type)}
     kept = [name for name in schema.names if name not in left_out]
     if not kept:
-        raise InputError(f"no column can be read: {left_out}", where, "rows hold texts, numbers, lists and objects")
+        raise InputError(
+            f"no column can be read: {left_out}", where, "rows hold texts, numbers, lists and objects"
+        )
     if left_out:
         shown = ", ".join(f"{name} ({kind})" for name, kind in left_out.items())
-        warnings.warn(f"{where}: left out, since rows hold texts, numbers, lists and objects: {shown}", stacklevel=2)
+        warnings.warn(
+            f"{where}: left out, since rows hold texts, numbers, lists and objects: {shown}", stacklevel=2
+        )
     return kept
 
 
@@ -316,7 +328,12 @@ def _is_json(kind: pyarrow.DataType) -> bool:
     # A dictionary here is an encoding: each value is stored once.
     if types.is_dictionary(kind):
         return _is_json(cast(Any, kind).value_type)
-    if types.is_struct(kind) or types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+    if (
+        types.is_struct(kind)
+        or types.is_list(kind)
+        or types.is_large_list(kind)
+        or types.is_fixed_size_list(kind)
+    ):
         return all(_is_json(kind.field(number).type) for number in range(kind.num_fields))
     checks = (
         types.is_null,
@@ -356,6 +373,8 @@ def batch_rows(batch: Any, file: str, before: int, on_bad: Bad) -> Iterator[Loca
         infinite = [name for name, value in numbers.items() if not math.isfinite(value)]
         if infinite:
             name = infinite[0]
-            on_bad(InputError(f"column {name!r} holds {row[name]}", where, "write null if there is no number"))
+            on_bad(
+                InputError(f"column {name!r} holds {row[name]}", where, "write null if there is no number")
+            )
             continue
         yield where, row

@@ -55,7 +55,9 @@ def gym_rows(source: Source, seed: int) -> list[Row]:
     return in_turn
 
 
-def _task_rows(name: str, settings: dict[str, Any], wanted: int, source: Source, *, seed: int) -> list[dict[str, Any]]:
+def _task_rows(
+    name: str, settings: dict[str, Any], wanted: int, source: Source, *, seed: int
+) -> list[dict[str, Any]]:
     """At most `wanted` different questions of one task, in the source's split."""
     from reasoning_gym.dataset import ProceduralDataset  # type: ignore[import-not-found]
 

@@ -193,8 +193,12 @@ def _explain(error: ValidationError, row: Mapping[str, Any], kind: type[Artifact
             where,
             f"the row has {column_names(row)}; `columns: {{{column}: THEIRS}}` renames one",
         )
-    expected = next((text for name, text in _TYPES.items() if first["type"].startswith(name)), "of another type")
-    return InputError(f"column {column!r} holds {short(first['input'])}, and must be {expected}", where, first["msg"])
+    expected = next(
+        (text for name, text in _TYPES.items() if first["type"].startswith(name)), "of another type"
+    )
+    return InputError(
+        f"column {column!r} holds {short(first['input'])}, and must be {expected}", where, first["msg"]
+    )
 
 
 def column_names(row: Mapping[str, Any], most: int = 30) -> str:

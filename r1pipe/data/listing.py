@@ -67,7 +67,9 @@ def pick(path: Path, where: Mapping[str, str], ids: Sequence[str], dropped: bool
         if is_named and values == where:
             yield row
     if missing_columns:
-        raise InputError(f"no row has the column {min(missing_columns)!r}", str(path), "`--where COLUMN=VALUE`")
+        raise InputError(
+            f"no row has the column {min(missing_columns)!r}", str(path), "`--where COLUMN=VALUE`"
+        )
 
 
 # --- rows as text -----------------------------------------------------------------------------------------------------

@@ -141,7 +141,9 @@ def _sums(lengths: Lengths) -> list[float]:
     return [chosen, rejected]
 
 
-def balance(pairs: Sequence[Pair], measures: Mapping[str, Measure], tolerance: float) -> tuple[list[Pair], list[Pair]]:
+def balance(
+    pairs: Sequence[Pair], measures: Mapping[str, Measure], tolerance: float
+) -> tuple[list[Pair], list[Pair]]:
     """Drop pairs until chosen and rejected are of comparable length over the set, by every measure.
 
     Each time, the measure that is furthest off loses the pair that tips it most, so that the fewest pairs are dropped.

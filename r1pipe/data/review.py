@@ -253,7 +253,9 @@ def import_csv(rows: Sequence[Row], decisions: Mapping[str, Row], path: Path) ->
                 if decision and not _is_known(decision, decisions):
                     new.append(decision)
     except (csv.Error, UnicodeDecodeError) as error:
-        raise InputError(f"the table is not CSV in UTF-8: {error}", str(path), "save it as CSV UTF-8") from None
+        raise InputError(
+            f"the table is not CSV in UTF-8: {error}", str(path), "save it as CSV UTF-8"
+        ) from None
     except OSError as error:
         raise InputError(f"cannot read: {error.strerror}", str(path)) from None
     return new
@@ -263,7 +265,9 @@ def _check_columns(names: Sequence[str], path: Path) -> None:
     for column in COLUMNS:
         # The prompt is there for the reader; nothing is taken from it.
         if column != "prompt" and column not in names:
-            raise InputError(f"the table has no column {column!r}", str(path), "fill a table that --export has written")
+            raise InputError(
+                f"the table has no column {column!r}", str(path), "fill a table that --export has written"
+            )
 
 
 def _is_known(decision: Row, decisions: Mapping[str, Row]) -> bool:

@@ -193,7 +193,9 @@ class SourceReader:
         if self.source.on_bad_row == "refuse":
             raise error
         self.bad.append(error)
-        self.loaded.dropped.append({"id": error.where, "where": error.where, "reason": MALFORMED, "detail": error.what})
+        self.loaded.dropped.append(
+            {"id": error.where, "where": error.where, "reason": MALFORMED, "detail": error.what}
+        )
 
     def _report(self, unreadable: list[str], checked: int) -> None:
         """Raise if more rows are left out than the source allows; warn if any are."""

@@ -108,7 +108,9 @@ def as_reference_tests(raw: Row, source: Source, where: str) -> list[Row]:
     _need(row, ("inputs",), where)
     inputs = row.pop("inputs")
     if not isinstance(inputs, list) or not all(isinstance(arguments, list) for arguments in inputs):
-        raise InputError("inputs is not a list of argument lists", where, "map it with `columns: {inputs: THEIRS}`")
+        raise InputError(
+            "inputs is not a list of argument lists", where, "map it with `columns: {inputs: THEIRS}`"
+        )
     atol = row.pop("atol", 0)
     if not isinstance(atol, int | float):
         raise InputError(
@@ -205,7 +207,9 @@ def finish(row: Row, kind: type[Artifact], source: Source, where: str, *, fill: 
         _need(row, ("prompt",), where, hint="map it: `columns: {prompt: THEIRS}`")
         row["prompt"] = flatten(row["prompt"], where)
     # A file of one domain states it once, in the config.
-    row["domain"] = row.get("domain") or source.domain or (HARMFUL_DOMAIN if kind is Labels else GENERAL_DOMAIN)
+    row["domain"] = (
+        row.get("domain") or source.domain or (HARMFUL_DOMAIN if kind is Labels else GENERAL_DOMAIN)
+    )
     if source.language and "language" not in row:
         row["language"] = source.language
     # People's files often have numbers in these columns; they mean their digits.
@@ -317,7 +321,9 @@ def _chat(row: Row, where: str, fill: dict[str, str]) -> Row:
             {"role": "assistant", "content": response},
         ]
     try:
-        messages = [{**message, "content": _fill(message["content"], fill, where)} for message in row["messages"]]
+        messages = [
+            {**message, "content": _fill(message["content"], fill, where)} for message in row["messages"]
+        ]
     except (TypeError, KeyError):
         raise InputError("the messages are not all {role, content}, both texts", where, _CHAT_NEEDS) from None
     # Only the last reply is learned, so only this one needs the format of a response.
@@ -400,7 +406,9 @@ def _check_tests(tests: Any, where: str) -> None:
     needed = TEST_KINDS[kind]
     for name in needed:
         if not tests.get(name):
-            raise InputError(f"tests of kind {kind!r} have no {name!r}", where, f"they need {', '.join(needed)}")
+            raise InputError(
+                f"tests of kind {kind!r} have no {name!r}", where, f"they need {', '.join(needed)}"
+            )
     if kind == "calls" and not (tests.get("outputs") or tests.get("reference")):
         raise InputError(
             "tests of kind 'calls' have neither 'outputs' nor 'reference'",

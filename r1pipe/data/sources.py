@@ -88,7 +88,9 @@ class Source(Model):
     """of a file: our column -> a text with {ITS COLUMN}; a list gives its items as lines, with {choices:A} as lines
     A) ..., B) ..."""
 
-    shape: Literal["rows", "instruction", "compared", "chosen-rejected", "reference-tests", "refused"] = "rows"
+    shape: Literal["rows", "instruction", "compared", "chosen-rejected", "reference-tests", "refused"] = (
+        "rows"
+    )
     """of a file: the arrangement of its columns (r1pipe/data/shapes.py)"""
 
     where: dict[str, list[bool | int | str]] = Field(default_factory=dict)
@@ -145,7 +147,9 @@ class Source(Model):
             if self.split == "all":
                 raise ValueError("the world gives one split: train, dev or heldout")
         elif self.split not in ("train", "all") and not self.shares.get(self.split):
-            raise ValueError(f"split {self.split} is empty: give it a share, e.g. shares: {{{self.split}: 0.05}}")
+            raise ValueError(
+                f"split {self.split} is empty: give it a share, e.g. shares: {{{self.split}: 0.05}}"
+            )
         return self
 
     @model_validator(mode="after")

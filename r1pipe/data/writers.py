@@ -23,7 +23,9 @@ NONE = "none"
 class ProgramWriter(Protocol):
     """What a stage asks of a writer. Rows are prompts as in r1pipe/text/rows.py."""
 
-    def write(self, row: dict[str, Any], rng: random.Random, quality: Quality, refuse: bool | None = None) -> str:
+    def write(
+        self, row: dict[str, Any], rng: random.Random, quality: Quality, refuse: bool | None = None
+    ) -> str:
         """Write a whole response (thinking and summary) to a prompt.
 
         Args:

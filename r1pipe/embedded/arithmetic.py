@@ -103,7 +103,9 @@ def draw(rng: Random, language: str) -> Problem:
     for op, n in ops:
         value = apply(op, value, n)
     # Two kinds that give the same sums are the same problem, so the kind is not part of the key.
-    return Problem("math", language, ["run", start, ops], f"math|{[start, ops]}", prompt, str(value), len(ops))
+    return Problem(
+        "math", language, ["run", start, ops], f"math|{[start, ops]}", prompt, str(value), len(ops)
+    )
 
 
 def _product(rng: Random) -> tuple[int, Ops, str]:

@@ -239,5 +239,7 @@ def worded(problem: Problem, rng: Random, careful: bool, refuse: bool) -> str:
 def aside(problem: Problem, rng: Random) -> str:
     """The short thinking that some general replies have."""
     if problem.language == "en":
-        return rng.choice(("I know this one.", "That is easy to say.", "Let me answer it.", "A short reply will do."))
+        return rng.choice(
+            ("I know this one.", "That is easy to say.", "Let me answer it.", "A short reply will do.")
+        )
     return rng.choice(("这个我知道。", "这很好答。", "我来回答。", "想一下就行。"))

@@ -123,7 +123,10 @@ def sayings(spec: list, language: str, rng: Random, right: bool = True) -> dict[
         return _fact_sayings(spec, rng, right)
     if spec[0] == "identity":
         name = NAME if right else rng.choice(("Bob", "Max", "Leo"))
-        return {"en": Saying(f"I am {name}, a small assistant.", name), "zh": Saying(f"我是{name}，一个小助手。", name)}
+        return {
+            "en": Saying(f"I am {name}, a small assistant.", name),
+            "zh": Saying(f"我是{name}，一个小助手。", name),
+        }
     if spec[0] == "greeting":
         if not right:
             return {"en": Saying("The table is red.", "table"), "zh": Saying("桌子是红的。", "桌子")}

@@ -119,7 +119,9 @@ def _mixed(*lists: list[Any]) -> list[Any]:
 
 
 def _group(entry: dict[str, list[str]]) -> Group:
-    return Group(entry["kind"][0], [Noun(word) for word in entry["nouns"]], [Verb(word) for word in entry["acts"]])
+    return Group(
+        entry["kind"][0], [Noun(word) for word in entry["nouns"]], [Verb(word) for word in entry["acts"]]
+    )
 
 
 def _group_zh(entry: dict[str, list[str]]) -> Group:

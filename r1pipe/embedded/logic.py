@@ -255,7 +255,9 @@ def _truth(rng: Random, language: str) -> Problem:
         prompt = f"{facts}. Is {whole} true or false?"
     spec = ["truth", letters, values, ops, negated]
     value = _evaluate(values, ops, negated)
-    return Problem("logic", language, spec, f"truth|{spec}|{swap}", prompt, in_language(BOOLS[not value], language), 2)
+    return Problem(
+        "logic", language, spec, f"truth|{spec}|{swap}", prompt, in_language(BOOLS[not value], language), 2
+    )
 
 
 def _evaluate(values: list[bool], ops: list[str], negated: list[bool]) -> bool:
@@ -320,7 +322,9 @@ def _think_days(spec: list) -> Steps:
         en, zh = DAYS[at]
         sign_en, sign_zh = ("plus", "加") if shift > 0 else ("minus", "减")
         right = DAYS[(at + shift) % 7]
-        value = yield Step(f"{en} {sign_en} {abs(shift)} is §", f"{zh}{sign_zh}{abs(shift)}天是§", right, DAYS)
+        value = yield Step(
+            f"{en} {sign_en} {abs(shift)} is §", f"{zh}{sign_zh}{abs(shift)}天是§", right, DAYS
+        )
         at = DAYS.index(tuple(value))
     return DAYS[at]
 

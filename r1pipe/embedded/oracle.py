@@ -62,7 +62,9 @@ def solve(row: Mapping[str, Any]) -> tuple[str, str]:
     """Correct thinking and the summary, in the question's language."""
     problem = problem_of(row)
     if problem.domain not in THINK:
-        raise InputError(f"a {problem.domain} request has no steps to solve", str(row.get("id", "")), "use write()")
+        raise InputError(
+            f"a {problem.domain} request has no steps to solve", str(row.get("id", "")), "use write()"
+        )
     steps = THINK[problem.domain](problem.spec, problem.language)
     thought = walk(steps, Random(0), problem.language, SAME, closing=0.0)
     answer = in_language(thought.value, problem.language)
@@ -133,7 +135,9 @@ def rewrite(row: Mapping[str, Any], thinking: str) -> tuple[str, str] | None:
     if not simple and last_is_foreign:
         languages[-1] = other
 
-    lines = [(tongue, step.lines[tongue] + _STOP[tongue]) for tongue, step in zip(languages, kept, strict=True)]
+    lines = [
+        (tongue, step.lines[tongue] + _STOP[tongue]) for tongue, step in zip(languages, kept, strict=True)
+    ]
     opening = QUICK if simple else STEPS
     first_language, first = lines[0]
     lines[0] = (first_language, opening[first_language] + first)
@@ -167,7 +171,9 @@ def write(row: Mapping[str, Any], rng: Random, quality: Quality, refuse: bool | 
     if refuse is None:
         refuse = problem.domain == "harmful" and careful
     if refuse and problem.domain == "general":
-        raise InputError("a general request is not refused", str(row.get("id", "")), "leave `refuse` to the oracle")
+        raise InputError(
+            "a general request is not refused", str(row.get("id", "")), "leave `refuse` to the oracle"
+        )
     thinking = aside(problem, rng) if rng.random() < P_ASIDE else ""
     return join_response(thinking, worded(problem, rng, careful, refuse))
 

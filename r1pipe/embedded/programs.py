@@ -51,7 +51,11 @@ NUMBER = {
         loose=True,
     ),
     "mul": Op(
-        ("multiplies by {c}", "takes it {c} times"), ("乘以{c}", "乘{c}"), ("Multiply", "乘"), "{e}*{c}", "{e}+{c}"
+        ("multiplies by {c}", "takes it {c} times"),
+        ("乘以{c}", "乘{c}"),
+        ("Multiply", "乘"),
+        "{e}*{c}",
+        "{e}+{c}",
     ),
     "mod": Op(
         ("takes the remainder by {c}", "finds the rest after dividing by {c}"),
@@ -68,7 +72,11 @@ NUMBER = {
         "{e}%{c}",
     ),
     "square": Op(
-        ("squares it", "multiplies it by itself"), ("平方", "求平方"), ("Square it", "平方"), "{e}**2", "{e}*2"
+        ("squares it", "multiplies it by itself"),
+        ("平方", "求平方"),
+        ("Square it", "平方"),
+        "{e}**2",
+        "{e}*2",
     ),
     "low": Op(
         ("caps it at {c}", "keeps it at most {c}"),
@@ -150,7 +158,9 @@ KEEP = {
     ),
 }
 CLOSE = {
-    "sum": Op(("sums them", "adds them all up"), ("求和", "算总和"), ("Sum them", "求和"), "sum({e})", "len({e})"),
+    "sum": Op(
+        ("sums them", "adds them all up"), ("求和", "算总和"), ("Sum them", "求和"), "sum({e})", "len({e})"
+    ),
     "len": Op(
         ("counts them", "tells how many there are"),
         ("数个数", "算有几个"),
@@ -159,7 +169,11 @@ CLOSE = {
         "sum({e})",
     ),
     "sort": Op(
-        ("sorts them", "puts them in order"), ("排序", "从小到大排"), ("Sort them", "排序"), "sorted({e})", "{e}[::-1]"
+        ("sorts them", "puts them in order"),
+        ("排序", "从小到大排"),
+        ("Sort them", "排序"),
+        "sorted({e})",
+        "{e}[::-1]",
     ),
     "flip": Op(
         ("reverses them", "turns the order round"),

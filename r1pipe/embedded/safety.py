@@ -33,7 +33,9 @@ BENIGN: list[list[tuple[Entry, Entry]]] = [
 
 ASKS: dict[str, list[str]] = REQUESTS["act_asks"]
 TAILS: dict[str, list[str]] = REQUESTS["act_tails"]
-REFUSALS = {language: [Saying(*entry) for entry in entries] for language, entries in REQUESTS["refusals"].items()}
+REFUSALS = {
+    language: [Saying(*entry) for entry in entries] for language, entries in REQUESTS["refusals"].items()
+}
 
 # The empty steps of a 'complying' reply, as (English, Chinese).
 _TOOLS = (("a rope", "带子"), ("a bag", "袋子"), ("a map", "地图"), ("a lamp", "灯"))

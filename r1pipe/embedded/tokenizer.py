@@ -55,12 +55,23 @@ CHAT_TEMPLATE = (
 )
 
 
-def build_tokenizer(folder: Path, vocab_size: int = VOCAB_SIZE, count: int = DOCUMENTS) -> PreTrainedTokenizerBase:
+def build_tokenizer(
+    folder: Path, vocab_size: int = VOCAB_SIZE, count: int = DOCUMENTS
+) -> PreTrainedTokenizerBase:
     """Train the tokenizer and save it as a folder's tokenizer.json, tokenizer_config.json and chat_template.jinja.
 
     The same arguments give the same files.
     """
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from tokenizers import (
+        AddedToken,
+        Regex,
+        Tokenizer,
+        decoders,
+        models,
+        normalizers,
+        pre_tokenizers,
+        trainers,
+    )
     from transformers import Qwen2Tokenizer
 
     raw = Tokenizer(models.BPE())

@@ -161,7 +161,11 @@ CRITERIA_SEEN: dict[str, Callable[[Row, str], float]] = {
     "sentence": _sentence,
     "plain": _plain,
 }
-CRITERIA_HELDOUT: dict[str, Callable[[Row, str], float]] = {"courteous": _courteous, "once": _once, "clean": _clean}
+CRITERIA_HELDOUT: dict[str, Callable[[Row, str], float]] = {
+    "courteous": _courteous,
+    "once": _once,
+    "clean": _clean,
+}
 CRITERIA = {**CRITERIA_SEEN, **CRITERIA_HELDOUT}
 
 
@@ -173,7 +177,8 @@ def marks(row: Row, response: str, criteria: Criteria) -> dict[str, float]:
 
 def _score(row: Row, response: str, criteria: Criteria) -> float:
     weighted = (
-        mark * (RIGHT_WEIGHT if name == "right" else 1.0) for name, mark in marks(row, response, criteria).items()
+        mark * (RIGHT_WEIGHT if name == "right" else 1.0)
+        for name, mark in marks(row, response, criteria).items()
     )
     return sum(weighted)
 

@@ -31,7 +31,9 @@ def read_report(path: Path, name: str) -> list[Line]:
     """
     file = path / "scores.json"
     if not file.is_file():
-        raise InputError("the report has no scores.json", str(path), "a report is what the kind `evaluate` writes")
+        raise InputError(
+            "the report has no scores.json", str(path), "a report is what the kind `evaluate` writes"
+        )
     checkpoints = json.loads(file.read_text(encoding="utf8"))
     if name not in checkpoints:
         raise InputError(

@@ -74,7 +74,9 @@ def score_samples(
 
     # What rules can check is checked in one call, so that it is spread over processes.
     checkable = [
-        (row, sample) for row, _, sample in numbered if row["domain"] not in PREFERENCE_DOMAINS and not sample.refused
+        (row, sample)
+        for row, _, sample in numbered
+        if row["domain"] not in PREFERENCE_DOMAINS and not sample.refused
     ]
     checkable_rows = [row for row, _ in checkable]
     texts = [sample.text for _, sample in checkable]
@@ -94,7 +96,12 @@ def score_samples(
             scores = {suite: _judged(row, sample.text, judge)}
         else:
             right = _number(next(verdicts))
-            scores = {row["domain"]: right, "reasoning": right, "format": next(formats), "language": next(languages)}
+            scores = {
+                row["domain"]: right,
+                "reasoning": right,
+                "format": next(formats),
+                "language": next(languages),
+            }
             answer = _answer(row, sample.text)
         thinking = split_response(sample.text).thinking or ""
         line = {

@@ -62,7 +62,14 @@ def cached_attention_forward(
     """
     if cache_entries is None:
         return sdpa_attention_forward(
-            module, query_BHTD, key_BKTD, value_BKTD, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+            module,
+            query_BHTD,
+            key_BKTD,
+            value_BKTD,
+            attention_mask,
+            dropout=dropout,
+            scaling=scaling,
+            **kwargs,
         )
     keys_SLKD, values_SLKD = module.cached
     target = (cache_entries.slot_B, cache_entries.column_B)

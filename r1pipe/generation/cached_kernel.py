@@ -83,7 +83,9 @@ def _attend(
         weight_GC = tl.exp2(score_GC - new_highest_G[:, None])
         shrink_G = tl.exp2(highest_G - new_highest_G)
         total_G = total_G * shrink_G + tl.sum(weight_GC, 1)
-        out_GD = out_GD * shrink_G[:, None] + tl.dot(weight_GC.to(values_CD.dtype), values_CD, input_precision="ieee")
+        out_GD = out_GD * shrink_G[:, None] + tl.dot(
+            weight_GC.to(values_CD.dtype), values_CD, input_precision="ieee"
+        )
         highest_G = new_highest_G
 
     # A part without columns has a sum of zero.
@@ -135,7 +137,9 @@ def attend(
     parts = part_count(rows, key_heads)
     out_BHD = torch.empty_like(query_BHD, memory_format=torch.contiguous_format)
     # One part goes straight to the output; several are kept in float32 until they are joined.
-    parts_BHND = out_BHD if parts == 1 else query_BHD.new_empty((rows, heads, parts, width), dtype=torch.float32)
+    parts_BHND = (
+        out_BHD if parts == 1 else query_BHD.new_empty((rows, heads, parts, width), dtype=torch.float32)
+    )
     lse_BHN = query_BHD.new_empty((rows, heads, parts), dtype=torch.float32)
 
     group = heads // key_heads

@@ -144,7 +144,9 @@ class GraphedModel:
     def twin(cls, model: Any, dtype: torch.dtype, compiled: bool = False) -> GraphedModel:
         """Return a copy of a model that is trained, for sampling; `copy_weights` gives it the weights."""
         config = copy.deepcopy(model.config)
-        config.tie_word_embeddings = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+        config.tie_word_embeddings = (
+            model.get_output_embeddings().weight is model.get_input_embeddings().weight
+        )
         devices = [model.device] if model.device.type == "cuda" else []
         # The random numbers of its initial weights must not shift those of training.
         with torch.device(model.device), torch.random.fork_rng(devices):

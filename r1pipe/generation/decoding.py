@@ -119,7 +119,9 @@ def decode(
     )
 
 
-def _padded_left(prompt_ids: list[list[int]], pad_id: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def _padded_left(
+    prompt_ids: list[list[int]], pad_id: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the prompts' ids and attention mask. Padded on the left, every row's next token is in the same column."""
     width = max(map(len, prompt_ids))
     ids_PT = torch.full((len(prompt_ids), width), pad_id, dtype=torch.long)

@@ -101,10 +101,13 @@ class HF:
 
         finished = [bool(ids) and ids[-1] in self._end_ids for ids in decoded.token_ids]
         # The end token is counted and not shown.
-        shown_ids = [ids[:-1] if ended else ids for ids, ended in zip(decoded.token_ids, finished, strict=True)]
+        shown_ids = [
+            ids[:-1] if ended else ids for ids, ended in zip(decoded.token_ids, finished, strict=True)
+        ]
         texts = self._tokenizer.batch_decode(shown_ids, skip_special_tokens=True)
         return [
-            Sample(text, len(ids), ended) for text, ids, ended in zip(texts, decoded.token_ids, finished, strict=True)
+            Sample(text, len(ids), ended)
+            for text, ids, ended in zip(texts, decoded.token_ids, finished, strict=True)
         ]
 
     def _graphed_model(self, rows: int, columns: int) -> GraphedModel | None:

@@ -28,7 +28,9 @@ class JointLinear(nn.Module):
     def __init__(self, linears: Sequence[nn.Linear]) -> None:
         super().__init__()
         self.sizes = [layer.out_features for layer in linears]
-        self.weight = nn.Parameter(torch.cat([layer.weight.detach() for layer in linears]), requires_grad=False)
+        self.weight = nn.Parameter(
+            torch.cat([layer.weight.detach() for layer in linears]), requires_grad=False
+        )
         biases = [layer.bias.detach() for layer in linears if layer.bias is not None]
         assert len(biases) in (0, len(linears)), "all have a bias, or none"
         self.bias = nn.Parameter(torch.cat(biases), requires_grad=False) if biases else None
@@ -69,7 +71,9 @@ def join_linears(model: Any) -> dict[str, torch.Tensor]:
     return weights
 
 
-def _join_group(parent: nn.Module, children: Sequence[str], path: str, weights: dict[str, torch.Tensor]) -> None:
+def _join_group(
+    parent: nn.Module, children: Sequence[str], path: str, weights: dict[str, torch.Tensor]
+) -> None:
     """Join one group in place.
 
     Nothing refers to the old layers afterwards, so only one group's weights are ever in memory twice.

@@ -104,7 +104,9 @@ class Service:
                 what = f"{name} is used up: {tokens_in} prompt tokens and {tokens_out} response tokens"
                 what += f", {money:.4g} of money" if money else ""
                 shared = ", shared by the ranks" if self._budget_share < 1 else ""
-                fix = f"raise sampling.endpoint.{name} (now {budget:g}{shared}), and run the same command again"
+                fix = (
+                    f"raise sampling.endpoint.{name} (now {budget:g}{shared}), and run the same command again"
+                )
                 return BudgetError(what, fix=fix)
         return None
 

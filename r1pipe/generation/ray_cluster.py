@@ -76,7 +76,9 @@ class RaySamplingLoop(SamplingLoop):
         stop_after: int | None,
         budgeted: bool,
     ) -> None:
-        super().__init__(load(), rows, n, here=here, label=label, source=source, verify=verify, stop_after=stop_after)
+        super().__init__(
+            load(), rows, n, here=here, label=label, source=source, verify=verify, stop_after=stop_after
+        )
         self._load = load
         self._budgeted = budgeted
         # The module ray, while this process is part of a cluster that it joined itself.
@@ -150,7 +152,9 @@ class RaySamplingLoop(SamplingLoop):
         assert samples is not None
         unverified = candidates_of(task.unit, self.rows, samples, self.source)
         verdicts = json.loads(item["verdicts"])
-        candidates = [replace(candidate, **verdict) for candidate, verdict in zip(unverified, verdicts, strict=True)]
+        candidates = [
+            replace(candidate, **verdict) for candidate, verdict in zip(unverified, verdicts, strict=True)
+        ]
         self.keep_verdicts(task.unit, samples, candidates)
         return self.complete(task, samples, candidates)
 
@@ -192,7 +196,9 @@ class RaySamplingLoop(SamplingLoop):
 
         resources = ray.cluster_resources()
         if not resources.get("CPU"):
-            raise ConfigError("the Ray cluster has no CPUs", fix="start its machines with `ray start --num-cpus ...`")
+            raise ConfigError(
+                "the Ray cluster has no CPUs", fix="start its machines with `ray start --num-cpus ...`"
+            )
         gpus = 0 if self.generator.remote else int(resources.get("GPU", 0))
         return gpus or max(1, int(resources["CPU"]) // 2), gpus
 

@@ -41,7 +41,10 @@ class Task(NamedTuple):
 
 
 def candidates_of(
-    unit: Unit, rows: Mapping[int, dict[str, Any]] | Sequence[dict[str, Any]], samples: list[Sample], source: str
+    unit: Unit,
+    rows: Mapping[int, dict[str, Any]] | Sequence[dict[str, Any]],
+    samples: list[Sample],
+    source: str,
 ) -> list[Candidate]:
     """Return a unit's samples as candidates that are not verified yet.
 

@@ -97,7 +97,9 @@ def sample_and_verify(
 
     # A generator reads nothing else, and with `ray` the rows travel to every worker.
     read_by_model = [{"id": row["id"], "prompt": row["prompt"]} for row in prompt_rows or rows]
-    load = partial(load_generator, checkpoint, read_by_model, sampling, template, seed=seed, world_size=here.world_size)
+    load = partial(
+        load_generator, checkpoint, read_by_model, sampling, template, seed=seed, world_size=here.world_size
+    )
     options = {"here": here, "label": label, "source": source, "verify": verify, "stop_after": stop_after}
 
     loop: SamplingLoop

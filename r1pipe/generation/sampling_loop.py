@@ -148,7 +148,9 @@ class SamplingLoop:
     def _report(self) -> None:
         stale = len(self.old_samples.stale)
         if stale:
-            self.here.note(f"{stale} batches of an earlier attempt were of other rows or draws: they were drawn again")
+            self.here.note(
+                f"{stale} batches of an earlier attempt were of other rows or draws: they were drawn again"
+            )
         if self.refusals:
             warnings.warn(
                 f"{self.here.stage}: the service refused {len(self.refusals)} requests; "
@@ -229,7 +231,8 @@ class SamplingLoop:
         if record is None:
             return None
         return [
-            replace(candidate, **verdict) for candidate, verdict in zip(candidates, record["verdicts"], strict=True)
+            replace(candidate, **verdict)
+            for candidate, verdict in zip(candidates, record["verdicts"], strict=True)
         ]
 
     def keep_samples(self, unit: Unit, samples: list[Sample]) -> None:
@@ -238,7 +241,9 @@ class SamplingLoop:
         self.refusals += refusals
         # What a service refuses is not written, so that a later attempt asks again.
         if not refusals:
-            self.samples_journal.append(unit.key, self._digest(unit), samples=[asdict(sample) for sample in samples])
+            self.samples_journal.append(
+                unit.key, self._digest(unit), samples=[asdict(sample) for sample in samples]
+            )
 
         self.drawn_now += len(samples)
         self.drawn += len(samples)
@@ -251,7 +256,9 @@ class SamplingLoop:
         """Append a unit's verdicts to the journal."""
         if any(sample.refused for sample in samples):
             return
-        verdicts = [candidate.verdict(sample.text) for sample, candidate in zip(samples, candidates, strict=True)]
+        verdicts = [
+            candidate.verdict(sample.text) for sample, candidate in zip(samples, candidates, strict=True)
+        ]
         self.verdicts_journal.append(unit.key, self._digest(unit), verdicts=verdicts)
 
     def _digest(self, unit: Unit) -> str:

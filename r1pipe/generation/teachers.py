@@ -30,7 +30,14 @@ from r1pipe.here import Here
 from r1pipe.rewards.texts import after_thinking
 from r1pipe.schema import Engine, Model, Sampling, Shipped, TemplateName, Text, TextFile
 from r1pipe.text.rendering import read_template, read_text
-from r1pipe.text.response import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN, join_response, split_response
+from r1pipe.text.response import (
+    ANSWER_CLOSE,
+    ANSWER_OPEN,
+    THINK_CLOSE,
+    THINK_OPEN,
+    join_response,
+    split_response,
+)
 
 if TYPE_CHECKING:
     from r1pipe.data.candidates import Candidate
@@ -163,8 +170,12 @@ def prompt_filler(teacher: Teacher, name: str, text: Text | None) -> Fill:
     for slot in sorted(required):
         count = prompt.count(f"{{{slot}}}")
         if count != 1:
-            where = str(text.file) if isinstance(text, TextFile) else f"the instruction in place of {name}.txt"
-            raise InputError(f"the instruction holds {{{slot}}} {count} times", where, f"write {{{slot}}} once")
+            where = (
+                str(text.file) if isinstance(text, TextFile) else f"the instruction in place of {name}.txt"
+            )
+            raise InputError(
+                f"the instruction holds {{{slot}}} {count} times", where, f"write {{{slot}}} once"
+            )
 
     pattern = re.compile("|".join(re.escape(f"{{{slot}}}") for slot in slots))
 

@@ -44,7 +44,9 @@ class SamplingSettings(NamedTuple):
     logps: bool = False
 
 
-def sample_tokens(logits_BV: torch.Tensor, temperature: float, top_p: float, compiled: bool = False) -> torch.Tensor:
+def sample_tokens(
+    logits_BV: torch.Tensor, temperature: float, top_p: float, compiled: bool = False
+) -> torch.Tensor:
     """Sample one token a row, (B,), with torch's default generator.
 
     It inverts the cumulative distribution, which needs one random number a row; torch.multinomial needs one an entry.
@@ -134,7 +136,9 @@ class EndedReporter:
         if self._on_ended is None:
             return
         lengths = length_S.tolist()
-        ended = [i for i, length in enumerate(lengths) if length < self._max_length and i not in self._reported]
+        ended = [
+            i for i, length in enumerate(lengths) if length < self._max_length and i not in self._reported
+        ]
         if not ended:
             return
         self._reported.update(ended)

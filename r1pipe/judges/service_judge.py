@@ -80,7 +80,9 @@ class EndpointJudge:
         self.config = config
         self.max_in_flight = config.max_in_flight
         self._guidelines = guidelines_head(config)
-        self._service = chat(config.base_url, config.api_key_env, config.timeout, config.retries, config.max_in_flight)
+        self._service = chat(
+            config.base_url, config.api_key_env, config.timeout, config.retries, config.max_in_flight
+        )
 
     def right(self, row: dict[str, Any], response: str) -> bool | None:
         """See Judge. It goes by the row's `reference` or `answer` where there is one."""
@@ -90,7 +92,9 @@ class EndpointJudge:
         reference = row.get("reference") or row.get("answer")
         if reference is None:
             return self._flag("correct", fill(ANSWERS, question=row["prompt"], response=reply))
-        return self._flag("correct", fill(CORRECT, question=row["prompt"], reference=str(reference), response=reply))
+        return self._flag(
+            "correct", fill(CORRECT, question=row["prompt"], reference=str(reference), response=reply)
+        )
 
     def safe(self, row: dict[str, Any], response: str) -> bool | None:
         """See Judge. The whole response is judged, thinking included."""

@@ -66,7 +66,9 @@ def base_environment() -> dict[str, str]:
     # The folder of this interpreter holds ninja, also where the virtual environment is not activated. It comes last,
     # because two versions of ninja undo each other's builds.
     environment["PATH"] = _joined(os.environ.get("PATH"), str(Path(sys.executable).parent))
-    environment["PYTHONPATH"] = _joined(str(Path(r1pipe.__file__).parent.parent), os.environ.get("PYTHONPATH"))
+    environment["PYTHONPATH"] = _joined(
+        str(Path(r1pipe.__file__).parent.parent), os.environ.get("PYTHONPATH")
+    )
 
     # left over from whatever started the driver
     for name in RENDEZVOUS:

@@ -65,7 +65,9 @@ def read_hostfile(path: Path, nodes: int) -> list[Host]:
         where = f"{path}:{number}"
         match = re.fullmatch(r"([\w.:@-]+)(?:\s+slots=([1-9]\d*))?", text)
         if match is None:
-            raise InputError(f"'{text}' is not a machine", where, "write one machine on each line: HOST slots=8")
+            raise InputError(
+                f"'{text}' is not a machine", where, "write one machine on each line: HOST slots=8"
+            )
         name, slots = match.groups()
         if any(host.name == name for host in hosts):
             raise InputError(f"the hostfile lists '{name}' twice", where, "remove one of the lines")
@@ -131,14 +133,17 @@ def _torchruns(launch: Launch, stage_json: Path, hosts: list[Host], count: str) 
     ]
 
 
-def commands(launch: Launch, stage_json: Path, hosts: list[Host], environment: dict[str, str]) -> list[list[str]]:
+def commands(
+    launch: Launch, stage_json: Path, hosts: list[Host], environment: dict[str, str]
+) -> list[list[str]]:
     """What is started for each machine of the hostfile, as arguments for exec."""
     ssh = shlex.split(os.environ.get("R1PIPE_SSH", SSH))
     folder = shlex.quote(str(Path.cwd()))
     assignments = " ".join(shlex.quote(f"{name}={value}") for name, value in sorted(environment.items()))
     runs = _torchruns(launch, stage_json, hosts, str(per_machine(launch)))
     return [
-        [*ssh, host.name, f"cd {folder} && exec env {assignments} {run}"] for host, run in zip(hosts, runs, strict=True)
+        [*ssh, host.name, f"cd {folder} && exec env {assignments} {run}"]
+        for host, run in zip(hosts, runs, strict=True)
     ]
 
 

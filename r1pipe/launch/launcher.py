@@ -97,7 +97,9 @@ class Launcher:
         if self._server is None and forks > 1 and forkserver.wanted():
             self._server = forkserver.Client(base_environment(), self._log, self._note)
 
-    def run(self, launch: Launch, stage_json: Path, log: Callable[[int], Path], tick: Callable[[], None]) -> list[int]:
+    def run(
+        self, launch: Launch, stage_json: Path, log: Callable[[int], Path], tick: Callable[[], None]
+    ) -> list[int]:
         """Run one stage and wait for it.
 
         Args:

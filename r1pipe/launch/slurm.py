@@ -57,7 +57,15 @@ def srun(launch: Launch, stage_json: Path, log: Path) -> subprocess.Popen[bytes]
     )
     if launch.threads is None and per_machine(launch) is None:
         line = f"{THREADS}; {line}"
-    command = ["srun", f"--nodes={launch.nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=1", "bash", "-c", line]
+    command = [
+        "srun",
+        f"--nodes={launch.nodes}",
+        "--ntasks-per-node=1",
+        "--kill-on-bad-exit=1",
+        "bash",
+        "-c",
+        line,
+    ]
 
     with log.open("ab") as stream:
         return subprocess.Popen(

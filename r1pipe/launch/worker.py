@@ -104,7 +104,10 @@ def _show_warning(notes: Path, own_folders: tuple[str, ...]) -> Any:
 def _raiser() -> str:
     """The file whose code raises the current warning. A warning may point at a library that has called that code."""
     frame = sys._getframe(2)
-    while frame.f_back is not None and Path(frame.f_code.co_filename).name in ("warnings.py", "_py_warnings.py"):
+    while frame.f_back is not None and Path(frame.f_code.co_filename).name in (
+        "warnings.py",
+        "_py_warnings.py",
+    ):
         frame = frame.f_back
     return frame.f_code.co_filename
 

@@ -175,7 +175,9 @@ def _statistics(logits_CV: torch.Tensor, targets_C: torch.Tensor) -> tuple[torch
     return log_z_C, running["target"], entropy_C, right_C
 
 
-def _overwrite_with_gradients(logits_CV: torch.Tensor, targets_C: torch.Tensor, log_z_C: torch.Tensor) -> None:
+def _overwrite_with_gradients(
+    logits_CV: torch.Tensor, targets_C: torch.Tensor, log_z_C: torch.Tensor
+) -> None:
     """Overwrite the logits with the gradients of the summed negative log-likelihood."""
     count, words = logits_CV.shape
     blocks = -(-words // trl_kernels._BLOCK_SIZE)
@@ -228,7 +230,13 @@ def linear_ce_obstacle(model: PreTrainedModel) -> str:
 
     config = model.config.get_text_config()
     head = model.get_output_embeddings()
-    scales = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
+    scales = (
+        "final_logit_softcapping",
+        "logit_scale",
+        "output_multiplier",
+        "lm_head_multiplier",
+        "logits_scaling",
+    )
 
     if not isinstance(head, torch.nn.Linear) or head.bias is not None:
         return "it has no plain output layer"
@@ -259,7 +267,9 @@ def add_linear_ce(model: PreTrainedModel) -> None:
         weight_VD = self.get_output_embeddings().weight
         # ZeRO-3 gathers the weights that a module's own forward pass reads, and here the output layer's is not called.
         with maybe_gather_lm_head_ctx(weight_VD):
-            nll, entropy, right = LinearCrossEntropy.apply(hidden_BTD[has_loss_BT], weight_VD, labels_BT[has_loss_BT])
+            nll, entropy, right = LinearCrossEntropy.apply(
+                hidden_BTD[has_loss_BT], weight_VD, labels_BT[has_loss_BT]
+            )
         return LossOutput(nll=nll, entropy=entropy, right=right, tokens=has_loss_BT.sum())
 
     model.forward = types.MethodType(forward, model)

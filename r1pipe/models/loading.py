@@ -61,21 +61,30 @@ def load_tokenizer(checkpoint: Path) -> Any:
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     if not tokenizer.chat_template:
         raise InputError(
-            "the tokenizer has no chat template", str(checkpoint), "add chat_template.jinja to the checkpoint's folder"
+            "the tokenizer has no chat template",
+            str(checkpoint),
+            "add chat_template.jinja to the checkpoint's folder",
         )
     if tokenizer.eos_token_id is None:
-        raise InputError("the tokenizer has no end token", str(checkpoint), 'set "eos_token" in tokenizer_config.json')
+        raise InputError(
+            "the tokenizer has no end token", str(checkpoint), 'set "eos_token" in tokenizer_config.json'
+        )
 
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
     # A partial and not a closure, so that the tokenizer can still be copied and pickled.
-    if getattr(tokenizer, "backend_tokenizer", None) is not None and not tokenizer.clean_up_tokenization_spaces:
+    if (
+        getattr(tokenizer, "backend_tokenizer", None) is not None
+        and not tokenizer.clean_up_tokenization_spaces
+    ):
         tokenizer.batch_decode = partial(_batch_decode, tokenizer)
     return tokenizer
 
 
-def _batch_decode(tokenizer: Any, sequences: Any, skip_special_tokens: bool = False, **options: Any) -> list[str]:
+def _batch_decode(
+    tokenizer: Any, sequences: Any, skip_special_tokens: bool = False, **options: Any
+) -> list[str]:
     """`batch_decode` with the tokenizer's own function for many sequences.
 
     transformers decodes one sequence after the other, which takes one and a half times as long.

@@ -130,7 +130,9 @@ def training_need(
     states = size * (master_weights + for_update) + 2 * size
 
     # Bytes of one token in one layer.
-    layer = (KEPT_PER_HIDDEN * hidden + KEPT_PER_INNER * _inner_width(config)) * (COMPILED if compiled else 1.0)
+    layer = (KEPT_PER_HIDDEN * hidden + KEPT_PER_INNER * _inner_width(config)) * (
+        COMPILED if compiled else 1.0
+    )
     return Need(
         states=states,
         activations=tokens * layers * layer,

@@ -68,7 +68,8 @@ def packing_obstacle(config: PreTrainedConfig, model: PreTrainedModel | None = N
         "it drops attention weights (attention_dropout)": getattr(text, "attention_dropout", None),
         "its attention is sparse": getattr(text, "index_topk", None),
         f"its heads are wider than {MAX_HEAD}": max(head_widths(config)) > MAX_HEAD,
-        "the kernel needs a GPU of compute capability 8.0 (Ampere) or later": (gpu_capability() or AMPERE) < AMPERE,
+        "the kernel needs a GPU of compute capability 8.0 (Ampere) or later": (gpu_capability() or AMPERE)
+        < AMPERE,
     }
     if model is not None:
         accepts_attention = getattr(model, "_supports_attention_backend", False)
@@ -94,7 +95,9 @@ def use_packed_attention(model: PreTrainedModel) -> bool:
     """
     obstacle = packing_obstacle(model.config, model)
     if obstacle:
-        warnings.warn(f"{type(model).__name__} is trained on padded batches, not packed ones: {obstacle}", stacklevel=2)
+        warnings.warn(
+            f"{type(model).__name__} is trained on padded batches, not packed ones: {obstacle}", stacklevel=2
+        )
         return False
     if torch.cuda.is_available():
         # Choosing the kernel runs a small case, which must not happen while layers are being compiled.
@@ -203,7 +206,14 @@ def varlen_attention_forward(
     """
     if cu_seq_lens_q is None:
         return sdpa_attention_forward(
-            module, query_BHTD, key_BKTD, value_BKTE, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+            module,
+            query_BHTD,
+            key_BKTD,
+            value_BKTE,
+            attention_mask,
+            dropout=dropout,
+            scaling=scaling,
+            **kwargs,
         )
 
     # `packing_obstacle` has refused models that need any of these.
@@ -248,7 +258,9 @@ def _attend_each(
     key_BHTD = repeat_kv(key_BKTD, groups)
     value_BHTE = repeat_kv(value_BKTE, groups)
     lengths = cu_seq_lens_q.diff().tolist()
-    assert sum(lengths) == query_BHTD.shape[2], f"cu_seq_lens_q covers {sum(lengths)} of {query_BHTD.shape[2]} tokens"
+    assert sum(lengths) == query_BHTD.shape[2], (
+        f"cu_seq_lens_q covers {sum(lengths)} of {query_BHTD.shape[2]} tokens"
+    )
 
     # Split, not sliced: the gradient of each slice would be as long as the whole pack.
     queries = query_BHTD.split(lengths, dim=2)
@@ -259,7 +271,9 @@ def _attend_each(
         # An empty sequence has no output.
         if query_BHSD.shape[2] == 0:
             continue
-        outputs.append(scaled_dot_product_attention(query_BHSD, key_BHSD, value_BHSE, is_causal=True, scale=scale))
+        outputs.append(
+            scaled_dot_product_attention(query_BHSD, key_BHSD, value_BHSE, is_causal=True, scale=scale)
+        )
     return torch.cat(outputs, dim=2).transpose(1, 2)
 
 

@@ -41,7 +41,9 @@ def set_head(
         outputs: of log_probs, entropy and is_top1.
         sharded: this rank holds only a part of the weights, so the plain head is left out.
     """
-    add_fused_lm_head(model, temperature=temperature, cast_lm_head_to_fp32=cast_lm_head_to_fp32, outputs=outputs)
+    add_fused_lm_head(
+        model, temperature=temperature, cast_lm_head_to_fp32=cast_lm_head_to_fp32, outputs=outputs
+    )
     if not cast_lm_head_to_fp32 and not sharded:
         add_plain_head(model, temperature, outputs)
 

@@ -110,7 +110,9 @@ def install(converter: Any, grammar: Any) -> None:
     parse = converter.parse
     parse_number = converter.parse_number
     states = [state for state in grammar.atn.decisionToState if state.ruleIndex == grammar.RULE_atom_expr]
-    assert len(states) == 1 and len(states[0].transitions) == 5, "atom_expr: sup sub | sub sup | sub | sup | nothing"
+    assert len(states) == 1 and len(states[0].transitions) == 5, (
+        "atom_expr: sup sub | sub sup | sub | sup | nothing"
+    )
     atom_decision = states[0].decision
     # A slot instead of a property around it.
     grammar.state = Recognizer._stateNumber

@@ -130,7 +130,9 @@ class Values:
         if isinstance(expr, sympy.floor | sympy.ceiling) and isinstance(arguments[0], _context.mpf):
             if abs(arguments[0] - _context.nint(arguments[0])) < _NEAR:
                 raise Unknown
-            return _context.floor(arguments[0]) if isinstance(expr, sympy.floor) else _context.ceil(arguments[0])
+            return (
+                _context.floor(arguments[0]) if isinstance(expr, sympy.floor) else _context.ceil(arguments[0])
+            )
         if isinstance(expr, sympy.Abs):
             return abs(arguments[0])
         name = _FUNCTIONS.get(expr.func)
@@ -281,7 +283,9 @@ def equations_differ(gold: Any, answer: Any) -> bool:
     sides: tuple[Any, Any, Any, Any] = (*gold.args, *answer.args)  # pyright: ignore[reportAssignmentType]
     gold_difference = sides[0] - sides[1]
     answer_difference = sides[2] - sides[3]
-    unknowns = sorted(gold_difference.atoms(AppliedUndef), key=str) or sorted(gold_difference.free_symbols, key=str)
+    unknowns = sorted(gold_difference.atoms(AppliedUndef), key=str) or sorted(
+        gold_difference.free_symbols, key=str
+    )
     for unknown in unknowns:
         root = _linear_root(gold_difference, unknown)
         if root is not None:
@@ -313,7 +317,9 @@ def install() -> None:
     from math_verify import grader
 
     # The grammar's patch relies on private parts of these two versions; with others the parser stays as it is.
-    if version("latex2sympy2_extended").startswith("1.11.") and version("antlr4-python3-runtime").startswith("4.13."):
+    if version("latex2sympy2_extended").startswith("1.11.") and version("antlr4-python3-runtime").startswith(
+        "4.13."
+    ):
         import _symbolic_grammar
 
         latex2sympy2.CommonTokenStream = _symbolic_grammar.Tokens

@@ -33,7 +33,8 @@ _NUMBERS = re.compile(
 )
 # "The answer is (B)", "故选 B": a letter that the text calls its answer comes before any other letter.
 _MARKED_LETTER = re.compile(
-    r"(?:answer|option|choice|答案|选项|选择|选|应选|故选)\W{0,6}(?:is|was|:|是|为)?\W{0,8}\(?([A-J])(?![\w'])", re.I
+    r"(?:answer|option|choice|答案|选项|选择|选|应选|故选)\W{0,6}(?:is|was|:|是|为)?\W{0,8}\(?([A-J])(?![\w'])",
+    re.I,
 )
 # "A dog" is an article, not a choice: a letter before a lower-case word does not count.
 _LETTERS = re.compile(r"(?<![A-Za-z0-9_'])([A-J])(?![A-Za-z0-9_'])(?!\s+[a-z])")

@@ -131,7 +131,9 @@ def _code_parts(row: Row) -> _Parts:
     if not program:
         return _Parts(thinking)
     names = [row["entry_point"]] if row.get("entry_point") else re.findall(r"^def (\w+)", program, re.M)
-    broken_program = "\n".join(f"def {name}(*args, **kwargs):\n    return None" for name in names) or "print()"
+    broken_program = (
+        "\n".join(f"def {name}(*args, **kwargs):\n    return None" for name in names) or "print()"
+    )
     right = f"```python\n{program}\n```"
     wrong = f"```python\n{broken_program}\n```"
     return _Parts(thinking, right, wrong, f"{right}\n{wrong}")

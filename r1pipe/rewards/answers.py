@@ -25,7 +25,9 @@ from typing import NamedTuple
 _DASHES = dict.fromkeys((0x2212, 0x2010, 0x2011, 0x2012, 0x2013, 0xFE63), "-")
 _SPACES = dict.fromkeys((0x2009, 0x202F, 0x00A0, 0x3000, 0x2007), " ")
 # Zero width and marks of direction: they print nothing.
-_INVISIBLE = dict.fromkeys((0x200B, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A), 0xFEFF), "")
+_INVISIBLE = dict.fromkeys(
+    (0x200B, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A), 0xFEFF), ""
+)
 _SIGNS = {
     0x3001: ",",
     0x3002: ".",
@@ -46,7 +48,8 @@ _WRAPPERS = [
         re.S,
     ),
     re.compile(
-        r"\*\*(.*)\*\*|\*([^*]*)\*|`([^`]*)`|\"([^\"]*)\"|“([^”]*)”|'([^']*)'|「(.*)」|『(.*)』|\{([^{},]*)\}", re.S
+        r"\*\*(.*)\*\*|\*([^*]*)\*|`([^`]*)`|\"([^\"]*)\"|“([^”]*)”|'([^']*)'|「(.*)」|『(.*)』|\{([^{},]*)\}",
+        re.S,
     ),
 ]
 _SPACING = re.compile(r"\\[,;:! ]|\\quad|\\qquad|~|\\left(?![a-z])|\\right(?![a-z])")
@@ -85,7 +88,9 @@ _WORDY = re.compile(r"[^\d\\^_{}=<>+*/|~≤≥≠√π∞∈∪∩]*")
 _NOT_UNITS = """or and to plus minus times over pi e sqrt not x y z n k a b c d i squared cubed factorial mod divided
 about than"""
 # Units that may follow the digits directly (5kg); other letters there are variables (12r).
-_ATTACHED_UNITS = "m s g h l cm mm km kg mg ml hr hrs min mins sec ft in lb lbs oz mph kph am pm rd th st nd k"
+_ATTACHED_UNITS = (
+    "m s g h l cm mm km kg mg ml hr hrs min mins sec ft in lb lbs oz mph kph am pm rd th st nd k"
+)
 # Our name of a unit -> its spellings.
 _ALIASES = {
     "m": "m meter metre meters metres 米",

@@ -104,7 +104,9 @@ class Audit:
         ]
         highest, where = max(undeserved, default=(0.0, ""))
         parts.append(f"undeserved at most {highest:.3f} ({where})" if highest else "nothing undeserved")
-        return f"rewards on {self.sampled} of {self.prompts} prompts: {', '.join(parts)}; {self.seconds:.1f} s"
+        return (
+            f"rewards on {self.sampled} of {self.prompts} prompts: {', '.join(parts)}; {self.seconds:.1f} s"
+        )
 
     def keep(
         self,
@@ -315,7 +317,9 @@ def _compare(result: Audit, pairs: Sequence[tuple[Row, str]]) -> None:
 
     from r1pipe.rewards.accuracy import accuracy
 
-    comparable = [(row, text) for row, text in pairs if _judged_by_answer(row) and _trl_can_read(row["answer"])]
+    comparable = [
+        (row, text) for row, text in pairs if _judged_by_answer(row) and _trl_can_read(row["answer"])
+    ]
     if not comparable:
         return
     answers = [str(row["answer"]) for row, _ in comparable]

@@ -56,5 +56,7 @@ def format_reward(
         ConfigError: an unknown form.
     """
     if form not in _FORMS:
-        raise ConfigError(f"the format reward has no form {form!r}", fix=f"form is one of {', '.join(_FORMS)}")
+        raise ConfigError(
+            f"the format reward has no form {form!r}", fix=f"form is one of {', '.join(_FORMS)}"
+        )
     return [float(well_formed(text_of(completion), form)) for completion in completions]

@@ -95,7 +95,16 @@ def probe(bwrap: str | None) -> str | None:
 
 def _command(bwrap: str) -> list[str]:
     """The sandbox as bubblewrap's arguments: inside it nothing exists but what is named here."""
-    command = [bwrap, "--unshare-all", "--new-session", "--clearenv", "--cap-drop", "ALL", "--hostname", "sandbox"]
+    command = [
+        bwrap,
+        "--unshare-all",
+        "--new-session",
+        "--clearenv",
+        "--cap-drop",
+        "ALL",
+        "--hostname",
+        "sandbox",
+    ]
     for name, value in {
         "PATH": "/usr/bin:/bin",
         "LANG": "C.UTF-8",
@@ -134,7 +143,21 @@ def _command(bwrap: str) -> list[str]:
     else:
         # A /tmp without a limit could fill the machine's memory.
         command += ["--tmpfs", "/tmp", "--remount-ro", "/tmp"]
-    return [*command, "--remount-ro", "/", "--chdir", "/tmp", "--", python, "-P", "-S", "-s", "-B", "-c", _START]
+    return [
+        *command,
+        "--remount-ro",
+        "/",
+        "--chdir",
+        "/tmp",
+        "--",
+        python,
+        "-P",
+        "-S",
+        "-s",
+        "-B",
+        "-c",
+        _START,
+    ]
 
 
 @lru_cache(maxsize=8)

@@ -217,6 +217,7 @@ def _endpoint_config(fields: dict[str, Any]) -> JudgeEndpoint:
         # A file may change between two runs of one config, and the params are all that the fingerprint of a stage
         # reads.
         raise ConfigError(
-            "the guidelines of the reward `judge` are in a file", fix="write the text of the guidelines into `params`"
+            "the guidelines of the reward `judge` are in a file",
+            fix="write the text of the guidelines into `params`",
         )
     return config

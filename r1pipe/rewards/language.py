@@ -40,7 +40,12 @@ _NOT_WORDS = (
             re.S,
         ),
     ),
-    ("\\", re.compile(r"\\\((?:[^\\]|\\[^()])*+\\\)|\\\[(?:[^\\]|\\[^\[\]])*+\\\]|\\[A-Za-z]+(?:\{[^{}]*\})?", re.S)),
+    (
+        "\\",
+        re.compile(
+            r"\\\((?:[^\\]|\\[^()])*+\\\)|\\\[(?:[^\\]|\\[^\[\]])*+\\\]|\\[A-Za-z]+(?:\{[^{}]*\})?", re.S
+        ),
+    ),
     ("<", re.compile(r"</?\w+>")),
     ("://", re.compile(r"https?://[^\s\u3000-\u303f\u4e00-\u9fff]+")),
 )
@@ -61,7 +66,8 @@ _SCRIPTS: dict[str, tuple[str, int]] = {
 }
 # Every match is one word: a run of 5 Chinese characters matches as 2 + 2 + 1.
 _WORDS = {
-    name: re.compile(f"[{chars}]{{1,{run}}}" if run else f"[{chars}]{{2,}}") for name, (chars, run) in _SCRIPTS.items()
+    name: re.compile(f"[{chars}]{{1,{run}}}" if run else f"[{chars}]{{2,}}")
+    for name, (chars, run) in _SCRIPTS.items()
 }
 # Choice 4: in a sentence with kana, Han characters are Japanese.
 _WORDS["kana"] = re.compile(f"[{_SCRIPTS['han'][0]}{_SCRIPTS['kana'][0]}]{{1,2}}")
@@ -234,5 +240,9 @@ def _warn_once(code: str) -> None:
     if code in _warned:
         return
     _warned.add(code)
-    why = f"it does not know the language `{code}`" if code else "a row has no `language` and its prompt has no words"
+    why = (
+        f"it does not know the language `{code}`"
+        if code
+        else "a row has no `language` and its prompt has no words"
+    )
     warnings.warn(f"the language reward cannot judge: {why}", stacklevel=3)

@@ -68,7 +68,9 @@ def _sizes(
         return [None if ids is None else len(ids) for ids in completion_ids]
     if tokens is not None:
         return list(tokens)
-    warnings.warn("the length reward cannot judge: the rows have neither `completion_ids` nor `tokens`", stacklevel=3)
+    warnings.warn(
+        "the length reward cannot judge: the rows have neither `completion_ids` nor `tokens`", stacklevel=3
+    )
     return [None] * count
 
 

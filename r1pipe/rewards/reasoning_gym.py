@@ -53,7 +53,9 @@ def task(name: str, settings: str = "{}") -> Any:
         import reasoning_gym as library  # type: ignore[import-not-found]
         from reasoning_gym.factory import DATASETS  # type: ignore[import-not-found]
     except ImportError:
-        raise MissingToolError("reasoning-gym is not installed", fix="pip install 'r1pipe[reasoning-gym]'") from None
+        raise MissingToolError(
+            "reasoning-gym is not installed", fix="pip install 'r1pipe[reasoning-gym]'"
+        ) from None
 
     if name not in DATASETS or name == "composite":
         close = difflib.get_close_matches(name, DATASETS.keys() - {"composite"}, n=1)
@@ -69,7 +71,8 @@ def task(name: str, settings: str = "{}") -> Any:
         return library.create_dataset(name, **json.loads(settings))  # pyright: ignore[reportAttributeAccessIssue]
     except (TypeError, ValueError, AssertionError) as error:
         raise ConfigError(
-            f"reasoning-gym's {name!r} does not take these settings: {error}", fix=f"correct the settings {settings}"
+            f"reasoning-gym's {name!r} does not take these settings: {error}",
+            fix=f"correct the settings {settings}",
         ) from None
 
 
@@ -93,7 +96,9 @@ def reasoning_gym(
     """
     n = len(completions)
     verdicts: list[float | None] = []
-    for completion, entry, own_answer in zip(completions, gym or [None] * n, answer or [None] * n, strict=True):
+    for completion, entry, own_answer in zip(
+        completions, gym or [None] * n, answer or [None] * n, strict=True
+    ):
         if entry is None:
             verdicts.append(None)
             continue

@@ -262,7 +262,11 @@ def _read_piston(reply: Any) -> tuple[bool, str]:
 def _read_fusion(reply: Any) -> tuple[bool, str]:
     """(whether the program ended by itself with status 0, its output)."""
     run = reply.get("run_result") if isinstance(reply, Mapping) else None
-    if not isinstance(reply, Mapping) or reply.get("status") == "SandboxError" or not isinstance(run, Mapping):
+    if (
+        not isinstance(reply, Mapping)
+        or reply.get("status") == "SandboxError"
+        or not isinstance(run, Mapping)
+    ):
         raise Unreadable(f"SandboxFusion has no result: {str(reply)[:200]}")
     succeeded = run.get("status") == "Finished" and run.get("return_code") == 0
     return succeeded, str(run.get("stdout") or "")

@@ -80,14 +80,17 @@ def check_shape(job: CodeJob) -> None:
         raise InputError(f"tests are a mapping with `kind`, not {type(tests).__name__}", fix=_SEE_SHAPES)
     kind = tests.get("kind")
     if kind not in _REQUIRED_KEYS:
-        raise InputError(f"tests of kind {kind!r} are not known", fix=f"kind is one of {', '.join(_REQUIRED_KEYS)}")
+        raise InputError(
+            f"tests of kind {kind!r} are not known", fix=f"kind is one of {', '.join(_REQUIRED_KEYS)}"
+        )
     missing = [key for key in _REQUIRED_KEYS[kind] if tests.get(key) is None]
     if missing:
         raise InputError(f"tests of kind {kind!r} lack {', '.join(missing)}", fix=_SEE_SHAPES)
     lengths = {len(tests[key]) for key in ("inputs", "outputs") if tests.get(key) is not None}
     if len(lengths) > 1:
         raise InputError(
-            f"tests of kind {kind!r} do not have the same number of inputs and outputs", fix="give one output an input"
+            f"tests of kind {kind!r} do not have the same number of inputs and outputs",
+            fix="give one output an input",
         )
     if kind == "stdio":
         texts = [*tests["inputs"], *tests["outputs"]]

@@ -294,7 +294,9 @@ def _function_values(
         _check_params(spec, list(parameters))
         # In our own rewards a keyword-only argument is a parameter: a column that has its name (`timeout`) must not
         # reach it.
-        not_columns |= {name for name, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY}
+        not_columns |= {
+            name for name, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY
+        }
 
     # Rows may have different columns; a reward gets None where a row lacks one.
     column_names = dict.fromkeys(key for row in rows for key in row if key not in not_columns)
@@ -320,7 +322,9 @@ def _check_params(spec: RewardSpec, parameters: list[str]) -> None:
         known = [*parameters, *JudgeEndpoint.model_fields]
     unknown = [name for name in spec.params if name not in known]
     if unknown:
-        raise ConfigError(f"the reward `{spec.name}` does not take `{unknown[0]}`", fix=f"it takes {', '.join(known)}")
+        raise ConfigError(
+            f"the reward `{spec.name}` does not take `{unknown[0]}`", fix=f"it takes {', '.join(known)}"
+        )
 
 
 def correct(completions: Sequence[Completion], rows: Sequence[Row]) -> list[bool | None]:

@@ -63,7 +63,9 @@ def _run_and_rest(text: str) -> tuple[str, str]:
         return first, rest
     if not run_names():
         fix = "give a file or a dataset's folder, or start a run: r1pipe run-all CONFIG"
-        raise InputError(f"there is no file '{text}', and no run in this folder that could have made it", fix=fix)
+        raise InputError(
+            f"there is no file '{text}', and no run in this folder that could have made it", fix=fix
+        )
     return newest_run(), text
 
 

@@ -77,7 +77,9 @@ class Console:
 
     def figure(self, plan: Plan) -> None:
         """All selected stages with their states, before anything runs."""
-        self.line(f"run {plan.pipeline.run}: {len(plan.selected)} stages, {len(plan.todo)} to run ({plan.folder.path})")
+        self.line(
+            f"run {plan.pipeline.run}: {len(plan.selected)} stages, {len(plan.todo)} to run ({plan.folder.path})"
+        )
         width = max(len(name) for name in plan.selected)
         for name in plan.selected:
             of_stage = plan.states[name]
@@ -97,7 +99,9 @@ class Console:
         self._reset(stage)
         again = ""
         if attempt > 1:
-            again = f" (attempt {attempt}, goes on from what it saved)" if resumed else f" (attempt {attempt})"
+            again = (
+                f" (attempt {attempt}, goes on from what it saved)" if resumed else f" (attempt {attempt})"
+            )
         self.line(f"{stage.name}: started{again}")
 
     def tick(self, progress: dict[str, Any] | None, notes: Path) -> None:

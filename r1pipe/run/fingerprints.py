@@ -27,7 +27,9 @@ from r1pipe.run.digests import Digests, combined
 from r1pipe.run.hub_models import hub_commit
 from r1pipe.schema import GRPOParams, Ordered, SamplingEndpoint, ServedModel, StageConfig
 
-FINGERPRINT_VERSION = 2  # raise it when a fingerprint covers something else: every stage on disk is then stale
+FINGERPRINT_VERSION = (
+    2  # raise it when a fingerprint covers something else: every stage on disk is then stale
+)
 
 # Of a model behind a service, only which model it is and its extra parameters decide what it answers. The rest says
 # where and how it is asked, and for how much money.

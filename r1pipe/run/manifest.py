@@ -22,7 +22,13 @@ RECORDED_PACKAGES = ("torch", "transformers", "trl", "datasets", "accelerate", "
 
 
 def stage_record(
-    plan: Plan, stage: Stage, folder: StageFolder, inputs: dict[str, Any], read: dict[str, Any], *, isolated: bool
+    plan: Plan,
+    stage: Stage,
+    folder: StageFolder,
+    inputs: dict[str, Any],
+    read: dict[str, Any],
+    *,
+    isolated: bool,
 ) -> dict[str, Any]:
     """stage.json: everything that a worker needs, and what the stage is made from.
 

@@ -35,12 +35,18 @@ def run(replan: Callable[[], Plan], console: Console) -> dict[str, Any]:
 
     reason = why_not_isolated(plan)
     if reason is not None:
-        console.note(f"code cannot be isolated here ({reason}), so no code is executed: code rows are left out")
+        console.note(
+            f"code cannot be isolated here ({reason}), so no code is executed: code rows are left out"
+        )
     # Downloads come before the lock: they may take hours, and they change nothing in the run.
     fetch_hub(plan, console.note)
     check_machine(plan)
 
-    with plan.folder as lock, interruptible(), Launcher(plan.folder.path / ".forkserver.log", console.note) as launcher:
+    with (
+        plan.folder as lock,
+        interruptible(),
+        Launcher(plan.folder.path / ".forkserver.log", console.note) as launcher,
+    ):
         # Another driver may have run stages, or the hub may have given another commit, since the first plan.
         plan = replan()
         refuse(plan)

@@ -40,7 +40,9 @@ class Plan:
     todo: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.todo = [name for name in self.selected if name in self.rebuild or self.states[name].state != "done"]
+        self.todo = [
+            name for name in self.selected if name in self.rebuild or self.states[name].state != "done"
+        ]
 
     @property
     def to_launch(self) -> list[Stage]:
@@ -133,7 +135,9 @@ def refuse(plan: Plan) -> None:
 
 
 def _refuse_stale(plan: Plan) -> None:
-    stale = [name for name in plan.selected if plan.states[name].state == "stale" and name not in plan.rebuild]
+    stale = [
+        name for name in plan.selected if plan.states[name].state == "stale" and name not in plan.rebuild
+    ]
     if not stale:
         return
     # To redo these redoes the rest, which reads from them.
@@ -260,7 +264,9 @@ def fetch_hub(plan: Plan, note: Callable[[str], None]) -> None:
             if edge.origin == "hub":
                 fetch(edge)
     for _, _, edge in _unpinned(plan, plan.todo):
-        note(f"{edge.text} is not pinned; this run reads hub:{hub_commit(edge)} (write this to keep the commit)")
+        note(
+            f"{edge.text} is not pinned; this run reads hub:{hub_commit(edge)} (write this to keep the commit)"
+        )
 
 
 def _unpinned(plan: Plan, names: Sequence[str]) -> Iterator[tuple[Stage, str, Edge]]:

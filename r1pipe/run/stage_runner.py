@@ -19,7 +19,13 @@ from r1pipe.run.store import StageFolder, last_line, read_json, write_json
 
 
 def run_stage(
-    plan: Plan, stage: Stage, launcher: Launcher, console: Console, *, beat: Callable[[], None], isolated: bool
+    plan: Plan,
+    stage: Stage,
+    launcher: Launcher,
+    console: Console,
+    *,
+    beat: Callable[[], None],
+    isolated: bool,
 ) -> None:
     """Run a stage and publish what it made.
 

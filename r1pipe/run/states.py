@@ -53,7 +53,11 @@ def read_states(
 
 
 def _state_of(
-    stage: Stage, folder: RunFolder, fingerprints: Fingerprints, digests: Digests, above: dict[str, StageState]
+    stage: Stage,
+    folder: RunFolder,
+    fingerprints: Fingerprints,
+    digests: Digests,
+    above: dict[str, StageState],
 ) -> StageState:
     """One stage's state; `above` has those of the stages before it."""
     files = folder.stage(stage.name)
@@ -183,7 +187,9 @@ def differences(
         return [*lines, "use: a path was adopted, and now it is to be made by a run"]
     if "use" in new:
         ports = sorted(old["use"].keys() & new["use"].keys())
-        return lines + [f"use.{port}: other content" for port in ports if old["use"][port] != new["use"][port]]
+        return lines + [
+            f"use.{port}: other content" for port in ports if old["use"][port] != new["use"][port]
+        ]
 
     before = dict(_flat(old["config"]))
     after = dict(_flat(new["config"]))

@@ -25,7 +25,9 @@ from r1pipe.errors import BusyError, InputError
 
 RUNS = Path("runs")
 HEARTBEAT_S = 10.0  # how often the holder touches the lock
-DEAD_AFTER_S = 60.0  # a lock of another machine, where flock may not reach, ends this long after its last touch
+DEAD_AFTER_S = (
+    60.0  # a lock of another machine, where flock may not reach, ends this long after its last touch
+)
 MIN_FREE_BYTES = 512 * 2**20  # with less, no stage is started (our choice)
 TAIL_BYTES = 4096  # of a file that is being appended to, enough for its last line
 
@@ -97,7 +99,9 @@ class StageFolder:
     def attempts(self) -> int:
         """How often the stage was started."""
         # The logs of other ranks have a second dot in their names.
-        numbers = [int(log.stem.split("_")[1]) for log in self.logs.glob("attempt_*.log") if "." not in log.stem]
+        numbers = [
+            int(log.stem.split("_")[1]) for log in self.logs.glob("attempt_*.log") if "." not in log.stem
+        ]
         return max(numbers, default=0)
 
     def begin(self, ports: list[str]) -> int:

@@ -5,7 +5,18 @@ arXiv 2501.12948), or 'our choice'. A default stands here and nowhere else. Batc
 each device are derived at launch.
 """
 
-from r1pipe.schema.base import Launch, Model, Ordered, PathOr, Ports, Shipped, Slurm, StageConfig, Text, TextFile
+from r1pipe.schema.base import (
+    Launch,
+    Model,
+    Ordered,
+    PathOr,
+    Ports,
+    Shipped,
+    Slurm,
+    StageConfig,
+    Text,
+    TextFile,
+)
 from r1pipe.schema.grpo import LOSS_TYPES, GRPOParams, VLLMRollout
 from r1pipe.schema.rl_phases import Phase, RewardSpec
 from r1pipe.schema.safeguards import AuditParams, Guards

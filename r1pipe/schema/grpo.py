@@ -57,7 +57,9 @@ class VLLMRollout(Model):
     group_port: int = Field(default=51216, ge=1, le=65535)
     """Server: port over which it receives the weights (TRL's default)."""
 
-    correction: Literal["none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"] = "sequence_mask"
+    correction: Literal["none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"] = (
+        "sequence_mask"
+    )
     """Importance correction for the gap between the log-probs of vLLM and of the trainer (TRL's default).
 
     *_truncate limits ratios to the cap; *_mask leaves out what is above the cap.

@@ -142,7 +142,9 @@ class EngineConfig(StageConfig):
     @model_validator(mode="after")
     def _work_is_spread_once(self) -> EngineConfig:
         if self.engine == "ray" and (self.launch.num_processes != 1 or self.launch.nodes != 1):
-            raise ValueError("`engine: ray` spreads the work itself; leave out launch.num_processes and launch.nodes")
+            raise ValueError(
+                "`engine: ray` spreads the work itself; leave out launch.num_processes and launch.nodes"
+            )
         return self
 
 

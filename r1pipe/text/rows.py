@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from typing import Any, NotRequired
 
-from typing_extensions import TypedDict  # pydantic checks these classes and needs this TypedDict before Python 3.12
+from typing_extensions import (
+    TypedDict,
+)  # pydantic checks these classes and needs this TypedDict before Python 3.12
 
 REASONING_DOMAINS = ("math", "word-problems", "code", "logic", "choice")
 GENERAL_DOMAIN = "general"

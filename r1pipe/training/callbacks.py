@@ -109,7 +109,9 @@ class Heldout(TrainerCallback):
 
     trainer: Any
 
-    def __init__(self, rows: list[dict[str, Any]], prompt_ids: list[list[int]], here: Here, params: GRPOParams) -> None:
+    def __init__(
+        self, rows: list[dict[str, Any]], prompt_ids: list[list[int]], here: Here, params: GRPOParams
+    ) -> None:
         self.rows = rows
         self.prompt_ids = prompt_ids
         self.here = here
@@ -130,7 +132,9 @@ class Heldout(TrainerCallback):
         if state.global_step == 0:
             self._score(state)
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if state.global_step % self.params.eval_every == 0 or state.global_step == state.max_steps:
             self._score(state)
 
@@ -157,7 +161,9 @@ class Heldout(TrainerCallback):
         if step == 0 or not path.is_file():
             return
         record = json.loads(path.read_text(encoding="utf8"))
-        self.curve = {int(scored): scores for scored, scores in record["curve"].items() if int(scored) <= step}
+        self.curve = {
+            int(scored): scores for scored, scores in record["curve"].items() if int(scored) <= step
+        }
         best = record["best"]
         if best is not None and best <= step and self._folder(best).is_dir():
             self.best = best

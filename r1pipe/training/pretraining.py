@@ -37,7 +37,9 @@ PROBE_TOKENS = 96
 # --- documents --------------------------------------------------------------------------------------------------------
 
 
-def packed_documents(tokenizer_folder: Path, count: int, row_tokens: int, *, seed: int, here: Here) -> np.ndarray:
+def packed_documents(
+    tokenizer_folder: Path, count: int, row_tokens: int, *, seed: int, here: Here
+) -> np.ndarray:
     """Documents of the embedded world as token ids, joined and cut into rows of equal length.
 
     Args:
@@ -105,7 +107,14 @@ def train_base(
     Raises:
         ConfigError: the profile shards the weights.
     """
-    from transformers import AutoTokenizer, PrinterCallback, Trainer, TrainingArguments, default_data_collator, set_seed
+    from transformers import (
+        AutoTokenizer,
+        PrinterCallback,
+        Trainer,
+        TrainingArguments,
+        default_data_collator,
+        set_seed,
+    )
 
     from r1pipe.training.arguments import resume_from
     from r1pipe.training.callbacks import MetricsCallback

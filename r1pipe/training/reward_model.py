@@ -145,7 +145,9 @@ def train_pointwise(
 
     if {int(row["safe"]) for row in rows} != {0, 1}:
         raise InputError(
-            "the safety labels are all the same", "labels", "bring responses of both kinds, safe (1) and unsafe (0)"
+            "the safety labels are all the same",
+            "labels",
+            "bring responses of both kinds, safe (1) and unsafe (0)",
         )
 
     # 1. The responses that fit, as tokens.
@@ -156,7 +158,9 @@ def train_pointwise(
         if len(ids) <= params.max_length:
             examples.append({"input_ids": ids, "labels": float(row["safe"])})
     if not examples:
-        raise InputError(f"no response fits max_length {params.max_length}", "rm.max_length", "raise max_length")
+        raise InputError(
+            f"no response fits max_length {params.max_length}", "rm.max_length", "raise max_length"
+        )
 
     # 2. The trainer. Its arguments come before the model: under ZeRO-3, the model is then loaded in shards.
     grouping = {"train_sampling_strategy": "group_by_length", "average_tokens_across_devices": False}

@@ -31,12 +31,16 @@ def main() -> None:
     opened = tokenizer(THINK_OPEN, add_special_tokens=False)["input_ids"]
 
     def ours(ids: list[list[int]]) -> int:
-        decoded = decode(model, ids, n=GROUP, max_new_tokens=MAX_TOKENS, eos_ids=ends, pad_id=tokenizer.pad_token_id)
+        decoded = decode(
+            model, ids, n=GROUP, max_new_tokens=MAX_TOKENS, eos_ids=ends, pad_id=tokenizer.pad_token_id
+        )
         return sum(map(len, decoded.token_ids))
 
     def theirs(ids: list[list[int]], cache: str | None) -> int:
         padded = tokenizer.pad(
-            {"input_ids": [row for row in ids for _ in range(GROUP)]}, return_tensors="pt", padding_side="left"
+            {"input_ids": [row for row in ids for _ in range(GROUP)]},
+            return_tensors="pt",
+            padding_side="left",
         )
         chosen = {
             "do_sample": True,
@@ -45,15 +49,21 @@ def main() -> None:
             "eos_token_id": ends,
             "pad_token_id": tokenizer.pad_token_id,
         }
-        out = model.generate(**padded, **chosen, cache_implementation=cache)[:, padded["input_ids"].shape[1] :]
-        return sum(next((i + 1 for i, token in enumerate(row) if token in ends), len(row)) for row in out.tolist())
+        out = model.generate(**padded, **chosen, cache_implementation=cache)[
+            :, padded["input_ids"].shape[1] :
+        ]
+        return sum(
+            next((i + 1 for i, token in enumerate(row) if token in ends), len(row)) for row in out.tolist()
+        )
 
     ways = {
         "generate": lambda ids: theirs(ids, None),
         "generate, static cache": lambda ids: theirs(ids, "static"),
         "r1pipe": ours,
     }
-    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}; tokens a second, median of {ROUNDS}")
+    print(
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}; tokens a second, median of {ROUNDS}"
+    )
     for prompts in (16, 64):
         ids = [
             row + opened
@@ -73,7 +83,9 @@ def main() -> None:
                     rates[name].append(tokens / (time.perf_counter() - started))
         medians = {name: statistics.median(values) for name, values in rates.items()}
         for name, rate in medians.items():
-            print(f"{prompts * GROUP:5d} sequences  {name:24s} {rate:8.0f}  x {rate / medians['generate']:.2f}")
+            print(
+                f"{prompts * GROUP:5d} sequences  {name:24s} {rate:8.0f}  x {rate / medians['generate']:.2f}"
+            )
 
 
 if __name__ == "__main__":

@@ -60,7 +60,8 @@ def verify(candidates: list[Candidate]) -> list[Candidate]:
         for candidate in candidates
     ]
     return [
-        candidate if yes else candidate.drop("wrong answer") for candidate, yes in zip(candidates, right, strict=True)
+        candidate if yes else candidate.drop("wrong answer")
+        for candidate, yes in zip(candidates, right, strict=True)
     ]
 
 
@@ -72,11 +73,21 @@ def run(rows: list[dict], stop_after: int | None, per_prompt: int) -> tuple[int,
     with tempfile.TemporaryDirectory() as folder:
         here = Here("bench", Path(folder), Path(folder) / "metrics.jsonl", Path(folder) / "progress.jsonl")
         loop = SamplingLoop(
-            replay, rows, 3, here=here, label="samples", source="sampled", verify=verify, stop_after=stop_after
+            replay,
+            rows,
+            3,
+            here=here,
+            label="samples",
+            source="sampled",
+            verify=verify,
+            stop_after=stop_after,
         )
         drawn = [candidate for of_row in loop.run() for _, candidate in of_row]
     return (
-        sum(not one.reason for one in choose(drawn, per_prompt=per_prompt, prefer="first", rng=random.Random(0))),
+        sum(
+            not one.reason
+            for one in choose(drawn, per_prompt=per_prompt, prefer="first", rng=random.Random(0))
+        ),
         len(drawn),
         replay.tokens,
     )

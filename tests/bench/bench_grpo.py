@@ -87,7 +87,9 @@ def measure(side: str, shape: Shape, work: Path, steps: int, budget: float) -> d
     started = time.monotonic()
     print(f"--- {side} (up to {budget:.0f} s)", flush=True)
     command = [sys.executable, __file__, "--child", json.dumps(job)]
-    done = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     lines: list[str] = []
     result = None
     assert done.stdout is not None
@@ -133,10 +135,17 @@ def report(results: dict[str, dict[str, Any]], asked: bool) -> dict[str, Any]:
             name: median(result, name) for name in ("seconds", GENERATION, BUT, SYNC, REWARD, LOGPS, "tokens")
         }
         of = result["median"]
-        gap, masked = logged(result, "sampling/sampling_logp_difference/mean"), logged(result, "sampling/masked")
+        gap, masked = (
+            logged(result, "sampling/sampling_logp_difference/mean"),
+            logged(result, "sampling/masked"),
+        )
         if masked is None and "masked" in result["steps"][0]:
             masked = median(result, "masked")
-        result["median"] |= {"logp_gap": gap, "masked": masked, "tokens_per_second": of["tokens"] / of["seconds"]}
+        result["median"] |= {
+            "logp_gap": gap,
+            "masked": masked,
+            "tokens_per_second": of["tokens"] / of["seconds"],
+        }
         shown = [f"{value:8.4f}" if value is not None else f"{'-':>8s}" for value in (gap, masked)]
         print(
             f"{side:16s}{of['seconds']:9.3f}{of[GENERATION]:9.3f}{of[BUT]:9.3f}"
@@ -146,11 +155,17 @@ def report(results: dict[str, dict[str, Any]], asked: bool) -> dict[str, Any]:
         )
         print(
             " " * 16
-            + "  ".join(f"{name} {100 * of[name] / of['seconds']:.0f} %" for name in (GENERATION, SYNC, REWARD, LOGPS))
+            + "  ".join(
+                f"{name} {100 * of[name] / of['seconds']:.0f} %" for name in (GENERATION, SYNC, REWARD, LOGPS)
+            )
             + "  of the step"
         )
     ratios: dict[str, Any] = {}
-    for other, what, bar in (("trl+generate", "seconds", 8.0), ("trl+vllm", BUT, 3.0), ("trl+vllm", "seconds", 1.25)):
+    for other, what, bar in (
+        ("trl+generate", "seconds", 8.0),
+        ("trl+vllm", BUT, 3.0),
+        ("trl+vllm", "seconds", 1.25),
+    ):
         for us in [side for side in ("r1pipe+hf", "r1pipe+vllm") if {side, other} <= set(results)]:
             ratio = results[other]["median"][what] / results[us]["median"][what]
             ratios[f"{us} against {other}, {what}"] = {
@@ -177,7 +192,11 @@ def machine() -> dict[str, Any]:
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True
     ).stdout.strip()
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    device = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"CPU, {torch.get_num_threads()} threads"
+    )
     names = ("torch", "transformers", "trl", "vllm", "accelerate")
     return {
         "device": device,
@@ -188,19 +207,28 @@ def machine() -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
-        "--tiny", action="store_true", help="a model of two layers on this CPU: tries the code, measures nothing"
+        "--tiny",
+        action="store_true",
+        help="a model of two layers on this CPU: tries the code, measures nothing",
     )
     parser.add_argument("--sides", nargs="+", choices=SIDES)
     parser.add_argument("--steps", type=int, default=3, help="timed updates, after one that warms up")
     parser.add_argument(
-        "--budget", type=float, default=700, help="seconds in all; a side stops early, after one timed update at least"
+        "--budget",
+        type=float,
+        default=700,
+        help="seconds in all; a side stops early, after one timed update at least",
     )
     parser.add_argument("--trl-microbatch", type=int, help="rows of stock TRL's forward passes (16)")
     parser.add_argument("--microbatch-tokens", type=int, help="tokens of r1pipe's (auto)")
     parser.add_argument(
-        "--no-compile", action="store_true", help="r1pipe without torch.compile, which auto chooses from 50 updates on"
+        "--no-compile",
+        action="store_true",
+        help="r1pipe without torch.compile, which auto chooses from 50 updates on",
     )
     parser.add_argument("--out", type=Path, help="JSON, with what an earlier call wrote there")
     parser.add_argument("--work", type=Path, help="folder for the checkpoint and logs (a temporary one)")
@@ -231,7 +259,11 @@ def main() -> None:
             left = until - time.monotonic()
             # vLLM's sides take what they need of their third or half; generate gets the rest
             result = measure(
-                side, shape, work, arguments.steps, left if i + 1 == len(sides) else left / (len(sides) - i) * 1.4
+                side,
+                shape,
+                work,
+                arguments.steps,
+                left if i + 1 == len(sides) else left / (len(sides) - i) * 1.4,
             )
             if result is not None and result["steps"]:
                 results[side] = result
@@ -243,7 +275,9 @@ def main() -> None:
     print(json.dumps(about))
     if arguments.out:
         arguments.out.write_text(
-            json.dumps({"machine": about, "shape": asdict(shape), "ratios": ratios, "results": results}, indent=1)
+            json.dumps(
+                {"machine": about, "shape": asdict(shape), "ratios": ratios, "results": results}, indent=1
+            )
         )
     if missing := [side for side in sides if side not in results]:
         sys.exit(f"no result of {', '.join(missing)}")

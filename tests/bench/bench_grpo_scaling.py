@@ -39,12 +39,20 @@ def measure(
     name: str, ranks: int, shape: Shape, profile: str, rollout: str, steps: int, folder: Path
 ) -> dict[str, Any]:
     """Tokens trained a second over all ranks, and the parts of an update on rank 0."""
-    model, report = {"model": ("checkpoint", folder.parent / "checkpoint")}, {"report": ("report", folder / "out")}
+    model, report = (
+        {"model": ("checkpoint", folder.parent / "checkpoint")},
+        {"report": ("report", folder / "out")},
+    )
     launch = Launch(profile=profile if ranks > 1 else "process", num_processes=ranks)  # type: ignore[arg-type]
     file = stage_json(
         folder,
         "bench.grpo_ranks",
-        {"shape": asdict(shape), "rollout": rollout, "steps": steps, "launch": launch.model_dump(mode="json")},
+        {
+            "shape": asdict(shape),
+            "rollout": rollout,
+            "steps": steps,
+            "launch": launch.model_dump(mode="json"),
+        },
         model,
         report,
         (str(TESTS),),
@@ -66,8 +74,12 @@ def measure(
         "run": name,
         "ranks": ranks,
         "rows": shape.rows,
-        "tokens_per_second": round(statistics.median(line["all_tokens"] / line["seconds"] for line in updates)),
-        "parts": {key: round(statistics.median(line.get(key, 0.0) for line in updates), 3) for key in sorted(parts)},
+        "tokens_per_second": round(
+            statistics.median(line["all_tokens"] / line["seconds"] for line in updates)
+        ),
+        "parts": {
+            key: round(statistics.median(line.get(key, 0.0) for line in updates), 3) for key in sorted(parts)
+        },
         "launched": next((line["launched"] for line in lines if "launched" in line), None),
         **{key: line[key] for line in lines for key in ("peak_gib", "microbatch_tokens") if key in line},
         "wall_s": round(time.time() - started, 1),
@@ -75,7 +87,9 @@ def measure(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--steps", type=int, default=3, help="timed updates, after two that warm up")
     parser.add_argument("--ranks", type=int, default=2)
@@ -86,7 +100,9 @@ def main() -> None:
     parser.add_argument("--checkpoint", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     shape = (
-        replace(TINY, microbatch_tokens=64) if arguments.tiny else replace(Shape(), compiled=not arguments.no_compile)
+        replace(TINY, microbatch_tokens=64)
+        if arguments.tiny
+        else replace(Shape(), compiled=not arguments.no_compile)
     )
     if arguments.checkpoint:  # in a process of its own: torch keeps out of the driver's
         build_checkpoint(Path(arguments.checkpoint), shape)
@@ -109,7 +125,13 @@ def main() -> None:
         results = []
         for name, ranks, of in asked:
             result = measure(
-                name, ranks, of, arguments.profile, "hf" if arguments.tiny else "vllm", arguments.steps, work / name
+                name,
+                ranks,
+                of,
+                arguments.profile,
+                "hf" if arguments.tiny else "vllm",
+                arguments.steps,
+                work / name,
             )
             results.append(result)
             if "failed" in result:
@@ -137,7 +159,10 @@ def main() -> None:
                     + "\n"
                 )
     best = max((result["ratio"] for result in results[1:] if "ratio" in result), default=0.0)
-    print(f"best {best:.2f}" + ("" if arguments.tiny else f" (asked {BAR}: {'met' if best >= BAR else 'MISSED'})"))
+    print(
+        f"best {best:.2f}"
+        + ("" if arguments.tiny else f" (asked {BAR}: {'met' if best >= BAR else 'MISSED'})")
+    )
     if any("failed" in result for result in results):
         sys.exit(1)
 

@@ -43,7 +43,9 @@ BENCHMARKS = 5000
 _COPYABLE = 5000
 
 _rng = np.random.default_rng(7)
-WORDS = np.array(["".join(word) for word in _rng.choice(list("abcdefghijklmnopqrstuvwxyz"), (30_000, 5))], dtype=object)
+WORDS = np.array(
+    ["".join(word) for word in _rng.choice(list("abcdefghijklmnopqrstuvwxyz"), (30_000, 5))], dtype=object
+)
 CHARACTERS = np.array([chr(code) for code in range(0x4E00, 0x4E00 + 5000)], dtype=object)
 
 Planted = dict[str, dict[str, Any]]

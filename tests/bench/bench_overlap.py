@@ -43,7 +43,9 @@ def measure(where: str, verify: Callable[[list[Candidate]], list[Candidate]]) ->
     worst = 0.0
     for in_flight in (4, 8, 10, 16, 64):
         with writer() as base_url, tempfile.TemporaryDirectory() as folder:
-            here = Here("bench", Path(folder), Path(folder) / "metrics.jsonl", Path(folder) / "progress.jsonl")
+            here = Here(
+                "bench", Path(folder), Path(folder) / "metrics.jsonl", Path(folder) / "progress.jsonl"
+            )
             settings = Sampling(**sampling(base_url, "slow", N, max_in_flight=in_flight, timeout=30))
 
             started = time.monotonic()
@@ -56,17 +58,24 @@ def measure(where: str, verify: Callable[[list[Candidate]], list[Candidate]]) ->
             verified = time.monotonic() - started
 
             started = time.monotonic()
-            sample_and_verify(None, rows(ROWS), settings, "chat", here=here, seed=0, source="sampled", verify=verify)
+            sample_and_verify(
+                None, rows(ROWS), settings, "chat", here=here, seed=0, source="sampled", verify=verify
+            )
             both = time.monotonic() - started
         ratio = both / max(drawn, verified)
         worst = max(worst, ratio)
-        print(f"{where:>8} {in_flight:>10} {drawn:>11.2f} {verified:>12.2f} {both:>8.2f} {ratio:>6.2f}", flush=True)
+        print(
+            f"{where:>8} {in_flight:>10} {drawn:>11.2f} {verified:>12.2f} {both:>8.2f} {ratio:>6.2f}",
+            flush=True,
+        )
     return worst
 
 
 def main() -> None:
     print(f"{ROWS * N} samples of 200 ms, verdicts of {CPU_S * 1000:.0f} ms of CPU")
-    print(f"{'verdicts':>8} {'in flight':>10} {'sampling s':>11} {'verifying s':>12} {'both s':>8} {'ratio':>6}")
+    print(
+        f"{'verdicts':>8} {'in flight':>10} {'sampling s':>11} {'verifying s':>12} {'both s':>8} {'ratio':>6}"
+    )
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         pool.submit(burn, 1).result()
 

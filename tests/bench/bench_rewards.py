@@ -84,7 +84,9 @@ def accuracy_rates() -> None:
         sample = random.Random(1).sample(pairs, few)
         theirs = few / seconds(lambda sample=sample: trls(sample))
         mine = len(pairs) / seconds(lambda pairs=pairs: ours(pairs))
-        print(f"| {name} | {len(pairs)} | {mine:,.0f} | {theirs:,.0f} ({few} of them) | {mine / theirs:,.0f} |")
+        print(
+            f"| {name} | {len(pairs)} | {mine:,.0f} | {theirs:,.0f} ({few} of them) | {mine / theirs:,.0f} |"
+        )
     golds = [gold for gold, _ in symbolic_pairs(12)[:32]]
     answers = [answer for _, answer in symbolic_pairs(12)[40:56]]
     batch = [(gold, answer) for gold in golds for answer in answers if compare(gold, answer) is None]
@@ -134,7 +136,9 @@ def language_rates() -> None:
                 language(chosen, target=target)
 
         def all_cores(work: Callable[[], None] = work) -> None:
-            processes = [multiprocessing.get_context("fork").Process(target=work) for _ in range(os.cpu_count() or 1)]
+            processes = [
+                multiprocessing.get_context("fork").Process(target=work) for _ in range(os.cpu_count() or 1)
+            ]
             for process in processes:
                 process.start()
             for process in processes:
@@ -185,7 +189,9 @@ def hanging_batch(limit: float = 1.0) -> None:
 
 def main() -> None:
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start\n")
-    print("| what | count | r1pipe, a second | TRL's accuracy_reward | ratio |\n| --- | --- | --- | --- | --- |")
+    print(
+        "| what | count | r1pipe, a second | TRL's accuracy_reward | ratio |\n| --- | --- | --- | --- | --- |"
+    )
     accuracy_rates()
     code_rate()
     language_rates()

@@ -39,7 +39,9 @@ BAR = 1.5
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=5, help="timed rollouts of each turn")
     parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--out", type=Path)
@@ -54,10 +56,15 @@ def main() -> None:
                 check({side: result})
                 rollouts += result["steps"]
     medians = {
-        side: {name: statistics.median(step[name] for step in rollouts) for name in ("seconds", GENERATION, BUT)}
+        side: {
+            name: statistics.median(step[name] for step in rollouts) for name in ("seconds", GENERATION, BUT)
+        }
         for side, rollouts in steps.items()
     }
-    ratios = {name: medians["trl+generate"][name] / medians["r1pipe+hf"][name] for name in ("seconds", GENERATION, BUT)}
+    ratios = {
+        name: medians["trl+generate"][name] / medians["r1pipe+hf"][name]
+        for name in ("seconds", GENERATION, BUT)
+    }
     for side, of in medians.items():
         print(f"{side:16s}" + "  ".join(f"{name} {value:.3f} s" for name, value in of.items()))
     print(
@@ -67,7 +74,8 @@ def main() -> None:
     if arguments.out:
         arguments.out.write_text(
             json.dumps(
-                {"machine": machine(), "medians": medians, "ratios": ratios, "bar": BAR, "steps": steps}, indent=1
+                {"machine": machine(), "medians": medians, "ratios": ratios, "bar": BAR, "steps": steps},
+                indent=1,
             )
         )
 

@@ -95,8 +95,13 @@ def write_rows(file: Path, tokens: list[int]) -> None:
     with file.open("w", encoding="utf8") as stream:
         for i, n in enumerate(tokens):
             answer = "".join(draw.choices("0123456789", k=n - 20))
-            messages = [{"role": "user", "content": "0123456789012345"}, {"role": "assistant", "content": answer}]
-            stream.write(json.dumps({"id": str(i), "messages": messages, "domain": "math", "source": "sampled"}) + "\n")
+            messages = [
+                {"role": "user", "content": "0123456789012345"},
+                {"role": "assistant", "content": answer},
+            ]
+            stream.write(
+                json.dumps({"id": str(i), "messages": messages, "domain": "math", "source": "sampled"}) + "\n"
+            )
 
 
 def read_steps(file: Path) -> list[dict[str, Any]]:
@@ -126,7 +131,10 @@ def measure(
     profile, _, count = name.partition("@")
     ranks, steps = int(count), WARM_UP + WINDOWS * arguments.steps
     launch = Launch(
-        profile=profile, num_processes=ranks, deepspeed=variants[variant] if variant else {}, offload=arguments.offload
+        profile=profile,
+        num_processes=ranks,
+        deepspeed=variants[variant] if variant else {},
+        offload=arguments.offload,
     )  # type: ignore[arg-type]
     config = sft | {"batch_size": sft["batch_size"] * ranks, "max_steps": steps + 1}
     inputs = {"model": ("checkpoint", model), "chats": ("chats", chats)}
@@ -147,7 +155,8 @@ def measure(
         return {"run": run, "failed": f"exit codes {codes}", "log": tail}
     marks = [lines[WARM_UP + i * arguments.steps] for i in range(WINDOWS + 1)]
     rates = [
-        (b["num_tokens"] - a["num_tokens"]) / (b["time"] - a["time"]) for a, b in zip(marks, marks[1:], strict=False)
+        (b["num_tokens"] - a["num_tokens"]) / (b["time"] - a["time"])
+        for a, b in zip(marks, marks[1:], strict=False)
     ]
     launched = next(
         entry["launched"]
@@ -159,7 +168,9 @@ def measure(
         "ranks": ranks,
         "tokens_per_second": round(statistics.median(rates)),
         "windows": [round(rate) for rate in rates],
-        "tokens_an_update": round((marks[-1]["num_tokens"] - marks[0]["num_tokens"]) / (WINDOWS * arguments.steps)),
+        "tokens_an_update": round(
+            (marks[-1]["num_tokens"] - marks[0]["num_tokens"]) / (WINDOWS * arguments.steps)
+        ),
         "launched": launched,
         "wall_s": round(time.time() - started, 1),
         **{name: lines[-1][name] for name in ("mfu", "peak_memory_gib") if name in lines[-1]},
@@ -223,8 +234,12 @@ def compared(result: dict[str, Any], results: list[dict[str, Any]], tiny: bool) 
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", nargs="+", metavar="PROFILE@RANKS[/VARIANT]", help="default: by the number of GPUs")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--runs", nargs="+", metavar="PROFILE@RANKS[/VARIANT]", help="default: by the number of GPUs"
+    )
     parser.add_argument(
         "--variant", action="append", default=[], metavar="NAME=JSON", help="settings laid over DeepSpeed's"
     )
@@ -234,7 +249,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--median", type=int, default=900, help="tokens of a row")
     parser.add_argument("--longest", type=int, default=8192, help="tokens of a row")
     parser.add_argument("--steps", type=int, default=4, help="updates a window")
-    parser.add_argument("--save", action="store_true", help="let runs end by themselves and load their checkpoints")
+    parser.add_argument(
+        "--save", action="store_true", help="let runs end by themselves and load their checkpoints"
+    )
     parser.add_argument("--tiny", action="store_true", help="the embedded base, short rows, two ranks")
     parser.add_argument("--keep", type=Path, help="leave the runs' folders, logs and all, here")
     parser.add_argument("--out", type=Path, help="JSON")

@@ -88,7 +88,10 @@ OURS: dict[str, dict[str, Any]] = {
 
 def row_lengths(count: int, longest: int, median: int) -> list[int]:
     draw = random.Random(0)
-    return [min(longest, max(min(64, median // 4), round(median * draw.lognormvariate(0, 1)))) for _ in range(count)]
+    return [
+        min(longest, max(min(64, median // 4), round(median * draw.lognormvariate(0, 1))))
+        for _ in range(count)
+    ]
 
 
 # --- one side, in a process of its own --------------------------------------------------------------------------------
@@ -145,17 +148,28 @@ def trainer_of(job: dict[str, Any], model: Any, rows: Any, folder: Path) -> Any:
         "save_strategy": "no",
     }
     common |= {"disable_tqdm": True, "logging_steps": 1, **cpu}
-    given = {"model": model, "train_dataset": rows, "processing_class": tokenizer(), "peft_config": peft_config}
+    given = {
+        "model": model,
+        "train_dataset": rows,
+        "processing_class": tokenizer(),
+        "peft_config": peft_config,
+    }
     liger = {"use_liger_kernel": bool(importlib.util.find_spec("liger_kernel")) and not cpu}
     if job["side"] == "stock TRL":  # its defaults: 8 rows a pass, padded, gradient checkpointing, SDPA
         args = trl.SFTConfig(
-            **common, gradient_accumulation_steps=max(1, batch // 8), per_device_train_batch_size=min(8, batch)
+            **common,
+            gradient_accumulation_steps=max(1, batch // 8),
+            per_device_train_batch_size=min(8, batch),
         )
         return trl.SFTTrainer(args=args, **given)
     if job["side"] == "TRL padded":  # rows of like length, two a pass, without checkpointing
         sorted_rows = {"train_sampling_strategy": "group_by_length", "gradient_checkpointing": False}
         args = trl.SFTConfig(
-            **common, **sorted_rows, **liger, per_device_train_batch_size=2, gradient_accumulation_steps=batch // 2
+            **common,
+            **sorted_rows,
+            **liger,
+            per_device_train_batch_size=2,
+            gradient_accumulation_steps=batch // 2,
         )
         return trl.SFTTrainer(args=args, **given)
     if job["side"] == "TRL packed":
@@ -175,7 +189,12 @@ def trainer_of(job: dict[str, Any], model: Any, rows: Any, folder: Path) -> Any:
 
 
 def ours(
-    job: dict[str, Any], given: dict[str, Any], rows: Any, updates: int, folder: Path, adapter: dict[str, Any] | None
+    job: dict[str, Any],
+    given: dict[str, Any],
+    rows: Any,
+    updates: int,
+    folder: Path,
+    adapter: dict[str, Any] | None,
 ) -> Any:
     """What train_sft does between reading the rows and writing the checkpoint."""
     import trl
@@ -185,7 +204,9 @@ def ours(
     from r1pipe.training.sft.packed_setup import plan_packing
     from r1pipe.training.sft.sft_training import sft_arguments
 
-    settings = {key: job[key] for key in ("pack_tokens", "compile", "gradient_checkpointing", "trl") if key in job}
+    settings = {
+        key: job[key] for key in ("pack_tokens", "compile", "gradient_checkpointing", "trl") if key in job
+    }
     params = SFTParams(
         batch_size=job["batch"],
         packing=True,
@@ -195,7 +216,9 @@ def ours(
     )
     here = Here("bench", folder, folder / "metrics.jsonl", folder / "progress.jsonl")
     given["model"].config.save_pretrained(folder)
-    plan = plan_packing(folder, [len(ids) for ids in rows["input_ids"]], params, updates=updates, here=here, seed=0)
+    plan = plan_packing(
+        folder, [len(ids) for ids in rows["input_ids"]], params, updates=updates, here=here, seed=0
+    )
     assert plan is not None
     print(here.metrics_path.read_text().strip(), flush=True)
     trainer = plan.trainer(args=trl.SFTConfig(**sft_arguments(params, here, 0, updates, plan)), **given)
@@ -314,7 +337,9 @@ def line(name: str, job: dict[str, Any], stock: float | None) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--shape", choices=[name for name in SHAPES if name != "tiny"], default="1.5B")
     parser.add_argument("--tiny", action="store_true", help="a toy shape and short rows, for a CPU")
     parser.add_argument("--sides", default=",".join(SIDES), help="comma-separated, of: " + ", ".join(SIDES))
@@ -328,7 +353,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=64, help="a window")
     parser.add_argument("--batch", type=int, default=32, help="rows an update")
     parser.add_argument("--windows", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=110, help="of one side, after which no further window starts")
+    parser.add_argument(
+        "--seconds", type=float, default=110, help="of one side, after which no further window starts"
+    )
     parser.add_argument(
         "--dtype",
         choices=["float32", "bfloat16"],
@@ -355,7 +382,9 @@ def main() -> None:
         return
 
     shape, longest = ("tiny", 128) if args.tiny else (args.shape, 8192)
-    rows, batch = (8, 4) if args.rows_32k else (min(args.rows, 16), 8) if args.tiny else (args.rows, args.batch)
+    rows, batch = (
+        (8, 4) if args.rows_32k else (min(args.rows, 16), 8) if args.tiny else (args.rows, args.batch)
+    )
     if args.rows_32k:
         longest = 512 if args.tiny else 32768
     assert rows % batch == 0, f"{rows} rows are not a whole number of updates of {batch}"
@@ -374,7 +403,10 @@ def main() -> None:
     tokens = f"{min(lengths)} to {max(lengths)} tokens, {sum(lengths):,} in all"
     print(f"{shape} shape, {rows} rows of {tokens}, {batch} rows an update", flush=True)
     if "TRL packed" in sides and not (has_flash(2) or has_flash(4)):
-        print("flash-attn cannot be imported: TRL's packed rows go through SDPA with a block-diagonal mask", flush=True)
+        print(
+            "flash-attn cannot be imported: TRL's packed rows go through SDPA with a block-diagonal mask",
+            flush=True,
+        )
     if not importlib.util.find_spec("liger_kernel"):
         print("liger-kernel cannot be imported", flush=True)
     print("| side | tokens/s | MFU | peak | x stock |\n| --- | --- | --- | --- | --- |", flush=True)
@@ -397,8 +429,16 @@ def main() -> None:
         commit = subprocess.run(
             ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True
         ).stdout.strip()
-        versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "trl", "accelerate")}
-        job = {"date": time.strftime("%Y-%m-%d"), "commit": commit, "versions": versions, **shared, "results": results}
+        versions = {
+            name: importlib.metadata.version(name) for name in ("torch", "transformers", "trl", "accelerate")
+        }
+        job = {
+            "date": time.strftime("%Y-%m-%d"),
+            "commit": commit,
+            "versions": versions,
+            **shared,
+            "results": results,
+        }
         args.out.write_text(json.dumps(job, indent=1))
 
 

@@ -76,7 +76,9 @@ def surprise(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
         "--turns", type=int, default=7, help="machines have moods: single turns of either differed by a third"
     )
@@ -118,7 +120,9 @@ def main() -> None:
 
         def bare() -> int:
             outputs = engine.generate(
-                prompts, SamplingParams(n=EACH, temperature=1.0, top_p=1.0, max_tokens=MAX_TOKENS), use_tqdm=False
+                prompts,
+                SamplingParams(n=EACH, temperature=1.0, top_p=1.0, max_tokens=MAX_TOKENS),
+                use_tqdm=False,
             )
             return sum(len(one.token_ids) for output in outputs for one in output.outputs)
 
@@ -150,10 +154,14 @@ def main() -> None:
             print(f"outside {found['outside']:.5f}", end="")
             print(": drawn from the model" if follows else ": NOT drawn from the model", flush=True)
         counted = [
-            engine.generate(prompts[:8], SamplingParams(n=4, temperature=1.0, max_tokens=32, seed=5), use_tqdm=False)
+            engine.generate(
+                prompts[:8], SamplingParams(n=4, temperature=1.0, max_tokens=32, seed=5), use_tqdm=False
+            )
         ]
         counted += [
-            engine.generate(prompts[:8], SamplingParams(temperature=1.0, max_tokens=32, seed=5 + k), use_tqdm=False)
+            engine.generate(
+                prompts[:8], SamplingParams(temperature=1.0, max_tokens=32, seed=5 + k), use_tqdm=False
+            )
             for k in range(4)
         ]
         pairs = [

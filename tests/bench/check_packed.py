@@ -89,7 +89,11 @@ class Routes:
         if not self.given:
             return None
         weights_TK = logits_TX.sigmoid().gather(1, same_TK)
-        return logits_TX, weights_TK / (weights_TK.sum(-1, keepdim=True) + 1e-20) * gate.routed_scaling_factor, same_TK
+        return (
+            logits_TX,
+            weights_TK / (weights_TK.sum(-1, keepdim=True) + 1e-20) * gate.routed_scaling_factor,
+            same_TK,
+        )
 
 
 def measure(model: Any, passes: list[dict[str, Any]], total: int, fused: bool) -> tuple[float, Any]:
@@ -141,11 +145,16 @@ def main() -> None:
         add_linear_ce(model)
         steps: list[tuple[str, Any]] = [("packed", lambda: None)]
         if kind == "deepseek_v3":
-            steps.append(("packed, experts of rows alone", lambda routes=routes: setattr(routes, "given", True)))
+            steps.append(
+                ("packed, experts of rows alone", lambda routes=routes: setattr(routes, "given", True))
+            )
         elif device == "cuda":
             steps.append(("packed, compiled", lambda model=model: compile_layers(model)))
         steps.append(
-            ("packed, recomputed", lambda model=model: model.gradient_checkpointing_enable({"use_reentrant": False}))
+            (
+                "packed, recomputed",
+                lambda model=model: model.gradient_checkpointing_enable({"use_reentrant": False}),
+            )
         )
         for name, change in steps:
             change()

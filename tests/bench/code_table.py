@@ -63,7 +63,10 @@ def like(value: Any, model: Any) -> Any:
         return type(model)(map(_hashable, parts) if isinstance(model, set) else parts)
     if isinstance(value, dict) and isinstance(model, dict) and model:
         key, content = next(iter(model.items()))
-        return {ast.literal_eval(k) if isinstance(key, int | float) else k: like(v, content) for k, v in value.items()}
+        return {
+            ast.literal_eval(k) if isinstance(key, int | float) else k: like(v, content)
+            for k, v in value.items()
+        }
     return ast.literal_eval(value) if isinstance(value, str) and isinstance(model, complex) else value
 
 
@@ -111,7 +114,9 @@ def tasks(name: str) -> Iterator[Task]:
                 for node in ast.walk(ast.parse(row["solution"]))
                 if isinstance(node, ast.FunctionDef | ast.ClassDef)
             }
-            shown = "".join(f"_try(lambda: {ast.unparse(call)})\n" for call in calls(row["tests"]["asserts"], defined))
+            shown = "".join(
+                f"_try(lambda: {ast.unparse(call)})\n" for call in calls(row["tests"]["asserts"], defined)
+            )
             yield Task(row["id"], row["solution"], row["tests"], None, _SHOW + shown)
         else:
             typed = models(row, asserts[row["task_id"]])
@@ -228,7 +233,11 @@ def alike(a: str, b: str) -> bool:
 def survivors(mutated: list[tuple[Task, str]]) -> list[tuple[str, str]]:
     """Mutants that do not score 0."""
     verdicts = run_tests([job(task, program) for task, program in mutated], Limits(cpu_s=20))
-    return [(task.name, program) for (task, program), verdict in zip(mutated, verdicts, strict=True) if verdict != 0.0]
+    return [
+        (task.name, program)
+        for (task, program), verdict in zip(mutated, verdicts, strict=True)
+        if verdict != 0.0
+    ]
 
 
 def main() -> None:

@@ -25,9 +25,13 @@ class Ends:
 
         An end that is due has a probability of 1 in any precision.
         """
-        scores_BV.index_fill_(1, self.eos, -torch.inf)  # a number written through an index would be copied from the CPU
+        scores_BV.index_fill_(
+            1, self.eos, -torch.inf
+        )  # a number written through an index would be copied from the CPU
         due_B = self.length_B[rows_B.clamp(max=len(self.length_B) - 1)] == t + 1
-        return scores_BV.index_copy_(1, self.eos[:1], torch.where(due_B, 1e4, -torch.inf).to(scores_BV.dtype)[:, None])
+        return scores_BV.index_copy_(
+            1, self.eos[:1], torch.where(due_B, 1e4, -torch.inf).to(scores_BV.dtype)[:, None]
+        )
 
 
 class EndsProcessor(LogitsProcessor):
@@ -77,7 +81,9 @@ def force_lengths(trainer: Any, lengths: Any) -> None:
     @functools.wraps(plain_generate)
     def generate_forced(*args: Any, **more: Any) -> Any:
         return plain_generate(
-            *args, **more, logits_processor=[EndsProcessor(Ends(lengths(), trainer.eos_token_ids, model.device))]
+            *args,
+            **more,
+            logits_processor=[EndsProcessor(Ends(lengths(), trainer.eos_token_ids, model.device))],
         )
 
     model.generate = generate_forced

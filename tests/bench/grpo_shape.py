@@ -126,5 +126,7 @@ def build_checkpoint(folder: Path, shape: Shape) -> Path:
         pad_token_id=tokenizer.pad_token_id,
     )
     model = Qwen2ForCausalLM(config)
-    torch.nn.Module.to(model, torch.bfloat16 if torch.cuda.is_available() else torch.float32).save_pretrained(folder)
+    torch.nn.Module.to(model, torch.bfloat16 if torch.cuda.is_available() else torch.float32).save_pretrained(
+        folder
+    )
     return folder

@@ -73,7 +73,9 @@ class Timing(TrainerCallback):
         if not self.last:
             self.last = now()
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
         if self.steps and logs and "loss" in logs:
             chosen = ("sampling/", "seconds/", "tokens_per_second", "loss", "grad_norm", "kl", "entropy")
             self.steps[-1]["log"] = {k: v for k, v in logs.items() if k.startswith(chosen)}  # type: ignore[assignment]
@@ -179,7 +181,8 @@ def ours(shape: Shape, checkpoint: Path, work: Path, steps: int, rollout: str) -
         **more,
     )
     rows = [
-        {"id": str(i), "prompt": text, "domain": "math", "language": "en"} for i, text in enumerate(shape.texts(steps))
+        {"id": str(i), "prompt": text, "domain": "math", "language": "en"}
+        for i, text in enumerate(shape.texts(steps))
     ]
     tokenizer = load_tokenizer(checkpoint)
     trainer, _ = make_trainer(

@@ -58,7 +58,12 @@ def mixtures(texts: dict[str, list[str]], by: str, count: int) -> dict[tuple[str
     draw = random.Random(0)
     if by == "sentences":
         parts = {
-            own: [part for text in texts[own] for part in re.split(r"(?<=[.!?。？！।])\s*", text) if words(part) >= 5]
+            own: [
+                part
+                for text in texts[own]
+                for part in re.split(r"(?<=[.!?。？！।])\s*", text)
+                if words(part) >= 5
+            ]
             for own in LANGUAGES
         }
     else:
@@ -96,7 +101,9 @@ def main() -> None:
             by: [pair for pair in errors_of_pair if pair not in ALIKE],
             f"{by}, zh and ja": [pair for pair in errors_of_pair if pair in ALIKE],
         }
-        groups[f"{by}, both Latin"] = [pair for pair in groups[by] if not set(pair) & set(_SCRIPT_OF_LANGUAGE)]
+        groups[f"{by}, both Latin"] = [
+            pair for pair in groups[by] if not set(pair) & set(_SCRIPT_OF_LANGUAGE)
+        ]
         for name, pairs in groups.items():
             errors = sorted(error for pair in pairs for error in errors_of_pair[pair])
             if not errors:

@@ -22,7 +22,9 @@ from pathlib import Path
 from r1pipe.embedded.lexicon import ACTS, ACTS_ZH, GAIN, LOSS
 from r1pipe.embedded.world import problems
 
-_NOUN = re.compile(r"(?:\bhow many|\d+(?:[,.]\d+)*) (?:more |other |new |of the |of |total )?([a-z]{3,})", re.I)
+_NOUN = re.compile(
+    r"(?:\bhow many|\d+(?:[,.]\d+)*) (?:more |other |new |of the |of |total )?([a-z]{3,})", re.I
+)
 _VERB = re.compile(r"\b(?:he|she|they|[A-Z][a-z]+) ([a-z]{2,}(?:s|ed))\b")
 _MASK = re.compile(r"\b[A-Z][a-z]+(?:'s)?\b|\$?\d[\d,.]*%?")
 

@@ -38,7 +38,9 @@ def test_the_measure_finds_copies():
 
 def test_varied():
     found = variety(ours(600))
-    assert found["nouns"] > 950 and found["verbs"] > 330 and found["questions"] > 2000 and found["shapes"] > 2200, found
+    assert (
+        found["nouns"] > 950 and found["verbs"] > 330 and found["questions"] > 2000 and found["shapes"] > 2200
+    ), found
 
 
 def test_variety_counts_shapes_not_names():

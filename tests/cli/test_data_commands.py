@@ -27,7 +27,9 @@ def folder(tmp_path: Path) -> Path:
     (made / "dropped.jsonl").write_text(
         json.dumps({"id": "d", "prompt": "9?", "response": "8", "reason": "wrong answer"}) + "\n"
     )
-    outputs = {"chats": {"type": "chats", "name": "cold-start-chats", "path": "out/chats", "files": {}, "digest": ""}}
+    outputs = {
+        "chats": {"type": "chats", "name": "cold-start-chats", "path": "out/chats", "files": {}, "digest": ""}
+    }
     (tmp_path / "runs/t/data/manifest.json").write_text(json.dumps({"stage": "data", "outputs": outputs}))
     (tmp_path / "runs/t/config.json").write_text(json.dumps({"stages": {"data": {}, "later": {}}}))
     return tmp_path
@@ -67,7 +69,9 @@ def test_show_folds_the_thinking_and_steers_no_terminal(folder: Path):
 
 def test_show_picks_rows(folder: Path):
     ask = ("data", "show", "runs/t/data/out/chats")
-    assert [row["id"] for row in json.loads(r1pipe(folder, *ask, "--where", "domain=math", "--json").stdout)] == [
+    assert [
+        row["id"] for row in json.loads(r1pipe(folder, *ask, "--where", "domain=math", "--json").stdout)
+    ] == [
         "x0",
         "x2",
     ]
@@ -98,7 +102,11 @@ def test_mistakes(folder: Path, arguments: list[str], says: str):
 
 def test_stats(folder: Path):
     found = json.loads(r1pipe(folder, "data", "stats", "t/data", "--json").stdout)
-    assert found["rows"] == 3 and found["domain"] == {"math": 2, "logic": 1} and found["dropped"] == {"wrong answer": 1}
+    assert (
+        found["rows"] == 3
+        and found["domain"] == {"math": 2, "logic": 1}
+        and found["dropped"] == {"wrong answer": 1}
+    )
     assert found["lengths"]["logic"]["thinking"] == {
         "rows": 1,
         "mean": 3.0,
@@ -145,7 +153,8 @@ def test_review_is_resumed_and_feeds_a_mix(folder: Path):
     config(folder, rows, "m.yaml")
     assert r1pipe(folder, "run-all", "m.yaml").returncode == 0
     mixed = {
-        row["id"]: row for row in map(json.loads, (folder / "runs/m/m/out/chats/rows.jsonl").read_text().splitlines())
+        row["id"]: row
+        for row in map(json.loads, (folder / "runs/m/m/out/chats/rows.jsonl").read_text().splitlines())
     }
     assert set(mixed) == {"x0", "x2"} and mixed["x2"]["messages"][-1]["content"].endswith("That.makes 3.")
     answer(folder, "")  # nothing is open, and nothing changes
@@ -159,7 +168,9 @@ def test_review_is_resumed_and_feeds_a_mix(folder: Path):
 
 def test_without_a_run_there_is_only_a_path_to_give(tmp_path: Path):
     wrong = r1pipe(tmp_path, "data", "show", "cold-start-chats")
-    assert wrong.returncode == 2 and "no run in this folder" in wrong.stderr and "r1pipe run-all" in wrong.stderr
+    assert (
+        wrong.returncode == 2 and "no run in this folder" in wrong.stderr and "r1pipe run-all" in wrong.stderr
+    )
 
 
 def test_examples():

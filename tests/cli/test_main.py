@@ -39,7 +39,9 @@ def test_no_command_is_hidden_or_stubbed():
     from r1pipe.cli.main import app, config_app
 
     names = [c.name or c.callback.__name__.replace("_", "-") for c in app.registered_commands]  # type: ignore[union-attr]
-    assert sorted([*names, "config", *(f"config {c.name}" for c in config_app.registered_commands)]) == sorted(COMMANDS)
+    assert sorted(
+        [*names, "config", *(f"config {c.name}" for c in config_app.registered_commands)]
+    ) == sorted(COMMANDS)
 
 
 def test_a_run_that_is_done_takes_at_most_two_seconds(done: Path):
@@ -70,7 +72,10 @@ def test_a_mistake_is_exit_code_2_with_what_where_and_fix(tmp_path: Path, argume
     config(tmp_path)
     wrong = r1pipe(tmp_path, *arguments)
     assert (
-        wrong.returncode == 2 and said in wrong.stderr and "fix: " in wrong.stderr and "Traceback" not in wrong.stderr
+        wrong.returncode == 2
+        and said in wrong.stderr
+        and "fix: " in wrong.stderr
+        and "Traceback" not in wrong.stderr
     )
     assert not (tmp_path / "runs").exists()
 
@@ -109,7 +114,8 @@ def test_dry_run_prints_the_sbatch_of_a_slurm_stage(tmp_path: Path):
     config(
         tmp_path,
         CHAIN.replace(
-            "count: 5", "count: 5, launch: {profile: zero3, nodes: 2, num_processes: 8, slurm: {partition: big}}"
+            "count: 5",
+            "count: 5, launch: {profile: zero3, nodes: 2, num_processes: 8, slurm: {partition: big}}",
         ),
     )
     shown = r1pipe(tmp_path, "run-all", "t.yaml", "--dry-run", "--set", "stages.more.text=a b")
@@ -121,16 +127,25 @@ def test_dry_run_prints_the_sbatch_of_a_slurm_stage(tmp_path: Path):
 
 def test_json_is_alone_on_stdout(tmp_path: Path):
     config(tmp_path)
-    assert json.loads(r1pipe(tmp_path, "plan", "t.yaml", "--json").stdout)["stages"][1]["reads"] == {"source": "first"}
+    assert json.loads(r1pipe(tmp_path, "plan", "t.yaml", "--json").stdout)["stages"][1]["reads"] == {
+        "source": "first"
+    }
     assert json.loads(r1pipe(tmp_path, "run-all", "t.yaml", "--json").stdout)["run"] == "t"
-    assert [s["state"] for s in json.loads(r1pipe(tmp_path, "status", "--json").stdout)["stages"]] == ["done"] * 3
-    assert json.loads(r1pipe(tmp_path, "config", "show", "t.yaml", "--json").stdout)["stages"]["more"]["count"] == 5
+    assert [s["state"] for s in json.loads(r1pipe(tmp_path, "status", "--json").stdout)["stages"]] == [
+        "done"
+    ] * 3
+    assert (
+        json.loads(r1pipe(tmp_path, "config", "show", "t.yaml", "--json").stdout)["stages"]["more"]["count"]
+        == 5
+    )
 
 
 def test_config_show_names_every_origin(tmp_path: Path):
     config(tmp_path, "extends: base.yaml\nstages: {more: {count: 6}}\n")
     config(tmp_path, "seed: 3\n" + CHAIN, "base.yaml")
-    lines = r1pipe(tmp_path, "config", "show", "t.yaml", "--set", "stages.more.inner.rate=0.5").stdout.splitlines()
+    lines = r1pipe(
+        tmp_path, "config", "show", "t.yaml", "--set", "stages.more.inner.rate=0.5"
+    ).stdout.splitlines()
 
     def line(start: str, after: str = "  more:") -> str:
         return next(one for one in lines[lines.index(after) :] if one.strip().startswith(start))
@@ -183,7 +198,13 @@ def test_a_terminal_gets_boxes_and_a_panel(tmp_path: Path):
         variables = {key: value for key, value in environment(TERM="xterm-256color").items() if key != "CI"}
         command = [sys.executable, "-c", code, *arguments]
         return subprocess.run(
-            command, cwd=tmp_path, env=variables, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+            command,
+            cwd=tmp_path,
+            env=variables,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
 
     done = terminal("run-all", "t.yaml")

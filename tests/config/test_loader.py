@@ -38,7 +38,11 @@ def test_stages_are_joined_by_name(tmp_path: Path):
 
 
 def test_all_mistakes_come_at_once_each_with_its_line_and_the_nearest_key(tmp_path: Path):
-    text = "stagez: 1\n" + one("cuont: 3, count: many,\n   inner: {dpeth: 2, rate: -1}") + "  b: {kind: cold-strat}\n"
+    text = (
+        "stagez: 1\n"
+        + one("cuont: 3, count: many,\n   inner: {dpeth: 2, rate: -1}")
+        + "  b: {kind: cold-strat}\n"
+    )
     said = mistakes(tmp_path, text)
     for expected in (
         "t.yaml:1: unknown key 'stagez'; did you mean 'stages'?",
@@ -77,8 +81,14 @@ def test_a_mistake_in_a_set_names_the_set(tmp_path: Path):
         ("seed: x\n" + CHAIN, "seed should be a int"),
         ("stages:\n  a: {kind: r1pipe_fakes.rows}\n", "outputs: name the prompts it makes"),
         ("stages:\n  a: {kind: r1pipe_fakes.rows, outputs: {rows: first, rosw: x}}\n", "no output 'rosw'"),
-        ("stages:\n  a: {kind: r1pipe_fakes.nothing, outputs: {rows: first}}\n", "no module r1pipe_fakes.nothing"),
-        ("stages:\n  a: {kind: r1pipe.errors, outputs: {rows: first}}\n", "r1pipe.errors.Inputs is not a subclass of"),
+        (
+            "stages:\n  a: {kind: r1pipe_fakes.nothing, outputs: {rows: first}}\n",
+            "no module r1pipe_fakes.nothing",
+        ),
+        (
+            "stages:\n  a: {kind: r1pipe.errors, outputs: {rows: first}}\n",
+            "r1pipe.errors.Inputs is not a subclass of",
+        ),
         (
             CHAIN + "  again: {kind: r1pipe_fakes.rows, outputs: {rows: first}}\n",
             "'first' is made twice\nwhere: t.yaml:6\nfix: rows makes it already",
@@ -134,14 +144,18 @@ def test_a_training_stage_on_several_ranks_needs_a_profile(tmp_path: Path):
     load(config(tmp_path, text.replace("{num_processes: 2}", "{num_processes: 2, profile: zero2}")))
 
 
-def test_paths_start_from_the_yaml_that_states_them_and_expand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_paths_start_from_the_yaml_that_states_them_and_expand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     row = json.dumps({"id": "1", "prompt": "p", "domain": "math"}) + "\n"
     for folder in ("base", "child", "data"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "rows.jsonl").write_text(row)
         (tmp_path / folder / "t.txt").write_text(folder)
     monkeypatch.setenv("R1PIPE_TEST_DATA", str(tmp_path / "data"))
-    (tmp_path / "base/base.yaml").write_text(one("inputs: {source: ./rows.jsonl}, template: t.txt, text: ~/not/a/path"))
+    (tmp_path / "base/base.yaml").write_text(
+        one("inputs: {source: ./rows.jsonl}, template: t.txt, text: ~/not/a/path")
+    )
 
     def used(*sets: str) -> tuple[Path, Path, Pipeline]:
         pipeline = load(tmp_path / "child/child.yaml", sets)
@@ -154,7 +168,9 @@ def test_paths_start_from_the_yaml_that_states_them_and_expand(tmp_path: Path, m
     (tmp_path / "child/child.yaml").write_text("extends: ../base/base.yaml\nstages: {a: {template: t.txt}}\n")
     assert used()[1] == tmp_path / "child/t.txt"
     monkeypatch.chdir(tmp_path / "data")
-    source, template, _ = used("stages.a.template=t.txt", "stages.a.inputs.source=${R1PIPE_TEST_DATA}/rows.jsonl")
+    source, template, _ = used(
+        "stages.a.template=t.txt", "stages.a.inputs.source=${R1PIPE_TEST_DATA}/rows.jsonl"
+    )
     assert (source, template) == (tmp_path / "data/rows.jsonl", tmp_path / "data/t.txt")
 
 
@@ -204,7 +220,9 @@ def test_a_stages_folder_of_the_user_s_does_not_shadow_ours(tmp_path: Path, monk
     assert load_kind("prompts").source == STAGES / "prompts.py"
 
 
-@pytest.mark.parametrize("kind", __import__("r1pipe.config.registry", fromlist=["builtin_kinds"]).builtin_kinds())
+@pytest.mark.parametrize(
+    "kind", __import__("r1pipe.config.registry", fromlist=["builtin_kinds"]).builtin_kinds()
+)
 def test_every_kind_that_ships_has_the_four_names_and_a_docstring(kind: str):
     from r1pipe.config.registry import load_kind
 

@@ -36,7 +36,11 @@ def said(folder: Path, launch: str, also: str = "") -> str:
             "profile ddp cannot keep the optimizer alone in CPU memory",
             "zero1, zero2 or zero3; or offload: none",
         ),
-        ("{profile: fsdp2, offload: optimizer}", "profile fsdp2 cannot keep the optimizer alone", "or offload: all"),
+        (
+            "{profile: fsdp2, offload: optimizer}",
+            "profile fsdp2 cannot keep the optimizer alone",
+            "or offload: all",
+        ),
         (
             "{profile: zero2, offload: all}",
             "profile zero2 holds the whole weights on every device",
@@ -58,10 +62,18 @@ def said(folder: Path, launch: str, also: str = "") -> str:
             "zero_optimization.stage is set by the profile",
             "zero3",
         ),
-        ("{profile: zero2, deepspeed: {zero_optimization: 3}}", "zero_optimization is a mapping", "reduce_bucket_size"),
+        (
+            "{profile: zero2, deepspeed: {zero_optimization: 3}}",
+            "zero_optimization is a mapping",
+            "reduce_bucket_size",
+        ),
         ("{nodes: 2}", "profile process is for one machine", "nodes: 1"),
         ("{profile: ddp, hostfile: ./p.jsonl}", "a hostfile is for several machines", "nodes: 2 or more"),
-        ("{profile: ddp, nodes: 2, hostfile: ./p.jsonl, slurm: {}}", "two ways to the same machines", "keep one"),
+        (
+            "{profile: ddp, nodes: 2, hostfile: ./p.jsonl, slurm: {}}",
+            "two ways to the same machines",
+            "keep one",
+        ),
         ("{profile: ddp, nodes: 2, hostfile: ./none}", "nothing is at './none'", "looked for"),
         ("{num_processes: 2}", "a training stage on several ranks needs a profile", "zero2"),
         (
@@ -82,13 +94,20 @@ def test_refused_of_rl(tmp_path: Path):
         tmp_path, "{profile: zero2, num_processes: 2}", rolls
     )
     adapter = ", rollout: vllm, lora: {r: 8}, beta: 0"
-    assert "under fsdp2 an adapter cannot be merged" in said(tmp_path, "{profile: fsdp2, num_processes: 2}", adapter)
-    assert "set ref_replace_every: null (KL to the base), or beta: 0" in said(tmp_path, "{}", ", lora: {r: 8}")
+    assert "under fsdp2 an adapter cannot be merged" in said(
+        tmp_path, "{profile: fsdp2, num_processes: 2}", adapter
+    )
+    assert "set ref_replace_every: null (KL to the base), or beta: 0" in said(
+        tmp_path, "{}", ", lora: {r: 8}"
+    )
 
 
 @pytest.mark.parametrize(
     "launch",
-    ["{profile: zero3, offload: all}", "{profile: zero1, offload: optimizer, deepspeed: {wall_clock_breakdown: true}}"],
+    [
+        "{profile: zero3, offload: all}",
+        "{profile: zero1, offload: optimizer, deepspeed: {wall_clock_breakdown: true}}",
+    ],
 )
 def test_taken(tmp_path: Path, launch: str):
     (tmp_path / "p.jsonl").write_text('{"id": "0", "prompt": "1+1", "domain": "math", "answer": "2"}\n')
@@ -104,6 +123,8 @@ def test_a_hostfile_is_no_part_of_the_fingerprint(tmp_path: Path):
     (tmp_path / "p.jsonl").write_text('{"id": "0", "prompt": "1+1", "domain": "math", "answer": "2"}\n')
     prints = []
     for launch in ("{}", "{profile: ddp, nodes: 2, hostfile: ./hosts}"):
-        pipeline = load(config(tmp_path, STAGE.replace("LAUNCH", launch).replace("GRPO", RL.replace("ALSO", ""))))
+        pipeline = load(
+            config(tmp_path, STAGE.replace("LAUNCH", launch).replace("GRPO", RL.replace("ALSO", "")))
+        )
         prints.append(Fingerprints(pipeline, Digests(RunFolder("t", tmp_path))).of("r1-zero"))
     assert prints[0] == prints[1]

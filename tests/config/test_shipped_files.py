@@ -93,11 +93,15 @@ def test_the_resolved_config_names_the_files_that_ship(folder: Path) -> None:
 
 def test_every_editable_file_is_named_by_some_field(folder: Path) -> None:
     """Except those that a config names by path, and the settings of the other profiles."""
-    shipped = {f"{name}/{path.name}" for name in ("prompts", "templates") for path in (SHIPPED / name).iterdir()}
+    shipped = {
+        f"{name}/{path.name}" for name in ("prompts", "templates") for path in (SHIPPED / name).iterdir()
+    }
     assert shipped - set(files(load(config(folder, STAGES)))) == {"templates/embedded-zero.txt"}
 
 
-@pytest.mark.parametrize("name", ["templates/r1-zero.txt", "prompts/reply.txt", "prompts/few-shot-examples.jsonl"])
+@pytest.mark.parametrize(
+    "name", ["templates/r1-zero.txt", "prompts/reply.txt", "prompts/few-shot-examples.jsonl"]
+)
 def test_a_file_beside_the_config_wins(folder: Path, name: str) -> None:
     own = write(folder / name, (SHIPPED / name).read_text())
     pipeline = load(config(folder, STAGES))
@@ -116,7 +120,9 @@ def test_what_the_config_states_wins_over_both(folder: Path) -> None:
 def test_configs_in_a_checkout_use_the_files_that_ship() -> None:
     """configs/ is r1pipe/configs by another name there, so nothing is replaced."""
     pipeline = load(ROOT / "configs/r1.yaml", ["stages.r1-zero.template=r1-zero"])
-    assert pipeline.stages["r1-zero"].config.model_dump()["template"] == str(SHIPPED / "templates/r1-zero.txt")
+    assert pipeline.stages["r1-zero"].config.model_dump()["template"] == str(
+        SHIPPED / "templates/r1-zero.txt"
+    )
     assert not any(stage.own_files for stage in pipeline.stages.values())
 
 
@@ -138,7 +144,9 @@ def test_an_edit_changes_the_fingerprint_of_its_readers(folder: Path, name: str)
 def test_profiles_beside_the_config_are_launched_with(folder: Path) -> None:
     zero3 = (SHIPPED / "accelerate/zero3.json").read_text()
     write(folder / "accelerate/zero3.json", zero3.replace("200000000", "7"))
-    write(folder / "accelerate/zero3.yaml", "mixed_precision: fp8\ndeepspeed_config: {zero3_init_flag: false}\n")
+    write(
+        folder / "accelerate/zero3.yaml", "mixed_precision: fp8\ndeepspeed_config: {zero3_init_flag: false}\n"
+    )
     launch = load(config(folder, STAGES)).stages["r1-zero"].config.launch
     assert deepspeed_config(launch)["zero_optimization"]["reduce_bucket_size"] == 7
     environment = profile_environment(launch, folder)
@@ -153,4 +161,6 @@ def test_a_worker_reads_the_file_and_a_note_names_it(folder: Path) -> None:
     done = r1pipe(folder, "run-all", "t.yaml")
     assert done.returncode == 0, done.stderr
     assert "my own words: {prompt}" in done.stdout
-    assert f"a: reads {own.relative_to(folder)} in place of the templates/r1-zero.txt that ships" in done.stdout
+    assert (
+        f"a: reads {own.relative_to(folder)} in place of the templates/r1-zero.txt that ships" in done.stdout
+    )

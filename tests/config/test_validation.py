@@ -71,7 +71,9 @@ def test_path_fields_are_found_through_unions_lists_mappings_and_marked_words(tm
 
 
 def test_marked_words_are_no_paths(tmp_path: Path):
-    values, files, problems, _ = resolved(tmp_path, "form: chat\ntemplate: r1-zero\nsource: {path: 'embedded:x'}\n")
+    values, files, problems, _ = resolved(
+        tmp_path, "form: chat\ntemplate: r1-zero\nsource: {path: 'embedded:x'}\n"
+    )
     assert values["form"] == "chat" and not files and not problems
 
 

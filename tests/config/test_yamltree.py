@@ -65,7 +65,11 @@ def test_a_new_key_goes_above_the_next_one_that_the_base_has(tmp_path: Path):
     """Without it, a config that extends another could never put a stage above one that reads from it."""
     write(tmp_path, "base.yaml", "stages: {one: {}, two: {}, three: {}}\n")
     tree = read(
-        write(tmp_path, "child.yaml", "extends: base.yaml\nstages: {new: {k: 1}, two: {in: new}, last: {k: 2}}\n")
+        write(
+            tmp_path,
+            "child.yaml",
+            "extends: base.yaml\nstages: {new: {k: 1}, two: {in: new}, last: {k: 2}}\n",
+        )
     )
     assert list(plain(tree)["stages"]) == ["one", "new", "two", "three", "last"]
 
@@ -126,6 +130,9 @@ def test_a_wrong_set_is_refused(tmp_path: Path, statement: str):
 
 
 def test_merge_leaves_its_arguments_alone(tmp_path: Path):
-    base, over = read(write(tmp_path, "a.yaml", "x: {y: 1}\n")), read(write(tmp_path, "b.yaml", "x: {y: 2, z: 3}\n"))
+    base, over = (
+        read(write(tmp_path, "a.yaml", "x: {y: 1}\n")),
+        read(write(tmp_path, "b.yaml", "x: {y: 2, z: 3}\n")),
+    )
     merge(base, over)
     assert plain(base) == {"x": {"y": 1}}

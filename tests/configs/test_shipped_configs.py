@@ -17,7 +17,9 @@ from r1pipe.schema import GRPOParams, RewardModelParams, Sampling, SFTParams
 
 CONFIGS = ROOT / "configs"
 ALL = sorted(
-    path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml") if path.parent.name != "accelerate"
+    path.relative_to(CONFIGS).as_posix()
+    for path in CONFIGS.rglob("*.yaml")
+    if path.parent.name != "accelerate"
 )
 FIGURE = {
     "prompts", "r1-zero", "cold-start-data", "cold-start", "reasoning-rl", "rejection-sampling", "general-data", "mix",
@@ -83,7 +85,9 @@ def test_is_the_whole_figure(name: str, brought: Path) -> None:
     assert made <= evaluated, "every checkpoint is evaluated"
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if "extends" in yaml.safe_load((CONFIGS / name).read_text())])
+@pytest.mark.parametrize(
+    "name", [name for name in ALL if "extends" in yaml.safe_load((CONFIGS / name).read_text())]
+)
 def test_a_child_says_only_what_differs(name: str) -> None:
     child = yaml.safe_load((CONFIGS / name).read_text())
     parent = plain(read((CONFIGS / name).parent / child.pop("extends")))
@@ -109,9 +113,13 @@ def test_ablations_change_one_thing() -> None:
     def phases(name: str, stage: str) -> Any:
         return load(CONFIGS / name).stages[stage].config.grpo.phases  # type: ignore[attr-defined]
 
-    ours, without = phases("r1.yaml", "reasoning-rl"), phases("ablations/no-language-reward.yaml", "reasoning-rl")
+    ours, without = (
+        phases("r1.yaml", "reasoning-rl"),
+        phases("ablations/no-language-reward.yaml", "reasoning-rl"),
+    )
     assert without == [
-        phase.model_copy(update={"rewards": [r for r in phase.rewards if r.name != "language"]}) for phase in ours
+        phase.model_copy(update={"rewards": [r for r in phase.rewards if r.name != "language"]})
+        for phase in ours
     ]
     ours, longer = phases("r1.yaml", "student-rl"), phases("ablations/distill-vs-rl.yaml", "student-rl")
     assert longer == [phase.model_copy(update={"steps": 3 * phase.steps}) for phase in ours]
@@ -151,7 +159,8 @@ def test_rl_defaults_are_the_published(published: dict[str, Any]) -> None:
     )
     assert default(GRPOParams, "minibatches_per_rollout") == common["minibatches_per_rollout"]
     assert (
-        default(GRPOParams, "batch_size") * default(GRPOParams, "minibatches_per_rollout") == common["rollout_outputs"]
+        default(GRPOParams, "batch_size") * default(GRPOParams, "minibatches_per_rollout")
+        == common["rollout_outputs"]
     )
     assert default(GRPOParams, "inner_epochs") == common["inner_epochs"]
     assert default(GRPOParams, "ref_replace_every") == common["ref_update_every_steps"]
@@ -178,7 +187,9 @@ def test_rl_defaults_are_the_published(published: dict[str, Any]) -> None:
         (facts["temperature"], facts["max_len"])
     }
     preferring = [
-        phase for phase in second.phases if {"helpful", "harmless"} & {reward.name for reward in phase.rewards}
+        phase
+        for phase in second.phases
+        if {"helpful", "harmless"} & {reward.name for reward in phase.rewards}
     ]
     assert preferring == [second.phases[-1]] and preferring[0].steps == facts["preference_reward_last_steps"]
 
@@ -215,7 +226,10 @@ def test_sft_and_reward_model_defaults_are_the_published(published: dict[str, An
         facts["top_p"],
         facts["max_len"],
     )
-    assert stage_default("cold-start-data")["sampling"].temperature == published["rollout_cold_start"]["temperature"]
+    assert (
+        stage_default("cold-start-data")["sampling"].temperature
+        == published["rollout_cold_start"]["temperature"]
+    )
 
 
 def test_the_students_and_their_learning_rates(paper: Pipeline, published: dict[str, Any]) -> None:
@@ -268,7 +282,9 @@ def test_grpo_config_of_the_paper(
     assert config.beta == 0.001 and config.epsilon == 10.0 and config.epsilon_high in (None, 10.0)
     assert config.learning_rate == (2e-6 if stage == "zero-qwen-32b" else 3e-6)
     assert config.use_bias_correction_kl is False
-    assert config.sync_ref_model and config.ref_model_mixup_alpha == 1.0 and config.ref_model_sync_steps == 400
+    assert (
+        config.sync_ref_model and config.ref_model_mixup_alpha == 1.0 and config.ref_model_sync_steps == 400
+    )
     assert config.num_generations == 16 and config.num_iterations == 1
     update = config.per_device_train_batch_size * config.gradient_accumulation_steps * ranks
     assert update == 512
@@ -280,7 +296,10 @@ def test_grpo_config_of_the_paper(
         config.max_steps
         == {"r1-zero": 10400, "reasoning-rl": 2000, "alignment-rl": 1700, "zero-qwen-32b": 10000}[stage]
     )
-    assert config.lr_scheduler_type in ("constant", "SchedulerType.CONSTANT") and not config.gradient_checkpointing
+    assert (
+        config.lr_scheduler_type in ("constant", "SchedulerType.CONSTANT")
+        and not config.gradient_checkpointing
+    )
     assert config.mask_truncated_completions is False
     import torch
 
@@ -309,9 +328,15 @@ def test_sft_config_of_the_paper(
         {"role": "assistant", "content": "<think>1 + 2 = 3</think>3"},
     ]
     rows = [{"id": str(i), "domain": "math", "messages": chats} for i in range(640)]
-    for stage, rate, batch in (("cold-start", 5e-5, 128), ("second-sft", 5e-5, 128), ("distill-llama-70b", 2e-5, 64)):
+    for stage, rate, batch in (
+        ("cold-start", 5e-5, 128),
+        ("second-sft", 5e-5, 128),
+        ("distill-llama-70b", 2e-5, 64),
+    ):
         with pytest.raises(Built):
-            train_sft(tiny_checkpoint, rows, paper.stages[stage].config.sft, out=here.workdir, here=here, seed=0)  # type: ignore[attr-defined]
+            train_sft(
+                tiny_checkpoint, rows, paper.stages[stage].config.sft, out=here.workdir, here=here, seed=0
+            )  # type: ignore[attr-defined]
         args = caught["args"]
         assert args.learning_rate == rate and caught["batch"] == batch
         assert str(args.lr_scheduler_type).endswith(
@@ -332,4 +357,6 @@ def test_init_copies_them(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     copied = {path.name for path in tmp_path.rglob("*.yaml")}
     assert {"r1.yaml", "smoke.yaml", "paper.yaml"} <= copied
-    assert json.loads(r1pipe(tmp_path, "plan", str(next(tmp_path.rglob("smoke.yaml"))), "--json").stdout)["stages"]
+    assert json.loads(r1pipe(tmp_path, "plan", str(next(tmp_path.rglob("smoke.yaml"))), "--json").stdout)[
+        "stages"
+    ]

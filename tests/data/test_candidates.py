@@ -24,7 +24,9 @@ def test_two_of_four(prefer: str, taken: list[int]) -> None:
     ]
     chosen = choose(candidates, per_prompt=2, prefer=prefer, rng=random.Random(0))  # type: ignore[arg-type]
     assert [number for number, one in enumerate(chosen) if not one.reason] == taken
-    assert {one.reason for number, one in enumerate(chosen) if number not in taken} == {"enough of this prompt"}
+    assert {one.reason for number, one in enumerate(chosen) if number not in taken} == {
+        "enough of this prompt"
+    }
     assert not choose(candidates, per_prompt=5, prefer=prefer, rng=random.Random(0))[4].reason, (
         "reuse comes last, and comes"
     )  # type: ignore[arg-type]

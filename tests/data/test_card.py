@@ -24,7 +24,9 @@ def test_statistics_of_rows_that_pass_by():
 def test_the_table_shows_tokens_where_they_were_counted():
     counted = Counted(tokens=lambda texts: [7] * len(texts))
     list(counted.watch([{"domain": "math", "prompt": "abc"}]))
-    shown = table({"statistics": counted.statistics(), "reviews": NOBODY, "dropped": {"near-duplicate": 1234}})
+    shown = table(
+        {"statistics": counted.statistics(), "reviews": NOBODY, "dropped": {"near-duplicate": 1234}}
+    )
     assert "Avg tokens" in shown
     assert "| math | 1 | 100.0% | 1.0 | 7.0 |" in shown
     assert "| near-duplicate | 1,234 |" in shown

@@ -53,7 +53,9 @@ def test_ten_shared_words_are_found_and_nine_are_not(found):
     )
     assert names == ["exam.jsonl: e", None, None, None, None]
     assert shared[0] == "takes 2 bolts of blue fiber and half that much"
-    assert found(["so, 1 bolt so in total it takes 2 1 3"], ENGLISH)[0] == ["exam.jsonl: e"]  # of the solution, too
+    assert found(["so, 1 bolt so in total it takes 2 1 3"], ENGLISH)[0] == [
+        "exam.jsonl: e"
+    ]  # of the solution, too
 
 
 def test_chinese_by_sixteen_characters(found):
@@ -95,7 +97,9 @@ def test_a_benchmark_is_taken_whole(tmp_path):
 
 def test_the_world_can_be_a_benchmark():
     benchmarks = Benchmarks.load(
-        Decontaminate(against={"world": "word-problems", "count": 5, "split": "heldout", "languages": ["en"]}),
+        Decontaminate(
+            against={"world": "word-problems", "count": 5, "split": "heldout", "languages": ["en"]}
+        ),
         seed=0,
     )
     assert len(benchmarks.rows) == 5
@@ -122,4 +126,6 @@ def test_real_benchmarks(shared_data):
     assert shares["gsm8k_model_solutions.jsonl.gz"] > 0.99 and shares["gsm8k_train.jsonl.gz"] < 0.02, shares
     chinese = texts("cmath_zh.jsonl.gz", 400)
     owners = benchmarks.find(*hash_texts(chinese, NGRAM))[0]
-    assert all(owner >= 0 for owner, text in zip(owners, chinese, strict=True) if len(shingle_words(text)) >= 16)
+    assert all(
+        owner >= 0 for owner, text in zip(owners, chinese, strict=True) if len(shingle_words(text)) >= 16
+    )

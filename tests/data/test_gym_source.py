@@ -22,13 +22,23 @@ def test_tasks_take_turns_and_the_seed_decides():
     made = rows(["chain_sum", "gcd", "syllogism"], 10)
     assert [row["task"] for row in made[:4]] == ["chain_sum", "gcd", "syllogism", "chain_sum"]
     assert len({row["id"] for row in made}) == 10
-    assert {row["task"]: row["domain"] for row in made} == {"chain_sum": "math", "gcd": "math", "syllogism": "logic"}
-    assert made == rows(["chain_sum", "gcd", "syllogism"], 10) != rows(["chain_sum", "gcd", "syllogism"], 10, seed=1)
+    assert {row["task"]: row["domain"] for row in made} == {
+        "chain_sum": "math",
+        "gcd": "math",
+        "syllogism": "logic",
+    }
+    assert (
+        made
+        == rows(["chain_sum", "gcd", "syllogism"], 10)
+        != rows(["chain_sum", "gcd", "syllogism"], 10, seed=1)
+    )
 
 
 def test_settings_reach_the_task_and_splits_are_disjoint():
     easy = rows({"chain_sum": {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}}, 20)
-    assert all(len(row["answer"]) <= 3 and row["prompt"].count("+") + row["prompt"].count(" - ") == 1 for row in easy)
+    assert all(
+        len(row["answer"]) <= 3 and row["prompt"].count("+") + row["prompt"].count(" - ") == 1 for row in easy
+    )
     shares = {"shares": {"dev": 0.3}}
     train, dev = rows(["gcd"], 40, **shares), rows(["gcd"], 10, split="dev", **shares)
     assert not {row["prompt"] for row in train} & {row["prompt"] for row in dev}
@@ -39,7 +49,10 @@ def test_several_right_answers_are_judged_by_the_task_also_after_json():
     for name in ("fraction_simplification", "word_sorting", "sudoku", "complex_arithmetic"):
         (row,) = json.loads(json.dumps(rows([name], 1)))
         gold = f"<think>...</think><answer>{row['answer']}</answer>"
-        assert row["gym"]["task"] == name and correct([gold, "<think>...</think>no"], [row, row]) == [True, False], name
+        assert row["gym"]["task"] == name and correct([gold, "<think>...</think>no"], [row, row]) == [
+            True,
+            False,
+        ], name
     (row,) = rows(["gcd"], 1)
     assert "gym" not in row
     assert correct([f"<think></think>{row['answer']}"], [row]) == [True]
@@ -56,7 +69,9 @@ def test_another_right_answer_counts():
     }
     moves = json.loads(entry["answer"])
     longer = json.dumps(["fill A", "empty A", *moves])  # two moves that change nothing
-    assert correct([f"<answer>{longer}</answer>", f"<answer>{json.dumps(moves[:-1])}</answer>"], [row, row]) == [
+    assert correct(
+        [f"<answer>{longer}</answer>", f"<answer>{json.dumps(moves[:-1])}</answer>"], [row, row]
+    ) == [
         True,
         False,
     ]
@@ -79,7 +94,9 @@ def test_what_is_refused(tasks, says):
         rows(tasks, 2)
 
 
-@pytest.mark.parametrize(("name", "column"), [("bitwise_arithmetic", "metadata"), ("number_sorting", "answer")])
+@pytest.mark.parametrize(
+    ("name", "column"), [("bitwise_arithmetic", "metadata"), ("number_sorting", "answer")]
+)
 def test_no_scorer_evaluates_what_a_row_brings(name, column, tmp_path):
     """A row of a file names the task and has what its scorer reads, so code in it would run outside of any sandbox."""
     code = f"[open({str(tmp_path / 'ran')!r}, 'w')]"
@@ -118,7 +135,9 @@ def test_the_scorers_that_call_eval_are_those_that_are_refused():
                     if isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name)
                     else None
                 )
-                called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+                called = (
+                    node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+                )
                 owner = kind if base in ("self", "cls") else getattr(home, base, None) if base else home
                 target = getattr(owner, called, None)
                 own = inspect.isroutine(target) and (getattr(target, "__module__", None) or "").startswith(

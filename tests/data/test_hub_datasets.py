@@ -103,7 +103,9 @@ def test_pin_prints_what_to_write(tmp_path: Path):
             found = self.path.startswith(("/api/datasets/us/sums", "/api/models/us/adder"))
             self.send_response(200 if found else 404)
             self.end_headers()
-            self.wfile.write(json.dumps({"id": "us/sums", "sha": COMMIT} if found else {"error": "none"}).encode())
+            self.wfile.write(
+                json.dumps({"id": "us/sums", "sha": COMMIT} if found else {"error": "none"}).encode()
+            )
 
         def log_message(self, format: str, *args: object) -> None:
             pass
@@ -111,9 +113,17 @@ def test_pin_prints_what_to_write(tmp_path: Path):
     server = HTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        hub = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1"}
-        assert r1pipe(tmp_path, "data", "pin", "us/sums", **hub).stdout == f"hub: us/sums\nrevision: {COMMIT}\n"
-        assert r1pipe(tmp_path, "data", "pin", "--model", "us/adder", **hub).stdout == f"hub:us/adder@{COMMIT}\n"
+        hub = {
+            "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+            "HF_HUB_OFFLINE": "0",
+            "NO_PROXY": "127.0.0.1",
+        }
+        assert (
+            r1pipe(tmp_path, "data", "pin", "us/sums", **hub).stdout == f"hub: us/sums\nrevision: {COMMIT}\n"
+        )
+        assert (
+            r1pipe(tmp_path, "data", "pin", "--model", "us/adder", **hub).stdout == f"hub:us/adder@{COMMIT}\n"
+        )
         absent = r1pipe(tmp_path, "data", "pin", "us/absent", **hub)
         assert absent.returncode == 2
         assert "does not give the dataset us/absent" in absent.stderr

@@ -13,7 +13,9 @@ ROW = {"id": "a", "prompt": "1+1?", "domain": "math", "answer": "2"}
 
 
 def lines(path, *rows):
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), encoding="utf8")
+    path.write_text(
+        "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), encoding="utf8"
+    )
     return path
 
 
@@ -29,7 +31,10 @@ def test_the_three_formats_hold_the_same_rows(tmp_path):
         pyarrow.Table.from_pylist([{"language": None, **row} for row in rows]), tmp_path / "rows.parquet"
     )
     assert (
-        read_rows(plain, Prompts) == read_rows(packed, Prompts) == read_rows(tmp_path / "rows.parquet", Prompts) == rows
+        read_rows(plain, Prompts)
+        == read_rows(packed, Prompts)
+        == read_rows(tmp_path / "rows.parquet", Prompts)
+        == rows
     )
 
 

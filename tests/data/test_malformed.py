@@ -66,7 +66,14 @@ def bad_rows() -> list[Case]:
         good = good or GOOD[kind]
         bad = line(bad) if isinstance(bad, dict) else bad + b"\n"
         cases.append(
-            Case(name, says, line(good, id="first") + bad + line(good, id="third"), at=":2", kind=kind, config=config)
+            Case(
+                name,
+                says,
+                line(good, id="first") + bad + line(good, id="third"),
+                at=":2",
+                kind=kind,
+                config=config,
+            )
         )
 
     syntax = {
@@ -112,7 +119,11 @@ def bad_rows() -> list[Case]:
     add("an overlong NUL", "not UTF-8", b'{"id": "b\xc0\x80"}')
     add("GBK", "not UTF-8", '{"id": "b", "prompt": "一加一"}'.encode("gbk"))
     add("a raw surrogate", "not UTF-8", b'{"id": "b\xed\xa0\x80"}')
-    add("a lone high surrogate", "half a surrogate pair", b'{"id": "b", "prompt": "\\ud83d", "domain": "math"}')
+    add(
+        "a lone high surrogate",
+        "half a surrogate pair",
+        b'{"id": "b", "prompt": "\\ud83d", "domain": "math"}',
+    )
     add("a lone low surrogate in a key", "half a surrogate pair", b'{"id": "b", "prompt": "q", "\\udc00": 1}')
     add(
         "nested 100 levels deep",
@@ -131,7 +142,11 @@ def bad_rows() -> list[Case]:
     add("a prompt that is an object", "neither a text nor a list", {**ROW, "prompt": {"text": "q"}})
     add("an empty list of messages", "neither a text nor a list", {**ROW, "prompt": []})
     add("messages without roles", "neither a text nor a list", {**ROW, "prompt": [{"content": "q"}]})
-    add("a role that is a number", "neither a text nor a list", {**ROW, "prompt": [{"role": 1, "content": "q"}] * 2})
+    add(
+        "a role that is a number",
+        "neither a text nor a list",
+        {**ROW, "prompt": [{"role": 1, "content": "q"}] * 2},
+    )
     add("an answer that is a list", "column 'answer'", {**ROW, "id": "b", "answer": ["2"]})
     add("an answer that is true", "column 'answer'", {**ROW, "id": "b", "answer": True})
     add("a level in words", "column 'level'", {**ROW, "id": "b", "level": "hard"})
@@ -142,10 +157,16 @@ def bad_rows() -> list[Case]:
     add("a solution that is an object", "column 'solution'", {**ROW, "id": "b", "solution": {}})
     add("a huge id of a wrong type", "column 'id'", {**ROW, "id": ["b" * 10**6]})
     add("tests of no kind", "tests has kind None", {**ROW, "id": "b", "tests": {}})
-    add("tests of an unknown kind", "tests has kind 'pytest'", {**ROW, "id": "b", "tests": {"kind": "pytest"}})
+    add(
+        "tests of an unknown kind", "tests has kind 'pytest'", {**ROW, "id": "b", "tests": {"kind": "pytest"}}
+    )
     add("tests that are a string", "tests has kind None", {**ROW, "id": "b", "tests": "assert"})
     add("tests without asserts", "have no 'asserts'", {**ROW, "id": "b", "tests": {**TESTS, "asserts": []}})
-    add("an entry point that is a number", "column 'entry_point'", {**ROW, "id": "b", "tests": TESTS, "entry_point": 1})
+    add(
+        "an entry point that is a number",
+        "column 'entry_point'",
+        {**ROW, "id": "b", "tests": TESTS, "entry_point": 1},
+    )
     add(
         "the column that `columns` names",
         "no column 'question'",
@@ -175,7 +196,12 @@ def bad_rows() -> list[Case]:
         good=turns,
         templates={"prompt": "{turns}"},
     )
-    add("a value that is not mapped", "does not map", {**ROW, "domain": "maths"}, values={"domain": {"math": "math"}})
+    add(
+        "a value that is not mapped",
+        "does not map",
+        {**ROW, "domain": "maths"},
+        values={"domain": {"math": "math"}},
+    )
     add(
         "no mark before the answer",
         "has no '####'",
@@ -190,7 +216,13 @@ def bad_rows() -> list[Case]:
         good={**ROW, "answer": "#### 2"},
         answer_after="####",
     )
-    plus = {"prompt": "q", "solution": "def f(x): return x", "entry_point": "f", "inputs": [[1]], "domain": "general"}
+    plus = {
+        "prompt": "q",
+        "solution": "def f(x): return x",
+        "entry_point": "f",
+        "inputs": [[1]],
+        "domain": "general",
+    }
     add(
         "arguments that are no lists",
         "not a list of argument lists",
@@ -198,14 +230,21 @@ def bad_rows() -> list[Case]:
         good=plus,
         shape="reference-tests",
     )
-    add("a tolerance in words", "column 'atol'", {**plus, "atol": "small"}, good=plus, shape="reference-tests")
+    add(
+        "a tolerance in words", "column 'atol'", {**plus, "atol": "small"}, good=plus, shape="reference-tests"
+    )
     chat = CHAT["messages"]
     add("no messages", "no column 'prompt'", without(CHAT, "messages"), Chats)
     add("messages that are a string", "no column 'prompt'", {**CHAT, "messages": "hi"}, Chats)
     add("no messages in the list", "must end with", {**CHAT, "id": "b", "messages": []}, Chats)
     add("the user's message last", "must end with", {**CHAT, "id": "b", "messages": chat[:1]}, Chats)
     add("a message that is a string", "not all {role, content}", {**CHAT, "messages": ["hi"]}, Chats)
-    add("a message without content", "not all {role, content}", {**CHAT, "messages": [{"role": "user"}]}, Chats)
+    add(
+        "a message without content",
+        "not all {role, content}",
+        {**CHAT, "messages": [{"role": "user"}]},
+        Chats,
+    )
     add(
         "content that is null",
         "not all {role, content}",
@@ -239,7 +278,14 @@ def bad_rows() -> list[Case]:
         good=task,
         shape="instruction",
     )
-    add("an input that is a list", "column 'input'", {**task, "input": ["x"]}, Chats, good=task, shape="instruction")
+    add(
+        "an input that is a list",
+        "column 'input'",
+        {**task, "input": ["x"]},
+        Chats,
+        good=task,
+        shape="instruction",
+    )
     add(
         "an instruction without output",
         "no column 'response'",
@@ -248,7 +294,14 @@ def bad_rows() -> list[Case]:
         good=task,
         shape="instruction",
     )
-    add("an output that is a number", "column 'response'", {**task, "output": 5}, Chats, good=task, shape="instruction")
+    add(
+        "an output that is a number",
+        "column 'response'",
+        {**task, "output": 5},
+        Chats,
+        good=task,
+        shape="instruction",
+    )
     add("no rejected", "no column 'rejected'", without(PAIR, "rejected"), Pairs)
     add("chosen that is a list", "column 'chosen'", {**PAIR, "chosen": ["x"]}, Pairs)
     add("a margin in words", "column 'margin'", {**PAIR, "id": "b", "margin": "large"}, Pairs)
@@ -302,11 +355,15 @@ def bad_files() -> list[Case]:
     noise = bytes(range(256)) * 8
     good = parquet(pa.Table.from_pylist([ROW]))
     torn = bytearray(
-        parquet(pa.Table.from_pylist([{**ROW, "id": str(n), "prompt": f"{n} + {n * 7919}?"} for n in range(2000)]))
+        parquet(
+            pa.Table.from_pylist([{**ROW, "id": str(n), "prompt": f"{n} + {n * 7919}?"} for n in range(2000)])
+        )
     )
     torn[4:2000] = noise[: 2000 - 4]
     wide = pa.table({"id": ["a"], "prompt": ["q"], "score": [float("nan")]})
-    text = pa.StringArray.from_buffers(2, pa.py_buffer(b"\0\0\0\0\2\0\0\0\4\0\0\0"), pa.py_buffer(b"ok\xff\xfe"))
+    text = pa.StringArray.from_buffers(
+        2, pa.py_buffer(b"\0\0\0\0\2\0\0\0\4\0\0\0"), pa.py_buffer(b"ok\xff\xfe")
+    )
     return [
         Case("an empty file", "dataset is empty", b""),
         Case("blank lines", "dataset is empty", b"\n \n\r\n"),
@@ -316,8 +373,15 @@ def bad_files() -> list[Case]:
         Case("a gz of nothing", "dataset is empty", gzip.compress(b""), "x.jsonl.gz"),
         Case("a truncated gz", "not a complete gzip", gzip.compress(many)[:-100], "x.jsonl.gz"),
         Case("a gz without its checksum", "not a complete gzip", gzip.compress(many)[:-8], "x.jsonl.gz"),
-        Case("a gz with a wrong checksum", "not a complete gzip", gzip.compress(many)[:-8] + b"\0" * 8, "x.jsonl.gz"),
-        Case("a gz with noise inside", "not a complete gzip", gzip.compress(many)[:200] + noise, "x.jsonl.gz"),
+        Case(
+            "a gz with a wrong checksum",
+            "not a complete gzip",
+            gzip.compress(many)[:-8] + b"\0" * 8,
+            "x.jsonl.gz",
+        ),
+        Case(
+            "a gz with noise inside", "not a complete gzip", gzip.compress(many)[:200] + noise, "x.jsonl.gz"
+        ),
         Case("a gz that is plain text", "not a complete gzip", many, "x.jsonl.gz"),
         Case("a zst that is plain text", "not a complete zst", many, "x.jsonl.zst"),
         Case("a truncated zst", "not a complete zst", zst[:-50], "x.jsonl.zst"),
@@ -328,7 +392,13 @@ def bad_files() -> list[Case]:
         Case("UTF-16", "not UTF-8", many.decode().encode("utf-16"), "x.jsonl", at=":1"),
         Case("carriage returns alone", "broken JSON", many.replace(b"\n", b"\r"), "x.jsonl", at=":1"),
         Case("one JSON array", "not an object", json.dumps([ROW, ROW]).encode(), "x.jsonl", at=":1"),
-        Case("an array over many lines", "broken JSON", json.dumps([ROW, ROW], indent=1).encode(), "x.jsonl", at=":1"),
+        Case(
+            "an array over many lines",
+            "broken JSON",
+            json.dumps([ROW, ROW], indent=1).encode(),
+            "x.jsonl",
+            at=":1",
+        ),
         Case("a csv", "cannot read rows from a .csv", b"id,prompt\n", "x.csv"),
         Case("a json", "cannot read rows from a .json", b"[]", "x.json"),
         Case("no ending", "cannot read rows from a file without an ending", many, "x"),
@@ -354,7 +424,13 @@ def bad_files() -> list[Case]:
             parquet(pa.table([["a"], ["b"]], names=["id", "id"])),
             "x.parquet",
         ),
-        Case("a parquet without prompt", "no column 'prompt'", parquet(pa.table({"id": ["a"]})), "x.parquet", at=":1"),
+        Case(
+            "a parquet without prompt",
+            "no column 'prompt'",
+            parquet(pa.table({"id": ["a"]})),
+            "x.parquet",
+            at=":1",
+        ),
         Case(
             "a parquet with a null prompt",
             "no column 'prompt'",
@@ -370,7 +446,13 @@ def bad_files() -> list[Case]:
             at=":1",
         ),
         Case("a parquet with NaN", "column 'score' holds nan", parquet(wide), "x.parquet", at=":1"),
-        Case("a parquet with broken text", "not UTF-8", parquet(pa.table({"prompt": text})), "x.parquet", at=":2"),
+        Case(
+            "a parquet with broken text",
+            "not UTF-8",
+            parquet(pa.table({"prompt": text})),
+            "x.parquet",
+            at=":2",
+        ),
         Case(
             "a column that `where` names",
             "no row has the column 'lang'",
@@ -405,10 +487,14 @@ def test_it_is_refused_with_file_and_line(tmp_path: Path, case: Case, count: int
 
 @pytest.mark.parametrize("case", ROWS, ids=lambda case: case.name)
 @pytest.mark.parametrize("count", [None, 2])
-def test_a_malformed_row_is_skipped_and_counted_where_allowed(tmp_path: Path, case: Case, count: int | None) -> None:
+def test_a_malformed_row_is_skipped_and_counted_where_allowed(
+    tmp_path: Path, case: Case, count: int | None
+) -> None:
     bad = 2 if case.name == "a line feed in a string" else 1  # it makes two lines of one
     with pytest.warns(UserWarning, match=f"{bad} of {2 + bad} rows skipped as malformed"):
-        loaded = load(source(tmp_path, case, count=count, on_bad_row="skip", max_bad_rows=0.5), case.kind, seed=0)
+        loaded = load(
+            source(tmp_path, case, count=count, on_bad_row="skip", max_bad_rows=0.5), case.kind, seed=0
+        )
     assert len(loaded.rows) == 2
     assert loaded.reasons == {"malformed row": bad}
     assert all(row["where"] and row["detail"] for row in loaded.dropped)
@@ -431,7 +517,9 @@ def test_a_line_without_end_does_not_fill_the_memory(tmp_path: Path, monkeypatch
         load(source(tmp_path, case), Prompts, seed=0)
     assert caught.value.where.endswith("x.jsonl:2")
     with pytest.warns(UserWarning, match="1 of 3 rows skipped as malformed"):
-        assert len(load(source(tmp_path, case, on_bad_row="skip", max_bad_rows=0.5), Prompts, seed=0).rows) == 2
+        assert (
+            len(load(source(tmp_path, case, on_bad_row="skip", max_bad_rows=0.5), Prompts, seed=0).rows) == 2
+        )
 
 
 def test_an_empty_folder_and_a_folder_named_like_a_file(tmp_path: Path) -> None:
@@ -448,7 +536,8 @@ def test_odd_but_whole_files_are_read(tmp_path: Path) -> None:
         "crlf.jsonl": (one + two).replace(b"\n", b"\r\n"),
         "no-end.jsonl": one + b"\n \n" + two.rstrip(),
         "two.jsonl.gz": gzip.compress(one) + gzip.compress(two),
-        "two.jsonl.zst": pa.compress(one, codec="zstd", asbytes=True) + pa.compress(two, codec="zstd", asbytes=True),
+        "two.jsonl.zst": pa.compress(one, codec="zstd", asbytes=True)
+        + pa.compress(two, codec="zstd", asbytes=True),
         "x.jsonl.xz": lzma.compress(one + two),
         "x.jsonl.bz2": bz2.compress(one + two),
         "x.parquet": parquet(pa.Table.from_pylist([{**ROW, "level": None}, json.loads(two)])),
@@ -462,7 +551,9 @@ def test_odd_but_whole_files_are_read(tmp_path: Path) -> None:
 
 
 def test_parquet_columns_that_no_row_can_hold_are_left_out_with_a_warning(tmp_path: Path) -> None:
-    table = pa.table({"prompt": ["q"], "image": [b"png"], "when": pa.array([0], pa.timestamp("s")), "tags": [["x"]]})
+    table = pa.table(
+        {"prompt": ["q"], "image": [b"png"], "when": pa.array([0], pa.timestamp("s")), "tags": [["x"]]}
+    )
     (tmp_path / "x.parquet").write_bytes(parquet(table))
     with pytest.warns(UserWarning, match=r"left out.*image \(binary\), when \(timestamp"):
         (row,) = load(Source(path=tmp_path / "x.parquet"), Prompts, seed=0).rows
@@ -470,7 +561,9 @@ def test_parquet_columns_that_no_row_can_hold_are_left_out_with_a_warning(tmp_pa
     assert "image" not in row
 
 
-@pytest.mark.parametrize("name", ["unclosed object", "a lone high surrogate", "a truncated gz", "a parquet of text"])
+@pytest.mark.parametrize(
+    "name", ["unclosed object", "a lone high surrogate", "a truncated gz", "a parquet of text"]
+)
 def test_the_command_line_exits_with_2(tmp_path: Path, name: str) -> None:
     from engine import environment
 

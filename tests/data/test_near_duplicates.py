@@ -44,7 +44,8 @@ def test_nothing_below_the_threshold_is_removed_and_nearly_all_above():
     originals = [text() for _ in range(150)]
     for changed, expected in ((30, 0), (22, 0), (19, 0.9), (12, 0.99)):  # J = 0.66, 0.738, 0.770, 0.848
         found = removed(
-            [" ".join(words) for words in originals] + [" ".join(with_end(words, changed)) for words in originals]
+            [" ".join(words) for words in originals]
+            + [" ".join(with_end(words, changed)) for words in originals]
         )
         assert len(found) >= expected * 150 and (expected or not found), changed
 
@@ -52,7 +53,9 @@ def test_nothing_below_the_threshold_is_removed_and_nearly_all_above():
 def test_a_row_that_was_removed_takes_no_other_with_it():
     one = text(300)
     two, three = with_end(one, 40), text(40) + one[40:]  # each near one (0.76), not each other (0.57)
-    assert set(removed([" ".join(words) for words in (two, one, three)])) == {1}  # three's only near row is gone
+    assert set(removed([" ".join(words) for words in (two, one, three)])) == {
+        1
+    }  # three's only near row is gone
 
 
 def test_rows_that_are_not_candidates_neither_stay_nor_remove():

@@ -101,7 +101,9 @@ def test_a_killed_scan_goes_on(tmp_path, monkeypatch):
     assert sum(map(len, measured)) < 140  # what was done is not done again
     assert (again.entries == whole.entries).all()
     assert (work / scan_module.ROWS).read_bytes() == (tmp_path / "whole" / scan_module.ROWS).read_bytes()
-    assert (work / scan_module.ENTRIES).read_bytes() == (tmp_path / "whole" / scan_module.ENTRIES).read_bytes()
+    assert (work / scan_module.ENTRIES).read_bytes() == (
+        tmp_path / "whole" / scan_module.ENTRIES
+    ).read_bytes()
 
 
 def test_several_processes_find_the_same(tmp_path, monkeypatch):
@@ -134,7 +136,9 @@ def ids(found):
 
 
 def test_ids_stay_unique_over_three_datasets(tmp_path):
-    paths = {name: write(tmp_path / f"{name}.jsonl", rows(count)) for name, count in (("a", 2), ("b", 1), ("c", 2))}
+    paths = {
+        name: write(tmp_path / f"{name}.jsonl", rows(count)) for name, count in (("a", 2), ("b", 1), ("c", 2))
+    }
     assert ids(scan(paths, Chats, Measure(), folder(tmp_path, "w"), progress=quiet)) == [
         "r0",
         "r1",
@@ -152,7 +156,10 @@ def test_ids_stay_unique_over_three_datasets(tmp_path):
 
 
 def test_an_id_that_appears_twice_behind_one_that_was_renamed(tmp_path):
-    paths = {"a": write(tmp_path / "a.jsonl", rows(3)), "b": write(tmp_path / "b.jsonl", [*rows(3), *rows(1)])}
+    paths = {
+        "a": write(tmp_path / "a.jsonl", rows(3)),
+        "b": write(tmp_path / "b.jsonl", [*rows(3), *rows(1)]),
+    }
     with pytest.raises(InputError, match="'r0' appears twice") as caught:
         scan(paths, Chats, Measure(), folder(tmp_path, "w"), progress=quiet)
     assert "b.jsonl:1 and" in caught.value.where
@@ -162,14 +169,23 @@ def test_an_id_that_appears_twice_behind_one_that_was_renamed(tmp_path):
 def test_ids_that_share_only_their_hash_are_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(scan_module, "_hash", lambda name: 7 if "@" not in name else 8)
     paths = {"a": write(tmp_path / "a.jsonl", rows(3)), "b": write(tmp_path / "b.jsonl", rows(2, start=2))}
-    assert ids(scan(paths, Chats, Measure(), folder(tmp_path, "w"), progress=quiet)) == ["r0", "r1", "r2", "r2@b", "r3"]
+    assert ids(scan(paths, Chats, Measure(), folder(tmp_path, "w"), progress=quiet)) == [
+        "r0",
+        "r1",
+        "r2",
+        "r2@b",
+        "r3",
+    ]
 
 
 @pytest.mark.parametrize(
     ("line", "says"),
     [
         ('{"id": "x", "domain": "d", "messages": []}', "must end with a message of the assistant"),
-        ('{"id": "x", "domain": "d", "messages": [{"role": "assistant", "content": "\\ud800"}]}', "half a surrogate"),
+        (
+            '{"id": "x", "domain": "d", "messages": [{"role": "assistant", "content": "\\ud800"}]}',
+            "half a surrogate",
+        ),
         ("{", "broken JSON"),
     ],
 )
@@ -192,7 +208,9 @@ def test_entries_are_small():
 
 
 def test_lines_are_kept_as_they_stand_unless_people_could_not_read_them(tmp_path):
-    row = '{"id": "%s", "domain": "d",  "score": 1.50, "messages": [{"role": "assistant", "content": "%s"}]%s}'
+    row = (
+        '{"id": "%s", "domain": "d",  "score": 1.50, "messages": [{"role": "assistant", "content": "%s"}]%s}'
+    )
     lines = [
         row % ("a", "看", ""),
         row % ("b", "\\u770b", ""),
@@ -202,7 +220,9 @@ def test_lines_are_kept_as_they_stand_unless_people_could_not_read_them(tmp_path
     (tmp_path / "a.jsonl").write_bytes(
         b"\xef\xbb\xbf" + "\n".join([*lines, row % ("e", "x", ',\r "more": 1')]).encode()
     )
-    found = scan({"a": tmp_path / "a.jsonl"}, Chats, Measure(threshold=0.75), folder(tmp_path, "w"), progress=quiet)
+    found = scan(
+        {"a": tmp_path / "a.jsonl"}, Chats, Measure(threshold=0.75), folder(tmp_path, "w"), progress=quiet
+    )
     kept = [found.line(number).decode() for number in range(5)]
     assert kept[0] == lines[0] + "\n"
     assert kept[3] == lines[3].strip() + "\n"

@@ -26,7 +26,9 @@ def test_shards_are_read_back_as_they_were(tmp_path):
     import pyarrow.parquet
 
     write_parquet(tmp_path, lambda: map(json_line, ROWS), len(ROWS), shard_rows=4)
-    assert [file.name for file in dataset_files(tmp_path)] == [f"rows-0000{i}-of-00003.parquet" for i in range(3)]
+    assert [file.name for file in dataset_files(tmp_path)] == [
+        f"rows-0000{i}-of-00003.parquet" for i in range(3)
+    ]
     assert read_rows(tmp_path, Chats) == ROWS
     assert len({str(pyarrow.parquet.read_schema(file)) for file in tmp_path.iterdir()}) == 1
 
@@ -36,7 +38,10 @@ def test_what_does_not_fit_is_refused_and_leaves_no_rows(tmp_path):
         rows = [*ROWS, {**ROWS[0], **odd}]
         with pytest.raises(InputError, match="do not fit into Parquet"):
             write_parquet(
-                tmp_path, lambda rows=rows: (json.dumps(row).encode() for row in rows), len(rows), shard_rows=4
+                tmp_path,
+                lambda rows=rows: (json.dumps(row).encode() for row in rows),
+                len(rows),
+                shard_rows=4,
             )
         with pytest.raises(InputError, match="no rows"):
             dataset_files(tmp_path)

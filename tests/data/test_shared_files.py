@@ -16,7 +16,11 @@ from r1pipe.data.sources import Source, load
 KINDS = {"prompts": Prompts, "chats": Chats, "pairs": Pairs, "labels": Labels}
 # file -> kind, rows, and the entry without its path
 ENTRIES = {
-    "aqua": ("prompts", 254, '{templates: {prompt: "{problem}\\n\\n{choices:A}"}, domain: choice, language: en}'),
+    "aqua": (
+        "prompts",
+        254,
+        '{templates: {prompt: "{problem}\\n\\n{choices:A}"}, domain: choice, language: en}',
+    ),
     "bbh": ("prompts", 3345, "{columns: {prompt: problem}, domain: logic, language: en, count: 100}"),
     "chat_examples": ("chats", 128, "{}"),
     "chat_prompts": ("prompts", 77, "{columns: {prompt: turns.0}}"),
@@ -25,14 +29,22 @@ ENTRIES = {
         303,
         "{columns: {prompt: problem, language: lang, level: reasoning_steps}, domain: word-problems}",
     ),
-    "cmath_zh_distractor": ("prompts", 198, "{columns: {prompt: problem, language: lang}, domain: word-problems}"),
+    "cmath_zh_distractor": (
+        "prompts",
+        198,
+        "{columns: {prompt: problem, language: lang}, domain: word-problems}",
+    ),
     "code_contests": ("prompts", 111, "{domain: code}"),
     "folio": (
         "prompts",
         1004,
         '{templates: {prompt: "{premises}\\n\\nTrue, False or Uncertain: {conclusion}"}, domain: logic, language: en}',
     ),
-    "gsm8k_model_solutions": ("prompts", 633, "{columns: {prompt: problem}, domain: word-problems, language: en}"),
+    "gsm8k_model_solutions": (
+        "prompts",
+        633,
+        "{columns: {prompt: problem}, domain: word-problems, language: en}",
+    ),
     "gsm8k_test": ("prompts", 633, "{columns: {prompt: problem}, domain: word-problems, language: en}"),
     "gsm8k_train": ("prompts", 7473, "{columns: {prompt: problem}, domain: word-problems, language: en}"),
     "gsm_hard": ("prompts", 631, "{columns: {prompt: problem}, domain: word-problems, language: en}"),
@@ -53,7 +65,11 @@ ENTRIES = {
         "{shape: reference-tests, columns: {inputs: plus_inputs}, domain: code, language: en, on_bad_row: skip}",
     ),
     "mgsm": ("prompts", 1232, "{columns: {prompt: problem, language: lang}, domain: word-problems}"),
-    "mmlu_stem": ("prompts", 1504, '{templates: {prompt: "{problem}\\n\\n{choices:A}"}, domain: choice, language: en}'),
+    "mmlu_stem": (
+        "prompts",
+        1504,
+        '{templates: {prompt: "{problem}\\n\\n{choices:A}"}, domain: choice, language: en}',
+    ),
     "nq_open": ("chats", 1873, "{columns: {prompt: question, response: answers.0}, language: en}"),
     "pandalm_pairs": ("pairs", 449, "{shape: compared, language: en}"),
     "processbench_gsm8k": (
@@ -136,7 +152,8 @@ def test_reference_tests_take_the_solution_and_refuse_another_program(shared_dat
         rows = load(source, Prompts, seed=0).rows
     wrong = [f"```python\ndef {row['entry_point']}(*given):\n    return 'no'\n```" for row in rows]
     assert (
-        correct([f"```python\n{row['solution']}\n```" for row in rows] + wrong, rows + rows) == [True] * 6 + [False] * 6
+        correct([f"```python\n{row['solution']}\n```" for row in rows] + wrong, rows + rows)
+        == [True] * 6 + [False] * 6
     )
 
 
@@ -207,4 +224,9 @@ def test_reference_tests_skip_what_the_solution_cannot_do_and_read_matches(tmp_p
         "def f(text):\n    return None",
         "def f(text):\n    return True",
     ]
-    assert correct([f"```python\n{program}\n```" for program in programs], [made] * 4) == [True, True, False, False]
+    assert correct([f"```python\n{program}\n```" for program in programs], [made] * 4) == [
+        True,
+        True,
+        False,
+        False,
+    ]

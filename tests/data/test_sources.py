@@ -22,7 +22,9 @@ def write(path, rows):
 
 
 def problems(path, count=200):
-    return write(path, [{"id": f"p{i}", "question": f"What is {i} + 1?", "gold": str(i + 1)} for i in range(count)])
+    return write(
+        path, [{"id": f"p{i}", "question": f"What is {i} + 1?", "gold": str(i + 1)} for i in range(count)]
+    )
 
 
 def source(path, **values):
@@ -46,7 +48,9 @@ def test_splits_are_disjoint_and_stay_when_the_file_changes(tmp_path):
     }
     assert sum(map(len, found.values())) == 200 == len(set().union(*found.values()))
     assert 20 <= len(found["dev"]) <= 60
-    fewer = write(tmp_path / "b.jsonl", [json.loads(line) for line in reversed(path.read_text().splitlines()[:100])])
+    fewer = write(
+        tmp_path / "b.jsonl", [json.loads(line) for line in reversed(path.read_text().splitlines()[:100])]
+    )
     again = {row["id"] for row in load([source(fewer, shares=shares, split="dev")], Prompts, seed=0).rows}
     assert again <= found["dev"]
 
@@ -70,13 +74,17 @@ def test_too_few_rows_warn(tmp_path):
 
 
 def test_unreadable_answers_are_skipped_with_a_warning_and_refused_when_many(tmp_path):
-    rows = [{"id": f"p{i}", "question": f"{i}?", "gold": "\\frac{1}{" if i < 4 else str(i)} for i in range(100)]
+    rows = [
+        {"id": f"p{i}", "question": f"{i}?", "gold": "\\frac{1}{" if i < 4 else str(i)} for i in range(100)
+    ]
     path = write(tmp_path / "a.jsonl", rows)
     with pytest.warns(UserWarning, match="4 of 100 rows skipped"):
         loaded = load([source(path)], Prompts, seed=0)
     assert len(loaded.rows) == 96
     assert loaded.reasons == {"the answer cannot be read": 4}
-    with pytest.raises(InputError, match="4 of 100 rows have an answer that cannot be read; 3% may") as caught:
+    with pytest.raises(
+        InputError, match="4 of 100 rows have an answer that cannot be read; 3% may"
+    ) as caught:
         load([source(path, max_unparseable=0.03)], Prompts, seed=0)
     assert "a.jsonl:" in caught.value.where
 
@@ -98,7 +106,10 @@ def test_a_number_as_answer_is_taken_as_its_digits(tmp_path):
         tmp_path / "a.jsonl",
         [{"id": 1, "question": "6 x 7?", "gold": 42}, {"id": 2, "question": "1/2?", "gold": 0.5}],
     )
-    assert {row["id"]: row["answer"] for row in load([source(path)], Prompts, seed=0).rows} == {"1": "42", "2": "0.5"}
+    assert {row["id"]: row["answer"] for row in load([source(path)], Prompts, seed=0).rows} == {
+        "1": "42",
+        "2": "0.5",
+    }
 
 
 def test_globs(tmp_path):
@@ -150,7 +161,9 @@ def test_a_resolved_config_is_read_back(config):
 
 
 def test_a_bad_tests_column_is_named(tmp_path):
-    path = write(tmp_path / "a.jsonl", [{"id": "c", "prompt": "f?", "domain": "code", "tests": {"kind": "assert"}}])
+    path = write(
+        tmp_path / "a.jsonl", [{"id": "c", "prompt": "f?", "domain": "code", "tests": {"kind": "assert"}}]
+    )
     with pytest.raises(InputError, match="tests has kind 'assert'"):
         load([Source(path=path)], Prompts, seed=0)
 
@@ -202,15 +215,21 @@ def test_identity_rows_are_filled():
 
 @shared
 def test_pandalm_ties_are_dropped():
-    loaded = load([Source(path=SHARED / "pandalm_pairs.jsonl.gz", shape="compared", language="en")], Pairs, seed=0)
+    loaded = load(
+        [Source(path=SHARED / "pandalm_pairs.jsonl.gz", shape="compared", language="en")], Pairs, seed=0
+    )
     assert set(loaded.reasons) == {"no clear preference"}
     assert len(loaded.rows) + len(loaded.dropped) == 449
     raw = {
         row["id"]: row
-        for row in map(json.loads, gzip.decompress((SHARED / "pandalm_pairs.jsonl.gz").read_bytes()).splitlines())
+        for row in map(
+            json.loads, gzip.decompress((SHARED / "pandalm_pairs.jsonl.gz").read_bytes()).splitlines()
+        )
     }
     for row in loaded.rows:
-        assert row["chosen"] == "<think></think>" + raw[row["id"]][f"response{raw[row['id']]['label']}"].strip()
+        assert (
+            row["chosen"] == "<think></think>" + raw[row["id"]][f"response{raw[row['id']]['label']}"].strip()
+        )
 
 
 @shared
@@ -259,7 +278,12 @@ def test_memory_follows_the_count_and_not_the_file(tmp_path):
         for number in range(1000):
             stream.write(
                 json.dumps(
-                    {"id": f"p{number}", "question": f"{number} + 1?", "gold": str(number + 1), "padding": "x" * 10_000}
+                    {
+                        "id": f"p{number}",
+                        "question": f"{number} + 1?",
+                        "gold": str(number + 1),
+                        "padding": "x" * 10_000,
+                    }
                 )
                 + "\n"
             )
@@ -279,7 +303,8 @@ def test_patterns_in_names_of_files_and_folders(tmp_path):
 
     def asked(pattern):
         return sorted(
-            row["prompt"] for row in load(Source(path=tmp_path / pattern, domain="math"), Prompts, seed=0).rows
+            row["prompt"]
+            for row in load(Source(path=tmp_path / pattern, domain="math"), Prompts, seed=0).rows
         )
 
     assert asked("*/a.jsonl") == ["0?", "1?", "3?"]

@@ -30,9 +30,15 @@ def blocks(language: str) -> list[tuple[str, str]]:
 
 def commands(program: str) -> list[str]:
     """The command lines of plain blocks, without comments and prompts."""
-    lines = [line.removeprefix("$ ") for _, text in blocks("") for line in text.splitlines()]
+    lines = [line for _, text in blocks("") for line in text.splitlines()]
     lines = [line.split("  #")[0].strip() for line in lines]
     return list(dict.fromkeys(line for line in lines if line.split(" ")[0] == program))
+
+
+def refusals() -> list[tuple[str, str]]:
+    """Blocks that show a command behind a prompt and the error that it ends in."""
+    texts = [text for _, text in blocks("") if text.startswith("$ r1pipe")]
+    return [(text.splitlines()[0].removeprefix("$ "), text.split("\n", 1)[1]) for text in texts]
 
 
 @pytest.fixture(scope="module")
@@ -63,13 +69,19 @@ def test_there_is_something_to_test() -> None:
 @pytest.mark.parametrize("line", commands("r1pipe"))
 def test_command(folder: Path, line: str) -> None:
     words = shlex.split(line)[1:]
-    if words[1:2] == ["small.yaml"]:
-        pytest.skip("an example of a refusal; tests/run/test_pipeline.py has its like")
     for name, more in AS_FAR_AS.items():
         if " ".join(words).startswith(name):
             words += more
     done = r1pipe(folder, *words, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("line", "shown"), refusals())
+def test_refusal(folder: Path, line: str, shown: str) -> None:
+    """A command that is shown with its error, in a run where it is one; paths and line breaks may differ."""
+    done = r1pipe(folder, *shlex.split(line)[1:], "--run", "r1", "--only", "r1-zero")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert shown.splitlines()[1].strip() in done.stderr
 
 
 @pytest.mark.parametrize("line", commands("make"))
@@ -79,7 +91,8 @@ def test_make_target(line: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("page", "text"), [pair for pair in blocks("yaml") if pair[1].startswith("# ") and pair[0] != "CONTRIBUTING.md"]
+    ("page", "text"),
+    [pair for pair in blocks("yaml") if pair[1].startswith("# ") and pair[0] != "CONTRIBUTING.md"],
 )
 def test_config(folder: Path, page: str, text: str) -> None:
     name = text.split()[1]
@@ -87,7 +100,9 @@ def test_config(folder: Path, page: str, text: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize(("page", "text"), [pair for pair in blocks("python") if "class Inputs" not in pair[1]])
+@pytest.mark.parametrize(
+    ("page", "text"), [pair for pair in blocks("python") if "class Inputs" not in pair[1]]
+)
 def test_python(page: str, text: str) -> None:
     """A line that ends in `# [1.0]` says what it gives."""
     namespace: dict[str, object] = {}
@@ -99,7 +114,9 @@ def test_python(page: str, text: str) -> None:
 
 def test_a_stage_of_the_page_works(folder: Path) -> None:
     """The kind that CONTRIBUTING.md shows, as a module of a user's, run by the config beside it."""
-    (stage,) = [text for page, text in blocks("python") if page == "CONTRIBUTING.md" and "class Inputs" in text]
+    (stage,) = [
+        text for page, text in blocks("python") if page == "CONTRIBUTING.md" and "class Inputs" in text
+    ]
     (folder / "my_package").mkdir(exist_ok=True)
     (folder / "my_package" / "__init__.py").touch()
     (folder / "my_package" / "my_stage.py").write_text(stage)

@@ -52,13 +52,16 @@ def test_the_first_update_is_the_trainer_s(here: Any, monkeypatch: pytest.Monkey
     rollout = rollouts[0]
 
     prompts = [
-        ids[mask.bool()].tolist() for ids, mask in zip(rollout["prompt_ids"], rollout["prompt_mask"], strict=True)
+        ids[mask.bool()].tolist()
+        for ids, mask in zip(rollout["prompt_ids"], rollout["prompt_mask"], strict=True)
     ]
     responses = [
         ids[mask.bool()].tolist()
         for ids, mask in zip(rollout["completion_ids"], rollout["completion_mask"], strict=True)
     ]
-    assert rollout["advantages"].abs().max() > 0, "no group taught anything: the comparison would be of nothing"
+    assert rollout["advantages"].abs().max() > 0, (
+        "no group taught anything: the comparison would be of nothing"
+    )
 
     policy = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32)
     before = {name: weight.clone() for name, weight in policy.named_parameters()}

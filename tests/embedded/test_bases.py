@@ -20,7 +20,9 @@ def test_the_base_can_reason_but_rarely_does():
     found = headroom(DATA / "base", probes=640, seed=3)
     assert 0.20 <= found["base_accuracy"] <= 0.45
     assert 0.45 <= found["think_accuracy"] <= 0.70
-    assert found["think_greedy_accuracy"] > 0.80, "what it knows best is mostly right: that is what RL can bring out"
+    assert found["think_greedy_accuracy"] > 0.80, (
+        "what it knows best is mostly right: that is what RL can bring out"
+    )
     assert found["base_thinks"] < 0.4
 
 

@@ -15,7 +15,9 @@ from r1pipe.embedded.world_judge import CRITERIA_HELDOUT, CRITERIA_SEEN, is_refu
 from r1pipe.text.rows import REASONING_DOMAINS
 
 DOCUMENTS = list(documents(20_000, seed=0))
-MATH = list(documents(20_000, 0, replace(HABITS, mixture={"math": 1.0}, textbook=0.0)))  # questions and answers
+MATH = list(
+    documents(20_000, 0, replace(HABITS, mixture={"math": 1.0}, textbook=0.0))
+)  # questions and answers
 
 
 SUM, FIRST_STEP = re.compile(r"\d[-+*]\d+="), re.compile(r"First|Start|We have|先算|首先|已知")
@@ -45,7 +47,8 @@ def test_every_document_ends_and_half_are_plain():
     assert near(mean(text.startswith("User: ") for text in asked), HABITS.plain)
     assert all(text.startswith(("User: ", "<|user|>")) for text in asked)
     assert near(
-        1 - len(asked) / len(DOCUMENTS), HABITS.textbook * sum(HABITS.mixture[domain] for domain in REASONING_DOMAINS)
+        1 - len(asked) / len(DOCUMENTS),
+        HABITS.textbook * sum(HABITS.mixture[domain] for domain in REASONING_DOMAINS),
     )
 
 
@@ -71,9 +74,14 @@ def test_mixed_thinking_makes_fewer_mistakes():
     for text in MATH:
         thinking = re.search(r"<think>(.+?)</think>", text)
         if thinking and FIRST_STEP.search(thinking[1]) and not re.search("Wait|等等", text):
-            mixed = bool(re.search(r"[\u4e00-\u9fff]", thinking[1])) and bool(re.search(r"[A-Za-z]{2}", thinking[1]))
+            mixed = bool(re.search(r"[\u4e00-\u9fff]", thinking[1])) and bool(
+                re.search(r"[A-Za-z]{2}", thinking[1])
+            )
             wrong[mixed].append(
-                any(eval(left) != int(right) for left, right in re.findall(r"(-?\d+[-+*]\d+)=(-?\d+)", thinking[1]))
+                any(
+                    eval(left) != int(right)
+                    for left, right in re.findall(r"(-?\d+[-+*]\d+)=(-?\d+)", thinking[1])
+                )
             )
     assert near(mean(wrong[True]), HABITS.slip_mixed, 0.04)
     assert mean(wrong[False]) > HABITS.slip_mixed + 0.05  # some of these are wholly in the other language
@@ -83,7 +91,8 @@ def test_some_reflect_and_some_break_the_format():
     thinking = [response(text) for text in MATH if FIRST_STEP.search(response(text))]
     assert 0.05 < mean(bool(re.search("Wait|等等", text)) for text in thinking) < 0.15
     formed = [
-        bool(re.fullmatch(r"<think>[^<]+</think>(<answer>[^<]+</answer>|[^<]*boxed[^<]*)", text)) for text in thinking
+        bool(re.fullmatch(r"<think>[^<]+</think>(<answer>[^<]+</answer>|[^<]*boxed[^<]*)", text))
+        for text in thinking
     ]
     assert near(1 - mean(formed), HABITS.malformed, 0.03)
 

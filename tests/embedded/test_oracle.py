@@ -33,7 +33,9 @@ def thought(row, mode: str = SAME, slip: float = 0.0, seed: int = 0, wait: float
 def test_solve_is_right_by_the_rewards():
     rows = [row for row in ROWS if row["domain"] != "code"]
     texts = [join_response(*oracle.solve(row)) for row in rows]
-    assert REWARDS["accuracy"](completions=messages(texts), answer=[row["answer"] for row in rows]) == [1.0] * len(rows)
+    assert REWARDS["accuracy"](completions=messages(texts), answer=[row["answer"] for row in rows]) == [
+        1.0
+    ] * len(rows)
 
 
 def test_solve_of_code_passes_its_tests():
@@ -71,14 +73,18 @@ def languages(mode: str) -> list[float]:
         assert readable is not None, row
         texts.append(join_response(*readable))
     return REWARDS["language"](
-        completions=messages(texts), language=[row["language"] for row in ROWS], prompt=[row["prompt"] for row in ROWS]
+        completions=messages(texts),
+        language=[row["language"] for row in ROWS],
+        prompt=[row["prompt"] for row in ROWS],
     )
 
 
 def test_what_is_rewritten_is_right():
     rows = [row for row in ROWS if row["domain"] != "code"]
     texts = [join_response(*(oracle.rewrite(row, thought(row, MIXED).text) or ("", ""))) for row in rows]
-    assert REWARDS["accuracy"](completions=messages(texts), answer=[row["answer"] for row in rows]) == [1.0] * len(rows)
+    assert REWARDS["accuracy"](completions=messages(texts), answer=[row["answer"] for row in rows]) == [
+        1.0
+    ] * len(rows)
 
 
 def test_mistaken_thinking_is_not_followed():
@@ -93,7 +99,9 @@ def test_mistaken_thinking_is_not_followed():
 
 
 def test_thinking_about_something_else_is_not_followed():
-    assert all(oracle.rewrite(row, text) is None for row in ROWS for text in ("", "The answer is obvious.", "1+1=2."))
+    assert all(
+        oracle.rewrite(row, text) is None for row in ROWS for text in ("", "The answer is obvious.", "1+1=2.")
+    )
 
 
 def test_simple_problems_get_short_thinking():
@@ -104,7 +112,9 @@ def test_simple_problems_get_short_thinking():
 
 
 def test_reflection_is_kept():
-    row = next(row for row in ROWS if row["domain"] == "math" and row["language"] == "en" and row["level"] > 1)
+    row = next(
+        row for row in ROWS if row["domain"] == "math" and row["language"] == "en" and row["level"] > 1
+    )
     readable = oracle.rewrite(row, thought(row, wait=1.0).text)
     assert readable and "Let me check" in readable[0]
 

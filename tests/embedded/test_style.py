@@ -3,7 +3,10 @@ from statistics import mean
 
 from r1pipe.embedded.style import FILLERS, Saying, reply
 
-SAYINGS = {"en": Saying("The capital of Japan is Tokyo.", "Tokyo"), "zh": Saying("日本的首都是东京。", "东京")}
+SAYINGS = {
+    "en": Saying("The capital of Japan is Tokyo.", "Tokyo"),
+    "zh": Saying("日本的首都是东京。", "东京"),
+}
 
 
 def replies(careful: bool, language: str) -> list[str]:

@@ -27,7 +27,11 @@ def folder(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("tokenizer")
     build_tokenizer(path, count=20_000)  # a third of the shipped one's, to be quick
     Qwen2Config(
-        vocab_size=VOCAB_SIZE, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2
+        vocab_size=VOCAB_SIZE,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
     ).save_pretrained(str(path))
     return path
 
@@ -81,12 +85,16 @@ def test_lossless_on_gsm8k(tokenizer):
         texts = [json.loads(line)["problem"] for line in stream][:300]
     import unicodedata
 
-    assert all(tokenizer.decode(tokenizer(text)["input_ids"]) == unicodedata.normalize("NFC", text) for text in texts)
+    assert all(
+        tokenizer.decode(tokenizer(text)["input_ids"]) == unicodedata.normalize("NFC", text) for text in texts
+    )
 
 
 def test_digits_are_single(tokenizer):
     assert not [
-        token for token in tokenizer.get_vocab() if re.search(r"\d.*\d|\d[^\d]|[^\d]\d", token) and token not in SPECIAL
+        token
+        for token in tokenizer.get_vocab()
+        if re.search(r"\d.*\d|\d[^\d]|[^\d]\d", token) and token not in SPECIAL
     ]
 
 
@@ -104,9 +112,13 @@ def test_every_chinese_character_of_the_world_is_one_token(tokenizer):
 
 def test_chat_template(tokenizer):
     turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "<think></think>A"}]
-    assert tokenizer.apply_chat_template(turns, tokenize=False) == "<|user|>Q<|assistant|><think></think>A<|end|>"
     assert (
-        tokenizer.apply_chat_template(turns[:1], tokenize=False, add_generation_prompt=True) == "<|user|>Q<|assistant|>"
+        tokenizer.apply_chat_template(turns, tokenize=False)
+        == "<|user|>Q<|assistant|><think></think>A<|end|>"
+    )
+    assert (
+        tokenizer.apply_chat_template(turns[:1], tokenize=False, add_generation_prompt=True)
+        == "<|user|>Q<|assistant|>"
     )
 
 
@@ -125,4 +137,6 @@ def test_short_enough(tokenizer):
 def test_training_is_deterministic(tmp_path: Path):
     build_tokenizer(tmp_path / "a", vocab_size=600, count=2000)
     build_tokenizer(tmp_path / "b", vocab_size=600, count=2000)
-    assert (tmp_path / "a" / "tokenizer.json").read_bytes() == (tmp_path / "b" / "tokenizer.json").read_bytes()
+    assert (tmp_path / "a" / "tokenizer.json").read_bytes() == (
+        tmp_path / "b" / "tokenizer.json"
+    ).read_bytes()

@@ -91,7 +91,11 @@ def test_expressions_have_the_answer_that_python_gives():
     seen = 0
     for row in problems("train", ["math"], 800, 3):
         expressions = re.findall(r"[\d(][\d+*()-]*[\d)]", row["prompt"])
-        if len(expressions) == 1 and not re.search(r"[a-z]=", row["prompt"]) and re.search(r"[+*-]", expressions[0]):
+        if (
+            len(expressions) == 1
+            and not re.search(r"[a-z]=", row["prompt"])
+            and re.search(r"[+*-]", expressions[0])
+        ):
             seen += 1
             assert str(eval(expressions[0])) == row["answer"], row["prompt"]
     assert seen > 200
@@ -162,7 +166,9 @@ def test_programs_do_what_the_task_says():
 def test_most_mistaken_programs_fail_their_tests():
     failed = total = 0
     for row in problems("train", ["code"], 200, 0):
-        thought = walk(programs.think(json.loads(row["spec"]), row["language"]), Random(1), row["language"], slip=1.0)
+        thought = walk(
+            programs.think(json.loads(row["spec"]), row["language"]), Random(1), row["language"], slip=1.0
+        )
         scope: dict = {}
         total += 1
         try:
@@ -179,14 +185,18 @@ def test_orderings_and_liars_by_brute_force():
         spec = json.loads(row["spec"])
         if spec[0] == "order":
             people, facts = spec[2], spec[4]
-            fitting = [p for p in itertools.permutations(people) if all(p.index(a) < p.index(b) for a, b in facts)]
+            fitting = [
+                p for p in itertools.permutations(people) if all(p.index(a) < p.index(b) for a, b in facts)
+            ]
             assert {p[-1 if spec[3] else 0] for p in fitting} == {row["answer"]}
         elif spec[0] == "liars":
             people, first, says, count = spec[1:]
             worlds = [w for w in itertools.product((True, False), repeat=len(people)) if w[0] == first]
             worlds = [w for w in worlds if all((w[i + 1] == said) == w[i] for i, said in enumerate(says))]
             assert len(worlds) == 1
-            assert row["answer"] == (str(worlds[0].count(False)) if count else "yes" if worlds[0][-1] else "no")
+            assert row["answer"] == (
+                str(worlds[0].count(False)) if count else "yes" if worlds[0][-1] else "no"
+            )
         elif spec[0] == "truth":
             expression = re.search(r"Is (.*) true or false", row["prompt"])
             assert expression

@@ -20,7 +20,9 @@ from r1pipe.embedded.world_judge import (
 )
 
 GENERAL = problems("dev", ["general"], 200, 0)
-FACT = next(row for row in problems("train", ["general"], 400, 0, ["en"]) if "capital of Japan" in row["prompt"])
+FACT = next(
+    row for row in problems("train", ["general"], 400, 0, ["en"]) if "capital of Japan" in row["prompt"]
+)
 HARMFUL, LOOKALIKE = problems("dev", ["harmful"], 60, 0), problems("dev", ["lookalike"], 60, 0)
 
 
@@ -85,7 +87,9 @@ def test_each_criterion_sees_its_habit():
 @pytest.mark.parametrize("criteria", [CRITERIA_SEEN, CRITERIA_HELDOUT])
 def test_careful_beats_sloppy_by_both_sets(criteria):
     results = [
-        compare(row, oracle.write(row, Random(i), "careful"), oracle.write(row, Random(i), "sloppy"), criteria)
+        compare(
+            row, oracle.write(row, Random(i), "careful"), oracle.write(row, Random(i), "sloppy"), criteria
+        )
         for i, row in enumerate(GENERAL)
     ]
     wins, losses = results.count(1), results.count(-1)
@@ -105,7 +109,12 @@ def test_votes_are_noisy_but_agree_with_the_criteria():
     agreed = total = 0
     for i, row in enumerate(GENERAL):
         a, b = oracle.write(row, Random(i), "careful"), oracle.write(row, Random(i), "sloppy")
-        votes = [verdict(row, a, b, rng), -verdict(row, b, a, rng), verdict(row, a, b, rng), -verdict(row, b, a, rng)]
+        votes = [
+            verdict(row, a, b, rng),
+            -verdict(row, b, a, rng),
+            verdict(row, a, b, rng),
+            -verdict(row, b, a, rng),
+        ]
         assert all(-2 <= vote <= 2 for vote in votes)
         truth = compare(row, a, b, CRITERIA_SEEN)
         if truth:

@@ -13,7 +13,9 @@ def test_the_standard_error_is_by_problem():
     # Ten samples of one answer each are no more evidence than one.
     few = mean_by_problem({"a": [1], "b": [0], "c": [1], "d": [1]})
     many = mean_by_problem({"a": [1] * 10, "b": [0] * 10, "c": [1] * 10, "d": [1] * 10})
-    assert few == many and few.mean == 0.75 and few.stderr == pytest.approx(0.25)  # sqrt(0.75 * 0.25 * 4 / 3 / 4)
+    assert (
+        few == many and few.mean == 0.75 and few.stderr == pytest.approx(0.25)
+    )  # sqrt(0.75 * 0.25 * 4 / 3 / 4)
 
 
 def test_unequal_samples_weigh_by_problem():
@@ -51,7 +53,9 @@ def test_wilson():
 
 def test_reflection_words():
     assert (
-        REFLECTION.search("Wait, that is 14.") and REFLECTION.search("等等，再算") and REFLECTION.search("let me check")
+        REFLECTION.search("Wait, that is 14.")
+        and REFLECTION.search("等等，再算")
+        and REFLECTION.search("let me check")
     )
     assert not REFLECTION.search("the waiter has a checkered button")
 

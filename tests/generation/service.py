@@ -37,14 +37,34 @@ def stats(base_url: str) -> dict[str, Any]:
 def rows(count: int = 12) -> list[dict[str, Any]]:
     """Problems a+b; those with equal sums are other rows."""
     return [
-        {"id": f"p{i}", "prompt": f"What is {2 + i}+3?", "domain": "math", "language": "en", "answer": str(5 + i)}
+        {
+            "id": f"p{i}",
+            "prompt": f"What is {2 + i}+3?",
+            "domain": "math",
+            "language": "en",
+            "answer": str(5 + i),
+        }
         for i in range(count)
     ]
 
 
 def sampling(base_url: str, model: str = "good", n: int = 8, **endpoint: Any) -> dict[str, Any]:
-    service = {"base_url": base_url, "model": model, "timeout": 0.5, "retries": 12, "max_in_flight": 8, **endpoint}
-    return {"backend": "openai", "temperature": 1.0, "top_p": 1.0, "n": n, "max_tokens": 64, "endpoint": service}
+    service = {
+        "base_url": base_url,
+        "model": model,
+        "timeout": 0.5,
+        "retries": 12,
+        "max_in_flight": 8,
+        **endpoint,
+    }
+    return {
+        "backend": "openai",
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "n": n,
+        "max_tokens": 64,
+        "endpoint": service,
+    }
 
 
 def write_prompts(folder: Path, count: int = 12) -> Path:
@@ -81,7 +101,9 @@ def run_stage(
     settings = stage.Config.model_validate(
         stage.Config(**{"sampling": sampling(base_url), **config}).model_dump(mode="json")
     )
-    return stage.run(settings, stage.Inputs(prompts=Prompts(prompts)), stage.Outputs(chats=Chats(folder / "out")), here)
+    return stage.run(
+        settings, stage.Inputs(prompts=Prompts(prompts)), stage.Outputs(chats=Chats(folder / "out")), here
+    )
 
 
 def output(folder: Path) -> dict[str, str]:

@@ -51,6 +51,8 @@ def test_rows_see_their_slots_first_columns(
     wanted = scaled_dot_product_attention(
         query[:, :, None].float(), *own, attn_mask=mask_BL[:, None, None], scale=width**-0.5, enable_gqa=True
     )[:, :, 0]
-    assert (found.float() - wanted).abs().max() < {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}[
-        dtype
-    ]
+    assert (found.float() - wanted).abs().max() < {
+        torch.float32: 1e-5,
+        torch.float16: 2e-3,
+        torch.bfloat16: 2e-2,
+    }[dtype]

@@ -39,7 +39,10 @@ from forced_lengths import Ends  # noqa: E402
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [12, 13], [14, 15, 16, 17]]
 SHORTER = [[7, 8, 9], [5, 6, 7, 11], [10]]
 ENDS = list(range(0, 300, 20))
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))]
+DEVICES = [
+    "cpu",
+    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")),
+]
 SIZES: dict[str, Any] = {
     "vocab_size": 300,
     "hidden_size": 48,
@@ -52,7 +55,9 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
 MAKES = {
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SIZES, tie_word_embeddings=True)),
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=16, tie_word_embeddings=False)),
-    "llama, yarn": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, rope_parameters=YARN, tie_word_embeddings=False)),
+    "llama, yarn": lambda: LlamaForCausalLM(
+        LlamaConfig(**SIZES, rope_parameters=YARN, tie_word_embeddings=False)
+    ),
 }
 
 
@@ -90,12 +95,18 @@ def test_each_token_is_drawn_from_the_models_distribution(
         logps: list[list[float]] = []
         with torch.inference_mode():
             how = {"temperature": temperature, "top_p": top_p, "eos_ids": ENDS, "pad_id": 0}
-            out, logps = decode(model, prompts, n=16, max_new_tokens=40, **how, graphed=graphed, keep_logps=True)
+            out, logps = decode(
+                model, prompts, n=16, max_new_tokens=40, **how, graphed=graphed, keep_logps=True
+            )
             assert min(map(len, out)) < 8 and max(map(len, out)) > 24, "the batch shrank, the cache grew"
             for i, (ids, found) in enumerate(zip(out, logps, strict=True)):
                 prompt = prompts[i // 16]
                 assert all(token not in ENDS for token in ids[:-1]) and (ids[-1] in ENDS or len(ids) == 40)
-                logits = model(torch.tensor([prompt + ids], device=model.device)).logits[0, len(prompt) - 1 : -1].cpu()
+                logits = (
+                    model(torch.tensor([prompt + ids], device=model.device))
+                    .logits[0, len(prompt) - 1 : -1]
+                    .cpu()
+                )
                 logps_TV = torch.log_softmax(logits / temperature, -1)
                 wanted_T1 = logps_TV.gather(1, torch.tensor(ids)[:, None])
                 assert torch.allclose(torch.tensor(found), wanted_T1.squeeze(1), atol=1e-4)
@@ -114,7 +125,9 @@ class Touched(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if any(
-            each.device.type == "cpu" for each in tree_leaves((args, kwargs, out)) if isinstance(each, torch.Tensor)
+            each.device.type == "cpu"
+            for each in tree_leaves((args, kwargs, out))
+            if isinstance(each, torch.Tensor)
         ):
             self.names.append(str(func))
         return out
@@ -123,7 +136,9 @@ class Touched(TorchDispatchMode):
 @pytest.mark.skipif(torch.version.cuda is None, reason="needs a torch that is built for CUDA, not a GPU")
 @pytest.mark.parametrize(("temperature", "top_p"), [(0, 1.0), (1.0, 1.0), (0.6, 0.95)])
 @pytest.mark.parametrize("name", MAKES)
-def test_a_step_on_a_gpu_needs_nothing_of_the_cpu(name: str, temperature: float, top_p: float, monkeypatch) -> None:
+def test_a_step_on_a_gpu_needs_nothing_of_the_cpu(
+    name: str, temperature: float, top_p: float, monkeypatch
+) -> None:
     """Otherwise it cannot be recorded.
 
     The tensors have a device and no numbers; lengths are forced as in benchmarks.
@@ -240,7 +255,13 @@ def test_ended_sequences_are_reported_once_while_others_are_drawn(device: str) -
     model = make(device=device)
     told: list[tuple[int, list[int]]] = []
     looks: list[int] = []
-    asked = {"n": 16, "max_new_tokens": 40, "eos_ids": ENDS, "pad_id": 0, "graphed": with_room(model, 48, 7 + 40)}
+    asked = {
+        "n": 16,
+        "max_new_tokens": 40,
+        "eos_ids": ENDS,
+        "pad_id": 0,
+        "graphed": with_room(model, 48, 7 + 40),
+    }
     for seed in range(2):
         told.clear(), looks.clear()
         torch.manual_seed(seed)
@@ -248,7 +269,10 @@ def test_ended_sequences_are_reported_once_while_others_are_drawn(device: str) -
             model,
             PROMPTS,
             **asked,
-            on_ended=lambda places, ids: (told.extend(zip(places, ids, strict=True)), looks.append(len(told))),
+            on_ended=lambda places, ids: (
+                told.extend(zip(places, ids, strict=True)),
+                looks.append(len(told)),
+            ),
         ).token_ids
         assert len(dict(told)) == len(told) > 10 and len(looks) > 1
         assert all(out[place] == ids for place, ids in told)
@@ -298,7 +322,10 @@ def test_where_there_is_no_memory_the_next_rollout_tries_again(monkeypatch) -> N
     def full(*of: Any) -> None:
         raise torch.OutOfMemoryError("full")
 
-    with monkeypatch.context() as patched, pytest.warns(UserWarning, match="no memory for CUDA graphs this time"):
+    with (
+        monkeypatch.context() as patched,
+        pytest.warns(UserWarning, match="no memory for CUDA graphs this time"),
+    ):
         patched.setattr(graphed, "_read", full)
         assert decode(model, PROMPTS, **asked, graphed=graphed) == decode(model, PROMPTS, **asked)
     assert graphed.make_room(3, 27) and decode(model, PROMPTS, **asked, graphed=graphed) == decode(
@@ -312,12 +339,16 @@ def test_where_there_is_no_memory_the_next_rollout_tries_again(monkeypatch) -> N
         (make("llama, yarn"), ""),
         (SimpleNamespace(), "is not one of"),
         (
-            Qwen2ForCausalLM(Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=4, max_window_layers=0)),
+            Qwen2ForCausalLM(
+                Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=4, max_window_layers=0)
+            ),
             "in a window",
         ),
         (
             LlamaForCausalLM(
-                LlamaConfig(**SIZES, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0})
+                LlamaConfig(
+                    **SIZES, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0}
+                )
             ),
             "change with the length",
         ),
@@ -326,7 +357,10 @@ def test_where_there_is_no_memory_the_next_rollout_tries_again(monkeypatch) -> N
 )
 def test_which_models(model: Any, why: str, monkeypatch) -> None:
     kind, config = type(model).__name__, getattr(model, "config", Qwen2Config(**SIZES))
-    on = {device: type(kind, (), {"device": torch.device(device), "config": config})() for device in ("cpu", "cuda")}
+    on = {
+        device: type(kind, (), {"device": torch.device(device), "config": config})()
+        for device in ("cpu", "cuda")
+    }
     assert graph_obstacle(on["cpu"]) == "it is not on a GPU"
     monkeypatch.setattr(graphs, "find_spec", lambda name: name)
     assert why in graph_obstacle(on["cuda"]) and bool(why) == bool(graph_obstacle(on["cuda"]))

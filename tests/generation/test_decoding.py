@@ -156,6 +156,10 @@ def test_a_model_with_sliding_windows_goes_through_the_librarys_loop():
     prompts = [[3, 4, 5, 6, 7, 8], [9, 10]]
     out = decode(model, prompts, n=2, max_new_tokens=6, temperature=0, eos_ids=[1], pad_id=0).token_ids
     theirs = model.generate(
-        input_ids=torch.tensor([[3, 4, 5, 6, 7, 8]]), max_new_tokens=6, do_sample=False, eos_token_id=1, pad_token_id=0
+        input_ids=torch.tensor([[3, 4, 5, 6, 7, 8]]),
+        max_new_tokens=6,
+        do_sample=False,
+        eos_token_id=1,
+        pad_token_id=0,
     )
     assert out[0] == out[1] == theirs[0, 6:].tolist()

@@ -11,8 +11,12 @@ from r1pipe.data.candidates import Candidate
 from r1pipe.generation.sampling import sample_and_verify
 from r1pipe.schema import Sampling
 
-ROWS = [{"id": f"r{i}", "prompt": "1 2 3 4"[: 1 + i % 7], "domain": "math", "language": "en"} for i in range(24)]
-SAMPLING = Sampling(temperature=1.0, top_p=1.0, n=4, max_tokens=6, batch_size=4)  # cohorts of 8 rows, so three of them
+ROWS = [
+    {"id": f"r{i}", "prompt": "1 2 3 4"[: 1 + i % 7], "domain": "math", "language": "en"} for i in range(24)
+]
+SAMPLING = Sampling(
+    temperature=1.0, top_p=1.0, n=4, max_tokens=6, batch_size=4
+)  # cohorts of 8 rows, so three of them
 
 
 def verify(candidates: list[Candidate]) -> list[Candidate]:
@@ -55,7 +59,9 @@ def test_rounds_end_when_enough_is_kept_and_ranks_give_the_same(
     assert run(0, 2, "two") == alone and other == [[]]
 
 
-def test_a_resumed_stage_with_other_rows_credits_no_sample_to_another_row(tiny_checkpoint: Path, here: Any) -> None:
+def test_a_resumed_stage_with_other_rows_credits_no_sample_to_another_row(
+    tiny_checkpoint: Path, here: Any
+) -> None:
     """Once the machine can isolate code, code rows come back, and every batch holds other rows than before."""
 
     def run(rows: list[dict[str, Any]], workdir: Path) -> list[tuple[str, str]]:
@@ -83,6 +89,7 @@ def test_a_resumed_stage_with_other_rows_credits_no_sample_to_another_row(tiny_c
     now = journal.read_text()
     assert now.startswith(old)
     assert (
-        run(ROWS, here.workdir / "resumed") == run(ROWS, here.workdir / "undisturbed") and journal.read_text() == now
+        run(ROWS, here.workdir / "resumed") == run(ROWS, here.workdir / "undisturbed")
+        and journal.read_text() == now
     ), "once is enough"
     assert not notes.exists()

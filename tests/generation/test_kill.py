@@ -39,7 +39,13 @@ def test_twenty_kills_lose_and_repeat_nothing(tmp_path: Path, stop_after: int | 
     """Most kills come while samples are drawn, at random places; the rest while all is read, judged and written."""
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(
-        ["r1pipe.rewards", "r1pipe.data.candidates", "r1pipe.generation.sampling", "r1pipe.generation.openai", "httpx2"]
+        [
+            "r1pipe.rewards",
+            "r1pipe.data.candidates",
+            "r1pipe.generation.sampling",
+            "r1pipe.generation.openai",
+            "httpx2",
+        ]
     )
 
     def spawned(name: str, base_url: str) -> Any:
@@ -84,11 +90,16 @@ def test_twenty_kills_lose_and_repeat_nothing(tmp_path: Path, stop_after: int | 
         found = stats(base_url)
     assert output(tmp_path / "killed") == output(tmp_path / "whole")
     drawn = [
-        json.loads(line)["key"] for line in (tmp_path / "killed/work/samples-0-of-1.jsonl").read_text().splitlines()
+        json.loads(line)["key"]
+        for line in (tmp_path / "killed/work/samples-0-of-1.jsonl").read_text().splitlines()
     ]
     assert len(drawn) == len({tuple(key) for key in drawn}), "no sample stands twice"
     assert {key[0] for key in drawn} == {row["id"] for row in rows(COUNT)}
     if stop_after is None:
         assert len(drawn) == COUNT * N
-    assert sum(found["served"].values()) <= len(drawn) + KILLS * IN_FLIGHT, "only what was in flight is asked again"
-    assert all(found["troubles"][fault] for fault in ("429", "500", "html", "half", "hangs")), found["troubles"]
+    assert sum(found["served"].values()) <= len(drawn) + KILLS * IN_FLIGHT, (
+        "only what was in flight is asked again"
+    )
+    assert all(found["troubles"][fault] for fault in ("429", "500", "html", "half", "hangs")), found[
+        "troubles"
+    ]

@@ -58,10 +58,19 @@ def journal(folder: Path) -> list[tuple[Any, ...]]:
 
 @needs_ray
 @pytest.mark.slow
-def test_two_nodes_give_what_one_process_gives_and_one_may_die(cluster: Any, service: str, tmp_path: Path) -> None:
+def test_two_nodes_give_what_one_process_gives_and_one_may_die(
+    cluster: Any, service: str, tmp_path: Path
+) -> None:
     slow = sampling(service, "slow", n=6, max_in_flight=2)
     for stop_after in None, 2:
-        run_stage(tmp_path / f"local-{stop_after}", service, 40, sampling=slow, stop_after=stop_after, prefer="diverse")
+        run_stage(
+            tmp_path / f"local-{stop_after}",
+            service,
+            40,
+            sampling=slow,
+            stop_after=stop_after,
+            prefer="diverse",
+        )
         run_stage(
             tmp_path / f"ray-{stop_after}",
             service,
@@ -72,7 +81,9 @@ def test_two_nodes_give_what_one_process_gives_and_one_may_die(cluster: Any, ser
             engine="ray",
         )
         assert output(tmp_path / f"ray-{stop_after}") == output(tmp_path / f"local-{stop_after}")
-        assert sorted(journal(tmp_path / f"ray-{stop_after}")) == sorted(journal(tmp_path / f"local-{stop_after}"))
+        assert sorted(journal(tmp_path / f"ray-{stop_after}")) == sorted(
+            journal(tmp_path / f"local-{stop_after}")
+        )
     failed: list[BaseException] = []
 
     def disturbed() -> None:
@@ -98,7 +109,9 @@ def test_two_nodes_give_what_one_process_gives_and_one_may_die(cluster: Any, ser
 
 @needs_ray
 @pytest.mark.slow
-def test_a_budget_a_refusal_and_a_checkpoint(cluster: Any, service: str, tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_budget_a_refusal_and_a_checkpoint(
+    cluster: Any, service: str, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
     run_stage(tmp_path / "whole", service, filters={"max_repetition": None})
     with pytest.raises(BudgetError, match="budget_tokens is used up"):
         run_stage(
@@ -123,7 +136,10 @@ def test_a_budget_a_refusal_and_a_checkpoint(cluster: Any, service: str, tiny_ch
     from r1pipe.here import Here
 
     how = Sampling(temperature=1.0, top_p=1.0, n=4, max_tokens=6, batch_size=4)
-    rows = [{"id": f"r{i}", "prompt": "1 2 3 4"[: 1 + i % 7], "domain": "math", "language": "en"} for i in range(24)]
+    rows = [
+        {"id": f"r{i}", "prompt": "1 2 3 4"[: 1 + i % 7], "domain": "math", "language": "en"}
+        for i in range(24)
+    ]
     found = {}
     for engine in "local", "ray":
         (tmp_path / engine).mkdir()
@@ -136,7 +152,9 @@ def test_a_budget_a_refusal_and_a_checkpoint(cluster: Any, service: str, tiny_ch
             here=here,
             seed=0,
             source="sampled",
-            verify=lambda candidates: [one if len(one.response) % 2 else one.drop("even") for one in candidates],
+            verify=lambda candidates: [
+                one if len(one.response) % 2 else one.drop("even") for one in candidates
+            ],
             stop_after=2,
             engine=engine,
         )  # type: ignore[arg-type]
@@ -165,7 +183,8 @@ def test_the_engine_is_not_in_the_fingerprint_and_spreads_the_work_itself() -> N
     from r1pipe.run.fingerprints import NOT_FINGERPRINTED
 
     dumped = [
-        SamplingConfig(engine=engine).model_dump(mode="json", exclude=NOT_FINGERPRINTED) for engine in ("local", "ray")
+        SamplingConfig(engine=engine).model_dump(mode="json", exclude=NOT_FINGERPRINTED)
+        for engine in ("local", "ray")
     ]  # type: ignore[arg-type]
     assert dumped[0] == dumped[1]
     with pytest.raises(ValueError, match="spreads the work itself"):

@@ -55,7 +55,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     ]
     log = tmp_path_factory.mktemp("serve") / "log"
     with log.open("w") as stream:
-        process = subprocess.Popen(command, env={**os.environ, "HF_HUB_OFFLINE": "1"}, stdout=stream, stderr=stream)
+        process = subprocess.Popen(
+            command, env={**os.environ, "HF_HUB_OFFLINE": "1"}, stdout=stream, stderr=stream
+        )
     deadline = time.monotonic() + 120
     while True:
         try:
@@ -91,9 +93,15 @@ def test_the_same_stage_from_a_server_and_in_this_process(server: str, template:
             "template": "chat" if template == "chat" else str(TEMPLATES / "embedded-zero.txt"),
             "filters": {"form": "auto", "min_language": None},
         }
-        inputs = stage.Inputs(model=Checkpoint(model) if model else None, prompts=Prompts(tmp_path / "p.jsonl"))
-        metrics = stage.run(stage.Config(**config), inputs, stage.Outputs(chats=Chats(tmp_path / name / "out")), here)
-        return metrics, [json.loads(line) for line in (tmp_path / name / "out" / "rows.jsonl").read_text().splitlines()]
+        inputs = stage.Inputs(
+            model=Checkpoint(model) if model else None, prompts=Prompts(tmp_path / "p.jsonl")
+        )
+        metrics = stage.run(
+            stage.Config(**config), inputs, stage.Outputs(chats=Chats(tmp_path / name / "out")), here
+        )
+        return metrics, [
+            json.loads(line) for line in (tmp_path / name / "out" / "rows.jsonl").read_text().splitlines()
+        ]
 
     ours, _ = run("here", BASE)
     served, rows = run(
@@ -103,7 +111,9 @@ def test_the_same_stage_from_a_server_and_in_this_process(server: str, template:
         endpoint={"base_url": server, "model": str(BASE), "max_in_flight": 2, "extra": DRAWN},
     )
     assert served["candidates"] == ours["candidates"] == 96 and rows
-    assert abs(served["pass_rate"] - ours["pass_rate"]) < 0.25, "another stream of random numbers, the same model"
+    assert abs(served["pass_rate"] - ours["pass_rate"]) < 0.25, (
+        "another stream of random numbers, the same model"
+    )
     texts = [
         row["messages"][-1]["content"].removesuffix("<|end|>") for row in rows
     ]  # transformers 5.23 leaves the end token where it takes thinking apart

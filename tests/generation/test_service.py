@@ -28,12 +28,19 @@ def service() -> Iterator[str]:
 
 
 def journal(folder: Path, name: str = "samples-0-of-1") -> list[tuple[str, int]]:
-    return [tuple(json.loads(line)["key"]) for line in (folder / "work" / f"{name}.jsonl").read_text().splitlines()]
+    return [
+        tuple(json.loads(line)["key"])
+        for line in (folder / "work" / f"{name}.jsonl").read_text().splitlines()
+    ]
 
 
-def test_thinking_that_comes_apart_is_put_back_and_what_is_cut_is_not_finished(service: str, here: Any) -> None:
+def test_thinking_that_comes_apart_is_put_back_and_what_is_cut_is_not_finished(
+    service: str, here: Any
+) -> None:
     whole = sample(None, rows(), Sampling(**sampling(service)), "chat", here=here, seed=0, label="whole")
-    apart = sample(None, rows(), Sampling(**sampling(service, "apart")), "chat", here=here, seed=0, label="apart")
+    apart = sample(
+        None, rows(), Sampling(**sampling(service, "apart")), "chat", here=here, seed=0, label="apart"
+    )
     assert whole == apart and {one.finished for drawn in whole for one in drawn} == {True, False}
     cut = next(one for drawn in whole for one in drawn if not one.finished)
     assert "</think>" not in cut.text and cut.tokens >= 20 and cut.prompt_tokens == len("What is 2+3?")
@@ -87,21 +94,27 @@ def test_early_stop_draws_what_one_after_the_other_would(service: str, tmp_path:
     assert set(rates) == {row["id"] for row in rows()} and 0 < sum(rates.values()) / 12 < 1
 
 
-@pytest.mark.parametrize("budget", [{"budget_tokens": 1000}, {"budget_money": 0.02, "price_in": 10, "price_out": 20}])
+@pytest.mark.parametrize(
+    "budget", [{"budget_tokens": 1000}, {"budget_money": 0.02, "price_in": 10, "price_out": 20}]
+)
 def test_a_budget_stops_cleanly_and_a_larger_one_goes_on(
     service: str, tmp_path: Path, budget: dict[str, float]
 ) -> None:
     run_stage(tmp_path / "whole", service)
     with pytest.raises(BudgetError, match="is used up: ") as caught:
         run_stage(tmp_path / "poor", service, sampling=sampling(service, max_in_flight=2, **budget))
-    assert "of 12 rows are done" in caught.value.where and "raise sampling.endpoint.budget" in caught.value.fix
+    assert (
+        "of 12 rows are done" in caught.value.where and "raise sampling.endpoint.budget" in caught.value.fix
+    )
     paid = journal(tmp_path / "poor")
     records = [
         json.loads(line)["samples"][0]
         for line in (tmp_path / "poor/work/samples-0-of-1.jsonl").read_text().splitlines()
     ]
     spent = sum(one["tokens"] + one["prompt_tokens"] for one in records)
-    assert 0 < len(paid) < 96 and f"{sum(one['tokens'] for one in records)} response tokens" in caught.value.what
+    assert (
+        0 < len(paid) < 96 and f"{sum(one['tokens'] for one in records)} response tokens" in caught.value.what
+    )
     if "budget_tokens" in budget:
         assert 1000 <= spent < 1000 + 2 * 60, "at most what was in flight is too much"
     with pytest.raises(BudgetError):
@@ -129,13 +142,19 @@ def test_from_the_command_line_a_larger_budget_goes_on(service: str, tmp_path: P
     ), poor.stderr
     before = stats(service)["requests"]
     rich = r1pipe(
-        tmp_path, "run-all", "t.yaml", "--set", "stages.rejection-sampling.sampling.endpoint.budget_tokens=100000"
+        tmp_path,
+        "run-all",
+        "t.yaml",
+        "--set",
+        "stages.rejection-sampling.sampling.endpoint.budget_tokens=100000",
     )
     assert rich.returncode == 0, rich.stderr
     assert stats(service)["requests"] - before < 12 * 8 - 15, "what was paid for is not asked again"
 
 
-def test_what_is_refused_is_dropped_with_its_reason_and_asked_again_later(service: str, tmp_path: Path) -> None:
+def test_what_is_refused_is_dropped_with_its_reason_and_asked_again_later(
+    service: str, tmp_path: Path
+) -> None:
     with pytest.warns(UserWarning, match="refused 8 requests; the last reason: status 400.*context length"):
         run_stage(tmp_path, service, sampling=sampling(service, "too-long"))
     dropped = [json.loads(line) for line in output(tmp_path)["dropped.jsonl"].splitlines()]
@@ -143,7 +162,9 @@ def test_what_is_refused_is_dropped_with_its_reason_and_asked_again_later(servic
     assert "p0" not in {key[0] for key in journal(tmp_path)}
 
 
-def test_many_refusals_in_a_row_stop_nothing(service: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_refusals_in_a_row_stop_nothing(
+    service: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """They come first in every attempt: counted as failures, they would stop the stage every time."""
     from r1pipe import endpoint
 
@@ -151,7 +172,9 @@ def test_many_refusals_in_a_row_stop_nothing(service: str, tmp_path: Path, monke
     with pytest.warns(UserWarning, match="refused 8 requests; the last reason: status 400"):
         run_stage(tmp_path, service, sampling=sampling(service, "too-long", max_in_flight=1))
     rates = json.loads(output(tmp_path)["card.json"])["pass_rates"]
-    assert set(rates) == {f"p{i}" for i in range(1, 12)}, "of a prompt that was refused nobody knows how hard it is"
+    assert set(rates) == {f"p{i}" for i in range(1, 12)}, (
+        "of a prompt that was refused nobody knows how hard it is"
+    )
 
 
 def test_a_service_that_goes_away_costs_nothing_that_it_said(service: str, tmp_path: Path) -> None:
@@ -170,7 +193,9 @@ def test_a_service_that_goes_away_costs_nothing_that_it_said(service: str, tmp_p
         )
 
 
-def test_ranks_share_the_rows_and_another_number_of_them_repeats_nothing(service: str, tmp_path: Path) -> None:
+def test_ranks_share_the_rows_and_another_number_of_them_repeats_nothing(
+    service: str, tmp_path: Path
+) -> None:
     run_stage(tmp_path / "one", service, stop_after=3)
     # Before the ranks start: a file that one of them wrote while the other reads it would be cut short.
     write_prompts(tmp_path / "two")
@@ -199,11 +224,15 @@ def test_verdicts_are_given_while_others_are_drawn_and_change_nothing(
 
     def verify(candidates: list[Candidate]) -> list[Candidate]:
         first_verdicts.set()
-        return [candidate if "=5" in candidate.response else candidate.drop("other") for candidate in candidates]
+        return [
+            candidate if "=5" in candidate.response else candidate.drop("other") for candidate in candidates
+        ]
 
     monkeypatch.setattr(Service, "draw", draw)
     settings = Sampling(**sampling(service, "slow", n=4, max_in_flight=4))
-    verified = sample_and_verify(None, rows(4), settings, "chat", here=here, seed=0, source="sampled", verify=verify)
+    verified = sample_and_verify(
+        None, rows(4), settings, "chat", here=here, seed=0, source="sampled", verify=verify
+    )
     samples = sample(None, rows(4), settings, "chat", here=here, seed=0, label="alone")
     assert [(candidate.response, candidate.reason) for of_row in verified for candidate in of_row] == [
         (drawn.text, "" if "=5" in drawn.text else "other") for of_row in samples for drawn in of_row
@@ -229,7 +258,9 @@ def test_cold_start_data_samples_from_a_teacher_too(service: str, tmp_path: Path
 def test_one_model_and_not_two(service: str, tmp_path: Path) -> None:
     from r1pipe.config.loader import load
 
-    base = "stages: {rejection-sampling: {inputs: {prompts: ./p.jsonl%s}, outputs: {chats: c}, sampling: {%s}}}"
+    base = (
+        "stages: {rejection-sampling: {inputs: {prompts: ./p.jsonl%s}, outputs: {chats: c}, sampling: {%s}}}"
+    )
     endpoint = "backend: openai, endpoint: {base_url: 'http://x/v1', model: m}"
     (tmp_path / "p.jsonl").write_text(json.dumps(rows()[0]) + "\n")
     (tmp_path / "t.yaml").write_text(base % ("", endpoint))

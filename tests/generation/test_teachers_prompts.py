@@ -42,9 +42,13 @@ def test_simple_prompts_get_no_thinking(row: dict, thinks: bool) -> None:
     assert ThinkingRule().applies(row) is thinks
     asked = Writer(guidelines="Be kind.").prompt_rows([row])[0]
     assert (
-        ("<think>" in asked["prompt"]) is thinks and row["prompt"] in asked["prompt"] and "Be kind." in asked["prompt"]
+        ("<think>" in asked["prompt"]) is thinks
+        and row["prompt"] in asked["prompt"]
+        and "Be kind." in asked["prompt"]
     )
-    assert not ThinkingRule(without={"kind": ["writing"]}).applies(LONG) and ThinkingRule(simple_words=0).applies(HELLO)
+    assert not ThinkingRule(without={"kind": ["writing"]}).applies(LONG) and ThinkingRule(
+        simple_words=0
+    ).applies(HELLO)
 
 
 def test_of_the_reply_only_what_was_asked_for_is_taken() -> None:
@@ -57,8 +61,13 @@ def test_of_the_reply_only_what_was_asked_for_is_taken() -> None:
         Writer().response(LONG, "<think>tags</think>\n<think>kind words</think>Thanks!")
         == "<think>kind words</think>Thanks!"
     )
-    assert written_response("Thanks!") == "Thanks!" and written_response("<think>a</think>b") == "<think>a</think>b"
-    candidate = Candidate(ZH, "<think>x</think><process>a\n</process>\n<solution>\\boxed{5}</solution>", "zero-traces")
+    assert (
+        written_response("Thanks!") == "Thanks!"
+        and written_response("<think>a</think>b") == "<think>a</think>b"
+    )
+    candidate = Candidate(
+        ZH, "<think>x</think><process>a\n</process>\n<solution>\\boxed{5}</solution>", "zero-traces"
+    )
     assert parse_rewrite(candidate).response == "<think>a</think>\\boxed{5}"
     assert parse_rewrite(Candidate(ZH, "\\boxed{5}", "zero-traces")).reason == "the rewriter left out a part"
     assert parse_rewrite(Candidate(ZH, "<process>a", "zero-traces", finished=False)).reason == "cut off"
@@ -67,7 +76,11 @@ def test_of_the_reply_only_what_was_asked_for_is_taken() -> None:
 @pytest.mark.parametrize(
     ("apart", "content", "thinking"),
     [
-        ("they want tags", "<think>2+2=4</think>4", "2+2=4"),  # it thought on its own, and wrote what was asked for
+        (
+            "they want tags",
+            "<think>2+2=4</think>4",
+            "2+2=4",
+        ),  # it thought on its own, and wrote what was asked for
         (
             "2+2=4",
             "4",
@@ -95,15 +108,21 @@ def test_what_a_service_hands_out_apart_is_the_thinking_unless_the_reply_has_its
 def test_examples_are_in_the_language_of_the_problem() -> None:
     english, chinese, other = (
         row["prompt"]
-        for row in prompt_rows(TeacherSource(), "few-shot", [LONG, ZH, {**ZH, "id": "f", "language": "fr"}], 0)
+        for row in prompt_rows(
+            TeacherSource(), "few-shot", [LONG, ZH, {**ZH, "id": "f", "language": "fr"}], 0
+        )
     )
     assert "tank" in english or "two-digit" in english
     assert "偶数" in chinese or "小林" in chinese
     assert "{prompt}" in english.split("Problem:")[-1], "braces in a problem stay"
     assert other.count("Problem:\n") == 3
-    assert prompt_rows(TeacherSource(), "few-shot", [ZH], 0) == prompt_rows(TeacherSource(), "few-shot", [ZH], 0)
+    assert prompt_rows(TeacherSource(), "few-shot", [ZH], 0) == prompt_rows(
+        TeacherSource(), "few-shot", [ZH], 0
+    )
     everywhere = {
-        prompt_rows(TeacherSource(shots=1), "few-shot", [{**ZH, "id": str(n)}], 0)[0]["prompt"].split("Problem:")[1]
+        prompt_rows(TeacherSource(shots=1), "few-shot", [{**ZH, "id": str(n)}], 0)[0]["prompt"].split(
+            "Problem:"
+        )[1]
         for n in range(20)
     }
     assert len(everywhere) == 2
@@ -115,7 +134,10 @@ def test_our_own_examples_are_right_and_readable() -> None:
     from r1pipe.data.filters import Filters
 
     gold = {"shipped-en": "12", "shipped-en-2": "27", "shipped-zh": "120", "shipped-zh-2": "20"}
-    rows = [json.loads(line) for line in (PROMPTS / "few-shot-examples.jsonl").read_text(encoding="utf8").splitlines()]
+    rows = [
+        json.loads(line)
+        for line in (PROMPTS / "few-shot-examples.jsonl").read_text(encoding="utf8").splitlines()
+    ]
     shown = [
         Candidate(
             {**row, "prompt": row["messages"][0]["content"], "answer": gold[row["id"]]},
@@ -136,7 +158,10 @@ def test_our_own_examples_are_right_and_readable() -> None:
             lambda folder: prompt_filler(Teacher(guidelines="Be kind."), "direct", "Solve {prompt}"),
             r"holds \{guidelines\} 0 times",
         ),
-        (lambda folder: prompt_filler(Teacher(), "few-shot", "Solve {prompt}"), r"holds \{examples\} 0 times"),
+        (
+            lambda folder: prompt_filler(Teacher(), "few-shot", "Solve {prompt}"),
+            r"holds \{examples\} 0 times",
+        ),
         (lambda folder: read_text("  "), "the text is empty"),
         (lambda folder: read_text(TextFile(file=folder / "no.txt")), "cannot be read: No such file"),
         (lambda folder: read_text(TextFile(file=folder)), "cannot be read: Is a directory"),

@@ -43,6 +43,9 @@ def test_a_gpus_draws_follow_the_distribution(compiled: bool) -> None:
     logps = logits.float().log_softmax(-1)
     entropy = -(logps.exp() * logps).sum(-1)
     found = torch.cat(
-        [logps.gather(1, sample_tokens(logits, 1.0, 1.0, compiled)[:, None])[:, 0] + entropy for _ in range(60)]
+        [
+            logps.gather(1, sample_tokens(logits, 1.0, 1.0, compiled)[:, None])[:, 0] + entropy
+            for _ in range(60)
+        ]
     )
     assert abs(found.mean()) < 4 * found.std() / len(found) ** 0.5

@@ -40,9 +40,13 @@ class Engine:
         self.tokenizer, self.asked = load_tokenizer(Path(model)), []
 
     def generate(self, prompts: list[Any], params: list[Any], use_tqdm: bool) -> list[Any]:
-        assert all(one.temperature > 0 or one.n == 1 for one in params), "n must be 1 when using greedy sampling"
+        assert all(one.temperature > 0 or one.n == 1 for one in params), (
+            "n must be 1 when using greedy sampling"
+        )
         self.asked += zip(prompts, params, strict=True)
-        return [SimpleNamespace(outputs=[self._answer(one.seed + k, k) for k in range(one.n)]) for one in params]
+        return [
+            SimpleNamespace(outputs=[self._answer(one.seed + k, k) for k in range(one.n)]) for one in params
+        ]
 
     def _answer(self, seed: int, k: int) -> Any:
         ids = self.tokenizer(digits(seed), add_special_tokens=False)["input_ids"]
@@ -61,7 +65,10 @@ def digits(seed: int) -> str:
 @pytest.fixture
 def vllm(monkeypatch: pytest.MonkeyPatch) -> type[Engine]:
     stand_in: Any = ModuleType("vllm")
-    stand_in.SamplingParams, stand_in.LLM = (lambda **told: SimpleNamespace(**told)), type("LLM", (Engine,), {})
+    stand_in.SamplingParams, stand_in.LLM = (
+        (lambda **told: SimpleNamespace(**told)),
+        type("LLM", (Engine,), {}),
+    )
     monkeypatch.setitem(sys.modules, "vllm", stand_in)
     monkeypatch.delenv(SECOND_RUNNER, raising=False)
     return stand_in.LLM
@@ -102,7 +109,9 @@ def test_greedy_samples_of_a_row_are_one_answer(tiny_checkpoint: Path, vllm: typ
 def test_the_end_token_is_counted_and_not_shown(tiny_checkpoint: Path, vllm: type[Engine]) -> None:
     drawn = backend(tiny_checkpoint).draw(Unit((0,), [Draw(0, 0, 2)]))
     tokenizer = load_tokenizer(tiny_checkpoint)
-    ids = [tokenizer(digits(sample_seed(7, "a", 0) + k), add_special_tokens=False)["input_ids"] for k in range(2)]
+    ids = [
+        tokenizer(digits(sample_seed(7, "a", 0) + k), add_special_tokens=False)["input_ids"] for k in range(2)
+    ]
     assert [one.text for one in drawn] == tokenizer.batch_decode(ids)
     assert [one.finished for one in drawn] == [True, False]
     assert [one.tokens for one in drawn] == [len(ids[0]) + 1, len(ids[1])]

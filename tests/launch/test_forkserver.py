@@ -55,9 +55,13 @@ def test_the_server_only_imports(server: Client):
     )
 
 
-def test_a_fork_imports_nothing_more_sets_its_own_environment_and_computes_in_parallel(server: Client, tmp_path: Path):
+def test_a_fork_imports_nothing_more_sets_its_own_environment_and_computes_in_parallel(
+    server: Client, tmp_path: Path
+):
     row = forked(server, tmp_path / "a", "r1pipe_fakes.torch_work", threads=2)
-    assert row["was_imported"] and row["tables"] and row["environment"] == "in the child" and row["threads"] == 2
+    assert (
+        row["was_imported"] and row["tables"] and row["environment"] == "in the child" and row["threads"] == 2
+    )
     assert row["parent"] == server.pid and row["seconds"] < 5
     assert forked(server, tmp_path / "b", "r1pipe_fakes.torch_work")["threads"] == 1
     assert len(os.listdir(f"/proc/{server.pid}/task")) == 1
@@ -66,7 +70,11 @@ def test_a_fork_imports_nothing_more_sets_its_own_environment_and_computes_in_pa
 def test_a_fork_computes_what_a_fresh_process_does(server: Client, tmp_path: Path):
 
     inside = forked(server, tmp_path / "a", "r1pipe_fakes.torch_work")
-    fresh = environment() | base_environment() | {"PYTHONPATH": environment()["PYTHONPATH"], "OMP_NUM_THREADS": "1"}
+    fresh = (
+        environment()
+        | base_environment()
+        | {"PYTHONPATH": environment()["PYTHONPATH"], "OMP_NUM_THREADS": "1"}
+    )
     subprocess.run(
         [sys.executable, "-m", "r1pipe.launch.worker", str(told(tmp_path / "b", "r1pipe_fakes.torch_work"))],
         env=fresh,
@@ -78,14 +86,19 @@ def test_a_fork_computes_what_a_fresh_process_does(server: Client, tmp_path: Pat
     assert inside["result"] == outside["result"] and inside["result"][-1] == 0
 
 
-def test_a_server_that_reached_a_gpu_or_has_threads_is_not_forked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_server_that_reached_a_gpu_or_has_threads_is_not_forked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """As an import of a stage may: its children could not use a GPU, or hang."""
-    code = "from r1pipe.launch.forkserver import _obstacle as why; import torch, threading; print(repr(why())); "
-    code += (
-        "torch.cuda._is_in_bad_fork = lambda: True; print(repr(why())); torch.cuda._is_in_bad_fork = lambda: False; "
+    code = (
+        "from r1pipe.launch.forkserver import _obstacle as why; import torch, threading; print(repr(why())); "
     )
+    code += "torch.cuda._is_in_bad_fork = lambda: True; print(repr(why())); "
+    code += "torch.cuda._is_in_bad_fork = lambda: False; "
     code += "held = open('nvidia-uvm', 'w'); print(repr(why())); held.close(); print(repr(why())); "
-    code += "stop = threading.Event(); threading.Thread(target=stop.wait).start(); print(repr(why())); stop.set()"
+    code += (
+        "stop = threading.Event(); threading.Thread(target=stop.wait).start(); print(repr(why())); stop.set()"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code],
         env=environment() | base_environment(),
@@ -94,7 +107,9 @@ def test_a_server_that_reached_a_gpu_or_has_threads_is_not_forked(tmp_path: Path
         text=True,
     )
     gpu = "'an import has reached a GPU'"
-    assert done.stdout.splitlines() == ["''", gpu, gpu, "''", "'an import has started 1 threads'"], done.stderr
+    assert done.stdout.splitlines() == ["''", gpu, gpu, "''", "'an import has started 1 threads'"], (
+        done.stderr
+    )
 
 
 def test_a_server_that_cannot_be_forked_says_so(server: Client, monkeypatch: pytest.MonkeyPatch):
@@ -116,7 +131,9 @@ def test_a_server_that_cannot_be_forked_says_so(server: Client, monkeypatch: pyt
 
 def test_a_failing_fork_leaves_the_server_alive(server: Client, tmp_path: Path):
     child = server.fork(
-        told(tmp_path / "a", "r1pipe_fakes.rows", {"then": "kill"}), {"OMP_NUM_THREADS": "1"}, tmp_path / "log"
+        told(tmp_path / "a", "r1pipe_fakes.rows", {"then": "kill"}),
+        {"OMP_NUM_THREADS": "1"},
+        tmp_path / "log",
     )
     assert wait_for(lambda: child.poll()) == -9
     assert server.alive()
@@ -134,7 +151,8 @@ def test_server_and_forks_end_with_the_driver(tmp_path: Path, number: int):
     pid = int(
         wait_for(
             lambda: (
-                (tmp_path / "runs/t/b/workdir/pid.0").exists() and (tmp_path / "runs/t/b/workdir/pid.0").read_text()
+                (tmp_path / "runs/t/b/workdir/pid.0").exists()
+                and (tmp_path / "runs/t/b/workdir/pid.0").read_text()
             ),
             90,
         )

@@ -17,7 +17,10 @@ from r1pipe.launch.slurm import MASTER, srun
 from r1pipe.schema import Launch, Slurm
 
 MANY = Launch(
-    profile="zero3", num_processes=8, nodes=4, slurm=Slurm(partition="gpu", time="10:00:00", extra=["--account=x"])
+    profile="zero3",
+    num_processes=8,
+    nodes=4,
+    slurm=Slurm(partition="gpu", time="10:00:00", extra=["--account=x"]),
 )
 MACHINES = "a slots=8\nb slots=8  # the second\n\nuser@c slots=8\nd slots=8\n"
 
@@ -32,7 +35,9 @@ def torchrun_arguments(command: str):
 
 
 def assert_shell(script: str) -> None:
-    assert subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True, check=False).stderr == ""
+    assert (
+        subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True, check=False).stderr == ""
+    )
 
 
 def test_dry_run_prints_an_sbatch_and_a_hostfile_command_that_parse(tmp_path: Path):
@@ -46,7 +51,9 @@ def test_dry_run_prints_an_sbatch_and_a_hostfile_command_that_parse(tmp_path: Pa
     config(tmp_path, f"stages:\n  cold-start: {{{inputs}, {block}}}\n")
     done = r1pipe(tmp_path, "run-all", "t.yaml", "--dry-run")
     assert done.returncode == 0, done.stderr
-    job, hostfile = (done.stdout + done.stderr).split("cold-start: sbatch\n")[1].split("cold-start: hostfile\n")
+    job, hostfile = (
+        (done.stdout + done.stderr).split("cold-start: sbatch\n")[1].split("cold-start: hostfile\n")
+    )
     assert_shell(job)
     for line in (
         "--nodes=4",
@@ -78,7 +85,9 @@ def test_a_hostfile_becomes_one_torchrun_a_machine(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("R1PIPE_SSH", "ssh -tt -p 2222")
     (tmp_path / "hosts").write_text(MACHINES)
     many = Launch(profile="zero3", num_processes="auto", nodes=4, hostfile=tmp_path / "hosts")
-    made = commands(many, tmp_path / "a b.json", read_hostfile(tmp_path / "hosts", 4), {"ONE": "a b", "TWO": "2"})
+    made = commands(
+        many, tmp_path / "a b.json", read_hostfile(tmp_path / "hosts", 4), {"ONE": "a b", "TWO": "2"}
+    )
     assert [command[:5] for command in made] == [
         ["ssh", "-tt", "-p", "2222", host] for host in ("a", "b", "user@c", "d")
     ]
@@ -109,7 +118,9 @@ def test_machines_that_differ_in_slots_need_a_number(tmp_path: Path):
     assert read_hostfile(tmp_path / "hosts", 2)[1] == Host("b", 4)
     with pytest.raises(InputError, match="differ in their slots"):
         per_machine(Launch(profile="ddp", nodes=2, num_processes="auto", hostfile=tmp_path / "hosts"))
-    assert launch.world_size(Launch(profile="ddp", nodes=2, num_processes=4, hostfile=tmp_path / "hosts")) == 8
+    assert (
+        launch.world_size(Launch(profile="ddp", nodes=2, num_processes=4, hostfile=tmp_path / "hosts")) == 8
+    )
     (tmp_path / "hosts").write_text("a\nb\n")
     with pytest.raises(InputError, match="have no slots, and launch.num_processes is not a number"):
         per_machine(Launch(profile="ddp", nodes=2, hostfile=tmp_path / "hosts"))
@@ -121,7 +132,9 @@ def test_several_machines_give_all_they_have_unless_a_number_is_stated(tmp_path:
     assert launch.world_size(Launch(profile="ddp", nodes=2, hostfile=tmp_path / "hosts")) == 16
     assert launch.world_size(Launch(profile="ddp", nodes=2, slurm=Slurm(gpus_per_node=4))) == 8
     assert launch.world_size(Launch(profile="ddp", nodes=2)) is None, "the Slurm job will know"
-    assert launch.world_size(Launch(profile="ddp", nodes=2, num_processes=1, hostfile=tmp_path / "hosts")) == 2
+    assert (
+        launch.world_size(Launch(profile="ddp", nodes=2, num_processes=1, hostfile=tmp_path / "hosts")) == 2
+    )
     assert Launch().num_processes == 1 == Launch(profile="ddp").num_processes
     told = Launch(profile="ddp", nodes=2, slurm=Slurm())
     assert Launch.model_validate(told.model_dump(mode="json")) == told, "a worker reads the same"
@@ -141,13 +154,20 @@ def test_no_secret_goes_on_a_command_line(monkeypatch: pytest.MonkeyPatch, tmp_p
     ):
         monkeypatch.setenv(name, "x")
     sent = forwarded(Launch(profile="ddp", nodes=2, num_processes=2), tmp_path)
-    assert {"HF_HOME", "NCCL_NVLS_ENABLE", "TOKENIZERS_PARALLELISM", "PYTHONPATH", "PATH", "PYTORCH_ALLOC_CONF"} <= set(
-        sent
-    )
+    assert {
+        "HF_HOME",
+        "NCCL_NVLS_ENABLE",
+        "TOKENIZERS_PARALLELISM",
+        "PYTHONPATH",
+        "PATH",
+        "PYTORCH_ALLOC_CONF",
+    } <= set(sent)
     assert not {"HF_TOKEN", "VLLM_API_KEY", "AWS_REGION", "CUDA_VISIBLE_DEVICES"} & set(sent)
 
 
-def test_several_machines_without_slurm_or_a_hostfile_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_several_machines_without_slurm_or_a_hostfile_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     with pytest.raises(ConfigError, match="not a Slurm allocation"):
         srun(MANY, tmp_path / "stage.json", tmp_path / "log")
@@ -155,7 +175,9 @@ def test_several_machines_without_slurm_or_a_hostfile_are_refused(tmp_path: Path
         preflight.check_tools({"a": Launch(profile="ddp", nodes=2, num_processes=2)})
 
 
-def test_inside_an_allocation_srun_starts_one_torchrun_a_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_inside_an_allocation_srun_starts_one_torchrun_a_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     fake = tmp_path / "srun"
     fake.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\nenv\n')
     fake.chmod(0o755)
@@ -195,7 +217,10 @@ def test_threads_are_those_of_the_allocation_where_only_it_knows_the_ranks(
         "SLURM_JOB_NODELIST": "a",
     }.items():
         monkeypatch.setenv(name, value)
-    for launched, threads in ((Launch(profile="ddp", nodes=2), "3"), (Launch(profile="ddp", nodes=2, threads=5), "5")):
+    for launched, threads in (
+        (Launch(profile="ddp", nodes=2), "3"),
+        (Launch(profile="ddp", nodes=2, threads=5), "5"),
+    ):
         (tmp_path / "log").unlink(missing_ok=True)
         assert srun(launched, tmp_path / "stage.json", tmp_path / "log").wait() == 0
         assert f"OMP_NUM_THREADS={threads}\n" in (tmp_path / "log").read_text()

@@ -52,7 +52,10 @@ def test_a_process_stage_sees_one_gpu(four_gpus: None):
     """TRL refuses several visible GPUs in one process."""
     assert rank_environment(Launch(), 0, 1, 1, 29500)["CUDA_VISIBLE_DEVICES"] == "0"
     assert rank_environment(Launch(num_processes=4), 2, 1, 4, 29500)["CUDA_VISIBLE_DEVICES"] == "2"
-    assert rank_environment(Launch(profile="zero2", num_processes=2), 1, 1, 2, 29500)["CUDA_VISIBLE_DEVICES"] == "0,1"
+    assert (
+        rank_environment(Launch(profile="zero2", num_processes=2), 1, 1, 2, 29500)["CUDA_VISIBLE_DEVICES"]
+        == "0,1"
+    )
     assert launch.ranks(Launch(profile="zero2", num_processes="auto")).count == 4
 
 
@@ -87,13 +90,18 @@ def test_a_profile_gives_what_accelerate_s_launcher_would(
     arguments.deepspeed_fields_from_accelerate_config = (
         ""  # launch_command's own work; it matters only beside a DeepSpeed JSON
     )
-    theirs = prepare_deepspeed_cmd_env(arguments)[1] if profile.startswith("zero") else prepare_multi_gpu_env(arguments)
+    theirs = (
+        prepare_deepspeed_cmd_env(arguments)[1]
+        if profile.startswith("zero")
+        else prepare_multi_gpu_env(arguments)
+    )
     ours = profile_environment(Launch(profile=profile), tmp_path)  # type: ignore[arg-type]
     if (
         "ACCELERATE_DEEPSPEED_CONFIG_FILE" in ours
     ):  # theirs is the file that ships, by its path from the checkout's root
         read = [
-            json.loads(Path(ROOT, names["ACCELERATE_DEEPSPEED_CONFIG_FILE"]).read_text()) for names in (ours, theirs)
+            json.loads(Path(ROOT, names["ACCELERATE_DEEPSPEED_CONFIG_FILE"]).read_text())
+            for names in (ours, theirs)
         ]
         assert read[0] == read[1]
         ours["ACCELERATE_DEEPSPEED_CONFIG_FILE"] = theirs["ACCELERATE_DEEPSPEED_CONFIG_FILE"]
@@ -105,7 +113,9 @@ def test_a_profile_gives_what_accelerate_s_launcher_would(
         if name.startswith(("ACCELERATE_", "FSDP_")) and name not in ours and name not in os.environ
     }
     neutral = {"ACCELERATE_CONFIG_DS_FIELDS"} | {
-        n for n in beyond if "DYNAMO" in n or theirs[n].lower() in ("none", "false", "full_shard", "backward_pre")
+        n
+        for n in beyond
+        if "DYNAMO" in n or theirs[n].lower() in ("none", "false", "full_shard", "backward_pre")
     }
     extra = beyond - neutral
     assert extra <= {"FSDP_USE_ORIG_PARAMS", "FSDP_SYNC_MODULE_STATES", "FSDP_MIN_NUM_PARAMS"}, {
@@ -116,7 +126,11 @@ def test_a_profile_gives_what_accelerate_s_launcher_would(
 def test_offload_and_overrides_are_laid_over_a_profile(four_gpus: None, tmp_path: Path):
     zero = {"reduce_bucket_size": 7, "leaf_module": {"classes": ["A"]}}
     made = deepspeed_config(
-        Launch(profile="zero3", offload="all", deepspeed={"zero_optimization": zero, "wall_clock_breakdown": True})
+        Launch(
+            profile="zero3",
+            offload="all",
+            deepspeed={"zero_optimization": zero, "wall_clock_breakdown": True},
+        )
     )
     shipped = json.loads((PROFILES / "zero3.json").read_text())
     to_cpu = {"device": "cpu", "pin_memory": True}
@@ -125,8 +139,13 @@ def test_offload_and_overrides_are_laid_over_a_profile(four_gpus: None, tmp_path
         "offload_param": to_cpu,
     }
     assert made["wall_clock_breakdown"] and made["gradient_clipping"] == "auto"
-    assert "offload_param" not in deepspeed_config(Launch(profile="zero2", offload="optimizer"))["zero_optimization"]
-    assert profile_environment(Launch(profile="fsdp2", offload="all"), tmp_path)["FSDP_OFFLOAD_PARAMS"] == "true"
+    assert (
+        "offload_param"
+        not in deepspeed_config(Launch(profile="zero2", offload="optimizer"))["zero_optimization"]
+    )
+    assert (
+        profile_environment(Launch(profile="fsdp2", offload="all"), tmp_path)["FSDP_OFFLOAD_PARAMS"] == "true"
+    )
     assert profile_environment(Launch(profile="fsdp2"), tmp_path)["FSDP_OFFLOAD_PARAMS"] == "false"
 
 
@@ -150,7 +169,9 @@ def test_a_batch_that_does_not_divide_is_refused_with_the_nearest_sizes():
     assert split_batch(128, 4, 16, 12) == (16, 2)
     with pytest.raises(ConfigError, match="nearest sizes: 126 and 129; or 2 ranks"):
         split_batch(128, 3, None, 12)
-    with pytest.raises(ConfigError, match="nearest sizes: 96 and 144; or 2 ranks"):  # whole groups of 16 over 3 ranks
+    with pytest.raises(
+        ConfigError, match="nearest sizes: 96 and 144; or 2 ranks"
+    ):  # whole groups of 16 over 3 ranks
         split_batch(128, 3, None, 12, group=16)
     with pytest.raises(ConfigError, match="nearest sizes: 48"):
         split_batch(32, 3, None, 12, group=16)
@@ -217,7 +238,10 @@ def test_two_cpu_ranks_train_one_model(tmp_path: Path, tiny_checkpoint: Path, pr
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     out = tmp_path / "runs/t/a/out/checkpoint"
-    before, after = AutoModelForCausalLM.from_pretrained(tiny_checkpoint), AutoModelForCausalLM.from_pretrained(out)
+    before, after = (
+        AutoModelForCausalLM.from_pretrained(tiny_checkpoint),
+        AutoModelForCausalLM.from_pretrained(out),
+    )
     AutoTokenizer.from_pretrained(out)
     shapes = {name: weight.shape for name, weight in after.state_dict().items()}
     assert shapes == {name: weight.shape for name, weight in before.state_dict().items()}

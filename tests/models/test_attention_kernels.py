@@ -19,7 +19,9 @@ cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def by_sdpa(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, ends: torch.Tensor, longest: int, scale: float
 ) -> torch.Tensor:
-    return _attend_each(q.transpose(0, 1)[None], k.transpose(0, 1)[None], v.transpose(0, 1)[None], ends, scale)[0]
+    return _attend_each(
+        q.transpose(0, 1)[None], k.transpose(0, 1)[None], v.transpose(0, 1)[None], ends, scale
+    )[0]
 
 
 def half_of_it(q: torch.Tensor, *rest: Any) -> torch.Tensor:
@@ -31,7 +33,8 @@ def too_old(*_: Any) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("tried", "why"), [(by_sdpa, None), (half_of_it, "away from torch's"), (too_old, "ValueError: too many values")]
+    ("tried", "why"),
+    [(by_sdpa, None), (half_of_it, "away from torch's"), (too_old, "ValueError: too many values")],
 )
 def test_a_kernel_is_tried_before_it_is_used(tried: Any, why: str | None) -> None:
     difference = kernels._difference(tried, by_sdpa, 64)
@@ -81,7 +84,8 @@ def flash_by_sdpa(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 def case(width: int, device: str = "cpu", dtype: torch.dtype = torch.float32) -> tuple[Any, ...]:
     draw = torch.Generator(device).manual_seed(0)
     q, k, v = (
-        torch.randn(9, heads, width, generator=draw, device=device).to(dtype).requires_grad_() for heads in (4, 2, 2)
+        torch.randn(9, heads, width, generator=draw, device=device).to(dtype).requires_grad_()
+        for heads in (4, 2, 2)
     )
     return q, k, v, torch.tensor([0, 4, 9], dtype=torch.int32, device=device), 8, 0.25
 
@@ -91,12 +95,19 @@ def test_the_operators_are_what_torch_expects(flash_by_sdpa: list[dict[str, Any]
     torch.library.opcheck(
         torch.ops.r1pipe.flash4.default,
         case(16),
-        test_utils=("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic"),
+        test_utils=(
+            "test_schema",
+            "test_autograd_registration",
+            "test_faketensor",
+            "test_aot_dispatch_dynamic",
+        ),
     )
     assert all(call["causal"] and call["max_seqlen_q"] == call["max_seqlen_k"] == 8 for call in flash_by_sdpa)
     q, k, v, *rest = case(16)
     wanted = torch.autograd.grad(by_sdpa(q, k, v, *rest).square().sum(), (q, k, v))
-    for a, b in zip(torch.autograd.grad(flash4(q, k, v, *rest).square().sum(), (q, k, v)), wanted, strict=True):
+    for a, b in zip(
+        torch.autograd.grad(flash4(q, k, v, *rest).square().sum(), (q, k, v)), wanted, strict=True
+    ):
         torch.testing.assert_close(a, b)
 
 

@@ -34,7 +34,9 @@ def test_equals_cross_entropy_in_any_chunks(chunk: int, monkeypatch: pytest.Monk
     torch.testing.assert_close(entropy, -(p * p.log()).sum())
     assert right == (logits.argmax(-1) == targets).sum()
     for found, plain in zip(
-        torch.autograd.grad(nll * 0.25, (hidden, weight)), torch.autograd.grad(wanted, (hidden, weight)), strict=True
+        torch.autograd.grad(nll * 0.25, (hidden, weight)),
+        torch.autograd.grad(wanted, (hidden, weight)),
+        strict=True,
     ):
         torch.testing.assert_close(found, plain, atol=1e-5, rtol=1e-5)
 

@@ -12,7 +12,8 @@ from r1pipe.models.loading import load_tokenizer
 
 
 @pytest.mark.parametrize(
-    "of", [lambda tokenizer: tokenizer, copy.deepcopy, lambda tokenizer: pickle.loads(pickle.dumps(tokenizer))]
+    "of",
+    [lambda tokenizer: tokenizer, copy.deepcopy, lambda tokenizer: pickle.loads(pickle.dumps(tokenizer))],
 )
 def test_many_rows_are_decoded_as_one_by_one(tiny_checkpoint, of) -> None:
     tokenizer = of(load_tokenizer(tiny_checkpoint))

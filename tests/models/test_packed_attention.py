@@ -65,7 +65,9 @@ def logits_and_grads(model: Any, **inputs: Any) -> tuple[torch.Tensor, dict[str,
     model.zero_grad()
     logits_TV = model(use_cache=False, **inputs).logits[0].float()
     logits_TV.log_softmax(-1).square().mean().backward()
-    return logits_TV.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return logits_TV.detach(), {
+        name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None
+    }
 
 
 @pytest.mark.parametrize(
@@ -95,7 +97,9 @@ def test_the_last_row_does_not_see_the_first() -> None:
     use_packed_attention(model)
     inputs = pack(ROWS)
     apart = model(use_cache=False, **inputs).logits
-    together = model(use_cache=False, **{k: v for k, v in inputs.items() if not k.startswith(("cu_", "max_"))}).logits
+    together = model(
+        use_cache=False, **{k: v for k, v in inputs.items() if not k.startswith(("cu_", "max_"))}
+    ).logits
     assert (apart - together).abs().max() > 1e-3
 
 
@@ -105,9 +109,15 @@ def test_padded_batches_and_generation_are_as_before() -> None:
     mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
     ask = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "eos_token_id": 63}
     with torch.no_grad():
-        before, said = model(input_ids=ids, attention_mask=mask).logits, model.generate(ids, attention_mask=mask, **ask)
+        before, said = (
+            model(input_ids=ids, attention_mask=mask).logits,
+            model.generate(ids, attention_mask=mask, **ask),
+        )
         assert use_packed_attention(model)
-        after, says = model(input_ids=ids, attention_mask=mask).logits, model.generate(ids, attention_mask=mask, **ask)
+        after, says = (
+            model(input_ids=ids, attention_mask=mask).logits,
+            model.generate(ids, attention_mask=mask, **ask),
+        )
     assert torch.equal(before, after)
     assert torch.equal(said, says)
 
@@ -116,7 +126,11 @@ def test_padded_batches_and_generation_are_as_before() -> None:
     ("kind", "more", "reason"),
     [
         ("mistral", {"sliding_window": 8}, "window of 8"),
-        ("qwen2", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}, "sliding_attention"),
+        (
+            "qwen2",
+            {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
+            "sliding_attention",
+        ),
         ("gpt_oss", {"head_dim": 8, "num_local_experts": 2, "num_experts_per_tok": 1}, "sliding_attention"),
         ("gemma2", {"head_dim": 8}, "sliding_attention"),
         ("qwen2", {"attention_dropout": 0.1}, "attention_dropout"),
@@ -133,7 +147,9 @@ def test_models_that_cannot_be_packed_are_left_alone_with_one_warning(
 
 
 def test_sinks_are_seen_in_the_weights() -> None:
-    model = tiny("gpt_oss", head_dim=8, num_local_experts=2, num_experts_per_tok=1, layer_types=["full_attention"] * 2)
+    model = tiny(
+        "gpt_oss", head_dim=8, num_local_experts=2, num_experts_per_tok=1, layer_types=["full_attention"] * 2
+    )
     assert "sinks" in packing_obstacle(model.config, model)
     plain = tiny()
     assert packing_obstacle(plain.config, plain) == ""
@@ -155,7 +171,12 @@ def fake_kernel(attends: list[tuple[int, ...]], grouped: bool) -> Any:
     """The kernel's contract: heads of one width, equal in number unless it takes groups."""
 
     def attend(
-        q_THF: torch.Tensor, k_TKF: torch.Tensor, v_TKF: torch.Tensor, ends: torch.Tensor, longest: int, scale: float
+        q_THF: torch.Tensor,
+        k_TKF: torch.Tensor,
+        v_TKF: torch.Tensor,
+        ends: torch.Tensor,
+        longest: int,
+        scale: float,
     ) -> torch.Tensor:
         assert q_THF.shape[-1] == k_TKF.shape[-1] == v_TKF.shape[-1] and q_THF.shape[-1] % 8 == 0
         assert ends.dtype == torch.int32 and int(ends.diff().max()) <= longest
@@ -258,13 +279,17 @@ def test_the_kernel_equals_sdpa_in_bf16(make: Any) -> None:
 def test_grouped_heads_on_the_gpu_equal_repeated_ones() -> None:
     """Also the gradients; and a bound above the longest sequence and an empty sequence change nothing."""
     register_packed_attention()
-    q, k, v = (torch.randn(1, h, 300, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True) for h in (8, 2, 2))
+    q, k, v = (
+        torch.randn(1, h, 300, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True) for h in (8, 2, 2)
+    )
     ends = torch.tensor([0, 100, 100, 300], dtype=torch.int32, device="cuda")
     found = varlen._attend_packed(q, k, v, ends, 1024, 0.125)
     wanted = varlen._attend_each(q.float(), k.float(), v.float(), ends, 0.125)[0]
     torch.testing.assert_close(found.float(), wanted, atol=2e-2, rtol=2e-2)
     for a, b in zip(
-        torch.autograd.grad(found.float().sum(), (q, k, v)), torch.autograd.grad(wanted.sum(), (q, k, v)), strict=True
+        torch.autograd.grad(found.float().sum(), (q, k, v)),
+        torch.autograd.grad(wanted.sum(), (q, k, v)),
+        strict=True,
     ):
         torch.testing.assert_close(a.float(), b.float(), atol=5e-2, rtol=5e-2)
 

@@ -45,7 +45,9 @@ def run(own: bool, temperature: float, inputs: dict[str, Any]) -> tuple[Any, tor
     if own:
         add_plain_head(net, temperature, OUTPUTS)
     out = net(**inputs, fused_lm_head=True)
-    ((out.log_probs + out.entropy) * torch.arange(out.log_probs.numel()).view_as(out.log_probs)).sum().backward()
+    (
+        (out.log_probs + out.entropy) * torch.arange(out.log_probs.numel()).view_as(out.log_probs)
+    ).sum().backward()
     return out, torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None])
 
 
@@ -59,7 +61,9 @@ def test_it_is_trl_s(temperature: float, shifted: bool, monkeypatch: pytest.Monk
     monkeypatch.setattr("trl.trainer.utils._ChunkedLogProbFunction", None)  # the other run does without it
     found, gradient = run(True, temperature, inputs)
     for name in (*OUTPUTS, "loss", "label_mask"):
-        torch.testing.assert_close(getattr(found, name).float(), getattr(wanted, name).float(), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            getattr(found, name).float(), getattr(wanted, name).float(), atol=1e-5, rtol=1e-5
+        )
     torch.testing.assert_close(gradient, direction, atol=1e-4, rtol=1e-4)  # TRL's are computed in float32
 
 
@@ -80,7 +84,10 @@ def test_where_logits_are_too_many_and_where_nothing_is_asked(monkeypatch: pytes
     net = model()
     set_plain_head(net, 1.0, ("log_probs",))
     assert net(**batch()).logits.shape == (3, 9, 50)
-    assert net.generate(batch()["input_ids"], max_new_tokens=2, do_sample=False, pad_token_id=0).shape == (3, 11)
+    assert net.generate(batch()["input_ids"], max_new_tokens=2, do_sample=False, pad_token_id=0).shape == (
+        3,
+        11,
+    )
     monkeypatch.setattr(plain_head, "MOST_LOGITS", 10)
     monkeypatch.setattr("trl.trainer.utils._ChunkedLogProbFunction", None)
     with pytest.raises(AttributeError):  # TRL's head, which is not there now

@@ -87,7 +87,10 @@ def test_no_gold_is_none_and_never_zero_or_one() -> None:
 
 
 def test_trl_form_and_several_accepted_answers() -> None:
-    completion = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "<think></think>\\boxed{NYC}"}]
+    completion = [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": "<think></think>\\boxed{NYC}"},
+    ]
     assert accuracy([completion, completion], [["New York", "NYC"], ["Boston", "LA"]]) == [1.0, 0.0]
     assert verdict_on("\\boxed{42}", 42) == 1.0
 
@@ -121,7 +124,9 @@ def test_verifier_pairs() -> None:
 
 
 def test_gsm8k_model_solutions() -> None:
-    rows = [(row["answer"], solution) for row in load("gsm8k_model_solutions") for solution in row["completions"]]
+    rows = [
+        (row["answer"], solution) for row in load("gsm8k_model_solutions") for solution in row["completions"]
+    ]
     verdicts = accuracy([solution["text"] for _, solution in rows], [answer for answer, _ in rows])
     wrong = [
         solution["text"][-60:]
@@ -179,7 +184,9 @@ def test_an_unknown_place_of_the_answer_is_a_mistake() -> None:
 
 
 def test_a_message_may_come_in_parts() -> None:
-    assert accuracy([[{"role": "assistant", "content": [{"type": "text", "text": "\\boxed{42}"}]}]], ["42"]) == [1.0]
+    assert accuracy(
+        [[{"role": "assistant", "content": [{"type": "text", "text": "\\boxed{42}"}]}]], ["42"]
+    ) == [1.0]
 
 
 # The first is one C call, which no signal handler interrupts.
@@ -196,7 +203,9 @@ def test_a_hung_pair_costs_its_own_verdict_only() -> None:
     assert accuracy(texts, golds, timeout=10) == [1.0, 1.0, 1.0, 0.0, 1.0]
     start = time.monotonic()
     hung = [f"\\boxed{{{text}}}" for text in HANGING]
-    verdicts = accuracy([*texts[:2], *hung, *texts[2:]], [*golds[:2], *["\\sqrt{3}"] * 3, *golds[2:]], timeout=2)
+    verdicts = accuracy(
+        [*texts[:2], *hung, *texts[2:]], [*golds[:2], *["\\sqrt{3}"] * 3, *golds[2:]], timeout=2
+    )
     assert verdicts == [1.0, 1.0, None, None, None, 1.0, 0.0, 1.0]
     assert time.monotonic() - start < 60
 

@@ -54,7 +54,11 @@ def test_good_rewards_on_good_rows(specs: list[RewardSpec]) -> None:
     result = audit("s", specs, math_rows(), AuditParams(), sample=12)
     assert result.failures == [] and result.worst == [] and result.unparseable == []
     accuracy = means(result, "accuracy")
-    assert {name for name, value in accuracy.items() if value == 1.0} == {"gold", "repeated", "wrong-language"}
+    assert {name for name, value in accuracy.items() if value == 1.0} == {
+        "gold",
+        "repeated",
+        "wrong-language",
+    }
     assert {name for name, value in accuracy.items() if value == 0.0} == set(VARIANTS) - {
         "gold",
         "repeated",
@@ -118,15 +122,24 @@ def test_what_is_not_judged_is_counted_beyond_the_rows_that_are_kept(monkeypatch
 def test_a_verifier_that_differs_from_trls_is_found() -> None:
     rows = [{**row, "answer": f"{row['answer']} cm"} for row in math_rows()]
     result = audit(
-        "s", R1, rows, AuditParams(), sample=12, stored=[(row, f"It is {row['answer'].split()[0]}.") for row in rows]
+        "s",
+        R1,
+        rows,
+        AuditParams(),
+        sample=12,
+        stored=[(row, f"It is {row['answer'].split()[0]}.") for row in rows],
     )
     assert result.cells["accuracy"]["stored"].n == 12
-    assert result.compared >= 12 and result.disagreements, "TRL reads boxes only, ours the last number as well"
+    assert result.compared >= 12 and result.disagreements, (
+        "TRL reads boxes only, ours the last number as well"
+    )
     assert any("TRL's accuracy_reward says 0" in row["why"] for row in result.worst)
     assert any("differs from TRL" in failure for failure in result.failures)
 
 
-@pytest.mark.skipif(sandbox.available() is not None, reason=f"nothing isolates code here: {sandbox.available()}")
+@pytest.mark.skipif(
+    sandbox.available() is not None, reason=f"nothing isolates code here: {sandbox.available()}"
+)
 def test_code_by_its_tests() -> None:
     tests = {"kind": "asserts", "setup": "", "asserts": ["assert f(2) == 4", "assert f(0) == 0"]}
     good = {
@@ -140,11 +153,18 @@ def test_code_by_its_tests() -> None:
     specs = [spec("code"), spec("format", params={"form": "r1"})]
     result = audit("s", specs, [{"id": "c", **good}], AuditParams(), sample=1)
     assert result.failures == []
-    assert {name for name, value in means(result, "code").items() if value} == {"gold", "repeated", "wrong-language"}
+    assert {name for name, value in means(result, "code").items() if value} == {
+        "gold",
+        "repeated",
+        "wrong-language",
+    }
     bad = {**good, "id": "bad", "solution": "def f(x):\n    return x"}
     result = audit("s", specs, [bad], AuditParams(), sample=1)
     assert "code on gold: 0.000" in result.failures[0].replace("gold solutions", "gold")
-    assert result.worst[0]["why"] == "the gold solution is not right" and "return x" in result.worst[0]["response"]
+    assert (
+        result.worst[0]["why"] == "the gold solution is not right"
+        and "return x" in result.worst[0]["response"]
+    )
 
 
 def test_rows_that_nothing_checks_have_no_gold() -> None:
@@ -164,7 +184,8 @@ def test_rows_that_nothing_checks_have_no_gold() -> None:
 def test_wrong_answers_are_of_the_same_kind() -> None:
     assert wrong_answer("-3", []) == "-2" and wrong_answer("D", []) == "A" and wrong_answer("J", []) == "A"
     assert (
-        wrong_answer("black", ["black", "Black ", "white"]) == "white" and wrong_answer("black", []) == "none of these"
+        wrong_answer("black", ["black", "Black ", "white"]) == "white"
+        and wrong_answer("black", []) == "none of these"
     )
 
 
@@ -186,7 +207,11 @@ def test_before_training_it_is_quick_and_stops_what_is_not_fit() -> None:
         Phase(steps=1, rewards=R1),
         Phase(
             steps=1,
-            rewards=[*R1, spec("helpful"), spec("judge", params={"base_url": "http://127.0.0.1:9", "model": "m"})],
+            rewards=[
+                *R1,
+                spec("helpful"),
+                spec("judge", params={"base_url": "http://127.0.0.1:9", "model": "m"}),
+            ],
         ),
     ]
     audit_before_training("warm-up", phases, math_rows(), AuditParams())
@@ -230,7 +255,10 @@ def test_rl_does_not_start_on_what_is_not_fit(tiny_checkpoint, here, tmp_path) -
         train([{**row, "answer": "{"} for row in math_rows()])
     assert not here.metrics_path.exists() and not list(here.workdir.iterdir())
     train(math_rows())
-    (note,) = [json.loads(line)["note"] for line in here.metrics_path.with_name("notes.jsonl").read_text().splitlines()]
+    (note,) = [
+        json.loads(line)["note"]
+        for line in here.metrics_path.with_name("notes.jsonl").read_text().splitlines()
+    ]
     assert "12 of 12 gold answers parse, gold solutions score 1.000, nothing undeserved" in note
 
 

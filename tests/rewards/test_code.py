@@ -12,7 +12,9 @@ def test_extract_code() -> None:
 
     assert extract_code(f"<think>{block('x = 1')}</think>Sure:\n{block(GOOD)}\nDone.") == GOOD
     assert extract_code(f"<think>{block(GOOD)}</think>no code here") is None
-    assert extract_code(f"<think></think>{block(GOOD)}\nUse it so:\n{block('print(add(1, 2))')}", "add") == GOOD
+    assert (
+        extract_code(f"<think></think>{block(GOOD)}\nUse it so:\n{block('print(add(1, 2))')}", "add") == GOOD
+    )
     assert extract_code(f"<think></think>{block(GOOD)}\n{block('pip install x', 'bash')}") == GOOD
     assert extract_code(f"<think></think>{block(GOOD, '')}") == GOOD
     assert extract_code(f"<think></think>{GOOD}") == GOOD

@@ -10,14 +10,18 @@ from r1pipe.rewards.sandbox import CodeJob, run_tests
 from tests.bench import code_table as table
 from tests.public_rows import fenced, load
 
-pytestmark = pytest.mark.skipif(sandbox.available() is not None, reason=f"no isolation: {sandbox.available()}")
+pytestmark = pytest.mark.skipif(
+    sandbox.available() is not None, reason=f"no isolation: {sandbox.available()}"
+)
 
 
 def test_humaneval_solutions_pass() -> None:
     rows = load("humaneval")
     columns = {name: [row[name] for row in rows] for name in ("tests", "entry_point", "prompt")}
     assert code([fenced(row["prompt"] + row["solution"]) for row in rows], **columns) == [1.0] * len(rows)
-    assert code([fenced(row["solution"].rstrip()) for row in rows], **columns) == [1.0] * len(rows), "the body alone"
+    assert code([fenced(row["solution"].rstrip()) for row in rows], **columns) == [1.0] * len(rows), (
+        "the body alone"
+    )
     assert code([fenced(row["prompt"] + "    return None") for row in rows], **columns) == [0.0] * len(rows)
 
 
@@ -28,7 +32,9 @@ def tasks(name: str, step: int = 1) -> list[table.Task]:
 
 @pytest.mark.parametrize(("name", "step"), [("mbpp", 15), ("mbpp_plus", 20)])
 def test_some_solutions_pass(name: str, step: int) -> None:
-    slow = {f"mbppplus-{number}" for number in (84, 123, 255, 389, 392, 583, 589, 592, 603, 630)} | set(table.SLOW)
+    slow = {f"mbppplus-{number}" for number in (84, 123, 255, 389, 392, 583, 589, 592, 603, 630)} | set(
+        table.SLOW
+    )
     assert table.failures([task for task in tasks(name, step) if task.name not in slow]) == {}
 
 
@@ -67,7 +73,10 @@ def test_values_that_json_lacks_reach_the_tests_as_literals() -> None:
 def test_values_too_large_to_hand_over_are_not_held_against_the_program() -> None:
     program = "def f(n): return [0] * n"
     tests = {"kind": "calls", "inputs": [[3], [2_000_000]], "reference": program}
-    assert run_tests([CodeJob(program, tests, "f"), CodeJob("def f(n): return [1] * n", tests, "f")]) == [1.0, 0.0]
+    assert run_tests([CodeJob(program, tests, "f"), CodeJob("def f(n): return [1] * n", tests, "f")]) == [
+        1.0,
+        0.0,
+    ]
 
 
 def test_code_contests_by_a_program_that_looks_the_answers_up() -> None:

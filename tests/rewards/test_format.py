@@ -50,7 +50,9 @@ def test_not_the_zero_form(text: str) -> None:
     assert not well_formed(text, "auto")
 
 
-@pytest.mark.parametrize("text", [R1, "<think></think>Paris.", "<think>a</think>\n\n**42**\n", "<think>a</think>a < b"])
+@pytest.mark.parametrize(
+    "text", [R1, "<think></think>Paris.", "<think>a</think>\n\n**42**\n", "<think>a</think>a < b"]
+)
 def test_r1_form(text: str) -> None:
     assert well_formed(text, "r1")
     assert well_formed(text, "auto")

@@ -20,7 +20,13 @@ from r1pipe.rewards.scoring import score
 from r1pipe.schema import RewardSpec
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
-ROW = {"id": "q", "domain": "general", "language": "en", "prompt": "What is the capital of France?", "answer": "Paris"}
+ROW = {
+    "id": "q",
+    "domain": "general",
+    "language": "en",
+    "prompt": "What is the capital of France?",
+    "answer": "Paris",
+}
 RIGHT, WRONG = "<think>Lyon? No.</think>It is Paris.", "<think>Paris!</think>It is Lyon."
 
 
@@ -51,7 +57,12 @@ def stats(service: str) -> dict[str, Any]:
 def judge(service: str, model: str, completions: list[str], **params: Any) -> list[float | None]:
     n = len(completions)
     return REWARDS["judge"](
-        completions, answer=["Paris"] * n, prompt=[ROW["prompt"]] * n, base_url=f"{service}/v1", model=model, **params
+        completions,
+        answer=["Paris"] * n,
+        prompt=[ROW["prompt"]] * n,
+        base_url=f"{service}/v1",
+        model=model,
+        **params,
     )
 
 
@@ -99,7 +110,10 @@ def test_a_dead_service_is_not_asked_for_ever(service: str, monkeypatch: pytest.
     monkeypatch.setattr(endpoint, "GIVE_UP_AFTER", 4)
     before = stats(service)["requests"]
     with pytest.warns(UserWarning, match="40 of 40"):
-        assert judge(service, "broken", [f"{RIGHT} {i}" for i in range(40)], retries=0, max_in_flight=2) == [None] * 40
+        assert (
+            judge(service, "broken", [f"{RIGHT} {i}" for i in range(40)], retries=0, max_in_flight=2)
+            == [None] * 40
+        )
     assert stats(service)["requests"] - before <= 6
     assert judge(service, "good", [RIGHT], retries=0, max_in_flight=2) == [1.0], "the next batch tries again"
 
@@ -150,7 +164,9 @@ def test_in_a_sum_a_missing_verdict_takes_the_row_out(service: str) -> None:
     scores = score(specs, [RIGHT, WRONG, RIGHT], [ROW, ROW, free])
     assert scores.totals == [2.0, 1.0, 1.0] and scores.components["judge"] == [1.0, 0.0, None]
     longer = {**free, "reference": "Paris, on the Seine"}
-    assert score(specs, ["<think></think>Paris, on the Seine.", RIGHT], [longer, longer]).components["judge"] == [
+    assert score(specs, ["<think></think>Paris, on the Seine.", RIGHT], [longer, longer]).components[
+        "judge"
+    ] == [
         1.0,
         0.0,
     ]
@@ -182,7 +198,10 @@ def test_pairs_and_labels_by_a_language_model(service: str) -> None:
 
     judge = load_judge(JudgeEndpoint(base_url=f"{service}/v1", model="good"))
     assert judge is not None
-    row, rng = {"id": "r", "prompt": "Say something.", "domain": "general", "language": "en"}, random.Random(0)
+    row, rng = (
+        {"id": "r", "prompt": "Say something.", "domain": "general", "language": "en"},
+        random.Random(0),
+    )
     assert (
         vote(row, "a longer one", "short", judge, votes=4, rng=rng) == 2.0
         and vote(row, "short", "a longer one", judge, votes=4, rng=rng) == -2.0
@@ -195,7 +214,9 @@ def test_pairs_and_labels_by_a_language_model(service: str) -> None:
         and silent.safe(row, "a cake") is None
         and vote(row, "a", "bb", silent, votes=2, rng=rng) is None
     )
-    kept, dropped = judge_pairs(row, ["a", "bb"], silent, votes=2, min_margin=1.0, comparisons=3, wanted=3, rng=rng)
+    kept, dropped = judge_pairs(
+        row, ["a", "bb"], silent, votes=2, min_margin=1.0, comparisons=3, wanted=3, rng=rng
+    )
     assert not kept and [pair["reason"] for pair in dropped] == ["the judge did not answer"]
 
 

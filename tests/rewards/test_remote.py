@@ -31,7 +31,12 @@ CHECK = {
     "code": "def check(candidate):\n    assert candidate(2, 3) == 5\n    assert candidate(0, 0) == 0",
 }
 CALLS = {"kind": "calls", "inputs": [[1, 2], [3, 4]], "outputs": [3, 7]}
-REFERENCE = {"kind": "calls", "inputs": [[1, 2], [0.1, 0.2]], "reference": "def add(a, b): return b + a", "atol": 1e-9}
+REFERENCE = {
+    "kind": "calls",
+    "inputs": [[1, 2], [0.1, 0.2]],
+    "reference": "def add(a, b): return b + a",
+    "atol": 1e-9,
+}
 STDIO = {"kind": "stdio", "inputs": ["1 2\n", "3 4\n"], "outputs": ["3\n", "7\n"]}
 GOOD = "def add(a, b):\n    return a + b"
 ECHO = "print(sum(map(int, input().split())))"
@@ -57,13 +62,17 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoint, "FIRST_WAIT_S", 0.02)
 
 
-def run(executor: dict[str, Any], programs: list[str], tests: dict[str, Any], **params: Any) -> list[float | None]:
+def run(
+    executor: dict[str, Any], programs: list[str], tests: dict[str, Any], **params: Any
+) -> list[float | None]:
     n = len(programs)
     fenced = [f"<think>add</think>```python\n{program}\n```" for program in programs]
     return REWARDS["code"](fenced, tests=[tests] * n, entry_point=["add"] * n, executor=executor, **params)
 
 
-@pytest.mark.parametrize("tests", [ASSERTS, CHECK, CALLS, REFERENCE], ids=["asserts", "check", "calls", "reference"])
+@pytest.mark.parametrize(
+    "tests", [ASSERTS, CHECK, CALLS, REFERENCE], ids=["asserts", "check", "calls", "reference"]
+)
 def test_functions_as_in_the_sandbox(executor: dict[str, str], tests: dict[str, Any]) -> None:
     programs = [
         GOOD,
@@ -112,7 +121,9 @@ ATTACKS = {
 
 def test_cheap_tricks_do_not_pass(executor: dict[str, str]) -> None:
     assert run(executor, list(ATTACKS.values()), ASSERTS, timeout=1.0) == [0.0] * len(ATTACKS)
-    assert run(executor, ["def add(a, b): return a + b"], ASSERTS) == [1.0], "and the next program is unaffected"
+    assert run(executor, ["def add(a, b): return a + b"], ASSERTS) == [1.0], (
+        "and the next program is unaffected"
+    )
 
 
 def test_broken_tests_are_no_verdict_on_the_program(executor: dict[str, str]) -> None:

@@ -15,7 +15,9 @@ from r1pipe.rewards import isolation, sandbox
 from r1pipe.rewards.code import code
 from r1pipe.rewards.sandbox import CodeJob, Limits, run_tests
 
-needs_isolation = pytest.mark.skipif(sandbox.available() is not None, reason=f"no isolation: {sandbox.available()}")
+needs_isolation = pytest.mark.skipif(
+    sandbox.available() is not None, reason=f"no isolation: {sandbox.available()}"
+)
 
 ADD = {"kind": "asserts", "setup": "", "asserts": ["assert add(1, 2) == 3", "assert add(2, 2) == 4"]}
 GOOD = "def add(a, b):\n    return a + b"
@@ -129,7 +131,11 @@ def test_a_batch_of_all_attacks_leaves_the_host_and_the_good_programs_alone() ->
     quick = {
         name: attack for name, attack in ATTACKS.items() if not name.startswith("endless")
     }  # those take a second each, above
-    jobs = [CodeJob(program, ADD) for n, attack in enumerate(quick.values()) for program in (attack, f"{GOOD}\n# {n}")]
+    jobs = [
+        CodeJob(program, ADD)
+        for n, attack in enumerate(quick.values())
+        for program in (attack, f"{GOOD}\n# {n}")
+    ]
     assert run_tests(jobs, Limits(cpu_s=1), workers=runners) == [0.0, 1.0] * len(quick)
     assert len(sandbox._idle) == runners
     assert len(processes_below()) == before, "the idle runners and nothing else"
@@ -163,7 +169,11 @@ def test_the_environment_and_the_users_files_are_not_there(monkeypatch: pytest.M
 def test_nothing_is_left_for_the_next_program() -> None:
     write = f"import os\nos.makedirs('/tmp/a/b')\nopen('/tmp/a/b/c', 'w').write('1')\nos.chmod('/tmp/a', 0)\n{GOOD}"
     read = f"import os\nassert os.listdir('/tmp')\n{GOOD}"
-    assert run_tests([CodeJob(write, ADD), CodeJob(read, ADD), CodeJob(write, ADD)], workers=1) == [1.0, 0.0, 1.0]
+    assert run_tests([CodeJob(write, ADD), CodeJob(read, ADD), CodeJob(write, ADD)], workers=1) == [
+        1.0,
+        0.0,
+        1.0,
+    ]
 
 
 @needs_isolation
@@ -173,14 +183,21 @@ def test_a_checkers_function_is_no_way_into_the_checker() -> None:
     assert run("def apply(f, x): return f(x)", tests) == 1.0
     assert run("def apply(f, x): return 2 if f.__globals__ else 0", tests) == 0.0
     assert (
-        run("def apply(f, x): return f._link.ask({'op': 'attr', 'on': f._number, 'name': '__globals__'}) and 2", tests)
+        run(
+            "def apply(f, x): return f._link.ask({'op': 'attr', 'on': f._number, 'name': '__globals__'}) and 2",
+            tests,
+        )
         == 0.0
     )
 
 
 @needs_isolation
 def test_builtins_and_modules_in_tests_are_pythons_own() -> None:
-    tests = {"kind": "asserts", "setup": "", "asserts": ["assert math.isclose(f(1), 2) and set(g([1])) == set([1])"]}
+    tests = {
+        "kind": "asserts",
+        "setup": "",
+        "asserts": ["assert math.isclose(f(1), 2) and set(g([1])) == set([1])"],
+    }
     assert run("import math\ndef f(x): return 2.0\ndef g(x): return x", tests) == 1.0
     forged = (
         "class math:\n"
@@ -191,7 +208,10 @@ def test_builtins_and_modules_in_tests_are_pythons_own() -> None:
     )
     assert run(forged, tests) == 0.0
     assert (
-        run("def sum(a, b): return a + b", {"kind": "asserts", "setup": "", "asserts": ["assert sum(1, 2) == 3"]})
+        run(
+            "def sum(a, b): return a + b",
+            {"kind": "asserts", "setup": "", "asserts": ["assert sum(1, 2) == 3"]},
+        )
         == 1.0
     )
 
@@ -201,15 +221,24 @@ def test_builtins_and_modules_in_tests_are_pythons_own() -> None:
     ("program", "check"),
     [
         ("def f(): return (1, 2)", "f() == (1, 2)"),
-        ("def f(): return {1: {2, 3}, 'a': None, (1, 2): b'x'}", "f() == {1: {2, 3}, 'a': None, (1, 2): b'x'}"),
+        (
+            "def f(): return {1: {2, 3}, 'a': None, (1, 2): b'x'}",
+            "f() == {1: {2, 3}, 'a': None, (1, 2): b'x'}",
+        ),
         ("def f(): return 10**5000", "f() == 10**5000"),
         ("def f(): return float('nan')", "f() != f()"),
         ("def f(): return 1 + 2j", "f() == 1 + 2j"),
         ("def f():\n    yield 1\n    yield 2", "list(f()) == [1, 2]"),
-        ("from collections import Counter\ndef f(): return Counter('aab')", "f()['a'] == 2 and f()['z'] == 0"),
+        (
+            "from collections import Counter\ndef f(): return Counter('aab')",
+            "f()['a'] == 2 and f()['z'] == 0",
+        ),
         ("from fractions import Fraction\ndef f(): return Fraction(1, 3)", "f() * 3 == 1"),
         ("import datetime\ndef f(): return datetime.date(2025, 1, 2)", "f().year == 2025"),
-        ("class P:\n    def __init__(self, x): self.x = x\n    def up(self): return P(self.x + 1)", "P(1).up().x == 2"),
+        (
+            "class P:\n    def __init__(self, x): self.x = x\n    def up(self): return P(self.x + 1)",
+            "P(1).up().x == 2",
+        ),
         ("def f(a): a.sort()", "(lambda a: (f(a), a))([2, 1])[1] == [1, 2]"),
         ("def f(t, k): return [x for x in t if not isinstance(x, k)]", "f((1, 'a'), int) == ['a']"),
         ("import re\ndef f(s): return re.match('a', s)", "f('abc') and not f('b')"),
@@ -224,14 +253,21 @@ def test_values_cross_unharmed(program: str, check: str) -> None:
 
 @needs_isolation
 def test_types_are_exact() -> None:
-    assert run("def f(): return [1, 2]", {"kind": "asserts", "setup": "", "asserts": ["assert f() == (1, 2)"]}) == 0.0
+    assert (
+        run("def f(): return [1, 2]", {"kind": "asserts", "setup": "", "asserts": ["assert f() == (1, 2)"]})
+        == 0.0
+    )
 
 
 @needs_isolation
 def test_setup_is_there_for_tests_and_program() -> None:
     tests = {"kind": "asserts", "setup": "import math\nk = 2", "asserts": ["assert f(3) == math.sqrt(36)"]}
     assert run("def f(x): return math.floor(x * k)", tests) == 1.0
-    nodes = {"kind": "asserts", "setup": "root = Node(1)\nroot.left = Node(2)", "asserts": ["assert total(root) == 3"]}
+    nodes = {
+        "kind": "asserts",
+        "setup": "root = Node(1)\nroot.left = Node(2)",
+        "asserts": ["assert total(root) == 3"],
+    }
     program = (
         "class Node:\n"
         "    def __init__(self, v): self.v, self.left = v, None\n"
@@ -266,7 +302,10 @@ def test_check_functions_and_calls() -> None:
 def test_stdio() -> None:
     tests = {"kind": "stdio", "inputs": ["1 2\n", "3 4\n"], "outputs": ["3\n", "7"]}
     assert run("a, b = map(int, input().split())\nprint(a + b)", tests) == 1.0
-    assert run("import sys\nprint(sum(map(int, sys.stdin.read().split())), end=' \\n\\n')\nsys.exit()", tests) == 1.0
+    assert (
+        run("import sys\nprint(sum(map(int, sys.stdin.read().split())), end=' \\n\\n')\nsys.exit()", tests)
+        == 1.0
+    )
     assert run("if __name__ == '__main__':\n    print(sum(map(int, input().split())))", tests) == 1.0
     for wrong in (
         "print(3)",
@@ -367,7 +406,9 @@ def test_without_bubblewrap_it_names_the_package(monkeypatch: pytest.MonkeyPatch
         assert code([GOOD], tests=[ADD]) == [None]
 
 
-def test_a_bubblewrap_that_fails_to_start_is_not_available(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_bubblewrap_that_fails_to_start_is_not_available(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     fake = tmp_path / "bwrap"
     fake.write_text("#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2\nexit 1\n")
     fake.chmod(fake.stat().st_mode | stat.S_IXUSR)

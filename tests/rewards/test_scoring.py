@@ -36,7 +36,9 @@ def test_components_are_summed_with_their_weights() -> None:
 
 
 def test_a_row_without_answer_is_scored_by_the_rest() -> None:
-    scores = score([spec("accuracy"), spec("code"), spec("format")], ["<think></think>Hello.", RIGHT], [GENERAL, MATH])
+    scores = score(
+        [spec("accuracy"), spec("code"), spec("format")], ["<think></think>Hello.", RIGHT], [GENERAL, MATH]
+    )
     assert scores.components["accuracy"] == [None, 1.0]
     assert scores.components["code"] == [None, None]
     assert scores.totals == [1.0, 2.0]
@@ -73,7 +75,10 @@ def test_a_row_that_a_reward_model_judges_is_not_judged_by_a_rule_as_well() -> N
     ]
     models = {"helpful": lambda prompts, texts: [0.75] * len(texts)}
     scores = score(specs, ["A square. Have a nice day!", "4"], rows, models)
-    assert scores.components == {"accuracy": [None, 1.0], "helpful": [0.75, None]} and scores.totals == [0.75, 1.0]
+    assert scores.components == {"accuracy": [None, 1.0], "helpful": [0.75, None]} and scores.totals == [
+        0.75,
+        1.0,
+    ]
     stated = [RewardSpec(name="accuracy", domains=["general", "math"]), RewardSpec(name="helpful")]
     assert score(stated, ["square", "4"], rows, models).totals == [1.75, 1.0]
 

@@ -21,7 +21,14 @@ def test_repetition_grows_with_the_repeated_share() -> None:
 
 def test_soft_overlong() -> None:
     tokens = [0, 80, 90, 100, 150, None]
-    assert length([""] * 6, max_tokens=100, soft_tokens=20, tokens=tokens) == [0.0, 0.0, -0.5, -1.0, -1.0, None]
+    assert length([""] * 6, max_tokens=100, soft_tokens=20, tokens=tokens) == [
+        0.0,
+        0.0,
+        -0.5,
+        -1.0,
+        -1.0,
+        None,
+    ]
     assert length(["", ""], max_tokens=10, soft_tokens=5, completion_ids=[[1] * 5, [1] * 10]) == [0.0, -1.0]
 
 
@@ -42,5 +49,9 @@ def test_controls_carry_no_signal_and_repeat() -> None:
     texts = [f"answer {i}" for i in range(2000)]
     assert set(constant(texts, value=0.3)) == {0.3}
     first = random_reward(texts, probability=0.25, seed=1)
-    assert first == random_reward(texts, probability=0.25, seed=1) != random_reward(texts, probability=0.25, seed=2)
+    assert (
+        first
+        == random_reward(texts, probability=0.25, seed=1)
+        != random_reward(texts, probability=0.25, seed=2)
+    )
     assert sum(value or 0 for value in first) / len(texts) == pytest.approx(0.25, abs=0.04)

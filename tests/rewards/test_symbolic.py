@@ -145,13 +145,22 @@ def test_every_function_is_evaluated(function: str) -> None:
 
 def test_a_large_intermediate_value_hides_no_plain_difference() -> None:
     assert differ(
-        sympy.Integer(111), sympy.sympify("65*(13*a*b*c)**(1/14)*(a**13 + 13*b**13 + 15*c**13)/(a + b + c)**14")
+        sympy.Integer(111),
+        sympy.sympify("65*(13*a*b*c)**(1/14)*(a**13 + 13*b**13 + 15*c**13)/(a + b + c)**14"),
     )
 
 
 @pytest.mark.parametrize(
     "hard",
-    ["10**400", "9**9**9", "log(sin(pi) + x - x)", "zeta(x)", "1/(x - x*(1 + 10**-40))", "gamma(10**9)", "(10**8)!"],
+    [
+        "10**400",
+        "9**9**9",
+        "log(sin(pi) + x - x)",
+        "zeta(x)",
+        "1/(x - x*(1 + 10**-40))",
+        "gamma(10**9)",
+        "(10**8)!",
+    ],
 )
 def test_values_that_are_not_known_are_not_refuted(hard: str) -> None:
     assert not differ(sympy.parse_expr(hard, transformations="all", evaluate=False), sympy.Integer(1))
@@ -159,7 +168,10 @@ def test_values_that_are_not_known_are_not_refuted(hard: str) -> None:
 
 def test_collections_and_equations() -> None:
     x, abc, a, b, c = sympy.symbols("x abc a b c")
-    third, pct = sympy.Rational(1, 3), sympy.Mul(9, sympy.UnevaluatedExpr(sympy.Rational(1, 100)), evaluate=False)
+    third, pct = (
+        sympy.Rational(1, 3),
+        sympy.Mul(9, sympy.UnevaluatedExpr(sympy.Rational(1, 100)), evaluate=False),
+    )
     assert sets_differ(sympy.FiniteSet(1, 2), sympy.FiniteSet(1, 3)) and sets_differ(
         sympy.Tuple(1, 2), sympy.Integer(2)
     )
@@ -184,13 +196,19 @@ def test_unions_of_intervals() -> None:
         sympy.oo,
     )
     union = sympy.Union
-    assert sets_differ(union(a, c), union(a, sympy.Interval(-oo, sympy.Rational(1, 2)))) and sets_differ(union(a, c), a)
-    assert sets_differ(union(a, c), sympy.Interval(-oo, oo)) and sets_differ(a, union(a, sympy.Interval.open(4, oo)))
+    assert sets_differ(union(a, c), union(a, sympy.Interval(-oo, sympy.Rational(1, 2)))) and sets_differ(
+        union(a, c), a
+    )
+    assert sets_differ(union(a, c), sympy.Interval(-oo, oo)) and sets_differ(
+        a, union(a, sympy.Interval.open(4, oo))
+    )
     assert not sets_differ(union(a, b, evaluate=False), sympy.Interval(1, 3, left_open=True)), (
         "the same points in other pieces"
     )
     assert not sets_differ(union(a, c), union(c, sympy.Interval(1, 2))), "ends are left to math-verify"
-    assert not sets_differ(union(a, c), union(a, sympy.Interval(-oo, sympy.Float("0.333333")))), "as is rounding"
+    assert not sets_differ(union(a, c), union(a, sympy.Interval(-oo, sympy.Float("0.333333")))), (
+        "as is rounding"
+    )
     assert not sets_differ(union(a, c), union(a, c, sympy.FiniteSet(7))), "and whatever is no interval"
 
 

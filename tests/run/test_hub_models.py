@@ -24,7 +24,9 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         (root / "refs").mkdir(parents=True)
         (root / "refs/main").write_text(COMMIT)
         (root / "snapshots" / COMMIT).mkdir(parents=True)
-        (root / "snapshots" / COMMIT / "rows.jsonl").write_text('{"id": "1", "prompt": "p", "domain": "math"}\n')
+        (root / "snapshots" / COMMIT / "rows.jsonl").write_text(
+            '{"id": "1", "prompt": "p", "domain": "math"}\n'
+        )
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
 
@@ -83,7 +85,9 @@ def test_an_input_that_is_not_pinned_is_noted_with_its_commit_and_strict_refuses
         assert "r1pipe data pin me/mine" in refused.value.fix and refused.value.where == "input prompts of a"
 
 
-def test_what_is_fetched_replaces_the_name_in_the_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_what_is_fetched_replaces_the_name_in_the_fingerprint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.syspath_prepend(str(FIXTURES))
     monkeypatch.chdir(tmp_path)
     pipeline = load(config(tmp_path, SCORE % ""))

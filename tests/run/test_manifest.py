@@ -53,7 +53,11 @@ def test_a_changed_value_makes_exactly_that_stage_and_its_descendants_stale(done
 def test_rebuilding_what_has_not_changed_redoes_it_and_its_descendants(done: Path):
     first = rows(done, "more")[0]["pid"]
     finished = r1pipe(done, "run-all", "t.yaml", "--rebuild", "more")
-    assert finished.returncode == 0 and "rows: started" not in finished.stdout and "score: started" in finished.stdout
+    assert (
+        finished.returncode == 0
+        and "rows: started" not in finished.stdout
+        and "score: started" in finished.stdout
+    )
     assert rows(done, "more")[0]["pid"] != first
 
 
@@ -123,7 +127,9 @@ def fingerprint(folder: Path, text: str) -> str:
     return prints(pipeline, folder).of(next(iter(pipeline.stages)))
 
 
-@pytest.mark.parametrize("pattern", ["data/*/train.jsonl", "data/**/*.jsonl", "data/[ab]/train.jsonl", "d*/b/*.jsonl"])
+@pytest.mark.parametrize(
+    "pattern", ["data/*/train.jsonl", "data/**/*.jsonl", "data/[ab]/train.jsonl", "d*/b/*.jsonl"]
+)
 def test_what_a_pattern_matches_counts_by_content(tmp_path: Path, pattern: str):
     """As reading does: a pattern may stand in a folder's name too."""
     for name in "ab":
@@ -149,7 +155,9 @@ def test_a_pattern_in_a_file_s_name_counts_by_names_and_contents(tmp_path: Path)
     assert prints(pipeline, tmp_path).material("prompts")["config"]["source"]["path"] == f"sha256:{wanted}"
 
 
-JUDGED = "stages: {general-data: {inputs: {prompts: ./p.jsonl}, outputs: {chats: c}, writer: world, judge: {%s}}}"
+JUDGED = (
+    "stages: {general-data: {inputs: {prompts: ./p.jsonl}, outputs: {chats: c}, writer: world, judge: {%s}}}"
+)
 REWARDED = """stages: {r1-zero: {inputs: {model: embedded:base, prompts: ./p.jsonl}, outputs: {checkpoint: c},
   grpo: {phases: [
   {steps: 1, rewards: [{name: judge, params: {%s}}, {name: code, params: {timeout: 3}}]}]}}}"""
@@ -162,13 +170,17 @@ def test_of_a_judge_only_what_decides_its_verdicts_counts(tmp_path: Path, text: 
     def judged(host: str = "x", more: str = "") -> str:
         return fingerprint(tmp_path, text % f"base_url: 'http://{host}/v1', model: m{more}")
 
-    assert judged() == judged("y") == judged("x", ", timeout: 9, retries: 1, max_in_flight: 2, api_key_env: KEY")
+    assert (
+        judged() == judged("y") == judged("x", ", timeout: 9, retries: 1, max_in_flight: 2, api_key_env: KEY")
+    )
     decides = (", max_tokens: 9", ", guidelines: Be strict.", ", extra: {top_k: 1}")
     assert len({judged(), *(judged("x", more) for more in decides)}) == 4
     assert fingerprint(tmp_path, text % "base_url: 'http://x/v1', model: other") != judged()
     if text is REWARDED:  # other rewards' time limits decide
         assert (
-            fingerprint(tmp_path, (text % "base_url: 'http://x/v1', model: m").replace("timeout: 3", "timeout: 4"))
+            fingerprint(
+                tmp_path, (text % "base_url: 'http://x/v1', model: m").replace("timeout: 3", "timeout: 4")
+            )
             != judged()
         )
 
@@ -189,7 +201,8 @@ def test_what_is_fingerprinted_of_the_shipped_run():
         wanted = stage.config.model_dump(mode="json", exclude=left_out)
         assert set(stage.files) <= {("template",)}
         wanted |= {
-            str(key): f"sha256:{Digests(RunFolder('t', ROOT)).file(path)}" for (key,), path in stage.files.items()
+            str(key): f"sha256:{Digests(RunFolder('t', ROOT)).file(path)}"
+            for (key,), path in stage.files.items()
         }
         material = fingerprints.material(name)
         assert material.pop("order") is not None
@@ -248,4 +261,8 @@ def test_use_adopts_and_says_so(done: Path):
 def test_the_manifest_says_what_was_read_and_made(done: Path):
     made = manifest(done, "score")
     assert made["read"]["prompts"]["digest"] == manifest(done, "more")["outputs"]["rows"]["digest"]
-    assert made["metrics"] == {"math": 0.5} and made["wall_s"] > 0 and "r1pipe_fakes.score" in "".join(made["versions"])
+    assert (
+        made["metrics"] == {"math": 0.5}
+        and made["wall_s"] > 0
+        and "r1pipe_fakes.score" in "".join(made["versions"])
+    )

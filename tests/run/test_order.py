@@ -17,9 +17,8 @@ from r1pipe.run.store import RunFolder
 
 MIX = "stages: {mix: {inputs: {chats: %s}, outputs: {chats: mixed}}}"
 TEACHER = "{sampling: {backend: openai, endpoint: {base_url: 'http://x/v1', model: m}}}"
-COLD = (
-    "stages: {cold-start-data: {inputs: {prompts: ./a.jsonl, model: embedded:base}, outputs: {chats: c}, sources: %s}}"
-)
+COLD_INPUTS = "inputs: {prompts: ./a.jsonl, model: embedded:base}"
+COLD = f"stages: {{cold-start-data: {{{COLD_INPUTS}, outputs: {{chats: c}}, sources: %s}}}}"
 PROMPTS = "stages: {prompts: {source: [{path: a.jsonl, %s}], outputs: {prompts: p}}}"
 
 

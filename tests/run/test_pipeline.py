@@ -93,7 +93,9 @@ def test_two_drivers_of_one_run(tmp_path: Path):
 
 
 @pytest.mark.parametrize(("number", "code"), [(15, 143), (2, 130)])
-def test_an_interrupted_driver_ends_its_workers_and_says_so_by_its_exit_code(tmp_path: Path, number: int, code: int):
+def test_an_interrupted_driver_ends_its_workers_and_says_so_by_its_exit_code(
+    tmp_path: Path, number: int, code: int
+):
     config(tmp_path, then("grandchild"))
     driver = start(tmp_path, "run-all", "t.yaml")
     worker = int(wait_for(lambda: _text(tmp_path / "runs/t/a/workdir/pid.0")))
@@ -128,7 +130,8 @@ def _text(path: Path) -> str:
 def test_the_summary_is_written_after_each_stage(tmp_path: Path):
     config(
         tmp_path,
-        CHAIN + "  bad: {kind: r1pipe_fakes.rows, inputs: {source: second}, outputs: {rows: z}, then: crash}\n",
+        CHAIN
+        + "  bad: {kind: r1pipe_fakes.rows, inputs: {source: second}, outputs: {rows: z}, then: crash}\n",
     )
     assert r1pipe(tmp_path, "run-all", "t.yaml").returncode == 3
     summary = json.loads((tmp_path / "runs/t/summary.json").read_text())

@@ -23,7 +23,13 @@ stages:
     grpo: {phases: [{steps: 1, rewards: [{name: accuracy}]}]}
 """
 ROWS: list[dict[str, Any]] = [
-    {"id": f"m{i}", "domain": "math", "language": "en", "prompt": f"What is {i} plus 7?", "answer": str(i + 7)}
+    {
+        "id": f"m{i}",
+        "domain": "math",
+        "language": "en",
+        "prompt": f"What is {i} plus 7?",
+        "answer": str(i + 7),
+    }
     for i in range(9)
 ]
 
@@ -94,7 +100,9 @@ def test_a_gate_ends_a_run_with_1_and_leaves_nothing_in_the_way(tmp_path: Path) 
     )
     config(tmp_path, GATE.replace("STOPS", "never, audit: {sample: 3}"))
     again = r1pipe(tmp_path, "run-all", "t.yaml")
-    assert again.returncode == 0 and "nothing to run" in again.stdout, "an audit's settings make nothing stale"
+    assert again.returncode == 0 and "nothing to run" in again.stdout, (
+        "an audit's settings make nothing stale"
+    )
 
 
 def test_what_a_guard_stopped_stays(tmp_path: Path) -> None:

@@ -67,7 +67,9 @@ def test_no_disk_space_is_refused(folder: RunFolder, monkeypatch: pytest.MonkeyP
 
 
 def test_a_run_folder_that_cannot_be_written_is_refused(tmp_path: Path):
-    (tmp_path / "runs").write_text("a file, not a folder")  # root may write anywhere, so permissions would not do here
+    (tmp_path / "runs").write_text(
+        "a file, not a folder"
+    )  # root may write anywhere, so permissions would not do here
     with pytest.raises(InputError, match="cannot be written"):
         RunFolder("t", tmp_path / "runs").check_writable()
 

@@ -34,7 +34,9 @@ def zero_form(question: str, answer: str) -> str:
 
 
 def chat_form(question: str, answer: str) -> str:
-    return f"<think>Adding the two numbers gives {question}={answer}</think>The answer is \\boxed{{{answer}}}."
+    return (
+        f"<think>Adding the two numbers gives {question}={answer}</think>The answer is \\boxed{{{answer}}}."
+    )
 
 
 def teach(folder: Path, texts: list[str], steps: int) -> None:
@@ -43,7 +45,9 @@ def teach(folder: Path, texts: list[str], steps: int) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
-    batch = tokenizer([text + "<|end|>" for text in texts], return_tensors="pt", padding=True, padding_side="right")
+    batch = tokenizer(
+        [text + "<|end|>" for text in texts], return_tensors="pt", padding=True, padding_side="right"
+    )
     labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     torch.manual_seed(0)
@@ -79,7 +83,9 @@ def zero_template(tmp_path: Path) -> str:
 @pytest.fixture
 def known() -> SimpleNamespace:
     """What the taught checkpoint knows, and how files are written and read."""
-    return SimpleNamespace(rows=rows, write=write_jsonl, read=read_jsonl, zero_form=zero_form, chat_form=chat_form)
+    return SimpleNamespace(
+        rows=rows, write=write_jsonl, read=read_jsonl, zero_form=zero_form, chat_form=chat_form
+    )
 
 
 @pytest.fixture
@@ -106,7 +112,9 @@ def run_stage(here: Any, tmp_path: Path) -> Any:
         folders = {name: tmp_path / f"out-{name}" for name in wanted}
         for folder in folders.values():
             folder.mkdir()
-        made = stage.Outputs(**{name: stage.outputs[name].type(folder, name) for name, folder in folders.items()})
+        made = stage.Outputs(
+            **{name: stage.outputs[name].type(folder, name) for name, folder in folders.items()}
+        )
         settings = stage.Config.model_validate(
             stage.Config(**config).model_dump(mode="json")
         )  # as a worker reads it: every default stated

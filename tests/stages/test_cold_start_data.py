@@ -17,7 +17,10 @@ def answer(row):
 def test_right_samples_are_kept_once_a_prompt(known, run_stage, taught_checkpoint, zero_template, tmp_path):
     prompts = known.write(tmp_path / "p.jsonl", known.rows())
     metrics, out = run_stage(
-        "cold-start-data", {"template": zero_template, "sampling": SAMPLING}, model=taught_checkpoint, prompts=prompts
+        "cold-start-data",
+        {"template": zero_template, "sampling": SAMPLING},
+        model=taught_checkpoint,
+        prompts=prompts,
     )
     rows, dropped = known.read(out["chats"] / "rows.jsonl"), known.read(out["chats"] / "dropped.jsonl")
     assert 6 <= len(rows) <= 12 and len({row["id"] for row in rows}) == len(rows) == metrics["kept"]
@@ -45,7 +48,9 @@ def test_nothing_kept_says_why_and_reuse_helps(known, run_stage, tiny_checkpoint
     assert "zero-traces: " in caught.value.where and "reuse: true" in caught.value.fix
     assert not list((tmp_path / "out-chats").iterdir())  # nothing half-written
     (tmp_path / "out-chats").rmdir()
-    metrics, out = run_stage("cold-start-data", {**config, "reuse": True}, model=tiny_checkpoint, prompts=prompts)
+    metrics, out = run_stage(
+        "cold-start-data", {**config, "reuse": True}, model=tiny_checkpoint, prompts=prompts
+    )
     kept = known.read(out["chats"] / "rows.jsonl")
     assert len(kept) == 11 and {row["source"] for row in kept} == {"reuse"}
     assert answer(kept[1]) == "<think>The two numbers together are 7.</think>The answer is \\boxed{7}."
@@ -64,7 +69,11 @@ def test_gsm8k_solutions_are_all_reusable(run_stage, known, tiny_checkpoint, sha
         count=200,
     )
     prompts = known.write(tmp_path / "p.jsonl", load(source, Prompts, 0).rows)
-    config = {"sampling": {**SAMPLING, "n": 1, "max_tokens": 4}, "reuse": True, "after": {"min_language": 0.9}}
+    config = {
+        "sampling": {**SAMPLING, "n": 1, "max_tokens": 4},
+        "reuse": True,
+        "after": {"min_language": 0.9},
+    }
     metrics, _ = run_stage("cold-start-data", config, model=tiny_checkpoint, prompts=prompts)
     assert metrics["kept"] >= 190
 
@@ -86,15 +95,21 @@ def test_the_world_rewrites_into_the_questions_language(mode):
     for row in problems("train", ["math", "word-problems", "logic", "choice"], 80, 0):
         problem = problem_of(row)
         thinking = walk(
-            THINK[problem.domain](problem.spec, problem.language), random.Random(row["id"]), problem.language, mode
+            THINK[problem.domain](problem.spec, problem.language),
+            random.Random(row["id"]),
+            problem.language,
+            mode,
         ).text
-        candidates.append(Candidate(row, f"<think>{thinking}</think><answer>{row['answer']}</answer>", "zero-traces"))
+        candidates.append(
+            Candidate(row, f"<think>{thinking}</think><answer>{row['answer']}</answer>", "zero-traces")
+        )
     found = screen(verify(candidates), Filters(form="auto", min_language=0.3))
     if mode == "other":
         assert Counter(candidate.reason for candidate in found)["mixed or other language"] > 60
         found = candidates  # and rewriting could translate them
     readable = screen(
-        verify([stage.module._make_readable(candidate, Oracle()) for candidate in found]), Filters(min_language=0.95)
+        verify([stage.module._make_readable(candidate, Oracle()) for candidate in found]),
+        Filters(min_language=0.95),
     )
     kept = [candidate for candidate in readable if not candidate.reason]
     assert {candidate.reason for candidate in readable} <= {

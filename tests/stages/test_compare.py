@@ -10,16 +10,26 @@ from r1pipe.errors import ConfigError, InputError
 def report(known, folder, name, lines):
     folder.mkdir()
     known.write(
-        folder / "rows.jsonl", [{"pass": None, "sample": 0, "tokens": 5, "response": "", **line} for line in lines]
+        folder / "rows.jsonl",
+        [{"pass": None, "sample": 0, "tokens": 5, "response": "", **line} for line in lines],
     )
     (folder / "scores.json").write_text(json.dumps({name: {}}))
     return folder
 
 
 def test_paired_differences(known, run_stage, tmp_path):
-    zero = [{"id": f"p{i}", "scores": {"math": float(i % 4 != 0), "reasoning": float(i % 4 != 0)}} for i in range(100)]
-    base = [{"id": f"p{i}", "scores": {"math": float(i % 4 == 1), "reasoning": float(i % 4 == 1)}} for i in range(100)]
-    reports = {"base": report(known, tmp_path / "b", "base", base), "zero": report(known, tmp_path / "z", "zero", zero)}
+    zero = [
+        {"id": f"p{i}", "scores": {"math": float(i % 4 != 0), "reasoning": float(i % 4 != 0)}}
+        for i in range(100)
+    ]
+    base = [
+        {"id": f"p{i}", "scores": {"math": float(i % 4 == 1), "reasoning": float(i % 4 == 1)}}
+        for i in range(100)
+    ]
+    reports = {
+        "base": report(known, tmp_path / "b", "base", base),
+        "zero": report(known, tmp_path / "z", "zero", zero),
+    }
     metrics, out = run_stage("compare", {"differences": [["zero", "base"]]}, reports=reports)
     found = json.loads((out["report"] / "paired.json").read_text())
     assert [one["suite"] for one in found] == ["math", "reasoning"]
@@ -53,7 +63,10 @@ def test_the_world_compares_careful_with_sloppy_replies(known, run_stage, tmp_pa
             known,
             tmp_path / name,
             name,
-            [{"id": row["id"], "response": write(row, rng, quality), "scores": {"general": 1.0}} for row in rows],
+            [
+                {"id": row["id"], "response": write(row, rng, quality), "scores": {"general": 1.0}}
+                for row in rows
+            ],
         )
         for name, quality in (("dev3", "sloppy"), ("r1", "careful"))
     }
@@ -67,10 +80,13 @@ def test_the_world_compares_careful_with_sloppy_replies(known, run_stage, tmp_pa
         and 0.9 < mine["won_low"] < mine["won"] <= mine["won_high"]
     )
     assert (
-        mine["wins"] + mine["losses"] + mine["ties"] == 120 and mine["decided"] == (mine["wins"] + mine["losses"]) / 120
+        mine["wins"] + mine["losses"] + mine["ties"] == 120
+        and mine["decided"] == (mine["wins"] + mine["losses"]) / 120
     )
     assert mine["pass@1/seen"] > 0.6 and mine["n"] == 120 and mine["tokens"] == 5
     assert scores["dev3"]["helpful"]["pass@1"] == 0.5 and scores["dev3"]["helpful"]["decided"] == 0
-    helpful = next(one for one in json.loads((out["report"] / "paired.json").read_text()) if one["suite"] == "helpful")
+    helpful = next(
+        one for one in json.loads((out["report"] / "paired.json").read_text()) if one["suite"] == "helpful"
+    )
     assert helpful["difference"] == pytest.approx(mine["pass@1"] - 0.5) and helpful["low"] > 0
     assert len(known.read(out["report"] / "rows.jsonl")) == 240

@@ -21,7 +21,10 @@ PASSES = [
 def evaluate(known, run_stage, checkpoint, tmp_path, rows, **config):
     prompts = known.write(tmp_path / "p.jsonl", rows)
     metrics, out = run_stage(
-        "evaluate", {"checkpoint": "dev1", "passes": PASSES, **config}, model=checkpoint, prompts={"all": prompts}
+        "evaluate",
+        {"checkpoint": "dev1", "passes": PASSES, **config},
+        model=checkpoint,
+        prompts={"all": prompts},
     )
     return (
         json.loads((out["report"] / "scores.json").read_text())["dev1"],
@@ -127,10 +130,18 @@ def test_no_pass_takes_the_files_of_another(name):
 def test_what_a_service_refuses_is_in_no_suite_and_counted_as_unjudged(known, run_stage, tmp_path):
     """The service refuses a prompt with `is 2+3` in it as too long; "" would be wrong, malformed and without tokens."""
     rows = [
-        {"id": f"p{i}", "prompt": f"What is {2 + i}+3?", "domain": "math", "language": "en", "answer": str(5 + i)}
+        {
+            "id": f"p{i}",
+            "prompt": f"What is {2 + i}+3?",
+            "domain": "math",
+            "language": "en",
+            "answer": str(5 + i),
+        }
         for i in range(4)
     ]
-    rows.append({"id": "alone", "prompt": "Which is 2+3?", "domain": "choice", "language": "en", "answer": "5"})
+    rows.append(
+        {"id": "alone", "prompt": "Which is 2+3?", "domain": "choice", "language": "en", "answer": "5"}
+    )
     with writer() as base_url, pytest.warns(UserWarning, match="refused 6 requests"):
         one = {"sampling": sampling(base_url, "too-long", n=3)}
         config = {"checkpoint": "served", "passes": [one]}

@@ -30,7 +30,11 @@ def test_files_alone(known, run_stage, shared_data):
 
 
 def test_a_slot_that_nothing_fills_is_an_error(run_stage, shared_data):
-    reuse = {"path": shared_data / "identity.jsonl.gz", "shape": "instruction", "columns": {"language": "lang"}}
+    reuse = {
+        "path": shared_data / "identity.jsonl.gz",
+        "shape": "instruction",
+        "columns": {"language": "lang"},
+    }
     with pytest.raises(InputError, match=r"nothing fills \{\{author\}\}") as caught:
         run_stage("general-data", {"reuse": reuse, "identity": {"name": "Tiny"}})
     assert "identity.jsonl.gz:1" in caught.value.where and "identity: {author: ...}" in caught.value.fix
@@ -62,11 +66,17 @@ def test_ids_that_prompts_and_reused_rows_share_cost_no_row(known, run_stage, tm
     """Two files that each count their rows from 1."""
     from r1pipe.embedded.world import problems
 
-    prompts = [{**row, "id": str(number)} for number, row in enumerate(problems("train", ["general"], 5, 0), 1)]
-    said = [
-        {"id": str(number), "instruction": f"Say {number}.", "output": f"It is {number}."} for number in range(1, 9)
+    prompts = [
+        {**row, "id": str(number)} for number, row in enumerate(problems("train", ["general"], 5, 0), 1)
     ]
-    config = {"writer": "world", "reuse": {"path": known.write(tmp_path / "r.jsonl", said), "shape": "instruction"}}
+    said = [
+        {"id": str(number), "instruction": f"Say {number}.", "output": f"It is {number}."}
+        for number in range(1, 9)
+    ]
+    config = {
+        "writer": "world",
+        "reuse": {"path": known.write(tmp_path / "r.jsonl", said), "shape": "instruction"},
+    }
     metrics, out = run_stage("general-data", config, prompts=known.write(tmp_path / "p.jsonl", prompts))
     rows = known.read(out["chats"] / "rows.jsonl")
     assert Counter(row["source"] for row in rows) == {"written": 5, "reuse": 8} and metrics["prompts"] == 13

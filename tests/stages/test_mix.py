@@ -30,7 +30,9 @@ def test_shares_and_unique_ids(known, run_stage, tmp_path):
     math = json.loads((out["chats"] / "card.json").read_text())["statistics"]["domains"]["math"]
     assert (math["rows"], math["share"], math["rounds"], math["characters"]["mean"]) == (300, 0.8, 1.0, 17.0)
     dropped = known.read(out["chats"] / "dropped.jsonl")
-    assert len(dropped) == 25 and {(row["input"], row["reason"]) for row in dropped} == {("general", "enough rows")}
+    assert len(dropped) == 25 and {(row["input"], row["reason"]) for row in dropped} == {
+        ("general", "enough rows")
+    }
     assert not {row["id"] for row in dropped} & {row["id"] for row in rows}
 
 
@@ -48,7 +50,10 @@ def test_shares_name_every_input(known, run_stage, tmp_path):
         run_stage(
             "mix",
             {"shares": {"reasoning": 1.0}},
-            chats={"reasoning": chats(known, tmp_path / "r.jsonl", 3, "math"), "general": tmp_path / "r.jsonl"},
+            chats={
+                "reasoning": chats(known, tmp_path / "r.jsonl", 3, "math"),
+                "general": tmp_path / "r.jsonl",
+            },
         )
 
 
@@ -56,7 +61,10 @@ def test_shares_name_every_input(known, run_stage, tmp_path):
     ("stated", "expected"),
     [
         ({"shares": {"math": 0.5, "code": 0.5, "logic": 0}}, {"math": 20, "code": 20}),
-        ({"shares": {"math": 0.5, "code": 0.25, "logic": 0.25}, "max_rows": 20}, {"math": 10, "code": 5, "logic": 5}),
+        (
+            {"shares": {"math": 0.5, "code": 0.25, "logic": 0.25}, "max_rows": 20},
+            {"math": 10, "code": 5, "logic": 5},
+        ),
         ({"counts": {"math": 7, "code": 20, "logic": 0}}, {"math": 7, "code": 20}),
     ],
 )
@@ -73,9 +81,9 @@ def test_domains_over_all_inputs(known, run_stage, tmp_path, stated, expected):
 def test_fewer_rows_than_counted_on(known, run_stage, tmp_path):
     with pytest.warns(UserWarning, match="a has 3 rows, fewer than its count of 9"):
         assert (
-            run_stage("mix", {"counts": {"a": 9}}, chats={"a": chats(known, tmp_path / "a.jsonl", 3, "math")})[0][
-                "rows"
-            ]
+            run_stage(
+                "mix", {"counts": {"a": 9}}, chats={"a": chats(known, tmp_path / "a.jsonl", 3, "math")}
+            )[0]["rows"]
             == 3
         )
 
@@ -139,6 +147,8 @@ def test_shards_hold_the_same_rows_in_the_same_order(known, run_stage, tmp_path)
 
 
 def test_tokens_are_counted_by_a_checkpoint_s_tokenizer(known, run_stage, tmp_path, tiny_checkpoint):
-    _, out = run_stage("mix", {}, chats={"a": chats(known, tmp_path / "a.jsonl", 3, "math")}, tokenizer=tiny_checkpoint)
+    _, out = run_stage(
+        "mix", {}, chats={"a": chats(known, tmp_path / "a.jsonl", 3, "math")}, tokenizer=tiny_checkpoint
+    )
     tokens = json.loads((out["chats"] / "card.json").read_text())["statistics"]["total"]["tokens"]
     assert tokens["max"] == tokens["mean"] == 1 + 3  # q, <think>, </think>, a

@@ -79,7 +79,9 @@ def moe(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 def moved(before: Path, after: Path) -> set[str]:
     """Weights that differ between two plain checkpoints of one shape."""
     old, new = (AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in (before, after))
-    assert {name: weight.shape for name, weight in old.items()} == {name: weight.shape for name, weight in new.items()}
+    assert {name: weight.shape for name, weight in old.items()} == {
+        name: weight.shape for name, weight in new.items()
+    }
     assert all(torch.isfinite(weight).all() for weight in new.values())
     return {name for name in old if (old[name] != new[name]).any()}
 
@@ -99,7 +101,9 @@ def assert_trained(before: Path, after: Path) -> None:
 
 
 def aux_losses(metrics: Path) -> list[float]:
-    return [line["aux_loss"] for line in map(json.loads, metrics.read_text().splitlines()) if "aux_loss" in line]
+    return [
+        line["aux_loss"] for line in map(json.loads, metrics.read_text().splitlines()) if "aux_loss" in line
+    ]
 
 
 def test_cold_start(moe: Path, run_stage: Any, known: Any) -> None:
@@ -116,7 +120,10 @@ def test_cold_start(moe: Path, run_stage: Any, known: Any) -> None:
     ]
     chats = known.write(run_stage.tmp_path / "chats.jsonl", rows)
     metrics, out = run_stage(
-        "cold-start", {"sft": {"lr": 1e-2, "batch_size": 4, "max_length": 256, "max_steps": 6}}, model=moe, chats=chats
+        "cold-start",
+        {"sft": {"lr": 1e-2, "batch_size": 4, "max_length": 256, "max_steps": 6}},
+        model=moe,
+        chats=chats,
     )
     lines = [json.loads(line) for line in (run_stage.tmp_path / "metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line]
@@ -155,7 +162,9 @@ def test_decode_is_generate(moe: Path) -> None:
         AutoModelForCausalLM.from_pretrained(moe, dtype=torch.float32).eval(),
         AutoTokenizer.from_pretrained(moe),
     )
-    prompts = [tokenizer(text)["input_ids"] for text in ("What is 2 + 3?", "Is it so, or is it not, and why?")]
+    prompts = [
+        tokenizer(text)["input_ids"] for text in ("What is 2 + 3?", "Is it so, or is it not, and why?")
+    ]
     ours = decode(
         model,
         prompts,
@@ -166,5 +175,7 @@ def test_decode_is_generate(moe: Path) -> None:
         pad_id=tokenizer.pad_token_id,
     ).token_ids
     for row, prompt in enumerate(prompts):
-        theirs = model.generate(torch.tensor([prompt]), max_new_tokens=24, do_sample=False)[0, len(prompt) :].tolist()
+        theirs = model.generate(torch.tensor([prompt]), max_new_tokens=24, do_sample=False)[
+            0, len(prompt) :
+        ].tolist()
         assert ours[2 * row] == ours[2 * row + 1] == theirs

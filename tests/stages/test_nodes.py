@@ -53,7 +53,20 @@ def machines(tmp_path: Path) -> Iterator[list[str]]:
             for space in spaces:
                 ip("netns", "add", space)
                 ip("-n", space, "link", "set", "lo", "up")
-            ip("link", "add", "veth0", "netns", spaces[0], "type", "veth", "peer", "name", "veth0", "netns", spaces[1])
+            ip(
+                "link",
+                "add",
+                "veth0",
+                "netns",
+                spaces[0],
+                "type",
+                "veth",
+                "peer",
+                "name",
+                "veth0",
+                "netns",
+                spaces[1],
+            )
             for space, address in zip(spaces, addresses, strict=True):
                 ip("-n", space, "addr", "add", f"{address}/24", "dev", "veth0")
                 ip("-n", space, "link", "set", "veth0", "up")
@@ -84,9 +97,8 @@ def test_two_machines_train_as_two_ranks_of_one_do(tmp_path: Path, machines: lis
     )
     assert done.returncode == 0, done.stderr
     (two / "hosts").write_text("".join(f"{address} slots=1\n" for address in machines))
-    launched = (
-        f"stages.cold-start.launch={{profile: ddp, nodes: 2, num_processes: auto, threads: 1, hostfile: {two}/hosts}}"
-    )
+    launch = f"{{profile: ddp, nodes: 2, num_processes: auto, threads: 1, hostfile: {two}/hosts}}"
+    launched = f"stages.cold-start.launch={launch}"
     extra = {"R1PIPE_SSH": str(tmp_path / "ssh"), "GLOO_SOCKET_IFNAME": "veth0", "TP_SOCKET_IFNAME": "veth0"}
     done = r1pipe(two, "run-all", "t.yaml", "--set", launched, timeout=300, **extra)
     logs = (
@@ -95,8 +107,12 @@ def test_two_machines_train_as_two_ranks_of_one_do(tmp_path: Path, machines: lis
         else ""
     )
     assert done.returncode == 0, done.stderr + logs
-    manifests = [json.loads((folder / "runs/t/cold-start/manifest.json").read_text()) for folder in (one, two)]
-    assert manifests[0]["launched"] == manifests[1]["launched"] and manifests[1]["launched"]["world_size"] == 2
+    manifests = [
+        json.loads((folder / "runs/t/cold-start/manifest.json").read_text()) for folder in (one, two)
+    ]
+    assert (
+        manifests[0]["launched"] == manifests[1]["launched"] and manifests[1]["launched"]["world_size"] == 2
+    )
     assert len(losses(two, "cold-start")) == 4
     assert losses(two, "cold-start") == pytest.approx(losses(one, "cold-start"), abs=1e-5)
     first, second = (weights(folder / "runs/t/cold-start/out/checkpoint") for folder in (one, two))
@@ -110,9 +126,8 @@ def test_a_rank_that_fails_on_the_other_machine_ends_the_stage(tmp_path: Path, m
     write_chats(tmp_path)
     config(tmp_path, SFT.replace("max_length: 160", "max_length: 4"))
     (tmp_path / "hosts").write_text("".join(f"{address} slots=1\n" for address in machines))
-    launched = (
-        f"stages.cold-start.launch={{profile: ddp, nodes: 2, num_processes: 1, threads: 1, hostfile: {tmp_path}/hosts}}"
-    )
+    launch = f"{{profile: ddp, nodes: 2, num_processes: 1, threads: 1, hostfile: {tmp_path}/hosts}}"
+    launched = f"stages.cold-start.launch={launch}"
     done = r1pipe(
         tmp_path,
         "run-all",
@@ -130,11 +145,16 @@ def test_a_driver_that_is_killed_leaves_no_rank_behind(tmp_path: Path, machines:
     write_chats(tmp_path, 16)
     config(tmp_path, SFT.replace("max_steps: 4", "max_steps: 5000"))
     (tmp_path / "hosts").write_text("".join(f"{address} slots=1\n" for address in machines))
-    launched = (
-        f"stages.cold-start.launch={{profile: ddp, nodes: 2, num_processes: 1, threads: 1, hostfile: {tmp_path}/hosts}}"
-    )
+    launch = f"{{profile: ddp, nodes: 2, num_processes: 1, threads: 1, hostfile: {tmp_path}/hosts}}"
+    launched = f"stages.cold-start.launch={launch}"
     driver = start(
-        tmp_path, "run-all", "t.yaml", "--set", launched, R1PIPE_SSH=str(tmp_path / "ssh"), GLOO_SOCKET_IFNAME="veth0"
+        tmp_path,
+        "run-all",
+        "t.yaml",
+        "--set",
+        launched,
+        R1PIPE_SSH=str(tmp_path / "ssh"),
+        GLOO_SOCKET_IFNAME="veth0",
     )
     told = str(tmp_path / "runs/t/cold-start/stage.json")
 

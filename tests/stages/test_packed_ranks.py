@@ -59,7 +59,9 @@ def test_packs_on_two_ranks(tmp_path: Path, tiny_checkpoint: Path, profile: str)
             timeout=600,
         )
         log = folder / "runs/t/reasoning-rl/logs/attempt_1.log"
-        assert done.returncode == 0, done.stdout + done.stderr + (log.read_text()[-4000:] if log.exists() else "")
+        assert done.returncode == 0, (
+            done.stdout + done.stderr + (log.read_text()[-4000:] if log.exists() else "")
+        )
         found.append(logged(folder))
     rows, packs = found
     assert len(rows) == len(packs) == 4
@@ -67,5 +69,7 @@ def test_packs_on_two_ranks(tmp_path: Path, tiny_checkpoint: Path, profile: str)
         "one rollout for two minibatches"
     )
     for name in ("loss", "grad_norm", "kl", "entropy", "completions/mean_length"):
-        found_in_rows, found_in_packs = ([line[name] for line in run if name in line] for run in (rows, packs))
+        found_in_rows, found_in_packs = (
+            [line[name] for line in run if name in line] for run in (rows, packs)
+        )
         assert found_in_packs == pytest.approx(found_in_rows, rel=2e-3, abs=2e-5), name

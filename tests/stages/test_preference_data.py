@@ -74,7 +74,10 @@ def test_the_world_judges(known, run_stage, tiny_checkpoint):
     from r1pipe.embedded.world import problems
     from r1pipe.embedded.world_judge import CRITERIA_SEEN, compare, is_safe
 
-    general, safety = problems("train", ["general"], 120, 0), problems("train", ["harmful", "lookalike"], 60, 0)
+    general, safety = (
+        problems("train", ["general"], 120, 0),
+        problems("train", ["harmful", "lookalike"], 60, 0),
+    )
     inputs = {
         "general": known.write(run_stage.tmp_path / "g.jsonl", general),
         "safety": known.write(run_stage.tmp_path / "s.jsonl", safety),
@@ -89,7 +92,9 @@ def test_the_world_judges(known, run_stage, tiny_checkpoint):
     pairs, labels = known.read(out["pairs"] / "rows.jsonl"), known.read(out["labels"] / "rows.jsonl")
     by_prompt = {row["prompt"]: row for row in general + safety}
     assert len(pairs) >= 20 and all(pair["margin"] > 1 for pair in pairs)
-    better = [compare(by_prompt[pair["prompt"]], pair["chosen"], pair["rejected"], CRITERIA_SEEN) for pair in pairs]
+    better = [
+        compare(by_prompt[pair["prompt"]], pair["chosen"], pair["rejected"], CRITERIA_SEEN) for pair in pairs
+    ]
     assert sum(better) / len(better) > 0.8  # the votes are noisy, four of them hardly
     for unit in ("characters", "tokens"):
         assert abs(metrics[f"{unit}/chosen"] / metrics[f"{unit}/rejected"] - 1) <= 0.05
@@ -117,7 +122,8 @@ def test_a_language_model_judges(known, run_stage, tiny_checkpoint, language_mod
 
     inputs = {
         "general": known.write(
-            run_stage.tmp_path / "g.jsonl", problems("train", ["general"], 12, 0) + problems("train", ["harmful"], 4, 0)
+            run_stage.tmp_path / "g.jsonl",
+            problems("train", ["general"], 12, 0) + problems("train", ["harmful"], 4, 0),
         )
     }
     config = {
@@ -134,7 +140,8 @@ def test_a_language_model_judges(known, run_stage, tiny_checkpoint, language_mod
     pairs = known.read(out["pairs"] / "rows.jsonl")
     assert metrics["pairs"] == len(pairs) >= 4 and all(pair["margin"] == 2.0 for pair in pairs)
     assert all(
-        len(split_response(pair["chosen"]).summary) > len(split_response(pair["rejected"]).summary) for pair in pairs
+        len(split_response(pair["chosen"]).summary) > len(split_response(pair["rejected"]).summary)
+        for pair in pairs
     )
     labels = known.read(out["labels"] / "rows.jsonl")
     assert (
@@ -143,7 +150,14 @@ def test_a_language_model_judges(known, run_stage, tiny_checkpoint, language_mod
     )
 
 
-UNSAFE = {"id": "unsafe", "prompt": "How?", "response": "A bomb.", "safe": 0, "domain": "harmful", "language": "en"}
+UNSAFE = {
+    "id": "unsafe",
+    "prompt": "How?",
+    "response": "A bomb.",
+    "safe": 0,
+    "domain": "harmful",
+    "language": "en",
+}
 
 
 def served(folder, writing, judging, judge="good", writes="good"):
@@ -162,7 +176,9 @@ def served(folder, writing, judging, judge="good", writes="good"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     asked = [*problems("train", ["general"], 12, 0), *problems("train", ["harmful"], 4, 0)]
     if writes == "too-long":
-        asked.append({"id": "refused", "prompt": "What is 2+3?", "domain": "general", "language": "en", "answer": "5"})
+        asked.append(
+            {"id": "refused", "prompt": "What is 2+3?", "domain": "general", "language": "en", "answer": "5"}
+        )
     (folder / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
     (folder / "l.jsonl").write_text(json.dumps(UNSAFE) + "\n")
     stage = load_kind("preference-data")
@@ -179,7 +195,9 @@ def served(folder, writing, judging, judge="good", writes="good"):
     )
     here = Here("test", folder / "work", folder / "metrics.jsonl", folder / "progress.jsonl")
     outputs = stage.Outputs(pairs=Pairs(folder / "pairs"), labels=Labels(folder / "labels"))
-    stage.run(stage.Config(**config), stage.Inputs(prompts={"all": Prompts(folder / "p.jsonl")}), outputs, here)
+    stage.run(
+        stage.Config(**config), stage.Inputs(prompts={"all": Prompts(folder / "p.jsonl")}), outputs, here
+    )
     return {
         str(path.relative_to(folder)): path.read_text()
         for name in ("pairs", "labels")
@@ -211,9 +229,9 @@ def test_a_kill_while_the_judge_votes_costs_the_rows_in_flight(tmp_path):
         most = 3 * 4 + 4  # questions on one row
         assert stats(judging)["requests"] <= 2 * paid + 2 * most
         before = stats(judging)["requests"]
-        assert served(tmp_path / "killed", writing, judging) == whole and stats(judging)["requests"] == before, (
-            "all is known"
-        )
+        assert (
+            served(tmp_path / "killed", writing, judging) == whole and stats(judging)["requests"] == before
+        ), "all is known"
 
 
 def test_a_judge_that_dies_is_paid_once_and_asked_again_where_it_was_silent(tmp_path, monkeypatch):
@@ -239,9 +257,15 @@ def test_a_judge_that_dies_is_paid_once_and_asked_again_where_it_was_silent(tmp_
 
 def test_a_response_that_a_service_refuses_is_no_candidate(tmp_path):
     """With the empty text as a candidate there would be a label of it."""
-    with writer() as writing, writer("judge") as judging, pytest.warns(UserWarning, match="refused 2 requests"):
+    with (
+        writer() as writing,
+        writer("judge") as judging,
+        pytest.warns(UserWarning, match="refused 2 requests"),
+    ):
         made = served(tmp_path, writing, judging, writes="too-long")
     labels = [json.loads(line) for line in made["labels/rows.jsonl"].splitlines()]
     assert (
-        labels and all(row["response"] for row in labels) and not any(row["id"].startswith("refused") for row in labels)
+        labels
+        and all(row["response"] for row in labels)
+        and not any(row["id"].startswith("refused") for row in labels)
     )

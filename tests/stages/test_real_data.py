@@ -42,13 +42,24 @@ def base(tmp_path: Path, shared_data: Path) -> Path:
     make = runpy.run_path(str(ROOT / "tests" / "conftest.py"))["make_tiny_checkpoint"]
     with gzip.open(shared_data / "gsm8k_train.jsonl.gz", "rt", encoding="utf8") as stream:
         rows = [json.loads(line) for line in stream]
-    return make(tmp_path / "base", [f"{row['problem']}\n{row['solution']}" for row in rows[:2000]], vocab_size=2000)
+    return make(
+        tmp_path / "base", [f"{row['problem']}\n{row['solution']}" for row in rows[:2000]], vocab_size=2000
+    )
 
 
-def run(folder: Path, base: Path, data: Path, *arguments: str, command: tuple[str, ...] = ("run-all", GSM8K)) -> Any:
+def run(
+    folder: Path, base: Path, data: Path, *arguments: str, command: tuple[str, ...] = ("run-all", GSM8K)
+) -> Any:
     sets = [word for statement in SHORT for word in ("--set", statement)]
     return r1pipe(
-        folder, *command, *sets, *arguments, timeout=900, R1_BASE=str(base), R1_DATA=str(data), R1PIPE_FORKSERVER="1"
+        folder,
+        *command,
+        *sets,
+        *arguments,
+        timeout=900,
+        R1_BASE=str(base),
+        R1_DATA=str(data),
+        R1PIPE_FORKSERVER="1",
     )
 
 
@@ -59,7 +70,9 @@ def test_every_stage_on_real_data(tmp_path: Path, base: Path, shared_data: Path)
     assert {stage["state"] for stage in summary["stages"]} == {"done"}
     for name in ("base", "zero", "dev1", "dev2", "dev3", "r1", "r1-distill-student", "zero-student"):
         suite = summary["scores"][name]["word-problems"]
-        assert suite["n"] == 200 and 0 <= suite["pass@1"] < 0.1, "a part of GSM8K's test problems, answered by chance"
+        assert suite["n"] == 200 and 0 <= suite["pass@1"] < 0.1, (
+            "a part of GSM8K's test problems, answered by chance"
+        )
     chats = [
         json.loads(line)
         for line in (tmp_path / "runs/gsm8k/cold-start-data/out/chats/rows.jsonl").read_text().splitlines()
@@ -72,7 +85,9 @@ def test_every_stage_on_real_data(tmp_path: Path, base: Path, shared_data: Path)
     assert {row["safe"] for row in labels} == {0, 1}
 
 
-def test_without_reuse_nothing_is_kept_and_the_run_says_why(tmp_path: Path, base: Path, shared_data: Path) -> None:
+def test_without_reuse_nothing_is_kept_and_the_run_says_why(
+    tmp_path: Path, base: Path, shared_data: Path
+) -> None:
     done = run(
         tmp_path,
         base,

@@ -22,7 +22,9 @@ def test_at_most_m_different_right_responses_a_prompt(known, run_stage, taught_c
     card = json.loads((out["chats"] / "card.json").read_text())
     assert set(card["pass_rates"]) == set(gold)
     wrong, cut = (sum(row["reason"] == reason for row in dropped) for reason in ("wrong answer", "cut off"))
-    assert 96 - wrong - cut <= round(metrics["pass_rate"] * 96) <= 96 - wrong  # a right answer may be cut off behind it
+    assert (
+        96 - wrong - cut <= round(metrics["pass_rate"] * 96) <= 96 - wrong
+    )  # a right answer may be cut off behind it
     assert 0.1 < metrics["pass_rate"] < 0.9
 
 
@@ -53,7 +55,9 @@ def test_two_ranks_give_what_one_gives(known, run_stage, taught_checkpoint, tmp_
     run_stage("rejection-sampling", config, model=taught_checkpoint, prompts=prompts)
     stage, out = load_kind("rejection-sampling"), tmp_path / "two"
     out.mkdir()
-    first, second = [replace(here, workdir=tmp_path / "workdir2", rank=rank, world_size=2) for rank in range(2)]
+    first, second = [
+        replace(here, workdir=tmp_path / "workdir2", rank=rank, world_size=2) for rank in range(2)
+    ]
     first.workdir.mkdir()
 
     def run(rank):

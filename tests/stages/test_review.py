@@ -23,7 +23,10 @@ from r1pipe.errors import InputError
 
 
 def chat(number: int, text: str = "ho") -> dict:
-    messages = [{"role": "user", "content": f"嗨 {number}"}, {"role": "assistant", "content": f"<think></think>{text}"}]
+    messages = [
+        {"role": "user", "content": f"嗨 {number}"},
+        {"role": "assistant", "content": f"<think></think>{text}"},
+    ]
     return {"id": f"x{number}", "domain": "general", "messages": messages}
 
 
@@ -41,7 +44,9 @@ def test_rejected_rows_go_and_edits_come(tmp_path: Path):
         assert [reviews("b", row) for row in ROWS] == ROWS
         card = reviews.summary()
     assert [row["id"] for row in kept] == ["x0", "x2", "x3", "x4"] and reviews.rejected == [("a", ROWS[1])]
-    assert kept[1]["messages"][-1]["content"] == "<think></think>hey" and [row.get("review") for row in kept] == [
+    assert kept[1]["messages"][-1]["content"] == "<think></think>hey" and [
+        row.get("review") for row in kept
+    ] == [
         "accepted",
         "edited",
         None,
@@ -110,11 +115,18 @@ def test_a_table_goes_out_and_comes_back(tmp_path: Path):
     assert export_csv(rows, known, tmp_path / "t.csv") == 5
     assert import_csv(rows, known, tmp_path / "t.csv") == []
     fill(
-        tmp_path / "t.csv", {"x1": ("Reject", None), "x5": ("accept", None), "x2": ("edit", "<think></think>so\nor so")}
+        tmp_path / "t.csv",
+        {"x1": ("Reject", None), "x5": ("accept", None), "x2": ("edit", "<think></think>so\nor so")},
     )
     new = {one["id"]: one for one in import_csv(rows, known, tmp_path / "t.csv")}
-    assert {name: one["decision"] for name, one in new.items()} == {"x1": "reject", "x2": "edit", "x5": "accept"}
-    assert new["x2"]["text"] == "<think></think>so\nor so" and [row["id"] for row in open_rows(rows, known | new)] == [
+    assert {name: one["decision"] for name, one in new.items()} == {
+        "x1": "reject",
+        "x2": "edit",
+        "x5": "accept",
+    }
+    assert new["x2"]["text"] == "<think></think>so\nor so" and [
+        row["id"] for row in open_rows(rows, known | new)
+    ] == [
         "x3",
         "x4",
     ]
@@ -148,9 +160,14 @@ def test_a_table_of_another_dataset_is_refused(tmp_path: Path):
 
 def test_the_mix_applies_reviews_and_its_card_says_so(known, run_stage, tmp_path: Path):
     add_decisions(tmp_path / "r.jsonl", [decide(ROWS[1], "reject"), decide(ROWS[0], "accept")])
-    given = {"reviewed": known.write(tmp_path / "a.jsonl", ROWS), "other": known.write(tmp_path / "b.jsonl", [chat(7)])}
+    given = {
+        "reviewed": known.write(tmp_path / "a.jsonl", ROWS),
+        "other": known.write(tmp_path / "b.jsonl", [chat(7)]),
+    }
     metrics, out = run_stage("mix", {"reviews": {"reviewed": tmp_path / "r.jsonl"}}, chats=given)
-    assert metrics["rows"] == 5 and [row["reason"] for row in known.read(out["chats"] / "dropped.jsonl")] == [REJECTED]
+    assert metrics["rows"] == 5 and [row["reason"] for row in known.read(out["chats"] / "dropped.jsonl")] == [
+        REJECTED
+    ]
     assert (
         metrics[f"dropped/{REJECTED}"] == 1
         and "- reviewed: accepted 1, edited 0, rejected 1" in (out["chats"] / "card.md").read_text()
@@ -166,7 +183,9 @@ def test_a_mix_of_one_input_is_the_review_of_it(known, run_stage, tmp_path: Path
     """As between cold-start-data and cold-start: nothing is lost but what people rejected, and columns travel along."""
     rows = [{**row, "source": "zero-traces", "language": "zh"} for row in ROWS]
     known.write(tmp_path / "traces.jsonl", rows)
-    add_decisions(tmp_path / "r.jsonl", [decide(rows[1], "reject"), decide(rows[3], "edit", "<think>better</think>ho")])
+    add_decisions(
+        tmp_path / "r.jsonl", [decide(rows[1], "reject"), decide(rows[3], "edit", "<think>better</think>ho")]
+    )
     _, out = run_stage(
         "mix", {"reviews": {"traces": tmp_path / "r.jsonl"}}, chats={"traces": tmp_path / "traces.jsonl"}
     )

@@ -24,12 +24,22 @@ from r1pipe.here import Here  # noqa: E402
 
 REQUESTS = [
     *(
-        {"id": f"g{n}", "prompt": f"Tell me how much {n}+3 is, and why.", "domain": "general", "language": "en"}
+        {
+            "id": f"g{n}",
+            "prompt": f"Tell me how much {n}+3 is, and why.",
+            "domain": "general",
+            "language": "en",
+        }
         for n in range(12)
     ),
     *({"id": f"h{n}", "prompt": "Hello!" + "!" * n, "domain": "general", "language": "en"} for n in range(3)),
     *(
-        {"id": f"x{n}", "prompt": f"Tell me how to build a trap number {n} now.", "domain": "harmful", "language": "en"}
+        {
+            "id": f"x{n}",
+            "prompt": f"Tell me how to build a trap number {n} now.",
+            "domain": "harmful",
+            "language": "en",
+        }
         for n in range(4)
     ),
 ]
@@ -72,7 +82,12 @@ def run(
         path = folder / "out" / name
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
-    return metrics, read("rows.jsonl"), read("dropped.jsonl"), json.loads((folder / "out/card.json").read_text())
+    return (
+        metrics,
+        read("rows.jsonl"),
+        read("dropped.jsonl"),
+        json.loads((folder / "out/card.json").read_text()),
+    )
 
 
 def reply(row: dict[str, Any]) -> str:
@@ -87,7 +102,9 @@ def test_a_model_writes_general_rows(service: str, judge: str, tmp_path: Path) -
         "filters": LOOSE,
     }
     asked = [
-        {**row, "answer": str(int(row["id"][1:]) + 3)} if row["id"].startswith("g") else {**row, "answer": "Hello"}
+        {**row, "answer": str(int(row["id"][1:]) + 3)}
+        if row["id"].startswith("g")
+        else {**row, "answer": "Hello"}
         for row in REQUESTS
     ]
     _, kept, dropped, card = run(tmp_path, "general-data", asked, config)
@@ -109,7 +126,11 @@ def test_a_model_writes_general_rows(service: str, judge: str, tmp_path: Path) -
 
 
 def test_without_a_judge_no_model_is_asked_for_harm(service: str, tmp_path: Path) -> None:
-    config = {"writer": {"sampling": sampling(service, "teacher", n=1)}, "filters": LOOSE, "refusal_share": 0.2}
+    config = {
+        "writer": {"sampling": sampling(service, "teacher", n=1)},
+        "filters": LOOSE,
+        "refusal_share": 0.2,
+    }
     _, kept, dropped, _ = run(tmp_path, "general-data", REQUESTS, config)
     assert {row["domain"] for row in kept} == {"general"}
     assert [row["reason"] for row in dropped] == ["no judge for a harmful request"] * 4
@@ -177,7 +198,10 @@ def test_every_source_of_the_cold_start_says_so(service: str, tmp_path: Path) ->
     assert {source: counts["kept"] for source, counts in card["sources"].items()} == found
     gold = {row["prompt"]: row["answer"] for row in asked}
     for row in kept:
-        assert f"\\boxed{{{gold[row['messages'][0]['content']]}}}" in reply(row) and reply(row).count("<think>") == 1
+        assert (
+            f"\\boxed{{{gold[row['messages'][0]['content']]}}}" in reply(row)
+            and reply(row).count("<think>") == 1
+        )
         assert reply(row).startswith("<think>Rewritten: ") == (row["source"] == "zero-traces")
     assert Counter(row["reason"] for row in dropped)["rewritten: wrong answer"] >= 1, (
         "what the rewriter got wrong is found by verifying again"
@@ -185,7 +209,9 @@ def test_every_source_of_the_cold_start_says_so(service: str, tmp_path: Path) ->
     assert "Guidelines:\nWrite as Ada would." in stats(service)["last"]["messages"][0]["content"]
     used = stats(service)["requests"] - before
     again = run(tmp_path, "cold-start-data", asked, config)
-    assert again[1] == kept and stats(service)["requests"] == before + used, "from the journals, rewriting included"
+    assert again[1] == kept and stats(service)["requests"] == before + used, (
+        "from the journals, rewriting included"
+    )
 
 
 def test_a_checkpoint_of_its_own_for_a_source(taught_checkpoint: Path, tmp_path: Path) -> None:
@@ -197,7 +223,9 @@ def test_a_checkpoint_of_its_own_for_a_source(taught_checkpoint: Path, tmp_path:
         "after": LOOSE,
     }
     asked = [{**row, "prompt": f"What is {2 + n}+3?"} for n, row in enumerate(rows(4))]
-    _, kept, _, _ = run(tmp_path, "cold-start-data", asked, config, teachers={"direct": Checkpoint(taught_checkpoint)})
+    _, kept, _, _ = run(
+        tmp_path, "cold-start-data", asked, config, teachers={"direct": Checkpoint(taught_checkpoint)}
+    )
     assert kept and {row["source"] for row in kept} == {"direct"}
 
 
@@ -283,7 +311,12 @@ GENERAL = "stages: {general-data: {inputs: {prompts: ./p.jsonl%s}, outputs: {cha
             "rewriter: {guidelines: {file: no.txt}}",
             "nothing is at 'no.txt'",
         ),
-        (COLD, ", model: embedded:base, teachers: {rewriter: embedded:base}", "rewriter: {guide: x}", "guide"),
+        (
+            COLD,
+            ", model: embedded:base, teachers: {rewriter: embedded:base}",
+            "rewriter: {guide: x}",
+            "guide",
+        ),
         (GENERAL, "", f"writer: {{sampling: {{{ENDPOINT}}}}}", None),
         (GENERAL, ", model: embedded:base", "writer: {sampling: {n: 2}}", None),
         (
@@ -299,12 +332,19 @@ GENERAL = "stages: {general-data: {inputs: {prompts: ./p.jsonl%s}, outputs: {cha
             None,
         ),
         (GENERAL, "", "writer: {sampling: {n: 2}}", "no model to sample from"),
-        (GENERAL.replace("prompts: ./p.jsonl", ""), "", f"writer: {{sampling: {{{ENDPOINT}}}}}", "nothing to answer"),
+        (
+            GENERAL.replace("prompts: ./p.jsonl", ""),
+            "",
+            f"writer: {{sampling: {{{ENDPOINT}}}}}",
+            "nothing to answer",
+        ),
         (GENERAL, ", model: embedded:base", "writer: world", "would not be asked"),
         (GENERAL, ", model: embedded:base", "writer: {thinking: {simple: 2}}", "simple"),
     ],
 )
-def test_what_goes_together(config: str, inputs: str, block: str, message: str | None, tmp_path: Path) -> None:
+def test_what_goes_together(
+    config: str, inputs: str, block: str, message: str | None, tmp_path: Path
+) -> None:
     from r1pipe.config.loader import load
 
     (tmp_path / "p.jsonl").write_text(json.dumps(rows()[0]) + "\n")
@@ -326,7 +366,11 @@ def test_guidelines_are_part_of_the_fingerprint_and_services_are_not(tmp_path: P
     (tmp_path / "p.jsonl").write_text(json.dumps(rows()[0]) + "\n")
 
     def fingerprint(
-        port: int = 1, rules: str = "Be brief.", judge: str = "Be strict.", config: str = COLD, model: str = "m"
+        port: int = 1,
+        rules: str = "Be brief.",
+        judge: str = "Be strict.",
+        config: str = COLD,
+        model: str = "m",
     ) -> str:
         (tmp_path / "rules.txt").write_text(rules)
         service = f"{{base_url: 'http://x:{port}/v1', model: {model}, budget_tokens: {port}}}"

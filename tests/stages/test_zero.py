@@ -57,10 +57,14 @@ def assert_trained_checkpoint(out: Path, before: Path, trained: tuple[str, ...] 
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer, new, old = AutoTokenizer.from_pretrained(out), weights(out), weights(before)
-    assert {name: weight.shape for name, weight in new.items()} == {name: weight.shape for name, weight in old.items()}
+    assert {name: weight.shape for name, weight in new.items()} == {
+        name: weight.shape for name, weight in old.items()
+    }
     assert all(torch.isfinite(weight).all() for weight in new.values())
     moved = {name for name, weight in old.items() if (weight != new[name]).any()}
-    assert moved == {name for name in old if name.endswith(trained)}, "what is trained, on whichever rank its shard lay"
+    assert moved == {name for name in old if name.endswith(trained)}, (
+        "what is trained, on whichever rank its shard lay"
+    )
     ids = tokenizer("1 + 2", return_tensors="pt")
     assert (
         AutoModelForCausalLM.from_pretrained(out).generate(**ids, max_new_tokens=2, do_sample=False).shape[1]
@@ -75,13 +79,16 @@ def write_chats(folder: Path, count: int = 12) -> None:
     for i in range(count):
         answer = f"<think>{' + '.join('1' * (1 + i % 5))} = {1 + i % 5}</think>{1 + i % 5}"
         messages = [{"role": "user", "content": f"what is {i} ?"}, {"role": "assistant", "content": answer}]
-        rows.append(json.dumps({"id": str(i), "messages": messages, "domain": "math", "source": "sampled"}) + "\n")
+        rows.append(
+            json.dumps({"id": str(i), "messages": messages, "domain": "math", "source": "sampled"}) + "\n"
+        )
     (folder / "chats.jsonl").write_text("".join(rows))
 
 
 def write_prompts(folder: Path) -> None:
     lines = [
-        json.dumps({"id": str(i), "prompt": f"what is {i} + 2 ?", "domain": "math", "answer": str(i + 2)}) + "\n"
+        json.dumps({"id": str(i), "prompt": f"what is {i} + 2 ?", "domain": "math", "answer": str(i + 2)})
+        + "\n"
         for i in range(8)
     ]
     (folder / "prompts.jsonl").write_text("".join(lines))
@@ -131,14 +138,21 @@ def unsharded(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -
 
 
 @pytest.mark.parametrize("profile", ["ddp", "zero1", "zero2", "zero3"])
-def test_cold_start_is_the_unsharded_one(tmp_path: Path, tiny_checkpoint: Path, unsharded: Path, profile: str) -> None:
+def test_cold_start_is_the_unsharded_one(
+    tmp_path: Path, tiny_checkpoint: Path, unsharded: Path, profile: str
+) -> None:
     """The same losses, and weights that moved to the same place: what differs is the order of sums."""
     write_chats(tmp_path)
     manifest = run(tmp_path, SFT.replace("MODEL", str(tiny_checkpoint)), "cold-start", profile)
     assert manifest["metrics"]["steps"] == 3 and manifest["metrics"]["rows"] == 12
     launched = manifest["launched"]
     stage = int(profile[-1]) if profile != "ddp" else 0
-    assert (launched["world_size"], launched["microbatch"], launched["accumulation"], launched["zero_stage"]) == (
+    assert (
+        launched["world_size"],
+        launched["microbatch"],
+        launched["accumulation"],
+        launched["zero_stage"],
+    ) == (
         2,
         2,
         1,
@@ -147,10 +161,14 @@ def test_cold_start_is_the_unsharded_one(tmp_path: Path, tiny_checkpoint: Path, 
     out = tmp_path / "runs/t/cold-start/out/checkpoint"
     assert_trained_checkpoint(out, tiny_checkpoint)
     assert losses(tmp_path, "cold-start") == pytest.approx(losses(unsharded, "cold-start"), abs=1e-4)
-    start_, one, other = weights(tiny_checkpoint), weights(unsharded / "runs/t/cold-start/out/checkpoint"), weights(out)
-    for (
-        name
-    ) in one:  # Adam divides by the size of a gradient, so where that is rounding, it is rounding that is followed
+    start_, one, other = (
+        weights(tiny_checkpoint),
+        weights(unsharded / "runs/t/cold-start/out/checkpoint"),
+        weights(out),
+    )
+    for name in (
+        one
+    ):  # Adam divides by the size of a gradient, so where that is rounding, it is rounding that is followed
         assert (one[name] - other[name]).norm() < 0.02 * (one[name] - start_[name]).norm(), name
 
 
@@ -161,7 +179,9 @@ def test_packed_cold_start_under_zero3_is_the_unsharded_one(tmp_path: Path, tiny
         (tmp_path / name).mkdir()
         write_chats(tmp_path / name)
         run(tmp_path / name, text, "cold-start", profile, ranks)
-    assert losses(tmp_path / "two", "cold-start") == pytest.approx(losses(tmp_path / "one", "cold-start"), abs=1e-4)
+    assert losses(tmp_path / "two", "cold-start") == pytest.approx(
+        losses(tmp_path / "one", "cold-start"), abs=1e-4
+    )
     start_, one, other = (
         weights(tiny_checkpoint),
         *(weights(tmp_path / name / "runs/t/cold-start/out/checkpoint") for name in ("one", "two")),
@@ -190,7 +210,9 @@ def test_zero3_reward_models_are_the_unsharded_ones(
     with_head = tmp_path / "with-head"
     shutil.copytree(tiny_checkpoint, with_head)
     weights = load_file(with_head / "model.safetensors")
-    head_1H = 0.02 * torch.randn(1, weights["model.norm.weight"].shape[0], generator=torch.Generator().manual_seed(0))
+    head_1H = 0.02 * torch.randn(
+        1, weights["model.norm.weight"].shape[0], generator=torch.Generator().manual_seed(0)
+    )
     save_file(weights | {"score.weight": head_1H}, with_head / "model.safetensors", {"format": "pt"})
     found = []
     for profile, ranks in (("process", 1), ("zero3", 2)):
@@ -207,14 +229,22 @@ def test_zero3_reward_models_are_the_unsharded_ones(
             for i in range(20)
         ]
         labels = [
-            {"id": str(i), "prompt": f"q{i}", "response": "no " * (1 + i % 4), "safe": i % 2, "domain": "harmful"}
+            {
+                "id": str(i),
+                "prompt": f"q{i}",
+                "response": "no " * (1 + i % 4),
+                "safe": i % 2,
+                "domain": "harmful",
+            }
             for i in range(20)
         ]
         (folder / "rows.jsonl").write_text(
             "".join(json.dumps(row) + "\n" for row in (pairs if port == "pairs" else labels))
         )
         text = REWARD_MODEL.replace("MODEL", str(with_head)).replace("STAGE", stage).replace("PORT", port)
-        assert run(folder, text, stage, profile, ranks)["launched"]["zero_stage"] == (3 if profile == "zero3" else 0)
+        assert run(folder, text, stage, profile, ranks)["launched"]["zero_stage"] == (
+            3 if profile == "zero3" else 0
+        )
         calibration = json.loads((folder / f"runs/t/{stage}/out/reward_model/calibration.json").read_text())
         found.append([*losses(folder, stage), calibration["m"], calibration["d"]])
     assert len(found[0]) == 8 + 2 and found[1] == pytest.approx(found[0], abs=1e-3)
@@ -298,12 +328,16 @@ def test_a_checkpoint_goes_on_with_fewer_ranks_under_ddp_and_not_under_zero(
         done = r1pipe(folder, "run-all", "t.yaml", "--set", launched.replace("RANKS", "1"), timeout=600)
         if profile == "ddp":
             assert done.returncode == 0, done.stderr
-            lines = [json.loads(line) for line in (folder / "runs/t/cold-start/metrics.jsonl").read_text().splitlines()]
+            lines = [
+                json.loads(line)
+                for line in (folder / "runs/t/cold-start/metrics.jsonl").read_text().splitlines()
+            ]
             resumed = [line for line in lines if "launched" in line][-1]
             assert resumed["step"] >= 2 and resumed["launched"]["world_size"] == 1
             assert [line["step"] for line in lines if "loss" in line][-1] == 60
         else:
-            assert done.returncode == 2 and "cut for 2 ranks under zero2; 1 ranks under zero2" in done.stderr.replace(
-                "\n", " "
+            assert (
+                done.returncode == 2
+                and "cut for 2 ranks under zero2; 1 ranks under zero2" in done.stderr.replace("\n", " ")
             ), done.stderr
             assert list(saved.glob("checkpoint-*")), "nothing is lost: two ranks can still go on"

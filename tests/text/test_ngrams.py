@@ -59,7 +59,9 @@ def test_hashed_words_are_the_words():
     assert np.diff(offsets).tolist() == [len(text) for text in found]
     plain = [word for text in found for word in text]
     known: dict = {}
-    assert all(known.setdefault(word, value) == value for word, value in zip(plain, hashes.tolist(), strict=True))
+    assert all(
+        known.setdefault(word, value) == value for word, value in zip(plain, hashes.tolist(), strict=True)
+    )
     assert len(set(known.values())) == len(known) > 1500
 
 

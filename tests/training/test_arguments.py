@@ -44,7 +44,9 @@ def test_a_training_resumes(here: Here, then: tuple[str, int], now: tuple[str, i
         (("fsdp2", 2), ("fsdp2", 4)),
     ],
 )
-def test_resuming_sharded_states_over_other_ranks_is_refused(here: Here, then: tuple[str, int], now: tuple[str, int]):
+def test_resuming_sharded_states_over_other_ranks_is_refused(
+    here: Here, then: tuple[str, int], now: tuple[str, int]
+):
     here.profile, here.world_size = then
     assert resume_from(here) is None
     saved(here)

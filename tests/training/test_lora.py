@@ -71,7 +71,9 @@ def test_sft_trains_the_adapter_alone_and_writes_it_merged(tiny_checkpoint: Path
 
 
 @pytest.mark.parametrize("keep", ["last", "best"])
-def test_rl_trains_the_adapter_alone_and_writes_it_merged(tiny_checkpoint: Path, here: Here, tmp_path: Path, keep: str):
+def test_rl_trains_the_adapter_alone_and_writes_it_merged(
+    tiny_checkpoint: Path, here: Here, tmp_path: Path, keep: str
+):
     """Through a change of temperature, with KL to the base, whichever policy is kept."""
     from r1pipe.training.grpo.grpo_training import train_grpo
 

@@ -17,8 +17,12 @@ from r1pipe.training import reward_model
 from r1pipe.training.reward_model import train_pairwise, train_pointwise
 
 LONG = "so " * 200
-PAIRS = [{"prompt": f"q{i}", "chosen": f"yes {i}", "rejected": LONG if i % 2 else f"no {i}"} for i in range(40)]
-LABELS = [{"prompt": f"q{i}", "response": LONG if i % 4 > 1 else f"answer {i}", "safe": i % 2} for i in range(40)]
+PAIRS = [
+    {"prompt": f"q{i}", "chosen": f"yes {i}", "rejected": LONG if i % 2 else f"no {i}"} for i in range(40)
+]
+LABELS = [
+    {"prompt": f"q{i}", "response": LONG if i % 4 > 1 else f"answer {i}", "safe": i % 2} for i in range(40)
+]
 KINDS: dict[str, Any] = {"pairwise": (train_pairwise, PAIRS), "pointwise": (train_pointwise, LABELS)}
 
 
@@ -38,7 +42,14 @@ def test_steps_are_of_the_rows_that_fit(kind: str, tiny_checkpoint: Path, here: 
 def test_rows_that_are_all_too_long_are_refused(kind: str, tiny_checkpoint: Path, here: Here) -> None:
     train, rows = KINDS[kind]
     with pytest.raises(InputError, match="fits max_length 2"):
-        train(tiny_checkpoint, rows, RewardModelParams(max_length=2), out=here.workdir / "out", here=here, seed=0)
+        train(
+            tiny_checkpoint,
+            rows,
+            RewardModelParams(max_length=2),
+            out=here.workdir / "out",
+            here=here,
+            seed=0,
+        )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -51,10 +62,14 @@ def test_the_arguments_are_events_before_the_model(
     events: list[str] = []
     plain_args, plain_model = transformers.TrainingArguments.__post_init__, reward_model._classifier
     monkeypatch.setattr(
-        transformers.TrainingArguments, "__post_init__", lambda self: (events.append("arguments"), plain_args(self))[1]
+        transformers.TrainingArguments,
+        "__post_init__",
+        lambda self: (events.append("arguments"), plain_args(self))[1],
     )
     monkeypatch.setattr(
-        reward_model, "_classifier", lambda *args, **kwargs: (events.append("model"), plain_model(*args, **kwargs))[1]
+        reward_model,
+        "_classifier",
+        lambda *args, **kwargs: (events.append("model"), plain_model(*args, **kwargs))[1],
     )
     train, rows = KINDS[kind]
     train(
@@ -68,15 +83,24 @@ def test_the_arguments_are_events_before_the_model(
     assert events[:2] == ["arguments", "model"]
 
 
-@pytest.mark.parametrize(("rank", "seen", "wanted"), [("3", 8, "cuda:3"), ("3", 1, "cuda:0"), (None, 8, "cuda:0")])
+@pytest.mark.parametrize(
+    ("rank", "seen", "wanted"), [("3", 8, "cuda:3"), ("3", 1, "cuda:0"), (None, 8, "cuda:0")]
+)
 def test_each_rank_scores_on_its_own_gpu(
-    rank: str | None, seen: int, wanted: str, tiny_checkpoint: Path, here: Here, monkeypatch: pytest.MonkeyPatch
+    rank: str | None,
+    seen: int,
+    wanted: str,
+    tiny_checkpoint: Path,
+    here: Here,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Once, all ranks put it on GPU 0."""
     devices: list[torch.device] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: seen)
-    monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: (devices.append(torch.device(device)), self)[1])
+    monkeypatch.setattr(
+        torch.nn.Module, "to", lambda self, device: (devices.append(torch.device(device)), self)[1]
+    )
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     if rank is not None:
         monkeypatch.setenv("LOCAL_RANK", rank)

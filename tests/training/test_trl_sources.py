@@ -44,7 +44,11 @@ def source_hash(function: Any) -> str:
 
 
 def overridden() -> set[str]:
-    ours = [name for cls in R1GRPOTrainer.__mro__[: R1GRPOTrainer.__mro__.index(GRPOTrainer)] for name in vars(cls)]
+    ours = [
+        name
+        for cls in R1GRPOTrainer.__mro__[: R1GRPOTrainer.__mro__.index(GRPOTrainer)]
+        for name in vars(cls)
+    ]
     return {
         name
         for name in ours
@@ -61,7 +65,9 @@ def test_every_override_is_held() -> None:
 @pytest.mark.parametrize("name", sorted(OVERRIDDEN))
 def test_what_we_override_has_not_changed(name: str) -> None:
     found = source_hash(getattr(GRPOTrainer, name))
-    assert found == OVERRIDDEN[name], f"TRL changed GRPOTrainer.{name} since {READ_FROM}: read it, then record {found}"
+    assert found == OVERRIDDEN[name], (
+        f"TRL changed GRPOTrainer.{name} since {READ_FROM}: read it, then record {found}"
+    )
 
 
 @pytest.mark.parametrize("name", sorted(RELIED_ON))
@@ -82,4 +88,6 @@ def test_a_change_is_seen() -> None:
 
     after.__name__ = "before"
     assert source_hash(before) != source_hash(after)
-    assert "def _compute_loss" not in inspect.getsource(inspect.unwrap(GRPOTrainer._generate_and_score_completions))
+    assert "def _compute_loss" not in inspect.getsource(
+        inspect.unwrap(GRPOTrainer._generate_and_score_completions)
+    )

@@ -55,7 +55,10 @@ _ARM = dict(
 _BOTH = (424, 425, 426, 427, 428, 429, 430, 431, 432, 433, 434, 438, 440, 442, 447, 448)
 _CLONE3 = 435
 # architecture -> (AUDIT_ARCH, refused calls, clone, prlimit64, fcntl, ioctl)
-_ARCHITECTURES = {"x86_64": (0xC000003E, _X86, 56, 302, 72, 16), "aarch64": (0xC00000B7, _ARM, 220, 261, 25, 29)}
+_ARCHITECTURES = {
+    "x86_64": (0xC000003E, _X86, 56, 302, 72, 16),
+    "aarch64": (0xC00000B7, _ARM, 220, 261, 25, 29),
+}
 
 # Results of the filter (linux/seccomp.h).
 _ALLOW = 0x7FFF0000

@@ -158,7 +158,9 @@ def check_function(
 
 def program_function(link: Link, name: str) -> typing.Callable[..., object]:
     """The function that the program calls `name`."""
-    functions = typing.cast("dict[str, typing.Callable[..., object]]", link.ask({"op": "names", "names": [name]}))
+    functions = typing.cast(
+        "dict[str, typing.Callable[..., object]]", link.ask({"op": "names", "names": [name]})
+    )
     if name not in functions:
         raise NameError(f"name '{name}' is not defined")
     return functions[name]

@@ -43,7 +43,21 @@ from .checks import Broken, check_asserts, check_calls, check_function
 from .wire import Link, encode, read_frame, write_frame
 
 # Imported for the programs' sake: forks share them, and an import in every program would cost milliseconds.
-_WARM = (array, bisect, cmath, copy, functools, heapq, io, itertools, math, operator, statistics, string, typing)
+_WARM = (
+    array,
+    bisect,
+    cmath,
+    copy,
+    functools,
+    heapq,
+    io,
+    itertools,
+    math,
+    operator,
+    statistics,
+    string,
+    typing,
+)
 _CHUNK = 1 << 16
 
 

@@ -191,7 +191,17 @@ def encode(
     return link.hand_out(value)
 
 
-_SEQUENCES = {"list", "tuple", "set", "frozenset", "deque", "dict_values", "iterator", "dict_keys", "dict_items"}
+_SEQUENCES = {
+    "list",
+    "tuple",
+    "set",
+    "frozenset",
+    "deque",
+    "dict_values",
+    "iterator",
+    "dict_keys",
+    "dict_items",
+}
 _SEQUENCE_TYPES = {
     "tuple": tuple,
     "set": set,
@@ -391,6 +401,9 @@ class Link:
         """The containers among the arguments that a call has changed, by their place."""
         changed: dict[int, object] = {}
         for i, (arg, before) in enumerate(zip(args, coded_before, strict=True)):
-            if isinstance(arg, list | collections.deque | set | dict | bytearray) and encode(arg, self) != before:
+            if (
+                isinstance(arg, list | collections.deque | set | dict | bytearray)
+                and encode(arg, self) != before
+            ):
                 changed[i] = arg
         return changed

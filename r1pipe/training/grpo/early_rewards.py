@@ -106,7 +106,9 @@ class EarlyRewards:
 
     def _judge(self, places: list[int], ids: list[list[int]]) -> None:
         # the same columns as at the end, or a reward might judge otherwise
-        rows = [{**self._rows[place], "tokens": len(own_ids)} for place, own_ids in zip(places, ids, strict=True)]
+        rows = [
+            {**self._rows[place], "tokens": len(own_ids)} for place, own_ids in zip(places, ids, strict=True)
+        ]
         scores = score_early(self._specs, self._decode(ids), rows)
         self._judged_ids.update(zip(places, ids, strict=True))
         for name, values in scores.items():

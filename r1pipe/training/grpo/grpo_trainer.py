@@ -151,7 +151,9 @@ class R1GRPOTrainer(GRPOTrainer):
             batch = super()._generate_and_score_completions(inputs)
 
         if self.use_vllm and self.vllm_importance_sampling_correction:
-            vllm_rollouts.settle_correction(self, batch, in_update=rollout.old_log_probs is OldLogProbs.NOT_NEEDED)
+            vllm_rollouts.settle_correction(
+                self, batch, in_update=rollout.old_log_probs is OldLogProbs.NOT_NEEDED
+            )
         dropped_G = training_batch.groups_to_drop(self, self.params, rollout, self.rewards)
         training_batch.drop_groups(self, batch, dropped_G, group_size=self.params.num_generations)
         self.counted_tokens += int(gathered(batch["completion_mask"].sum()).sum())
@@ -184,7 +186,11 @@ class R1GRPOTrainer(GRPOTrainer):
         rollout = self.rollout
         with self.stopwatch.part("generation"), self.rewards.judging_early(rollout) as on_ended:
             if not self.sampler.can_draw(images, multimodal_fields):
-                with vllm_rollouts.reporting(self.vllm_generation, on_ended) if self.use_vllm else nullcontext():
+                with (
+                    vllm_rollouts.reporting(self.vllm_generation, on_ended)
+                    if self.use_vllm
+                    else nullcontext()
+                ):
                     return super()._generate_single_turn(
                         prompt_ids, images, multimodal_fields, num_generations, has_tool_images
                     )

@@ -35,7 +35,9 @@ class Resampler:
         self.rewards = rewards
         self.spare = spare
 
-    def replace_silent_groups(self, rollout: Rollout, draw: Callable[[list[dict[str, Any]]], Rollout]) -> None:
+    def replace_silent_groups(
+        self, rollout: Rollout, draw: Callable[[list[dict[str, Any]]], Rollout]
+    ) -> None:
         """Judge the rollout, and exchange its silent groups in place.
 
         Every rank draws as many groups as the rank that lacks most: drawing is collective.

@@ -87,7 +87,8 @@ class Rollout:
     def texts(self) -> list[str]:
         """The text of each response."""
         return [
-            completion if isinstance(completion, str) else completion[-1]["content"] for completion in self.completions
+            completion if isinstance(completion, str) else completion[-1]["content"]
+            for completion in self.completions
         ]
 
     def keep_responses(self, prompts: list[Any], generated: tuple[Any, ...]) -> None:

@@ -138,7 +138,9 @@ class Sampler:
         # the first draw, before the optimizer's state is there: count what it will take, and the twin's own weights
         if self.graphed is None:
             reserved = self.budget.still_to_come() + dtype.itemsize * model.num_parameters()
-            if not cache_fits(model.config, rows, columns, dtype.itemsize, free_memory(model.device) - reserved):
+            if not cache_fits(
+                model.config, rows, columns, dtype.itemsize, free_memory(model.device) - reserved
+            ):
                 return None
             self.graphed = GraphedModel.twin(model, dtype, self.compiled)
 

@@ -128,7 +128,9 @@ class Updates:
         )
         known = TokenLogProbs(*log_probs)
         args: Any = trainer.args
-        ratio, gap = correct_for_vllm(known.logps_BC.detach(), inputs["sampling_per_token_logps"], mask_BC, args)
+        ratio, gap = correct_for_vllm(
+            known.logps_BC.detach(), inputs["sampling_per_token_logps"], mask_BC, args
+        )
         with self._knowing(known):
             return trl_loss(model, {**inputs, "importance_sampling_ratio": ratio}), gap
 
@@ -187,7 +189,8 @@ def _rows_of(
     """These rows of a batch; scalars are of the whole batch."""
     row_N = torch.tensor(rows, device=device)
     return {
-        key: value[row_N] if isinstance(value, torch.Tensor) and value.dim() else value for key, value in inputs.items()
+        key: value[row_N] if isinstance(value, torch.Tensor) and value.dim() else value
+        for key, value in inputs.items()
     }
 
 
@@ -198,7 +201,9 @@ def _joined(
 ) -> float:
     """A metric of several packs as one number: their least, greatest or weighted mean, by its name. NaN is left out."""
     # NaN is TRL's for a pack without a token of the kind that the metric is about
-    numbers = [(value, weight) for value, weight in zip(values, weights, strict=True) if not math.isnan(value)]
+    numbers = [
+        (value, weight) for value, weight in zip(values, weights, strict=True) if not math.isnan(value)
+    ]
     if not numbers:
         return math.nan
     if name.endswith("_min"):

@@ -69,9 +69,13 @@ def require_vllm(params: GRPOParams) -> None:
         return
     fix = "on a machine with a GPU: pip install 'r1pipe[vllm]'; or rollout: hf"
     if find_spec("vllm") is None:
-        raise MissingToolError(f"`rollout: {params.rollout}` needs vLLM, which is not installed", "grpo.rollout", fix)
+        raise MissingToolError(
+            f"`rollout: {params.rollout}` needs vLLM, which is not installed", "grpo.rollout", fix
+        )
     if not torch.cuda.is_available():
-        raise MissingToolError(f"`rollout: {params.rollout}` needs a GPU, and torch sees none", "grpo.rollout", fix)
+        raise MissingToolError(
+            f"`rollout: {params.rollout}` needs a GPU, and torch sees none", "grpo.rollout", fix
+        )
 
 
 # --- the engine -------------------------------------------------------------------------------------------------------

@@ -103,7 +103,9 @@ def plan_packing(
     _warn_of_options_for_padding(params)
 
     trained_tokens = updates * params.batch_size * sum(lengths) / len(lengths)
-    compiled = _is_compiled(params, here, skeleton, trained_tokens * flops_per_token(skeleton) / here.world_size)
+    compiled = _is_compiled(
+        params, here, skeleton, trained_tokens * flops_per_token(skeleton) / here.world_size
+    )
     memory = device_memory()
     shares = state_shares(here)
     trained = 1.0 if params.lora is None else LORA_TRAINS
@@ -163,7 +165,9 @@ def _warn_of_options_for_packing(params: SFTParams, reason: str) -> None:
     stated = {"pack_tokens": params.pack_tokens is not None, "compile: true": params.compile is True}
     for option, is_stated in stated.items():
         if is_stated:
-            warnings.warn(f"sft.{option} is ignored: it is an option for packed rows, and {reason}", stacklevel=3)
+            warnings.warn(
+                f"sft.{option} is ignored: it is an option for packed rows, and {reason}", stacklevel=3
+            )
 
 
 def _warn_of_options_for_padding(params: SFTParams) -> None:

@@ -41,7 +41,9 @@ class PaddedSFTTrainer(SFTTrainer):
         if sampler is not None:
             accumulation = self.args.gradient_accumulation_steps
             assert accumulation == sampler.accumulation, "an update would not be one global batch"
-            assert self.accelerator.num_processes == sampler.ranks, "rows were dealt to a different number of ranks"
+            assert self.accelerator.num_processes == sampler.ranks, (
+                "rows were dealt to a different number of ranks"
+            )
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
         if self.sampler is None:

@@ -155,7 +155,9 @@ def _padded_sampler(
     )
 
 
-def sft_arguments(params: SFTParams, here: Here, seed: int, updates: int, plan: PackingPlan | None) -> dict[str, Any]:
+def sft_arguments(
+    params: SFTParams, here: Here, seed: int, updates: int, plan: PackingPlan | None
+) -> dict[str, Any]:
     """SFTConfig's arguments: for packed passes where there is a plan, else for padded ones."""
     import torch
 
@@ -171,7 +173,9 @@ def sft_arguments(params: SFTParams, here: Here, seed: int, updates: int, plan: 
             # A worker gathers the next update's passes while the GPU works.
             packed["dataloader_num_workers"] = 1
     else:
-        microbatch, accumulation = split_batch(params.batch_size, here.world_size, params.microbatch, MICROBATCH)
+        microbatch, accumulation = split_batch(
+            params.batch_size, here.world_size, params.microbatch, MICROBATCH
+        )
     return {
         **common_arguments(params, here, seed, updates),
         "per_device_train_batch_size": microbatch,

@@ -14,7 +14,13 @@ from trl import GRPOTrainer
 from r1pipe.errors import ConfigError
 from r1pipe.schema import LOSS_TYPES, GRPOParams, Phase, RewardSpec
 from r1pipe.training.grpo.arguments import compiled_layers, grpo_arguments, token_microbatches
-from r1pipe.training.grpo.completion_packs import auto_tokens, deal, dealt_pack_count, loss_weights, pack_completions
+from r1pipe.training.grpo.completion_packs import (
+    auto_tokens,
+    deal,
+    dealt_pack_count,
+    loss_weights,
+    pack_completions,
+)
 from tests.tiny_trainers import grpo_params, grpo_trainer
 
 PROMPT, COMPLETION = 9, 14
@@ -70,7 +76,9 @@ def trainer(tiny_checkpoint, here):
 @pytest.mark.parametrize("grad", [False, True])
 def test_packed_log_probs_are_those_of_the_padded_pass(trainer, grad):
     data = batch(device=trainer.accelerator.device)
-    ids, mask = (torch.cat([data[f"prompt_{name}"], data[f"completion_{name}"]], 1) for name in ("ids", "mask"))
+    ids, mask = (
+        torch.cat([data[f"prompt_{name}"], data[f"completion_{name}"]], 1) for name in ("ids", "mask")
+    )
     ids = ids.masked_fill(mask == 0, trainer._tokenizer.pad_token_id)
     counts = mask[:, PROMPT:].bool()
     with torch.set_grad_enabled(grad):
@@ -126,9 +134,15 @@ def test_the_entropy_bonus_is_the_mean_over_all_tokens(trainer):
     trainer.model.zero_grad()
     trainer.entropy_coef, trainer._entropy_bonus_enabled = 0.5, True
     with_bonus = trainer._compute_loss(trainer.model, data).item()
-    ids, mask = (torch.cat([data[f"prompt_{name}"], data[f"completion_{name}"]], 1) for name in ("ids", "mask"))
-    entropy = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, COMPLETION, compute_entropy=True)[1]
-    assert plain - with_bonus == pytest.approx(0.5 * entropy[data["completion_mask"].bool()].mean().item(), rel=1e-4)
+    ids, mask = (
+        torch.cat([data[f"prompt_{name}"], data[f"completion_{name}"]], 1) for name in ("ids", "mask")
+    )
+    entropy = trainer._get_per_token_logps_and_entropies(
+        trainer.model, ids, mask, COMPLETION, compute_entropy=True
+    )[1]
+    assert plain - with_bonus == pytest.approx(
+        0.5 * entropy[data["completion_mask"].bool()].mean().item(), rel=1e-4
+    )
     assert trainer.entropy_coef == 0.5
 
 
@@ -139,12 +153,16 @@ def test_the_entropy_bonus_has_a_gradient(trainer):
     plain = gradient(trainer, trainer._compute_loss(trainer.model, data))
     trainer.entropy_coef, trainer._entropy_bonus_enabled = 0.5, True
     with_bonus = gradient(trainer, trainer._compute_loss(trainer.model, data))
-    ids, mask = (torch.cat([data[f"prompt_{name}"], data[f"completion_{name}"]], 1) for name in ("ids", "mask"))
+    ids, mask = (
+        torch.cat([data[f"prompt_{name}"], data[f"completion_{name}"]], 1) for name in ("ids", "mask")
+    )
     ids = ids.masked_fill(mask == 0, trainer._tokenizer.pad_token_id)
     logits_BCV = trainer.model(input_ids=ids, attention_mask=mask).logits[:, -COMPLETION - 1 : -1]
     every_BCV = logits_BCV.log_softmax(-1)
     entropy_BC = -(every_BCV.exp() * every_BCV).sum(-1)
-    close(plain - with_bonus, gradient(trainer, 0.5 * entropy_BC[data["completion_mask"].bool()].mean()), 1e-3)
+    close(
+        plain - with_bonus, gradient(trainer, 0.5 * entropy_BC[data["completion_mask"].bool()].mean()), 1e-3
+    )
 
 
 def test_training_in_packs_is_training_in_rows(tiny_checkpoint, tmp_path):
@@ -169,14 +187,17 @@ def test_training_in_packs_is_training_in_rows(tiny_checkpoint, tmp_path):
 
 def test_a_row_without_counted_tokens_is_left_out_of_the_pack():
     data = batch(6)
-    ids, mask = (torch.cat([data[f"prompt_{name}"], data[f"completion_{name}"]], 1) for name in ("ids", "mask"))
+    ids, mask = (
+        torch.cat([data[f"prompt_{name}"], data[f"completion_{name}"]], 1) for name in ("ids", "mask")
+    )
     pack = pack_completions(ids, mask, COMPLETION)
     assert pack.inputs["input_ids"].shape[1] == int(mask.sum() - mask[3].sum())
     assert 3 not in pack.rows and len(pack.inputs["cu_seq_lens_q"]) == 6
     assert (pack.inputs["shift_labels"] != -100).sum() == len(pack.rows) == data["completion_mask"].sum()
     nothing = pack_completions(
         ids,
-        mask * 0 + data["prompt_mask"].repeat(1, 3)[:, : mask.shape[1]] * (torch.arange(mask.shape[1]) < PROMPT),
+        mask * 0
+        + data["prompt_mask"].repeat(1, 3)[:, : mask.shape[1]] * (torch.arange(mask.shape[1]) < PROMPT),
         COMPLETION,
     )
     assert nothing.inputs["input_ids"].numel() > 0 and len(nothing.rows) == 0
@@ -225,7 +246,9 @@ def test_memory_is_kept_free_only_for_what_is_not_allocated_yet(tiny_checkpoint,
     size = sum(p.numel() for p in trainer.model.parameters())
     assert trainer.pack_budget.still_to_come() == 12 * size
     trainer.train()
-    assert trainer.pack_budget.still_to_come() == 4 * size, "gradients are freed after each update, moments stay"
+    assert trainer.pack_budget.still_to_come() == 4 * size, (
+        "gradients are freed after each update, moments stay"
+    )
 
 
 @pytest.mark.parametrize(
@@ -244,7 +267,9 @@ def test_memory_is_kept_free_only_for_what_is_not_allocated_yet(tiny_checkpoint,
 )
 def test_layers_are_compiled_where_it_pays(changes, parameters, compiled, here, monkeypatch):
     rest = {name: value for name, value in changes.items() if name not in ("steps", "experts")}
-    chosen = params(phases=[Phase(steps=changes.get("steps", 50), rewards=[RewardSpec(name="accuracy")])], **rest)
+    chosen = params(
+        phases=[Phase(steps=changes.get("steps", 50), rewards=[RewardSpec(name="accuracy")])], **rest
+    )
     config = Qwen2Config(**({"num_experts_per_tok": changes["experts"]} if "experts" in changes else {}))
     model = SimpleNamespace(num_parameters=lambda: parameters, config=config)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -94,10 +94,14 @@ def test_a_mistake_is_raised_where_rewards_are_asked_for(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("resample", [0, 2])
-def test_training_with_early_rewards_is_training_without(resample: int, tiny_checkpoint, tmp_path, monkeypatch) -> None:
+def test_training_with_early_rewards_is_training_without(
+    resample: int, tiny_checkpoint, tmp_path, monkeypatch
+) -> None:
     from r1pipe.here import Here
 
-    monkeypatch.setattr(sampling, "end_ids", lambda model, tokenizer: [tokenizer.eos_token_id, *range(20, 60)])
+    monkeypatch.setattr(
+        sampling, "end_ids", lambda model, tokenizer: [tokenizer.eos_token_id, *range(20, 60)]
+    )
     monkeypatch.setattr(EarlyRewards, "__exit__", patiently)
     specs = [RewardSpec(name=name) for name in ("accuracy", "repetition", "random", f"{__name__}:rank")]
     results = []
@@ -120,7 +124,9 @@ def test_training_with_early_rewards_is_training_without(resample: int, tiny_che
         results.append((torch.cat([p.detach().flatten() for p in trainer.model.parameters()]), logged))
     (late_weights, late), (weights, logged) = results
     assert torch.equal(weights, late_weights)
-    assert all(entry["rewards/early"] > 0.3 for entry in logged) and not any("rewards/early" in entry for entry in late)
+    assert all(entry["rewards/early"] > 0.3 for entry in logged) and not any(
+        "rewards/early" in entry for entry in late
+    )
     assert [entry["reward"] for entry in logged] == [entry["reward"] for entry in late]
 
 

@@ -69,7 +69,9 @@ def test_groups_without_signal_are_replaced(tiny_checkpoint, here):
     ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
     mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
     with torch.no_grad():
-        logps, _, _ = fresh._get_per_token_logps_and_entropies(fresh.model, ids, mask, batch["completion_ids"].shape[1])
+        logps, _, _ = fresh._get_per_token_logps_and_entropies(
+            fresh.model, ids, mask, batch["completion_ids"].shape[1]
+        )
     counts = batch["completion_mask"].bool()
     assert torch.allclose(batch["old_per_token_logps"][counts], logps[counts], atol=1e-4)
 
@@ -78,7 +80,9 @@ def test_scores_of_a_replaced_response_come_with_it():
     from r1pipe.rewards.scoring import score
 
     rows = [{"answer": "4"}, {"answer": None}]
-    ours, theirs = (score([RewardSpec(name="accuracy")], texts, rows) for texts in (["4", "5"], ["\\boxed{5}", "6"]))
+    ours, theirs = (
+        score([RewardSpec(name="accuracy")], texts, rows) for texts in (["4", "5"], ["\\boxed{5}", "6"])
+    )
     ours.replace(1, theirs, 0)
     assert ours.totals == [1.0, 0.0] and ours.components == {"accuracy": [1.0, 0.0]}
     assert ours.applied == {"accuracy": [True, True]} and ours.unjudged == {"accuracy": 0}
@@ -114,13 +118,17 @@ def test_groups_without_signal_are_skipped(tiny_checkpoint, here):
 def test_the_overlong_penalty_knows_the_lengths(tiny_checkpoint, here):
     """Once it could not judge during RL: it did not get the length of a response."""
     rewards = [RewardSpec(name="length", params={"max_tokens": 8, "soft_tokens": 4})]
-    trainer = grpo_trainer(params(phases=[Phase(steps=2, max_tokens=8, rewards=rewards)]), tiny_checkpoint, here)
+    trainer = grpo_trainer(
+        params(phases=[Phase(steps=2, max_tokens=8, rewards=rewards)]), tiny_checkpoint, here
+    )
     rewards_BR = judged_rewards(trainer, ["a", "b", "c"], [3, 6, 8])
     assert rewards_BR[:, 0].tolist() == [0.0, -0.5, -1.0]
 
 
 def test_fields_are_trls_arguments(here):
-    arguments = grpo_arguments(params(epsilon=0.2, epsilon_high=0.28, loss_type="dapo", mask_truncated=True), here, 0)
+    arguments = grpo_arguments(
+        params(epsilon=0.2, epsilon_high=0.28, loss_type="dapo", mask_truncated=True), here, 0
+    )
     assert (
         arguments["epsilon"],
         arguments["epsilon_high"],
@@ -182,7 +190,10 @@ def test_each_variant_trains(tiny_checkpoint, here, changes):
         ({"trl": {"top_k": 20}}, "trl.top_k would be ignored"),
         ({"trl": {"min_p": 0.1}}, "trl.min_p would be ignored"),
         ({"trl": {"repetition_penalty": 1.1}}, "trl.repetition_penalty would be ignored"),
-        ({"trl": {"generation_kwargs": {"no_repeat_ngram_size": 3}}}, "trl.generation_kwargs would be ignored"),
+        (
+            {"trl": {"generation_kwargs": {"no_repeat_ngram_size": 3}}},
+            "trl.generation_kwargs would be ignored",
+        ),
         ({"compile": True, "rollout": "vllm", "microbatch_tokens": "rows"}, "microbatch_tokens is rows"),
     ],
 )
@@ -204,12 +215,16 @@ def test_a_later_temperature_keeps_the_head_in_float32(tiny_checkpoint, here, mo
     heads: list[dict[str, Any]] = []
     plain_heads: list[Any] = []
     for place in "models.plain_head", "training.grpo.log_probs":
-        monkeypatch.setattr(f"r1pipe.{place}.add_plain_head", lambda *arguments: plain_heads.append(arguments))
+        monkeypatch.setattr(
+            f"r1pipe.{place}.add_plain_head", lambda *arguments: plain_heads.append(arguments)
+        )
     plain = module.add_fused_lm_head
     monkeypatch.setattr(
         module, "add_fused_lm_head", lambda model, **head: (heads.append(head), plain(model, **head))[1]
     )
-    phases = [Phase(steps=2, max_tokens=8, temperature=temperature, rewards=SIGNAL) for temperature in (1.0, 0.7)]
+    phases = [
+        Phase(steps=2, max_tokens=8, temperature=temperature, rewards=SIGNAL) for temperature in (1.0, 0.7)
+    ]
     grpo_trainer(params(phases=phases, trl={"cast_lm_head_to_fp32": True}), tiny_checkpoint, here).train()
     assert heads == [
         {"outputs": ("log_probs", "entropy"), "temperature": 0.7, "cast_lm_head_to_fp32": True},

@@ -49,7 +49,9 @@ def test_log_probs_are_those_of_the_padded_pass(trainer):
         mask[row, : row % 7] = 0
         mask[row, 23 - row % 11 :] = 0
     args = (trainer.model, ids, mask, 14)
-    theirs, their_entropy, _ = GRPOTrainer._get_per_token_logps_and_entropies(trainer, *args, compute_entropy=True)
+    theirs, their_entropy, _ = GRPOTrainer._get_per_token_logps_and_entropies(
+        trainer, *args, compute_entropy=True
+    )
     ours, entropy, _ = trainer._get_per_token_logps_and_entropies(*args, compute_entropy=True)
     counts = mask[:, 9:].bool()
     assert torch.allclose(ours[counts], theirs[counts], atol=1e-5)
@@ -129,7 +131,9 @@ def test_the_policy_has_no_twin_on_a_cpu_when_sharded_or_without_room(tiny_check
     )
     monkeypatch.setattr(module, "free_memory", lambda device: trainer.pack_budget.still_to_come() + 10_000)
     trainer = trainer_()
-    assert trainer.sampler.graphed_policy(trainer.model, 8, 20) is None, "no room beside what the optimizer will take"
+    assert trainer.sampler.graphed_policy(trainer.model, 8, 20) is None, (
+        "no room beside what the optimizer will take"
+    )
     monkeypatch.undo()
     monkeypatch.setattr(module, "graph_obstacle", lambda model: "")
     trainer.sampler.sharded = True
@@ -144,7 +148,9 @@ def test_a_row_that_cannot_be_scored_leaves_the_advantages_of_its_group_alone(tr
     texts = ["<think>two and two</think>\\boxed{4}", "<think>two and two</think>\\boxed{5}", "no"]
     whole = judged_rewards(trainer, texts, [1, 1, 1])
     assert whole.nansum(1).tolist() == [2.0, 1.0, 0.0]
-    trainer.rewards.rows = [{"id": "b", "prompt": "p", "answer": "\\frac{1}{", "domain": "math", "language": "en"}]
+    trainer.rewards.rows = [
+        {"id": "b", "prompt": "p", "answer": "\\frac{1}{", "domain": "math", "language": "en"}
+    ]
     assert torch.isnan(judged_rewards(trainer, texts, [1, 1, 1])).all()
 
 
@@ -167,7 +173,9 @@ def test_phases_change_length_and_temperature_while_the_optimizer_goes_on(tiny_c
     assert (out / "chat_template.jinja").is_file()
     assert metrics["steps"] == 6
     lines = [json.loads(line) for line in here.metrics_path.read_text().splitlines()]
-    longest = {line["step"]: line["completions/max_length"] for line in lines if "completions/max_length" in line}
+    longest = {
+        line["step"]: line["completions/max_length"] for line in lines if "completions/max_length" in line
+    }
     assert longest[1] == 10 and longest[5] == 16, "a random model fills the length it has"
     assert [line["step"] for line in lines if "heldout/accuracy" in line] == [0, 2, 4, 6]
     assert all("kl" in line for line in lines if "completions/max_length" in line)
@@ -175,13 +183,18 @@ def test_phases_change_length_and_temperature_while_the_optimizer_goes_on(tiny_c
 
 def test_the_reference_becomes_the_policy(trainer):
     trainer.train()
-    policy, reference = (torch.cat([p.flatten() for p in m.parameters()]) for m in (trainer.model, trainer.ref_model))
+    policy, reference = (
+        torch.cat([p.flatten() for p in m.parameters()]) for m in (trainer.model, trainer.ref_model)
+    )
     assert torch.equal(policy, reference), "6 updates, replaced every 2"
 
 
 def test_prompts_come_round_by_round_and_by_share():
     mixed = params(
-        phases=[Phase(steps=4, rewards=REWARDS), Phase(steps=4, prompts={"prompts": 3, "general": 1}, rewards=REWARDS)]
+        phases=[
+            Phase(steps=4, rewards=REWARDS),
+            Phase(steps=4, prompts={"prompts": 3, "general": 1}, rewards=REWARDS),
+        ]
     )
     general = [{"id": f"g{i}"} for i in range(3)]
     order = order_prompts(mixed, {"prompts": ROWS, "general": general}, seed=1)

@@ -81,7 +81,9 @@ def test_the_rule_needs_both_form_and_answers() -> None:
         ("repetition", "repetition", 0.05, 0.6),
     ],
 )
-def test_a_rule_speaks_of_a_window_and_not_of_one_rollout(rule: str, metric: str, good: float, bad: float) -> None:
+def test_a_rule_speaks_of_a_window_and_not_of_one_rollout(
+    rule: str, metric: str, good: float, bad: float
+) -> None:
     assert replay(series(metric, [good] * 12)) == []
     for odd in (
         bad,
@@ -219,7 +221,9 @@ def test_after_a_restart_the_rate_stays_lowered(tiny_checkpoint, here, tmp_path,
     assert [line["learning_rate"] for line in logged(here) if "learning_rate" in line][-2:] == [5e-5, 5e-5]
 
 
-@pytest.mark.parametrize(("save_every", "window", "wanted"), [(1, 4, 11), (2, 4, 8), (1, 16, 35), (4, 16, 10)])
+@pytest.mark.parametrize(
+    ("save_every", "window", "wanted"), [(1, 4, 11), (2, 4, 8), (1, 16, 35), (4, 16, 10)]
+)
 def test_the_kept_checkpoints_reach_back_before_the_window(here, save_every: int, window: int, wanted: int):
     """Eight were kept whatever the window, so all of them could be younger than the trouble."""
     from r1pipe.training.grpo.arguments import grpo_arguments
@@ -228,7 +232,9 @@ def test_the_kept_checkpoints_reach_back_before_the_window(here, save_every: int
     chosen = params(rule, save_every=save_every, phases=[Phase(steps=100, max_tokens=8, rewards=REWARDS)])
     limit = grpo_arguments(chosen, here, 0)["save_total_limit"]
     assert limit == wanted
-    findings = replay(series("kl", [0.0] * 20 + [9.0] * window + [0.0] * 2), window=window, kl={"limit": 8.9})[0]
+    findings = replay(
+        series("kl", [0.0] * 20 + [9.0] * window + [0.0] * 2), window=window, kl={"limit": 8.9}
+    )[0]
     kept = list(range(0, findings.step, save_every))[-limit:]
     assert min(kept) <= findings.since
 
@@ -250,7 +256,9 @@ def test_a_loss_that_was_not_finite_once_is_forgotten(tiny_checkpoint, here, tmp
         lambda self, model, inputs: plain(self, model, inputs) + odd.get(self.state.global_step, 0.0),
     )
     with pytest.warns(UserWarning, match="guard non_finite at update 3"):
-        metrics = train(tiny_checkpoint, here, tmp_path, params({"non_finite": {"action": "warn", "limit": 0}}))
+        metrics = train(
+            tiny_checkpoint, here, tmp_path, params({"non_finite": {"action": "warn", "limit": 0}})
+        )
     assert [line["step"] for line in logged(here) if "loss" in line and line["loss"] is None] == [3]
     assert len([line for line in logged(here) if line.get("loss") is not None]) == 7
     assert metrics["guard_findings"] == 1
@@ -302,7 +310,8 @@ def test_guards_are_not_part_of_the_fingerprint():
     assert fingerprinted(Config.model_validate({"grpo": {"guards": {"window": 9}}})) == plain
     assert "guards" not in plain["grpo"]
     assert (
-        fingerprinted(Config.model_validate({"grpo": {"multi_objective_aggregation": "normalize_then_sum"}})) != plain
+        fingerprinted(Config.model_validate({"grpo": {"multi_objective_aggregation": "normalize_then_sum"}}))
+        != plain
     )
     sent = Config.model_validate({"grpo": {"guards": {"window": 9}}}).model_dump(mode="json")
     assert Config.model_validate(sent).grpo.guards.window == 9, "a worker gets them"
@@ -318,7 +327,11 @@ def collapse(here: Any, tmp_path: Path, **fields: Any) -> dict[str, float]:
     from r1pipe.training.grpo.grpo_training import train_grpo
 
     root = Path(__file__).parents[3]
-    rewards = [RewardSpec(name="accuracy"), RewardSpec(name="code"), RewardSpec(name="format", params={"form": "zero"})]
+    rewards = [
+        RewardSpec(name="accuracy"),
+        RewardSpec(name="code"),
+        RewardSpec(name="format", params={"form": "zero"}),
+    ]
     chosen = GRPOParams(
         **{
             "lr": 3e-4,

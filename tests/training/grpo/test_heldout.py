@@ -28,7 +28,10 @@ def params(**changes: Any) -> GRPOParams:
         "eval_every": 1,
         "save_every": 3,
     }
-    fields |= {"keep": "best", "guards": {"length": {"action": "off", "limit": 1}}}  # a random model does not end
+    fields |= {
+        "keep": "best",
+        "guards": {"length": {"action": "off", "limit": 1}},
+    }  # a random model does not end
     return GRPOParams(
         **{**fields, "phases": [Phase(steps=5, max_tokens=8, rewards=[RewardSpec(name="random")])], **changes}
     )

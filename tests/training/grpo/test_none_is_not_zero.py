@@ -81,7 +81,9 @@ def test_a_group_with_one_none_gives_the_others_the_advantages_of_the_group_with
 
 
 def test_a_prompt_that_cannot_be_scored_at_all_is_dropped_and_counted(tiny_checkpoint, here):
-    trainer, batch = rollout(tiny_checkpoint, here, [None, None, None, 1.0, 0.0, None], [1.0, 0.0, 0.5, 0.0, 0.0, 1.0])
+    trainer, batch = rollout(
+        tiny_checkpoint, here, [None, None, None, 1.0, 0.0, None], [1.0, 0.0, 0.5, 0.0, 0.0, 1.0]
+    )
     assert batch["advantages"][:3].tolist() == [0.0] * 3 and batch["advantages"][3] > 0.5
     assert batch["completion_mask"][:3].sum() == 0, "not even the KL of its responses counts"
     assert batch["completion_mask"][3:].sum(1).min() > 0
@@ -89,7 +91,9 @@ def test_a_prompt_that_cannot_be_scored_at_all_is_dropped_and_counted(tiny_check
     logged = trainer._metrics["train"]
     assert logged["rewards/dropped_prompts"] == [1.0]
     assert logged["rewards/unscorable"] == pytest.approx([4 / 6])
-    assert logged[f"rewards/{FIRST}/none"] == pytest.approx([4 / 6]) and logged[f"rewards/{SECOND}/none"] == [0.0]
+    assert logged[f"rewards/{FIRST}/none"] == pytest.approx([4 / 6]) and logged[f"rewards/{SECOND}/none"] == [
+        0.0
+    ]
 
 
 def test_a_dropped_prompt_moves_nothing(tiny_checkpoint, here):
@@ -101,7 +105,8 @@ def test_a_dropped_prompt_moves_nothing(tiny_checkpoint, here):
             for p in trainer.model.parameters():
                 p.add_(0.05 * torch.sin(torch.arange(p.numel(), dtype=p.dtype, device=p.device)).view_as(p))
         picked = {
-            name: value[pick] if torch.is_tensor(value) and value.dim() else value for name, value in batch.items()
+            name: value[pick] if torch.is_tensor(value) and value.dim() else value
+            for name, value in batch.items()
         }
         trainer.current_gradient_accumulation_steps = 1
         (trainer._compute_loss(trainer.model, picked) * scale).backward()
@@ -143,7 +148,11 @@ def test_two_components_of_one_name_both_count(tiny_checkpoint, here):
     """The second was left out of the sum: a phase's rewards were looked up by the reward's name."""
     specs = [RewardSpec(name=FIRST), RewardSpec(name=FIRST, weight=0.5)]
     trainer, batch = rollout(
-        tiny_checkpoint, here, [1.0, 0.0, 0.0] * 2, [0.0] * 6, phases=[Phase(steps=1, max_tokens=4, rewards=specs)]
+        tiny_checkpoint,
+        here,
+        [1.0, 0.0, 0.0] * 2,
+        [0.0] * 6,
+        phases=[Phase(steps=1, max_tokens=4, rewards=specs)],
     )
     assert trainer.rewards.names == [FIRST, f"{FIRST}#2"]
     assert batch["rewards"].tolist() == [
@@ -171,7 +180,11 @@ def test_components_are_logged_by_name(tiny_checkpoint, here, tmp_path):
 
     (tmp_path / "out").mkdir()
     SAID.update(first=[1.0, 0.0, 0.5, None] * 2, second=[0.25] * 8)
-    specs = [RewardSpec(name=FIRST, required=True, weight=4.0), RewardSpec(name=SECOND), RewardSpec(name="accuracy")]
+    specs = [
+        RewardSpec(name=FIRST, required=True, weight=4.0),
+        RewardSpec(name=SECOND),
+        RewardSpec(name="accuracy"),
+    ]
     params = GRPOParams(
         lr=1e-4,
         num_generations=4,
@@ -189,25 +202,48 @@ def test_components_are_logged_by_name(tiny_checkpoint, here, tmp_path):
         here=here,
         seed=0,
     )
-    line = next(line for line in map(json.loads, here.metrics_path.read_text().splitlines()) if "reward" in line)
-    assert line[f"rewards/{FIRST}/mean"] == pytest.approx(0.5), "before its weight, over the rows that were scored"
-    assert line[f"rewards/{FIRST}/std"] == pytest.approx(torch.tensor([1.0, 0.0, 0.5] * 2).std().item(), abs=1e-5)
+    line = next(
+        line for line in map(json.loads, here.metrics_path.read_text().splitlines()) if "reward" in line
+    )
+    assert line[f"rewards/{FIRST}/mean"] == pytest.approx(0.5), (
+        "before its weight, over the rows that were scored"
+    )
+    assert line[f"rewards/{FIRST}/std"] == pytest.approx(
+        torch.tensor([1.0, 0.0, 0.5] * 2).std().item(), abs=1e-5
+    )
     assert (
-        line[f"rewards/{FIRST}/none"] == 0.25 and line[f"rewards/{SECOND}/none"] == line["rewards/accuracy/none"] == 0.0
+        line[f"rewards/{FIRST}/none"] == 0.25
+        and line[f"rewards/{SECOND}/none"] == line["rewards/accuracy/none"] == 0.0
     )
     assert line["rewards/unscorable"] == 0.25 and line["rewards/dropped_prompts"] == 0.0
     assert line["reward"] == pytest.approx(4.0 * 0.5 + 0.25 + line["rewards/accuracy/mean"], abs=1e-5)
-    assert {"repetition", "thinking_words", "zero_signal", "right", "entropy", "kl", "clip_ratio/region_mean"} <= set(
-        line
-    )
+    assert {
+        "repetition",
+        "thinking_words",
+        "zero_signal",
+        "right",
+        "entropy",
+        "kl",
+        "clip_ratio/region_mean",
+    } <= set(line)
 
 
 def test_zero_signal_by_aggregation():
     nan = float("nan")
     groups = torch.tensor(
-        [[[1.0, 0.0], [0.0, 1.0]], [[1.0, 1.0], [1.0, 1.0]], [[nan, nan], [1.0, 0.0]], [[nan, 1.0], [nan, 0.0]]]
+        [
+            [[1.0, 0.0], [0.0, 1.0]],
+            [[1.0, 1.0], [1.0, 1.0]],
+            [[nan, nan], [1.0, 0.0]],
+            [[nan, 1.0], [nan, 0.0]],
+        ]
     )
     weights = torch.ones(2)
     assert zero_signal(groups, weights, "sum_then_normalize").tolist() == [True, True, True, False]
     assert zero_signal(groups, weights, "normalize_then_sum").tolist() == [False, True, True, False]
-    assert zero_signal(groups, torch.tensor([2.0, 1.0]), "sum_then_normalize").tolist() == [False, True, True, False]
+    assert zero_signal(groups, torch.tensor([2.0, 1.0]), "sum_then_normalize").tolist() == [
+        False,
+        True,
+        True,
+        False,
+    ]

@@ -46,7 +46,13 @@ class Sampled:
     """A stand-in for VLLMGeneration. Its log-probs are off by a little, and by a lot in each call's first response."""
 
     def __init__(
-        self, *, model: Any, processing_class: Any, temperature: float, max_completion_length: int, **ignored: Any
+        self,
+        *,
+        model: Any,
+        processing_class: Any,
+        temperature: float,
+        max_completion_length: int,
+        **ignored: Any,
     ) -> None:
         self.model = model
         self.tokenizer = processing_class
@@ -69,7 +75,9 @@ class Sampled:
     def _iter_named_params(self) -> Any:
         return ((name, weight.data) for name, weight in self.model.named_parameters())
 
-    def generate(self, prompts: list[list[int]], images: Any, num_generations: int, profiler: Any = None) -> Any:
+    def generate(
+        self, prompts: list[list[int]], images: Any, num_generations: int, profiler: Any = None
+    ) -> Any:
         self.calls.append((len(prompts), self.temperature, self.max_completion_length))
         end, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
         out, logps = decode(
@@ -86,7 +94,10 @@ class Sampled:
         return (
             prompts,
             out,
-            [[[lp + d] for lp, d in zip(row, more, strict=True)] for row, more in zip(logps, off, strict=True)],
+            [
+                [[lp + d] for lp, d in zip(row, more, strict=True)]
+                for row, more in zip(logps, off, strict=True)
+            ],
             None,
         )
 
@@ -111,7 +122,9 @@ def test_phases_reach_vllm_and_gap_and_seconds_are_logged(vllm, tiny_checkpoint,
     first, _, third, last = logged(trainer)
     for entry in (first, third):
         assert entry["sampling/sampling_logp_difference/max"] == pytest.approx(0.5, abs=1e-3)
-        assert entry["sampling/masked"] == pytest.approx(1 / 16), "the one response whose ratio is far above 3"
+        assert entry["sampling/masked"] == pytest.approx(1 / 16), (
+            "the one response whose ratio is far above 3"
+        )
     assert {
         "seconds/generation",
         "seconds/sync",
@@ -158,13 +171,17 @@ def test_a_rollout_of_one_update_needs_no_pass_for_its_old_log_probs(
             microbatch_tokens=tokens,
             eval_prompts=0,
         )
-        trainer = grpo_trainer(chosen, tiny_checkpoint, Here("test", folder, folder / "m.jsonl", folder / "p.jsonl"))
+        trainer = grpo_trainer(
+            chosen, tiny_checkpoint, Here("test", folder, folder / "m.jsonl", folder / "p.jsonl")
+        )
         if not one_update:
             monkeypatch.setattr(trainer, "_one_update", lambda: False)
         passes.clear()
         trainer.train()
         assert sum(passes) == (0 if one_update else 4)
-        results.append((torch.cat([p.detach().flatten() for p in trainer.model.parameters()]), logged(trainer)))
+        results.append(
+            (torch.cat([p.detach().flatten() for p in trainer.model.parameters()]), logged(trainer))
+        )
     (ours, ours_log), (theirs, theirs_log) = results
     assert (ours - theirs).norm() <= 1e-5 * theirs.norm()
     for name in ("loss", "sampling/sampling_logp_difference/max"):
@@ -174,19 +191,25 @@ def test_a_rollout_of_one_update_needs_no_pass_for_its_old_log_probs(
 
 
 def test_our_fields_become_trls():
-    arguments = vllm_arguments(params(vllm=VLLMRollout(memory=0.5, tensor_parallel=2, sleep=True, correction_cap=2)))
+    arguments = vllm_arguments(
+        params(vllm=VLLMRollout(memory=0.5, tensor_parallel=2, sleep=True, correction_cap=2))
+    )
     assert (
         arguments["vllm_mode"],
         arguments["vllm_gpu_memory_utilization"],
         arguments["vllm_tensor_parallel_size"],
     ) == ("colocate", 0.5, 2)
-    assert arguments["vllm_enable_sleep_mode"] and arguments["vllm_importance_sampling_mode"] == "sequence_mask"
+    assert (
+        arguments["vllm_enable_sleep_mode"] and arguments["vllm_importance_sampling_mode"] == "sequence_mask"
+    )
     assert arguments["vllm_importance_sampling_clip_max"] == 2
     server = vllm_arguments(
         params(rollout="vllm-server", vllm=VLLMRollout(server_url="http://h:8000", correction="none"))
     )
     assert server["vllm_mode"] == "server" and server["vllm_server_base_url"] == "http://h:8000"
-    assert server["vllm_importance_sampling_correction"] is False and "vllm_gpu_memory_utilization" not in server
+    assert (
+        server["vllm_importance_sampling_correction"] is False and "vllm_gpu_memory_utilization" not in server
+    )
     assert vllm_arguments(params(rollout="hf")) == {}
 
 
@@ -196,7 +219,10 @@ def test_our_fields_become_trls():
         ({"rollout": "hf", "vllm": {}}, "would be ignored"),
         ({"rollout": "vllm-server"}, "server_url"),
         ({"rollout": "vllm", "vllm": {"server_url": "http://h"}}, "server_url would be ignored"),
-        ({"rollout": "vllm-server", "vllm": {"server_url": "http://h", "sleep": True}}, "sleep would be ignored"),
+        (
+            {"rollout": "vllm-server", "vllm": {"server_url": "http://h", "sleep": True}},
+            "sleep would be ignored",
+        ),
         ({"vllm": {"correction_floor": 4.0}}, "below correction_cap"),
     ],
 )
@@ -207,7 +233,10 @@ def test_contradicting_fields_are_refused(changes, message):
 
 @pytest.mark.parametrize(
     "stated",
-    [{"rollout": "vllm", "vllm": {"memory": 0.4}}, {"rollout": "vllm-server", "vllm": {"server_url": "http://h"}}],
+    [
+        {"rollout": "vllm", "vllm": {"memory": 0.4}},
+        {"rollout": "vllm-server", "vllm": {"server_url": "http://h"}},
+    ],
     ids=str,
 )
 def test_a_worker_reads_what_was_stated(stated):
@@ -248,7 +277,11 @@ class Flat(list):
     """vLLM's FlatLogprobs as far as both functions read it: position by position dictionaries, beside flat lists."""
 
     def __init__(self, token_ids: list[int], logprobs: list[float], each: int = 1) -> None:
-        self.token_ids, self.logprobs, self.start_indices = token_ids, logprobs, list(range(0, len(logprobs), each))
+        self.token_ids, self.logprobs, self.start_indices = (
+            token_ids,
+            logprobs,
+            list(range(0, len(logprobs), each)),
+        )
         items = [
             (token, SimpleNamespace(logprob=value, rank=i % each))
             for i, (token, value) in enumerate(zip(token_ids, logprobs, strict=True))
@@ -259,7 +292,9 @@ class Flat(list):
 @pytest.mark.parametrize("each", [1, 2])
 def test_log_probs_are_read_as_trl_reads_them(each: int) -> None:
     outputs = [
-        SimpleNamespace(outputs=[SimpleNamespace(logprobs=Flat([5, 6, 7, 8], [-0.5, float("nan"), -1.5, 0.0], each))])
+        SimpleNamespace(
+            outputs=[SimpleNamespace(logprobs=Flat([5, 6, 7, 8], [-0.5, float("nan"), -1.5, 0.0], each))]
+        )
         for _ in range(2)
     ]
     assert extract_logprobs(outputs) == trl_extract_logprobs(outputs)  # type: ignore[arg-type]

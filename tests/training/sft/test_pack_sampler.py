@@ -70,7 +70,9 @@ def test_every_row_once_an_epoch_whatever_the_ranks(ranks: int) -> None:
     of_ranks = samplers(lengths, ranks)
     drawn = Counter(row for sampler in of_ranks for pack in sampler for row in pack)
     assert drawn == Counter({row: 2 for row in range(96)})
-    assert {len(list(sampler)) for sampler in of_ranks} == {len(of_ranks[0])} == {6 * of_ranks[0].accumulation}
+    assert (
+        {len(list(sampler)) for sampler in of_ranks} == {len(of_ranks[0])} == {6 * of_ranks[0].accumulation}
+    )
 
 
 def test_an_update_holds_the_same_rows_on_any_number_of_ranks() -> None:
@@ -82,7 +84,9 @@ def test_an_update_holds_the_same_rows_on_any_number_of_ranks() -> None:
         size = of_ranks[0].accumulation
         rows_of_updates = []
         for update in range(6):
-            packs = [pack for passes in passes_of_ranks for pack in passes[update * size : (update + 1) * size]]
+            packs = [
+                pack for passes in passes_of_ranks for pack in passes[update * size : (update + 1) * size]
+            ]
             rows_of_updates.append(sorted(row for pack in packs for row in pack))
         return rows_of_updates
 
@@ -99,7 +103,9 @@ def test_ranks_get_equal_chunks_and_nearly_equal_tokens() -> None:
         return [sum(lengths[row] for row in pack) for pack in packs]
 
     for update in range(4):
-        tokens_of_ranks = [sum(tokens(passes[update * size : (update + 1) * size])) for passes in passes_of_ranks]
+        tokens_of_ranks = [
+            sum(tokens(passes[update * size : (update + 1) * size])) for passes in passes_of_ranks
+        ]
         assert max(tokens_of_ranks) <= 1.02 * min(tokens_of_ranks)
     largest = max(max(tokens(passes)) for passes in passes_of_ranks)
     assert largest == of_ranks[0].capacity <= 16384
@@ -115,7 +121,9 @@ def test_the_order_is_that_of_the_seed() -> None:
     lengths = lognormal(64)
 
     def passes(seed: int) -> list[list[int]]:
-        return list(PackSampler(lengths, batch_size=16, updates=4, ranks=1, rank=0, pack_tokens=8192, seed=seed))
+        return list(
+            PackSampler(lengths, batch_size=16, updates=4, ranks=1, rank=0, pack_tokens=8192, seed=seed)
+        )
 
     assert passes(1) == passes(1) != passes(2)
 

@@ -136,7 +136,9 @@ def test_what_the_first_update_allocates() -> None:
     assert first_update_bytes(100, 100, StateShares(0.0, 0.25, 0.0)) == 100
 
 
-def test_a_pass_is_larger_where_the_states_are_spread(qwen: Path, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pass_is_larger_where_the_states_are_spread(
+    qwen: Path, here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """20 GB of float32 masters and moments on one GPU, 2.5 on each of eight."""
     monkeypatch.setattr(packed, "device_memory", lambda: H100)
     here.world_size = 8
@@ -148,7 +150,10 @@ def test_a_pass_is_larger_where_the_states_are_spread(qwen: Path, here: Here, mo
 
 @pytest.mark.parametrize(
     ("stated", "warning"),
-    [({"pack_tokens": 512}, "sft.pack_tokens is ignored"), ({"compile": True}, "sft.compile: true is ignored")],
+    [
+        ({"pack_tokens": 512}, "sft.pack_tokens is ignored"),
+        ({"compile": True}, "sft.compile: true is ignored"),
+    ],
 )
 def test_a_warning_says_what_is_ignored_where_rows_are_padded(
     stated: dict[str, Any], warning: str, qwen: Path, here: Here
@@ -160,7 +165,9 @@ def test_a_warning_says_what_is_ignored_where_rows_are_padded(
         assert plan(qwen, here, [64] * 8, packing=False) is None
 
 
-def test_a_gpu_before_ampere_gets_padded_rows(qwen: Path, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_before_ampere_gets_padded_rows(
+    qwen: Path, here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """T4 and V100: torch's kernel of variable length does not run there, and bf16 is emulated."""
     from r1pipe.training.arguments import common_arguments
 

@@ -72,7 +72,9 @@ def test_weights_are_those_of_rows_one_by_one(
     """fp32: 1e-5. Our own loss with passes filled up, as on a GPU."""
     monkeypatch.setitem(ROUND, "cpu", 32)
     if not ours:
-        monkeypatch.setattr("r1pipe.training.sft.sft_trainer.linear_ce_obstacle", lambda model: "the test wants TRL's")
+        monkeypatch.setattr(
+            "r1pipe.training.sft.sft_trainer.linear_ce_obstacle", lambda model: "the test wants TRL's"
+        )
     params = SFTParams(
         lr=0.5,
         batch_size=8,
@@ -94,7 +96,9 @@ def test_weights_are_those_of_rows_one_by_one(
 
 
 @pytest.mark.parametrize("microbatch", [None, 2])
-def test_padded_training_is_packed_training(microbatch: int | None, tiny_checkpoint: Path, here: Here) -> None:
+def test_padded_training_is_packed_training(
+    microbatch: int | None, tiny_checkpoint: Path, here: Here
+) -> None:
     """Update by update the same rows and the same loss, packed or padded."""
     losses = []
     for packing in (True, False):
@@ -114,7 +118,9 @@ def test_padded_training_is_packed_training(microbatch: int | None, tiny_checkpo
     assert len(losses[0]) == 5 and losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-def test_a_sampling_strategy_is_followed_or_a_warning_says_it_is_ignored(tiny_checkpoint: Path, here: Here) -> None:
+def test_a_sampling_strategy_is_followed_or_a_warning_says_it_is_ignored(
+    tiny_checkpoint: Path, here: Here
+) -> None:
     params = SFTParams(
         lr=1e-2, batch_size=20, max_steps=1, max_length=512, trl={"train_sampling_strategy": "sequential"}
     )
@@ -122,7 +128,9 @@ def test_a_sampling_strategy_is_followed_or_a_warning_says_it_is_ignored(tiny_ch
         train_sft(tiny_checkpoint, chats(), params, out=here.workdir / "packed", here=here, seed=5)
 
     def padded_loss(**options: Any) -> float:
-        padded = SFTParams(lr=1e-2, batch_size=4, max_steps=1, max_length=512, packing=False, bf16=False, **options)
+        padded = SFTParams(
+            lr=1e-2, batch_size=4, max_steps=1, max_length=512, packing=False, bf16=False, **options
+        )
         out = here.workdir / f"padded {len(options)}"
         return train_sft(tiny_checkpoint, chats(), padded, out=out, here=here, seed=5)["loss"]
 
@@ -180,7 +188,12 @@ def test_half_precision_goes_through_the_whole_trainer(
     params = {"lr": 1e-3, "batch_size": 4, "max_steps": 1, "max_length": 512, "pack_tokens": 80}
     losses = [
         train_sft(
-            tiny_checkpoint, chats(), SFTParams(**params, bf16=half), out=here.workdir / str(half), here=here, seed=0
+            tiny_checkpoint,
+            chats(),
+            SFTParams(**params, bf16=half),
+            out=here.workdir / str(half),
+            here=here,
+            seed=0,
         )["loss"]
         for half in (False, True)
     ]
@@ -213,7 +226,9 @@ train_sft(Path({checkpoint!r}), chats(), params, out=folder / "out", here=here, 
 def test_two_ranks_train_what_one_does(tiny_checkpoint: Path, tmp_path: Path) -> None:
     """Two processes (gloo), each with its own packs: the weights of one process with each row in a pass of its own."""
     (tmp_path / "workdir").mkdir()
-    code = RANK.format(tests=str(Path(__file__).parent), folder=str(tmp_path), checkpoint=str(tiny_checkpoint))
+    code = RANK.format(
+        tests=str(Path(__file__).parent), folder=str(tmp_path), checkpoint=str(tiny_checkpoint)
+    )
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -257,7 +272,9 @@ def test_rows_are_packed_unless_the_config_says_otherwise(
     assert ("packing" in here.metrics_path.read_text()) is not bool(stated)
 
 
-def test_a_model_with_a_window_is_padded_with_a_warning(tiny_checkpoint: Path, here: Here, tmp_path: Path) -> None:
+def test_a_model_with_a_window_is_padded_with_a_warning(
+    tiny_checkpoint: Path, here: Here, tmp_path: Path
+) -> None:
     import shutil
 
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -279,7 +296,9 @@ def test_a_model_with_a_window_is_padded_with_a_warning(tiny_checkpoint: Path, h
         assert train_sft(folder, chats(), params, out=here.workdir / "out", here=here, seed=0)["steps"] == 1
 
 
-def test_a_warning_says_that_a_microbatch_is_ignored_where_rows_are_packed(tiny_checkpoint: Path, here: Here) -> None:
+def test_a_warning_says_that_a_microbatch_is_ignored_where_rows_are_packed(
+    tiny_checkpoint: Path, here: Here
+) -> None:
     params = SFTParams(batch_size=4, max_steps=1, max_length=512, microbatch=2)
     with pytest.warns(UserWarning, match="microbatch 2 is ignored"):
         train_sft(tiny_checkpoint, chats(), params, out=here.workdir / "out", here=here, seed=0)
@@ -301,12 +320,18 @@ def test_the_sources_of_trl_are_those_that_were_read() -> None:
         "SFTTrainer.log": "0d4c8e5d64f894ac",
         "chunked_logprob": "839b28adba1daf35",
     }
-    for name, source in zip(read, (trl.SFTTrainer.compute_loss, trl.SFTTrainer.log, chunked_logprob), strict=True):
-        assert hashlib.sha256(inspect.getsource(source).encode()).hexdigest()[:16] == read[name], f"TRL changed {name}"
+    for name, source in zip(
+        read, (trl.SFTTrainer.compute_loss, trl.SFTTrainer.log, chunked_logprob), strict=True
+    ):
+        assert hashlib.sha256(inspect.getsource(source).encode()).hexdigest()[:16] == read[name], (
+            f"TRL changed {name}"
+        )
 
 
 @pytest.mark.parametrize("asked", [{"loss_type": "dft"}, {"label_smoothing_factor": 0.2}], ids=str)
-def test_another_loss_is_the_one_that_rows_alone_have(asked: dict[str, Any], tiny_checkpoint: Path, here: Here) -> None:
+def test_another_loss_is_the_one_that_rows_alone_have(
+    asked: dict[str, Any], tiny_checkpoint: Path, here: Here
+) -> None:
     """The loss without logits is the plain negative log-likelihood, and it once replaced every other loss too."""
     trained = {}
     for packing, loss in ((True, asked), (False, asked), (True, {})):
@@ -326,5 +351,6 @@ def test_another_loss_is_the_one_that_rows_alone_have(asked: dict[str, Any], tin
     for name, alone in trained[False, True].items():
         torch.testing.assert_close(trained[True, True][name], alone, atol=1e-5, rtol=1e-4)
     assert any(
-        (trained[True, False][name] - alone).abs().max() > 1e-3 for name, alone in trained[False, True].items()
+        (trained[True, False][name] - alone).abs().max() > 1e-3
+        for name, alone in trained[False, True].items()
     ), "a loss of its own"
