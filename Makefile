@@ -7,8 +7,9 @@ BIN := $(VENV)/bin
 # With no GPU and no torch at hand, the CPU build is asked for; CUDA packages are never pulled onto a machine without one.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 READY := $(VENV)/.ready
+QUICK := tests/test_imports.py tests/config tests/schema tests/text tests/evaluation tests/data --ignore=tests/data/test_hub_datasets.py
 
-.PHONY: help install run test check ranks smoke slow bench clean
+.PHONY: help install run quick test check ranks docs smoke slow bench clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -23,6 +24,9 @@ $(READY): pyproject.toml constraints.txt configs/install.sh
 run: $(READY)  ## the whole recipe: run-all configs/r1.yaml
 	$(BIN)/r1pipe run-all configs/r1.yaml
 
+quick: $(READY)  ## the tests that need no model
+	$(BIN)/python -m pytest -m "not slow" $(QUICK)
+
 test: $(READY)  ## the tests, without the slow ones
 	$(BIN)/python -m pytest -m "not slow"
 
@@ -31,6 +35,9 @@ slow: $(READY)  ## the slow tests
 
 ranks: $(READY)  ## every profile that CPU ranks can run, and two machines (the first time builds DeepSpeed's CPU operator: a minute)
 	$(BIN)/python -m pytest -n 0 tests/stages/test_zero.py tests/stages/test_nodes.py
+
+docs: $(READY)  ## every command, config and piece of Python in README.md, CONTRIBUTING.md and docs/
+	$(BIN)/python -m pytest -n 0 tests/docs
 
 check: $(READY)  ## ruff and pyright
 	$(BIN)/ruff check .
