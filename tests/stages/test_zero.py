@@ -338,6 +338,6 @@ def test_a_checkpoint_goes_on_with_fewer_ranks_under_ddp_and_not_under_zero(
         else:
             assert (
                 done.returncode == 2
-                and "cut for 2 ranks under zero2; 1 ranks under zero2" in done.stderr.replace("\n", " ")
+                and "sharded for 2 ranks under zero2; 1 ranks under zero2" in done.stderr.replace("\n", " ")
             ), done.stderr
             assert list(saved.glob("checkpoint-*")), "nothing is lost: two ranks can still go on"
