@@ -124,10 +124,6 @@ def test_installed_in_an_empty_folder(wheel: Path, tmp_path: Path) -> None:
     where = run(python, "-c", "import r1pipe; print(r1pipe.__file__)", folder=tmp_path).strip()
     assert Path(where).is_relative_to(tmp_path / "venv"), "the wheel's r1pipe, not the checkout's"
 
-    # pydantic reads the strings under the fields from the source
-    code = "from r1pipe.schema import GRPOParams; print(GRPOParams.model_fields['beta'].description)"
-    assert "KL" in run(python, "-c", code, folder=tmp_path)
-
     command = python.with_name("r1pipe")
     run(command, "init", folder=folder)
     assert (folder / "configs" / "templates" / "r1-zero.txt").is_file()

@@ -62,7 +62,7 @@ def test_a_run_that_is_done_takes_at_most_two_seconds(done: Path):
         (["run-all", "t.yaml", "--rebuild", "mroe"], "did you mean 'more'?"),
         (["run-all", "t.yaml", "--only", "rows", "--rebuild", "more"], "not among the stages to run"),
         (["run-all", "t.yaml", "--set", "stages.more.cuont=1"], "did you mean 'count'?"),
-        (["run-all", "t.yaml", "--run", "../up"], "no name for a run"),
+        (["run-all", "t.yaml", "--run", "../up"], "not a name for a run"),
         (["run-stage", "mroe", "-c", "t.yaml"], "did you mean 'more'?"),
         (["status", "none"], "there is no run"),
         (["logs", "more"], "there is no run"),

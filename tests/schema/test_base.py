@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from r1pipe.schema import GRPOParams, Model, Phase, RewardSpec, Sampling, SFTParams, StageConfig, TextFile
+from r1pipe.schema import GRPOParams, Phase, RewardSpec, Sampling, SFTParams, StageConfig
 
 
 class Config(StageConfig):
@@ -27,12 +27,3 @@ def test_part_of_a_field_keeps_the_rest_of_its_default() -> None:
 def test_a_resolved_config_reads_back_as_itself() -> None:
     config = Config.model_validate({"sft": {"lr": 8e-5}})
     assert Config.model_validate(config.model_dump(mode="json")) == config
-
-
-def test_the_string_under_a_field_is_its_description() -> None:
-    class Block(Model):
-        rate: float = 0.5
-        """Share of the rows."""
-
-    assert Block.model_fields["rate"].description == "Share of the rows."
-    assert TextFile.model_fields["file"].description == "In UTF-8."
