@@ -11,7 +11,6 @@ from r1pipe.config.mistakes import Mistakes
 from r1pipe.config.profiles import launch_mistakes
 from r1pipe.config.pydantic_errors import explain
 from r1pipe.config.yamltree import Node, Origin, find, nearest
-from r1pipe.rewards import MODEL_REWARDS, REWARDS
 from r1pipe.schema import GRPOParams, Launch, StageConfig, Training
 
 # Names that TRL and transformers have for what our fields set. `trl:` may not set them behind a field's back.
@@ -100,11 +99,10 @@ def validate(
             )
         for field, what, fix in _training_mistakes(config.launch, training):
             problems.add(f"{_dotted(stage, *keys, field)}: {what}", origin(*keys, field), fix)
-        for place, name in _unknown_rewards(training):
+        for place, name, fix in _unknown_rewards(training):
             field = ".".join(map(str, place))
             what = f"{_dotted(stage, *keys, field)}: there is no reward '{name}'"
-            known = [*REWARDS, *MODEL_REWARDS]
-            problems.add(what, origin(*keys, *place), f"{nearest(name, known)} (or package.module:function)")
+            problems.add(what, origin(*keys, *place), fix)
 
     launch = config.launch
     several_processes = launch.profile == "process" and launch.nodes == 1 and launch.num_processes != 1
@@ -132,14 +130,19 @@ def _shadowed_fields(training: Training) -> Iterator[tuple[str, str]]:
             yield option, field
 
 
-def _unknown_rewards(training: Training) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """Names of rewards that nothing has: (place, name). A function of the user's is imported when its stage starts."""
+def _unknown_rewards(training: Training) -> Iterator[tuple[tuple[str | int, ...], str, str]]:
+    """Names that no reward has: (place, name, fix). A function of the user's is imported when its stage starts."""
     if not isinstance(training, GRPOParams):
         return
+    # imported here: a config without RL does not wait for it (0.06 s)
+    from r1pipe.rewards import MODEL_REWARDS, REWARDS
+
+    known = [*REWARDS, *MODEL_REWARDS]
     for p, phase in enumerate(training.phases):
         for r, spec in enumerate(phase.rewards):
-            if ":" not in spec.name and spec.name not in (*REWARDS, *MODEL_REWARDS):
-                yield ("phases", p, "rewards", r, "name"), spec.name
+            if ":" not in spec.name and spec.name not in known:
+                fix = f"{nearest(spec.name, known)} (or package.module:function)"
+                yield ("phases", p, "rewards", r, "name"), spec.name, fix
 
 
 def _training_mistakes(launch: Launch, training: Training) -> Iterator[tuple[str, str, str]]:
