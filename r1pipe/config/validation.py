@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -60,6 +60,8 @@ TRL_ALIASES: dict[str, str] = {
     "seed": "seed",
     "data_seed": "seed",
 }
+
+T = TypeVar("T")
 
 
 def validate(
@@ -174,10 +176,23 @@ def _training_mistakes(launch: Launch, training: Training) -> Iterator[tuple[str
         )
 
 
-def trainings(value: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Training]]:
+def trainings(config: StageConfig) -> Iterator[tuple[tuple[str, ...], Training]]:
     """The training blocks of a config, each with the keys that lead to it."""
-    if isinstance(value, Training):
+    return blocks(config, Training)
+
+
+def blocks(value: Any, kind: type[T], keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], T]]:
+    """The outermost blocks of one class in a config, in lists and mappings too, each with the keys that lead to it."""
+    if isinstance(value, kind):
         yield keys, value
-    elif isinstance(value, BaseModel):
-        for name in type(value).model_fields:
-            yield from trainings(getattr(value, name), (*keys, name))
+        return
+    if isinstance(value, BaseModel):
+        items = [(name, getattr(value, name)) for name in type(value).model_fields]
+    elif isinstance(value, dict):
+        items = [(str(key), item) for key, item in value.items()]
+    elif isinstance(value, list | tuple):
+        items = [(str(position), item) for position, item in enumerate(value)]
+    else:
+        items = []
+    for key, item in items:
+        yield from blocks(item, kind, (*keys, key))

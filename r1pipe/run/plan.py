@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from r1pipe.config.loader import Edge, Pipeline, Stage
+from r1pipe.config.validation import blocks
 from r1pipe.data.sources import Source
 from r1pipe.errors import InputError, MissingToolError, StaleError
 from r1pipe.launch.preflight import check_batches, check_tools
@@ -15,7 +15,6 @@ from r1pipe.run.fingerprints import Fingerprints
 from r1pipe.run.hub_models import fetch, hub_commit, is_pinned, repo_name, repo_type
 from r1pipe.run.states import StageState, read_states
 from r1pipe.run.store import RunFolder
-from r1pipe.schema import Model
 
 
 @dataclass
@@ -180,28 +179,13 @@ def _refuse_unpinned(plan: Plan) -> None:
             fix,
         )
     for name in plan.selected:
-        for place, source in _sources(plan.pipeline.stages[name].config, f"stages.{name}"):
+        for keys, source in blocks(plan.pipeline.stages[name].config, Source):
             if not source.pinned:
                 raise InputError(
                     f"the dataset {source.hub} is not pinned to a commit",
-                    place,
+                    ".".join(("stages", name, *keys)),
                     f"write `revision:` (`r1pipe data pin {source.hub}` prints the newest), or leave out --strict",
                 )
-
-
-def _sources(value: Any, place: str) -> Iterator[tuple[str, Source]]:
-    """The sources of rows in a stage's config, each with its place."""
-    if isinstance(value, Source):
-        yield place, value
-    elif isinstance(value, Model):
-        for name in type(value).model_fields:
-            yield from _sources(getattr(value, name), f"{place}.{name}")
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from _sources(item, f"{place}.{key}")
-    elif isinstance(value, list | tuple):
-        for position, item in enumerate(value):
-            yield from _sources(item, f"{place}.{position}")
 
 
 def _refuse_missing_inputs(plan: Plan, stage: Stage) -> None:
