@@ -21,6 +21,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from r1pipe.generation.cuda_graphs import STEPS_PER_CHECK, GraphedModel
+from r1pipe.generation.stop_strings import StopStrings
 from r1pipe.generation.token_sampling import (
     Adjust,
     EndedReporter,
@@ -42,7 +43,7 @@ class Decoded(NamedTuple):
     """What was sampled for each sequence.
 
     Attributes:
-        token_ids: the sequences, each with the token that ended it.
+        token_ids: the sequences, each with the token that ended it. One that is shorter than it might be has ended.
         logps: each token's log-probability at the sampling temperature; empty where they are not kept.
     """
 
@@ -60,6 +61,7 @@ def decode(
     temperature: float = 1.0,
     top_p: float = 1.0,
     eos_ids: list[int],
+    stop: StopStrings | None = None,
     pad_id: int,
     graphed: GraphedModel | None = None,
     keep_logps: bool = False,
@@ -76,6 +78,7 @@ def decode(
         temperature: 0 takes the most probable token.
         top_p: 1 = all tokens.
         eos_ids: tokens that end a continuation; the one that did is its last token.
+        stop: strings that end one, too; the token that completes one is the last.
         pad_id: fills the prompts up to the same length.
         graphed: the model or its twin with CUDA graphs, with room for all sequences.
         keep_logps: also return log-probabilities. A model that goes through `model.generate` has none.
@@ -97,10 +100,11 @@ def decode(
             temperature=temperature,
             top_p=top_p,
             eos_ids=eos_ids,
+            stop=stop,
             pad_id=pad_id,
         )
 
-    settings = SamplingSettings(temperature, top_p, tuple(eos_ids), adjust, keep_logps)
+    settings = SamplingSettings(temperature, top_p, tuple(eos_ids), stop, adjust, keep_logps)
     if graphed is not None:
         decoded = _decode_with_graphs(
             graphed, ids_PT, mask_PT, n=n, max_new_tokens=max_new_tokens, settings=settings, on_ended=on_ended
@@ -187,8 +191,12 @@ def _decode_step_by_step(
     # The number of the sequence in each row of the batch, and whether it still runs.
     sequence_B = torch.arange(total, device=device)
     running_B = torch.ones(total, dtype=torch.bool, device=device)
+    # How much of a stop string each sequence ends in.
+    state_S = torch.zeros(total, dtype=torch.long, device=device)
 
     logits_BV = eager.read(ids_PT, mask_PT, n, max_new_tokens)
+    stop = settings.stop
+    stop_table_QV = stop.table(logits_BV.shape[1], device) if stop is not None else None
     for t in range(max_new_tokens):
         if settings.adjust is not None:
             logits_BV = settings.adjust(t, sequence_B, logits_BV)
@@ -197,6 +205,9 @@ def _decode_step_by_step(
         if logps_ST is not None:
             logps_ST[sequence_B, t] = log_probs(logits_BV, token_B, settings.temperature)
         ended_B = running_B & torch.isin(token_B, eos)
+        if stop is not None and stop_table_QV is not None:
+            state_S[sequence_B] = stop_table_QV[state_S[sequence_B], token_B]
+            ended_B |= running_B & (state_S[sequence_B] == stop.found)
         length_S[sequence_B] = length_S[sequence_B].masked_fill(ended_B, t + 1)
         running_B = running_B & ~ended_B
         if t + 1 == max_new_tokens:
@@ -230,12 +241,15 @@ def _generate(
     temperature: float,
     top_p: float,
     eos_ids: list[int],
+    stop: StopStrings | None,
     pad_id: int,
 ) -> Decoded:
     """Sample with transformers' own loop, which draws from torch's default generator."""
     options: dict[str, Any] = {"do_sample": False}
     if temperature > 0:
         options = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+    if stop is not None:
+        options |= {"stop_strings": list(stop.strings), "tokenizer": stop.tokenizer}
     generated_ST = model.generate(
         input_ids=ids_PT.repeat_interleave(n, 0),
         attention_mask=mask_PT.repeat_interleave(n, 0),
@@ -248,7 +262,9 @@ def _generate(
     token_ids = []
     for row in generated_ST[:, ids_PT.shape[1] :].tolist():
         length = next((i + 1 for i, token in enumerate(row) if token in ends), len(row))
-        token_ids.append(row[:length])
+        # What follows a stop string is padding, which need not be an end token.
+        stopped = stop.length(row[:length]) if stop is not None else None
+        token_ids.append(row[: stopped or length])
     return Decoded(token_ids, [])
 
 

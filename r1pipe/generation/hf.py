@@ -16,6 +16,7 @@ import torch
 from r1pipe.generation.contract import Draw, Sample, Unit
 from r1pipe.generation.cuda_graphs import COMPILED_FROM, GraphedModel, cache_fits, graph_obstacle
 from r1pipe.generation.decoding import decode
+from r1pipe.generation.stop_strings import StopStrings, stop_strings
 from r1pipe.models.loading import end_ids, load_model, load_tokenizer
 from r1pipe.models.memory import free_memory
 from r1pipe.schema import Sampling
@@ -58,6 +59,10 @@ class HF:
         return end_ids(self._model, self._tokenizer)
 
     @property
+    def _stop(self) -> StopStrings | None:
+        return stop_strings(self._sampling.stop, self._tokenizer)
+
+    @property
     def occupies_cpu(self) -> bool:
         return self._model.device.type == "cpu"
 
@@ -95,20 +100,20 @@ class HF:
                 temperature=self._sampling.temperature,
                 top_p=self._sampling.top_p,
                 eos_ids=self._end_ids,
+                stop=self._stop,
                 pad_id=self._tokenizer.pad_token_id,
                 graphed=self._graphed_model(len(prompts) * n, columns),
             )
 
-        finished = [bool(ids) and ids[-1] in self._end_ids for ids in decoded.token_ids]
         # The end token is counted and not shown.
-        shown_ids = [
-            ids[:-1] if ended else ids for ids, ended in zip(decoded.token_ids, finished, strict=True)
-        ]
+        shown_ids = [ids[:-1] if ids and ids[-1] in self._end_ids else ids for ids in decoded.token_ids]
         texts = self._tokenizer.batch_decode(shown_ids, skip_special_tokens=True)
-        return [
-            Sample(text, len(ids), ended)
-            for text, ids, ended in zip(texts, decoded.token_ids, finished, strict=True)
-        ]
+        samples = []
+        for text, ids, shown in zip(texts, decoded.token_ids, shown_ids, strict=True):
+            by_token = len(shown) < len(ids)
+            by_string = any(stop in text for stop in self._sampling.stop)
+            samples.append(Sample(text, len(ids), by_token or by_string))
+        return samples
 
     def _graphed_model(self, rows: int, columns: int) -> GraphedModel | None:
         """Return the model with CUDA graphs and room for these sequences; None where that cannot be."""

@@ -8,11 +8,14 @@ reason; a later attempt of the stage asks again.
 
 The budget is checked before each request, so it is exceeded by at most what is in flight then. Replies that could not
 be read are not counted, because their cost is unknown.
+
+Stop strings are not sent: services leave them out of the text, and do not tell which one it was. The text is cut here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from r1pipe.endpoint import Endpoint, NoAnswer, Unreadable
@@ -69,7 +72,8 @@ class Service:
     def draw(self, unit: Unit) -> list[Sample]:
         ((row, index, _),) = unit.draws
         try:
-            return [self._endpoint.answer(self._body(row, index), _read_reply)]
+            sample = self._endpoint.answer(self._body(row, index), _read_reply)
+            return [_cut_behind(sample, self._sampling.stop)]
         except NoAnswer as error:
             if not error.refused:
                 raise
@@ -109,6 +113,12 @@ class Service:
                 )
                 return BudgetError(what, fix=fix)
         return None
+
+
+def _cut_behind(sample: Sample, stop: Sequence[str]) -> Sample:
+    """Return the sample up to the end of its first stop string; what was paid for stays counted."""
+    ends = [sample.text.index(text) + len(text) for text in stop if text in sample.text]
+    return replace(sample, text=sample.text[: min(ends)], finished=True) if ends else sample
 
 
 def _read_reply(reply: Any) -> Sample:

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn.functional import pad
 
+from r1pipe.generation.stop_strings import StopStrings
+
 # Entries of the vocabulary in a chunk.
 CHUNK = 128
 
@@ -33,6 +35,7 @@ class SamplingSettings(NamedTuple):
         temperature: 0 takes the most probable token.
         top_p: share of the probability that the tokens to choose from hold; 1 = all tokens.
         ends: tokens that end a sequence.
+        stop: strings that end one, too; None = no strings.
         adjust: changes the logits first; None = nothing.
         logps: whether each token's log-probability at the temperature is kept.
     """
@@ -40,6 +43,7 @@ class SamplingSettings(NamedTuple):
     temperature: float
     top_p: float
     ends: tuple[int, ...]
+    stop: StopStrings | None = None
     adjust: Adjust | None = None
     logps: bool = False
 

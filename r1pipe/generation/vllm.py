@@ -99,6 +99,8 @@ class VLLM:
                 temperature=self._sampling.temperature,
                 top_p=self._sampling.top_p,
                 max_tokens=self._sampling.max_tokens,
+                stop=self._sampling.stop,
+                include_stop_str_in_output=True,
                 seed=sample_seed(self._seed, self._rows[draw.row]["id"], 0) + draw.first,
             )
             for draw in unit.draws

@@ -21,6 +21,7 @@ from r1pipe.schema.grpo import LOSS_TYPES, GRPOParams, VLLMRollout
 from r1pipe.schema.rl_phases import Phase, RewardSpec
 from r1pipe.schema.safeguards import AuditParams, Guards
 from r1pipe.schema.sampling import (
+    SHIPPED_TEMPLATES,
     Engine,
     EngineConfig,
     JudgeEndpoint,
@@ -59,6 +60,7 @@ __all__ = [
     "Text",
     "TextFile",
     "Training",
+    "SHIPPED_TEMPLATES",
     "TemplateName",
     "VLLMRollout",
 ]

@@ -49,6 +49,15 @@ class Guards(Model):
     format_up_accuracy_down: Guard = Guard(limit=0.15)
     """Limit: how far accuracy fell from its best window while format rose from its first: reward without answers."""
 
+    length_collapse: Guard = Guard(action="pause", limit=0.3)
+    """Limit, from below: mean tokens of a response over those of the first window, while format rose.
+
+    Where well-formed answers are rare and short ones are easily well-formed, RL learns the form and stops reasoning.
+    """
+
+    log_ratio: Guard = Guard(limit=9.0)
+    """Limit: nats by which the updates of one rollout move the log-prob of one of its tokens."""
+
     max_rollbacks: int = Field(default=2, ge=1)
     """After this many rollbacks the stage stops."""
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from r1pipe.schema.base import Model, PathOr, Shipped, StageConfig, Text
 
-TemplateName = Annotated[str, PathOr("chat", "r1-zero"), Shipped("templates/{value}.txt")]
+SHIPPED_TEMPLATES = ("r1-zero", "r1-zero-example")
+
+TemplateName = Annotated[str, PathOr("chat", *SHIPPED_TEMPLATES), Shipped("templates/{value}.txt")]
 """How a prompt becomes text.
 
-`chat` = the tokenizer's chat template; `r1-zero` = v2 Table 1 in our wording; else a text file that holds {prompt}.
+`chat` = the tokenizer's chat template; `r1-zero` = v2 Table 1 in our wording; `r1-zero-example` = the same with a
+worked example, for a small base that would hardly ever find the form by itself; else a text file that holds {prompt}.
 """
 
 Engine = Literal["local", "ray"]
@@ -89,6 +92,23 @@ class SamplingEndpoint(ServedModel):
         return self
 
 
+def _stop_can_be_found(strings: list[str]) -> list[str]:
+    for text in strings:
+        if not text.strip() or not text.isascii():
+            raise ValueError(
+                f"a stop string is ASCII and more than white space, and {text!r} is not: tokens may hold parts of "
+                "other characters"
+            )
+    return strings
+
+
+StopList = Annotated[list[str], AfterValidator(_stop_can_be_found)]
+"""Strings that end a response, such as `</answer>` where a base model would go on with the next question.
+
+The string belongs to the response.
+"""
+
+
 class Sampling(Model):
     """How responses are drawn."""
 
@@ -100,6 +120,9 @@ class Sampling(Model):
 
     max_tokens: int = Field(default=32768, ge=1)
     """Tokens of a response (v2 D.1)."""
+
+    stop: StopList = Field(default_factory=list)
+    """Strings that end a response beside the model's end token (our choice)."""
 
     n: int = Field(default=1, ge=1)
     """Responses to a prompt."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from r1pipe.errors import InputError
-from r1pipe.schema import Text, TextFile
+from r1pipe.schema import SHIPPED_TEMPLATES, Text, TextFile
 
 SLOT = "{prompt}"
 TEMPLATES = Path(__file__).parents[1] / "configs" / "templates"
@@ -16,7 +16,7 @@ def read_template(template: str) -> str | None:
     """The text of a prompt template.
 
     Args:
-        template: `chat`, `r1-zero` or the path of a file (schema.TemplateName).
+        template: `chat`, a template that ships, or the path of a file (schema.TemplateName).
 
     Returns:
         the file's text; None for `chat`, whose template comes with the tokenizer.
@@ -27,7 +27,7 @@ def read_template(template: str) -> str | None:
     if template == "chat":
         return None
 
-    path = TEMPLATES / f"{template}.txt" if template == "r1-zero" else Path(template)
+    path = TEMPLATES / f"{template}.txt" if template in SHIPPED_TEMPLATES else Path(template)
     if not path.is_file():
         raise InputError(
             "the prompt template does not exist",

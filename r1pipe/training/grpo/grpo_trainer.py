@@ -34,6 +34,7 @@ import torch
 from accelerate.utils import is_peft_model
 from trl import GRPOConfig, GRPOTrainer
 
+from r1pipe.errors import ConfigError
 from r1pipe.here import Here
 from r1pipe.rewards.scoring import Scorer
 from r1pipe.schema import GRPOParams, Phase
@@ -46,7 +47,7 @@ from r1pipe.training.grpo.ranks import gathered
 from r1pipe.training.grpo.resampling import Resampler, SparePrompts
 from r1pipe.training.grpo.rollout import OldLogProbs, Rollout
 from r1pipe.training.grpo.rollout_rewards import RolloutRewards, all_components
-from r1pipe.training.grpo.sampling import Sampler
+from r1pipe.training.grpo.sampling import Sampler, log_cut_responses
 from r1pipe.training.grpo.updates import Updates
 from r1pipe.training.stopwatch import Stopwatch, Timed
 
@@ -58,6 +59,7 @@ class R1GRPOTrainer(GRPOTrainer):
         params: the recipe's fields.
         rows: the dataset column `row` indexes this list; rewards read the row itself, whatever its columns.
         here: the running stage.
+        widest_prompt: tokens of the longest prompt that will be answered.
         microbatch_tokens: tokens of a forward pass; auto = by the free memory; None = TRL's rows.
         compiled: torch.compile of the layers, where rows are packed.
         models: scorers for rewards that need a reward model (helpful, harmless).
@@ -81,6 +83,7 @@ class R1GRPOTrainer(GRPOTrainer):
         params: GRPOParams,
         rows: list[dict[str, Any]],
         here: Here,
+        widest_prompt: int = 0,
         microbatch_tokens: int | Literal["auto"] | None = None,
         compiled: bool = False,
         models: dict[str, Scorer] | None = None,
@@ -115,15 +118,26 @@ class R1GRPOTrainer(GRPOTrainer):
             budget=self.pack_budget,
             packed=packed,
         )
-        self.updates = Updates(self, budget=self.pack_budget)
+        self.updates = Updates(
+            self,
+            budget=self.pack_budget,
+            kl_clamp=params.kl_clamp,
+        )
         self.sampler = Sampler(
             self,
             params=params,
+            widest_prompt=widest_prompt,
             budget=self.pack_budget,
             sharded=here.sharded_weights,
             compiled=compiled,
             stopwatch=self.stopwatch,
         )
+        if params.stop and not self.use_vllm and not self.sampler.can_draw(None, {}):
+            raise ConfigError(
+                "stop strings are not known to transformers' own generation, which draws under this profile",
+                "grpo.stop",
+                "use rollout: vllm, another profile, or leave `stop` out",
+            )
         self.rewards = RolloutRewards(
             self,
             params=params,
@@ -161,7 +175,7 @@ class R1GRPOTrainer(GRPOTrainer):
 
     def _generate(self, prompts: list[Any]) -> Any:
         assert self.rollout is not None
-        generated: Any = super()._generate(prompts)
+        generated = self._draw_and_log(prompts)
         self.rollout.keep_responses(prompts, generated)
         if self.resampler is not None:
             self.resampler.replace_silent_groups(self.rollout, self._draw_spare)
@@ -172,8 +186,15 @@ class R1GRPOTrainer(GRPOTrainer):
         rollout = Rollout(examples, self.phase, self._plan_old_log_probs())
         prompts = [example["prompt"] for example in examples]
         with self._making(rollout):
-            rollout.keep_responses(prompts, super()._generate(prompts))
+            rollout.keep_responses(prompts, self._draw_and_log(prompts))
         return rollout
+
+    def _draw_and_log(self, prompts: list[Any]) -> Any:
+        """TRL's `_generate`, and the truth about responses that a stop string has ended."""
+        generated: Any = super()._generate(prompts)
+        if self.params.stop:
+            log_cut_responses(self, completion_ids=generated[1], stop=self.params.stop)
+        return generated
 
     def _generate_single_turn(
         self,

@@ -78,6 +78,12 @@ def train_grpo(
     heldout = heldout[: params.eval_prompts]
     watch = Heldout(heldout, prompt_ids(heldout, prompt_template, tokenizer) if heldout else [], here, params)
 
+    # With `resample` any row may be answered.
+    answered = [row for source in prompts.values() for row in source] if params.resample else rows
+    different = {row["prompt"]: row for row in answered}
+    answered_ids = prompt_ids(list(different.values()), prompt_template, tokenizer)
+    widest_prompt = max(map(len, [*answered_ids, *watch.prompt_ids]))
+
     # One round, and one more after each rollback.
     while True:
         trainer, guard = make_trainer(
@@ -88,6 +94,7 @@ def train_grpo(
             template=prompt_template,
             tokenizer=tokenizer,
             watch=watch,
+            widest_prompt=widest_prompt,
             here=here,
             seed=seed,
             models=models,
@@ -191,6 +198,7 @@ def make_trainer(
     template: str | None,
     tokenizer: Any,
     watch: Heldout,
+    widest_prompt: int = 0,
     here: Here,
     seed: int,
     models: dict[str, Scorer] | None = None,
@@ -202,6 +210,7 @@ def make_trainer(
         prompts: input port -> rows, for groups that are replaced.
         template: the text that prompts are rendered with; None = the tokenizer's chat template.
         watch: scores held-out prompts along the way; gets this trainer.
+        widest_prompt: tokens of the longest prompt that will be answered.
     """
     # Before the model is loaded: under ZeRO-3 these arguments make it load in shards.
     args = GRPOConfig(**grpo_arguments(params, here, seed))
@@ -216,6 +225,7 @@ def make_trainer(
         params=params,
         rows=list(rows),
         here=here,
+        widest_prompt=widest_prompt,
         models=models,
         microbatch_tokens=token_microbatches(params),
         compiled=compiled_layers(params, here, model),

@@ -40,6 +40,8 @@ SIGNIFICANT_RISE = 0.02
 
 FORMAT_SERIES = "rewards/format/mean"
 RIGHT_SERIES = "right"
+LENGTH_SERIES = "completions/mean_length"
+LOG_RATIO_SERIES = "log_ratio_max"
 
 # one rollout: metric -> its mean, with the rollout's `first` and `last` update
 RolloutMeans = dict[str, float]
@@ -139,7 +141,7 @@ class Watch:
         Returns:
             the findings that the line leads to. A rule that has spoken is quiet for a window.
         """
-        findings = self._check_finite(step, logs)
+        findings = self._check_finite(step, logs) + self._check_log_ratio(step, logs)
         if "reward" in logs and self._current:
             self._close_rollout()
             findings += self._check_window(step)
@@ -171,6 +173,24 @@ class Watch:
                 since=step - self._non_finite_updates,
                 what=f"{' and '.join(bad)} not finite in {self._non_finite_updates} update(s) running",
                 remedy="a lower lr, more warm-up, a smaller max_grad_norm, or bf16: false",
+            )
+        ]
+
+    def _check_log_ratio(self, step: int, logs: dict[str, Any]) -> list[Finding]:
+        """The rule log_ratio, which does not wait for a window either."""
+        rule = self.rules.get("log_ratio")
+        value = logs.get(LOG_RATIO_SERIES)
+        if rule is None or not isinstance(value, float) or not value > rule.limit:
+            return []
+        # the updates of this rollout have done it
+        first_of_rollout = self._current.get("step", [step])[0]
+        return [
+            Finding(
+                "log_ratio",
+                step,
+                since=step if "reward" in logs else int(first_of_rollout) - 1,
+                what=f"the log-prob of a token moved by {value:.3g} nats since it was drawn, limit {rule.limit:g}",
+                remedy="a lower lr, more warm-up, or fewer minibatches_per_rollout",
             )
         ]
 
@@ -209,7 +229,31 @@ class Watch:
             if rule.sign * (value - limit) > 0:
                 what = f"{rule.meaning}: {value:.4g}, limit {limit:g}, over {size} rollouts"
                 findings.append(Finding(name, step, since, what, rule.remedy))
-        return findings + self._check_form_without_answers(step, window)
+        return findings + self._check_form_without_answers(step, window) + self._check_collapse(step, window)
+
+    def _check_collapse(self, step: int, window: list[RolloutMeans]) -> list[Finding]:
+        """The rule length_collapse, which compares with the first window of the phase."""
+        rule = self.rules.get("length_collapse")
+        first_window = self._rollouts[: self.guards.window]
+        tokens = _mean(window, LENGTH_SERIES)
+        first_tokens = _mean(first_window, LENGTH_SERIES)
+        form = _mean(window, FORMAT_SERIES)
+        first_form = _mean(first_window, FORMAT_SERIES)
+        if rule is None or tokens is None or first_tokens is None or form is None or first_form is None:
+            return []
+        if tokens >= rule.limit * first_tokens or form - first_form < SIGNIFICANT_RISE:
+            return []
+        return [
+            Finding(
+                "length_collapse",
+                step,
+                since=int(first_window[-1]["last"]),
+                what=f"responses went from {first_tokens:.0f} to {tokens:.0f} tokens, "
+                f"while format went {first_form:.3f} -> {form:.3f}",
+                remedy="a prompt template after which more responses are well-formed from the start (one with an "
+                "example, or `stop`), or accuracy alone in a first phase",
+            )
+        ]
 
     def _check_form_without_answers(self, step: int, window: list[RolloutMeans]) -> list[Finding]:
         """The rule format_up_accuracy_down.

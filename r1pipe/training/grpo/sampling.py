@@ -6,6 +6,7 @@ step of its decoding is a CUDA graph (r1pipe/generation/cuda_graphs.py).
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -15,12 +16,14 @@ from trl.models import unwrap_model_for_generation
 
 from r1pipe.generation.cuda_graphs import GraphedModel, cache_fits, graph_obstacle
 from r1pipe.generation.decoding import Decoded, decode
+from r1pipe.generation.stop_strings import stop_strings
 from r1pipe.generation.token_sampling import OnEnded
 from r1pipe.models.loading import end_ids
 from r1pipe.models.memory import free_memory
 from r1pipe.models.sharding import uncoordinated
 from r1pipe.schema import GRPOParams
 from r1pipe.training.grpo.pack_budget import PackBudget
+from r1pipe.training.grpo.ranks import gathered
 from r1pipe.training.stopwatch import Stopwatch
 
 
@@ -30,6 +33,7 @@ class Sampler:
     Args:
         trainer: TRL's trainer; its temperature and its length are those of the phase.
         params: the recipe's fields; the twin has room for the longest of its phases.
+        widest_prompt: tokens of the longest prompt of all rollouts, held-out prompts included.
         budget: says what memory updates will take beside the twin.
         sharded: this rank holds only a part of the weights.
         compiled: the layers are compiled, and the twin's, too.
@@ -43,6 +47,7 @@ class Sampler:
         trainer: GRPOTrainer,
         *,
         params: GRPOParams,
+        widest_prompt: int,
         budget: PackBudget,
         sharded: bool,
         compiled: bool,
@@ -51,6 +56,7 @@ class Sampler:
         self.trainer = trainer
         self.args: Any = trainer.args
         self.params = params
+        self.widest_prompt = widest_prompt
         self.budget = budget
         self.sharded = sharded
         self.compiled = compiled
@@ -110,6 +116,7 @@ class Sampler:
                     temperature=trainer.temperature,
                     top_p=trainer.top_p,
                     eos_ids=end_ids(model, tokenizer),
+                    stop=stop_strings(self.params.stop, tokenizer),
                     pad_id=tokenizer.pad_token_id,
                     graphed=self.graphed_policy(model, len(prompt_ids), max(map(len, prompt_ids))),
                     keep_logps=keep_logps,
@@ -127,27 +134,79 @@ class Sampler:
         """The policy's twin with the weights of now and room for `rows` prompts of up to `width` tokens.
 
         None where a step cannot be a CUDA graph, where weights are sharded (the twin would hold all of them), or
-        where there is no room.
+        where there is no room. On a GPU a warning says so, since a plain loop takes many times as long.
         """
-        if self.sharded or graph_obstacle(model):
+        obstacle = "the weights are sharded" if self.sharded else graph_obstacle(model)
+        if not obstacle and not self._make_room(model, rows, width):
+            obstacle = (
+                f"there is no room for {rows} sequences with prompts of {width} tokens beside the training"
+            )
+        if obstacle:
+            if model.device.type == "cuda":
+                # the same text each time, so it is shown once
+                warnings.warn(f"a plain loop draws, not CUDA graphs: {obstacle}", stacklevel=2)
             return None
+        assert self.graphed is not None, "_make_room has made it"
+        with self.stopwatch.part("sync"):
+            self.graphed.copy_weights(model)
+        return self.graphed
+
+    def _make_room(
+        self,
+        model: Any,
+        rows: int,
+        width: int,
+    ) -> bool:
+        """Whether the twin has room; it is made at the first call."""
         dtype = torch.bfloat16 if self.args.bf16 else model.dtype
-        # Room for the longest phase from the first: by the second the packs take what memory is free now.
-        columns = width + max(phase.max_tokens for phase in self.params.phases)
+        longest = max(phase.max_tokens for phase in self.params.phases)
+        needed = width + longest
+        # Room for every rollout from the first: packs take what memory is free then, and the cache cannot grow later.
+        wanted = max(width, self.widest_prompt) + longest
 
         # the first draw, before the optimizer's state is there: count what it will take, and the twin's own weights
         if self.graphed is None:
             reserved = self.budget.still_to_come() + dtype.itemsize * model.num_parameters()
-            if not cache_fits(
-                model.config, rows, columns, dtype.itemsize, free_memory(model.device) - reserved
-            ):
-                return None
+            free = free_memory(model.device) - reserved
+            if not cache_fits(model.config, rows, needed, dtype.itemsize, free):
+                return False
             self.graphed = GraphedModel.twin(model, dtype, self.compiled)
 
         # Packs were measured by what was free beside the cache, so the cache must not grow after that.
         reserved = float("inf") if self.budget.settled_by_memory else self.budget.still_to_come()
-        if not self.graphed.make_room(rows, columns, reserved):
-            return None
-        with self.stopwatch.part("sync"):
-            self.graphed.copy_weights(model)
-        return self.graphed
+        graphed = self.graphed
+        return graphed.make_room(rows, wanted, reserved) or graphed.make_room(rows, needed, reserved)
+
+
+def log_cut_responses(
+    trainer: GRPOTrainer,
+    *,
+    completion_ids: list[list[int]],
+    stop: list[str],
+) -> None:
+    """Correct what TRL has just logged: it takes a response for cut off unless its last token is an end token.
+
+    Args:
+        completion_ids: the responses of this rank.
+        stop: strings that end a response, too.
+    """
+    tokenizer: Any = trainer._tokenizer
+    # TRL's own condition, and what it cannot know
+    ends = {*trainer.eos_token_ids, tokenizer.pad_token_id}
+    longest: Any = trainer.max_completion_length
+    cut_B = []
+    for ids in completion_ids:
+        # one that is shorter than it might be has ended
+        by_itself = len(ids) < longest or ids[-1] in ends
+        cut_B.append(not by_itself and not any(text in tokenizer.decode(ids) for text in stop))
+
+    device = trainer.accelerator.device
+    cut_A = gathered(torch.tensor(cut_B, device=device))
+    length_A = gathered(torch.tensor([len(ids) for ids in completion_ids], device=device))
+    ended = length_A[~cut_A].float() if not cut_A.all() else torch.zeros(1)
+    model: Any = trainer.model
+    metrics = trainer._metrics["train" if model.training else "eval"]
+    metrics["completions/clipped_ratio"][-1] = cut_A.float().mean().item()
+    metrics["completions/mean_terminated_length"][-1] = ended.mean().item()
+    metrics["completions/min_terminated_length"][-1] = ended.min().item()
+    metrics["completions/max_terminated_length"][-1] = ended.max().item()

@@ -19,6 +19,7 @@ from accelerate.utils import DistributedType
 from trl import GRPOTrainer
 
 from r1pipe.training.grpo.completion_packs import loss_weights
+from r1pipe.training.grpo.drift import Drift, drift_of, log_drifts, near
 from r1pipe.training.grpo.log_probs import TokenLogProbs
 from r1pipe.training.grpo.pack_budget import PackBudget
 from r1pipe.training.grpo.ranks import gathered
@@ -33,15 +34,22 @@ class Updates:
     Args:
         trainer: TRL's trainer.
         budget: which rows share a pack; without a number of tokens, a step's rows are one pass as TRL has it.
+        kl_clamp: GRPOParams.kl_clamp.
 
     Attributes:
-        known: log-probs of the rows whose loss TRL computes right now, where they were needed before it; see
-            `_knowing`.
+        known: log-probs of the rows whose loss TRL computes right now; see `_knowing`.
     """
 
-    def __init__(self, trainer: GRPOTrainer, *, budget: PackBudget) -> None:
+    def __init__(
+        self,
+        trainer: GRPOTrainer,
+        *,
+        budget: PackBudget,
+        kl_clamp: float | None = None,
+    ) -> None:
         self.trainer = trainer
         self.budget = budget
+        self.kl_clamp = kl_clamp
         self.known: TokenLogProbs | None = None
 
     def loss(
@@ -58,7 +66,8 @@ class Updates:
         """
         policy: Any = self.trainer.model
         if self.budget.tokens is None or not policy.training:
-            loss, gap = self._loss_of_rows(model, inputs, trl_loss)
+            loss, drift, gap = self._loss_of_rows(model, inputs, trl_loss)
+            log_drifts(self.trainer, [drift])
             log_gaps(self.trainer, [gap])
             return loss
 
@@ -74,6 +83,7 @@ class Updates:
         logged_before = {name: len(values) for name, values in self.trainer._metrics["train"].items()}
         aux_coef = self.trainer.router_aux_loss_coef
         entropy_coef = self.trainer.entropy_coef
+        drifts = []
         gaps = []
         for n, (pack, weight) in enumerate(zip(packs, weights_N, strict=True)):
             # TRL adds two means over the pack to its loss. They shall weigh as the pack's rows and tokens do, whatever
@@ -84,17 +94,19 @@ class Updates:
             rows = _rows_of(inputs, pack, mask_BC.device)
             last = n + 1 == len(packs)
             with nullcontext() if last else self._accumulating(model):
-                loss, gap = self._loss_of_rows(model, rows, trl_loss)
+                loss, drift, gap = self._loss_of_rows(model, rows, trl_loss)
                 loss = weight * loss
                 if not last:
                     self._backward(loss)
                     others += loss.detach()
+            drifts.append(drift)
             gaps.append(gap)
         self.trainer.router_aux_loss_coef = aux_coef
         self.trainer.entropy_coef = entropy_coef
 
         # TRL has logged once for each pack; the log shall have one number for the minibatch
         self._join_metrics(logged_before, torch.tensor(tokens_N, device=mask_BC.device))
+        log_drifts(self.trainer, drifts)
         log_gaps(self.trainer, gaps)
         return loss + others
 
@@ -103,20 +115,18 @@ class Updates:
         model: Any,
         inputs: dict[str, Any],
         trl_loss: TRLLoss,
-    ) -> tuple[torch.Tensor, Gap | None]:
+    ) -> tuple[torch.Tensor, Drift, Gap | None]:
         """TRL's loss of these rows.
 
-        Where the rollout has no old log-probs, vLLM's correction is computed here from the update's own.
+        The pass that TRL's loss would make is made before it: what is logged of the log-probs, the clamp of the KL
+        and vLLM's correction need them.
 
         Returns:
-            The loss, and how far vLLM's log-probs were from the trainer's where that was computed here.
+            The loss, how far the policy has moved, and how far vLLM's log-probs were from the trainer's where that was
+            computed here.
         """
         trainer = self.trainer
-        corrected = trainer.use_vllm and trainer.vllm_importance_sampling_correction
-        if not corrected or "importance_sampling_ratio" in inputs:
-            return trl_loss(model, inputs), None
-
-        # The pass that TRL's loss would make, made before it: the ratio that the loss takes needs its log-probs.
+        args: Any = trainer.args
         mask_BC = inputs["completion_mask"]
         log_probs = trainer._get_per_token_logps_and_entropies(
             model,
@@ -127,12 +137,22 @@ class Updates:
             compute_aux_loss=trainer.aux_loss_enabled,
         )
         known = TokenLogProbs(*log_probs)
-        args: Any = trainer.args
-        ratio, gap = correct_for_vllm(
-            known.logps_BC.detach(), inputs["sampling_per_token_logps"], mask_BC, args
-        )
+        logps_BC = known.logps_BC.detach()
+        drift = drift_of(logps_BC, inputs)
+        if self.kl_clamp is not None and "ref_per_token_logps" in inputs:
+            inputs = {
+                **inputs,
+                "ref_per_token_logps": near(logps_BC, inputs["ref_per_token_logps"], self.kl_clamp),
+            }
+
+        gap = None
+        corrected = trainer.use_vllm and trainer.vllm_importance_sampling_correction
+        if corrected and "importance_sampling_ratio" not in inputs:
+            # where the rollout has no old log-probs, the update's own stand for them
+            ratio, gap = correct_for_vllm(logps_BC, inputs["sampling_per_token_logps"], mask_BC, args)
+            inputs = {**inputs, "importance_sampling_ratio": ratio}
         with self._knowing(known):
-            return trl_loss(model, {**inputs, "importance_sampling_ratio": ratio}), gap
+            return trl_loss(model, inputs), drift, gap
 
     @contextmanager
     def _knowing(self, log_probs: TokenLogProbs) -> Iterator[None]:

@@ -40,8 +40,11 @@ def vllm_arguments(params: GRPOParams) -> dict[str, Any]:
             "vllm_importance_sampling_clip_max": chosen.correction_cap,
             "vllm_importance_sampling_clip_min": chosen.correction_floor,
         }
+    # vLLM finds stop strings in the text, and leaves them out of the response unless asked.
+    stopping = {"stop": params.stop, "include_stop_str_in_output": True} if params.stop else {}
     if params.rollout == "vllm-server":
         return arguments | {
+            "generation_kwargs": stopping or None,
             "vllm_mode": "server",
             "vllm_server_base_url": chosen.server_url,
             "vllm_server_timeout": chosen.server_timeout,
@@ -55,7 +58,7 @@ def vllm_arguments(params: GRPOParams) -> dict[str, Any]:
         "vllm_max_model_length": chosen.max_model_length,
         # TRL decodes the ids itself; vLLM would decode each token twice more, for the text and for the log-probs'
         # names
-        "generation_kwargs": {"detokenize": False, "flat_logprobs": True},
+        "generation_kwargs": {"detokenize": bool(stopping), "flat_logprobs": True, **stopping},
     }
 
 

@@ -142,6 +142,25 @@ def test_the_policy_has_no_twin_on_a_cpu_when_sharded_or_without_room(tiny_check
     )
 
 
+def test_the_cache_has_room_for_the_widest_prompt_from_the_first(tiny_checkpoint, here, monkeypatch):
+    from r1pipe.training.grpo import sampling as module
+
+    monkeypatch.setattr(module, "graph_obstacle", lambda model: "")
+    trainer = grpo_trainer(params(), tiny_checkpoint, here, widest_prompt=200)
+    graphed = trainer.sampler.graphed_policy(trainer.model, 8, 20)
+    assert graphed._columns == 256, "200 and the 16 tokens of the longest phase, in steps of 128"
+    trainer.pack_budget.by_memory, trainer.pack_budget.tokens = True, 4096
+    assert trainer.sampler.graphed_policy(trainer.model, 8, 200) is graphed, "later it could not grow"
+
+    # where the widest does not fit, the rollout at hand decides
+    def fits(config, rows, columns, *sizes):
+        return columns <= 128
+
+    monkeypatch.setattr("r1pipe.generation.cuda_graphs.cache_fits", fits)
+    trainer = grpo_trainer(params(), tiny_checkpoint, here, widest_prompt=200)
+    assert trainer.sampler.graphed_policy(trainer.model, 8, 20)._columns == 128
+
+
 def test_a_row_that_cannot_be_scored_leaves_the_advantages_of_its_group_alone(trainer):
     """None is not zero: TRL alone would have punished the policy for a verifier's failure."""
     trainer.rewards.rows = [{"id": "a", "prompt": "p", "answer": "4", "domain": "math", "language": "en"}]

@@ -57,6 +57,36 @@ def test_the_collapse_is_seen_early_and_the_good_run_is_left_alone() -> None:
     assert replay(recorded("good")) == []
 
 
+def test_responses_that_collapse_while_form_rises_stop_the_training() -> None:
+    """The figures are those of runs on a real model (docs/reference.md): N and W collapsed, X and U did not."""
+    form = {
+        "n": [0.2, 0.4, 0.98, 0.99, 1, 1, 1, 1, 1],
+        "x": [0.8, 0.85, 0.97, 0.99, 0.99, 0.99, 0.99, 0.99, 0.99],
+    }
+    tokens = {"n": [215, 190, 26, 22, 19, 19, 20, 19, 19], "x": [200, 190, 170, 165, 159, 150, 145, 140, 187]}
+
+    def findings(name: str, **changes: Any) -> list[Finding]:
+        lines = series(
+            "completions/mean_length", tokens[name], **{"rewards/format/mean": form[name]} | changes
+        )
+        return [finding for finding in replay(lines) if finding.rule == "length_collapse"]
+
+    (finding,) = findings("n")
+    assert finding.step == 8 * 2 + 1, "as soon as the second window is whole"
+    assert "113 to 19 tokens" in finding.what and "`stop`" in finding.remedy
+    assert Guards().length_collapse.action == "pause", "so it ships"
+    assert findings("x") == []
+    assert findings("n", **{"rewards/format/mean": [1.0] * 9}) == [], "short answers alone are no collapse"
+
+
+def test_a_token_that_jumps_is_seen_in_its_update() -> None:
+    lines = series("log_ratio_max", [0.1, 0.2, 0.1], updates=4)
+    lines[6]["log_ratio_max"] = 12.6
+    (finding,) = replay(lines)
+    assert (finding.rule, finding.step, finding.since) == ("log_ratio", 7, 4)
+    assert "12.6 nats" in finding.what and "warm-up" in finding.remedy
+
+
 def test_the_rule_needs_both_form_and_answers() -> None:
     falls, rises = [0.6] * 4 + [0.3] * 6, [0.3] * 4 + [0.9] * 6
     rule = "format_up_accuracy_down"
