@@ -12,6 +12,7 @@ The argument --plain leaves math-verify as it is (without _symbolic_speed.py), f
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import json
 import logging
@@ -27,6 +28,7 @@ from typing import Any
 # A fork becomes the process that forks after this many pairs; each process that waits costs some memory.
 _BECOME_PARENT_AFTER = (32, 256, 2048)
 _MEMORY_BYTES = 4 << 30
+_PR_SET_PDEATHSIG = 1
 # The parser learns its grammar from the texts it sees, 10 to 100 ms for each kind of expression: some of each kind, to
 # be parsed before the first pair.
 _WARM_UP = (
@@ -139,6 +141,7 @@ def fork_servers(out: Any) -> None:
     while True:
         child = os.fork()
         if not child:
+            end_with_parent()
             return
         _, status = os.waitpid(child, 0)
         if not os.WIFSIGNALED(status):
@@ -146,7 +149,14 @@ def fork_servers(out: Any) -> None:
         write_verdict(out, None, f"ended by signal {os.WTERMSIG(status)}")
 
 
+def end_with_parent() -> None:
+    """Have the kernel kill this process when the one that started it ends; a fork does not inherit that."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
 def main() -> None:
+    end_with_parent()
     logging.disable(logging.CRITICAL)
     out = os.fdopen(os.dup(1), "w", encoding="utf8")
     # A library's print must not become a verdict.

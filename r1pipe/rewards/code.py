@@ -36,14 +36,27 @@ def extract_code(text: str, entry_point: str | None = None) -> str | None:
 
     blocks = [match["body"] for match in _FENCED.finditer(summary) if match["language"].lower() in _PYTHON]
     if blocks:
-        defining = [block for block in blocks if entry_point and _defines(block, entry_point)]
+        defining = [block for block in blocks if entry_point and _defines(block, re.escape(entry_point))]
         return (defining or blocks)[-1]
     start = _FIRST_STATEMENT.search(summary)
     return summary[start.start() :].rstrip() if start else None
 
 
 def _defines(block: str, name: str) -> bool:
-    return bool(re.search(rf"^\s*(?:async )?(?:def|class)\s+{re.escape(name)}\b", block, re.M))
+    """Whether a block defines a function or class; `name` is a pattern."""
+    return bool(re.search(rf"^\s*(?:async )?(?:def|class)\s+{name}\b", block, re.M))
+
+
+def question_head(prompt: str, entry_point: str | None) -> str | None:
+    """The lines before the function that a question begins, "" where they are prose; None where it begins none.
+
+    A question of HumanEval's kind is the head of a program: imports and helpers, then the function to be written.
+    """
+    head = re.search(rf"^def {re.escape(entry_point)}\b", prompt, re.M) if entry_point else None
+    if not head:
+        return None
+    before = prompt[: head.start()]
+    return before if _compiles(before) else ""
 
 
 def complete_program(
@@ -53,20 +66,26 @@ def complete_program(
 ) -> str:
     """The program with the part of it that the question gives.
 
-    A question of HumanEval's kind is the head of a program: the lines before the function (imports, helpers) belong to
-    it, and a response that is only the function's body continues it.
+    The lines before the function belong to it, and a response that is only the function's body continues the question.
     """
-    if not entry_point:
+    before = question_head(prompt, entry_point)
+    if before is None:
         return program
-    head = re.search(rf"^def {re.escape(entry_point)}\b", prompt, re.M)
-    if not head:
-        return program
+    assert entry_point is not None
     is_whole_function = re.search(rf"^(?:async )?def {re.escape(entry_point)}\b", program, re.M)
-    if not is_whole_function:
-        return prompt + program
-    before = prompt[: head.start()]
-    # Prose before the function is not part of the program.
-    return before + program if _compiles(before) else program
+    return before + program if is_whole_function else prompt + program
+
+
+def _with_helpers(
+    tests: Mapping[str, Any],
+    prompt: str,
+    entry_point: str | None,
+) -> Mapping[str, Any]:
+    """Tests that see the question's own helpers, where they may use some, and not what the program makes of them."""
+    head = question_head(prompt, entry_point)
+    if tests.get("kind") != "check" or tests.get("setup") or not head or not _defines(head, r"\w+"):
+        return tests
+    return {**tests, "setup": head}
 
 
 def _compiles(source: str) -> bool:
@@ -132,8 +151,12 @@ def code(
         if program is None:
             rewards[i] = 0.0
             continue
-        program = complete_program(program, prompt_of(question), name)
-        jobs[i] = sandbox.CodeJob(program, row_tests, name)
+        question_text = prompt_of(question)
+        jobs[i] = sandbox.CodeJob(
+            complete_program(program, question_text, name),
+            _with_helpers(row_tests, question_text, name),
+            name,
+        )
 
     limits = sandbox.Limits(cpu_s=timeout, memory_mb=memory_mb)
     if executor is None:

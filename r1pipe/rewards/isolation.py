@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import platform
 import select
 import shutil
-import signal
 import struct
 import subprocess
 import sys
@@ -18,6 +16,8 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from r1pipe.rewards.bound import start_bound
 
 _SANDBOXED = Path(__file__).with_name("sandboxed")
 _START = "import sys; sys.path.append('/opt/runner'); from sandboxed.runner import main; main()"
@@ -97,6 +97,8 @@ def _command(bwrap: str) -> list[str]:
     """The sandbox as bubblewrap's arguments: inside it nothing exists but what is named here."""
     command = [
         bwrap,
+        # See bound.py for what this asks of the thread that starts it.
+        "--die-with-parent",
         "--unshare-all",
         "--new-session",
         "--clearenv",
@@ -180,27 +182,15 @@ def _can_limit_tmp(bwrap: str) -> bool:
 
 
 class Runner:
-    """A bubblewrap with a warm interpreter in it; one job at a time."""
+    """A bubblewrap with a warm interpreter in it; one job at a time. It ends with this process, however that ends."""
 
     def __init__(self, bwrap: str) -> None:
-        # Bubblewrap writes the process id of the sandbox's first process into this pipe.
-        info_read, info_write = os.pipe()
-        try:
-            command = [bwrap, "--info-fd", str(info_write), *_command(bwrap)[1:]]
-            pipe = subprocess.PIPE
-            self.process = subprocess.Popen(
-                command, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0, cwd="/", pass_fds=[info_write]
-            )
-        except OSError:
-            os.close(info_read)
-            raise
-        finally:
-            os.close(info_write)
+        pipe = subprocess.PIPE
+        self.process = start_bound(_command(bwrap), stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0, cwd="/")
         assert self.process.stdin and self.process.stdout and self.process.stderr
         self.input = self.process.stdin
         self.output = self.process.stdout
         self.errors = self.process.stderr
-        self.info: int | None = info_read
         # A runner that hangs while it reads must not hang us: `ask` writes with a deadline.
         os.set_blocking(self.input.fileno(), False)
         self.is_fresh = True
@@ -251,20 +241,7 @@ class Runner:
         return lines[-1] if lines else ""
 
     def kill(self) -> None:
-        """End everything inside the sandbox: the kernel does, when the first process of the namespace dies.
-
-        Killing bubblewrap alone would not end what is inside. Its --die-with-parent would, but already when the thread
-        that started it ends.
-        """
-        if self.info is not None:
-            # Written before the runner starts; empty if bubblewrap failed.
-            readable, _, _ = select.select([self.info], [], [], 1.0)
-            text = os.read(self.info, 1 << 16) if readable else b""
-            if text and self.process.poll() is None:
-                with contextlib.suppress(OSError, ValueError, KeyError):
-                    os.kill(int(json.loads(text)["child-pid"]), signal.SIGKILL)
-            os.close(self.info)
-            self.info = None
+        """End everything inside the sandbox: bubblewrap's processes die with each other (--die-with-parent)."""
         self.process.kill()
         self.process.wait()
 
@@ -276,8 +253,6 @@ class Runner:
         """
         if kill:
             self.kill()
-        elif self.info is not None:
-            os.close(self.info)
         for stream in (self.input, self.output, self.errors):
             stream.close()
 

@@ -23,15 +23,28 @@ from r1pipe.endpoint import Unreadable, endpoint
 from r1pipe.errors import ConfigError
 from r1pipe.rewards.isolation import Limits
 from r1pipe.rewards.sandbox import CodeJob, check_shape, same_output
-from r1pipe.rewards.sandboxed.checks import alike
+from r1pipe.rewards.sandboxed.checks import CompiledTests, alike, builtin_under_test
 
 PATHS = {"piston": "/api/v2/execute", "sandboxfusion": "/run_code"}
 
 # The program that the service runs. Program and tests come through stdin, so that no file and no traceback shows them.
+# The tests' names are not the program's: builtins are the interpreter's there, as in our own sandbox.
 HARNESS = (
-    "import copy, json, math, re, sys\n"
+    "import builtins, copy, json, math, re, sys, types\n"
     + textwrap.dedent(inspect.getsource(alike))
     + """
+
+# Kept before the program runs, which may replace them.
+OWN = dict(vars(builtins))
+globals().update({name: value for name, value in OWN.items() if not name.startswith("__")})
+math = types.SimpleNamespace(isclose=math.isclose)
+deepcopy, dumps, loads, Match = copy.deepcopy, json.dumps, json.loads, re.Match
+
+
+def for_tests(names, job):
+    kept = {name: value for name, value in names.items() if name not in OWN or name == job["shadowed_builtin"]}
+    return {**kept, "__builtins__": dict(OWN)}
+
 
 def run(job, report):
     names = {"__name__": "__main__"}
@@ -45,39 +58,41 @@ def run(job, report):
     else:
         exec(compile(job["program"], "<program>", "exec"), names)
 
+    given = for_tests(names, job)
+    exec(setup, given)
     passed = total = 0
     if tests["kind"] == "asserts":
         for source in tests["asserts"]:
             total += 1
             try:
-                exec(compile(source, "<tests>", "exec"), names)
+                exec(compile(source, "<tests>", "exec"), given)
                 passed += 1
             except Exception:
                 pass
     elif tests["kind"] == "check":
         total = 1
         candidate = names[job["entry_point"]]
-        exec(compile(tests["code"], "<tests>", "exec"), names)
-        names["check"](candidate)
+        exec(compile(tests["code"], "<tests>", "exec"), given)
+        given["check"](candidate)
         passed = 1
     else:
-        reference = {"__name__": "reference"}
+        reference = {"__name__": "reference", "__builtins__": dict(OWN)}
         if tests.get("reference"):
             exec(compile(tests["reference"], "<reference>", "exec"), reference)
         for i, args in enumerate(tests["inputs"]):
             try:
                 if tests.get("reference"):
-                    right = reference[job["entry_point"]](*copy.deepcopy(args))
+                    right = reference[job["entry_point"]](*deepcopy(args))
                 else:
                     right = tests["outputs"][i]
             except Exception:
                 continue
             total += 1
             try:
-                value = names[job["entry_point"]](*copy.deepcopy(args))
+                value = names[job["entry_point"]](*deepcopy(args))
                 if not tests.get("reference"):
-                    value = json.loads(json.dumps(value, default=list))
-                if isinstance(right, re.Match):
+                    value = loads(dumps(value, default=list))
+                if isinstance(right, Match):
                     passed += bool(value)
                 else:
                     passed += alike(value, right, float(tests.get("atol") or 0))
@@ -87,10 +102,9 @@ def run(job, report):
 
 
 def main():
-    # Kept before the program runs, which may replace them.
-    job, out, dump = json.loads(sys.stdin.read()), sys.stdout, json.dumps
+    job, out = loads(sys.stdin.read()), sys.stdout
     word = job.pop("word")
-    run(job, lambda passed, total: out.write("\\n" + dump({"word": word, "passed": passed, "total": total}) + "\\n"))
+    run(job, lambda passed, total: out.write("\\n" + dumps({"word": word, "passed": passed, "total": total}) + "\\n"))
 
 
 main()
@@ -198,11 +212,13 @@ def run_remote(
 
 
 def _harness_input(job: CodeJob, word: str) -> str:
+    asserts = [CompiledTests(source) for source in job.tests.get("asserts") or []]
     return json.dumps(
         {
             "program": job.program,
             "tests": dict(job.tests),
             "entry_point": job.tests.get("entry_point") or job.entry_point,
+            "shadowed_builtin": builtin_under_test(asserts),
             "word": word,
         }
     )

@@ -7,12 +7,14 @@ What is covered
 - A system call filter: no new process (threads are allowed), no exec, no signal to another process, no socket, mount,
   trace, shared memory. So there is no fork bomb, no daemon, and no other process to kill.
 - The verdict: tests are evaluated in a process that the program cannot reach, on plain data that the program returns.
-  Redefining ==, builtins or assert, leaving with any exit status, printing, and reading frames or memory for the tests
-  do not help.
+  Builtins, modules and the question's own helpers are not the program's there. Redefining ==, builtins or assert,
+  leaving with any exit status, raising, printing, and reading frames or memory for the tests do not help.
+- The end of this process: the kernel kills the sandboxes with it, also where it is killed itself.
 What is not covered
 - A hole in the Linux kernel; side channels (timing, caches).
-- A program that returns objects of its own class decides itself whether a test finds two of them equal; and a helper
-  that the tests use without defining or importing it (other than a builtin or `module.name`) is the program's.
+- A program that returns objects of its own class decides itself whether a test finds two of them equal.
+- A helper that the tests use is the program's where neither they nor the question define or import it and it is no
+  builtin and no `module.name`. So is a builtin's name where asserts use no other: the function under test has it then.
 - Programs that need subprocesses, sockets or packages beyond the standard library fail.
 - Memory of all workers together: at most workers x (memory_mb of the program + 1 GiB of the checker).
 

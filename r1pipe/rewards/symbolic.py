@@ -22,6 +22,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from r1pipe.rewards.bound import start_bound
+
 _WORKER = Path(__file__).with_name("_symbolic_worker.py")
 _MAX_WORKERS = 8
 # Pairs that a worker takes at a time.
@@ -61,7 +63,7 @@ class Pool:
             "CUDA_VISIBLE_DEVICES": "",
         }
         while len(self.workers) < min(count, self.size):
-            worker = subprocess.Popen(
+            worker = start_bound(
                 command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

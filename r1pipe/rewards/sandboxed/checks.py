@@ -59,26 +59,29 @@ def bind(
     link: Link,
     compiled: list[CompiledTests],
     names: dict[str, object],
+    function_under_test: str | None = None,
 ) -> set[str]:
     """Put the values of the test code's open names into `names`.
 
-    Modules are Python's own: `math.isclose` is not for the program to define. So are builtins, unless the tests name
-    nothing else that could be the function under test. All other names come from the program.
+    Builtins are the interpreter's, whatever the program calls its own functions; so are modules: `math.isclose` is not
+    for the program to define. All other names come from the program.
+
+    Args:
+        function_under_test: the one name of a builtin that the program may define.
 
     Returns:
         the names that come from the program.
     """
     wanted = set().union(*(tests.open_names for tests in compiled)) - set(names)
+    own_names = {name for name in wanted if not hasattr(builtins, name)}
     modules = {
-        name
-        for tests in compiled
-        for name in tests.bases & wanted
-        if name in sys.stdlib_module_names and not hasattr(builtins, name)
+        name for tests in compiled for name in tests.bases & own_names if name in sys.stdlib_module_names
     }
     for name in modules:
         names[name] = importlib.import_module(name)
-    others = wanted - modules
-    from_program = {name for name in others if not hasattr(builtins, name)} or others
+    from_program = own_names - modules
+    if function_under_test is not None:
+        from_program.add(function_under_test)
     if not from_program:
         return set()
 
@@ -89,13 +92,23 @@ def bind(
     return from_program
 
 
+def builtin_under_test(asserts: list[CompiledTests]) -> str | None:
+    """The builtin's name that the program's function has, where all asserts together use no other open name.
+
+    MBPP asks for a `sum` of its own; `assert sum(10, 15) == 6` cannot mean the interpreter's.
+    """
+    open_names = set().union(*(compiled.open_names for compiled in asserts))
+    (name,) = open_names if len(open_names) == 1 else (None,)
+    return name if name is not None and hasattr(builtins, name) else None
+
+
 def run_setup(link: Link, setup: str) -> dict[str, object]:
     """Run the tests' setup and return its names."""
     names: dict[str, object] = {"__name__": "tests"}
     if not setup.strip():
         return names
     compiled = CompiledTests(setup)
-    needs_the_program = any(not hasattr(builtins, name) for name in bind(link, [compiled], names))
+    needs_the_program = bool(bind(link, [compiled], names))
     try:
         exec(compiled.code, names)
     except Exception as error:
@@ -109,7 +122,7 @@ def run_setup(link: Link, setup: str) -> dict[str, object]:
 def check_asserts(link: Link, tests: dict) -> dict:
     names = run_setup(link, tests.get("setup") or "")
     asserts = [CompiledTests(source) for source in tests["asserts"]]
-    bind(link, asserts, names)
+    bind(link, asserts, names, builtin_under_test(asserts))
     passed = 0
     why = ""
     for i, compiled in enumerate(asserts):
@@ -133,10 +146,13 @@ def check_function(
 ) -> dict:
     names = run_setup(link, tests.get("setup") or "")
     compiled = CompiledTests(tests["code"])
-    bind(link, [compiled], names)
+    needs_the_program = bool(bind(link, [compiled], names))
     try:
         exec(compiled.code, names)
     except Exception as error:
+        if needs_the_program:
+            # The program may be at fault.
+            raise
         raise Broken(f"the tests fail before they call anything: {type(error).__name__}: {error}") from None
     check = typing.cast("typing.Callable[[object], object]", names.get("check"))
     if entry_point is None or not callable(check):

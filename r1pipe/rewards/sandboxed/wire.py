@@ -343,8 +343,13 @@ class Link:
             text = str(reply.get("text", ""))
         except Exception as error:
             raise ProgramError(f"no answer: {type(error).__name__}") from None
-        # The name comes from the program: SystemExit or a function of builtins must not be raised here.
-        if isinstance(error_type, type) and issubclass(error_type, Exception):
+        # The name comes from the program: SystemExit or a function of builtins must not be raised here. Nor may
+        # StopIteration: `all(map(f, ...))` of a test would take it for the end of the values.
+        if (
+            isinstance(error_type, type)
+            and issubclass(error_type, Exception)
+            and not issubclass(error_type, StopIteration | StopAsyncIteration)
+        ):
             raise error_type(text)
         raise ProgramError(text)
 
