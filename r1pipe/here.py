@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+SAVES_WHEN_STOPPED = "saves-when-stopped"
+"""A file in a stage's workdir while it answers SIGTERM with a checkpoint: the driver then waits for it."""
+
 
 @dataclass
 class Here:
@@ -62,6 +65,26 @@ class Here:
         if self.main:
             with self.metrics_path.open("a", encoding="utf8") as stream:
                 stream.write(json.dumps({"time": round(time.time(), 3), **metrics}) + "\n")
+
+    def forget(self, step: int) -> None:
+        """Remove the lines of metrics.jsonl of updates after `step`, which will be made again (rank 0).
+
+        What a rollback has led to stays, as does a line that belongs to no update.
+        """
+        if not self.main or not self.metrics_path.is_file():
+            return
+        kept = []
+        for line in self.metrics_path.read_text(encoding="utf8").splitlines(keepends=True):
+            # A kill may have cut the last line.
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if record.get("step", -1) <= step or record.get("action") == "rollback":
+                kept.append(line)
+        partial = self.metrics_path.with_suffix(".partial")
+        partial.write_text("".join(kept), encoding="utf8")
+        partial.replace(self.metrics_path)
 
     def note(self, text: str) -> None:
         """Append one line that the console shows while the stage runs (rank 0)."""

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from r1pipe.errors import InputError
+from r1pipe.errors import GuardError, InputError
 from r1pipe.here import Here
 
 if TYPE_CHECKING:
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+# Names of weights in an error.
+SHOWN_WEIGHTS = 5
 
 
 def own_device() -> torch.device:
@@ -109,32 +111,76 @@ def load_model(
         device: of weights that are not trained; none = this rank's.
 
     Raises:
-        InputError: the folder is not a checkpoint, or not one of a causal language model.
+        InputError: the folder is not a checkpoint, or not one of a causal language model, or weights are missing.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
     from r1pipe.models.sharding import gather_by_layer
 
-    if not (checkpoint / "config.json").is_file():
-        raise InputError(
-            "this is not a checkpoint: it has no config.json", str(checkpoint), "name a Hugging Face folder"
-        )
     in_half = torch.cuda.is_available() and (frozen or not training)
     dtype = torch.bfloat16 if in_half else torch.float32
-    try:
-        model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=dtype)
-    except (ValueError, OSError) as error:
-        raise InputError(
-            f"the checkpoint cannot be loaded: {str(error).splitlines()[0]}",
-            str(checkpoint),
-            "check config.json and the weights",
-        ) from error
-
+    model = load_weights(AutoModelForCausalLM, checkpoint, dtype=dtype)
     if training:
         gather_by_layer(model)
     else:
         torch.nn.Module.to(model, device or own_device()).eval()
+    return model
+
+
+def load_weights(auto_class: Any, checkpoint: Path, *, new_head: bool = False, **options: Any) -> Any:
+    """`from_pretrained` of one of transformers' Auto classes, where every weight comes from the checkpoint.
+
+    transformers draws weights that it does not find at random, and leaves out those that it does not know.
+
+    Args:
+        new_head: the model gets another head than the checkpoint has; only its body must fit.
+
+    Raises:
+        InputError: the folder is not a checkpoint, its files are damaged, or its weights are not the model's.
+    """
+    import torch
+
+    if not (checkpoint / "config.json").is_file():
+        raise InputError(
+            "this is not a checkpoint: it has no config.json", str(checkpoint), "name a Hugging Face folder"
+        )
+    try:
+        # Other sizes are reported with the rest, not raised without a name.
+        model, found = auto_class.from_pretrained(
+            checkpoint, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    # What a damaged file makes of json, safetensors, torch and transformers has no common class.
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise InputError(
+            f"the checkpoint cannot be loaded: {type(error).__name__}: {reason[:300]}",
+            str(checkpoint),
+            "check config.json and the weights",
+        ) from error
+
+    body = f"{model.base_model_prefix}."
+    problems = []
+    for kind, text in (
+        ("missing_keys", "missing"),
+        ("unexpected_keys", "not in the model"),
+        ("mismatched_keys", "of another size"),
+    ):
+        # A weight of another size comes with both sizes.
+        names = sorted(key if isinstance(key, str) else key[0] for key in found[kind])
+        names = [name for name in names if not new_head or name.startswith(body)]
+        if names:
+            shown = ", ".join(names[:SHOWN_WEIGHTS])
+            more = f" and {len(names) - SHOWN_WEIGHTS} more" if len(names) > SHOWN_WEIGHTS else ""
+            problems.append(f"{text}: {shown}{more}")
+    if problems:
+        raise InputError(
+            f"the checkpoint's weights are not those of its config.json; {'; '.join(problems)}",
+            str(checkpoint),
+            "bring the whole checkpoint, with the config.json that belongs to it",
+        )
     return model
 
 
@@ -169,6 +215,9 @@ def save_trained(trainer: Any, tokenizer: PreTrainedTokenizerBase, out: Path, he
     """Save a plain Hugging Face checkpoint, whatever the sharding. An adapter is merged into its base.
 
     Every rank must call it, since saving gathers the shards under ZeRO-3 and FSDP2.
+
+    Raises:
+        GuardError: a weight is not finite.
     """
     from accelerate.utils import is_peft_model
 
@@ -188,9 +237,31 @@ def save_trained(trainer: Any, tokenizer: PreTrainedTokenizerBase, out: Path, he
         trainer.save_model(str(out))
 
     if here.main:
+        check_finite(out)
         tokenizer.save_pretrained(out)
         # A pickle that nothing here reads.
         (out / "training_args.bin").unlink(missing_ok=True)
+
+
+def check_finite(folder: Path) -> None:
+    """Refuse a checkpoint with a weight that is not finite.
+
+    The files are read, so that it is said of what is published, whatever sharded or merged it.
+
+    Raises:
+        GuardError: there is one.
+    """
+    from safetensors import safe_open
+
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as weights:
+            for name in weights.keys():  # noqa: SIM118 - safe_open is no mapping
+                weight = weights.get_tensor(name)
+                if weight.is_floating_point() and not weight.isfinite().all():
+                    raise GuardError(
+                        f"the trained weights are not finite, among them {name}, so they are not published",
+                        fix="a lower lr, more warmup_ratio, a smaller max_grad_norm or bf16: false",
+                    )
 
 
 def merge_adapter(adapter: Path, base: Path, out: Path) -> None:

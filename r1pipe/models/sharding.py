@@ -1,10 +1,13 @@
-"""What ZeRO-3 needs beyond what transformers, TRL and DeepSpeed do by themselves."""
+"""What sharded weights need beyond what transformers, TRL and DeepSpeed do by themselves."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 
 @contextmanager
@@ -45,6 +48,45 @@ def unsharded() -> Iterator[None]:
         yield
     finally:
         deepspeed._hf_deepspeed_config_weak_ref = known
+
+
+def whole_parameters(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Each parameter with its name, whole and on the CPU; a collective where weights are sharded.
+
+    Tied weights come once.
+    """
+    from torch.distributed.tensor import DTensor
+
+    for name, parameter in model.named_parameters():
+        with _gathered(parameter):
+            whole = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+            yield name, whole.detach().cpu().clone().contiguous()
+
+
+def copy_whole_parameters(model: Any, weights: dict[str, torch.Tensor]) -> None:
+    """Give a model the weights of `whole_parameters`; a collective where weights are sharded."""
+    import torch
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    parameters = dict(model.named_parameters())
+    assert parameters.keys() == weights.keys(), parameters.keys() ^ weights.keys()
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            weight = weights[name].to(parameter.device, parameter.dtype)
+            if isinstance(parameter, DTensor):
+                weight = distribute_tensor(weight, parameter.device_mesh, parameter.placements)
+            # The first rank's values are what the others get.
+            with _gathered(parameter, modifier_rank=0):
+                parameter.copy_(weight)
+
+
+def _gathered(parameter: Any, modifier_rank: int | None = None) -> AbstractContextManager[Any]:
+    """Under ZeRO-3 the whole parameter within a block; elsewhere nothing."""
+    if not hasattr(parameter, "ds_id"):
+        return nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters([parameter], modifier_rank=modifier_rank)
 
 
 def gather_by_layer(model: Any) -> None:

@@ -90,6 +90,7 @@ class Fingerprints:
     def _config(self, stage: Stage) -> dict[str, Any]:
         """The config as plain values, with every path replaced by the hash of what lies there."""
         config = stage.config.model_dump(mode="json", exclude=NOT_FINGERPRINTED)
+        _leave_out_when_checkpoints_are_made(stage.config, config)
         _leave_out_how_judges_are_asked(stage.config, config)
         for keys, path in stage.files.items():
             # A path of a block that is not fingerprinted, for example launch.hostfile.
@@ -107,6 +108,15 @@ class Fingerprints:
             return self._digests.path(path)
         start = before_pattern(path)
         return combined({str(match.relative_to(start)): self._digests.path(match) for match in matches(path)})
+
+
+def _leave_out_when_checkpoints_are_made(config: StageConfig, dumped: dict[str, Any]) -> None:
+    """Of every training block: a training that was stopped ends as if it had not been."""
+    for keys, _ in trainings(config):
+        block: Any = dumped
+        for key in keys:
+            block = block[key]
+        del block["save_every"], block["save_minutes"]
 
 
 def _leave_out_how_judges_are_asked(config: StageConfig, dumped: dict[str, Any]) -> None:

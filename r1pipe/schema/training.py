@@ -37,7 +37,13 @@ class Training(Model):
     """auto = on GPUs that have it, off on CPU."""
 
     save_every: int | None = Field(default=None, ge=1)
-    """Updates between checkpoints to resume from; none = only at the end."""
+    """Updates between checkpoints to resume from; none = they are made by the clock."""
+
+    save_minutes: float = Field(default=10.0, gt=0)
+    """Where save_every is not set: minutes between checkpoints (our choice).
+
+    There are more of them where making a checkpoint would take more than 3 % of the time.
+    """
 
     trl: dict[str, Any] = Field(default_factory=dict)
     """Passed on to TRL's config. It may not set what a field above sets."""

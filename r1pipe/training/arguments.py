@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+from pathlib import Path
 from typing import Any
 
 from r1pipe.errors import ConfigError
 from r1pipe.here import Here
 from r1pipe.schema import SFTParams, Training
 from r1pipe.schema.batches import split_batch
+from r1pipe.training.checkpoints import facts_of, newest_whole
 
 __all__ = ["common_arguments", "half_base", "lora_config", "resume_from", "split_batch"]
 
@@ -40,9 +41,8 @@ def common_arguments(params: Training, here: Here, seed: int, updates: int | Non
         "use_cpu": not gpu and not here.distributed,
         "ddp_backend": "gloo" if not gpu and here.distributed else None,
         "gradient_checkpointing": params.gradient_checkpointing is True,
-        "save_strategy": "steps" if params.save_every else "no",
-        # Where nothing is saved, transformers still wants a number.
-        "save_steps": params.save_every or 500,
+        # ResumableTrainer says when a checkpoint is due.
+        "save_strategy": "no",
         "save_total_limit": 2,
         "logging_steps": 1,
         # With the filter, transformers would log another number in place of one that is not finite, and would stop the
@@ -106,35 +106,58 @@ def half_base(params: SFTParams, here: Here) -> bool:
 
 
 def resume_from(here: Here) -> str | None:
-    """The trainer checkpoint that an earlier attempt left; None where there is none.
+    """The newest whole checkpoint that an earlier attempt left; None where there is none.
 
-    In the checkpoints of `process` and `ddp`, weights and optimizer states are whole, so training can be resumed over
-    any number of ranks. Those of the other profiles are sharded by rank.
+    Those that are not whole are passed over, and a note names them. In the checkpoints of `process` and `ddp`, weights
+    and optimizer states are whole, so training can be resumed over any number of ranks. Those of the other profiles are
+    sharded by rank, and those that were made within a rollout hold each rank's share of it.
 
     Raises:
         ConfigError: the checkpoint is sharded for another profile or another number of ranks.
     """
-    from transformers.trainer_utils import get_last_checkpoint
-
-    folder = here.workdir / "trainer"
-    launched_json = here.workdir / "launched.json"
-    now = {"profile": here.profile, "ranks": here.world_size}
-
-    checkpoint = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-    if checkpoint is None:
-        if here.main:
-            launched_json.write_text(json.dumps(now), encoding="utf8")
+    # Rank 0 alone reads gigabytes to check them.
+    found: Any = _of_rank_0(_choose(here) if here.main else None)
+    if found is None:
         return None
-
-    if launched_json.is_file():
-        before = json.loads(launched_json.read_text(encoding="utf8"))
-        both_whole = {before["profile"], now["profile"]} <= WHOLE
-        if before != now and not both_whole:
-            raise ConfigError(
-                f"the trainer's checkpoint is sharded for {before['ranks']} ranks under {before['profile']}; "
-                f"{now['ranks']} ranks under {now['profile']} cannot resume from it",
-                checkpoint,
-                f"launch: profile {before['profile']} with {before['ranks']} ranks in all; "
-                f"or start the stage from its beginning: --rebuild {here.stage}",
-            )
+    checkpoint, before = found
+    now = {"profile": here.profile, "ranks": here.world_size}
+    both_whole = {before["profile"], now["profile"]} <= WHOLE
+    if before == now:
+        return checkpoint
+    in_rollout = facts_of(Path(checkpoint)).get("in_rollout", False)
+    if not both_whole or (in_rollout and before["ranks"] != now["ranks"]):
+        how = "was made within a rollout over" if both_whole else "is sharded for"
+        raise ConfigError(
+            f"the trainer's checkpoint {how} {before['ranks']} ranks under {before['profile']}; "
+            f"{now['ranks']} ranks under {now['profile']} cannot resume from it",
+            checkpoint,
+            f"launch: profile {before['profile']} with {before['ranks']} ranks in all; "
+            f"or start the stage from its beginning: --rebuild {here.stage}",
+        )
+    here.note(
+        f"{Path(checkpoint).name} was made by {before['ranks']} ranks under {before['profile']}; {now['ranks']} under "
+        f"{now['profile']} go on from it with the same rows, and with other random numbers"
+    )
     return checkpoint
+
+
+def _choose(here: Here) -> tuple[str, dict[str, Any]] | None:
+    """The newest whole checkpoint, and which ranks made it."""
+    checkpoint, passed_over = newest_whole(here.workdir / "trainer")
+    for name, why in passed_over.items():
+        here.note(f"{name} is not whole, so it is passed over: {why}")
+    if checkpoint is None:
+        return None
+    facts = facts_of(checkpoint)
+    return str(checkpoint), {"profile": facts["profile"], "ranks": facts["ranks"]}
+
+
+def _of_rank_0(value: Any) -> Any:
+    """Rank 0's value on every rank; a collective where there are several."""
+    import torch
+
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return value
+    box = [value]
+    torch.distributed.broadcast_object_list(box, src=0)
+    return box[0]

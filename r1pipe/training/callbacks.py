@@ -1,4 +1,4 @@
-"""Callbacks of the trainers: metrics and progress, and the scores of held-out prompts."""
+"""Callbacks of the trainers: metrics and progress, a stop at a loss that is no number, scores of held-out prompts."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from r1pipe.errors import GuardError
 from r1pipe.here import Here
 from r1pipe.models.loading import save_trained
 from r1pipe.schema import GRPOParams
+from r1pipe.training.checkpoints import checkpoints
 from r1pipe.training.telemetry import Meter
 
 # The trainer's metrics that the console shows, and their names there.
@@ -51,6 +53,9 @@ class MetricsCallback(TrainerCallback):
             device=str(args.device.type),
         )
         self.here.log(step=state.global_step, launched=self.here.launched)
+        counts = [entry["num_tokens"] for entry in state.log_history if "num_tokens" in entry]
+        if self.meter is not None and counts:
+            self.meter.resume(counts[-1])
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -90,12 +95,42 @@ class MetricsCallback(TrainerCallback):
         self.here.progress(state.global_step, state.max_steps, **shown)
 
 
+class FiniteLoss(TrainerCallback):
+    """Ends a training whose loss or gradient is no number any more; RL has a guard for that, which the config sets."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """The numbers are the same on every rank.
+
+        Raises:
+            GuardError: one of them is not finite.
+        """
+        if not logs or "loss" not in logs:
+            return
+        # In fp16 the scale of the loss is found by gradients that overflow, and those updates are left out.
+        watched = ("loss",) if args.fp16 else ("loss", "grad_norm")
+        bad = [name for name in watched if name in logs and not math.isfinite(logs[name])]
+        if bad:
+            raise GuardError(
+                f"{' and '.join(bad)} not finite at update {state.global_step}, so the training was stopped",
+                fix="a lower lr, more warmup_ratio, a smaller max_grad_norm or bf16: false; "
+                "or another checkpoint to begin with, if its own weights are not finite",
+            )
+
+
 class Heldout(TrainerCallback):
     """Scores held-out prompts along the way, and keeps the best policy where the config says so.
 
-    The curve of scores and the best policy outlive a kill: they are in workdir/heldout.json, which is written after the
-    policy's weights. A trainer that resumes from a checkpoint, after a kill or a rollback, forgets what came after that
-    checkpoint, since those updates will be made again.
+    The curve of scores and the best policies outlive a kill: the curve is in workdir/heldout.json, which is written
+    after a policy's weights. A trainer that resumes from a checkpoint, after a kill or a rollback, forgets what came
+    after that checkpoint, since those updates will be made again. So the best policy up to each of the trainer's
+    checkpoints is kept, too.
 
     Args:
         rows: the held-out prompts.
@@ -138,6 +173,11 @@ class Heldout(TrainerCallback):
         if state.global_step % self.params.eval_every == 0 or state.global_step == state.max_steps:
             self._score(state)
 
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._remove_surpassed()
+
     def summary(self) -> dict[str, float]:
         """The beginning of the curve, and the point whose policy was kept."""
         if not self.curve:
@@ -164,9 +204,7 @@ class Heldout(TrainerCallback):
         self.curve = {
             int(scored): scores for scored, scores in record["curve"].items() if int(scored) <= step
         }
-        best = record["best"]
-        if best is not None and best <= step and self._folder(best).is_dir():
-            self.best = best
+        self.best = self._best_until(step)
 
     def _score(self, state: TrainerState) -> None:
         """Score the held-out prompts with the policy of now, and keep it if it is the best one."""
@@ -177,18 +215,34 @@ class Heldout(TrainerCallback):
         self.curve[step] = scores
         self.here.log(step=step, **{name: round(value, 4) for name, value in scores.items()})
 
-        before = self.best
-        better = before is None or scores["heldout/accuracy"] > self.curve[before]["heldout/accuracy"]
-        # The policy before the first update is never kept: if none that was trained is better, the best of those is.
-        if self.params.keep == "best" and step > 0 and better:
-            self.best = step
+        self.best = self._best_until(step)
+        if self.best == step:
             # All ranks take part in saving.
             save_trained(self.trainer, self.trainer.processing_class, self._folder(step), self.here)
         if self.here.main:
             # In this order: the record must never name a folder that is gone.
             self._write_record()
-            if before is not None and before != self.best:
-                shutil.rmtree(self._folder(before))
+            self._remove_surpassed()
+
+    def _best_until(self, step: int) -> int | None:
+        """The updates done by the best policy up to then; of equals the first.
+
+        The policy before the first update is never kept: if none that was trained is better, the best of those is.
+        """
+        trained = [scored for scored in sorted(self.curve) if 0 < scored <= step]
+        if self.params.keep != "best" or not trained:
+            return None
+        return max(trained, key=lambda scored: self.curve[scored]["heldout/accuracy"])
+
+    def _remove_surpassed(self) -> None:
+        """Remove policies that are the best neither now nor for a training that resumes from a checkpoint."""
+        if not self.here.main:
+            return
+        resumable = checkpoints(self.here.workdir / "trainer")
+        needed = {self.best, *(self._best_until(step) for step in resumable)}
+        for folder in self.here.workdir.glob("best-*"):
+            if int(folder.name.removeprefix("best-")) not in needed:
+                shutil.rmtree(folder)
 
     def _write_record(self) -> None:
         # Renamed when it is whole, so that a kill leaves the record before or the new one.

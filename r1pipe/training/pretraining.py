@@ -110,14 +110,15 @@ def train_base(
     from transformers import (
         AutoTokenizer,
         PrinterCallback,
-        Trainer,
         TrainingArguments,
         default_data_collator,
         set_seed,
     )
 
+    from r1pipe.models.loading import check_finite
     from r1pipe.training.arguments import resume_from
-    from r1pipe.training.callbacks import MetricsCallback
+    from r1pipe.training.callbacks import FiniteLoss, MetricsCallback
+    from r1pipe.training.resumable import ResumableTrainer
 
     if here.sharded_weights:
         raise ConfigError(
@@ -133,12 +134,14 @@ def train_base(
 
     batch_rows = max(1, params.batch_tokens // params.row_tokens)
     updates = max(1, round(len(rows_NT) * params.epochs / batch_rows))
-    trainer = Trainer(
+    trainer = ResumableTrainer(
+        here=here,
+        training=params,
         model=model,
         args=TrainingArguments(**_arguments(params, batch_rows, updates, here, seed)),
         train_dataset=_dataset(rows_NT),
         data_collator=default_data_collator,
-        callbacks=[MetricsCallback(here)],
+        callbacks=[MetricsCallback(here), FiniteLoss()],
     )
     # metrics.jsonl has all that it would print.
     trainer.remove_callback(PrinterCallback)
@@ -149,6 +152,7 @@ def train_base(
     trained.config.use_cache = True
     if here.main:
         trained.save_pretrained(folder)
+        check_finite(folder)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return {
         "parameters": sum(parameter.numel() for parameter in trained.parameters()),

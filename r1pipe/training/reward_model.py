@@ -65,11 +65,12 @@ def train_pairwise(
     import torch
     from datasets import Dataset
     from transformers import PrinterCallback
-    from trl import RewardConfig, RewardTrainer
+    from trl import RewardConfig
 
     from r1pipe.models.loading import load_tokenizer
     from r1pipe.training.arguments import resume_from
-    from r1pipe.training.callbacks import MetricsCallback
+    from r1pipe.training.callbacks import FiniteLoss, MetricsCallback
+    from r1pipe.training.reward_trainers import PairwiseTrainer
 
     # 1. The pairs that fit, as tokens.
     tokenizer = load_tokenizer(checkpoint)
@@ -86,12 +87,14 @@ def train_pairwise(
     # 2. The trainer. Its arguments come before the model: under ZeRO-3, the model is then loaded in shards.
     arguments = _arguments(params, len(examples), here, seed)
     args = RewardConfig(**{**arguments, "max_length": None, **params.trl})
-    trainer = RewardTrainer(
+    trainer = PairwiseTrainer(
+        here=here,
+        training=params,
         model=_classifier(checkpoint, training=True, seed=seed),
         args=args,
         train_dataset=Dataset.from_list(examples),
         processing_class=tokenizer,
-        callbacks=[MetricsCallback(here)],
+        callbacks=[MetricsCallback(here), FiniteLoss()],
     )
     # metrics.jsonl has all that it would print.
     trainer.remove_callback(PrinterCallback)
@@ -140,8 +143,8 @@ def train_pointwise(
 
     from r1pipe.models.loading import load_tokenizer
     from r1pipe.training.arguments import resume_from
-    from r1pipe.training.callbacks import MetricsCallback
-    from r1pipe.training.pointwise_trainer import PointwiseTrainer
+    from r1pipe.training.callbacks import FiniteLoss, MetricsCallback
+    from r1pipe.training.reward_trainers import PointwiseTrainer
 
     if {int(row["safe"]) for row in rows} != {0, 1}:
         raise InputError(
@@ -170,12 +173,14 @@ def train_pointwise(
     # The head reads the last token that is not padding.
     tokenizer.padding_side = "right"
     trainer = PointwiseTrainer(
+        here=here,
+        training=params,
         model=model,
         args=args,
         train_dataset=Dataset.from_list(examples),
         data_collator=DataCollatorWithPadding(tokenizer),
         processing_class=tokenizer,
-        callbacks=[MetricsCallback(here)],
+        callbacks=[MetricsCallback(here), FiniteLoss()],
     )
     # metrics.jsonl has all that it would print.
     trainer.remove_callback(PrinterCallback)
@@ -222,15 +227,16 @@ def _classifier(checkpoint: Path, *, training: bool, seed: int = 0) -> Any:
     import torch
     from transformers import AutoModelForSequenceClassification, set_seed
 
-    from r1pipe.models.loading import own_device
+    from r1pipe.models.loading import load_weights, own_device
     from r1pipe.models.sharding import gather_by_layer
 
     # A frozen model only scores, so on a GPU it is in half precision, and no head is drawn.
     if training:
         set_seed(seed)
     in_half = torch.cuda.is_available() and not training
-    model = AutoModelForSequenceClassification.from_pretrained(
-        checkpoint, num_labels=1, dtype=torch.bfloat16 if in_half else torch.float32
+    dtype = torch.bfloat16 if in_half else torch.float32
+    model = load_weights(
+        AutoModelForSequenceClassification, checkpoint, new_head=training, num_labels=1, dtype=dtype
     )
     if not training:
         return model.to(own_device()).eval()

@@ -98,6 +98,7 @@ class Timed(TrainerCallback):
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
         # Forget what was counted before.
         self.stopwatch.read()
+        self.meter.resume(self.trainer.counted_tokens)
         self.meter.begin()
 
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:

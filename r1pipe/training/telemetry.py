@@ -110,6 +110,10 @@ class Meter:
         if self._time is None:
             self._time = time.monotonic()
 
+    def resume(self, tokens: float) -> None:
+        """Do not count these tokens, which an earlier attempt has trained."""
+        self._tokens = tokens
+
     def read(self, tokens: float) -> dict[str, float]:
         """The speed since the last read.
 

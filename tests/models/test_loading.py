@@ -1,14 +1,20 @@
-"""What a loaded tokenizer does beside what transformers' does."""
+"""What a loaded tokenizer does beside what transformers' does, and which checkpoints are refused."""
 
 from __future__ import annotations
 
 import copy
 import pickle
+import shutil
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from r1pipe.models.loading import load_tokenizer
+from r1pipe.errors import GuardError, InputError
+from r1pipe.models.loading import check_finite, load_model, load_tokenizer
+from r1pipe.training.reward_model import _classifier
 
 
 @pytest.mark.parametrize(
@@ -29,3 +35,71 @@ def test_many_rows_are_decoded_as_one_by_one(tiny_checkpoint, of) -> None:
         ]
     assert tokenizer.batch_decode(torch.tensor([[5, 6]])) == [tokenizer.decode([5, 6])]
     assert tokenizer.batch_decode(ids[:1], clean_up_tokenization_spaces=False) == [tokenizer.decode(ids[0])]
+
+
+def broken(checkpoint: Path, folder: Path, change: Any) -> Path:
+    shutil.copytree(checkpoint, folder)
+    weights = load_file(folder / "model.safetensors")
+    save_file(change(weights), folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+UP = "model.layers.1.mlp.up_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda weights: {n: w for n, w in weights.items() if n != UP}, f"missing: {UP}"),
+        (
+            lambda weights: weights | {"model.layers.7.x.weight": torch.ones(1)},
+            "not in the model: model.layers.7.x.weight",
+        ),
+        (lambda weights: weights | {UP: torch.ones(3, 32)}, f"of another size: {UP}"),
+        (lambda weights: {}, r"missing: .* and \d+ more"),
+    ],
+)
+def test_weights_that_are_not_the_models_are_refused_by_name(
+    tiny_checkpoint: Path, tmp_path: Path, change: Any, says: str
+) -> None:
+    """A missing one was drawn at random, and trained on."""
+    folder = broken(tiny_checkpoint, tmp_path / "broken", change)
+    with pytest.raises(InputError, match=says):
+        load_model(folder, training=True)
+    with pytest.raises(InputError, match=says):
+        _classifier(folder, training=True)
+
+
+def test_a_head_that_a_body_lacks_is_drawn_for_training_only(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    assert _classifier(tiny_checkpoint, training=True).score.weight.isfinite().all()
+    with pytest.raises(InputError, match="missing: score.weight"):
+        _classifier(tiny_checkpoint, training=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("model.safetensors", b""),
+        ("model.safetensors", b"\x10\0\0\0\0\0\0\0{}"),
+        ("config.json", b"{"),
+        ("config.json", b"[]"),
+        ("config.json", b'{"model_type": "qwen2", "hidden_size": "x"}'),
+        ("config.json", b'{"model_type": "no-such-type"}'),
+    ],
+)
+def test_a_damaged_file_is_the_users_to_mend(
+    tiny_checkpoint: Path, tmp_path: Path, name: str, content: bytes
+) -> None:
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "damaged")
+    (folder / name).write_bytes(content)
+    with pytest.raises(InputError, match="cannot be loaded"):
+        load_model(folder, training=True)
+
+
+def test_weights_that_are_not_finite_are_not_published(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    folder = broken(
+        tiny_checkpoint, tmp_path / "nan", lambda weights: weights | {UP: weights[UP] * float("nan")}
+    )
+    with pytest.raises(GuardError, match=f"not finite, among them {UP}"):
+        check_finite(folder)
+    check_finite(tiny_checkpoint)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from r1pipe.errors import ConfigError
 from r1pipe.here import Here
 from r1pipe.training.arguments import resume_from
+from r1pipe.training.checkpoints import seal
 
 
-def saved(here: Here) -> None:
+def saved(here: Here, **facts: bool) -> None:
     folder = here.workdir / "trainer" / "checkpoint-4"
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "trainer_state.json").write_text("{}")
+    seal(folder, profile=here.profile, ranks=here.world_size, **facts)
 
 
 @pytest.mark.parametrize(
@@ -56,4 +56,18 @@ def test_resuming_sharded_states_over_other_ranks_is_refused(
     ) as caught:
         resume_from(here)
     assert f"profile {then[0]} with {then[1]} ranks" in caught.value.fix
-    assert json.loads((here.workdir / "launched.json").read_text()) == {"profile": then[0], "ranks": then[1]}
+
+
+def test_other_ranks_go_on_with_a_note_but_not_within_a_rollout(here: Here):
+    here.profile, here.world_size = "ddp", 2
+    saved(here)
+    here.world_size = 3
+    assert resume_from(here)
+    assert "2 ranks under ddp; 3 under ddp go on" in here.metrics_path.with_name("notes.jsonl").read_text()
+
+    here.world_size = 2
+    saved(here, in_rollout=True)
+    assert resume_from(here)
+    here.world_size = 3
+    with pytest.raises(ConfigError, match="was made within a rollout over 2 ranks"):
+        resume_from(here)

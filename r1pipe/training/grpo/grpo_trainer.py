@@ -13,6 +13,7 @@
     _compute_loss                            the loss of a minibatch, pack by pack (updates.py)
       _get_per_token_logps_and_entropies     forward passes without padding (log_probs.py)
     log                                      forget a loss that was not finite
+    _save_checkpoint                         also keep the reference and the rollout (resumable.py, reference.py)
 
 Between these calls the one state is `rollout`, the rollout being made; it is None outside
 _generate_and_score_completions. tests/training/test_trl_sources.py records what TRL's methods were when the overrides
@@ -28,6 +29,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -38,7 +40,8 @@ from r1pipe.errors import ConfigError
 from r1pipe.here import Here
 from r1pipe.rewards.scoring import Scorer
 from r1pipe.schema import GRPOParams, Phase
-from r1pipe.training.grpo import heldout, training_batch, vllm_rollouts
+from r1pipe.training.grpo import heldout, reference, training_batch, vllm_rollouts
+from r1pipe.training.grpo.guards import past_rollbacks
 from r1pipe.training.grpo.log_probs import LogProbs, TokenLogProbs, runs_without_adapter, set_up_models
 from r1pipe.training.grpo.pack_budget import PackBudget
 from r1pipe.training.grpo.phases import enter_phase
@@ -49,10 +52,11 @@ from r1pipe.training.grpo.rollout import OldLogProbs, Rollout
 from r1pipe.training.grpo.rollout_rewards import RolloutRewards, all_components
 from r1pipe.training.grpo.sampling import Sampler, log_cut_responses
 from r1pipe.training.grpo.updates import Updates
+from r1pipe.training.resumable import ResumableTrainer
 from r1pipe.training.stopwatch import Stopwatch, Timed
 
 
-class R1GRPOTrainer(GRPOTrainer):
+class R1GRPOTrainer(ResumableTrainer, GRPOTrainer):
     """GRPO with phases, rewards by row, and no work on padding.
 
     Args:
@@ -92,9 +96,8 @@ class R1GRPOTrainer(GRPOTrainer):
     ) -> None:
         # before the parts: they read what TRL's trainer has after this
         functions: list[Any] = [_named(name) for name in all_components(params.phases)]
-        super().__init__(reward_funcs=functions, **kwargs)
+        super().__init__(here=here, training=params, reward_funcs=functions, **kwargs)
         self.params = params
-        self.here = here
         self.phase: Phase = params.phases[0]
         self.rollout: Rollout | None = None
         self.counted_tokens = 0
@@ -158,8 +161,12 @@ class R1GRPOTrainer(GRPOTrainer):
     # --- a rollout ----------------------------------------------------------------------------------------------------
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        # a phase changes between rollouts only: the updates of one rollout are of one phase
-        self._enter_phase()
+        with self.stoppable():
+            # a phase changes between rollouts only: the updates of one rollout are of one phase
+            self._enter_phase(self.state.global_step)
+            return self._make_batch(inputs)
+
+    def _make_batch(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         rollout = Rollout(inputs, self.phase, self._plan_old_log_probs())
         with self._making(rollout):
             batch = super()._generate_and_score_completions(inputs)
@@ -305,6 +312,39 @@ class R1GRPOTrainer(GRPOTrainer):
         if not math.isfinite(logs.get("loss", 0.0)):
             self._tr_loss.zero_()
 
+    # --- going on from a checkpoint -----------------------------------------------------------------------------------
+
+    def own_state(self) -> dict[str, Any]:
+        state = super().own_state() | {"passes": self._step, "counted_tokens": self.counted_tokens}
+        if self._within_rollout():
+            # advantages, old log-probs and all else that its next updates need
+            state["rollout"] = self._buffered_inputs
+        return state
+
+    def take_own_state(self, state: dict[str, Any]) -> None:
+        super().take_own_state(state)
+        self._step = state["passes"]
+        self.counted_tokens = state["counted_tokens"]
+        self._buffered_inputs = state.get("rollout")
+
+    def save_more(self, checkpoint: Path) -> None:
+        reference.save(self, checkpoint, self._last_whole)
+
+    def load_more(self, checkpoint: Path) -> None:
+        reference.load(self, checkpoint)
+        # the phase of the rollout whose updates go on, or were the last
+        per_rollout = updates_per_rollout(self.params)
+        self._enter_phase((self.state.global_step - 1) // per_rollout * per_rollout)
+
+    def facts(self) -> dict[str, Any]:
+        rollbacks = len(past_rollbacks(self.here))
+        return super().facts() | {"in_rollout": self._within_rollout(), "rollbacks": rollbacks}
+
+    def _within_rollout(self) -> bool:
+        """Whether some updates of the last rollout are still to be made."""
+        passes_per_rollout = (self.args.steps_per_generation or 1) * self.num_iterations
+        return self._step % passes_per_rollout != 0 and self._buffered_inputs is not None
+
     # --- what the overrides ask ---------------------------------------------------------------------------------------
 
     @contextmanager
@@ -318,8 +358,9 @@ class R1GRPOTrainer(GRPOTrainer):
         finally:
             self.rollout = outer
 
-    def _enter_phase(self) -> None:
-        phase = phase_at(self.params, self.state.global_step)
+    def _enter_phase(self, step: int) -> None:
+        """The phase of a rollout that begins after `step` updates."""
+        phase = phase_at(self.params, step)
         if phase is not self.phase:
             self.reward_weights = self.rewards.weights(phase)
             enter_phase(self, phase, sharded=self.here.sharded_weights)

@@ -27,7 +27,13 @@ from r1pipe.training.arguments import lora_config, resume_from
 from r1pipe.training.callbacks import Heldout, MetricsCallback
 from r1pipe.training.grpo.arguments import compiled_layers, grpo_arguments, may_roll_back, token_microbatches
 from r1pipe.training.grpo.grpo_trainer import R1GRPOTrainer
-from r1pipe.training.grpo.guards import GuardCallback, LearningRate, past_rollbacks, roll_back
+from r1pipe.training.grpo.guards import (
+    GuardCallback,
+    LearningRate,
+    finish_rollback,
+    past_rollbacks,
+    roll_back,
+)
 from r1pipe.training.grpo.prompt_order import order_prompts, spare_prompts
 from r1pipe.training.grpo.vllm_rollouts import require_vllm
 
@@ -84,6 +90,7 @@ def train_grpo(
     answered_ids = prompt_ids(list(different.values()), prompt_template, tokenizer)
     widest_prompt = max(map(len, [*answered_ids, *watch.prompt_ids]))
 
+    finish_rollback(here)
     # One round, and one more after each rollback.
     while True:
         trainer, guard = make_trainer(

@@ -10,15 +10,13 @@
 
 A rule reads the median of `window` rollouts of one phase (the last one the mean), so one odd batch is not a finding.
 The limits are our choice (schema.Guards). A rollback resumes from an earlier checkpoint of the trainer at a lower
-rate. As in any resume, the optimizer's state and the place in the data come back, the reference starts from the
-stage's input again, and the rollouts that follow draw other responses than before.
+rate. As in any resume, all states come back; only the rollouts that follow draw other responses than before.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import shutil
 import statistics
 import warnings
 from dataclasses import asdict, dataclass
@@ -31,6 +29,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from r1pipe.errors import GuardError
 from r1pipe.here import Here
 from r1pipe.schema import Guards
+from r1pipe.training import checkpoints as files
 
 # The least number of the trainer's checkpoints that are kept; arguments.py keeps more where the window is longer. How
 # far the best window of format_up_accuracy_down lies back has no bound.
@@ -310,6 +309,16 @@ class GuardCallback(TrainerCallback):
         self.rollback: Finding | None = None
         self.findings = 0
 
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Read again what was logged up to the checkpoint, so that windows go on where they were."""
+        self.watch = Watch(self.watch.guards)
+        self.findings = 0
+        for line in state.log_history:
+            if "loss" in line:
+                self.findings += len(self.watch.feed(int(line["step"]), line))
+
     def on_log(
         self,
         args: TrainingArguments,
@@ -367,12 +376,7 @@ def stopped(finding: Finding, here: Here, why: str = "") -> GuardError:
 
 def checkpoints(here: Here) -> dict[int, Path]:
     """The trainer's checkpoints: update -> folder."""
-    folders = {}
-    for path in (here.workdir / "trainer").glob("checkpoint-*"):
-        step = path.name.rpartition("-")[2]
-        if step.isdigit():
-            folders[int(step)] = path
-    return folders
+    return files.checkpoints(here.workdir / "trainer")
 
 
 def past_rollbacks(here: Here) -> list[dict[str, Any]]:
@@ -395,21 +399,19 @@ def roll_back(finding: Finding, guards: Guards, here: Here) -> int:
         raise stopped(finding, here, f"{len(before)} rollbacks did not help")
 
     kept = checkpoints(here)
-    good = [step for step in kept if step <= finding.since]
+    good = [step for step, folder in kept.items() if step <= finding.since and not files.fault(folder)]
     if not good and finding.since:
         raise stopped(finding, here, f"no checkpoint is left from update {finding.since} or before")
     if not good:
         why = "it began with the first rollouts, and nothing is before them to go back to"
         raise stopped(finding, here, why)
 
-    # the record outlives a kill: a later attempt knows how often, and at which rate
+    # the record outlives a kill: a later attempt knows how often, at which rate, and what is still to be removed
     target = max(good)
     if here.main:
-        for step, folder in kept.items():
-            if step > target:
-                shutil.rmtree(folder)
-        record = [*before, asdict(finding) | {"to": target}]
-        (here.workdir / "rollbacks.json").write_text(json.dumps(record, indent=1))
+        record = [*before, asdict(finding) | {"to": target, "removed": False}]
+        _write_rollbacks(record, here)
+        finish_rollback(here)
         rate = guards.rollback_lr ** len(record)
         warnings.warn(
             f"guard {finding.rule} at update {finding.step}: {finding.what}; "
@@ -417,6 +419,25 @@ def roll_back(finding: Finding, guards: Guards, here: Here) -> int:
             stacklevel=1,
         )
     return target
+
+
+def finish_rollback(here: Here) -> None:
+    """Remove the checkpoints after the last rollback's target, also where a kill has cut that short (rank 0)."""
+    record = past_rollbacks(here)
+    if not here.main or not record or record[-1]["removed"]:
+        return
+    for step, folder in checkpoints(here).items():
+        if step > record[-1]["to"]:
+            files.remove(folder)
+    record[-1]["removed"] = True
+    _write_rollbacks(record, here)
+
+
+def _write_rollbacks(record: list[dict[str, Any]], here: Here) -> None:
+    path = here.workdir / "rollbacks.json"
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(record, indent=1))
+    partial.replace(path)
 
 
 class LearningRate(TrainerCallback):

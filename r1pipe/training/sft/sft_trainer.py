@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer with two changes; all else is TRL's.
+"""TRL's SFTTrainer with two changes, on top of ResumableTrainer; all else is TRL's.
 
 - PaddedSFTTrainer chooses which rows share an update and a pass.
 - PackedSFTTrainer also has a loss that never holds the logits of all tokens (r1pipe/models/linear_ce.py).
@@ -19,6 +19,7 @@ from trl import SFTTrainer
 from r1pipe.models.linear_ce import add_linear_ce, linear_ce_obstacle
 from r1pipe.models.loading import without_adapter
 from r1pipe.models.packed_attention import rounded
+from r1pipe.training.resumable import ResumableTrainer
 from r1pipe.training.sft.pack_sampler import PackSampler, UpdateSampler
 
 # The tokens of a pass are filled up to a multiple of this. For matrices of each new size cuBLAS looks for a kernel,
@@ -26,13 +27,13 @@ from r1pipe.training.sft.pack_sampler import PackSampler, UpdateSampler
 ROUND = {"cuda": 256}
 
 
-class PaddedSFTTrainer(SFTTrainer):
+class PaddedSFTTrainer(ResumableTrainer, SFTTrainer):
     """SFTTrainer whose rows come from a sampler of ours.
 
     Args:
         sampler: the passes of this rank; the arguments must accumulate as many of them as it says.
             None = as `train_sampling_strategy` says.
-        arguments: of TRL's SFTTrainer.
+        arguments: of ResumableTrainer and TRL's SFTTrainer.
     """
 
     def __init__(self, sampler: UpdateSampler | None, **arguments: Any) -> None:
@@ -111,6 +112,13 @@ class PackedSFTTrainer(PaddedSFTTrainer):
             sums = [output.tokens.to(dtype), output.entropy, output.right.to(dtype), all_tokens]
             self._sums += torch.stack(sums).double()
         return loss
+
+    def own_state(self) -> dict[str, Any]:
+        return super().own_state() | {"sums": self._sums.tolist()}
+
+    def take_own_state(self, state: dict[str, Any]) -> None:
+        super().take_own_state(state)
+        self._sums.copy_(torch.tensor(state["sums"], dtype=self._sums.dtype))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         model: Any = self.model

@@ -52,7 +52,7 @@ def train_sft(
 
     from r1pipe.models.loading import load_model, load_tokenizer, save_trained
     from r1pipe.training.arguments import half_base, lora_config, resume_from
-    from r1pipe.training.callbacks import MetricsCallback
+    from r1pipe.training.callbacks import FiniteLoss, MetricsCallback
     from r1pipe.training.sft.packed_setup import plan_packing
     from r1pipe.training.sft.sft_trainer import PaddedSFTTrainer
     from r1pipe.training.telemetry import Meter, flops_per_token
@@ -73,7 +73,9 @@ def train_sft(
         "train_dataset": Dataset.from_list(examples),
         "processing_class": tokenizer,
         "peft_config": lora_config(params.lora, "sft.lora"),
-        "callbacks": [metrics],
+        "callbacks": [metrics, FiniteLoss()],
+        "here": here,
+        "training": params,
     }
     if plan:
         trainer = plan.trainer(**arguments)

@@ -10,11 +10,21 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+from transformers import TrainerState
 
 from r1pipe.errors import ConfigError, GuardError
 from r1pipe.rewards import sandbox
 from r1pipe.schema import GRPOParams, Guards, Phase, RewardSpec
-from r1pipe.training.grpo.guards import Finding, Watch, checkpoints, past_rollbacks, roll_back
+from r1pipe.training.checkpoints import seal
+from r1pipe.training.grpo.guards import (
+    Finding,
+    GuardCallback,
+    Watch,
+    checkpoints,
+    finish_rollback,
+    past_rollbacks,
+    roll_back,
+)
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "guards"
 ROWS = [
@@ -232,7 +242,8 @@ def test_a_rollback_goes_on_from_the_last_good_checkpoint_more_slowly(tiny_check
         metrics = train(tiny_checkpoint, here, tmp_path, params(rule, save_every=2, eval_every=2))
     assert metrics["rollbacks"] == 1 and metrics["steps"] == 8
     rates = [(line["step"], line["learning_rate"]) for line in logged(here) if "learning_rate" in line]
-    assert rates == [(step, 1e-4) for step in range(1, 7)] + [(step, 5e-5) for step in (5, 6, 7, 8)]
+    assert rates == [(step, 1e-4) for step in range(1, 5)] + [(step, 5e-5) for step in (5, 6, 7, 8)]
+    assert [line["step"] for line in logged(here) if line.get("action") == "rollback"] == [6]
     weights = torch.load(checkpoints(here)[8] / "optimizer.pt", weights_only=True)["state"]
     assert all(torch.isfinite(state["exp_avg"]).all() for state in weights.values())
     assert (tmp_path / "out" / "model.safetensors").is_file()
@@ -303,12 +314,55 @@ def test_a_loss_that_stays_not_finite_is_found_once_a_window():
 
 
 def test_without_a_checkpoint_from_before_there_is_no_way_back(here):
-    (here.workdir / "trainer" / "checkpoint-8").mkdir(parents=True)
+    folder = here.workdir / "trainer" / "checkpoint-8"
+    folder.mkdir(parents=True)
+    seal(folder)
     with pytest.raises(GuardError, match="no checkpoint is left from update 6 or before"):
         roll_back(Finding("kl", 9, 6, "too far", "less"), Guards(), here)
     with pytest.warns(UserWarning, match="back to update 8"):
         assert roll_back(Finding("kl", 12, 10, "too far", "less"), Guards(), here) == 8
     assert list(checkpoints(here)) == [8]
+
+
+def test_a_rollback_that_was_cut_short_is_finished(here, monkeypatch):
+    """A kill between the record and the last removal left checkpoints from after the trouble."""
+    for step in (4, 8, 12):
+        folder = here.workdir / "trainer" / f"checkpoint-{step}"
+        folder.mkdir(parents=True)
+        seal(folder)
+    removed = []
+
+    def killed(folder: Path) -> None:
+        removed.append(folder)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("r1pipe.training.checkpoints.remove", killed)
+        roll_back(Finding("kl", 13, 5, "too far", "less"), Guards(), here)
+    assert removed and list(checkpoints(here)) == [4, 8, 12]
+    finish_rollback(here)
+    assert list(checkpoints(here)) == [4] and len(past_rollbacks(here)) == 1
+    finish_rollback(here)
+    assert list(checkpoints(here)) == [4]
+
+
+def test_windows_go_on_after_a_resume(here):
+    """A rule began its window again after each kill, and said again what it had said."""
+    guards = Guards(**{"entropy": {"limit": 0.05}})
+    log = series("entropy", [0.01] * 12)
+    undisturbed, resumed = GuardCallback(guards, here), GuardCallback(guards, here)
+    state = TrainerState(log_history=[line | {"step": float(line["step"])} for line in log[:11]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for line in log:
+            state.global_step = line["step"]
+            undisturbed.on_log(None, state, None, line)
+        resumed.on_train_begin(None, state, None)
+        for line in log[11:]:
+            state.global_step = line["step"]
+            resumed.on_log(None, state, None, line)
+    assert resumed.findings == undisturbed.findings == 2
+    assert resumed.watch.__dict__ == undisturbed.watch.__dict__
 
 
 def test_a_rollback_needs_checkpoints_and_one_process(tiny_checkpoint, here, tmp_path):

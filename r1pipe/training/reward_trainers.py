@@ -1,6 +1,6 @@
-"""The trainer of the safety reward model: one logit on the whole response, binary cross-entropy.
+"""The trainers of the reward models: pairwise is TRL's, pointwise has one logit and binary cross-entropy.
 
-It is a module of its own so that r1pipe/training/reward_model.py can be imported without transformers.
+They stand in a module of their own so that r1pipe/training/reward_model.py can be imported without transformers.
 """
 
 from __future__ import annotations
@@ -8,10 +8,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import Trainer
+from trl import RewardTrainer
+
+from r1pipe.training.resumable import ResumableTrainer
 
 
-class PointwiseTrainer(Trainer):
+class PairwiseTrainer(ResumableTrainer, RewardTrainer):
+    """TRL's RewardTrainer on top of ResumableTrainer."""
+
+
+class PointwiseTrainer(ResumableTrainer):
     """transformers' Trainer with the loss of the labels `safe` (1) and `unsafe` (0).
 
     Shapes: B sequences.

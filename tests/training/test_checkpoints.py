@@ -1,0 +1,120 @@
+"""Which of the trainer's checkpoints are whole, and what is made of those that are not."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from r1pipe.here import Here
+from r1pipe.training.arguments import resume_from
+from r1pipe.training.checkpoints import (
+    checkpoints,
+    clear,
+    fault,
+    is_disk_full,
+    newest_whole,
+    publish,
+    remove,
+    seal,
+)
+
+
+def written(folder: Path, step: int) -> Path:
+    clear(folder)
+    partial = folder / ".partial" / f"checkpoint-{step}"
+    (partial / "shards").mkdir(parents=True)
+    (partial / "model.safetensors").write_bytes(b"weights" * step)
+    (partial / "shards" / "rank_0.pt").write_bytes(b"moments")
+    seal(partial, profile="process", ranks=1)
+    publish(partial, folder / partial.name)
+    return folder / partial.name
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (lambda path: (path / "whole.json").unlink(), "its whole.json is missing or damaged"),
+        (lambda path: (path / "whole.json").write_text('{"files":'), "its whole.json is missing or damaged"),
+        (lambda path: (path / "whole.json").write_text("[]"), "its whole.json is missing or damaged"),
+        (lambda path: (path / "model.safetensors").unlink(), "model.safetensors is missing"),
+        (lambda path: os.truncate(path / "model.safetensors", 3), "model.safetensors has 3 of 63 bytes"),
+        (lambda path: (path / "shards/rank_0.pt").write_bytes(b"MOMENTS"), "shards/rank_0.pt is damaged"),
+        (lambda path: shutil.rmtree(path / "shards"), "shards/rank_0.pt is missing"),
+    ],
+)
+def test_the_newest_whole_one_is_taken_and_the_others_are_named(
+    here: Here, damage: Callable[[Path], None], why: str
+) -> None:
+    """A half one ended the stage for good, although an older one lay beside it."""
+    folder = here.workdir / "trainer"
+    older, newer = written(folder, 4), written(folder, 9)
+    assert newest_whole(folder) == (newer, {})
+    damage(newer)
+    assert newest_whole(folder) == (older, {"checkpoint-9": why})
+    assert resume_from(here) == str(older)
+    (note,) = here.metrics_path.with_name("notes.jsonl").read_text().splitlines()
+    assert json.loads(note)["note"] == f"checkpoint-9 is not whole, so it is passed over: {why}"
+
+
+def test_what_a_writer_has_left_half_done_is_not_seen(tmp_path: Path) -> None:
+    written(tmp_path, 4)
+    half = tmp_path / ".partial" / "checkpoint-9"
+    half.mkdir(parents=True)
+    (half / "model.safetensors").write_bytes(b"w")
+    assert list(checkpoints(tmp_path)) == [4]
+    clear(tmp_path)
+    assert not half.exists()
+
+
+def test_one_of_the_same_name_makes_room(tmp_path: Path) -> None:
+    damaged = written(tmp_path, 4)
+    (damaged / "model.safetensors").unlink()
+    assert fault(written(tmp_path, 4)) == ""
+
+
+def test_a_removed_one_is_gone_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill while files are deleted left a folder that looked like a checkpoint."""
+    path = written(tmp_path, 4)
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
+    remove(path)
+    assert not checkpoints(tmp_path)
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk of its own, of 64 KiB."""
+    folder = tmp_path / "full"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("a small disk cannot be mounted here: that needs root")
+    yield folder
+    # the error may still hold the file
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.mark.parametrize("library", ["python", "torch", "safetensors"])
+def test_a_full_disk_is_known_by_all_its_names(full_disk: Path, library: str) -> None:
+    """Each library has an error of its own for it."""
+    import torch
+    from safetensors.torch import save_file
+
+    path, large = full_disk / "file", torch.ones(100_000)
+    write = {
+        "python": lambda: path.write_bytes(bytes(100_000)),
+        "torch": lambda: torch.save(large, path),
+        "safetensors": lambda: save_file({"a": large}, path),
+    }[library]
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        write()
+    assert is_disk_full(caught.value), repr(caught.value)
+
+
+def test_another_error_is_no_full_disk() -> None:
+    assert not is_disk_full(ValueError("x"))
