@@ -6,6 +6,7 @@ R1PipeError                 exit code 2, shown as one panel: what is wrong, wher
 ├── StaleError              a finished or partial stage no longer matches the config
 ├── BusyError               another command works on the run
 ├── MissingToolError        something the config requires is not installed
+├── UserCodeError           a function or stage of the user's own failed; what was saved before stays
 ├── GateError               a limit that the config declares was not met (exit code 1)
 │   ├── GuardError          a guard stopped a training run (exit code 1)
 │   └── BudgetError         a budget of tokens or money is used up (exit code 1)
@@ -61,6 +62,10 @@ class BusyError(R1PipeError):
 
 class MissingToolError(R1PipeError):
     """A program or package that the config requires is not installed."""
+
+
+class UserCodeError(R1PipeError):
+    """A function or a stage of the user's own failed; what the stage has saved so far stays."""
 
 
 class GateError(R1PipeError):

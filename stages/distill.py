@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from r1pipe.artifacts import Chats, Checkpoint
 from r1pipe.here import Here
-from r1pipe.schema import Ports, SFTParams, StageConfig
+from r1pipe.schema import Ports, RowLimits, SFTParams, StageConfig
 
 
 class Inputs(Ports):
@@ -26,12 +26,15 @@ class Config(StageConfig):
     sft: SFTParams = SFTParams(lr=1e-4, batch_size=64)
     """v2 B.4.3 and Table 6, Qwen-1.5B."""
 
+    row_limits: RowLimits = RowLimits()
+    """What rows may lack. Not part of the fingerprint."""
+
 
 def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[str, float]:
     from r1pipe.data.io import read_rows
     from r1pipe.training.sft.sft_training import train_sft
 
-    chats = read_rows(inputs.chats.path, Chats)
+    chats = read_rows(inputs.chats.path, Chats, config.row_limits)
     return train_sft(
         inputs.model.path, chats, config.sft, out=outputs.checkpoint.path, here=here, seed=config.seed
     )

@@ -119,9 +119,11 @@ def _dry_run(plan: Plan, console: Console, arguments: Sequence[str]) -> None:
     from r1pipe.launch.hosts import preview
     from r1pipe.launch.launcher import ranks
     from r1pipe.launch.slurm import sbatch
+    from r1pipe.run.first_rows import check_first_rows
     from r1pipe.run.plan import refuse
 
     refuse(plan)
+    check_first_rows(plan)
     console.figure(plan)
     for name in plan.todo:
         stage = plan.pipeline.stages[name]
@@ -142,9 +144,10 @@ def _dry_run(plan: Plan, console: Console, arguments: Sequence[str]) -> None:
 
 
 def plan(config: Config, sets: Sets = None, run: Run = None, json: Json = False) -> None:
-    """Show the figure with the state of every stage."""
+    """Show the figure with the state of every stage, and what the first rows of local files lack."""
     from r1pipe.config.loader import load
     from r1pipe.run.console import make_console
+    from r1pipe.run.first_rows import check_first_rows
     from r1pipe.run.plan import make_plan
 
     figure = make_plan(load(config, sets or [], run))
@@ -152,6 +155,7 @@ def plan(config: Config, sets: Sets = None, run: Run = None, json: Json = False)
         print_json(_plan_as_json(figure))
     else:
         make_console().figure(figure)
+    check_first_rows(figure)
 
 
 def _plan_as_json(figure: Plan) -> dict[str, Any]:

@@ -48,15 +48,15 @@ def _checkpoint_problem(type_: type[Artifact], path: Path) -> str:
 def _dataset_problem(type_: type[Dataset], path: Path) -> str:
     """Checks the first row only: the stage that reads the dataset checks the others, and a whole Parquet file."""
     from r1pipe.data.files import dataset_files, read_raw
-    from r1pipe.data.io import check_row
+    from r1pipe.data.io import check_row, in_our_columns
+    from r1pipe.data.row_checks import Tally
 
     try:
         first_file = dataset_files(path)[0]
         if first_file.name.endswith(".parquet"):
             return "" if first_file.stat().st_size else f"{first_file} is empty"
         for where, row in read_raw(path):
-            stated = {name: value for name, value in row.items() if value is not None}
-            check_row(stated, type_, where, {})
+            check_row(in_our_columns(row, type_, where, Tally()), type_, where, {})
             return ""
     except InputError as error:
         fix = f" ({error.fix})" if error.fix else ""

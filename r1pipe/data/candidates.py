@@ -19,6 +19,7 @@ from r1pipe.data.io import read_rows, write_rows
 from r1pipe.errors import InputError
 from r1pipe.here import Here
 from r1pipe.judges.judge import Judge
+from r1pipe.text.rendering import render_prompt
 from r1pipe.text.response import (
     ANSWER_CLOSE,
     ANSWER_OPEN,
@@ -143,7 +144,8 @@ def reused(row: Row) -> str | None:
         return join_response("", solution)
     language = "zh" if row.get("language") == "zh" else "en"
     before, after = _ANSWER_SENTENCES[language]
-    return join_response(solution, f"{before}\\boxed{{{row['answer']}}}{after}")
+    answer = row["answer"] if isinstance(row["answer"], str) else row["answer"][0]
+    return join_response(solution, f"{before}\\boxed{{{answer}}}{after}")
 
 
 def reuse_candidates(rows: Iterable[Row]) -> list[Candidate]:
@@ -439,7 +441,7 @@ def chat_ids(candidates: Sequence[Candidate]) -> list[str]:
 def as_chat(candidate: Candidate, name: str) -> Row:
     """A row of a Chats dataset with the id `name`."""
     row = candidate.row
-    question = [{"role": "user", "content": row["prompt"]}] if "messages" not in row else row["messages"][:-1]
+    question = row["messages"][:-1] if "messages" in row else render_prompt(row, None)
     messages = [*question, {"role": "assistant", "content": candidate.response}]
     tags = {column: row[column] for column in ("domain", "language", "level") if column in row}
     return {"id": name, "messages": messages, **tags, "source": candidate.source}

@@ -1,4 +1,4 @@
-"""Raw rows of files, one at a time: JSON lines (plain, gz, zst, xz, bz2) and Parquet. Every error names file and line.
+"""Raw rows of files: JSON lines (plain, gz, zst, xz, bz2), JSON arrays and Parquet. Every error names file and line.
 
 This is our own code and not `datasets`, which reads the same formats: `datasets` copies files into its cache first and
 makes one schema of all rows, and if that fails it names neither file nor line. Datasets on the hub are read through
@@ -27,7 +27,7 @@ from r1pipe.errors import InputError
 if TYPE_CHECKING:
     import pyarrow
 
-ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".jsonl.xz", ".jsonl.bz2", ".parquet")
+ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".jsonl.xz", ".jsonl.bz2", ".json", ".json.gz", ".parquet")
 UNREADABLE = (EOFError, zlib.error, lzma.LZMAError, OSError)
 
 # Bytes of a line; a file without line ends must not fill the memory (our choice).
@@ -131,7 +131,7 @@ def read_raw(path: Path, on_bad: Bad = refuse) -> Iterator[Located]:
 def read_lines(path: Path, on_bad: Bad = refuse) -> Iterator[tuple[str, Row, bytes]]:
     """Each row of a dataset as the file has it, with where it stands and its line of JSON.
 
-    The line is empty for Parquet.
+    The line is empty for Parquet and for a JSON array, whose rows are numbered from 1.
 
     Args:
         path: a dataset folder or one file.
@@ -150,7 +150,7 @@ def read_lines(path: Path, on_bad: Bad = refuse) -> Iterator[tuple[str, Row, byt
 
 def _read_jsonl(file: Path, on_bad: Bad) -> Iterator[tuple[str, Row, bytes]]:
     packed = ""
-    if file.suffix != ".jsonl":
+    if file.suffix not in (".jsonl", ".json"):
         packed = file.suffix.lstrip(".").replace("gz", "gzip")
 
     try:
@@ -159,6 +159,10 @@ def _read_jsonl(file: Path, on_bad: Bad) -> Iterator[tuple[str, Row, bytes]]:
             raise EOFError("it is empty")
 
         with open_lines(file) as stream:
+            # Many files that end in .json have JSON lines.
+            if ".json" in file.suffixes and _begins_an_array(stream):
+                yield from _read_array(stream, file, on_bad)
+                return
             number = 0
             # One byte more than allowed, to notice a line that is too long.
             while line := stream.readline(MAX_LINE + 1):
@@ -190,6 +194,36 @@ def _read_jsonl(file: Path, on_bad: Bad) -> Iterator[tuple[str, Row, bytes]]:
         raise InputError(f"cannot read: {getattr(error, 'strerror', None) or error}", str(file)) from None
 
 
+def _begins_an_array(stream: BinaryIO) -> bool:
+    """Whether the first character that is no space opens an array; the stream stays at its beginning."""
+    first = stream.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+    stream.seek(0)
+    return first == b"["
+
+
+def _read_array(stream: BinaryIO, file: Path, on_bad: Bad) -> Iterator[tuple[str, Row, bytes]]:
+    """The objects of a file that is one JSON array, which is read whole."""
+    text = stream.read()
+    try:
+        rows = _decode(text, first=True)
+    except InputError as error:
+        raise InputError(
+            error.what, str(file), "a .json file is one array of objects, or JSON lines"
+        ) from None
+    for number, row in enumerate(rows, 1):
+        where = f"{file}:{number}"
+        if not isinstance(row, dict):
+            on_bad(
+                InputError(
+                    f"the array holds a {type(row).__name__}, not an object", where, "rows are objects"
+                )
+            )
+        elif _is_deeper(row, MAX_DEPTH):
+            on_bad(InputError(f"the row is nested more than {MAX_DEPTH} levels deep", where, "flatten it"))
+        else:
+            yield where, row, b""
+
+
 def _skip_line(stream: BinaryIO, line: bytes) -> None:
     """Read up to the end of a line that is too long."""
     while line and not line.endswith(b"\n"):
@@ -217,11 +251,29 @@ def parse_line(line: bytes, first: bool = False) -> Row:
     Raises:
         InputError: the line is not a JSON object; the error has no `where`.
     """
+    row = _decode(line, first)
+    if not isinstance(row, dict):
+        raise InputError(
+            f"the line holds a {type(row).__name__}, not an object", fix="each line is one JSON object"
+        )
+    # Few brackets cannot be nested deeply; counting them is much faster than walking every row.
+    brackets = line.count(b"[") + line.count(b"{")
+    if brackets > MAX_DEPTH and _is_deeper(row, MAX_DEPTH):
+        raise InputError(f"the row is nested more than {MAX_DEPTH} levels deep", fix="flatten it")
+    return row
+
+
+def _decode(text: bytes, first: bool) -> Any:
+    """The value of a line, or of a whole file.
+
+    Raises:
+        InputError: it is not JSON in UTF-8; the error has no `where`.
+    """
     try:
-        row = _DECODER.decode(line.decode("utf-8-sig" if first else "utf8"))
+        value = _DECODER.decode(text.decode("utf-8-sig" if first else "utf8"))
         # JSON can hold half of a surrogate pair, which Python decodes, but which no file in UTF-8 can hold.
-        if _HALF_PAIR.search(line):
-            json.dumps(row, ensure_ascii=False).encode()
+        if _HALF_PAIR.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
     except UnicodeDecodeError as error:
         raise InputError(f"the line is not UTF-8: {error.reason}", fix="convert the file to UTF-8") from None
     except UnicodeEncodeError:
@@ -234,16 +286,7 @@ def parse_line(line: bytes, first: bool = False) -> Row:
             "it is nested too deeply" if isinstance(error, RecursionError) else getattr(error, "msg", error)
         )
         raise InputError(f"broken JSON: {what}", fix="each line is one JSON object") from None
-
-    if not isinstance(row, dict):
-        raise InputError(
-            f"the line holds a {type(row).__name__}, not an object", fix="each line is one JSON object"
-        )
-    # Few brackets cannot be nested deeply; counting them is much faster than walking every row.
-    brackets = line.count(b"[") + line.count(b"{")
-    if brackets > MAX_DEPTH and _is_deeper(row, MAX_DEPTH):
-        raise InputError(f"the row is nested more than {MAX_DEPTH} levels deep", fix="flatten it")
-    return row
+    return value
 
 
 def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> Row:

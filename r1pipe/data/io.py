@@ -7,22 +7,34 @@ lengths) and, if rows were left out, dropped.jsonl (each row with its `reason`).
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from r1pipe.artifacts import Artifact, Chats, Labels, Pairs, Prompts
-from r1pipe.data.card import Counted, TokenCounter, write_card
+from r1pipe.data.card import CARD, Counted, TokenCounter, write_card
 from r1pipe.data.files import Row, read_raw
+from r1pipe.data.foreign import OUR_ROLES, in_our_shape
+from r1pipe.data.row_checks import EQUAL_PROMPT, EQUAL_ROW, Tally, is_made_of_contents
 from r1pipe.errors import InputError
-from r1pipe.text.rows import ChatRow, LabelRow, PairRow, PromptRow
+from r1pipe.schema import RowLimits
+from r1pipe.text.rows import GENERAL_DOMAIN, HARMFUL_DOMAIN, ChatRow, LabelRow, PairRow, PromptRow
+from r1pipe.text.splits import content_key
 
 ROWS, DROPPED = "rows.jsonl", "dropped.jsonl"
+
+# Nothing is refused.
+NO_LIMITS = RowLimits(max_empty_thinking=1, max_empty_replies=1, max_unknown_keys=1)
+
+# The columns of a reply; they are part of a row's id if the row has none of its own.
+_REPLY_COLUMNS = ("response", "chosen", "rejected")
 
 # json.dumps would make a new encoder for every row.
 _encode = json.JSONEncoder(ensure_ascii=False).encode
@@ -46,27 +58,129 @@ _TYPES = {
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def read_rows(path: Path, kind: type[Artifact]) -> list[Row]:
+def read_rows(
+    path: Path,
+    kind: type[Artifact],
+    limits: RowLimits | None = None,
+    first: int | None = None,
+) -> list[Row]:
     """All rows of a dataset, checked against the column contract of its kind (r1pipe/text/rows.py).
+
+    Rows in a common shape of others are put into ours (r1pipe/data/foreign.py). What a row lacks is made: its id of its
+    contents, its domain of what can check it. Of prompts that are equal in a file of the user's, the first is kept.
 
     Args:
         path: a dataset folder or one file.
         kind: Prompts, Chats, Pairs or Labels; for Dataset, only the JSON is checked.
+        limits: what chats may lack; up to it, rows with empty replies are left out. None takes every row.
+        first: read no more rows than this.
 
     Raises:
-        InputError: a file is broken, a column is missing or has a wrong type, an id appears twice, or there are no
-            rows; the error names file and line.
+        InputError: a file is broken, a column is missing or has a wrong type, an id appears twice, more rows lack
+            something than `limits` allows, or there are no rows; the error names file and line.
     """
+    tally = Tally()
     seen: dict[str, str] = {}
-    rows = []
-    for where, raw in read_raw(path):
-        # A dataset has our names already; this leaves out the columns that are null.
-        row = rename_columns(raw, {}, where)
-        check_row(row, kind, where, seen)
-        rows.append(row)
-    if not rows:
+    # A stage's own dataset has a card; its prompts were compared when they were made.
+    prompts_seen: set[str] | None = set() if kind is Prompts and not (path / CARD).is_file() else None
+    rows: list[Row] = []
+    empty = True
+    for where, raw in islice(read_raw(path), first):
+        empty = False
+        row = in_our_columns(raw, kind, where, tally)
+        check_row(row, kind, where, {})
+        if not _why_left_out(row, where, tally, limits, seen, prompts_seen):
+            if kind.kind in _CONTRACTS:
+                check_id(row, where, seen)
+            rows.append(row)
+    if empty:
         raise InputError("the dataset is empty", str(path), "give at least one row")
+    tally.report(limits or NO_LIMITS, path.name, "row_limits.{}")
+    if not rows:
+        raise InputError("no row is left of the dataset", str(path), "give rows with replies")
     return rows
+
+
+def in_our_columns(raw: Row, kind: type[Artifact], where: str, tally: Tally) -> Row:
+    """A row of a dataset in our columns, without those that are null; the same object if it was so already.
+
+    Raises:
+        InputError: messages or texts of the row cannot be read.
+    """
+    if kind.kind not in _CONTRACTS:
+        return raw
+    row = rename_columns(raw, {}, where) if None in raw.values() else raw
+    row = in_our_shape(row, kind, where, tally.note_of(where))
+    if "id" in row and "domain" in row:
+        return row
+    made = {} if "id" in row else {"id": id_of_contents(row, kind)}
+    if "domain" not in row:
+        made["domain"] = domain_of(row, kind)
+    return {**made, **row}
+
+
+def _why_left_out(
+    row: Row,
+    where: str,
+    tally: Tally,
+    limits: RowLimits | None,
+    seen: Mapping[str, str],
+    prompts_seen: set[str] | None,
+) -> str:
+    """Why a row is not used, counted; empty if it is. Adds its prompt to `prompts_seen`, where there is one."""
+    reason = ""
+    if "messages" in row and limits is not None:
+        reason = tally.look_at_chat(row, where)
+    if prompts_seen is not None:
+        key = content_key(row["prompt"])
+        if key in prompts_seen:
+            reason = EQUAL_PROMPT
+            tally.count(reason, where)
+        prompts_seen.add(key)
+    elif row.get("id") in seen and is_made_of_contents(row["id"]):
+        reason = EQUAL_ROW
+        tally.count(reason, where)
+    return reason
+
+
+def id_of_contents(row: Row, kind: type[Artifact]) -> str:
+    """An id for a row that has none.
+
+    It is a hash of the prompt, in which case and spacing do not count. Except for prompts, a hash of the replies
+    follows, in which they do count.
+    """
+    if kind is Prompts:
+        return content_key(str(row.get("prompt")))
+    messages = row.get("messages")
+    if isinstance(messages, list) and messages:
+        asked = messages[:-1]
+        question = asked[0]["content"] if len(asked) == 1 else str(asked)
+        replies = [messages[-1]["content"]]
+    else:
+        question = str(row.get("prompt"))
+        replies = [str(row[name]) for name in _REPLY_COLUMNS if name in row]
+    digest = hashlib.sha256("\0".join(replies).encode()).hexdigest()
+    return f"{content_key(question)}-{digest[:16]}"
+
+
+def domain_of(row: Row, kind: type[Artifact]) -> str:
+    """The domain of a row that states none: of a prompt by what checks its answers, else the kind's own."""
+    if kind is Labels:
+        return HARMFUL_DOMAIN
+    if kind is not Prompts:
+        return GENERAL_DOMAIN
+    if row.get("tests"):
+        return "code"
+    answer = row.get("answer")
+    if answer is None or row.get("gym"):
+        return GENERAL_DOMAIN
+    from r1pipe.rewards.answers import parse
+
+    answers = answer if isinstance(answer, list) else [answer]
+    kinds = {parse(str(accepted)).kind for accepted in answers}
+    if kinds == {"letter"}:
+        return "choice"
+    return "math" if kinds <= {"number", "arithmetic", "maths"} else GENERAL_DOMAIN
 
 
 def read_several(prompts: Mapping[str, Prompts], stage: str) -> list[Row]:
@@ -149,6 +263,8 @@ def check_row(row: Mapping[str, Any], kind: type[Artifact], where: str, seen: di
         raise _explain(error, row, kind, where) from None
 
     # The rest of the contract, which types cannot express.
+    if kind is Chats:
+        _check_roles(row["messages"], where)
     if kind is Chats and not _ends_with_assistant(row["messages"]):
         raise InputError(
             "the messages must end with a message of the assistant",
@@ -160,6 +276,16 @@ def check_row(row: Mapping[str, Any], kind: type[Artifact], where: str, seen: di
     if kind is Prompts and not row["prompt"].strip():
         raise InputError("the prompt is empty", where, "leave the row out, or fill it")
     check_id(row, where, seen)
+
+
+def _check_roles(messages: Sequence[Mapping[str, Any]], where: str) -> None:
+    for message in messages:
+        if message["role"] not in OUR_ROLES:
+            raise InputError(
+                f"a message has the role {message['role']!r}",
+                where,
+                f"roles are {', '.join(sorted(OUR_ROLES))}",
+            )
 
 
 def _ends_with_assistant(messages: Sequence[Mapping[str, Any]]) -> bool:
@@ -186,7 +312,8 @@ def _adapter(kind: str) -> TypeAdapter[Any]:
 def _explain(error: ValidationError, row: Mapping[str, Any], kind: type[Artifact], where: str) -> InputError:
     """The first of pydantic's errors as a message for people."""
     first = error.errors()[0]
-    column = ".".join(str(part) for part in first["loc"])
+    # Behind a column that may be of two types, the place has the type that was tried.
+    column = ".".join(str(part) for part in first["loc"] if part not in ("str", "list[str]"))
     if first["type"] == "missing":
         return InputError(
             f"no column {column!r}, which {kind.kind} need",

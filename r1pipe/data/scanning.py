@@ -27,9 +27,11 @@ from r1pipe.data import near_duplicates
 from r1pipe.data.card import rounds_of, texts_of, token_counter, tokens_of
 from r1pipe.data.decontamination import Benchmarks
 from r1pipe.data.files import UNREADABLE, Row, dataset_files, open_lines, read_lines, read_raw
-from r1pipe.data.io import check_row, json_line, rename_columns, repeated_id
+from r1pipe.data.io import check_row, in_our_columns, json_line, repeated_id
 from r1pipe.data.review import Reviews
+from r1pipe.data.row_checks import Tally
 from r1pipe.errors import InputError
+from r1pipe.schema import RowLimits
 from r1pipe.text.ngrams import hash_texts
 
 ROWS, ENTRIES = "rows.bin", "entries.bin"
@@ -309,11 +311,13 @@ class _Reader:
         """Each row with the number of its dataset and its line; the line is empty if it must be encoded again."""
         for dataset, (name, path) in enumerate(self._paths.items()):
             empty = True
+            tally = Tally()
             for where, raw, text in read_lines(path):
                 empty = False
-                row = rename_columns(raw, {}, where) if None in raw.values() else raw
+                row = in_our_columns(raw, self._kind, where, tally)
                 # Repeated ids are found at the end, from the entries, without holding all ids here.
                 check_row(row, self._kind, where, {})
+                tally.rows += 1
                 if self._reviews:
                     row = self._reviews(name, row)
                 if row is None:
@@ -321,6 +325,8 @@ class _Reader:
                 yield dataset, row, _copied(text) if row is raw else b""
             if empty:
                 raise InputError("the dataset is empty", str(path), "give at least one row")
+            # Replies are looked at by the stage that trains on them.
+            tally.report(RowLimits(), path.name, "row_limits.{}")
 
 
 def _copied(text: bytes) -> bytes:

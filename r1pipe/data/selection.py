@@ -9,13 +9,16 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from r1pipe.artifacts import Artifact, Prompts
+from r1pipe.artifacts import Artifact, Chats, Prompts
 from r1pipe.data.files import Bad, Located, Row, matches, read_raw, refuse
 from r1pipe.data.io import check_id, check_row
+from r1pipe.data.row_checks import EQUAL_PROMPT, EQUAL_ROW, Tally, is_made_of_contents
 from r1pipe.data.shapes import SHAPES, Skip, finish, unreadable_gold
 from r1pipe.errors import InputError
+from r1pipe.schema import RowLimits
 from r1pipe.text.splits import content_key, split_of
 
 if TYPE_CHECKING:
@@ -35,18 +38,30 @@ class SourceReader:
     """One source of files, or of the hub, as rows of one kind.
 
     Args:
-        loaded: what is left out is added to its `dropped`.
+        loaded: what is left out is added to its `dropped`; its `prompts` are not taken again.
         fill: {{name}} -> value.
+        first: raw rows that are read at most; None reads all.
     """
 
-    def __init__(self, source: Source, kind: type[Artifact], loaded: Loaded, fill: dict[str, str]) -> None:
+    def __init__(
+        self,
+        source: Source,
+        kind: type[Artifact],
+        loaded: Loaded,
+        fill: dict[str, str],
+        first: int | None = None,
+    ) -> None:
         self.source = source
         self.kind = kind
         self.loaded = loaded
         self.fill = fill
+        self.most = first
         # Rows read, malformed ones included, and the errors of the malformed ones that were skipped.
         self.total = 0
         self.bad: list[InputError] = []
+        self.tally = Tally()
+        # Content of a prompt -> the place where it stands first.
+        self._first_place: dict[str, int] = {}
 
     def rows(self, seed: int, seen: dict[str, str]) -> list[Located]:
         """The rows, in their order.
@@ -78,6 +93,10 @@ class SourceReader:
                     unreadable.append(f"{where} ({row.get('answer')!r})")
                     self.loaded.dropped.append({**row, "reason": reason})
                     continue
+                # Of rows without an id, equal ones have one id.
+                if row["id"] in seen and is_made_of_contents(row["id"]):
+                    self._leave_out(row, where, EQUAL_ROW)
+                    continue
                 # Ids of rows that are not taken may repeat.
                 try:
                     check_id(row, where, seen)
@@ -87,6 +106,8 @@ class SourceReader:
                 taken.append((where, row))
 
         self._report(unreadable, checked)
+        if self.kind is Prompts:
+            self.loaded.prompts.update(content_key(row["prompt"]) for _, row in taken)
         count = self.source.count
         if count and len(taken) < count:
             warnings.warn(
@@ -95,22 +116,66 @@ class SourceReader:
             )
         return taken
 
+    def check_first(self) -> list[Row]:
+        """The rows of the split among the first ones, checked as far as that is quick: no formula is compared.
+
+        Raises:
+            InputError: as `rows`.
+        """
+        seen: dict[str, str] = {}
+        located: list[Located] = []
+        for place, where, row in self._shaped():
+            equal = row["id"] in seen and is_made_of_contents(row["id"])
+            if equal or self._is_equal_prompt(content_key(_question(row)), place):
+                continue
+            try:
+                check_id(row, where, seen)
+            except InputError as error:
+                self._skip_malformed(error)
+                continue
+            located.append((where, row))
+
+        rows = [row for _, row in located]
+        reasons = unreadable_gold(rows, formulas=False) if self.kind is Prompts else [None] * len(rows)
+        unreadable = [
+            f"{where} ({row['answer']!r})"
+            for (where, row), reason in zip(located, reasons, strict=True)
+            if reason
+        ]
+        self._report(unreadable, len(rows))
+        return rows
+
     def _order(self, seed: int, kept_rows: dict[int, Located] | None) -> list[int]:
         """The places of all rows, in the order in which they are taken; fills `kept_rows` if it is given."""
         keys: list[tuple[int, str, int]] = []
+        equal: set[int] = set()
         for place, where, row in self._shaped():
             # The id decides between rows of equal content.
-            key = int(content_key(_question(row)), 16)
-            keys.append((key, row["id"], place))
-            if kept_rows is not None:
+            content = content_key(_question(row))
+            if self._is_equal_prompt(content, place):
+                self._leave_out(row, where, EQUAL_PROMPT)
+                equal.add(place)
+            elif kept_rows is not None:
                 kept_rows[place] = (where, row)
+            keys.append((int(content, 16), row["id"], place))
         if not self.total:
             raise InputError("the dataset is empty", self.source.name, "give at least one row")
 
         # First by content, so that neither the order of a file nor the names of files matter; then by the seed.
         keys.sort()
         random.Random(seed).shuffle(keys)
-        return [place for _, _, place in keys]
+        return [place for _, _, place in keys if place not in equal]
+
+    def _is_equal_prompt(self, content: str, place: int) -> bool:
+        """Whether an earlier row asks the same; one prompt may have several replies, so only prompts are compared."""
+        if self.kind is not Prompts:
+            return False
+        return content in self.loaded.prompts or self._first_place.setdefault(content, place) != place
+
+    def _leave_out(self, row: Row, where: str, reason: str) -> None:
+        """Add a row that is not used to `dropped`."""
+        self.tally.count(reason, where)
+        self.loaded.dropped.append({"id": row["id"], "where": where, "reason": reason})
 
     def _fetch(self, places: list[int], kept_rows: dict[int, Located] | None) -> list[Located]:
         """The rows of these places, kept from the first reading or read again."""
@@ -135,7 +200,7 @@ class SourceReader:
         first_time = only is None
         missing_columns = set(self.source.where)
         raws = raw_rows(self.source, self._count_malformed if first_time else _ignore)
-        for number, (where, raw) in enumerate(raws):
+        for number, (where, raw) in enumerate(islice(raws, self.most)):
             place = PARTS * number
             if first_time:
                 self.total += 1
@@ -145,8 +210,9 @@ class SourceReader:
             if not selected(raw, self.source):
                 continue
 
+            tally = self.tally if first_time else Tally()
             try:
-                rows = self._shape(raw, where)
+                rows = self._shape(raw, where, tally)
             except Skip as skip:
                 if first_time:
                     name = str(raw.get("id", where))
@@ -159,21 +225,27 @@ class SourceReader:
 
             assert len(rows) <= PARTS
             for part, row in enumerate(rows):
-                if self._in_split(row):
+                if not self._in_split(row):
+                    continue
+                reason = tally.look_at_chat(row, where) if self.kind is Chats else ""
+                if not reason:
                     yield place + part, where, row
+                elif first_time:
+                    self.loaded.dropped.append({"id": row["id"], "where": where, "reason": reason})
 
-        if first_time and self.total and missing_columns:
+        if first_time and self.total and missing_columns and self.most is None:
             raise InputError(
                 f"no row has the column {min(missing_columns)!r}, which `where` names",
                 self.source.name,
                 "`where` takes the file's own names",
             )
 
-    def _shape(self, raw: Row, where: str) -> list[Row]:
+    def _shape(self, raw: Row, where: str, tally: Tally) -> list[Row]:
         """The rows that a raw row gives, checked except for their ids."""
         rows = []
+        note = tally.note_of(where)
         for shaped in SHAPES[self.source.shape](raw, self.source, where):
-            rows += finish(shaped, self.kind, self.source, where, fill=self.fill)
+            rows += finish(shaped, self.kind, self.source, where, fill=self.fill, note=note)
         for row in rows:
             check_row(row, self.kind, where, {})
         return rows
@@ -200,6 +272,11 @@ class SourceReader:
     def _report(self, unreadable: list[str], checked: int) -> None:
         """Raise if more rows are left out than the source allows; warn if any are."""
         source = self.source
+        # Whether replies should have thinking is said by the stage that trains on them.
+        share = source.max_bad_rows
+        limits = RowLimits(max_empty_thinking=1, max_empty_replies=share, max_unknown_keys=share)
+        self.tally.rows = self.tally.rows or self.total
+        self.tally.report(limits, source.name, "max_bad_rows")
         # Of the answers, only those of the rows that were needed have been read.
         if len(unreadable) > source.max_unparseable * checked:
             raise InputError(
@@ -253,4 +330,8 @@ def _ignore(error: InputError) -> None:
 
 
 def _question(row: Row) -> str:
-    return row["prompt"] if "prompt" in row else row["messages"][0]["content"]
+    if "prompt" in row:
+        return row["prompt"]
+    # A system turn may be the same in all rows.
+    asked = [turn["content"] for turn in row["messages"] if turn["role"] == "user"]
+    return (asked or [row["messages"][0]["content"]])[0]

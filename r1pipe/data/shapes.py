@@ -2,7 +2,8 @@
 
 | shape | columns read | gives |
 | --- | --- | --- |
-| rows | ours, after `columns`, `templates`, `values` | any kind; a chat of messages, or prompt, response, thinking? |
+| rows | ours, after `columns`, `templates`, `values`; or a shape of r1pipe/data/foreign.py | any kind |
+| trl, alpaca, sharegpt, axolotl, verl, open-r1, openthoughts | as there; another shape is refused | any kind |
 | instruction | instruction, input?, output? | prompts or chats |
 | compared | (prompt or instruction, input?), response1, response2, label 1/2/tie | pairs; ties are dropped |
 | chosen-rejected | prompt (text or messages), chosen, rejected | pairs, or labels: chosen = safe, rejected = unsafe |
@@ -18,18 +19,18 @@ applied.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from r1pipe.artifacts import Artifact, Chats, Labels, Pairs, Prompts
 from r1pipe.data.files import Row
-from r1pipe.data.io import column_names, rename_columns, short, value_at
+from r1pipe.data.foreign import Note, as_digits, ignore, in_our_shape
+from r1pipe.data.io import column_names, domain_of, id_of_contents, rename_columns, short, value_at
 from r1pipe.errors import InputError
-from r1pipe.text.response import THINK_OPEN, join_response
+from r1pipe.text.response import as_response
 from r1pipe.text.rows import GENERAL_DOMAIN, HARMFUL_DOMAIN, LOOKALIKE_DOMAIN
-from r1pipe.text.splits import content_key
 
 if TYPE_CHECKING:
     from r1pipe.data.sources import Source
@@ -49,9 +50,6 @@ UNREADABLE = "the answer cannot be read"
 
 _MAP_IT = "map it with `columns: {OURS: THEIRS}`"
 _CHAT_NEEDS = "a chat needs messages, or prompt and response"
-
-# The columns of a reply; they are part of a row's id if the row has none of its own.
-_REPLY_COLUMNS = ("messages", "thinking", "response", "chosen", "rejected")
 
 # {column} or {list:A} in a template, and {{name}} in a text to fill.
 _COLUMN_SLOT = re.compile(r"\{([\w.-]+)(:A)?\}")
@@ -95,7 +93,7 @@ def as_compared(raw: Row, source: Source, where: str) -> list[Row]:
 
 
 def as_chosen_rejected(raw: Row, source: Source, where: str) -> list[Row]:
-    row = _in_our_columns(raw, source, where)
+    row = in_our_shape(_in_our_columns(raw, source, where), Pairs, where)
     _need(row, ("prompt",), where)
     _need_texts(row, ("chosen", "rejected"), where)
     _skip_equal(row["chosen"], row["rejected"])
@@ -132,7 +130,31 @@ def as_refused(raw: Row, source: Source, where: str) -> list[Row]:
     return [{**row, "response": refusal, "safe": 1}]
 
 
+def as_named(raw: Row, source: Source, where: str, columns: tuple[str, ...]) -> list[Row]:
+    """A row in the shape of another tool, which has one of these columns; `finish` puts it into ours."""
+    row = _in_our_columns(raw, source, where)
+    if not any(name in row for name in columns):
+        raise InputError(
+            f"no column {' or '.join(map(repr, columns))}, which the shape {source.shape} has",
+            where,
+            f"the row has {column_names(row)}; `shape: rows` looks for any known shape",
+        )
+    return [row]
+
+
+# Shape of another tool -> columns of which a row has at least one.
+NAMED_SHAPES: dict[str, tuple[str, ...]] = {
+    "trl": ("messages", "prompt", "chosen"),
+    "alpaca": ("instruction",),
+    "sharegpt": ("conversations",),
+    "axolotl": ("messages", "conversations", "instruction"),
+    "verl": ("prompt", "messages"),
+    "open-r1": ("problem", "messages"),
+    "openthoughts": ("conversations", "problem"),
+}
+
 SHAPES: dict[str, Callable[[Row, Source, str], list[Row]]] = {
+    **{name: partial(as_named, columns=columns) for name, columns in NAMED_SHAPES.items()},
     "rows": as_rows,
     "instruction": as_instruction,
     "compared": as_compared,
@@ -189,61 +211,66 @@ def _skip_equal(first: str, second: str) -> None:
 
 
 def _pair(row: Row, prompt: Any, *, chosen: str, rejected: str) -> Row:
-    tags = {name: row[name] for name in ("domain", "language", "margin") if name in row}
+    tags = {name: row[name] for name in ("system", "domain", "language", "margin") if name in row}
     return {"id": row.get("id"), "prompt": prompt, "chosen": chosen, "rejected": rejected, **tags}
 
 
 # --- the last steps, which are the same for all shapes ----------------------------------------------------------------
 
 
-def finish(row: Row, kind: type[Artifact], source: Source, where: str, *, fill: dict[str, str]) -> list[Row]:
+def finish(
+    row: Row,
+    kind: type[Artifact],
+    source: Source,
+    where: str,
+    *,
+    fill: dict[str, str],
+    note: Note = ignore,
+) -> list[Row]:
     """Make rows of `kind` with the defaults of the source.
+
+    Args:
+        note: called with every key of a message that is not read.
 
     Returns:
         one row; two if a comparison is read as labels.
     """
     row = dict(row)
-    if kind is not Chats or not isinstance(row.get("messages"), list):
-        _need(row, ("prompt",), where, hint="map it: `columns: {prompt: THEIRS}`")
-        row["prompt"] = flatten(row["prompt"], where)
-    # A file of one domain states it once, in the config.
-    row["domain"] = (
-        row.get("domain") or source.domain or (HARMFUL_DOMAIN if kind is Labels else GENERAL_DOMAIN)
-    )
-    if source.language and "language" not in row:
-        row["language"] = source.language
     # People's files often have numbers in these columns; they mean their digits.
     for column in ("id", "answer"):
         if column in row:
-            row[column] = _digits(row[column])
+            row[column] = as_digits(row[column])
     if source.answer_after and "answer" in row:
         _split_answer(row, source.answer_after, where)
+    row = in_our_shape(row, kind, where, note)
+    if kind is Chats:
+        if not isinstance(row.get("messages"), list):
+            _need_texts(row, ("prompt", "response"), where, hint=_CHAT_NEEDS)
+    else:
+        _need_texts(row, ("prompt",), where, hint="map it: `columns: {prompt: THEIRS}`")
+
+    # A file of one domain states it once, in the config.
+    row["domain"] = row.get("domain") or source.domain or domain_of(row, kind)
+    if source.language and "language" not in row:
+        row["language"] = source.language
     if not row.get("id"):
-        row["id"] = _id_of_contents(row, kind)
+        row["id"] = id_of_contents(row, kind)
 
     if kind is Chats:
-        return [_chat(row, where, fill)]
+        messages = [
+            {**message, "content": _fill(message["content"], fill, where)} for message in row["messages"]
+        ]
+        return [{**row, "messages": messages, "source": row.get("source", "reuse")}]
     if kind is Pairs:
         _need_texts(row, ("chosen", "rejected"), where)
-        return [{**row, "chosen": with_thinking(row["chosen"]), "rejected": with_thinking(row["rejected"])}]
+        return [{**row, "chosen": as_response(row["chosen"]), "rejected": as_response(row["rejected"])}]
     if kind is Labels and "chosen" in row:
         return _two_labels(row, where)
     if kind is Labels and isinstance(row.get("response"), str):
-        return [{**row, "response": with_thinking(row["response"])}]
+        return [{**row, "response": as_response(row["response"])}]
     if kind is Prompts and "tests" in row:
         _check_tests(row["tests"], where)
     return [row]
-
-
-def _digits(value: Any) -> Any:
-    """A number as text; anything else as it is."""
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, float):
-        return f"{value:.15g}"
-    if isinstance(value, int):
-        return str(value)
-    return value
 
 
 def _split_answer(row: Row, mark: str, where: str) -> None:
@@ -256,20 +283,6 @@ def _split_answer(row: Row, mark: str, where: str) -> None:
     row["answer"] = answer.strip()
 
 
-def _id_of_contents(row: Row, kind: type[Artifact]) -> str:
-    """An id for a row that has none.
-
-    It is a hash of the prompt, in which case and spacing do not count. Except for prompts, a hash of the replies
-    follows, in which they do count.
-    """
-    prompt = content_key(str(row.get("prompt") or row.get("messages")))
-    replies = [str(row[name]) for name in _REPLY_COLUMNS if name in row]
-    if kind is Prompts or not row.get("prompt") or not replies:
-        return prompt
-    digest = hashlib.sha256("\0".join(replies).encode()).hexdigest()
-    return f"{prompt}-{digest[:16]}"
-
-
 def _two_labels(row: Row, where: str) -> list[Row]:
     _need_texts(row, ("chosen", "rejected"), where)
     base = {name: value for name, value in row.items() if name not in ("chosen", "rejected")}
@@ -278,58 +291,11 @@ def _two_labels(row: Row, where: str) -> list[Row]:
         label = {
             **base,
             "id": f"{row['id']}:{side}",
-            "response": with_thinking(row[side]),
+            "response": as_response(row[side]),
             "safe": safe,
         }
         labels.append(label)
     return labels
-
-
-def with_thinking(text: str) -> str:
-    """A reply of a file as a response: with an empty thinking, unless it has one."""
-    return text if THINK_OPEN in text else join_response("", text.strip())
-
-
-def flatten(prompt: Any, where: str) -> str:
-    """A prompt that is a list of messages, as one text: every turn with its role, unless there is only one."""
-    if isinstance(prompt, str):
-        return prompt
-    try:
-        turns = [(message["role"].capitalize(), message["content"].strip()) for message in prompt]
-    except (TypeError, KeyError, ValueError, AttributeError):
-        turns = []
-    if not turns:
-        raise InputError(
-            "the prompt is neither a text nor a list of messages",
-            where,
-            "a message is {role, content}",
-        ) from None
-    if len(turns) == 1:
-        return turns[0][1]
-    return "\n\n".join(f"{role}: {content}" for role, content in turns)
-
-
-def _chat(row: Row, where: str, fill: dict[str, str]) -> Row:
-    if not isinstance(row.get("messages"), list):
-        needed = ("response", "thinking") if "thinking" in row else ("response",)
-        _need_texts(row, needed, where, hint=_CHAT_NEEDS)
-        response = row.pop("response")
-        if "thinking" in row:
-            response = join_response(row.pop("thinking"), response)
-        row["messages"] = [
-            {"role": "user", "content": row.pop("prompt")},
-            {"role": "assistant", "content": response},
-        ]
-    try:
-        messages = [
-            {**message, "content": _fill(message["content"], fill, where)} for message in row["messages"]
-        ]
-    except (TypeError, KeyError):
-        raise InputError("the messages are not all {role, content}, both texts", where, _CHAT_NEEDS) from None
-    # Only the last reply is learned, so only this one needs the format of a response.
-    if messages and messages[-1].get("role") == "assistant":
-        messages[-1]["content"] = with_thinking(messages[-1]["content"])
-    return {**row, "messages": messages, "source": row.get("source", "reuse")}
 
 
 def _fill(text: str, fill: dict[str, str], where: str) -> str:
@@ -352,29 +318,39 @@ def _fill(text: str, fill: dict[str, str], where: str) -> str:
 # --- checks -----------------------------------------------------------------------------------------------------------
 
 
-def unreadable_gold(rows: list[Row]) -> list[str | None]:
+def unreadable_gold(rows: list[Row], *, formulas: bool = True) -> list[str | None]:
     """For each row: why its gold answer cannot be used, or None.
 
-    Rows with tests, or without an answer, have nothing to read.
+    Rows with tests, or without an answer, have nothing to read. Of several accepted answers one must be readable.
+
+    Args:
+        formulas: also compare formulas with themselves, which takes processes of their own.
     """
     from r1pipe.rewards import symbolic
     from r1pipe.rewards.answers import parse
 
     reasons: list[str | None] = [None] * len(rows)
-    formulas: list[int] = []
+    # (row, answer) of rows with formulas alone, and the rows that one of these saves.
+    to_compare: list[tuple[int, str]] = []
     for number, row in enumerate(rows):
         if not _judged_by_answer(row):
             continue
-        kind = parse(row["answer"]).kind
-        if kind == "broken":
+        golds = [row["answer"]] if isinstance(row["answer"], str) else row["answer"]
+        kinds = [parse(gold).kind for gold in golds]
+        if set(kinds) <= {"broken"}:
             reasons[number] = UNREADABLE
-        elif kind == "maths":
-            formulas.append(number)
+        elif set(kinds) <= {"broken", "maths"}:
+            to_compare += [(number, gold) for gold, kind in zip(golds, kinds, strict=True) if kind == "maths"]
+    if not formulas:
+        return reasons
 
     # A formula can be read if math-verify can compare it with itself. All go together: a few processes share them.
-    pairs = [(rows[number]["answer"], rows[number]["answer"]) for number in formulas]
-    for number, verdict in zip(formulas, symbolic.equal(pairs), strict=True):
-        if verdict is None:
+    verdicts = symbolic.equal([(gold, gold) for _, gold in to_compare])
+    readable = {
+        number for (number, _), verdict in zip(to_compare, verdicts, strict=True) if verdict is not None
+    }
+    for number, _ in to_compare:
+        if number not in readable:
             reasons[number] = UNREADABLE
     return reasons
 

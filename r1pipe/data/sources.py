@@ -49,7 +49,7 @@ class Source(Model):
     )
 
     path: Path | list[Path] | None = None
-    """jsonl (.gz, .zst, .xz, .bz2) or parquet files, a dataset folder, or a pattern with *"""
+    """jsonl (.gz, .zst, .xz, .bz2), json or parquet files, a dataset folder, or a pattern with *"""
 
     hub: str | None = None
     """OWNER/NAME of a dataset on the Hugging Face hub"""
@@ -88,10 +88,22 @@ class Source(Model):
     """of a file: our column -> a text with {ITS COLUMN}; a list gives its items as lines, with {choices:A} as lines
     A) ..., B) ..."""
 
-    shape: Literal["rows", "instruction", "compared", "chosen-rejected", "reference-tests", "refused"] = (
-        "rows"
-    )
-    """of a file: the arrangement of its columns (r1pipe/data/shapes.py)"""
+    shape: Literal[
+        "rows",
+        "instruction",
+        "compared",
+        "chosen-rejected",
+        "reference-tests",
+        "refused",
+        "trl",
+        "alpaca",
+        "sharegpt",
+        "axolotl",
+        "verl",
+        "open-r1",
+        "openthoughts",
+    ] = "rows"
+    """of a file: the arrangement of its columns (r1pipe/data/shapes.py); rows = ours, or any other tool's"""
 
     where: dict[str, list[bool | int | str]] = Field(default_factory=dict)
     """of a file: column -> the values of the rows to take, e.g. {lang: [en, zh]}; in the file's own names"""
@@ -112,7 +124,8 @@ class Source(Model):
     """of a file: a malformed row stops the stage, or goes to dropped.jsonl with its reason"""
 
     max_bad_rows: float = Field(default=0.01, ge=0, le=1)
-    """share of malformed rows that `skip` allows (our choice)"""
+    """share of malformed rows that `skip` allows, of empty replies, and of rows whose messages have keys that nothing
+    reads (our choice)"""
 
     @field_validator("shares")
     @classmethod
@@ -228,6 +241,9 @@ class Loaded:
 
     sources: dict[str, int] = field(default_factory=dict)
     """Name of a source -> the number of its rows."""
+
+    prompts: set[str] = field(default_factory=set, repr=False)
+    """The contents of the prompts that were taken of files (splits.content_key); none is taken twice."""
 
     @property
     def reasons(self) -> dict[str, int]:

@@ -146,7 +146,9 @@ def _answer(row: dict[str, Any], response: str) -> str | None:
 
     if "tests" in row or "answer" not in row:
         return None
-    text = extract(response, parse(row["answer"]).kind, gold=row["answer"])
+    # Of several accepted answers, the first says of what kind the answer is.
+    gold = row["answer"] if isinstance(row["answer"], str) else row["answer"][0]
+    text = extract(response, parse(gold).kind, gold=gold)
     if not text:
         return ""
     answer = parse(text)

@@ -96,7 +96,9 @@ def sample_and_verify(
         return []
 
     # A generator reads nothing else, and with `ray` the rows travel to every worker.
-    read_by_model = [{"id": row["id"], "prompt": row["prompt"]} for row in prompt_rows or rows]
+    read_by_model = [
+        {name: row[name] for name in ("id", "prompt", "system") if name in row} for row in prompt_rows or rows
+    ]
     load = partial(
         load_generator, checkpoint, read_by_model, sampling, template, seed=seed, world_size=here.world_size
     )

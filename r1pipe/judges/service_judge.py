@@ -90,6 +90,8 @@ class EndpointJudge:
         if not reply:
             return False
         reference = row.get("reference") or row.get("answer")
+        if isinstance(reference, list):
+            reference = " or ".join(map(str, reference))
         if reference is None:
             return self._flag("correct", fill(ANSWERS, question=row["prompt"], response=reply))
         return self._flag(

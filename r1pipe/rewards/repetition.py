@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from r1pipe.errors import ConfigError
 from r1pipe.rewards.texts import Completion, text_of
 
 # Words, single Chinese and Japanese characters, numbers, single signs.
@@ -48,10 +49,10 @@ def repetition(
         max_penalty: at most 0.
 
     Raises:
-        ValueError: a parameter is out of its range.
+        ConfigError: a parameter is out of its range.
     """
     if max_penalty > 0 or not 0 <= allowed < 1 or n < 1:
-        raise ValueError(
+        raise ConfigError(
             f"repetition needs max_penalty <= 0, 0 <= allowed < 1 and n >= 1, not {max_penalty}, {allowed}, {n}"
         )
     rewards: list[float | None] = []

@@ -12,13 +12,15 @@ without anyone noticing. `score` therefore keeps two cases apart:
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from inspect import signature
 from typing import Any, cast
 
-from r1pipe.errors import ConfigError
+from r1pipe.errors import ConfigError, InputError
 from r1pipe.rewards import MODEL_REWARDS, REWARDS, Reward
+from r1pipe.rewards.own_rewards import called, checked, place_of
 from r1pipe.rewards.texts import Completion, prompt_of, text_of
 from r1pipe.schema import JudgeEndpoint, RewardSpec
 from r1pipe.text.response import split_response
@@ -84,10 +86,11 @@ def resolve(name: str) -> Reward:
         # A reward of the user's own, which is imported only here: its mistakes must not break other stages.
         try:
             function = getattr(importlib.import_module(module), function_name)
-        except (ImportError, AttributeError) as error:
+        except Exception as error:
             raise ConfigError(
                 f"reward `{name}` cannot be imported: {error}",
-                fix="give package.module:function of something on the Python path",
+                place_of(error),
+                "give package.module:function of something on the Python path",
             ) from error
         if callable(function):
             return cast(Reward, function)
@@ -150,7 +153,7 @@ def score_early(
     rows: Sequence[Row],
 ) -> EarlyScores:
     """Score these responses by the EARLY_REWARDS among the components; `score` takes the result as `early`."""
-    applied = _applied(specs, rows)
+    applied = where_applied(specs, rows)
     scores: dict[str, Mapping[int, float | None]] = {}
     for spec, name in zip(specs, component_names(specs), strict=True):
         if spec.name in EARLY_REWARDS:
@@ -187,10 +190,12 @@ def score(
 
     Raises:
         ConfigError: an unknown reward, parameters that it does not take, or a reward model that is missing.
+        UserCodeError: a reward of the user's own raised, or returned something else than a number or None a response.
+        InputError: a reward model gave a number that is not finite.
     """
     assert len(completions) == len(rows), f"{len(completions)} completions for {len(rows)} rows"
     components: dict[str, list[float | None]] = {}
-    applied = _applied(specs, rows)
+    applied = where_applied(specs, rows)
     unjudged: dict[str, int] = {}
     totals: list[float | None] = [0.0] * len(rows)
     scorable = [False] * len(rows)
@@ -226,7 +231,7 @@ def score(
     return Scores(components, totals, applied, unjudged)
 
 
-def _applied(specs: Sequence[RewardSpec], rows: Sequence[Row]) -> dict[str, list[bool]]:
+def where_applied(specs: Sequence[RewardSpec], rows: Sequence[Row]) -> dict[str, list[bool]]:
     """Component name -> for each row, whether the component judges it."""
     # See `score`: rules leave the rows of reward models alone.
     model_specs = [spec for spec in specs if spec.name in MODEL_REWARDS]
@@ -278,8 +283,13 @@ def _model_values(
     if spec.name == "helpful":
         texts = [split_response(text).summary for text in texts]
     values = models[spec.name](prompts, texts)
-    # A reward model's NaN is not a verdict.
-    return [None if value != value else float(value) for value in values]
+    for value in values:
+        if not math.isfinite(value):
+            raise InputError(
+                f"the reward model of `{spec.name}` gave {value}",
+                fix="its weights or its calibration.json are broken: evaluate it, or train it again",
+            )
+    return list(map(float, values))
 
 
 def _function_values(
@@ -301,18 +311,20 @@ def _function_values(
     # Rows may have different columns; a reward gets None where a row lacks one.
     column_names = dict.fromkeys(key for row in rows for key in row if key not in not_columns)
     columns = {name: [row.get(name) for row in rows] for name in column_names}
-    try:
-        values = reward(completions, **spec.params, **columns)
-    except TypeError as error:
-        # "got an unexpected keyword argument" is the config's mistake, any other TypeError the reward's own.
-        if "argument" not in str(error):
-            raise
-        raise ConfigError(
-            f"the reward `{spec.name}` does not take these parameters: {error}",
-            fix="see its signature in r1pipe/rewards",
-        ) from error
-    assert len(values) == len(rows), f"{spec.name} returned {len(values)} rewards for {len(rows)} completions"
-    return list(values)
+    if spec.name in REWARDS:
+        try:
+            values = reward(completions, **spec.params, **columns)
+        except TypeError as error:
+            # "got an unexpected keyword argument" is the config's mistake, any other TypeError the reward's own.
+            if "argument" not in str(error):
+                raise
+            raise ConfigError(
+                f"the reward `{spec.name}` does not take these parameters: {error}",
+                fix="see its signature in r1pipe/rewards",
+            ) from error
+    else:
+        values = called(reward, spec.name, completions, {**spec.params, **columns})
+    return checked(values, len(rows), spec.name, reward)
 
 
 def _check_params(spec: RewardSpec, parameters: list[str]) -> None:
@@ -356,4 +368,5 @@ __all__ = [
     "resolve",
     "score",
     "score_early",
+    "where_applied",
 ]

@@ -39,6 +39,7 @@ _HOW_JUDGED = set(ServedModel.model_fields) - {"model", "extra"}
 NOT_FINGERPRINTED: dict[str, Any] = {
     "launch": True,
     "audit": True,
+    "row_limits": True,
     "engine": True,
     "grpo": {"guards"},
     "judge": _HOW_JUDGED,

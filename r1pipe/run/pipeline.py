@@ -8,6 +8,7 @@ from typing import Any
 from r1pipe.config.yamltree import plain
 from r1pipe.launch.launcher import Launcher
 from r1pipe.run.console import Console
+from r1pipe.run.first_rows import check_first_rows
 from r1pipe.run.interrupts import interruptible
 from r1pipe.run.plan import Plan, check_machine, fetch_hub, refuse, why_not_isolated
 from r1pipe.run.stage_runner import adopt, run_stage
@@ -28,6 +29,7 @@ def run(replan: Callable[[], Plan], console: Console) -> dict[str, Any]:
     """
     plan = replan()
     refuse(plan)
+    check_first_rows(plan)
     console.figure(plan)
     if not plan.todo:
         # A run that has nothing to do touches no file, so this summary is shown and not written.

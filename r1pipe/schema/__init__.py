@@ -31,7 +31,7 @@ from r1pipe.schema.sampling import (
     ServedModel,
     TemplateName,
 )
-from r1pipe.schema.training import RewardModelParams, SFTParams, Training
+from r1pipe.schema.training import RewardModelParams, RowLimits, SFTParams, Training
 
 __all__ = [
     "AuditParams",
@@ -49,6 +49,7 @@ __all__ = [
     "Ports",
     "RewardModelParams",
     "RewardSpec",
+    "RowLimits",
     "SFTParams",
     "Sampling",
     "SamplingConfig",

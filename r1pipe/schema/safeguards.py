@@ -58,6 +58,9 @@ class Guards(Model):
     log_ratio: Guard = Guard(limit=9.0)
     """Limit: nats by which the updates of one rollout move the log-prob of one of its tokens."""
 
+    constant_reward: Guard = Guard(limit=1e-6)
+    """Limit: how far a reward's values may differ over the first window of a phase to count as one value, below 1."""
+
     max_rollbacks: int = Field(default=2, ge=1)
     """After this many rollbacks the stage stops."""
 

@@ -109,3 +109,19 @@ class RewardModelParams(Training):
 
     heldout: float = Field(default=0.1, gt=0, lt=1)
     """Share of the rows that measures and calibrates, and is never trained on (our choice)."""
+
+
+class RowLimits(Model):
+    """What the rows of an SFT stage may lack. It is checked before training, and is not part of a fingerprint.
+
+    All limits are our choice.
+    """
+
+    max_empty_thinking: float = Field(default=0.5, ge=0, le=1)
+    """Share of the replies without thinking, which train the model not to think (22 % of v2 Table 5: not reasoning)."""
+
+    max_empty_replies: float = Field(default=0.01, ge=0, le=1)
+    """Share of the rows whose reply is empty, or whose thinking has no end; up to it they are left out."""
+
+    max_unknown_keys: float = Field(default=0.01, ge=0, le=1)
+    """Share of the rows whose messages have keys that nothing reads, where thinking may stand under a new name."""

@@ -78,8 +78,16 @@ def render_prompt(row: dict[str, Any], template: str | None) -> str | list[dict[
     The rendered text of the chat template has its own BOS token.
     """
     if template is not None:
-        return template.replace(SLOT, row["prompt"])
-    return [{"role": "user", "content": row["prompt"]}]
+        return template.replace(SLOT, asked(row))
+    user = {"role": "user", "content": row["prompt"]}
+    if row.get("system"):
+        return [{"role": "system", "content": row["system"]}, user]
+    return [user]
+
+
+def asked(row: dict[str, Any]) -> str:
+    """The prompt as one text, behind its system text if it has one."""
+    return f"{row['system']}\n\n{row['prompt']}" if row.get("system") else row["prompt"]
 
 
 def prompt_ids(rows: list[dict[str, Any]], template: str | None, tokenizer: Any) -> list[list[int]]:

@@ -49,8 +49,11 @@ class PromptRow(Row):
 
     prompt: str
 
-    answer: NotRequired[str]
-    """The gold answer, for the accuracy reward."""
+    system: NotRequired[str]
+    """What the template's system turn says; a template from a file has it before the question."""
+
+    answer: NotRequired[str | list[str]]
+    """The gold answer, or several accepted ones, for the accuracy reward."""
 
     tests: NotRequired[dict[str, Any]]
     """{"kind": "asserts" | "calls" | "check" | "stdio", ...}; r1pipe/rewards/sandbox.py lists the keys of each kind."""
@@ -84,6 +87,9 @@ class PairRow(Row):
     chosen: str
     rejected: str
 
+    system: NotRequired[str]
+    """As PromptRow.system."""
+
     margin: NotRequired[float]
     """The judge's mean verdict, -2 to 2."""
 
@@ -93,6 +99,9 @@ class LabelRow(Row):
 
     prompt: str
     response: str
+
+    system: NotRequired[str]
+    """As PromptRow.system."""
 
     safe: int
     """1 or 0"""

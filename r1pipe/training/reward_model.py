@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from r1pipe.errors import InputError
 from r1pipe.here import Here
 from r1pipe.schema import RewardModelParams
+from r1pipe.text.rendering import asked
 from r1pipe.text.response import split_response
 
 if TYPE_CHECKING:
@@ -340,12 +341,12 @@ def summary_of(response: str) -> str:
 
 def _summaries(pairs: list[Row], side: str) -> list[tuple[str, str]]:
     """Prompts with the summaries of one side: chosen or rejected."""
-    return [(row["prompt"], summary_of(row[side])) for row in pairs]
+    return [(asked(row), summary_of(row[side])) for row in pairs]
 
 
 def _responses(labels: list[Row]) -> list[tuple[str, str]]:
     """Prompts with whole responses."""
-    return [(row["prompt"], row["response"]) for row in labels]
+    return [(asked(row), row["response"]) for row in labels]
 
 
 # --- held-out rows ----------------------------------------------------------------------------------------------------

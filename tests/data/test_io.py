@@ -67,7 +67,7 @@ def test_a_write_that_fails_leaves_no_rows(tmp_path):
         (Prompts, {"id": "b", "domain": "math"}, "no column 'prompt'"),
         (Prompts, {**ROW, "id": "b", "answer": 2}, "column 'answer' holds 2, and must be a string"),
         (Prompts, {**ROW, "id": "b", "prompt": "  "}, "prompt is empty"),
-        (Prompts, ROW, "'a' appears twice"),
+        (Prompts, {**ROW, "prompt": "3+3?"}, "'a' appears twice"),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path, kind, second, says):
@@ -86,7 +86,7 @@ def test_a_wrong_line_is_named(tmp_path, kind, second, says):
             {"id": "a", "domain": "general", "messages": [{"role": "user", "content": "hi"}]},
             "must end with a message of the assistant",
         ),
-        (Chats, {"id": "a", "domain": "general", "messages": [{"role": "user"}]}, "messages.0.content"),
+        (Chats, {"id": "a", "domain": "general", "messages": [{"role": "user"}]}, "a message holds None"),
         (Pairs, {"id": "a", "domain": "general", "prompt": "hi", "chosen": "x"}, "no column 'rejected'"),
         (Labels, {"id": "a", "domain": "harmful", "prompt": "hi", "response": "x", "safe": 2}, "safe is 2"),
         (

@@ -10,6 +10,7 @@ import gzip
 import io
 import json
 import lzma
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -51,6 +52,12 @@ class Case:
     config: dict[str, Any] | None = None
 
 
+def asks_something_else(row: dict) -> dict:
+    """The row with another question: of equal prompts the second is left out."""
+    questions = {name: f"{row[name]} Why?" for name in ("prompt", "question") if name in row}
+    return {**row, **questions, **({"turns": ["Why?"]} if "turns" in row else {})}
+
+
 def bad_rows() -> list[Case]:
     """Malformed rows, each as line 2 of 3."""
     cases: list[Case] = []
@@ -69,7 +76,7 @@ def bad_rows() -> list[Case]:
             Case(
                 name,
                 says,
-                line(good, id="first") + bad + line(good, id="third"),
+                line(good, id="first") + bad + line(asks_something_else(good), id="third"),
                 at=":2",
                 kind=kind,
                 config=config,
@@ -141,13 +148,13 @@ def bad_rows() -> list[Case]:
     add("a prompt that is a number", "neither a text nor a list", {**ROW, "prompt": 5})
     add("a prompt that is an object", "neither a text nor a list", {**ROW, "prompt": {"text": "q"}})
     add("an empty list of messages", "neither a text nor a list", {**ROW, "prompt": []})
-    add("messages without roles", "neither a text nor a list", {**ROW, "prompt": [{"content": "q"}]})
+    add("messages without roles", "has the role None", {**ROW, "prompt": [{"content": "q"}]})
     add(
         "a role that is a number",
-        "neither a text nor a list",
+        "has the role 1",
         {**ROW, "prompt": [{"role": 1, "content": "q"}] * 2},
     )
-    add("an answer that is a list", "column 'answer'", {**ROW, "id": "b", "answer": ["2"]})
+    add("an answer that is an object", "column 'answer'", {**ROW, "id": "b", "answer": {"is": "2"}})
     add("an answer that is true", "column 'answer'", {**ROW, "id": "b", "answer": True})
     add("a level in words", "column 'level'", {**ROW, "id": "b", "level": "hard"})
     add("a level of 1.5", "column 'level'", {**ROW, "id": "b", "level": 1.5})
@@ -241,25 +248,25 @@ def bad_rows() -> list[Case]:
     add("a message that is a string", "not all {role, content}", {**CHAT, "messages": ["hi"]}, Chats)
     add(
         "a message without content",
-        "not all {role, content}",
+        "a message holds None",
         {**CHAT, "messages": [{"role": "user"}]},
         Chats,
     )
     add(
         "content that is null",
-        "not all {role, content}",
+        "a message holds None",
         {**CHAT, "messages": [chat[0], {**chat[1], "content": None}]},
         Chats,
     )
     add(
         "content in parts",
-        "messages.0.content",
+        "a message holds [{'type'",
         {**CHAT, "id": "b", "messages": [{"role": "user", "content": [{"type": "text"}]}, chat[1]]},
         Chats,
     )
     add(
         "a message without role",
-        "messages.0.role",
+        "has the role None",
         {**CHAT, "id": "b", "messages": [{"content": "hi"}, chat[1]]},
         Chats,
     )
@@ -303,7 +310,7 @@ def bad_rows() -> list[Case]:
         shape="instruction",
     )
     add("no rejected", "no column 'rejected'", without(PAIR, "rejected"), Pairs)
-    add("chosen that is a list", "column 'chosen'", {**PAIR, "chosen": ["x"]}, Pairs)
+    add("chosen that is a list", "not all {role, content}", {**PAIR, "chosen": ["x"]}, Pairs)
     add("a margin in words", "column 'margin'", {**PAIR, "id": "b", "margin": "large"}, Pairs)
     add(
         "a margin above all numbers",
@@ -400,7 +407,9 @@ def bad_files() -> list[Case]:
             at=":1",
         ),
         Case("a csv", "cannot read rows from a .csv", b"id,prompt\n", "x.csv"),
-        Case("a json", "cannot read rows from a .json", b"[]", "x.json"),
+        Case("an empty array", "dataset is empty", b"[]", "x.json"),
+        Case("an array that is not whole", "broken JSON", b'[{"id": "a"}', "x.json"),
+        Case("an array of texts", "not an object", b'["a"]', "x.json", at=":1"),
         Case("no ending", "cannot read rows from a file without an ending", many, "x"),
         Case("an empty parquet", "not a readable Parquet", b"", "x.parquet"),
         Case("a parquet of text", "not a readable Parquet", many, "x.parquet"),
@@ -479,7 +488,7 @@ def test_there_are_a_hundred() -> None:
 @pytest.mark.parametrize("case", ROWS + FILES, ids=lambda case: case.name)
 @pytest.mark.parametrize("count", [None, 2])
 def test_it_is_refused_with_file_and_line(tmp_path: Path, case: Case, count: int | None) -> None:
-    with pytest.raises(InputError, match=case.says.replace("{", "\\{").replace("}", "\\}")) as caught:
+    with pytest.raises(InputError, match=re.sub(r"([{}\[])", r"\\\1", case.says)) as caught:
         load(source(tmp_path, case, count=count), case.kind, seed=0)
     assert f"{case.file}{case.at}" in caught.value.where
     assert len(str(caught.value)) < 2000

@@ -20,7 +20,7 @@ def rows(count, start=0):
             "id": f"r{i}",
             "messages": [
                 {"role": "user", "content": f"question {i}"},
-                {"role": "assistant", "content": f"回答 {i}" * 20},
+                {"role": "assistant", "content": "<think></think>" + f"回答 {i}" * 20},
             ],
             "domain": f"d{i % 3}",
         }
@@ -63,7 +63,7 @@ def test_rows_by_number_from_every_format(tmp_path):
     assert found.domains == ["d0", "d1", "d2"]
     assert found.input(19) == "a"
     assert found.input(20) == "b"
-    assert found.entries["characters"][3] == len("question 3") + len("回答 3") * 20
+    assert found.entries["characters"][3] == len("question 3") + len("<think></think>") + len("回答 3") * 20
     assert reported[-1][0] == 30
 
 
@@ -209,7 +209,8 @@ def test_entries_are_small():
 
 def test_lines_are_kept_as_they_stand_unless_people_could_not_read_them(tmp_path):
     row = (
-        '{"id": "%s", "domain": "d",  "score": 1.50, "messages": [{"role": "assistant", "content": "%s"}]%s}'
+        '{"id": "%s", "domain": "d",  "score": 1.50, '
+        '"messages": [{"role": "assistant", "content": "<think></think>%s"}]%s}'
     )
     lines = [
         row % ("a", "看", ""),

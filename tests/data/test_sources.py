@@ -117,7 +117,7 @@ def test_globs(tmp_path):
     with pytest.raises(InputError, match="no file matches"):
         load([source(tmp_path / "*.parquet")], Prompts, seed=0)
     assert len(load([source(tmp_path / "*.jsonl")], Prompts, seed=0).rows) == 5
-    problems(tmp_path / "two.jsonl", 5)
+    write(tmp_path / "two.jsonl", [{"id": "p0", "question": "What is 7 + 1?", "gold": "8"}])
     with pytest.raises(InputError, match="appears twice"):
         load([source(tmp_path / "*.jsonl")], Prompts, seed=0)
 
@@ -330,8 +330,9 @@ def test_several_replies_to_a_prompt_need_no_ids(tmp_path, kind, rows):
     again = load(Source(path=write(tmp_path / "b.jsonl", rows[::-1])), kind, seed=0).rows
     assert {row["id"] for row in found} == {row["id"] for row in again}
     assert len({row["id"].split("-")[0] for row in found}) == 1
-    with pytest.raises(InputError, match="appears twice"):
-        load(Source(path=write(tmp_path / "c.jsonl", [*rows, rows[0]])), kind, seed=0)
+    with pytest.warns(UserWarning, match="1 rows left out .equal row"):
+        once_more = load(Source(path=write(tmp_path / "c.jsonl", [*rows, rows[0]])), kind, seed=0)
+    assert len(once_more.rows) == len(rows) and once_more.reasons == {"equal row": 1}
     prompts = load(Source(path=write(tmp_path / "d.jsonl", rows[:1])), Prompts, seed=0).rows
     assert prompts[0]["id"] == content_key("1+1?"), "a problem is named by its text alone"
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from r1pipe.errors import ConfigError
+from r1pipe.errors import ConfigError, InputError, UserCodeError
 from r1pipe.rewards import REWARDS
 from r1pipe.rewards.scoring import correct, score
 from r1pipe.schema import RewardSpec
@@ -106,14 +107,67 @@ def test_helpful_sees_the_summary_and_harmless_the_whole_response() -> None:
     assert scores.totals == [0.7, 0.2, 0.7, 1.0]
 
 
-def test_a_models_nan_is_not_a_verdict() -> None:
-    scores = score(
-        [spec("helpful"), spec("format")],
-        ["<think></think>Hi."],
-        [GENERAL],
-        {"helpful": lambda prompts, responses: [float("nan")]},
-    )
-    assert scores.totals == [None]
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_number_that_is_not_finite_is_an_error_with_the_reward_s_name(value: float) -> None:
+    models = {"helpful": lambda prompts, responses: [value]}
+    with pytest.raises(InputError, match=f"reward model of `helpful` gave {value}"):
+        score([spec("helpful")], ["<think></think>Hi."], [GENERAL], models)
+    own = spec(f"{__name__}:fixed", params={"value": value})
+    with pytest.raises(UserCodeError, match=f"{__name__}:fixed` returned {value}, which is no finite number"):
+        score([own], [RIGHT], [MATH])
+
+
+def fixed(completions: list[str], value: Any, **columns: Any) -> Any:
+    return [value] * len(completions)
+
+
+def too_few(completions: list[str], **columns: Any) -> Any:
+    return [1.0]
+
+
+def nothing(completions: list[str], **columns: Any) -> Any:
+    return None
+
+
+def broken(completions: list[str], **columns: Any) -> Any:
+    return [len(text) / 0 for text in completions]
+
+
+def of_a_missing_column(completions: list[str], gold: list[str], **columns: Any) -> Any:
+    return [1.0] * len(completions)
+
+
+@pytest.mark.parametrize(
+    ("reward", "says"),
+    [
+        ("too_few", "returned 1 rewards for 2 completions"),
+        ("nothing", "returned None, not a list"),
+        ("broken", "raised ZeroDivisionError: division by zero"),
+        ("of_a_missing_column", "raised TypeError: .*missing 1 required positional argument: 'gold'"),
+    ],
+)
+def test_a_mistake_in_a_reward_of_the_user_s_own_is_theirs_with_the_file(reward: str, says: str) -> None:
+    with pytest.raises(UserCodeError, match=f"test_scoring:{reward}` {says}") as caught:
+        score([spec(f"tests.rewards.test_scoring:{reward}")], ["a", "b"], [MATH, MATH])
+    assert caught.value.exit_code == 2 and "test_scoring.py:" in caught.value.where
+
+
+def test_texts_are_no_rewards_and_whole_numbers_are() -> None:
+    with pytest.raises(UserCodeError, match="returned '1', which is no finite number"):
+        score([spec("tests.rewards.test_scoring:fixed", params={"value": "1"})], [RIGHT], [MATH])
+    assert score([spec("tests.rewards.test_scoring:fixed", params={"value": 1})], [RIGHT], [MATH]).totals == [
+        1.0
+    ]
+
+
+def test_a_module_that_cannot_be_imported_is_named_with_file_and_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_rewards.py").write_text("import math\n\nLIMIT = 1 / 0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ConfigError, match="cannot be imported: division by zero") as caught:
+        score([spec("broken_rewards:mine")], [RIGHT], [MATH])
+    assert caught.value.where == f"{tmp_path / 'broken_rewards.py'}:3"
 
 
 def test_mistakes_in_specs_are_errors() -> None:

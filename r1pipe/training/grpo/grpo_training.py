@@ -20,6 +20,7 @@ from r1pipe.errors import ConfigError, InputError
 from r1pipe.here import Here
 from r1pipe.models.loading import load_model, load_tokenizer, save_trained
 from r1pipe.rewards.checks import audit_before_training
+from r1pipe.rewards.coverage import refuse_idle_rewards
 from r1pipe.rewards.scoring import Scorer
 from r1pipe.schema import AuditParams, GRPOParams
 from r1pipe.text.rendering import prompt_ids, read_template, render_prompt
@@ -137,7 +138,7 @@ def _check(
 
     Raises:
         ConfigError: a phase names an unknown port, a rollback is impossible, or groups would be cut.
-        InputError: a port that a phase names has no rows.
+        InputError: a port that a phase names has no rows, or a reward applies to none of them.
         MissingToolError: the rollout needs vLLM or a GPU.
     """
     # the ports that phases name exist and have rows
@@ -152,6 +153,7 @@ def _check(
             "grpo.phases.prompts",
             f"use inputs with rows: {', '.join(with_rows) or 'there are none'}",
         )
+    refuse_idle_rewards(params.phases, prompts, isolation=here.isolation)
     # a rollback builds a second trainer in the same process
     if may_roll_back(params) and here.world_size > 1:
         raise ConfigError(

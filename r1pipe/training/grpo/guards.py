@@ -7,6 +7,7 @@
     length                     responses are cut off at max_tokens
     repetition                 responses repeat themselves
     format_up_accuracy_down    the reward rises by form while the answers get worse
+    constant_reward            a reward had one value for every response of the first rollouts
 
 A rule reads the median of `window` rollouts of one phase (the last one the mean), so one odd batch is not a finding.
 The limits are our choice (schema.Guards). A rollback resumes from an earlier checkpoint of the trainer at a lower
@@ -30,6 +31,7 @@ from r1pipe.errors import GuardError
 from r1pipe.here import Here
 from r1pipe.schema import Guards
 from r1pipe.training import checkpoints as files
+from r1pipe.training.grpo.constant_rewards import constant_rewards
 
 # The least number of the trainer's checkpoints that are kept; arguments.py keeps more where the window is longer. How
 # far the best window of format_up_accuracy_down lies back has no bound.
@@ -228,6 +230,8 @@ class Watch:
             if rule.sign * (value - limit) > 0:
                 what = f"{rule.meaning}: {value:.4g}, limit {limit:g}, over {size} rollouts"
                 findings.append(Finding(name, step, since, what, rule.remedy))
+        if len(self._rollouts) == size:
+            findings += self._check_constant_rewards(step, window)
         return findings + self._check_form_without_answers(step, window) + self._check_collapse(step, window)
 
     def _check_collapse(self, step: int, window: list[RolloutMeans]) -> list[Finding]:
@@ -251,6 +255,26 @@ class Watch:
                 f"while format went {first_form:.3f} -> {form:.3f}",
                 remedy="a prompt template after which more responses are well-formed from the start (one with an "
                 "example, or `stop`), or accuracy alone in a first phase",
+            )
+        ]
+
+    def _check_constant_rewards(self, step: int, window: list[RolloutMeans]) -> list[Finding]:
+        """The rule constant_reward, on the first rollouts of a phase."""
+        rule = self.rules.get("constant_reward")
+        if rule is None:
+            return []
+        constant = constant_rewards(window, rule.limit)
+        if not constant:
+            return []
+        shown = ", ".join(f"{name} was {value:.4g}" for name, value in constant.items())
+        return [
+            Finding(
+                "constant_reward",
+                step,
+                since=int(window[0]["first"]) - 1,
+                what=f"{shown} for every response of the first {len(window)} rollouts, so it teaches nothing",
+                remedy="read a few responses and what the reward asks for (`r1pipe audit rewards`): the form, the "
+                "template and its tags, max_tokens, the difficulty; or leave the reward out",
             )
         ]
 

@@ -147,6 +147,32 @@ def test_a_loss_that_is_not_finite_is_found_at_once() -> None:
     assert replay(lines, non_finite={"action": "pause", "limit": 1}) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "means", "spread", "found"),
+    [
+        ("format", [0.0] * 5, [0.0] * 5, True),
+        ("mine:score", [-1.0] * 5, [0.0] * 5, True),
+        ("format", [1.0] * 5, [0.0] * 5, False),  # all there is
+        ("format", [0.0] * 3 + [0.1] * 2, [0.0] * 3 + [0.3] * 2, False),
+        ("accuracy", [0.0, 0.5, 0.0, 0.5, 0.0], [0.0] * 5, False),  # one value a rollout, another each time
+        ("constant", [0.5] * 5, [0.0] * 5, False),
+        ("repetition", [0.0] * 5, [0.0] * 5, False),  # a penalty that nothing earns
+    ],
+)
+def test_a_reward_that_never_varies_over_the_first_rollouts_is_found(
+    name: str, means: list[float], spread: list[float], found: bool
+) -> None:
+    lines = series(f"rewards/{name}/mean", means, **{f"rewards/{name}/std": spread})
+    findings = replay(lines)
+    assert [finding.rule for finding in findings] == ["constant_reward"] * found
+    if found:
+        assert f"{name} was {means[0]:g}" in findings[0].what and "audit rewards" in findings[0].remedy
+        later = series("reward_std", [1.0] * 4) + series(
+            f"rewards/{name}/mean", means, **{f"rewards/{name}/std": spread}
+        )
+        assert replay(later) == [], "only the first rollouts of a phase"
+
+
 # --- acting on findings -----------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,403 @@
+"""Rows in the shapes of other tools, recognised by their columns and put into ours.
+
+| tool | columns |
+| --- | --- |
+| TRL | messages; prompt and completion (texts or messages); prompt?, chosen, rejected (texts or messages) |
+| LLaMA-Factory, alpaca | instruction, input?, output, system?, history? |
+| LLaMA-Factory, sharegpt | conversations (from, value), system?; chosen and rejected as one message each |
+| axolotl | messages or conversations, with role and content or from and value |
+| verl | prompt as messages, reward_model.ground_truth, ability; prompt and response |
+| open-r1 | problem, solution, answer?, messages? |
+| OpenThoughts | system, conversations; problem, deepseek_reasoning, deepseek_solution |
+
+A message's speaker is told by its role, never by its place. Thinking that stands beside a reply (`reasoning_content`,
+`thinking`, `reasoning`) becomes the reply's thinking; that of earlier turns is left out, as it is when R1 is used.
+A row that is ours already stays the same object.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from r1pipe.artifacts import Artifact, Chats, Labels, Pairs, Prompts
+from r1pipe.errors import InputError
+from r1pipe.text.response import THINK_CLOSE, THINK_OPEN, as_response, join_response, split_response
+
+Row = dict[str, Any]
+Message = dict[str, str]
+
+# What others call our roles.
+ROLES = {
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("user", "human", "prompter"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "bot", "ai"), "assistant"),
+    **dict.fromkeys(("tool", "observation", "function_response"), "tool"),
+}
+OUR_ROLES = frozenset(("system", "user", "assistant", "tool"))
+
+# Where thinking may stand, beside a message's content or a row's reply.
+THINKING = ("reasoning_content", "thinking", "reasoning")
+
+_TURNS = ("messages", "conversations", "conversation")
+_QUESTIONS = ("problem", "question", "query")
+_REPLIES = ("response", "completion", "output", "deepseek_solution")
+_ROW_THINKING = (*THINKING, "deepseek_reasoning")
+_SOLUTIONS = ("solution", "ground_truth_solution")
+
+# What a message may have beside its thinking; other keys may hold what would be lost.
+_READ_KEYS = frozenset(("role", "from", "content", "value", *THINKING))
+
+# The last line of a solution in GSM8K's own files.
+_AFTER_HASHES = re.compile(r"\n#{4} *([^\n]+)\s*$")
+
+Note = Callable[[str], None]
+"""Takes the name of a message's key that is not read."""
+
+
+def ignore(_: str) -> None:
+    """The caller does not count unknown keys."""
+
+
+def in_our_shape(row: Row, kind: type[Artifact], where: str, note: Note = ignore) -> Row:
+    """A row of `kind` in our columns, without its id, domain and language where it lacks them.
+
+    Args:
+        row: without columns that are null; not changed.
+        note: called with every key of a message that is not read.
+
+    Raises:
+        InputError: messages or texts of the row cannot be read.
+    """
+    if kind is Chats:
+        return _chat(row, where, note)
+    if kind is Prompts:
+        return _prompt(row, where, note)
+    if kind is Pairs or (kind is Labels and "chosen" in row):
+        return _pair(row, where, note)
+    if kind is Labels:
+        return _label(row, where, note)
+    return row
+
+
+# --- chats ------------------------------------------------------------------------------------------------------------
+
+
+def _chat(row: Row, where: str, note: Note) -> Row:
+    turns = row.get("messages")
+    if isinstance(row.get("prompt"), list):
+        turns = turns or [*row["prompt"], *_as_turns(_reply_of(row), "assistant")]
+    if not isinstance(turns, list) and not (_text(row, "prompt") and _text(row, "response")):
+        turns = _turns(row)
+    if not isinstance(turns, list):
+        return _chat_of_columns(row, where)
+
+    if turns is row.get("messages") and _are_ours(turns) and not _text(row, "system"):
+        reply = turns[-1]["content"]
+        whole = as_response(reply)
+        if turns[-1]["role"] != "assistant" or whole is reply:
+            return row
+        return {**row, "messages": [*turns[:-1], {**turns[-1], "content": whole}]}
+
+    messages = read_messages(turns, where, note)
+    rest = _without(row, (*_TURNS, "system", "prompt", *_REPLIES))
+    return {**rest, "messages": _with_system(row, messages)}
+
+
+def _chat_of_columns(row: Row, where: str) -> Row:
+    """A chat that stands in columns: a question, a reply, and perhaps thinking, a system text and earlier turns."""
+    question = _question(row)
+    reply = _reply_of(row)
+    if question is None or not isinstance(reply, str):
+        return row
+    messages: list[Message] = []
+    for turn in row.get("history") or ():
+        if (
+            not isinstance(turn, Sequence)
+            or len(turn) != 2
+            or not all(isinstance(text, str) for text in turn)
+        ):
+            raise InputError("the history is not a list of pairs of texts", where, "[[question, reply], ...]")
+        messages += [{"role": "user", "content": turn[0]}, {"role": "assistant", "content": turn[1]}]
+    messages.append({"role": "user", "content": question})
+    messages.append(
+        {"role": "assistant", "content": reply_with_thinking(reply, _thinking(row, where), where)}
+    )
+    used = ("prompt", "instruction", "input", "history", "system", *_QUESTIONS, *_REPLIES, *_ROW_THINKING)
+    return {**_without(row, used), "messages": _with_system(row, messages)}
+
+
+def _are_ours(turns: Sequence[Any]) -> bool:
+    for turn in turns:
+        if type(turn) is not dict or len(turn) != 2:
+            return False
+        if turn.get("role") not in OUR_ROLES or type(turn.get("content")) is not str:
+            return False
+    return bool(turns)
+
+
+def read_messages(turns: Sequence[Any], where: str, note: Note = ignore) -> list[Message]:
+    """Messages of any of the shapes as {role, content}; the last one, where the assistant's, as a response.
+
+    Raises:
+        InputError: a turn is not a message, has an unknown role, or holds anything but text.
+    """
+    messages = []
+    for number, turn in enumerate(turns):
+        if not isinstance(turn, Mapping):
+            raise InputError(
+                "the messages are not all {role, content}, both texts", where, "a chat needs messages"
+            )
+        role = _role(turn, where)
+        content = _content(turn, where)
+        for key, value in turn.items():
+            if key not in _READ_KEYS and value not in (None, [], {}, ""):
+                note(key)
+        if number == len(turns) - 1 and role == "assistant":
+            content = reply_with_thinking(content, _thinking(turn, where), where)
+        messages.append({"role": role, "content": content})
+    return messages
+
+
+def _role(turn: Mapping[str, Any], where: str) -> str:
+    stated = turn.get("role", turn.get("from"))
+    role = ROLES.get(stated.lower()) if isinstance(stated, str) else None
+    if role is None:
+        raise InputError(
+            f"a message has the role {stated!r}",
+            where,
+            f"roles are {', '.join(sorted(OUR_ROLES))}, or what others call them ({', '.join(ROLES)})",
+        )
+    return role
+
+
+def _content(turn: Mapping[str, Any], where: str) -> str:
+    """The text of a message, which may be a list of parts: {"type": "text", "text": "..."}."""
+    content = turn.get("content", turn.get("value"))
+    if isinstance(content, list) and all(isinstance(part, Mapping) for part in content):
+        texts = [part.get("text") for part in content if part.get("type", "text") == "text"]
+        if len(texts) == len(content) and all(isinstance(text, str) for text in texts):
+            return "".join(texts)
+    if content is None and any(isinstance(turn.get(name), str) for name in THINKING):
+        return ""
+    if not isinstance(content, str):
+        calls = "it calls tools, which is not trained" if turn.get("tool_calls") else "messages hold texts"
+        raise InputError(f"a message holds {_short(content)}", where, f"leave the row out: {calls}")
+    return content
+
+
+def _thinking(holder: Mapping[str, Any], where: str) -> str:
+    """The thinking that stands beside a reply; empty if there is none.
+
+    Raises:
+        InputError: two columns hold different thinking.
+    """
+    found = {
+        name: holder[name]
+        for name in _ROW_THINKING
+        if isinstance(holder.get(name), str) and holder[name].strip()
+    }
+    if len({text.strip() for text in found.values()}) > 1:
+        raise InputError(f"thinking stands in {' and '.join(found)}, and differs", where, "leave one of them")
+    return next(iter(found.values()), "")
+
+
+def reply_with_thinking(reply: str, thinking: str, where: str) -> str:
+    """A reply as a response, with the thinking that stands beside it.
+
+    Raises:
+        InputError: the reply has another thinking of its own.
+    """
+    response = as_response(reply)
+    if THINK_OPEN in thinking or THINK_CLOSE in thinking:
+        thinking = split_response(thinking).thinking or ""
+    thinking = thinking.strip()
+    if not thinking:
+        return response
+    own, summary = split_response(response)
+    if own and own != thinking:
+        raise InputError(
+            "the reply has thinking of its own beside another one", where, "leave one of the two"
+        )
+    return join_response(thinking, summary)
+
+
+def _with_system(row: Row, messages: list[Message]) -> list[Message]:
+    """The messages behind the row's own system text, unless they have one."""
+    system = _text(row, "system")
+    if not system or messages[:1] and messages[0]["role"] == "system":
+        return messages
+    return [{"role": "system", "content": system}, *messages]
+
+
+# --- prompts, pairs, labels -------------------------------------------------------------------------------------------
+
+
+def _prompt(row: Row, where: str, note: Note) -> Row:
+    shaped = _with_prompt(row, where, note)
+    gold = shaped.get("answer")
+    if gold is None:
+        gold = _foreign_gold(shaped)
+    elif isinstance(gold, list):
+        gold = [as_digits(item) for item in gold if item is not None]
+        # One accepted answer is no list.
+        gold = gold if len(gold) > 1 else (gold or [None])[0]
+    elif isinstance(gold, str) and "solution" not in shaped and "####" in gold:
+        hashes = _AFTER_HASHES.search(gold)
+        if hashes:
+            shaped = {**shaped, "solution": gold[: hashes.start()].strip()}
+            gold = hashes[1].strip()
+    if gold is not shaped.get("answer"):
+        shaped = _without(shaped, ("answer",))
+        if gold is not None:
+            shaped["answer"] = gold
+    if "domain" not in shaped and isinstance(shaped.get("ability"), str) and shaped["ability"].strip():
+        shaped = {**shaped, "domain": shaped["ability"].strip().lower()}
+    return shaped
+
+
+def _foreign_gold(row: Row) -> Any:
+    """The gold answer of a row without `answer`: verl's ground truth, or the box of a worked solution."""
+    if row.get("tests") or row.get("gym"):
+        return None
+    model = row.get("reward_model")
+    if isinstance(model, Mapping) and model.get("ground_truth") is not None:
+        return as_digits(model["ground_truth"])
+    if row.get("ground_truth") is not None:
+        return as_digits(row["ground_truth"])
+    for name in _SOLUTIONS:
+        if "\\boxed" in _text(row, name):
+            from r1pipe.rewards.accuracy import boxed
+
+            return boxed(row[name])
+    return None
+
+
+def _with_prompt(row: Row, where: str, note: Note) -> Row:
+    """The row with the text of its question as `prompt`, and its system text as `system`."""
+    prompt = row.get("prompt")
+    if isinstance(prompt, str):
+        return row
+    if prompt is not None and not (isinstance(prompt, list) and prompt):
+        raise InputError(
+            "the prompt is neither a text nor a list of messages", where, "a message is {role, content}"
+        )
+    turns = prompt
+    if turns is None:
+        turns = _turns(row)
+        question = _question(row)
+        if question is not None:
+            return {**_without(row, ("instruction", "input", *_QUESTIONS)), "prompt": question}
+    if turns is None:
+        return row
+    messages = _with_system(row, read_messages(turns, where, note))
+    if prompt is None:
+        # Of a whole conversation, what precedes the last reply is the prompt.
+        while messages and messages[-1]["role"] == "assistant":
+            messages.pop()
+    system, text = question_of(messages, where)
+    shaped = {**_without(row, (*_TURNS, "system")), "prompt": text}
+    return {**shaped, "system": system} if system else shaped
+
+
+def question_of(messages: Sequence[Message], where: str) -> tuple[str, str]:
+    """The system text and the question of a prompt that is a list of messages.
+
+    A single turn is its text; of several, every turn stands with its role.
+    """
+    system = "\n\n".join(turn["content"].strip() for turn in messages if turn["role"] == "system")
+    turns = [turn for turn in messages if turn["role"] != "system"]
+    if not turns:
+        raise InputError("the prompt has no turn of the user", where, "a message is {role, content}")
+    if len(turns) == 1:
+        return system, turns[0]["content"].strip()
+    return system, "\n\n".join(f"{turn['role'].capitalize()}: {turn['content'].strip()}" for turn in turns)
+
+
+def _pair(row: Row, where: str, note: Note) -> Row:
+    sides = {name: row[name] for name in ("chosen", "rejected") if isinstance(row.get(name), list | Mapping)}
+    if not sides:
+        return _with_prompt(row, where, note)
+    read = {name: read_messages(_as_turns(side, "assistant"), where, note) for name, side in sides.items()}
+    shaped = {**row, **{name: _last_reply(turns, name, where) for name, turns in read.items()}}
+    whole = read.get("chosen") or read["rejected"]
+    if "prompt" not in row and len(whole) > 1 and _question(row) is None:
+        # Both sides are whole conversations, which begin alike.
+        beginnings = {str(turns[:-1]) for turns in read.values()}
+        if len(beginnings) > 1:
+            raise InputError("chosen and rejected begin differently", where, "both answer one prompt")
+        shaped["prompt"] = whole[:-1]
+    return _with_prompt(shaped, where, note)
+
+
+def _last_reply(messages: Sequence[Message], name: str, where: str) -> str:
+    if not messages or messages[-1]["role"] != "assistant":
+        raise InputError(f"{name} does not end with a message of the assistant", where, "it is a reply")
+    return messages[-1]["content"]
+
+
+def _label(row: Row, where: str, note: Note) -> Row:
+    shaped = _with_prompt(row, where, note)
+    reply = _reply_of(shaped)
+    if isinstance(reply, list | Mapping):
+        messages = read_messages(_as_turns(reply, "assistant"), where, note)
+        shaped = {**_without(shaped, _REPLIES), "response": _last_reply(messages, "the response", where)}
+    elif isinstance(reply, str) and "response" not in shaped:
+        shaped = {**_without(shaped, _REPLIES), "response": reply}
+    if isinstance(shaped.get("safe"), bool):
+        shaped = {**shaped, "safe": int(shaped["safe"])}
+    return shaped
+
+
+def as_digits(value: Any) -> Any:
+    """A number as text; anything else as it is."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, float):
+        return f"{value:.15g}"
+    return str(value) if isinstance(value, int) else value
+
+
+# --- helpers ----------------------------------------------------------------------------------------------------------
+
+
+def _question(row: Row) -> str | None:
+    """The question of a row in columns: prompt, instruction with its input, or what others call it."""
+    if isinstance(row.get("prompt"), str):
+        return row["prompt"]
+    instruction = _text(row, "instruction")
+    if instruction:
+        more = _text(row, "input")
+        return f"{instruction}\n\n{more}" if more else instruction
+    return next((row[name] for name in _QUESTIONS if isinstance(row.get(name), str)), None)
+
+
+def _turns(row: Row) -> list[Any] | None:
+    return next((row[name] for name in _TURNS if isinstance(row.get(name), list)), None)
+
+
+def _reply_of(row: Row) -> Any:
+    return next((row[name] for name in _REPLIES if name in row), None)
+
+
+def _as_turns(reply: Any, role: str) -> list[Any]:
+    """A reply as messages: it may be a text, one message or several."""
+    if isinstance(reply, list):
+        return reply
+    return [reply] if isinstance(reply, Mapping) else [{"role": role, "content": reply}]
+
+
+def _text(row: Row, name: str) -> str:
+    value = row.get(name)
+    return value if isinstance(value, str) and value.strip() else ""
+
+
+def _without(row: Row, names: Iterable[str]) -> Row:
+    left_out = set(names)
+    return {name: value for name, value in row.items() if name not in left_out}
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

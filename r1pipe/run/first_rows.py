@@ -1,0 +1,167 @@
+"""The first rows of local files, looked at before anything runs.
+
+What a stage would refuse in its rows, maybe hours from now, is refused at once where these rows already show it. The
+stage itself looks at all rows. Datasets on the hub and rows that are still to be made are not looked at.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from r1pipe.artifacts import Artifact, Chats, Labels, Pairs, Prompts
+from r1pipe.config.loader import Edge, Stage
+from r1pipe.config.mistakes import Mistakes
+from r1pipe.config.validation import blocks
+from r1pipe.config.yamltree import find, shorten
+from r1pipe.data.files import Row
+from r1pipe.data.io import read_rows
+from r1pipe.data.sources import Loaded, Source
+from r1pipe.errors import InputError
+from r1pipe.run.plan import Plan
+from r1pipe.run.store import read_json
+from r1pipe.schema import GRPOParams, RowLimits
+
+FIRST = 1000
+
+# Field of a stage's config that holds sources -> what their rows become. Benchmarks that a mix compares with are texts.
+_KINDS: dict[str, type[Artifact]] = {
+    "source": Prompts,
+    "heldout": Prompts,
+    "reuse": Chats,
+    "pairs_from": Pairs,
+    "labels_from": Labels,
+}
+# Output of a `prompts` stage -> the field with its sources.
+_MADE_OF = {"prompts": "source", "heldout": "heldout"}
+
+
+def check_first_rows(plan: Plan) -> None:
+    """Look at the first rows of every local file that a stage to run will read, and at the rewards over them.
+
+    Raises:
+        ConfigError: with every finding, each with the edge (stage and port or field), file and line, and the remedy.
+    """
+    problems = Mistakes()
+    # The stages warn when they read all rows.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        rows = _FirstRows(plan)
+        for name in plan.todo:
+            stage = plan.pipeline.stages[name]
+            if not stage.use:
+                rows.check(stage, problems)
+    problems.raise_all(shorten(plan.pipeline.file.absolute()))
+
+
+class _FirstRows:
+    """The first rows of sources and datasets, each read once."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self._read: dict[Any, list[Row] | InputError] = {}
+
+    @cached_property
+    def isolation(self) -> bool:
+        """Whether programs can be run here, so that rows of code are used."""
+        from r1pipe.rewards.sandbox import available
+
+        return available() is None
+
+    def check(self, stage: Stage, problems: Mistakes) -> None:
+        """Add what is wrong with a stage's rows."""
+        limits = getattr(stage.config, "row_limits", None)
+        for port, edge in stage.edges():
+            if edge.origin in ("path", "embedded") and edge.type in (Prompts, Chats, Pairs, Labels):
+                assert edge.path is not None
+                self._add(
+                    self.of_dataset(edge.path, edge.type, limits), f"input {port} of {stage.name}", problems
+                )
+        for keys, source in blocks(stage.config, Source):
+            kind = _KINDS.get(keys[0])
+            if kind is not None and source.paths:
+                found = self.of_source(source, kind, stage)
+                self._add(found, ".".join(("stages", stage.name, *keys)), problems)
+
+        params = getattr(stage.config, "grpo", None)
+        if isinstance(params, GRPOParams):
+            self._check_rewards(stage, params, problems)
+
+    def _add(self, found: list[Row] | InputError, edge: str, problems: Mistakes) -> None:
+        if isinstance(found, InputError):
+            where = f"{edge}, {found.where}" if found.where else edge
+            problems.add(found.what, where, found.fix)
+
+    def of_dataset(
+        self, path: Path, kind: type[Artifact], limits: RowLimits | None
+    ) -> list[Row] | InputError:
+        """The first rows of a dataset, or what is wrong with them."""
+        key = (path, kind, limits)
+        if key not in self._read:
+            try:
+                self._read[key] = read_rows(path, kind, limits, first=FIRST)
+            except InputError as error:
+                self._read[key] = error
+        return self._read[key]
+
+    def of_source(self, source: Source, kind: type[Artifact], stage: Stage) -> list[Row] | InputError:
+        """The rows of a source's split among its first ones, or what is wrong with them."""
+        from r1pipe.data.selection import SourceReader
+
+        fill = getattr(stage.config, "identity", {})
+        key = (source.model_dump_json(), kind, str(fill))
+        if key not in self._read:
+            try:
+                self._read[key] = SourceReader(source, kind, Loaded(), fill, first=FIRST).check_first()
+            except InputError as error:
+                self._read[key] = error
+        return self._read[key]
+
+    def _check_rewards(self, stage: Stage, params: GRPOParams, problems: Mistakes) -> None:
+        from r1pipe.rewards.coverage import refuse_idle_rewards
+
+        prompts: dict[str, list[Row]] = {}
+        for port in dict.fromkeys(port for phase in params.phases for port in phase.prompts):
+            edge = stage.inputs.get(port)
+            rows = self._of_edge(edge) if isinstance(edge, Edge) else None
+            if rows:
+                prompts[port] = rows
+        if not prompts:
+            return
+        try:
+            refuse_idle_rewards(params.phases, prompts, isolation=self.isolation, first="the first ")
+        except InputError as error:
+            node, _ = find(self.plan.pipeline.tree, ("stages", stage.name, "grpo", "phases"))
+            problems.add(f"{stage.name}: {error.what}", f"{node.origin} ({error.where})", error.fix)
+
+    def _of_edge(self, edge: Edge) -> list[Row] | None:
+        """The first rows of an input; None where they are not at hand, or are wrong themselves."""
+        if edge.origin != "stage":
+            found = self.of_dataset(edge.path, Prompts, None) if edge.path is not None else None
+            return found if isinstance(found, list) else None
+        maker = self.plan.pipeline.stages[edge.stage]
+        files = self.plan.folder.stage(edge.stage)
+        if edge.stage not in self.plan.todo:
+            manifest = read_json(files.manifest_json)
+            output = (manifest or {"outputs": {}})["outputs"].get(edge.port)
+            found = self.of_dataset(files.path / output["path"], Prompts, None) if output else None
+            return found if isinstance(found, list) else None
+        rows: list[Row] = []
+        for source in _sources_of(maker, edge.port):
+            found = self.of_source(source, Prompts, maker) if source.paths else None
+            # Rows that are generated or fetched may have what these lack.
+            if not isinstance(found, list):
+                return None
+            rows += found
+        return rows
+
+
+def _sources_of(maker: Stage, port: str) -> Iterator[Source]:
+    """The sources of an output of a `prompts` stage; none where another kind makes it."""
+    if maker.kind.name == "prompts" and not maker.use:
+        for keys, source in blocks(maker.config, Source):
+            if keys[0] == _MADE_OF.get(port):
+                yield source
