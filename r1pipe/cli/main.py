@@ -1,7 +1,7 @@
 """The command line, which is thin: commands read their options and call the library.
 
-Exit codes: 0 done, 1 a gate, a guard or a budget was not met, 2 the user's mistake, 3 a stage failed, 130 interrupted
-(SIGINT), 143 terminated (SIGTERM).
+Exit codes: 0 done, 1 a gate, a guard or a budget was not met, 2 the user's mistake, 3 a stage failed, 4 the time of
+--minutes is up, 130 interrupted (SIGINT), 143 terminated (SIGTERM), 138 stopped by SIGUSR1.
 
 Everything but typer is imported inside the commands, so that --help answers at once.
 """

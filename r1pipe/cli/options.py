@@ -50,6 +50,14 @@ Strict = Annotated[
         help="refuse stages made by other versions of r1pipe or its libraries, and hub inputs without a commit",
     ),
 ]
+Minutes = Annotated[
+    float | None,
+    typer.Option(
+        "--minutes",
+        min=0,
+        help="stop after this time, a training with a checkpoint, and leave with exit code 4; the same call goes on",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 DryRun = Annotated[
     bool,

@@ -13,6 +13,7 @@ from r1pipe.cli.options import (
     ConfigOption,
     DryRun,
     Json,
+    Minutes,
     Rebuild,
     Run,
     Sets,
@@ -41,12 +42,13 @@ def run_all(
     sets: Sets = None,
     run: Run = None,
     strict: Strict = False,
+    minutes: Minutes = None,
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
     """Run every stage in order; skip what is done."""
     selection = {"only": only or [], "until": until, "rebuild": rebuild or [], "strict": strict}
-    _run(config, sets or [], run, selection, dry_run=dry_run, json=json)
+    _run(config, sets or [], run, selection, minutes=minutes, dry_run=dry_run, json=json)
 
 
 def run_stage(
@@ -57,13 +59,14 @@ def run_stage(
     sets: Sets = None,
     run: Run = None,
     strict: Strict = False,
+    minutes: Minutes = None,
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
     """Run one stage."""
     redone = [stage] if rebuild else []
     selection = {"only": [stage], "rebuild": redone, "upstream": upstream, "strict": strict}
-    _run(config or default_config(), sets or [], run, selection, dry_run=dry_run, json=json)
+    _run(config or default_config(), sets or [], run, selection, minutes=minutes, dry_run=dry_run, json=json)
 
 
 def _run(
@@ -72,6 +75,7 @@ def _run(
     run: str | None,
     selection: dict[str, Any],
     *,
+    minutes: float | None,
     dry_run: bool,
     json: bool,
 ) -> None:
@@ -94,13 +98,15 @@ def _run(
             arguments += ["--set", statement]
         if run:
             arguments += ["--run", run]
+        if minutes is not None:
+            arguments += ["--minutes", f"{minutes:g}"]
         _dry_run(replan(), console, arguments)
         return
     try:
-        summary = pipeline.run(replan, console)
+        summary = pipeline.run(replan, console, minutes)
     except Interrupted as interrupted:
         console.close()
-        console.note("interrupted; run the same command again to go on")
+        console.note(f"{interrupted}; run the same command again to go on")
         raise SystemExit(interrupted.exit_code) from None
     # The bar owns the cursor: without this, the error would be printed into it.
     except BaseException:

@@ -24,11 +24,13 @@ from typing import Protocol
 
 from r1pipe.config.machine import cpu_cores, gpus
 from r1pipe.config.profiles import profile_environment
+from r1pipe.here import SAVES_WHEN_STOPPED
 from r1pipe.launch import forkserver, hosts, slurm
 from r1pipe.launch.environment import base_environment, rank_environment
 from r1pipe.schema import Launch
 
 GRACE_S = 5.0  # between SIGTERM and SIGKILL
+SAVING_S = 600.0  # the same for a training, which finishes an update and makes a checkpoint
 POLL_S = 0.05
 
 
@@ -72,14 +74,21 @@ def free_port() -> int:
 class Launcher:
     """Starts stages; a context manager that leaves no process behind."""
 
-    def __init__(self, log: Path, note: Callable[[str], None] = print) -> None:
+    def __init__(
+        self,
+        log: Path,
+        note: Callable[[str], None] = print,
+        hurried: Callable[[], bool] = lambda: False,
+    ) -> None:
         """
         Args:
             log: the file for what the fork server prints.
             note: called with what the user should know.
+            hurried: whether a stage that is being stopped gets no time to save.
         """
         self._log = log
         self._note = note
+        self._hurried = hurried
         self._server: forkserver.Client | None = None
         self._running: list[Process] = []
 
@@ -120,6 +129,10 @@ class Launcher:
             self._running = [slurm.srun(launch, stage_json, log(0))]
         try:
             return self._wait(tick)
+        # a signal, or the time is up
+        except BaseException:
+            self.stop(stage_json.parent / "workdir" / SAVES_WHEN_STOPPED)
+            raise
         finally:
             self.stop()
 
@@ -163,13 +176,21 @@ class Launcher:
             tick()
             time.sleep(POLL_S)
 
-    def stop(self) -> None:
-        """End what still runs: SIGTERM to each process group, after a while SIGKILL."""
+    def stop(self, saves: Path | None = None) -> None:
+        """End what still runs: SIGTERM to each process group, after a while SIGKILL.
+
+        Args:
+            saves: where this file is, processes make a checkpoint before they leave.
+        """
         alive = [process for process in self._running if process.poll() is None]
         for process in alive:
             _signal_group(process.pid, signal.SIGTERM)
-        deadline = time.time() + GRACE_S
-        while alive and time.time() < deadline:
+        grace = GRACE_S
+        if alive and saves is not None and saves.exists():
+            grace = SAVING_S
+            self._note("waits for the stage's checkpoint; Ctrl-C again ends it at once")
+        deadline = time.time() + grace
+        while alive and time.time() < deadline and not self._hurried():
             time.sleep(POLL_S)
             alive = [process for process in alive if process.poll() is None]
 

@@ -21,6 +21,8 @@ THREADS = (
     "n=$(($(nproc) / ${SLURM_GPUS_ON_NODE:-1})); "
     "export OMP_NUM_THREADS=$((n > 0 ? n : 1)) MKL_NUM_THREADS=$((n > 0 ? n : 1))"
 )
+# Before a job's end, Slurm sends SIGTERM.
+SECONDS_TO_SAVE = 120
 MASTER = '"$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"'
 
 
@@ -108,12 +110,15 @@ def sbatch(run: str, stage: str, launch: Launch, arguments: Sequence[str]) -> st
         if slurm.time:
             options.append(f"--time={slurm.time}")
         options += [extra.removeprefix("#SBATCH").lstrip() for extra in slurm.extra]
+    # The driver replaces the shell (exec), so it gets the signal, stops the stage with a checkpoint and leaves.
+    if not any(option.startswith("--signal") for option in options):
+        options.append(f"--signal=B:TERM@{SECONDS_TO_SAVE}")
 
     lines = [
         "#!/bin/bash",
         *(f"#SBATCH {option}" for option in options),
         "",
         f"cd {shlex.quote(str(Path.cwd()))}",
-        shlex.join(["r1pipe", "run-all", *arguments, "--only", stage]),
+        "exec " + shlex.join(["r1pipe", "run-all", *arguments, "--only", stage]),
     ]
     return "\n".join(lines) + "\n"

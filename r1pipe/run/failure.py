@@ -31,6 +31,8 @@ def explain(
     code = codes[rank]
     log = folder.log(attempt, rank)
     ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"failed (exit code {code})"
+    if code == 128 + signal.SIGTERM:
+        ended = "was ended by SIGTERM"
     what = f"stage {stage} {ended}"
     if len(codes) > 1:
         what += f" on rank {rank}"

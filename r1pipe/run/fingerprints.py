@@ -28,7 +28,7 @@ from r1pipe.run.hub_models import hub_commit
 from r1pipe.schema import GRPOParams, Ordered, SamplingEndpoint, ServedModel, StageConfig
 
 FINGERPRINT_VERSION = (
-    2  # raise it when a fingerprint covers something else: every stage on disk is then stale
+    3  # raise it when a fingerprint covers something else: every stage on disk is then stale
 )
 
 # Of a model behind a service, only which model it is and its extra parameters decide what it answers. The rest says

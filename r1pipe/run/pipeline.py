@@ -9,7 +9,7 @@ from r1pipe.config.yamltree import plain
 from r1pipe.launch.launcher import Launcher
 from r1pipe.run.console import Console
 from r1pipe.run.first_rows import check_first_rows
-from r1pipe.run.interrupts import interruptible
+from r1pipe.run.interrupts import TimeLimit, interruptible
 from r1pipe.run.plan import Plan, check_machine, fetch_hub, refuse, why_not_isolated
 from r1pipe.run.stage_runner import adopt, run_stage
 from r1pipe.run.states import StageState
@@ -17,16 +17,19 @@ from r1pipe.run.store import write_json
 from r1pipe.run.summary import summarise, write_summary
 
 
-def run(replan: Callable[[], Plan], console: Console) -> dict[str, Any]:
+def run(replan: Callable[[], Plan], console: Console, minutes: float | None = None) -> dict[str, Any]:
     """Run the stages that are not done, and return the summary.
 
     Args:
         replan: reads the states from disk; called a second time when the lock is held.
         console: what the user sees.
+        minutes: from now on, after which the run stops; None = no limit.
 
     Raises:
+        Interrupted: a signal came, or the time is up; the same call goes on.
         R1PipeError: the run is refused, or a stage failed; the stages before it stay done.
     """
+    limit = TimeLimit(minutes)
     plan = replan()
     refuse(plan)
     check_first_rows(plan)
@@ -46,8 +49,8 @@ def run(replan: Callable[[], Plan], console: Console) -> dict[str, Any]:
 
     with (
         plan.folder as lock,
-        interruptible(),
-        Launcher(plan.folder.path / ".forkserver.log", console.note) as launcher,
+        interruptible() as hurried,
+        Launcher(plan.folder.path / ".forkserver.log", console.note, hurried) as launcher,
     ):
         # Another driver may have run stages, or the hub may have given another commit, since the first plan.
         plan = replan()
@@ -58,6 +61,7 @@ def run(replan: Callable[[], Plan], console: Console) -> dict[str, Any]:
         write_json(plan.folder.path / "config.json", plain(plan.pipeline.tree))
         retire(plan, console)
         for name in plan.todo:
+            limit.check()
             stage = plan.pipeline.stages[name]
             if stage.use:
                 adopt(plan, stage)
@@ -68,6 +72,7 @@ def run(replan: Callable[[], Plan], console: Console) -> dict[str, Any]:
                     launcher,
                     console,
                     beat=lock.beat,
+                    limit=limit,
                     isolated=reason is None,
                 )
             plan.states[name] = StageState("done")

@@ -13,6 +13,7 @@ from r1pipe.launch.launcher import Launcher
 from r1pipe.run.console import Console
 from r1pipe.run.failure import explain
 from r1pipe.run.inputs import locate_inputs
+from r1pipe.run.interrupts import TimeLimit
 from r1pipe.run.manifest import adopted_manifest, describe_output, finished_manifest, stage_record
 from r1pipe.run.plan import Plan
 from r1pipe.run.store import StageFolder, last_line, read_json, write_json
@@ -25,12 +26,14 @@ def run_stage(
     console: Console,
     *,
     beat: Callable[[], None],
+    limit: TimeLimit,
     isolated: bool,
 ) -> None:
     """Run a stage and publish what it made.
 
     Args:
         beat: called several times a second while the stage runs; keeps the run's lock alive.
+        limit: ends the stage's processes when the time is up; what they have finished by then is published.
         isolated: code can be executed in isolation on this machine.
 
     Raises:
@@ -65,12 +68,16 @@ def run_stage(
         beat()
         console.tick(last_line(folder.progress), folder.notes)
 
+    def tick_in_time() -> None:
+        tick()
+        limit.check()
+
     try:
         codes = launcher.run(
             stage.config.launch,
             folder.stage_json,
             lambda rank: folder.log(attempt, rank),
-            tick,
+            tick_in_time,
         )
     finally:
         # Also when the stage failed or the driver was interrupted: the next attempt adds to these seconds.

@@ -62,9 +62,12 @@ def test_dry_run_prints_an_sbatch_and_a_hostfile_command_that_parse(tmp_path: Pa
         "--partition=gpu",
         "--time=10:00:00",
         "--account=x",
+        "--signal=B:TERM@120",
     ):
         assert f"#SBATCH {line}\n" in job
-    assert job.rstrip().endswith("r1pipe run-all t.yaml --only cold-start")
+    assert job.rstrip().endswith("\nexec r1pipe run-all t.yaml --only cold-start"), (
+        "the shell would keep the signal"
+    )
     assert_shell(hostfile)
     assert (
         "r1pipe run-all t.yaml --set stages.cold-start.launch.hostfile=hosts" in hostfile

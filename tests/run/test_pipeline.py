@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,46 @@ def test_an_interrupted_driver_ends_its_workers_and_says_so_by_its_exit_code(
     assert not alive(worker)
     wait_for(lambda: not alive(grandchild), 5)
     assert states(tmp_path) == {"a": "partial"}
+
+
+@pytest.mark.parametrize(("number", "code"), [(15, 143), (2, 130), (10, 138)])
+def test_a_stage_that_saves_when_it_is_stopped_is_waited_for(tmp_path: Path, number: int, code: int):
+    """It was killed after five seconds, with its checkpoint half written."""
+    config(tmp_path, then("save"))
+    driver = start(tmp_path, "run-all", "t.yaml")
+    wait_for(lambda: (tmp_path / "runs/t/a/workdir/pid.0").exists())
+    driver.send_signal(number)
+    out, _ = driver.communicate(timeout=60)
+    assert driver.returncode == code and "waits for the stage's checkpoint" in out
+    assert (tmp_path / "runs/t/a/workdir/saved").exists()
+    assert r1pipe(tmp_path, "run-all", "t.yaml").returncode == 0
+
+
+def test_a_second_signal_waits_for_nothing(tmp_path: Path):
+    config(tmp_path, then("save"))
+    driver = start(tmp_path, "run-all", "t.yaml")
+    worker = int(wait_for(lambda: _text(tmp_path / "runs/t/a/workdir/pid.0")))
+    driver.send_signal(15)
+    time.sleep(1)
+    driver.send_signal(15)
+    driver.communicate(timeout=60)
+    assert driver.returncode == 143 and not alive(worker)
+    assert not (tmp_path / "runs/t/a/workdir/saved").exists()
+
+
+def test_minutes_stop_a_stage_with_what_it_saves_and_the_next_call_goes_on(tmp_path: Path):
+    config(tmp_path, then("save"))
+    stopped = r1pipe(tmp_path, "run-all", "t.yaml", "--minutes", "0.1")
+    assert stopped.returncode == 4, stopped.stderr
+    assert "stopped after 0.1 minutes (--minutes); run the same command again to go on" in stopped.stdout
+    assert states(tmp_path) == {"a": "partial"} and (tmp_path / "runs/t/a/workdir/saved").exists()
+    assert r1pipe(tmp_path, "run-stage", "a", "-c", "t.yaml", "--minutes", "9").returncode == 0
+
+
+def test_when_the_time_is_up_no_further_stage_begins(tmp_path: Path):
+    config(tmp_path)
+    stopped = r1pipe(tmp_path, "run-all", "t.yaml", "--minutes", "0")
+    assert stopped.returncode == 4 and states(tmp_path) == dict.fromkeys(("rows", "more", "score"), "missing")
 
 
 def test_kill_9_of_the_driver_leaves_no_worker_and_the_run_goes_on(tmp_path: Path):
