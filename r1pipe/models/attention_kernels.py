@@ -9,7 +9,11 @@ What it gives: supervised fine-tuning of a 1.5B model on an H100 went from 40,24
 arrays); attention fell from 430 to 218 of 2,189 ms (LOG.md, 2026-11-22). With 8 rows of 32,768 tokens it went from
 15,701 to 22,965 tokens/s (LOG.md, 2026-11-23).
 
-Shapes: T tokens, H query heads, K key heads, F head size (the same for queries, keys and values), N sequences.
+A sequence may have more keys than queries: then its queries are its last tokens, and the causal mask is aligned at the
+end. r1pipe/models/shared_prompts.py needs that, and `extra_keys_work` tries it.
+
+Shapes: T tokens, U tokens with keys (T where every sequence has as many keys as queries), H query heads, K key heads, F
+head size (the same for queries, keys and values), N sequences.
 """
 
 from __future__ import annotations
@@ -30,7 +34,9 @@ HOPPER = (9, 0)
 # The largest relative distance of outputs and gradients that passes as equal. The rounding of bf16 alone is 0.004.
 ALIKE = 0.02
 
-Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int, float], torch.Tensor]
+Attend = Callable[
+    [torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int, float], torch.Tensor
+]
 
 
 class Kernel(NamedTuple):
@@ -38,7 +44,8 @@ class Kernel(NamedTuple):
 
     Attributes:
         name: for messages.
-        attend: (query_THF, key_TKF, value_TKF, ends_N1 as int32, a bound of the longest sequence, scale) -> output_THF.
+        attend: (query_THF, key_UKF, value_UKF, query_ends_N1 and key_ends_N1 as int32, a bound of the longest sequence,
+            scale) -> output_THF.
         grouped: it accepts fewer key heads than query heads.
     """
 
@@ -63,6 +70,18 @@ def attention_kernel(width: int) -> Kernel:
 
 
 @functools.cache
+def extra_keys_work(width: int) -> bool:
+    """Whether the kernel is right where a sequence has more keys than queries.
+
+    As `attention_kernel` it must be called before anything is compiled.
+    """
+    kernel = attention_kernel(width)
+    known = kernel.attend
+    tried = known if kernel.grouped else _repeating(known)
+    return _difference(tried, known, width, extra_keys=True) is None
+
+
+@functools.cache
 def _torch_kernel() -> Kernel:
     from torch.nn.attention.varlen import varlen_attn
 
@@ -78,14 +97,23 @@ def _torch_kernel() -> Kernel:
 
     def attend(
         query_THF: torch.Tensor,
-        key_TKF: torch.Tensor,
-        value_TKF: torch.Tensor,
-        ends_N1: torch.Tensor,
+        key_UKF: torch.Tensor,
+        value_UKF: torch.Tensor,
+        query_ends_N1: torch.Tensor,
+        key_ends_N1: torch.Tensor,
         longest: int,
         scale: float,
     ) -> torch.Tensor:
         output: Any = varlen_attn(
-            query_THF, key_TKF, value_TKF, ends_N1, ends_N1, longest, longest, scale=scale, **options
+            query_THF,
+            key_UKF,
+            value_UKF,
+            query_ends_N1,
+            key_ends_N1,
+            longest,
+            longest,
+            scale=scale,
+            **options,
         )
         return output
 
@@ -120,26 +148,34 @@ def _repeating(attend: Attend) -> Attend:
 
     def repeated(
         query_THF: torch.Tensor,
-        key_TKF: torch.Tensor,
-        value_TKF: torch.Tensor,
-        ends_N1: torch.Tensor,
+        key_UKF: torch.Tensor,
+        value_UKF: torch.Tensor,
+        query_ends_N1: torch.Tensor,
+        key_ends_N1: torch.Tensor,
         longest: int,
         scale: float,
     ) -> torch.Tensor:
-        groups = query_THF.shape[1] // key_TKF.shape[1]
-        key_THF = key_TKF.repeat_interleave(groups, 1)
-        value_THF = value_TKF.repeat_interleave(groups, 1)
-        return attend(query_THF, key_THF, value_THF, ends_N1, longest, scale)
+        groups = query_THF.shape[1] // key_UKF.shape[1]
+        key_UHF = key_UKF.repeat_interleave(groups, 1)
+        value_UHF = value_UKF.repeat_interleave(groups, 1)
+        return attend(query_THF, key_UHF, value_UHF, query_ends_N1, key_ends_N1, longest, scale)
 
     return repeated
 
 
-def _difference(tried: Attend, known: Attend, width: int) -> str | None:
+def _difference(
+    tried: Attend,
+    known: Attend,
+    width: int,
+    *,
+    extra_keys: bool = False,
+) -> str | None:
     """Compare two kernels on a small case with grouped heads, forward and backward.
 
     Args:
         tried: the kernel that is in question; it gets grouped heads.
         known: the kernel that is right; it gets repeated heads.
+        extra_keys: try a sequence with more keys than queries, too.
 
     Returns:
         what is wrong with `tried`, or None.
@@ -153,21 +189,34 @@ def _difference(tried: Attend, known: Attend, width: int) -> str | None:
 
     # Two sequences of 32 and 64 tokens, and two query heads for each key head.
     query_THF = random_heads(4)
-    key_TKF = random_heads(2)
-    value_TKF = random_heads(2)
+    key_UKF = random_heads(2)
+    value_UKF = random_heads(2)
     ends_N1 = torch.tensor([0, 32, 96], device=device, dtype=torch.int32)
+    every_Q = torch.arange(96, device=device)
+    # The queries of `tried`: all, or all of the first sequence and the last 17 of the second.
+    asked_Q = every_Q
+    asked_ends_N1 = ends_N1
+    if extra_keys:
+        asked_Q = torch.cat([every_Q[:32], every_Q[-17:]])
+        asked_ends_N1 = torch.tensor([0, 32, 49], device=device, dtype=torch.int32)
 
-    def outputs_and_gradients(attend: Attend) -> list[torch.Tensor]:
-        output_THF = attend(query_THF, key_TKF, value_TKF, ends_N1, 64, width**-0.5)
-        loss = output_THF.float().square().sum()
-        gradients = torch.autograd.grad(loss, (query_THF, key_TKF, value_TKF))
-        return [output_THF.detach(), *gradients]
+    def attend_all(attend: Attend) -> torch.Tensor:
+        output_THF = attend(query_THF, key_UKF, value_UKF, ends_N1, ends_N1, 64, width**-0.5)
+        return output_THF[asked_Q]
+
+    def attend_asked(attend: Attend) -> torch.Tensor:
+        return attend(query_THF[asked_Q], key_UKF, value_UKF, asked_ends_N1, ends_N1, 64, width**-0.5)
+
+    def with_gradients(output_QHF: torch.Tensor) -> list[torch.Tensor]:
+        loss = output_QHF.float().square().sum()
+        gradients = torch.autograd.grad(loss, (query_THF, key_UKF, value_UKF))
+        return [output_QHF.detach(), *gradients]
 
     # The caller may be inside no_grad or autocast, where gradients or types would not be those of training.
     with torch.enable_grad(), torch.autocast(device.type, enabled=False):
-        right = outputs_and_gradients(_repeating(known))
+        right = with_gradients(attend_all(_repeating(known)))
         try:
-            results = outputs_and_gradients(tried)
+            results = with_gradients(attend_asked(tried))
         # A kernel that does not fit this machine or its libraries may raise anything.
         except Exception as error:
             return f"{type(error).__name__}: {error}"[:300]
@@ -187,14 +236,17 @@ def _difference(tried: Attend, known: Attend, width: int) -> str | None:
 
 def flash4(
     query_THF: torch.Tensor,
-    key_TKF: torch.Tensor,
-    value_TKF: torch.Tensor,
-    ends_N1: torch.Tensor,
+    key_UKF: torch.Tensor,
+    value_UKF: torch.Tensor,
+    query_ends_N1: torch.Tensor,
+    key_ends_N1: torch.Tensor,
     longest: int,
     scale: float,
 ) -> torch.Tensor:
     """FlashAttention 4's causal attention, with a gradient."""
-    output_THF, _ = torch.ops.r1pipe.flash4(query_THF, key_TKF, value_TKF, ends_N1, longest, scale)
+    output_THF, _ = torch.ops.r1pipe.flash4(
+        query_THF, key_UKF, value_UKF, query_ends_N1, key_ends_N1, longest, scale
+    )
     return output_THF
 
 
@@ -202,9 +254,10 @@ def flash4(
 @torch.library.custom_op("r1pipe::flash4", mutates_args=())
 def _forward(
     query_THF: torch.Tensor,
-    key_TKF: torch.Tensor,
-    value_TKF: torch.Tensor,
-    ends_N1: torch.Tensor,
+    key_UKF: torch.Tensor,
+    value_UKF: torch.Tensor,
+    query_ends_N1: torch.Tensor,
+    key_ends_N1: torch.Tensor,
     longest: int,
     scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -212,9 +265,9 @@ def _forward(
 
     output_THF, log_sum_HT, *_ = _flash_attn_fwd(
         query_THF,
-        key_TKF,
-        value_TKF,
-        **_sequences(ends_N1, longest),
+        key_UKF,
+        value_UKF,
+        **_sequences(query_ends_N1, key_ends_N1, longest),
         softmax_scale=scale,
         causal=True,
         return_lse=True,
@@ -222,11 +275,15 @@ def _forward(
     return output_THF, log_sum_HT
 
 
-def _sequences(ends_N1: torch.Tensor, longest: int) -> dict[str, Any]:
-    """Where sequences begin and end, by FlashAttention's names; queries and keys are of the same sequences."""
+def _sequences(
+    query_ends_N1: torch.Tensor,
+    key_ends_N1: torch.Tensor,
+    longest: int,
+) -> dict[str, Any]:
+    """Where the queries and the keys of sequences begin and end, by FlashAttention's names."""
     return {
-        "cu_seqlens_q": ends_N1,
-        "cu_seqlens_k": ends_N1,
+        "cu_seqlens_q": query_ends_N1,
+        "cu_seqlens_k": key_ends_N1,
         "max_seqlen_q": longest,
         "max_seqlen_k": longest,
     }
@@ -236,9 +293,10 @@ def _sequences(ends_N1: torch.Tensor, longest: int) -> dict[str, Any]:
 @_forward.register_fake
 def _(
     query_THF: torch.Tensor,
-    key_TKF: torch.Tensor,
-    value_TKF: torch.Tensor,
-    ends_N1: torch.Tensor,
+    key_UKF: torch.Tensor,
+    value_UKF: torch.Tensor,
+    query_ends_N1: torch.Tensor,
+    key_ends_N1: torch.Tensor,
     longest: int,
     scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -250,11 +308,12 @@ def _(
 def _backward(
     grad_THF: torch.Tensor,
     query_THF: torch.Tensor,
-    key_TKF: torch.Tensor,
-    value_TKF: torch.Tensor,
+    key_UKF: torch.Tensor,
+    value_UKF: torch.Tensor,
     output_THF: torch.Tensor,
     log_sum_HT: torch.Tensor,
-    ends_N1: torch.Tensor,
+    query_ends_N1: torch.Tensor,
+    key_ends_N1: torch.Tensor,
     longest: int,
     scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -262,15 +321,15 @@ def _backward(
 
     gradients = _flash_attn_bwd(
         query_THF,
-        key_TKF,
-        value_TKF,
+        key_UKF,
+        value_UKF,
         output_THF,
         # The kernel reads memory in order, and autograd may pass an expanded gradient.
         grad_THF.contiguous(),
         log_sum_HT,
         scale,
         causal=True,
-        **_sequences(ends_N1, longest),
+        **_sequences(query_ends_N1, key_ends_N1, longest),
     )
     return gradients[0], gradients[1], gradients[2]
 
@@ -279,24 +338,24 @@ def _backward(
 def _(
     grad_THF: torch.Tensor,
     query_THF: torch.Tensor,
-    key_TKF: torch.Tensor,
-    value_TKF: torch.Tensor,
+    key_UKF: torch.Tensor,
+    value_UKF: torch.Tensor,
     *rest: Any,
 ) -> tuple[torch.Tensor, ...]:
-    return torch.empty_like(query_THF), torch.empty_like(key_TKF), torch.empty_like(value_TKF)
+    return torch.empty_like(query_THF), torch.empty_like(key_UKF), torch.empty_like(value_UKF)
 
 
 def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
-    query_THF, key_TKF, value_TKF, ends_N1, longest, scale = inputs
+    query_THF, key_UKF, value_UKF, query_ends_N1, key_ends_N1, longest, scale = inputs
     ctx.longest = longest
     ctx.scale = scale
-    ctx.save_for_backward(query_THF, key_TKF, value_TKF, *output, ends_N1)
+    ctx.save_for_backward(query_THF, key_UKF, value_UKF, *output, query_ends_N1, key_ends_N1)
 
 
 def _gradients(ctx: Any, grad_THF: torch.Tensor, _: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
     gradients = torch.ops.r1pipe.flash4_backward(grad_THF, *ctx.saved_tensors, ctx.longest, ctx.scale)
-    # ends, longest and scale have no gradient.
-    return *gradients, None, None, None
+    # The ends, longest and scale have no gradient.
+    return *gradients, None, None, None, None
 
 
 _forward.register_autograd(_gradients, setup_context=_keep_for_backward)

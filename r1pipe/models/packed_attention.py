@@ -15,8 +15,11 @@ cores an update of second-sft takes 159 to 180 ms packed and 213 to 226 ms padde
 Not covered: sliding windows, attention sinks, soft caps, linear attention and dropout (`packing_obstacle` reports
 them); and packed rows without `cu_seq_lens_q`, since position ids alone do not keep the sequences apart here.
 
-Shapes: B batch (1 when packed), T tokens, H query heads, K key heads, D head size of queries and keys, E head size of
-values, F head size that the kernel sees, N sequences, S tokens of one sequence.
+Sequences that begin alike may share the tokens that they begin with: r1pipe/models/shared_prompts.py.
+
+Shapes: B batch (1 when packed), T tokens, U tokens of the keys that are attended to (T where none is shared), H query
+heads, K key heads, D head size of queries and keys, E head size of values, F head size that the kernel sees, N
+sequences, S tokens of one sequence.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn.functional import pad, scaled_dot_product_attention
@@ -32,8 +35,9 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedC
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from r1pipe.models.attention_kernels import attention_kernel
-from r1pipe.models.loading import own_device
+from r1pipe.models.attention_kernels import attention_kernel, extra_keys_work
+from r1pipe.models.loading import own_device, routed
+from r1pipe.models.shared_prompts import take_tokens
 
 # transformers treats names that contain 'flash', 'flex' or 'sdpa' in its own way, so this one contains none of them.
 NAME = "r1pipe_varlen"
@@ -107,6 +111,18 @@ def use_packed_attention(model: PreTrainedModel) -> bool:
     return True
 
 
+def prompts_can_be_shared(model: PreTrainedModel) -> bool:
+    """Whether packed rows of this model, switched over already, may share their prompts (shared_prompts.py).
+
+    As `use_packed_attention` it must be called before layers are compiled.
+    """
+    # A mixture of experts balances the tokens that it sees, and would see a shared prompt once.
+    if routed(model.config):
+        return False
+    # Without a GPU SDPA computes it.
+    return not torch.cuda.is_available() or extra_keys_work(full_width(*head_widths(model.config)))
+
+
 def head_widths(config: PreTrainedConfig) -> tuple[int, int]:
     """The head size of queries and keys, and that of values."""
     text = config.get_text_config(decoder=True)
@@ -153,21 +169,36 @@ def pack(rows: Sequence[Sequence[int]], device: torch.device | str | None = None
     }
 
 
-def packed_kwargs(lengths: Sequence[int], device: torch.device | str | None = None) -> dict[str, Any]:
+def packed_kwargs(
+    lengths: Sequence[int],
+    device: torch.device | str | None = None,
+    *,
+    key_lengths: Sequence[int] | None = None,
+) -> dict[str, Any]:
     """The arguments that tell the attention where sequences begin, by the names of transformers and TRL's collator.
+
+    Args:
+        lengths: tokens of each sequence.
+        key_lengths: tokens that each sequence's last token attends to, where they are more.
 
     Returns:
         cu_seq_lens_q and cu_seq_lens_k: int32, (N + 1,); max_length_q and max_length_k: an upper bound of the longest
-        sequence, in tokens.
+        sequence, in tokens, and the same number, so that there is one number less to compile for.
     """
-    ends_N1 = torch.tensor([0, *lengths]).cumsum(0).to(device=device, dtype=torch.int32)
-    longest = rounded(max(lengths))
+    ends_N1 = _ends(lengths, device)
+    key_ends_N1 = ends_N1 if key_lengths is None else _ends(key_lengths, device)
+    longest = rounded(max([*lengths, *(key_lengths or ())]))
     return {
         "cu_seq_lens_q": ends_N1,
-        "cu_seq_lens_k": ends_N1,
+        "cu_seq_lens_k": key_ends_N1,
         "max_length_q": longest,
         "max_length_k": longest,
     }
+
+
+def _ends(lengths: Sequence[int], device: torch.device | str | None) -> torch.Tensor:
+    """Where sequences of these lengths begin and end, (N + 1,)."""
+    return torch.tensor([0, *lengths]).cumsum(0).to(device=device, dtype=torch.int32)
 
 
 def rounded(length: int) -> int:
@@ -191,7 +222,9 @@ def varlen_attention_forward(
     dropout: float = 0.0,
     scaling: float | None = None,
     cu_seq_lens_q: torch.Tensor | None = None,
+    cu_seq_lens_k: torch.Tensor | None = None,
     max_length_q: int | None = None,
+    key_tokens: torch.Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention within each sequence of a packed row. The signature is that of transformers.
@@ -199,7 +232,10 @@ def varlen_attention_forward(
     Args:
         cu_seq_lens_q: where sequences begin, and where the last one ends, (N + 1,); together they cover all T tokens.
             None: the batch is not packed, and SDPA runs.
-        max_length_q: an upper bound of the longest sequence.
+        cu_seq_lens_k: the same of the keys, (N + 1,); read with `key_tokens` alone.
+        max_length_q: an upper bound of the longest sequence, its keys included.
+        key_tokens: which token each key is of, (U,), where a sequence has more keys than tokens: the tokens are the
+            last ones of its keys. None: a sequence's keys are its own.
 
     Returns:
         the output, of shape (B, T, H, E), and no attention weights.
@@ -232,13 +268,33 @@ def varlen_attention_forward(
         key_BKTD = key_BKTD.to(half)
         value_BKTE = value_BKTE.to(half)
 
+    ends = Ends(cu_seq_lens_q, cu_seq_lens_q)
+    if key_tokens is not None:
+        assert cu_seq_lens_k is not None, (
+            "key_tokens say of which tokens keys are, cu_seq_lens_k of which sequence"
+        )
+        ends = Ends(cu_seq_lens_q, cu_seq_lens_k, key_tokens)
+
     if not _has_kernel(query_BHTD):
-        return _attend_each(query_BHTD, key_BKTD, value_BKTE, cu_seq_lens_q, scale), None
+        return _attend_each(query_BHTD, key_BKTD, value_BKTE, ends, scale), None
     # Reading a number from the GPU waits for it, so callers pass the bound as a number.
     if max_length_q is None or isinstance(max_length_q, torch.Tensor):
-        max_length_q = int(cu_seq_lens_q.diff().max())
-    output_THE = _attend_packed(query_BHTD, key_BKTD, value_BKTE, cu_seq_lens_q, max_length_q, scale)
+        max_length_q = int(ends.keys_N1.diff().max())
+    output_THE = _attend_packed(query_BHTD, key_BKTD, value_BKTE, ends, max_length_q, scale)
     return output_THE[None], None
+
+
+class Ends(NamedTuple):
+    """Which queries and keys are of one sequence.
+
+    Attributes:
+        queries_N1, keys_N1: where those of each sequence begin, and where the last ones end.
+        key_tokens_U: the token of each key; None = keys are those of the tokens, in their order.
+    """
+
+    queries_N1: torch.Tensor
+    keys_N1: torch.Tensor
+    key_tokens_U: torch.Tensor | None = None
 
 
 def _has_kernel(query_BHTD: torch.Tensor) -> bool:
@@ -250,38 +306,52 @@ def _attend_each(
     query_BHTD: torch.Tensor,
     key_BKTD: torch.Tensor,
     value_BKTE: torch.Tensor,
-    cu_seq_lens_q: torch.Tensor,
+    ends: Ends,
     scale: float,
 ) -> torch.Tensor:
     """SDPA for each sequence, where there is no kernel; (B, T, H, E)."""
-    groups = query_BHTD.shape[1] // key_BKTD.shape[1]
-    key_BHTD = repeat_kv(key_BKTD, groups)
-    value_BHTE = repeat_kv(value_BKTE, groups)
-    lengths = cu_seq_lens_q.diff().tolist()
+    lengths = ends.queries_N1.diff().tolist()
+    key_lengths = ends.keys_N1.diff().tolist()
     assert sum(lengths) == query_BHTD.shape[2], (
         f"cu_seq_lens_q covers {sum(lengths)} of {query_BHTD.shape[2]} tokens"
     )
+    if ends.key_tokens_U is not None:
+        key_BKTD = key_BKTD.index_select(2, ends.key_tokens_U)
+        value_BKTE = value_BKTE.index_select(2, ends.key_tokens_U)
+    groups = query_BHTD.shape[1] // key_BKTD.shape[1]
+    key_BHUD = repeat_kv(key_BKTD, groups)
+    value_BHUE = repeat_kv(value_BKTE, groups)
 
     # Split, not sliced: the gradient of each slice would be as long as the whole pack.
     queries = query_BHTD.split(lengths, dim=2)
-    keys = key_BHTD.split(lengths, dim=2)
-    values = value_BHTE.split(lengths, dim=2)
+    keys = key_BHUD.split(key_lengths, dim=2)
+    values = value_BHUE.split(key_lengths, dim=2)
     outputs = []
     for query_BHSD, key_BHSD, value_BHSE in zip(queries, keys, values, strict=True):
         # An empty sequence has no output.
         if query_BHSD.shape[2] == 0:
             continue
-        outputs.append(
-            scaled_dot_product_attention(query_BHSD, key_BHSD, value_BHSE, is_causal=True, scale=scale)
-        )
+        # SDPA's own causal mask is aligned at the beginning.
+        aligned: Any = {"is_causal": True}
+        if query_BHSD.shape[2] != key_BHSD.shape[2]:
+            aligned = {"attn_mask": _aligned_at_the_end(query_BHSD, key_BHSD)}
+        outputs.append(scaled_dot_product_attention(query_BHSD, key_BHSD, value_BHSE, scale=scale, **aligned))
     return torch.cat(outputs, dim=2).transpose(1, 2)
+
+
+def _aligned_at_the_end(query_BHSD: torch.Tensor, key_BHSD: torch.Tensor) -> torch.Tensor:
+    """The causal mask of queries that belong to the last of the keys; true where a query sees the key."""
+    queries = query_BHSD.shape[2]
+    keys = key_BHSD.shape[2]
+    every = torch.ones(queries, keys, dtype=torch.bool, device=query_BHSD.device)
+    return every.tril(keys - queries)
 
 
 def _attend_packed(
     query_BHTD: torch.Tensor,
     key_BKTD: torch.Tensor,
     value_BKTE: torch.Tensor,
-    cu_seq_lens_q: torch.Tensor,
+    ends: Ends,
     max_length: int,
     scale: float,
 ) -> torch.Tensor:
@@ -295,16 +365,21 @@ def _attend_packed(
     value_width = value_BKTE.shape[-1]
     width = full_width(query_BHTD.shape[-1], value_width)
     kernel = attention_kernel(width)
-    if groups > 1 and not kernel.grouped:
-        key_BKTD = repeat_kv(key_BKTD, groups)
-        value_BKTE = repeat_kv(value_BKTE, groups)
 
     query_THF = _kernel_layout(query_BHTD, width)
-    key_TKF = _kernel_layout(key_BKTD, width)
-    value_TKF = _kernel_layout(value_BKTE, width)
-    ends_N1 = cu_seq_lens_q.to(torch.int32)
+    key_UKF = _kernel_layout(key_BKTD, width)
+    value_UKF = _kernel_layout(value_BKTE, width)
+    if ends.key_tokens_U is not None:
+        key_UKF = take_tokens(key_UKF, ends.key_tokens_U)
+        value_UKF = take_tokens(value_UKF, ends.key_tokens_U)
+    if groups > 1 and not kernel.grouped:
+        key_UKF = key_UKF.repeat_interleave(groups, 1)
+        value_UKF = value_UKF.repeat_interleave(groups, 1)
+
     # Zeros in queries and keys add nothing to a score, and zeros in values give the columns that are cropped.
-    output_THF = kernel.attend(query_THF, key_TKF, value_TKF, ends_N1, max_length, scale)
+    query_ends_N1 = ends.queries_N1.to(torch.int32)
+    key_ends_N1 = ends.keys_N1.to(torch.int32)
+    output_THF = kernel.attend(query_THF, key_UKF, value_UKF, query_ends_N1, key_ends_N1, max_length, scale)
     return output_THF[..., :value_width]
 
 

@@ -93,6 +93,12 @@ class RolloutParams(Training):
     minibatches_per_rollout: int = Field(default=16, ge=1)
     """Minibatches of a rollout, one update each: 8,192 responses in 16 minibatches (v2 2.1)."""
 
+    whole_groups: bool | Literal["auto"] = "auto"
+    """A minibatch holds whole groups, 32 questions x 16 (v2 2.1); false = any responses of the rollout, as TRL has it.
+
+    auto = where the responses of a group share their prompt in a pack, which then is read once (our choice).
+    """
+
     inner_epochs: int = Field(default=1, ge=1)
     """Passes over a rollout (v2 2.1)."""
 

@@ -12,6 +12,7 @@ from r1pipe.models import attention_kernels as kernels
 from r1pipe.models import packed_attention as varlen
 from r1pipe.models.attention_kernels import Kernel
 from r1pipe.models.packed_attention import (
+    Ends,
     pack,
     packed_kwargs,
     packing_obstacle,
@@ -175,15 +176,16 @@ def fake_kernel(attends: list[tuple[int, ...]], grouped: bool) -> Any:
         k_TKF: torch.Tensor,
         v_TKF: torch.Tensor,
         ends: torch.Tensor,
+        key_ends: torch.Tensor,
         longest: int,
         scale: float,
     ) -> torch.Tensor:
         assert q_THF.shape[-1] == k_TKF.shape[-1] == v_TKF.shape[-1] and q_THF.shape[-1] % 8 == 0
-        assert ends.dtype == torch.int32 and int(ends.diff().max()) <= longest
+        assert ends.dtype == key_ends.dtype == torch.int32 and int(key_ends.diff().max()) <= longest
         assert q_THF.shape[1] == k_TKF.shape[1] or grouped
         attends.append(tuple(k_TKF.shape))
         q, k, v = (x.transpose(0, 1)[None] for x in (q_THF, k_TKF, v_TKF))
-        return varlen._attend_each(q, k, v, ends, scale)[0]
+        return varlen._attend_each(q, k, v, Ends(ends, key_ends), scale)[0]
 
     return attend
 
@@ -194,7 +196,8 @@ def test_the_kernels_path_pads_crops_and_groups(grouped: bool, monkeypatch: pyte
     seen: list[tuple[int, ...]] = []
     monkeypatch.setattr(kernels, "_KERNELS", {24: Kernel("fake", fake_kernel(seen, grouped), grouped)})
     q, k, v = torch.randn(1, 4, 9, 20), torch.randn(1, 2, 9, 20), torch.randn(1, 2, 9, 12)
-    ends = packed_kwargs([4, 5])["cu_seq_lens_q"]
+    ends_N1 = packed_kwargs([4, 5])["cu_seq_lens_q"]
+    ends = Ends(ends_N1, ends_N1)
     out = varlen._attend_packed(q, k, v, ends, 8, 0.25)
     torch.testing.assert_close(out, varlen._attend_each(q, k, v, ends, 0.25)[0], atol=1e-6, rtol=1e-5)
     assert seen == [(9, 2 if grouped else 4, 24)]
@@ -202,14 +205,27 @@ def test_the_kernels_path_pads_crops_and_groups(grouped: bool, monkeypatch: pyte
 
 @torch.library.custom_op("r1pipe_test::attend", mutates_args=())
 def attend(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, ends: torch.Tensor, longest: int, scale: float
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    ends: torch.Tensor,
+    key_ends: torch.Tensor,
+    longest: int,
+    scale: float,
 ) -> torch.Tensor:
-    return varlen._attend_each(*(x.transpose(0, 1)[None] for x in (q, k, v)), ends, scale)[0].contiguous()
+    rows = (x.transpose(0, 1)[None] for x in (q, k, v))
+    return varlen._attend_each(*rows, Ends(ends, key_ends), scale)[0].contiguous()
 
 
 @attend.register_fake
 def _(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, ends: torch.Tensor, longest: int, scale: float
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    ends: torch.Tensor,
+    key_ends: torch.Tensor,
+    longest: int,
+    scale: float,
 ) -> torch.Tensor:
     return torch.empty_like(q)
 
@@ -219,8 +235,8 @@ def test_layers_compile_to_one_graph_for_all_lengths(half: bool, monkeypatch: py
     """Nothing breaks the graph, and neither another layer nor other numbers of tokens or sequences compile again."""
     from r1pipe.models.loading import compile_layers
 
-    def kernel(q: Any, k: Any, v: Any, ends: Any, longest: int, scale: float) -> torch.Tensor:
-        return torch.ops.r1pipe_test.attend(q, k, v, ends, longest, scale)
+    def kernel(q: Any, k: Any, v: Any, ends: Any, key_ends: Any, longest: int, scale: float) -> torch.Tensor:
+        return torch.ops.r1pipe_test.attend(q, k, v, ends, key_ends, longest, scale)
 
     graphs: list[Any] = []
     monkeypatch.setattr(varlen, "attention_kernel", lambda width: Kernel("fake", kernel, True))
@@ -282,7 +298,8 @@ def test_grouped_heads_on_the_gpu_equal_repeated_ones() -> None:
     q, k, v = (
         torch.randn(1, h, 300, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True) for h in (8, 2, 2)
     )
-    ends = torch.tensor([0, 100, 100, 300], dtype=torch.int32, device="cuda")
+    ends_N1 = torch.tensor([0, 100, 100, 300], dtype=torch.int32, device="cuda")
+    ends = Ends(ends_N1, ends_N1)
     found = varlen._attend_packed(q, k, v, ends, 1024, 0.125)
     wanted = varlen._attend_each(q.float(), k.float(), v.float(), ends, 0.125)[0]
     torch.testing.assert_close(found.float(), wanted, atol=2e-2, rtol=2e-2)

@@ -2,6 +2,7 @@
 
     TRL calls, in this order                 we do
     ---------------------------------------  -------------------------------------------------------------------------
+    _prepare_inputs                          keep groups together in minibatches (training_batch.py)
     _generate_and_score_completions          enter the phase (phases.py); make the Rollout (rollout.py); at the end drop
                                              the groups that shall not train (training_batch.py)
       _generate                              replace groups without signal by groups of other prompts (resampling.py)
@@ -73,6 +74,7 @@ class R1GRPOTrainer(ResumableTrainer, GRPOTrainer):
         rollout: the rollout being made; None while updates are made and while held-out prompts are answered.
         phase: the phase of the rollout that is or was made last.
         counted_tokens: completion tokens of all ranks that have entered the loss.
+        whole_groups: a minibatch holds groups as a whole.
     """
 
     # transformers' annotations allow None and lists where there is one value
@@ -104,7 +106,7 @@ class R1GRPOTrainer(ResumableTrainer, GRPOTrainer):
         self.stopwatch = Stopwatch()
 
         # The models first, then the budget, which depends on whether they are compiled, then what works by the budget.
-        packed, compiled = set_up_models(
+        plan = set_up_models(
             self,
             packed=microbatch_tokens is not None,
             compiled=compiled,
@@ -114,12 +116,13 @@ class R1GRPOTrainer(ResumableTrainer, GRPOTrainer):
             self,
             here=here,
             tokens=microbatch_tokens,
-            compiled=compiled,
+            compiled=plan.compiled,
+            shared=plan.shared,
         )
         self.log_probs = LogProbs(
             self,
             budget=self.pack_budget,
-            packed=packed,
+            packed=plan.packed,
         )
         self.updates = Updates(
             self,
@@ -132,7 +135,7 @@ class R1GRPOTrainer(ResumableTrainer, GRPOTrainer):
             widest_prompt=widest_prompt,
             budget=self.pack_budget,
             sharded=here.sharded_weights,
-            compiled=compiled,
+            compiled=plan.compiled,
             stopwatch=self.stopwatch,
         )
         if params.stop and not self.use_vllm and not self.sampler.can_draw(None, {}):
@@ -152,6 +155,8 @@ class R1GRPOTrainer(ResumableTrainer, GRPOTrainer):
         if spare is not None and params.resample:
             self.resampler = Resampler(self, params=params, rewards=self.rewards, spare=spare)
 
+        self.whole_groups = plan.shared if params.whole_groups == "auto" else params.whole_groups
+
         # TRL multiplies by these; it would take the weight 1 for all
         self.reward_weights = self.rewards.weights(self.phase)
         if self.use_vllm:
@@ -159,6 +164,15 @@ class R1GRPOTrainer(ResumableTrainer, GRPOTrainer):
         self.add_callback(Timed(self.stopwatch, updates_per_rollout(params), self))
 
     # --- a rollout ----------------------------------------------------------------------------------------------------
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        before = self._buffered_inputs
+        inputs = super()._prepare_inputs(generation_batch)
+        if self._buffered_inputs is before or not self.whole_groups:
+            return inputs
+        # a new rollout, which TRL has shuffled and split
+        self._buffered_inputs = training_batch.keep_groups_together(self._buffered_inputs)
+        return self._buffered_inputs[self._step % len(self._buffered_inputs)]
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         with self.stoppable():

@@ -15,7 +15,7 @@ import torch
 from trl import GRPOTrainer
 
 from r1pipe.models.loading import compile_layers, without_adapter
-from r1pipe.models.packed_attention import use_packed_attention
+from r1pipe.models.packed_attention import prompts_can_be_shared, use_packed_attention
 from r1pipe.models.plain_head import add_plain_head
 from r1pipe.training.grpo.completion_packs import NOT_SCORED, pack_completions
 from r1pipe.training.grpo.pack_budget import PackBudget
@@ -123,9 +123,25 @@ class LogProbs:
         if not self.packed:
             return self._sorted_passes(input_ids, attention_mask, width)
         # With gradients the rows are one pack already: updates.py has cut the minibatch.
-        one_pack = [list(range(len(input_ids)))]
-        packs = one_pack if torch.is_grad_enabled() else self.budget.packs(attention_mask)
-        return _packed_passes(input_ids, attention_mask, width, packs)
+        packs = [list(range(len(input_ids)))]
+        if not torch.is_grad_enabled():
+            prompt_width = input_ids.shape[1] - width
+            masks = attention_mask.split([prompt_width, width], dim=1)
+            packs = self.budget.packs(input_ids[:, :prompt_width], *masks)
+        return self._packed_passes(input_ids, attention_mask, width, packs)
+
+    def _packed_passes(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        width: int,
+        packs: list[list[int]],
+    ) -> Iterator[ForwardPass]:
+        for members in packs:
+            row_N = torch.tensor(members, device=input_ids.device)
+            pack = pack_completions(input_ids[row_N], attention_mask[row_N], width, shared=self.budget.shared)
+            scored_1T = pack.inputs["shift_labels"] != NOT_SCORED
+            yield ForwardPass(pack.inputs, scored_1T, (row_N[pack.rows], pack.columns))
 
     def _sorted_passes(
         self,
@@ -165,17 +181,18 @@ class LogProbs:
             yield ForwardPass(inputs, scored_bT[:, 1:], places)
 
 
-def _packed_passes(
-    input_ids: torch.Tensor,
-    attention_mask: torch.Tensor,
-    width: int,
-    packs: list[list[int]],
-) -> Iterator[ForwardPass]:
-    for members in packs:
-        row_N = torch.tensor(members, device=input_ids.device)
-        pack = pack_completions(input_ids[row_N], attention_mask[row_N], width)
-        scored_1T = pack.inputs["shift_labels"] != NOT_SCORED
-        yield ForwardPass(pack.inputs, scored_1T, (row_N[pack.rows], pack.columns))
+class PassPlan(NamedTuple):
+    """How forward passes are made.
+
+    Attributes:
+        packed: rows are packed.
+        compiled: layers are compiled.
+        shared: rows of a pack share a prompt that they have in common.
+    """
+
+    packed: bool
+    compiled: bool
+    shared: bool
 
 
 def set_up_models(
@@ -184,7 +201,7 @@ def set_up_models(
     packed: bool,
     compiled: bool,
     sharded: bool,
-) -> tuple[bool, bool]:
+) -> PassPlan:
     """Make the policy and the reference ready for such passes.
 
     Args:
@@ -193,9 +210,7 @@ def set_up_models(
         sharded: this rank holds only a part of the weights.
 
     Returns:
-        Whether rows are packed and whether layers are compiled: the model's attention may not allow the first, and
-            padded rows are
-        not worth the second.
+        What of it is done: the model's attention may not allow packs, and padded rows are not worth compiling.
     """
     policy: Any = trainer.accelerator.unwrap_model(trainer.model)
     reference: Any = trainer.ref_model and trainer.accelerator.unwrap_model(trainer.ref_model)
@@ -211,6 +226,7 @@ def set_up_models(
     packed = packed and use_packed_attention(base)
     if packed and reference is not None:
         use_packed_attention(reference)
+    shared = packed and prompts_can_be_shared(base)
 
     if compiled and not packed:
         warnings.warn("grpo.compile is ignored: it needs packed rows, and rows are padded here", stacklevel=3)
@@ -219,7 +235,7 @@ def set_up_models(
         compile_layers(policy)
         if reference is not None:
             compile_layers(reference)
-    return packed, compiled
+    return PassPlan(packed, compiled, shared)
 
 
 def runs_without_adapter(model: Any) -> bool:

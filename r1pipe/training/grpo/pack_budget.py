@@ -10,7 +10,7 @@ from trl import GRPOTrainer
 
 from r1pipe.here import Here
 from r1pipe.models.memory import first_update_bytes, free_memory, state_shares
-from r1pipe.training.grpo.completion_packs import auto_tokens, deal, dealt_pack_count
+from r1pipe.training.grpo.completion_packs import auto_tokens, deal, dealt_pack_count, row_sizes
 from r1pipe.training.grpo.ranks import gathered
 
 # Left free for what the estimate of a pack's memory does not see: kernels' workspaces, fragments.
@@ -26,6 +26,7 @@ class PackBudget:
         tokens: as the config says; auto = by the free memory, when a pack is first made; None = rows, as TRL cuts
             them.
         compiled: the layers are compiled, which keeps fewer activations.
+        shared: rows of a pack share a prompt that they have in common, so that its tokens count once.
 
     Attributes:
         tokens: the number itself once `auto` is settled.
@@ -38,11 +39,13 @@ class PackBudget:
         here: Here,
         tokens: int | Literal["auto"] | None,
         compiled: bool,
+        shared: bool,
     ) -> None:
         self.trainer = trainer
         self.here = here
         self.tokens = tokens
         self.compiled = compiled
+        self.shared = shared
         self.by_memory = tokens == "auto"
 
     @property
@@ -50,14 +53,24 @@ class PackBudget:
         """The size of packs is what memory was free at the first of them."""
         return self.by_memory and self.tokens != "auto"
 
-    def packs(self, attention_mask: torch.Tensor) -> list[list[int]]:
-        """The rows of each pack; as many packs on every rank."""
+    def packs(
+        self,
+        prompt_ids: torch.Tensor,
+        prompt_mask: torch.Tensor,
+        completion_mask: torch.Tensor,
+    ) -> list[list[int]]:
+        """The rows of each pack; as many packs on every rank.
+
+        Args:
+            prompt_ids, prompt_mask: (B, P).
+            completion_mask: (B, C).
+        """
+        rows = row_sizes(prompt_ids, prompt_mask, completion_mask, shared=self.shared)
         # Ranks that need fewer packs make as many as the one that needs most: their forward passes are collective.
-        lengths = attention_mask.sum(1).tolist()
-        count = dealt_pack_count(lengths, self.size())
+        count = dealt_pack_count(rows, self.size())
         if self.trainer.accelerator.num_processes > 1:
-            count = int(gathered(torch.tensor([count], device=attention_mask.device)).max())
-        return deal(lengths, count)
+            count = int(gathered(torch.tensor([count], device=prompt_ids.device)).max())
+        return deal(rows, count)
 
     def size(self) -> int:
         """Tokens of a pack.

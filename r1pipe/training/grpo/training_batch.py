@@ -1,4 +1,4 @@
-"""The batch that TRL makes of a rollout, without the groups that cannot or shall not train the policy.
+"""The batch that TRL makes of a rollout: without the groups that shall not train the policy, and split by groups.
 
 Shapes: B responses on this rank, A on all ranks, C completion tokens, G groups of n responses on all ranks, R
     rewards.
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from trl import GRPOTrainer
 
+from r1pipe.models.shared_prompts import same_prompts
 from r1pipe.schema import GRPOParams
 from r1pipe.training.grpo.ranks import gathered
 from r1pipe.training.grpo.rollout import Rollout
@@ -67,3 +68,43 @@ def drop_groups(
     if "old_per_token_logps" in batch:
         # the model's log-probs of masked tokens are 0, and a ratio of them must stay finite
         batch["old_per_token_logps"] = batch["old_per_token_logps"].masked_fill(dropped_B1, 0.0)
+
+
+def keep_groups_together(batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same rows in as many parts of the same sizes, the rows of a group side by side.
+
+    A part then holds whole groups; where sizes do not allow it, a group is cut between two. Groups stand in the order
+    in which TRL's shuffling has put their first rows, so it is as random as that.
+
+    Args:
+        batches: the shuffled rollout of this rank as TRL has split it.
+    """
+    prompt_ids = torch.cat([batch["prompt_ids"] for batch in batches])
+    prompt_mask = torch.cat([batch["prompt_mask"] for batch in batches])
+    groups = same_prompts(prompt_ids, prompt_mask)
+    # numbers are given in the order of first rows, and sorting leaves rows of one group as they are
+    order = sorted(range(len(groups)), key=groups.__getitem__)
+    size = len(groups) // len(batches)
+    parts = [order[first : first + size] for first in range(0, len(groups), size)]
+
+    whole = {name: _joined([batch[name] for batch in batches]) for name in batches[0]}
+    return [{name: _chosen(value, part) for name, value in whole.items()} for part in parts]
+
+
+def _joined(values: list[Any]) -> Any:
+    """A value of the rollout from its parts; what is no list and no row of a tensor is the same in all of them."""
+    first = values[0]
+    if isinstance(first, torch.Tensor) and first.dim():
+        return torch.cat(values)
+    if isinstance(first, list):
+        return [entry for value in values for entry in value]
+    return first
+
+
+def _chosen(value: Any, rows: list[int]) -> Any:
+    """These rows of a value of the rollout."""
+    if isinstance(value, torch.Tensor) and value.dim():
+        return value[torch.tensor(rows, device=value.device)]
+    if isinstance(value, list):
+        return [value[row] for row in rows]
+    return value

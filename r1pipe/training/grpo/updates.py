@@ -73,7 +73,7 @@ class Updates:
 
         # deal the rows to packs
         mask_BC = inputs["completion_mask"]
-        packs = self.budget.packs(torch.cat([inputs["prompt_mask"], mask_BC], 1))
+        packs = self.budget.packs(inputs["prompt_ids"], inputs["prompt_mask"], mask_BC)
         rows_N = [len(pack) for pack in packs]
         tokens_N = [int(count) for count in torch.stack([mask_BC[pack].sum() for pack in packs])]
         weights_N = loss_weights(self.trainer.loss_type, rows_N, tokens_N)

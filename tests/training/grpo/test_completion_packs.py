@@ -12,6 +12,7 @@ from transformers import Qwen2Config
 from trl import GRPOTrainer
 
 from r1pipe.errors import ConfigError
+from r1pipe.models.shared_prompts import Rows, same_prompts
 from r1pipe.schema import LOSS_TYPES, GRPOParams, Phase, RewardSpec
 from r1pipe.training.grpo.arguments import compiled_layers, grpo_arguments, token_microbatches
 from r1pipe.training.grpo.completion_packs import (
@@ -21,6 +22,7 @@ from r1pipe.training.grpo.completion_packs import (
     loss_weights,
     pack_completions,
 )
+from r1pipe.training.grpo.training_batch import keep_groups_together
 from tests.tiny_trainers import grpo_params, grpo_trainer
 
 PROMPT, COMPLETION = 9, 14
@@ -31,12 +33,16 @@ def params(**changes: Any) -> GRPOParams:
 
 
 def batch(rows: int = 20, seed: int = 0, device: torch.device | None = None) -> dict[str, torch.Tensor]:
-    """A batch as TRL's loss takes it: prompts padded left, completions right, one row without counted tokens."""
+    """A batch as TRL's loss takes it: prompts padded left, completions right, one row without counted tokens.
+
+    Rows i and i + 7 have the same prompt.
+    """
     draw = torch.Generator().manual_seed(seed)
     ids = torch.randint(5, 250, (rows, PROMPT + COMPLETION), generator=draw)
     mask = torch.ones_like(ids)
     for row in range(rows):
         mask[row, : row % 7] = 0
+        ids[row, :PROMPT] = ids[row % 7, :PROMPT]
         mask[row, PROMPT + COMPLETION - row % 11 :] = 0
     mask[3, PROMPT:] = 0
     logps = -3 - 3 * torch.rand(rows, COMPLETION, generator=draw)
@@ -70,6 +76,7 @@ def trainer(tiny_checkpoint, here):
     trainer.current_gradient_accumulation_steps = 1
     trainer.model.train()  # as in a training step; otherwise there is nothing to cut up
     assert trainer.log_probs.packed and trainer.model.config._attn_implementation == "r1pipe_varlen"
+    assert trainer.pack_budget.shared and trainer.whole_groups
     return trainer
 
 
@@ -120,7 +127,9 @@ def test_a_loss_in_packs_is_the_loss_of_all_rows(trainer, loss_type, level):
         trainer, trainer.model, data
     )  # one padded pass: our log-probs take all rows as one pack
     value, wanted = whole.item(), gradient(trainer, whole)
-    assert len(trainer.pack_budget.packs(torch.cat([data["prompt_mask"], data["completion_mask"]], 1))) > 4
+    assert (
+        len(trainer.pack_budget.packs(data["prompt_ids"], data["prompt_mask"], data["completion_mask"])) > 4
+    )
     loss = trainer._compute_loss(trainer.model, data)
     assert loss.item() == pytest.approx(value, rel=1e-5, abs=1e-6)
     close(gradient(trainer, loss), wanted)
@@ -166,7 +175,7 @@ def test_the_entropy_bonus_has_a_gradient(trainer):
 
 
 def test_training_in_packs_is_training_in_rows(tiny_checkpoint, tmp_path):
-    """Four updates over two rollouts, the same draws: the same weights."""
+    """Four updates over two rollouts, the same draws and minibatches: the same weights."""
     from r1pipe.here import Here
 
     weights = []
@@ -174,7 +183,7 @@ def test_training_in_packs_is_training_in_rows(tiny_checkpoint, tmp_path):
         folder = tmp_path / name
         folder.mkdir()
         trainer = grpo_trainer(
-            params(microbatch_tokens=tokens),
+            params(microbatch_tokens=tokens, whole_groups=True),
             tiny_checkpoint,
             Here("test", folder, folder / "m.jsonl", folder / "p.jsonl"),
         )
@@ -183,6 +192,52 @@ def test_training_in_packs_is_training_in_rows(tiny_checkpoint, tmp_path):
         steps = [entry for entry in trainer.state.log_history if "loss" in entry]
         assert len(steps) == 4 and all("entropy" in entry and "kl" in entry for entry in steps)
     close(weights[1], weights[0], 1e-4)
+
+
+def test_minibatches_hold_whole_groups_where_prompts_are_shared(tiny_checkpoint, here):
+    """TRL shuffles the responses of a rollout: a minibatch of half a rollout had responses of nearly every group."""
+
+    def prompts_of_minibatches(whole: Any) -> list[list[int]]:
+        trainer = grpo_trainer(params(microbatch_tokens=64, whole_groups=whole), tiny_checkpoint, here)
+        minibatches: list[dict[str, Any]] = []
+        loss = trainer.updates.loss
+
+        def noted(model: Any, inputs: dict[str, Any], trl_loss: Any) -> torch.Tensor:
+            minibatches.append(inputs)
+            return loss(model, inputs, trl_loss)
+
+        trainer.updates.loss = noted
+        trainer.train()
+        return [same_prompts(of["prompt_ids"], of["prompt_mask"]) for of in minibatches]
+
+    prompts = {whole: prompts_of_minibatches(whole) for whole in (True, False, "auto")}
+    assert all([len(numbers) for numbers in found] == [16] * 4 for found in prompts.values())
+    assert prompts["auto"] == prompts[True]
+    assert all(numbers == [row // 4 for row in range(16)] for numbers in prompts[True])
+    assert any(max(numbers) > 4 for numbers in prompts[False])
+
+
+def test_keeping_groups_together_loses_nothing():
+    """Also where a group does not fit into a part; and numbers of the whole rollout stay what they are."""
+    groups = torch.tensor([0, 1, 2, 1, 0, 2, 2, 1, 0])
+    batches = [
+        {
+            "prompt_ids": groups[part, None] + 5,
+            "prompt_mask": torch.ones(3, 1),
+            "row": torch.arange(9)[part],
+            "texts": [f"text {row}" for row in range(9)[part]],
+            "num_items_in_batch": torch.tensor(30),
+            "none": None,
+        }
+        for part in (slice(0, 3), slice(3, 6), slice(6, 9))
+    ]
+    kept = keep_groups_together(batches)
+    assert [batch["row"].tolist() for batch in kept] == [[0, 4, 8], [1, 3, 7], [2, 5, 6]]
+    assert [batch["texts"][1] for batch in kept] == ["text 4", "text 3", "text 5"]
+    assert all(batch["num_items_in_batch"] == 30 and batch["none"] is None for batch in kept)
+    names = ("prompt_ids", "prompt_mask", "row")
+    uneven = [{name: batch[name][:2] for name in names} for batch in batches]
+    assert [batch["row"].tolist() for batch in keep_groups_together(uneven)] == [[0, 4], [1, 3], [7, 6]]
 
 
 def test_a_row_without_counted_tokens_is_left_out_of_the_pack():
@@ -206,16 +261,35 @@ def test_a_row_without_counted_tokens_is_left_out_of_the_pack():
 def test_packs_have_the_same_shape_on_every_rank_and_similar_sizes():
     draw = torch.Generator().manual_seed(0)
     ranks = [torch.randint(10, 1000, (64,), generator=draw).tolist() for _ in range(3)]
-    shapes = [[len(pack) for pack in deal(lengths, 7)] for lengths in ranks]
-    assert shapes[0] == shapes[1] == shapes[2]
-    for lengths in ranks:
-        sizes = [sum(lengths[i] for i in pack) for pack in deal(lengths, 7)]
-        assert sorted(i for pack in deal(lengths, 7) for i in pack) == list(range(64))
-        assert max(sizes) < 1.15 * min(sizes) + 200
-        count = dealt_pack_count(lengths, 5000)
-        assert max(sum(lengths[i] for i in pack) for pack in deal(lengths, count)) <= 5000
-    assert dealt_pack_count([900, 900, 10], 100) == 3, "a row longer than the budget is alone"
-    assert dealt_pack_count([1], 100) == 1
+    each_its_own = [Rows([0] * 64, lengths, range(64)) for lengths in ranks]
+    # prompts of whole groups, and of parts of groups
+    of_groups = [Rows([100] * 64, lengths, [row // 8 for row in range(64)]) for lengths in ranks]
+    of_parts = [
+        Rows([100] * 64, lengths, torch.randint(0, 40, (64,), generator=draw).tolist()) for lengths in ranks
+    ]
+    shapes = [[len(pack) for pack in deal(rows, 7)] for rows in [*each_its_own, *of_groups, *of_parts]]
+    assert all(shape == shapes[0] for shape in shapes)
+    for rows in [*each_its_own, *of_groups, *of_parts]:
+        sizes = [rows.tokens(pack) for pack in deal(rows, 7)]
+        assert sorted(i for pack in deal(rows, 7) for i in pack) == list(range(64))
+        if rows in each_its_own:
+            assert max(sizes) < 1.15 * min(sizes) + 200
+        count = dealt_pack_count(rows, 5000)
+        assert max(rows.tokens(pack) for pack in deal(rows, count)) <= 5000
+    assert dealt_pack_count(Rows([0] * 3, [900, 900, 10], range(3)), 100) == 3, (
+        "a row longer than the budget is alone"
+    )
+    assert dealt_pack_count(Rows([0], [1], [0]), 100) == 1
+
+
+def test_a_group_is_dealt_to_one_pack_where_that_unbalances_nothing():
+    alike = Rows([300] * 32, [100] * 32, [row % 4 for row in range(32)])
+    packs = deal(alike, 2)
+    assert [len({alike.groups[row] for row in pack}) for pack in packs] == [2, 2]
+    assert [alike.tokens(pack) for pack in packs] == [2 * 299 + 16 * 101] * 2
+    # one group is much longer than the other: its responses are dealt to both packs, as ever
+    uneven = Rows([10] * 16, [1000] * 8 + [10] * 8, [row // 8 for row in range(16)])
+    assert [sum(row < 8 for row in pack) for pack in deal(uneven, 2)] == [4, 4]
 
 
 def test_weights_add_up():
