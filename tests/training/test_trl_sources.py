@@ -27,12 +27,12 @@ OVERRIDDEN = {
     "_generate_and_score_completions": "1fa48922792dcd5c",
     "_generate_single_turn": "e0f02e4fc094cefd",
     "_get_per_token_logps_and_entropies": "ea73c3909275851d",
+    "_prepare_inputs": "f824e7fb07147956",
     "_save_checkpoint": "ec91bde123649111",
     "log": "1e7772819cc8cf09",
 }
 # Not overridden, but what they take and return must stay as it is.
 RELIED_ON: dict[str, tuple[Any, str]] = {
-    "GRPOTrainer._prepare_inputs": (GRPOTrainer._prepare_inputs, "f824e7fb07147956"),
     "VLLMGeneration.generate": (VLLMGeneration.generate, "2d2ac2be5b1309c4"),
     "VLLMGeneration.sync_weights": (VLLMGeneration.sync_weights, "63d669fb32304ff5"),
     "extract_logprobs": (trl_extract_logprobs, "ea9254b4a72d3ed7"),
