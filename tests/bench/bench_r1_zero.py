@@ -153,6 +153,8 @@ def params_of(job: Job, rollout: str) -> Any:
     }
     if rollout == "vllm":
         fields["vllm"] = {"memory": job["vllm_memory"], "max_model_length": job["max_model_length"]}
+    if job["stop"]:
+        fields["stop"] = job["stop"]
     return GRPOParams(**(fields | job["grpo"]))
 
 
@@ -207,6 +209,11 @@ def stock(job: Job, rows: list[dict[str, Any]], template: str, *, vllm: bool) ->
             "vllm_gpu_memory_utilization": job["vllm_memory"],
             "vllm_max_model_length": job["max_model_length"],
         }
+    if vllm and job["stop"]:
+        # what vLLM stops at is left out of the response unless asked for
+        more["generation_kwargs"] = {"stop": job["stop"], "include_stop_str_in_output": True}
+    elif job["stop"]:
+        print("TRL's generate knows no stop strings: its responses go on behind them")
     arguments = {
         "output_dir": str(Path(job["work"]) / "trl"),
         "per_device_train_batch_size": microbatch,
@@ -281,6 +288,7 @@ def run_side(job: Job) -> dict[str, Any]:
             "microbatch_tokens": budget.tokens,
             "shared_prompts": budget.shared,
             "compiled": budget.compiled,
+            "whole_groups": trainer.whole_groups,
         }
     return {
         "side": job["side"],
@@ -303,7 +311,7 @@ def seconds_an_update(seconds: list[float], minibatches: int) -> dict[str, Any]:
     """Of updates FIRST to LAST: the median of the means of as many updates in a row as a rollout has.
 
     >>> seconds_an_update([9, 9, 1, 1, 5, 1, 1, 1, 5, 1], 4)["median"]
-    2.0
+    2
     """
     counted = seconds[FIRST - 1 : LAST]
     starts = range(len(counted) - minibatches + 1)
@@ -435,6 +443,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--trl-rows", type=int, default=16, help="rows of stock TRL's forward passes")
     parser.add_argument("--vllm-memory", type=float, default=0.3)
     parser.add_argument(
+        "--stop", nargs="+", default=[], help="strings that end a response; TRL's generate knows none"
+    )
+    parser.add_argument(
         "--grpo", type=json.loads, default={}, help="JSON: further fields of r1pipe's `grpo:`"
     )
     parser.add_argument("--trl", type=json.loads, default={}, help="JSON: further fields of TRL's GRPOConfig")
@@ -483,7 +494,7 @@ def main() -> None:
                     "minibatches",
                     "max_tokens",
                 ),
-                *("warmup_ratio", "trl_rows", "vllm_memory", "grpo", "trl"),
+                *("warmup_ratio", "trl_rows", "vllm_memory", "stop", "grpo", "trl"),
             )
         }
         job |= {

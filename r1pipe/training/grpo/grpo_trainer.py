@@ -168,10 +168,11 @@ class R1GRPOTrainer(ResumableTrainer, GRPOTrainer):
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         before = self._buffered_inputs
         inputs = super()._prepare_inputs(generation_batch)
-        if self._buffered_inputs is before or not self.whole_groups:
+        minibatches: Any = self._buffered_inputs
+        if minibatches is before or not self.whole_groups:
             return inputs
         # a new rollout, which TRL has shuffled and split
-        self._buffered_inputs = training_batch.keep_groups_together(self._buffered_inputs)
+        self._buffered_inputs = training_batch.keep_groups_together(minibatches)
         return self._buffered_inputs[self._step % len(self._buffered_inputs)]
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
