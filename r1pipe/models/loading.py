@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from r1pipe.errors import GuardError, InputError
 from r1pipe.here import Here
+from r1pipe.models.folders import check_chat_template, check_folder, readable
 
 if TYPE_CHECKING:
     import torch
@@ -50,7 +51,7 @@ def load_tokenizer(checkpoint: Path) -> Any:
         a PreTrainedTokenizerBase, whose own annotations are too wide to be of use.
 
     Raises:
-        InputError: there is no tokenizer, no chat template or no end token.
+        InputError: there is no tokenizer, no chat template or no end token, or one of them is broken.
     """
     from transformers import AutoTokenizer
 
@@ -60,13 +61,18 @@ def load_tokenizer(checkpoint: Path) -> Any:
             str(checkpoint),
             f"put one of {', '.join(TOKENIZER_FILES)} beside config.json (tokenizer.save_pretrained(FOLDER))",
         )
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    check_folder(checkpoint)
+    with readable(
+        checkpoint, "the tokenizer cannot be loaded", "check tokenizer.json and tokenizer_config.json"
+    ):
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     if not tokenizer.chat_template:
         raise InputError(
             "the tokenizer has no chat template",
             str(checkpoint),
             "add chat_template.jinja to the checkpoint's folder",
         )
+    check_chat_template(tokenizer, checkpoint)
     if tokenizer.eos_token_id is None:
         raise InputError(
             "the tokenizer has no end token", str(checkpoint), 'set "eos_token" in tokenizer_config.json'
@@ -139,27 +145,16 @@ def load_weights(auto_class: Any, checkpoint: Path, *, new_head: bool = False, *
     Raises:
         InputError: the folder is not a checkpoint, its files are damaged, or its weights are not the model's.
     """
-    import torch
-
     if not (checkpoint / "config.json").is_file():
         raise InputError(
             "this is not a checkpoint: it has no config.json", str(checkpoint), "name a Hugging Face folder"
         )
-    try:
+    check_folder(checkpoint)
+    with readable(checkpoint, "the checkpoint cannot be loaded", "check config.json and the weights"):
         # Other sizes are reported with the rest, not raised without a name.
         model, found = auto_class.from_pretrained(
             checkpoint, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
-    except (torch.OutOfMemoryError, MemoryError):
-        raise
-    # What a damaged file makes of json, safetensors, torch and transformers has no common class.
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [""])[0]
-        raise InputError(
-            f"the checkpoint cannot be loaded: {type(error).__name__}: {reason[:300]}",
-            str(checkpoint),
-            "check config.json and the weights",
-        ) from error
 
     body = f"{model.base_model_prefix}."
     problems = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -103,3 +104,73 @@ def test_weights_that_are_not_finite_are_not_published(tiny_checkpoint: Path, tm
     with pytest.raises(GuardError, match=f"not finite, among them {UP}"):
         check_finite(folder)
     check_finite(tiny_checkpoint)
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "tokenizer_config.json", "generation_config.json", "model.safetensors"]
+)
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.symlink(path, path)], ids=["pipe", "circle"])
+def test_what_cannot_be_opened_is_refused_at_once(
+    tiny_checkpoint: Path, tmp_path: Path, name: str, make: Any
+) -> None:
+    """Opening a pipe waited for ever."""
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "odd")
+    (folder / name).unlink()
+    make(folder / name)
+    with pytest.raises(InputError, match=r"is not a file|no config\.json"):
+        load_model(folder, training=True)
+    with pytest.raises(InputError, match="is not a file"):
+        load_tokenizer(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer.json", ""),
+        ("tokenizer.json", "{}"),
+        ("tokenizer.json", "[" * 100_000),
+        (
+            "tokenizer.json",
+            '{"version": "1.0", "model": {"type": "BPE", "vocab": {}, "merges": [["a", "b"]]}}',
+        ),
+        ("tokenizer_config.json", "{"),
+        ("tokenizer_config.json", "[]"),
+        ("tokenizer_config.json", '{"tokenizer_class": 3}'),
+    ],
+)
+def test_a_damaged_tokenizer_is_the_users_to_mend(
+    tiny_checkpoint: Path, tmp_path: Path, name: str, content: str
+) -> None:
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "damaged")
+    (folder / name).write_text(content)
+    with pytest.raises(InputError):
+        load_tokenizer(folder)
+
+
+LOOP = "{% for i in range(99999) %}"
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for m in messages %}",
+        "{{ messages[7].content }}",
+        "{{ messages | nosuchfilter }}",
+        "{{ raise_exception('no') }}",
+        "{{ 1 / 0 }}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        "{% for i in range(10 ** 9) %}{% endfor %}",
+        LOOP * 3 + "{% endfor %}" * 3,
+        LOOP + "{{ messages }}{% endfor %}",
+        "{# " + "x" * 1_000_001 + " #}",
+    ],
+)
+def test_a_chat_template_fails_within_limits(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, template: str
+) -> None:
+    """Some ended in a traceback, some never ended."""
+    monkeypatch.setattr("r1pipe.models.folders.RENDER_SECONDS", 0.5)
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "odd")
+    (folder / "chat_template.jinja").write_text(template)
+    with pytest.raises(InputError, match="the chat template"):
+        load_tokenizer(folder)

@@ -156,7 +156,7 @@ def _pretrain(checkpoint: Path, out: Path, here: Any, changes: dict[str, Any]) -
         "kv_heads": 1,
         "max_positions": 64,
     }
-    rows_NT = np.random.default_rng(0).integers(0, 300, (22, 16)).astype(np.uint16)
+    rows_NT = np.random.default_rng(0).integers(0, 250, (22, 16)).astype(np.uint16)
     return train_base(out, rows_NT, stage.Architecture(**sizes), params, here=here, seed=0)
 
 
@@ -252,9 +252,10 @@ def lines(folder: Path) -> list[dict[str, Any]]:
     return kept
 
 
-def file_events(folder: Path) -> int:
-    """How often an attempt with `file:0` wrote, renamed or removed a file."""
-    return (folder / "log").read_text().count("file event ")
+def file_events(folder: Path, about: str) -> list[int]:
+    """The numbers of the events of an attempt with `file:0` whose path has this in it."""
+    events = [line for line in (folder / "log").read_text().splitlines() if line.startswith("file event ")]
+    return [int(line.split()[2].rstrip(":")) for line in events if about in line]
 
 
 def differences(folder: Path, whole: Path) -> list[str]:
