@@ -141,8 +141,8 @@ def _answer(row: dict[str, Any], response: str) -> str | None:
 
     It is empty where there is none, and None where answers are programs, which have no spelling.
     """
-    from r1pipe.rewards.accuracy import extract
     from r1pipe.rewards.answers import parse
+    from r1pipe.rewards.reading import extract
 
     if "tests" in row or "answer" not in row:
         return None

@@ -12,7 +12,7 @@ import queue
 import subprocess
 import threading
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, cast
 
 # (where the process or the error goes, command, arguments of Popen)
 _Request = tuple["Future[subprocess.Popen[bytes]]", list[str], dict[str, Any]]
@@ -48,8 +48,7 @@ def _serve(requests: queue.SimpleQueue[_Request]) -> None:
     while True:
         started, command, popen = requests.get()
         try:
-            process: subprocess.Popen[bytes] = subprocess.Popen(command, **popen)
-            started.set_result(process)
+            started.set_result(cast("subprocess.Popen[bytes]", subprocess.Popen(command, **popen)))
         except BaseException as error:
             started.set_exception(error)
 

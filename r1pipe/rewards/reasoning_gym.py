@@ -16,7 +16,7 @@ from functools import cache
 from typing import Any
 
 from r1pipe.errors import ConfigError, MissingToolError
-from r1pipe.rewards.accuracy import extract
+from r1pipe.rewards.reading import extract
 from r1pipe.rewards.texts import Completion, after_thinking, text_of
 
 # Tasks whose scorer passes what the model wrote to eval: read from the source of 0.1.25, with the functions that the

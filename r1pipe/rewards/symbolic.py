@@ -22,6 +22,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from r1pipe.rewards.answers import is_constant
 from r1pipe.rewards.bound import start_bound
 
 _WORKER = Path(__file__).with_name("_symbolic_worker.py")
@@ -30,6 +31,8 @@ _MAX_WORKERS = 8
 _BATCH = 4
 # Answers that may take long: factorials, integrals and sums, exponents that hold another.
 _SLOW = re.compile(r"!|\\(?:int|sum|prod)\b|\^\{[^{}]*[{^]")
+# Why _symbolic_worker.py gives no verdict, where the answer is the reason.
+_STALLS = ("out of time", f"ended by signal {signal.SIGPROF:d}", "MemoryError", "RecursionError")
 # Seconds of wall time, beside 20 times the CPU limit, after which a worker counts as dead.
 _WALL_S = 60.0
 
@@ -116,6 +119,8 @@ def equal(
 ) -> list[float | None]:
     """Verdicts on (gold, answer) pairs: 1.0, 0.0, or None where the gold answer does not parse or the time ran out.
 
+    Where the gold answer is a number, an answer whose algebra stalls is 0.0: the answer could have been a number, too.
+
     Args:
         pairs: answer strings without dollar signs around them.
         timeout: seconds of CPU time for each pair. A worker that does not answer is killed after twenty times that and
@@ -138,7 +143,10 @@ def equal(
             while batch:
                 i = batch.pop(0)
                 try:
-                    verdicts[i] = _ask(worker, *pairs[i], timeout)
+                    gold, answer = pairs[i]
+                    verdict, why = _ask(worker, gold, answer, timeout)
+                    is_stalled = verdict is None and why in _STALLS
+                    verdicts[i] = 0.0 if is_stalled and is_constant(gold) else verdict
                 except (OSError, ValueError):
                     # The whole worker died: its pair stays unjudged, the rest of its batch goes to another one.
                     _kill(worker)
@@ -183,7 +191,8 @@ def _ask(
     gold: str,
     answer: str,
     timeout: float,
-) -> float | None:
+) -> tuple[float | None, str]:
+    """(verdict, why there is none)."""
     requests = worker.stdin
     replies = worker.stdout
     assert requests is not None and replies is not None
@@ -205,7 +214,8 @@ def _ask(
         if not chunk:
             raise OSError("the worker ended or does not answer")
         line += chunk
-    return json.loads(line)["verdict"]
+    reply = json.loads(line)
+    return reply["verdict"], reply["why"]
 
 
 def _kill(worker: subprocess.Popen[bytes]) -> None:
