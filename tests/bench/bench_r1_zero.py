@@ -52,7 +52,7 @@ Job = dict[str, Any]
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
-    rows = [json.loads(line) for line in path.read_text(encoding="utf8").splitlines() if line.strip()]
+    rows = [json.loads(line) for line in path.read_text(encoding="utf8").split("\n") if line.strip()]
     return [{"id": str(i), "domain": "math", "language": "en", **row} for i, row in enumerate(rows)]
 
 
@@ -64,6 +64,7 @@ class Watch(TrainerCallback):
 
     Attributes:
         seconds: of each update, its rollout included where it draws one.
+        parts: of each of r1pipe's rollouts with its updates: seconds by part, as its stopwatch has them.
         curve: at each look: updates, training seconds until then, accuracy, tokens.
     """
 
@@ -76,6 +77,7 @@ class Watch(TrainerCallback):
         self.prompt_ids = prompt_ids
         self.seconds: list[float] = []
         self.logs: list[dict[str, float]] = []
+        self.parts: list[dict[str, float]] = []
         self.curve: list[dict[str, float]] = []
         self.began = 0.0
         self.reached = False
@@ -90,6 +92,11 @@ class Watch(TrainerCallback):
         if logs and "loss" in logs:
             shown = ("completions/mean_length", "reward", "kl", "grad_norm", "entropy")
             self.logs.append({name: round(float(logs[name]), 5) for name in shown if name in logs})
+            # r1pipe's own, once a rollout
+            parts = {name: round(value, 3) for name, value in logs.items() if name.startswith("seconds/")}
+            if parts:
+                self.parts.append(parts)
+                print(f"rollout {len(self.parts)}: {json.dumps(parts)}", flush=True)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.seconds.append(now() - self.began)
@@ -176,6 +183,7 @@ def ours(job: Job, rows: list[dict[str, Any]], template: str, rollout: str) -> A
         template=template,
         tokenizer=load_tokenizer(Path(job["model"])),
         watch=Heldout([], [], here, params),
+        widest_prompt=job["max_model_length"] - job["max_tokens"],
         here=here,
         seed=0,
     )
@@ -296,6 +304,7 @@ def run_side(job: Job) -> dict[str, Any]:
         "curve": watch.curve,
         "reached": watch.reached,
         "logs": watch.logs,
+        "parts": watch.parts,
         "loading_s": loaded,
         "prompt_tokens_mean": statistics.mean(prompt_tokens),
         "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0,
@@ -337,7 +346,7 @@ def measure(job: Job) -> dict[str, Any] | None:
     for line in done.stdout:
         if line.startswith(RESULT):
             result = json.loads(line[len(RESULT) :])
-        elif line.startswith(("update ", "held out: ")):
+        elif line.startswith(("update ", "rollout ", "held out: ")):
             print(f"  {line.rstrip()}", flush=True)
         else:
             lines.append(line)
