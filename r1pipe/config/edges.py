@@ -13,7 +13,7 @@ from typing import Literal
 from r1pipe.artifacts import Artifact
 from r1pipe.config.artifact_checks import EMBEDDED, missing_parts
 from r1pipe.config.mistakes import Mistakes
-from r1pipe.config.paths import expand
+from r1pipe.config.paths import expand, expand_variables
 from r1pipe.config.registry import Kind, Port
 from r1pipe.config.yamltree import Node, Origin, nearest, plain
 
@@ -120,6 +120,14 @@ def _edge(stage: str, port: Port, node: Node, names: Names, problems: Mistakes) 
         problems.add(what, node.origin, f"{maker} makes it at {below}; move that stage above")
         return None
 
+    # a variable may hold any of what follows
+    if "${" in text:
+        try:
+            text = expand_variables(text)
+        except KeyError as error:
+            problems.add(*_unset(label, error, node.origin))
+            return None
+
     if text.startswith("hub:"):
         if not HUB_ID.fullmatch(text):
             problems.add(
@@ -139,7 +147,7 @@ def _edge(stage: str, port: Port, node: Node, names: Names, problems: Mistakes) 
             return None
         return Edge(text, path.name, port.type, "embedded", path=path)
 
-    if "/" in text or text.startswith((".", "~", "${")):
+    if "/" in text or text.startswith((".", "~")):
         path = _existing_path(text, node.origin, label, port.type, problems)
         return None if path is None else Edge(text, path.name, port.type, "path", path=path)
 
@@ -171,8 +179,7 @@ def _existing_path(
     try:
         path = expand(text, origin.base)
     except KeyError as error:
-        name = error.args[0]
-        problems.add(f"{label}: the environment variable {name} is not set", origin, f"export {name}=...")
+        problems.add(*_unset(label, error, origin))
         return None
     missing = missing_parts(type_, path)
     if missing:
@@ -180,6 +187,11 @@ def _existing_path(
         problems.add(f"{label}: {missing}", origin, fix)
         return None
     return path
+
+
+def _unset(label: str, error: KeyError, origin: Origin) -> tuple[str, Origin, str]:
+    name = error.args[0]
+    return f"{label}: the environment variable {name} is not set", origin, f"export {name}=..."
 
 
 def join_use(stage: str, kind: Kind, block: Node, problems: Mistakes) -> dict[str, Path]:

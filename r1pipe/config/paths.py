@@ -19,13 +19,29 @@ from r1pipe.schema import PathOr
 
 
 def expand(text: str, base: Path) -> Path:
-    """Expand `~` and `${VAR}`; the path is relative to `base`.
+    """Expand `~` and variables; the path is relative to `base`.
 
     Raises:
         KeyError: a variable is not set; its name is the argument.
     """
-    text = re.sub(r"\$\{(\w+)\}", lambda match: os.environ[match[1]], text)
-    return Path(os.path.normpath(base / Path(text).expanduser()))
+    return Path(os.path.normpath(base / Path(expand_variables(text)).expanduser()))
+
+
+def expand_variables(text: str) -> str:
+    """Expand `${VAR}` and, where it may be unset or empty, `${VAR:-DEFAULT}`, as a shell does.
+
+    >>> expand_variables("${R1PIPE_NOT_SET:-hub:owner/name}")
+    'hub:owner/name'
+
+    Raises:
+        KeyError: a variable without a default is not set; its name is the argument.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        name, default = match.groups()
+        return os.environ[name] if default is None else os.environ.get(name) or default
+
+    return re.sub(r"\$\{(\w+)(?::-([^}]*))?\}", value, text)
 
 
 def union_members(annotation: Any) -> tuple[Any, ...]:

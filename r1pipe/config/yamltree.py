@@ -143,6 +143,8 @@ def _parse(path: Path) -> Node:
             return Node({}, Origin(f"{shown}:1", path.parent))
         if not isinstance(root, yaml.MappingNode):
             raise ConfigError("a config is a mapping of keys to values", f"{shown}:1")
+        # before `<<` is flattened: a merged key may be repeated, a written one may not
+        _refuse_repeated_keys(root, shown)
         return _convert(loader, root, shown, path.parent, root.start_mark.line)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
@@ -166,8 +168,6 @@ def shorten(path: Path) -> str:
 def _convert(loader: Any, node: yaml.Node, shown: str, base: Path, line: int) -> Node:
     origin = Origin(f"{shown}:{line + 1}", base)
     if isinstance(node, yaml.MappingNode):
-        # before `<<` is flattened: a merged key may be repeated, a written one may not
-        _refuse_repeated_keys(node, shown)
         loader.flatten_mapping(node)
         children = {}
         for key, child in node.value:
@@ -182,7 +182,23 @@ def _convert(loader: Any, node: yaml.Node, shown: str, base: Path, line: int) ->
     return Node(loader.construct_object(node), origin)
 
 
-def _refuse_repeated_keys(node: yaml.MappingNode, shown: str) -> None:
+def _refuse_repeated_keys(root: yaml.Node, shown: str) -> None:
+    waiting = [root]
+    seen: set[int] = set()
+    while waiting:
+        node = waiting.pop()
+        # an alias is the node of its anchor
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+        elif isinstance(node, yaml.MappingNode):
+            _refuse_repeated(node, shown)
+            waiting += [child for _, child in node.value]
+
+
+def _refuse_repeated(node: yaml.MappingNode, shown: str) -> None:
     lines: dict[str, int] = {}
     for key, _ in node.value:
         if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
@@ -190,9 +206,7 @@ def _refuse_repeated_keys(node: yaml.MappingNode, shown: str) -> None:
         line = key.start_mark.line + 1
         if key.value in lines:
             raise ConfigError(
-                f"the key '{key.value}' appears twice",
-                f"{shown}:{line}",
-                f"first: line {lines[key.value]}",
+                f"the key '{key.value}' appears twice", f"{shown}:{line}", f"first: line {lines[key.value]}"
             )
         lines[key.value] = line
 
@@ -250,6 +264,7 @@ def assign(root: Node, statement: str) -> Node:
         if node is None:
             value = Node(None, origin)
         else:
+            _refuse_repeated_keys(node, "--set")
             value = _with_origin(_convert(loader, node, "--set", Path.cwd(), 0), origin)
     except yaml.YAMLError as error:
         raise ConfigError(f"the value of --set is not YAML: {text}", str(origin)) from error

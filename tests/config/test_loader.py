@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from engine import CHAIN, FIXTURES, config
@@ -53,6 +54,15 @@ def test_all_mistakes_come_at_once_each_with_its_line_and_the_nearest_key(tmp_pa
         "t.yaml:5: there is no kind 'cold-strat'; did you mean 'cold-start'?",
     ):
         assert expected in said, said
+
+
+def test_a_variable_may_have_a_default_of_any_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """`${VAR:-DEFAULT}`, as in a shell: a model of the hub unless a folder is named."""
+    block = one("inputs: {model: '${R1PIPE_MODEL:-hub:owner/name}'}")
+    edge: Any = load(config(tmp_path, block)).stages["a"].inputs["model"]
+    assert (edge.origin, edge.name) == ("hub", "name")
+    monkeypatch.setenv("R1PIPE_MODEL", "./gone")
+    assert "nothing is at" in mistakes(tmp_path, block)
 
 
 def test_a_mistake_in_a_set_names_the_set(tmp_path: Path):

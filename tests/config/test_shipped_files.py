@@ -96,7 +96,10 @@ def test_every_editable_file_is_named_by_some_field(folder: Path) -> None:
     shipped = {
         f"{name}/{path.name}" for name in ("prompts", "templates") for path in (SHIPPED / name).iterdir()
     }
-    assert shipped - set(files(load(config(folder, STAGES)))) == {"templates/embedded-zero.txt"}
+    assert shipped - set(files(load(config(folder, STAGES)))) == {
+        "templates/embedded-zero.txt",
+        "templates/r1-zero-example.txt",
+    }
 
 
 @pytest.mark.parametrize(

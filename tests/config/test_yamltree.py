@@ -1,6 +1,7 @@
 """YAML as a tree with origins."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -136,3 +137,10 @@ def test_merge_leaves_its_arguments_alone(tmp_path: Path):
     )
     merge(base, over)
     assert plain(base) == {"x": {"y": 1}}
+
+
+def test_an_anchor_that_merges_and_overrides_may_be_used_twice(tmp_path: Path) -> None:
+    """Flattening `<<` changes the node that every alias of the anchor is."""
+    text = "base: &base {n: 4, top_p: 1}\none: &one {<<: *base, n: 1}\ntwo: [*one, *one, {<<: *one, n: 2}]\n"
+    tree: Any = plain(read(write(tmp_path, "c.yaml", text)))
+    assert tree["two"] == [{"n": 1, "top_p": 1}] * 2 + [{"n": 2, "top_p": 1}]

@@ -296,10 +296,7 @@ def test_grpo_config_of_the_paper(
         config.max_steps
         == {"r1-zero": 10400, "reasoning-rl": 2000, "alignment-rl": 1700, "zero-qwen-32b": 10000}[stage]
     )
-    assert (
-        config.lr_scheduler_type in ("constant", "SchedulerType.CONSTANT")
-        and not config.gradient_checkpointing
-    )
+    assert config.lr_scheduler_type == "constant_with_warmup" and not config.gradient_checkpointing
     assert config.mask_truncated_completions is False
     import torch
 
