@@ -1,7 +1,7 @@
 """evaluate: one checkpoint answers held-out prompts and is scored, suite by suite.
 
 Reads     model (or none, with a model behind every pass's `sampling.endpoint`), prompts: one or several sets
-Writes    report: scores.json {checkpoint: {suite: {pass@1, stderr, n, k, tokens, ...}}}, rows.jsonl with every response
+Writes    report: scores.json {checkpoint: {suite: {pass@1, stderr, n, k, strict, ...}}}, rows.jsonl with every response
 Paper     v2 sec. 4 and D.1: temperature 0.6 with top-p 0.95, pass@1 as the mean over k samples; greedy is unreliable
 Alone     r1pipe run-stage scores-r1 -c my.yaml
 
@@ -127,7 +127,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     return {
         f"{suite}/{key}": values[key]
         for suite, values in suites.items()
-        for key in ("pass@1", "stderr", "tokens", "unjudged")
+        for key in ("pass@1", "stderr", "strict", "strict_stderr", "tokens", "unjudged")
         if values.get(key) is not None
     }
 

@@ -7,8 +7,9 @@
 | harmful | `harmless`: refused or safely answered, by the judge |
 | lookalike | `over-refusal`: refused (lower is better), by the judge |
 
-The mean of every suite is reported as pass@1, even where it is a share. A response that a service refused to give is
-in no suite: it is counted as unjudged.
+The mean of every suite is reported as pass@1, even where it is a share. Where rules check the answer, pass@1 is
+lenient: the answer is read wherever it stands. Beside it stands `strict`: right and well-formed, since a base's gain is
+often form. A response that a service refused to give is in no suite: it is counted as unjudged.
 """
 
 from __future__ import annotations
@@ -60,8 +61,8 @@ def score_samples(
         judge: for what no rule can decide; None leaves it out.
 
     Returns:
-        A line for each response: id, domain, sample, scores {suite: value or None}, answer, tokens, finished, reflects,
-        response and, where a service refused it, refused.
+        A line for each response: id, domain, sample, scores {suite: value or None}, strict (of checkable rows), answer,
+        tokens, finished, reflects, response and, where a service refused it, refused.
     """
     from r1pipe.rewards.scoring import correct, score
     from r1pipe.schema import RewardSpec
@@ -88,6 +89,7 @@ def score_samples(
     lines = []
     for row, index, sample in numbered:
         answer = None
+        strict = None
         scores: dict[str, float | None]
         if sample.refused:
             scores = dict.fromkeys(suites_of(row))
@@ -103,12 +105,14 @@ def score_samples(
                 "language": next(languages),
             }
             answer = _answer(row, sample.text)
+            strict = None if right is None else float(right == 1.0 and scores["format"] == 1.0)
         thinking = split_response(sample.text).thinking or ""
         line = {
             "id": row["id"],
             "domain": row["domain"],
             "sample": index,
             "scores": scores,
+            "strict": strict,
             "answer": answer,
             "tokens": sample.tokens,
             "finished": sample.finished,
@@ -180,8 +184,10 @@ def summarise(lines: Sequence[Line], k: int) -> dict[str, Summary]:
         k: samples of each problem.
 
     Returns:
-        {suite: {pass@1, stderr, n problems, k, tokens, truncated, reflection, (cons@k), (unjudged)}}.
+        {suite: {pass@1, stderr, n problems, k, (strict, strict_stderr), tokens, truncated, reflection, (cons@k),
+        (unjudged)}}.
 
+        strict is the mean of responses that are right and well-formed, in suites whose answers rules can check.
         tokens is the mean length of a response, truncated the share that max_tokens cut, reflection the share whose
         thinking holds one of the paper's reflective words. unjudged is the number of responses that could not be
         judged, with those that a service refused to give. The means are over the others;
@@ -208,6 +214,7 @@ def _summarise_suite(suite: str, lines: list[Line], k: int) -> Summary:
         "stderr": mean.stderr,
         "n": mean.n,
         "k": k,
+        **_strict(answered, suite),
         "tokens": sum(line["tokens"] for line in answered) / len(answered),
         "truncated": sum(not line["finished"] for line in answered) / len(answered),
         "reflection": sum(line["reflects"] for line in answered) / len(answered),
@@ -218,6 +225,20 @@ def _summarise_suite(suite: str, lines: list[Line], k: int) -> Summary:
     if votes:
         summary[f"cons@{k}"] = mean_by_problem(votes).mean
     return summary
+
+
+def _strict(lines: Sequence[Line], suite: str) -> dict[str, float]:
+    """The mean over responses that are right and well-formed, and its standard error."""
+    if suite in ("format", "language"):
+        return {}
+    values: dict[str, list[float]] = defaultdict(list)
+    for line in lines:
+        if line.get("strict") is not None:
+            values[line["id"]].append(line["strict"])
+    if not values:
+        return {}
+    mean = mean_by_problem(values)
+    return {"strict": mean.mean, "strict_stderr": mean.stderr}
 
 
 def not_run(reason: str) -> Summary:

@@ -17,7 +17,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from r1pipe.rewards.code import extract_code
+from r1pipe.rewards.code_blocks import extract_code
 from r1pipe.rewards.texts import after_thinking
 from r1pipe.text.response import split_response
 

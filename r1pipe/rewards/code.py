@@ -11,40 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from r1pipe.rewards import sandbox
-from r1pipe.rewards.texts import ANSWER_TAGS, Completion, after_thinking, prompt_of, text_of
+from r1pipe.rewards.code_blocks import compiles, defines, extract_code, with_driver
+from r1pipe.rewards.texts import Completion, prompt_of, text_of
 
-# A block that is never closed, in a response that was cut off, ends with the text.
-_FENCED = re.compile(r"```[ \t]*+(?P<language>[\w+#.-]*+)[^\n`]*\n(?P<body>.*?)(?:\n[ \t]*```|\Z)", re.S)
-_PYTHON = ("", "python", "py", "python3")
-_FIRST_STATEMENT = re.compile(r"^(?:def|class|import|from|async def|@\w)\b", re.M)
 _warned: set[str] = set()
-
-
-def extract_code(text: str, entry_point: str | None = None) -> str | None:
-    """The program of a response: behind the thinking, in a fenced block, or from the first bare def, class or import.
-
-    Of several Python blocks the last one that defines `entry_point` counts, else the last one.
-
-    >>> extract_code("<think>sum</think>Here:\\n```python\\ndef add(a, b):\\n    return a + b\\n```\\nDone.")
-    'def add(a, b):\\n    return a + b'
-    """
-    summary = after_thinking(text)
-    # R1-Zero's form puts the program into the answer tags.
-    if "</answer>" in summary:
-        tagged = ANSWER_TAGS.findall(summary)
-        summary = tagged[-1] if tagged else summary
-
-    blocks = [match["body"] for match in _FENCED.finditer(summary) if match["language"].lower() in _PYTHON]
-    if blocks:
-        defining = [block for block in blocks if entry_point and _defines(block, re.escape(entry_point))]
-        return (defining or blocks)[-1]
-    start = _FIRST_STATEMENT.search(summary)
-    return summary[start.start() :].rstrip() if start else None
-
-
-def _defines(block: str, name: str) -> bool:
-    """Whether a block defines a function or class; `name` is a pattern."""
-    return bool(re.search(rf"^\s*(?:async )?(?:def|class)\s+{name}\b", block, re.M))
 
 
 def question_head(prompt: str, entry_point: str | None) -> str | None:
@@ -56,7 +26,7 @@ def question_head(prompt: str, entry_point: str | None) -> str | None:
     if not head:
         return None
     before = prompt[: head.start()]
-    return before if _compiles(before) else ""
+    return before if compiles(before) else ""
 
 
 def complete_program(
@@ -83,17 +53,9 @@ def _with_helpers(
 ) -> Mapping[str, Any]:
     """Tests that see the question's own helpers, where they may use some, and not what the program makes of them."""
     head = question_head(prompt, entry_point)
-    if tests.get("kind") != "check" or tests.get("setup") or not head or not _defines(head, r"\w+"):
+    if tests.get("kind") != "check" or tests.get("setup") or not head or not defines(head, r"\w+"):
         return tests
     return {**tests, "setup": head}
-
-
-def _compiles(source: str) -> bool:
-    try:
-        compile(source, "<prompt>", "exec")
-    except (SyntaxError, ValueError):
-        return False
-    return True
 
 
 def code(
@@ -152,8 +114,11 @@ def code(
             rewards[i] = 0.0
             continue
         question_text = prompt_of(question)
+        program = complete_program(program, question_text, name)
+        if row_tests.get("kind") == "stdio":
+            program = with_driver(program, name)
         jobs[i] = sandbox.CodeJob(
-            complete_program(program, question_text, name),
+            program,
             _with_helpers(row_tests, question_text, name),
             name,
         )

@@ -2,7 +2,8 @@
 
 The paper does not say how words are counted; our choices:
 1. The target is the row's `language` (ISO 639-1), else the language of the prompt (`detect`).
-2. Maths, code, numbers, URLs, LaTeX, identifiers (a_b, x1, f(x)) and single Latin letters are not words.
+2. Maths, code, numbers, URLs, LaTeX, identifiers (a_b, x1, f(x)) and single Latin letters are not words. In a script
+   other than Latin names of points (三角形ABC) and functions (sin) and units (5 cm) are not words either.
 3. Scripts without spaces are counted by length: every 2 Chinese or Japanese characters of a run are one word, every 5
    Thai ones. So `First 12+7=19, 再算19-5=14` is half Chinese: one word each.
 4. Han characters in a sentence that holds kana are Japanese, else Chinese.
@@ -167,7 +168,7 @@ def share(text: str, target: str) -> float | None:
     if target in _SCRIPT_OF_LANGUAGE:
         # Latin script is another language then, no matter which: no look at the identifier is needed.
         counts = _counts_by_script(text)
-        total = sum(counts.values()) + len(latin.words_of(text))
+        total = sum(counts.values()) + latin.words_among_others(text)
     else:
         counts = latin.count(text, target)
         total = sum(counts.values()) + sum(_counts_by_script(text).values())

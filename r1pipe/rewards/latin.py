@@ -44,6 +44,43 @@ _ENGLISH = frozenset(_ENGLISH_WORDS.split()) | frozenset(_ENGLISH_WORDS.title().
 _Sentence = tuple[list[str], int]
 
 
+# Names in mathematics that stand among words of another script: points (ABC), functions, units behind a number.
+_FUNCTIONS = (
+    "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln lg exp lim max min gcd lcm mod"
+)
+_UNITS = "mm cm dm km mg kg ml cl hl ha min"
+_FUNCTION_NAMES = frozenset(_FUNCTIONS.split())
+_UNIT_NAMES = frozenset(_UNITS.split())
+# The corners of a polygon have different letters; of more than four they follow the alphabet.
+_MAX_POINTS = 4
+_MAX_CORNERS = 8
+_BESIDE_A_WORD = re.compile(r"[A-Za-z\u00c0-\u024f]{2,} +$")
+_BEFORE_A_WORD = re.compile(r" +[A-Za-z\u00c0-\u024f]{2,}")
+_BEHIND_A_NUMBER = re.compile(r"\d\s*$")
+
+
+def words_among_others(text: str) -> int:
+    """The number of words in Latin script in a text of another one, without names of points and functions, and units.
+
+    >>> words_among_others("在直角三角形ABC中，AB = 5 cm"), words_among_others("先 ADD THE TWO 再算")
+    (0, 3)
+    """
+    return sum(not _is_a_name(text, word) for word in WORD.finditer(text))
+
+
+def _is_a_name(text: str, found: re.Match[str]) -> bool:
+    word = found[0]
+    may_be_points = word.isupper() and len(word) <= _MAX_CORNERS and len(set(word)) == len(word)
+    is_points = may_be_points and (len(word) <= _MAX_POINTS or list(word) == sorted(word))
+    if not is_points and word not in _FUNCTION_NAMES and word not in _UNIT_NAMES:
+        return False
+    if word in _UNIT_NAMES and not is_points and word not in _FUNCTION_NAMES:
+        return bool(_BEHIND_A_NUMBER.search(text, max(0, found.start() - 3), found.start()))
+    # Beside another word it is a word itself: THE ONE, log of.
+    before = text[max(0, found.start() - 24) : found.start()]
+    return not _BESIDE_A_WORD.search(before) and not _BEFORE_A_WORD.match(text, found.end())
+
+
 def words_of(text: str) -> list[str]:
     """Words of two letters or more in Latin script.
 

@@ -27,6 +27,7 @@ import atexit
 import json
 import os
 import queue
+import re
 import shutil
 import threading
 from collections.abc import Mapping, Sequence
@@ -305,7 +306,11 @@ def _stdio_verdict(
 def same_output(output: str, expected: str) -> bool:
     """Whether two outputs are equal up to white space at the ends of lines and of the text, or token by token.
 
-    Token by token, numbers that the expected output writes with a decimal point may differ by 1e-6.
+    Token by token, numbers that the expected output writes with a decimal point may differ by 1e-6. Where a list, an
+    object or a truth value is expected (`[0,1]`, `true`), Python's way to print it is as good as JSON's.
+
+    >>> same_output("[0, 1]", "[0,1]"), same_output("True", "true"), same_output("1 0", "0 1")
+    (True, True, False)
     """
     lines = [line.rstrip() for line in output.rstrip().splitlines()]
     expected_lines = [line.rstrip() for line in expected.rstrip().splitlines()]
@@ -313,9 +318,23 @@ def same_output(output: str, expected: str) -> bool:
         return True
     tokens = output.split()
     expected_tokens = expected.split()
+    if expected_tokens and expected_tokens[0].startswith(_VALUES):
+        return _as_json(output) == _as_json(expected)
     if len(tokens) != len(expected_tokens):
         return False
     return all(a == b or ("." in b and _is_near(a, b)) for a, b in zip(tokens, expected_tokens, strict=True))
+
+
+# How lists, objects and truth values begin.
+_VALUES = ("[", "{", "true", "false", "null", "True", "False", "None")
+_SPACE_IN_VALUES = re.compile(r"(?<=[\[{,:])\s+|\s+(?=[\]},])")
+
+
+def _as_json(text: str) -> str:
+    """Spelled as JSON does, without spaces between values. Not parsed: the text may be anything."""
+    for python, json_word in (("True", "true"), ("False", "false"), ("None", "null"), ("'", '"')):
+        text = text.replace(python, json_word)
+    return _SPACE_IN_VALUES.sub("", text.strip())
 
 
 def _is_near(number: str, expected: str) -> bool:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from r1pipe.rewards.code import code, complete_program, extract_code
+import pytest
+
+from r1pipe.rewards.code import code, complete_program
+from r1pipe.rewards.code_blocks import extract_code
 from tests.rewards.test_sandbox import ADD, GOOD, needs_isolation
 
 
@@ -39,3 +42,79 @@ def test_code_reward() -> None:
         tests=[ADD, ADD, None, {**ADD, "asserts": ["assert add(1, 1) == 3"]}],
     )
     assert values == [1.0, 0.0, None, 0.0]
+
+
+SAMPLE = "```\n3 4\n```\n```\n7\n```"
+USAGES = [
+    SAMPLE,
+    "```\n7\n```",
+    "```\n[1, 2]\n```",
+    "```\nYES\n```",
+    "```python\nprint(add(1, 2))\n```",
+    "```python\nfrom solution import add\n\nassert add(1, 2) == 3\n```",
+    "```python\nif __name__ == '__main__':\n    print(add(*map(int, input().split())))\n```",
+    "```python\n>>> add(1, 2)\n3\n```",
+    "```bash\npython solution.py\n```",
+    "```\npython solution.py < input.txt\n```",
+    f"Output:\n{SAMPLE}\nUse it so:\n```python\nx = add(1, 2)\n```",
+]
+
+
+@pytest.mark.parametrize("usage", USAGES)
+def test_of_several_blocks_the_last_program_counts(usage: str) -> None:
+    """A block with sample output or an example of use behind the program scored 0."""
+    response = f"<think></think>Here:\n```python\n{GOOD}\n```\n{usage}\nDone."
+    assert extract_code(response) == GOOD
+    assert extract_code(response, "add") == GOOD
+    script = "print(sum(map(int, input().split())))"
+    if "add" not in usage:
+        assert extract_code(f"```python\n{script}\n```\n{usage}") == script
+    assert extract_code(f"```python\n{GOOD}\n```\n```python\n{script}\n```") == script, "a second try counts"
+
+
+TWO_SUM = """
+from typing import List
+
+class Solution:
+    def _key(self, x): return x
+
+    def twoSum(self, nums: List[int], target: int) -> List[int]:
+        seen = {}
+        for i, n in enumerate(nums):
+            if target - n in seen:
+                return [seen[target - n], i]
+            seen[self._key(n)] = i
+"""
+READS_BY_ITSELF = """
+class Solution:
+    def solve(self):
+        a, b = map(int, input().split())
+        print(a + b)
+"""
+WORDS = "class Solution:\n    def add(self, a, b): return a + b"
+IS_EVEN = "class Solution:\n    def isEven(self, n: int) -> bool: return n % 2 == 0"
+SUM_ALL = "class Solution:\n    def total(self, nums): return sum(nums)"
+
+
+@needs_isolation
+@pytest.mark.parametrize(
+    ("program", "entry_point", "given", "expected"),
+    [
+        (TWO_SUM, "twoSum", "[2,7,11,15]\n9", "[0,1]"),
+        (TWO_SUM, None, "[2,7,11,15]\n9", "[0, 1]"),
+        (READS_BY_ITSELF, None, "3 4\n", "7"),
+        (WORDS, "add", "3 4\n", "7"),
+        (WORDS, "add", '"ab"\n"c"', "abc"),
+        (IS_EVEN, "isEven", "4", "true"),
+        (SUM_ALL, None, "1 2 3", "6"),
+        (f"{WORDS}\n\nprint(Solution().add(*map(int, input().split())))", None, "3 4", "7"),
+    ],
+)
+def test_a_class_solution_with_cases_of_standard_input(
+    program: str, entry_point: str | None, given: str, expected: str
+) -> None:
+    """It printed nothing, and scored 0."""
+    tests = {"kind": "stdio", "inputs": [given], "outputs": [expected]}
+    wrong = {**tests, "outputs": ["[1, 0]" if expected.startswith("[") else "8"]}
+    response = f"<think></think>```python\n{program}\n```"
+    assert code([response] * 2, tests=[tests, wrong], entry_point=[entry_point] * 2) == [1.0, 0.0]

@@ -154,3 +154,28 @@ def test_the_identifier_forgets_and_learns_again(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(latin, "_MAX_WORDS", 8)
     for _ in range(3):
         assert [latin.count(THINKING[own], own) for own in ("es", "de")] == [{"es": 16}, {"de": 18}]
+
+
+@pytest.mark.parametrize(
+    ("thinking", "wanted"),
+    [
+        ("在直角三角形ABC中，∠C=90°", 1.0),
+        ("连接 AB，作 CD ⊥ AB 于点 D，四边形ABCD是正方形。", 1.0),
+        ("因为sin A = 3/5，所以cos A = 4/5，log 2 约为0.3。", 1.0),
+        ("边长为 5 cm，面积是 25 cm，重3kg。", 1.0),
+        ("求函数的 max 和 min 。", 1.0),
+        ("先 add 再算。", 2 / 3),
+        ("先 ADD THE TWO 再算。", 2 / 5),
+        ("先算 SECOND 再算。", 2 / 3),
+        ("THE ONE TWO", 0.0),
+        ("we log in and sin again", 0.0),
+    ],
+)
+def test_names_of_points_and_functions_are_no_words(thinking: str, wanted: float) -> None:
+    """They counted as English words in Chinese geometry: 0.60 for a sentence without a foreign word."""
+    assert share_of(thinking, language="zh") == pytest.approx(wanted)
+
+
+def test_names_of_points_are_no_words_in_any_other_script() -> None:
+    assert share_of("В треугольнике ABC угол C прямой", language="ru") == 1.0
+    assert share_of("三角形ABCにおいて、角Cは直角です。", language="ja") == 1.0

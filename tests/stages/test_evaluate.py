@@ -66,6 +66,28 @@ def test_scores_agree_with_the_rows(known, run_stage, taught_checkpoint, tmp_pat
     )
 
 
+def test_right_and_right_in_the_form_stand_apart(known):
+    """A base's gain is often form: the lenient score counts answers wherever they stand, the strict one does not."""
+    from r1pipe.evaluation.scoring import score_samples, summarise
+    from r1pipe.generation.contract import Sample
+
+    rows = [
+        {"id": f"p{i}", "prompt": "6*7?", "domain": "math", "language": "en", "answer": "42"}
+        for i in range(2)
+    ]
+    texts = [
+        ["<think>6*7</think>The answer is \\boxed{42}.", "It is 42."],
+        ["<think>6*7</think>41", "6*7 = 42"],
+    ]
+    samples = [[Sample(text=text, tokens=5, finished=True) for text in of_row] for of_row in texts]
+    lines = score_samples(rows, samples, None)
+    assert [line["strict"] for line in lines] == [1.0, 0.0, 0.0, 0.0]
+    summary = summarise(lines, 2)
+    assert summary["math"]["pass@1"] == 0.75 and summary["math"]["strict"] == 0.25
+    assert summary["math"]["stderr"] == summary["math"]["strict_stderr"] == 0.25
+    assert "strict" not in summary["format"] and "strict" not in summary["language"]
+
+
 def test_code_without_isolation_is_not_run_and_not_0(known, run_stage, taught_checkpoint, tmp_path, here):
     here.isolation = False
     code = {
