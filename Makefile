@@ -29,8 +29,8 @@ run: $(READY)  ## the whole recipe: run-all configs/r1.yaml
 quick: $(READY)  ## the tests that need no model
 	$(BIN)/python -m pytest -m "not slow" $(QUICK)
 
-test: $(READY)  ## the tests, without the slow ones
-	$(BIN)/python -m pytest -m "not slow"
+test: $(READY)  ## the tests, without the slow ones and those of `docs`
+	$(BIN)/python -m pytest -m "not slow" --ignore=tests/docs
 
 slow: $(READY)  ## the slow tests
 	$(BIN)/python -m pytest -m slow -n 0

@@ -17,7 +17,7 @@ def test_both_together_stay_under_8_mb():
 
 def test_the_base_can_reason_but_rarely_does():
     """A base that is right whenever it thinks leaves RL nothing to do but switch a habit on."""
-    found = headroom(DATA / "base", probes=640, seed=3)
+    found = headroom(DATA / "base", probes=320, seed=3)
     assert 0.20 <= found["base_accuracy"] <= 0.45
     assert 0.45 <= found["think_accuracy"] <= 0.70
     assert found["think_greedy_accuracy"] > 0.80, (
