@@ -17,6 +17,12 @@ Our own impossibilities are asserts; ignored configuration is a warning.
 
 from __future__ import annotations
 
+import sysconfig
+import traceback
+from pathlib import Path
+
+_OWN_FOLDER = str(Path(__file__).parent)
+
 
 class R1PipeError(Exception):
     """A mistake that we can explain.
@@ -86,3 +92,20 @@ class StageError(R1PipeError):
     """A stage's process ended with an error."""
 
     exit_code = 3
+
+
+def place_in_users_code(error: BaseException) -> str:
+    """file:line of the user's code that raised an error, itself or in a library that it called.
+
+    Empty where r1pipe's own code raised it, or none of the user's was running.
+    """
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}"
+    libraries = (sysconfig.get_path("stdlib"), "<")
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if "-packages" in frame.filename or frame.filename.startswith(libraries):
+            continue
+        if frame.filename.startswith(_OWN_FOLDER):
+            return ""
+        return f"{frame.filename}:{frame.lineno}"
+    return ""

@@ -131,6 +131,8 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
         )
         left[list(copies)] = False
 
+    _check_left(left, copies, rows.entries["owner"] >= 0, len(reviews.rejected), here)
+
     # Draw.
     group_names = rows.inputs if config.by == "input" else rows.domains
     group_of_row = rows.entries[config.by]
@@ -164,3 +166,28 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
         **{f"rows/{name}": n for name, n in sources.items()},
         **{f"dropped/{reason}": n for reason, n in dropped.items()},
     }
+
+
+def _check_left(
+    left: Any, copies: dict[int, tuple[int, float]], contaminated: Any, rejected: int, here: Here
+) -> None:
+    """Raise if no row is left, with the reason that led."""
+    from r1pipe.errors import InputError
+
+    if left.any():
+        return
+    counts = {
+        "share words with a benchmark": (
+            int(contaminated.sum()),
+            "see `decontaminate.against`, or raise its `ngram`",
+        ),
+        "are near-duplicates": (len(copies), "raise `dedup.threshold`"),
+        "were rejected in review": (rejected, "review other rows, or leave `reviews` out"),
+    }
+    reason = max(counts, key=lambda name: counts[name][0])
+    total = len(left) + rejected
+    raise InputError(
+        f"0 of {total} rows are left: {counts[reason][0]} of {total} {reason}",
+        f"{here.stage}: " + ", ".join(f"{number} {name}" for name, (number, _) in counts.items()),
+        counts[reason][1],
+    )

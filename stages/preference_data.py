@@ -152,7 +152,8 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
 
     measures = _measures(inputs)
     pairs, tipped = balance(judged.pairs + files_of_pairs.rows, measures, config.length_tolerance)
-    _check_enough(pairs, labels, len(judged.unclear), len(tipped), here)
+    dropped = Counter(row["reason"] for row in [*judged.unclear, *tipped, *files_of_pairs.dropped])
+    _check_enough(pairs, labels, dropped, here)
 
     lengths = {name: mean_lengths(pairs, measure) for name, measure in measures.items()}
     tokens = token_counter(inputs.model.path) if inputs.model else None
@@ -195,14 +196,31 @@ def _check_ports(config: Config, inputs: Inputs, here: Here) -> None:
         )
 
 
-def _check_enough(pairs: list[Row], labels: list[Row], unclear: int, tipped: int, here: Here) -> None:
+# Why pairs are dropped -> what to do where it led.
+_REMEDIES = {
+    "no clear preference": "lower `min_margin`, or raise `sampling.n` or `comparisons`",
+    "the judge did not answer": "see that the judge's service answers, and in the form that is asked for",
+    "length balance": "widen `length_tolerance`",
+    "the two responses are equal": "give pairs of different responses",
+}
+
+
+def _check_enough(pairs: list[Row], labels: list[Row], dropped: Counter[str], here: Here) -> None:
     from r1pipe.errors import InputError
 
+    if not pairs and dropped:
+        reason, most = dropped.most_common(1)[0]
+        raise InputError(
+            f"0 pairs kept: {most} of {dropped.total()} were dropped as `{reason}`",
+            f"{here.stage}: " + ", ".join(f"{name} {number}" for name, number in dropped.most_common()),
+            _REMEDIES.get(reason, "give other pairs"),
+        )
     if not pairs:
         raise InputError(
-            f"0 pairs kept: {unclear} unclear, {tipped} dropped for length",
+            "0 pairs kept: no two responses to a prompt differ in their summary",
             here.stage,
-            "lower `min_margin`, raise `sampling.n`, or widen `length_tolerance`",
+            "raise `sampling.n` or its temperature, see that responses end before `sampling.max_tokens`, "
+            "name a writer as `also`, or give prompts that are not harmful",
         )
     classes = {row["safe"] for row in labels}
     if len(classes) < 2:

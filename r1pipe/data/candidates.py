@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from r1pipe.artifacts import Prompts
 from r1pipe.data.card import TokenCounter
+from r1pipe.data.drop_reasons import REFUSED, count_by_source, nothing_kept
 from r1pipe.data.files import Row
 from r1pipe.data.filters import Filters, shape_reason, units
 from r1pipe.data.io import read_rows, write_rows
@@ -29,7 +30,6 @@ from r1pipe.text.response import (
     split_response,
 )
 
-REFUSED = "refused by the service"
 Prefer = Literal["shortest", "first", "random", "diverse"]
 
 # The sentence around the answer of a reused solution, before and after it.
@@ -377,12 +377,7 @@ def write_chats(
     counts = count_by_source(candidates)
     kept = [candidate for candidate in candidates if not candidate.reason]
     if not kept:
-        raise InputError(
-            f"0 of {len(candidates)} responses kept",
-            f"{stage}: {describe(counts)}",
-            "a checkpoint that is never right gives nothing to imitate: train it longer, loosen the filters, "
-            "or set `reuse: true` if the rows have solutions",
-        )
+        raise nothing_kept(stage, counts)
 
     rows = [as_chat(candidate, name) for candidate, name in zip(kept, chat_ids(kept), strict=True)]
     prompts = len({(candidate.row["id"], candidate.row["prompt"]) for candidate in kept})
@@ -395,23 +390,6 @@ def write_chats(
     for reason, number in Counter(row["reason"] for row in dropped).most_common():
         metrics[f"dropped/{reason}"] = number
     return metrics
-
-
-def count_by_source(candidates: Iterable[Candidate]) -> dict[str, dict[str, int]]:
-    """{source: {"kept": n, reason: n, ...}}, for card.json."""
-    counts: dict[str, Counter[str]] = {}
-    for candidate in candidates:
-        counts.setdefault(candidate.source, Counter())[candidate.reason or "kept"] += 1
-    return {source: dict(counter.most_common()) for source, counter in counts.items()}
-
-
-def describe(counts: dict[str, dict[str, int]]) -> str:
-    """`zero-traces: wrong answer 40, cut off 24; reuse: ...`, for the message that nothing was kept."""
-    sources = []
-    for source, reasons in counts.items():
-        listed = ", ".join(f"{reason} {number}" for reason, number in reasons.items())
-        sources.append(f"{source}: {listed}")
-    return "; ".join(sources)
 
 
 def chat_ids(candidates: Sequence[Candidate]) -> list[str]:

@@ -28,7 +28,7 @@ import r1pipe
 from r1pipe.artifacts import ARTIFACTS, Artifact
 from r1pipe.config.profiles import optimizer_on_cpu
 from r1pipe.config.registry import Kind, load_kind
-from r1pipe.errors import InputError, R1PipeError
+from r1pipe.errors import InputError, R1PipeError, UserCodeError, place_in_users_code
 from r1pipe.here import Here
 
 OWN_FOLDER = Path(r1pipe.__file__).parent
@@ -114,9 +114,15 @@ def _raiser() -> str:
 
 def _finite(metrics: Any, kind: Kind) -> dict[str, float | None]:
     """The metrics of a stage as JSON has them: what is not finite becomes null."""
-    returned = type(metrics).__name__
-    assert isinstance(metrics, dict), f"{kind.module.__name__}.run returned {returned}, not dict[str, float]"
-    numbers = {str(name): float(value) for name, value in metrics.items()}
+    try:
+        numbers = {str(name): float(value) for name, value in metrics.items()}
+    except (AttributeError, TypeError, ValueError):
+        returned = f"{type(metrics).__name__} {metrics!r:.60}"
+        raise UserCodeError(
+            f"{kind.module.__name__}.run returned a {returned}, not dict[str, float]",
+            str(kind.source),
+            "return the metrics of summary.json: name -> number",
+        ) from None
     return {name: number if math.isfinite(number) else None for name, number in numbers.items()}
 
 
@@ -140,6 +146,14 @@ def run_rank(file: Path) -> int:
         return error.exit_code
     except OSError as error:
         traceback.print_exc()
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename:
+            refused = InputError(
+                f"the system refuses to read or write this: {error.strerror}",
+                str(error.filename),
+                "change its permissions; then the same command goes on",
+            )
+            error_json.write_text(_as_json(refused), encoding="utf8")
+            return refused.exit_code
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             disk_full = InputError(
                 "no disk space is left",
@@ -149,11 +163,27 @@ def run_rank(file: Path) -> int:
             # not even the error may fit
             with contextlib.suppress(OSError):
                 error_json.write_text(_as_json(disk_full), encoding="utf8")
-        return 3
-    except Exception:
+            return 3
+        return _other_error(error, stage["kind"], error_json)
+    except Exception as error:
         traceback.print_exc()
-        return 3
+        return _other_error(error, stage["kind"], error_json)
     return 0
+
+
+def _other_error(error: Exception, kind: str, error_json: Path) -> int:
+    """The exit code of an error that is none of ours; one that the user's own code raised is written down as theirs."""
+    place = place_in_users_code(error)
+    # Memory runs out in whatever code is running.
+    if not place or "Memory" in type(error).__name__:
+        return 3
+    own = UserCodeError(
+        f"{kind} raised {type(error).__name__}: {error}",
+        place,
+        "correct it; the stage's log has the traceback, and the same command goes on from what was saved",
+    )
+    error_json.write_text(_as_json(own), encoding="utf8")
+    return own.exit_code
 
 
 def _run(stage: dict[str, Any], folder: Path, rank: int) -> None:

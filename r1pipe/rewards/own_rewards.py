@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import inspect
 import math
-import traceback
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import r1pipe
-from r1pipe.errors import R1PipeError, UserCodeError
+from r1pipe.errors import R1PipeError, UserCodeError, place_in_users_code
 
-_OWN_FOLDER = str(Path(r1pipe.__file__).parent)
 _NEEDED = "return a number or None for each completion, in their order"
 
 
@@ -31,7 +27,7 @@ def called(
     except Exception as error:
         raise UserCodeError(
             f"the reward `{name}` raised {type(error).__name__}: {error}",
-            place_of(error) or place_of_function(reward),
+            place_in_users_code(error) or place_of_function(reward),
             "correct it; the stage's log has the traceback, and the same command goes on from what was saved",
         ) from error
 
@@ -80,17 +76,6 @@ def _number(value: Any) -> float | None:
 def _shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
-
-
-def place_of(error: BaseException) -> str:
-    """file:line of the innermost frame that is neither r1pipe's nor a library's; empty if there is none."""
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{error.filename}:{error.lineno}"
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        library = "site-packages" in frame.filename or frame.filename.startswith((_OWN_FOLDER, "<"))
-        if not library and "importlib" not in frame.filename and frame.filename.endswith(".py"):
-            return f"{frame.filename}:{frame.lineno}"
-    return ""
 
 
 def place_of_function(function: Callable[..., Any]) -> str:

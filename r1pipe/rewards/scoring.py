@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from inspect import signature
 from typing import Any, cast
 
-from r1pipe.errors import ConfigError, InputError
+from r1pipe.errors import ConfigError, InputError, place_in_users_code
 from r1pipe.rewards import MODEL_REWARDS, REWARDS, Reward
-from r1pipe.rewards.own_rewards import called, checked, place_of
+from r1pipe.rewards.own_rewards import called, checked
 from r1pipe.rewards.texts import Completion, prompt_of, text_of
 from r1pipe.schema import JudgeEndpoint, RewardSpec
 from r1pipe.text.response import split_response
@@ -89,7 +89,7 @@ def resolve(name: str) -> Reward:
         except Exception as error:
             raise ConfigError(
                 f"reward `{name}` cannot be imported: {error}",
-                place_of(error),
+                place_in_users_code(error),
                 "give package.module:function of something on the Python path",
             ) from error
         if callable(function):

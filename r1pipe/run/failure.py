@@ -6,11 +6,14 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
+import r1pipe
 from r1pipe import errors
+from r1pipe.config.registry import Kind
 from r1pipe.config.yamltree import shorten
-from r1pipe.errors import R1PipeError, StageError
+from r1pipe.errors import R1PipeError, StageError, UserCodeError
 from r1pipe.run.store import StageFolder, read_json
 
+OWN_FOLDER = Path(r1pipe.__file__).parent
 TAIL_LINES = 15
 TAIL_BYTES = 16384
 LINE_CHARACTERS = 300
@@ -45,6 +48,13 @@ def explain(
         memory = "SIGKILL mostly means that the machine ran out of memory: use smaller batches or fewer ranks"
         fix = f"{memory}\n{fix}"
     return StageError(what, shorten(log), fix)
+
+
+def mistake_of(kind: Kind, what: str, fix: str) -> R1PipeError:
+    """The error that a kind of stage does not keep the contract of stages: the user's mistake where it is theirs."""
+    if kind.source.is_relative_to(OWN_FOLDER):
+        return StageError(what, kind.module.__name__, fix)
+    return UserCodeError(what, str(kind.source), fix)
 
 
 def _own_error(stage: str, folder: StageFolder) -> R1PipeError | None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from r1pipe.config.artifact_checks import missing_parts
 from r1pipe.config.loader import Stage
-from r1pipe.errors import StageError
 from r1pipe.run.digests import Digests, combined
+from r1pipe.run.failure import mistake_of
 from r1pipe.run.store import StageFolder
 
 if TYPE_CHECKING:
@@ -110,16 +110,15 @@ def describe_output(
     """An output that is about to be published: hashed, and checked to be what its type says.
 
     Raises:
-        StageError: the stage ended well and left the output incomplete.
+        UserCodeError or StageError: the stage ended well and left the output incomplete.
     """
     declared = stage.kind.outputs[port]
     partial = folder.partial / port
     lacks = missing_parts(declared.type, partial)
     if lacks:
-        what = f"stage {stage.name} ended without an error, but its output '{port}' is incomplete: {lacks}"
-        raise StageError(
-            what,
-            stage.kind.module.__name__,
+        raise mistake_of(
+            stage.kind,
+            f"stage {stage.name} ended without an error, but its output '{port}' is incomplete: {lacks}",
             "correct the stage's run(), which has to write it",
         )
     files = digests.files(partial)

@@ -8,10 +8,10 @@ from typing import Any
 
 from r1pipe.config.loader import Stage
 from r1pipe.config.yamltree import shorten
-from r1pipe.errors import GateError, R1PipeError, StageError
+from r1pipe.errors import GateError, R1PipeError, UserCodeError
 from r1pipe.launch.launcher import Launcher
 from r1pipe.run.console import Console
-from r1pipe.run.failure import explain
+from r1pipe.run.failure import explain, mistake_of
 from r1pipe.run.inputs import locate_inputs
 from r1pipe.run.interrupts import TimeLimit
 from r1pipe.run.manifest import adopted_manifest, describe_output, finished_manifest, stage_record
@@ -89,10 +89,9 @@ def run_stage(
         raise _failure(stage, folder, attempt, codes)
     result: dict[str, Any] | None = read_json(folder.result)
     if result is None:
-        what = f"stage {stage.name} ended without a result"
-        raise StageError(
-            what,
-            stage.kind.module.__name__,
+        raise mistake_of(
+            stage.kind,
+            f"stage {stage.name} ended without a result",
             "its run() must return, not leave the process",
         )
 
@@ -120,10 +119,11 @@ def _failure(
 ) -> R1PipeError:
     """The error of a stage that failed. What it left is removed where it refused its inputs before it made anything.
 
-    A GuardError or BudgetError, which are GateErrors too, comes after something was made, and that stays.
+    A GuardError or BudgetError, which are GateErrors too, comes after something was made, and that stays. So does the
+    log of a stage whose own code failed.
     """
     error = explain(stage.name, folder, attempt, codes)
-    if error.exit_code == 2 or type(error) is GateError:
+    if (error.exit_code == 2 and not isinstance(error, UserCodeError)) or type(error) is GateError:
         folder.discard()
     return error
 

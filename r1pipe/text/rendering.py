@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def read_template(template: str) -> str | None:
             str(path),
             f"name a text file that contains {SLOT}, or write `chat`",
         )
-    text = path.read_text(encoding="utf8").rstrip("\n")
+    text = _read_file(path).rstrip("\n")
     if text.count(SLOT) != 1:
         raise InputError(
             f"the prompt template contains {SLOT} {text.count(SLOT)} times",
@@ -92,9 +93,10 @@ def asked(row: dict[str, Any]) -> str:
 
 def prompt_ids(rows: list[dict[str, Any]], template: str | None, tokenizer: Any) -> list[list[int]]:
     """The token ids of each row up to where the response begins."""
-    rendered = [render_prompt(row, template) for row in rows]
+    rendered: list[Any] = [render_prompt(row, template) for row in rows]
     if template is not None:
         return tokenizer(rendered)["input_ids"]
+    check_system_turns(rendered, tokenizer)
     return _apply_chat_template(rendered, tokenizer, add_generation_prompt=True)
 
 
@@ -118,6 +120,30 @@ def chat_ids(messages: list[dict[str, str]], tokenizer: Any) -> tuple[list[int],
         )
     mask = [0] * len(prompt) + [1] * (len(conversation) - len(prompt))
     return conversation, mask
+
+
+def check_system_turns(conversations: Iterable[Sequence[Mapping[str, str]]], tokenizer: Any) -> None:
+    """Refuse system turns where the chat template does not show them; the first is tried.
+
+    Raises:
+        InputError: the template refuses the turn, or leaves it out without a word.
+    """
+    messages = next((turns for turns in conversations if turns[0]["role"] == "system"), None)
+    if messages is None:
+        return
+    why = "leaves it out"
+    try:
+        text = tokenizer.apply_chat_template(list(messages), tokenize=False)
+    except Exception as error:
+        # jinja2's errors, and what raise_exception in a template gives
+        text = ""
+        why = f"refuses it: {error}"
+    if messages[0]["content"].strip() not in text:
+        raise InputError(
+            f"a row has a system turn, and the chat template {why}",
+            getattr(tokenizer, "name_or_path", ""),
+            "put its text at the head of the user's turn, or give the tokenizer a template with a system turn",
+        )
 
 
 def _apply_chat_template(messages: Any, tokenizer: Any, add_generation_prompt: bool) -> Any:

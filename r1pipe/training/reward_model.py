@@ -13,6 +13,7 @@ Shapes: N rows.
 from __future__ import annotations
 
 import json
+import math
 import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -286,7 +287,7 @@ class Scorer:
                 str(folder),
                 'train it with r1pipe, or write {"m": mean, "d": standard deviation} of its scores there',
             )
-        self.calibration = json.loads(path.read_text())
+        self.calibration = _read_calibration(path)
 
     def raw(self, prompts: list[str], responses: list[str]) -> list[float]:
         """One score a response, in order."""
@@ -298,6 +299,23 @@ class Scorer:
 
         raw_N = torch.tensor(self.raw(prompts, responses))
         return torch.sigmoid((raw_N - self.calibration["m"]) / self.calibration["d"]).tolist()
+
+
+def _read_calibration(path: Path) -> dict[str, float]:
+    """The mean `m` and the deviation `d` of a reward model's scores."""
+    try:
+        read = json.loads(path.read_text(encoding="utf8"))
+        calibration = {name: float(read[name]) for name in ("m", "d")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        what = f"the calibration cannot be read: {type(error).__name__}: {error}"
+        raise InputError(
+            what, str(path), 'it is {"m": mean, "d": standard deviation} of the scores'
+        ) from None
+    if not calibration["d"] > 0 or not math.isfinite(sum(calibration.values())):
+        raise InputError(
+            f"the calibration is {calibration}", str(path), "m and d are finite, and d is above 0"
+        )
+    return calibration
 
 
 def raw_scores(model: Any, tokenizer: Any, conversations: list[tuple[str, str]]) -> list[float]:

@@ -278,11 +278,11 @@ def test_a_few_are_counted_and_more_are_refused(tmp_path: Path, reply: Any, says
 
 
 def test_empty_thinking_in_most_rows_is_refused_where_it_is_trained_on(tmp_path: Path) -> None:
-    path = write(tmp_path / "x.jsonl", *chats(5), *chats(12, "7")[5:])
-    with pytest.raises(InputError, match="7 of 12 replies have no thinking; 50% may") as caught:
+    path = write(tmp_path / "x.jsonl", *chats(1), *chats(12, "7")[1:])
+    with pytest.raises(InputError, match="11 of 12 replies have no thinking; 90% may") as caught:
         read_rows(path, Chats, RowLimits())
     assert "reasoning_content" in caught.value.fix and "row_limits.max_empty_thinking" in caught.value.fix
-    assert len(read_rows(path, Chats, RowLimits(max_empty_thinking=0.6))) == 12
+    assert len(read_rows(path, Chats, RowLimits(max_empty_thinking=1))) == 12
     assert len(load(Source(path=path), Chats, seed=0).rows) == 12, "what is reused mostly has none"
 
 

@@ -16,15 +16,39 @@ def then(what: str) -> str:
     return ONE.replace("rows: first}", "rows: first}, then: " + what)
 
 
-def test_a_stage_that_crashes_is_exit_code_3_with_the_log_s_last_lines(tmp_path: Path):
+def test_a_stage_of_the_user_s_own_that_crashes_is_their_mistake_with_file_and_line(tmp_path: Path):
     config(tmp_path, then("crash"))
     failed = r1pipe(tmp_path, "run-all", "t.yaml")
-    assert failed.returncode == 3
-    assert (
-        "ZeroDivisionError: a mistake of the stage's" in failed.stderr
-        and "runs/t/a/logs/attempt_1.log" in failed.stderr
-    )
+    assert failed.returncode == 2
+    assert "r1pipe_fakes.rows raised ZeroDivisionError: a mistake of the stage's" in failed.stderr
+    assert "r1pipe_fakes/rows.py:" in failed.stderr and "Traceback" not in failed.stderr
+    assert "ZeroDivisionError" in (tmp_path / "runs/t/a/logs/attempt_1.log").read_text()
     assert not (tmp_path / "runs/t/a/out").exists()
+
+
+def test_a_stage_of_ours_that_crashes_is_exit_code_3_with_the_log_s_last_lines(tmp_path: Path):
+    """A number that no config should hold, so that our own code fails."""
+    config(tmp_path, then("our-crash"))
+    failed = r1pipe(tmp_path, "run-all", "t.yaml")
+    assert failed.returncode == 3
+    assert "AssertionError" in failed.stderr and "runs/t/a/logs/attempt_1.log" in failed.stderr
+
+
+@pytest.mark.parametrize(
+    ("then_", "says"),
+    [
+        ("no-metrics", "run returned a NoneType None, not dict"),
+        ("leave", "ended without a result"),
+        ("denied", "refuses"),
+    ],
+)
+def test_what_a_stage_of_the_user_s_own_does_not_keep_is_exit_code_2_with_its_file(
+    tmp_path: Path, then_: str, says: str
+):
+    config(tmp_path, then(then_))
+    failed = r1pipe(tmp_path, "run-all", "t.yaml")
+    assert failed.returncode == 2 and says in failed.stderr
+    assert ("/nowhere/x" if then_ == "denied" else "r1pipe_fakes/rows.py") in failed.stderr
 
 
 def test_a_stage_that_refuses_its_input_is_exit_code_2_in_its_own_words_and_leaves_nothing(tmp_path: Path):
@@ -54,7 +78,7 @@ def test_a_killed_stage_hints_at_memory(tmp_path: Path):
 
 def test_a_partial_stage_goes_on_from_its_workdir(tmp_path: Path):
     config(tmp_path, then("resume"))
-    assert r1pipe(tmp_path, "run-all", "t.yaml").returncode == 3
+    assert r1pipe(tmp_path, "run-all", "t.yaml").returncode == 2
     assert states(tmp_path) == {"a": "partial"}
     resumed = r1pipe(tmp_path, "run-all", "t.yaml")
     assert resumed.returncode == 0, resumed.stderr
@@ -74,7 +98,7 @@ def test_warnings_of_a_stage_reach_the_console(tmp_path: Path):
 def test_an_empty_output_is_not_published(tmp_path: Path):
     config(tmp_path, ONE.replace("rows: first}", "rows: first}, count: 0"))
     failed = r1pipe(tmp_path, "run-all", "t.yaml")
-    assert failed.returncode == 3 and "is empty" in failed.stderr
+    assert failed.returncode == 2 and "is empty" in failed.stderr and "r1pipe_fakes/rows.py" in failed.stderr
     assert states(tmp_path) == {"a": "partial"}
 
 
@@ -174,7 +198,7 @@ def test_the_summary_is_written_after_each_stage(tmp_path: Path):
         CHAIN
         + "  bad: {kind: r1pipe_fakes.rows, inputs: {source: second}, outputs: {rows: z}, then: crash}\n",
     )
-    assert r1pipe(tmp_path, "run-all", "t.yaml").returncode == 3
+    assert r1pipe(tmp_path, "run-all", "t.yaml").returncode == 2
     summary = json.loads((tmp_path / "runs/t/summary.json").read_text())
     assert [(s["name"], s["state"]) for s in summary["stages"]] == [
         ("rows", "done"),

@@ -45,7 +45,7 @@ def test_nothing_kept_says_why_and_reuse_helps(known, run_stage, tiny_checkpoint
     config = {"sampling": {**SAMPLING, "n": 2}}
     with pytest.raises(InputError, match="0 of 24 responses kept") as caught:
         run_stage("cold-start-data", config, model=tiny_checkpoint, prompts=prompts)
-    assert "zero-traces: " in caught.value.where and "reuse: true" in caught.value.fix
+    assert "zero-traces: " in caught.value.where and "`reuse` the rows' own solutions" in caught.value.fix
     assert not list((tmp_path / "out-chats").iterdir())  # nothing half-written
     (tmp_path / "out-chats").rmdir()
     metrics, out = run_stage(

@@ -125,7 +125,7 @@ def test_what_is_removed_says_why(known, run_stage, tmp_path):
     )
     assert metrics == {"rows": 5, "rows/a": 5, "dropped/near-duplicate": 1, "dropped/contaminated": 1}
     copy, contaminated = known.read(out["chats"] / "dropped.jsonl")
-    assert (copy["id"], copy["of"], copy["jaccard"]) == ("r4", "r1", round(113 / 119, 4))
+    assert (copy["id"], copy["of"], copy["jaccard"]) == ("r4", "r1", round(115 / 121, 4))
     assert (contaminated["id"], contaminated["benchmark"], contaminated["shared"]) == (
         "r5",
         "exam.jsonl: q7",
@@ -152,3 +152,21 @@ def test_tokens_are_counted_by_a_checkpoint_s_tokenizer(known, run_stage, tmp_pa
     )
     tokens = json.loads((out["chats"] / "card.json").read_text())["statistics"]["total"]["tokens"]
     assert tokens["max"] == tokens["mean"] == 1 + 3  # q, <think>, </think>, a
+
+
+def test_a_mix_of_which_nothing_is_left_says_why(run_stage, known, tmp_path):
+    text = "one two three four five six seven eight nine ten eleven"
+    exam = known.write(tmp_path / "exam.jsonl", [{"id": "e", "prompt": text}])
+    rows = [
+        {"id": f"r{i}", "messages": [{"role": "assistant", "content": f"{text} {i}"}], "domain": "math"}
+        for i in range(3)
+    ]
+    with pytest.raises(
+        InputError, match="0 of 3 rows are left: 3 of 3 share words with a benchmark"
+    ) as caught:
+        run_stage(
+            "mix",
+            {"decontaminate": {"against": {"path": str(exam)}}},
+            chats={"a": known.write(tmp_path / "a.jsonl", rows)},
+        )
+    assert "decontaminate.against" in caught.value.fix

@@ -128,3 +128,14 @@ def test_the_same_seed_gives_the_same_model(kind: str, tiny_checkpoint: Path, he
         heads.append(load_file(out / "model.safetensors")["score.weight"])
     assert torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[0], heads[2])
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"m": 0}', '{"m": 0, "d": 0}', '{"m": "NaN", "d": 1}'])
+def test_a_broken_calibration_is_named(tmp_path: Path, text: str) -> None:
+    from r1pipe.training.reward_model import _read_calibration
+
+    path = tmp_path / "calibration.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match="calibration") as caught:
+        _read_calibration(path)
+    assert caught.value.where == str(path)

@@ -23,7 +23,7 @@ from r1pipe.rewards.checks import audit_before_training
 from r1pipe.rewards.coverage import refuse_idle_rewards
 from r1pipe.rewards.scoring import Scorer
 from r1pipe.schema import AuditParams, GRPOParams
-from r1pipe.text.rendering import prompt_ids, read_template, render_prompt
+from r1pipe.text.rendering import check_system_turns, prompt_ids, read_template, render_prompt
 from r1pipe.training.arguments import lora_config, resume_from
 from r1pipe.training.callbacks import Heldout, MetricsCallback
 from r1pipe.training.grpo.arguments import compiled_layers, grpo_arguments, may_roll_back, token_microbatches
@@ -81,6 +81,9 @@ def train_grpo(
     # All prompts are ordered before the first is answered: a run that is resumed goes on in the same order.
     tokenizer = load_tokenizer(checkpoint)
     prompt_template = read_template(template)
+    if prompt_template is None:
+        asked: Iterator[Any] = (render_prompt(row, None) for rows in prompts.values() for row in rows)
+        check_system_turns(asked, tokenizer)
     rows = order_prompts(params, prompts, seed)
     heldout = heldout[: params.eval_prompts]
     watch = Heldout(heldout, prompt_ids(heldout, prompt_template, tokenizer) if heldout else [], here, params)

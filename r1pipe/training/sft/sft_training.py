@@ -107,10 +107,11 @@ def _examples(rows: list[dict[str, Any]], tokenizer: Any, max_length: int) -> li
     Rows that are too long are left out, not cut: a row whose end is cut off teaches the model not to stop.
 
     Raises:
-        InputError: no row fits.
+        InputError: no row fits, or the chat template has no place for a row's system turn.
     """
-    from r1pipe.text.rendering import chat_ids
+    from r1pipe.text.rendering import chat_ids, check_system_turns
 
+    check_system_turns((row["messages"] for row in rows), tokenizer)
     examples = []
     for row in rows:
         ids, mask = chat_ids(row["messages"], tokenizer)

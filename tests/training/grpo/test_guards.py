@@ -12,10 +12,11 @@ import torch
 from pydantic import ValidationError
 from transformers import TrainerState
 
-from r1pipe.errors import ConfigError, GuardError
+from r1pipe.errors import ConfigError, GuardError, InputError
 from r1pipe.rewards import sandbox
 from r1pipe.schema import GRPOParams, Guards, Phase, RewardSpec
 from r1pipe.training.checkpoints import seal
+from r1pipe.training.grpo.grpo_training import train_grpo
 from r1pipe.training.grpo.guards import (
     Finding,
     GuardCallback,
@@ -192,8 +193,6 @@ def params(guards: dict[str, Any], **fields: Any) -> GRPOParams:
 
 
 def train(checkpoint: Path, here: Any, tmp_path: Path, chosen: GRPOParams) -> dict[str, float]:
-    from r1pipe.training.grpo.grpo_training import train_grpo
-
     out = tmp_path / "out"
     out.mkdir(exist_ok=True)
     return train_grpo(
@@ -206,6 +205,24 @@ def train(checkpoint: Path, here: Any, tmp_path: Path, chosen: GRPOParams) -> di
         here=here,
         seed=0,
     )
+
+
+def test_a_reward_that_applies_to_no_row_is_refused_before_a_model_is_loaded(
+    here: Any, tmp_path: Path
+) -> None:
+    without_gold = [{name: value for name, value in row.items() if name != "answer"} for row in ROWS]
+    with pytest.raises(InputError, match="the reward `accuracy` applies to none of 12 prompts") as caught:
+        train_grpo(
+            checkpoint=tmp_path / "no such model",
+            prompts={"prompts": without_gold},
+            heldout=[],
+            params=params({}),
+            template="chat",
+            out=tmp_path,
+            here=here,
+            seed=0,
+        )
+    assert caught.value.where == "grpo.phases.0.rewards"
 
 
 def logged(here: Any) -> list[dict[str, Any]]:
