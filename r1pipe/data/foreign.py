@@ -17,47 +17,35 @@ A row that is ours already stays the same object.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from r1pipe.artifacts import Artifact, Chats, Labels, Pairs, Prompts
+from r1pipe.data.messages import (
+    OUR_ROLES,
+    ROW_THINKING,
+    Message,
+    Note,
+    ignore,
+    question_of,
+    read_messages,
+    reply_with_thinking,
+    thinking_beside,
+)
 from r1pipe.errors import InputError
-from r1pipe.text.response import THINK_CLOSE, THINK_OPEN, as_response, join_response, split_response
+from r1pipe.text.response import as_response, split_response
 
 Row = dict[str, Any]
-Message = dict[str, str]
-
-# What others call our roles.
-ROLES = {
-    **dict.fromkeys(("system", "developer"), "system"),
-    **dict.fromkeys(("user", "human", "prompter"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "bot", "ai"), "assistant"),
-    **dict.fromkeys(("tool", "observation", "function_response"), "tool"),
-}
-OUR_ROLES = frozenset(("system", "user", "assistant", "tool"))
-
-# Where thinking may stand, beside a message's content or a row's reply.
-THINKING = ("reasoning_content", "thinking", "reasoning")
 
 _TURNS = ("messages", "conversations", "conversation")
 _QUESTIONS = ("problem", "question", "query")
 _REPLIES = ("response", "completion", "output", "deepseek_solution")
-_ROW_THINKING = (*THINKING, "deepseek_reasoning")
 _SOLUTIONS = ("solution", "ground_truth_solution")
-
-# What a message may have beside its thinking; other keys may hold what would be lost.
-_READ_KEYS = frozenset(("role", "from", "content", "value", *THINKING))
 
 # The last line of a solution in GSM8K's own files.
 _AFTER_HASHES = re.compile(r"\n#{4} *([^\n]+)\s*$")
-
-Note = Callable[[str], None]
-"""Takes the name of a message's key that is not read."""
-
-
-def ignore(_: str) -> None:
-    """The caller does not count unknown keys."""
 
 
 def in_our_shape(row: Row, kind: type[Artifact], where: str, note: Note = ignore) -> Row:
@@ -93,7 +81,8 @@ def _chat(row: Row, where: str, note: Note) -> Row:
     if not isinstance(turns, list):
         return _chat_of_columns(row, where)
 
-    if turns is row.get("messages") and _are_ours(turns) and not _text(row, "system"):
+    beside = thinking_beside(row, where)
+    if turns is row.get("messages") and _are_ours(turns) and not _text(row, "system") and not beside:
         reply = turns[-1]["content"]
         whole = as_response(reply)
         if turns[-1]["role"] != "assistant" or whole is reply:
@@ -101,7 +90,16 @@ def _chat(row: Row, where: str, note: Note) -> Row:
         return {**row, "messages": [*turns[:-1], {**turns[-1], "content": whole}]}
 
     messages = read_messages(turns, where, note)
-    rest = _without(row, (*_TURNS, "system", "prompt", *_REPLIES))
+    if messages and messages[-1]["role"] == "user":
+        # The reply may stand in a column of its own.
+        reply = _reply_of(row) or (row.get("answer") if beside else None)
+        if isinstance(reply, str):
+            messages.append({"role": "assistant", "content": as_response(reply)})
+    if beside and messages and messages[-1]["role"] == "assistant":
+        own, summary = split_response(messages[-1]["content"])
+        if not own:
+            messages[-1]["content"] = reply_with_thinking(summary, beside, where)
+    rest = _without(row, (*_TURNS, "system", "prompt", *_REPLIES, *ROW_THINKING))
     return {**rest, "messages": _with_system(row, messages)}
 
 
@@ -122,9 +120,9 @@ def _chat_of_columns(row: Row, where: str) -> Row:
         messages += [{"role": "user", "content": turn[0]}, {"role": "assistant", "content": turn[1]}]
     messages.append({"role": "user", "content": question})
     messages.append(
-        {"role": "assistant", "content": reply_with_thinking(reply, _thinking(row, where), where)}
+        {"role": "assistant", "content": reply_with_thinking(reply, thinking_beside(row, where), where)}
     )
-    used = ("prompt", "instruction", "input", "history", "system", *_QUESTIONS, *_REPLIES, *_ROW_THINKING)
+    used = ("prompt", "instruction", "input", "history", "system", *_QUESTIONS, *_REPLIES, *ROW_THINKING)
     return {**_without(row, used), "messages": _with_system(row, messages)}
 
 
@@ -135,92 +133,6 @@ def _are_ours(turns: Sequence[Any]) -> bool:
         if turn.get("role") not in OUR_ROLES or type(turn.get("content")) is not str:
             return False
     return bool(turns)
-
-
-def read_messages(turns: Sequence[Any], where: str, note: Note = ignore) -> list[Message]:
-    """Messages of any of the shapes as {role, content}; the last one, where the assistant's, as a response.
-
-    Raises:
-        InputError: a turn is not a message, has an unknown role, or holds anything but text.
-    """
-    messages = []
-    for number, turn in enumerate(turns):
-        if not isinstance(turn, Mapping):
-            raise InputError(
-                "the messages are not all {role, content}, both texts", where, "a chat needs messages"
-            )
-        role = _role(turn, where)
-        content = _content(turn, where)
-        for key, value in turn.items():
-            if key not in _READ_KEYS and value not in (None, [], {}, ""):
-                note(key)
-        if number == len(turns) - 1 and role == "assistant":
-            content = reply_with_thinking(content, _thinking(turn, where), where)
-        messages.append({"role": role, "content": content})
-    return messages
-
-
-def _role(turn: Mapping[str, Any], where: str) -> str:
-    stated = turn.get("role", turn.get("from"))
-    role = ROLES.get(stated.lower()) if isinstance(stated, str) else None
-    if role is None:
-        raise InputError(
-            f"a message has the role {stated!r}",
-            where,
-            f"roles are {', '.join(sorted(OUR_ROLES))}, or what others call them ({', '.join(ROLES)})",
-        )
-    return role
-
-
-def _content(turn: Mapping[str, Any], where: str) -> str:
-    """The text of a message, which may be a list of parts: {"type": "text", "text": "..."}."""
-    content = turn.get("content", turn.get("value"))
-    if isinstance(content, list) and all(isinstance(part, Mapping) for part in content):
-        texts = [part.get("text") for part in content if part.get("type", "text") == "text"]
-        if len(texts) == len(content) and all(isinstance(text, str) for text in texts):
-            return "".join(texts)
-    if content is None and any(isinstance(turn.get(name), str) for name in THINKING):
-        return ""
-    if not isinstance(content, str):
-        calls = "it calls tools, which is not trained" if turn.get("tool_calls") else "messages hold texts"
-        raise InputError(f"a message holds {_short(content)}", where, f"leave the row out: {calls}")
-    return content
-
-
-def _thinking(holder: Mapping[str, Any], where: str) -> str:
-    """The thinking that stands beside a reply; empty if there is none.
-
-    Raises:
-        InputError: two columns hold different thinking.
-    """
-    found = {
-        name: holder[name]
-        for name in _ROW_THINKING
-        if isinstance(holder.get(name), str) and holder[name].strip()
-    }
-    if len({text.strip() for text in found.values()}) > 1:
-        raise InputError(f"thinking stands in {' and '.join(found)}, and differs", where, "leave one of them")
-    return next(iter(found.values()), "")
-
-
-def reply_with_thinking(reply: str, thinking: str, where: str) -> str:
-    """A reply as a response, with the thinking that stands beside it.
-
-    Raises:
-        InputError: the reply has another thinking of its own.
-    """
-    response = as_response(reply)
-    if THINK_OPEN in thinking or THINK_CLOSE in thinking:
-        thinking = split_response(thinking).thinking or ""
-    thinking = thinking.strip()
-    if not thinking:
-        return response
-    own, summary = split_response(response)
-    if own and own != thinking:
-        raise InputError(
-            "the reply has thinking of its own beside another one", where, "leave one of the two"
-        )
-    return join_response(thinking, summary)
 
 
 def _with_system(row: Row, messages: list[Message]) -> list[Message]:
@@ -239,6 +151,9 @@ def _prompt(row: Row, where: str, note: Note) -> Row:
     gold = shaped.get("answer")
     if gold is None:
         gold = _foreign_gold(shaped)
+        tests = _tests_in(gold)
+        if tests is not None:
+            return {"domain": "code", **shaped, **tests}
     elif isinstance(gold, list):
         gold = [as_digits(item) for item in gold if item is not None]
         # One accepted answer is no list.
@@ -255,6 +170,22 @@ def _prompt(row: Row, where: str, note: Note) -> Row:
     if "domain" not in shaped and isinstance(shaped.get("ability"), str) and shaped["ability"].strip():
         shaped = {**shaped, "domain": shaped["ability"].strip().lower()}
     return shaped
+
+
+def _tests_in(gold: Any) -> Row | None:
+    """The columns of code rows, where a ground truth is JSON of inputs and outputs (PRIME, TACO in verl)."""
+    if not isinstance(gold, str) or '"inputs"' not in gold or '"outputs"' not in gold:
+        return None
+    try:
+        cases = json.loads(gold)
+    except ValueError:
+        return None
+    if not isinstance(cases, dict) or not cases.get("inputs") or not cases.get("outputs"):
+        return None
+    pairs = {"inputs": cases["inputs"], "outputs": cases["outputs"]}
+    if cases.get("fn_name"):
+        return {"tests": {"kind": "calls", **pairs}, "entry_point": cases["fn_name"]}
+    return {"tests": {"kind": "stdio", **pairs}}
 
 
 def _foreign_gold(row: Row) -> Any:
@@ -299,20 +230,6 @@ def _with_prompt(row: Row, where: str, note: Note) -> Row:
     system, text = question_of(messages, where)
     shaped = {**_without(row, (*_TURNS, "system")), "prompt": text}
     return {**shaped, "system": system} if system else shaped
-
-
-def question_of(messages: Sequence[Message], where: str) -> tuple[str, str]:
-    """The system text and the question of a prompt that is a list of messages.
-
-    A single turn is its text; of several, every turn stands with its role.
-    """
-    system = "\n\n".join(turn["content"].strip() for turn in messages if turn["role"] == "system")
-    turns = [turn for turn in messages if turn["role"] != "system"]
-    if not turns:
-        raise InputError("the prompt has no turn of the user", where, "a message is {role, content}")
-    if len(turns) == 1:
-        return system, turns[0]["content"].strip()
-    return system, "\n\n".join(f"{turn['role'].capitalize()}: {turn['content'].strip()}" for turn in turns)
 
 
 def _pair(row: Row, where: str, note: Note) -> Row:
@@ -396,8 +313,3 @@ def _text(row: Row, name: str) -> str:
 def _without(row: Row, names: Iterable[str]) -> Row:
     left_out = set(names)
     return {name: value for name, value in row.items() if name not in left_out}
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -21,7 +21,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from r1pipe.artifacts import Artifact, Chats, Labels, Pairs, Prompts
 from r1pipe.data.card import CARD, Counted, TokenCounter, write_card
 from r1pipe.data.files import Row, read_raw
-from r1pipe.data.foreign import OUR_ROLES, in_our_shape
+from r1pipe.data.foreign import in_our_shape
+from r1pipe.data.messages import OUR_ROLES
 from r1pipe.data.row_checks import EQUAL_PROMPT, EQUAL_ROW, Tally, is_made_of_contents
 from r1pipe.errors import InputError
 from r1pipe.schema import RowLimits

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from r1pipe.data.foreign import Note
+from r1pipe.data.messages import Note
 from r1pipe.errors import InputError
 from r1pipe.schema import RowLimits
 from r1pipe.text.response import THINK_CLOSE, split_response

@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING, Any
 
 from r1pipe.artifacts import Artifact, Chats, Labels, Pairs, Prompts
 from r1pipe.data.files import Row
-from r1pipe.data.foreign import Note, as_digits, ignore, in_our_shape
+from r1pipe.data.foreign import as_digits, in_our_shape
 from r1pipe.data.io import column_names, domain_of, id_of_contents, rename_columns, short, value_at
+from r1pipe.data.messages import Note, ignore
 from r1pipe.errors import InputError
 from r1pipe.text.response import as_response
 from r1pipe.text.rows import GENERAL_DOMAIN, HARMFUL_DOMAIN, LOOKALIKE_DOMAIN

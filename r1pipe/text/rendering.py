@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +122,7 @@ def chat_ids(messages: list[dict[str, str]], tokenizer: Any) -> tuple[list[int],
     return conversation, mask
 
 
-def check_system_turns(conversations: Iterable[Sequence[Mapping[str, str]]], tokenizer: Any) -> None:
+def check_system_turns(conversations: Iterable[Any], tokenizer: Any) -> None:
     """Refuse system turns where the chat template does not show them; the first is tried.
 
     Raises:

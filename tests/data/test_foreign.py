@@ -78,6 +78,8 @@ def gpt(text: str) -> dict[str, str]:
             },
             "openthoughts",
         ),
+        ({"messages": [ASK, {"role": "assistant", "content": "7"}], "reasoning": "3+4=7"}, "rows"),
+        ({"messages": [ASK], "reasoning": "3+4=7", "answer": "7"}, "rows"),
         ({"messages": [ASK, {"role": "assistant", "content": "3+4=7</think>7"}]}, "rows"),
         ({"messages": [ASK, {"role": "assistant", "content": "<thought>3+4=7</thought>7"}]}, "rows"),
         ({"messages": [ASK, {"role": "assistant", "content": "[THINK]3+4=7[/THINK]\n\n7"}]}, "rows"),
@@ -148,6 +150,22 @@ def test_the_domain_follows_from_what_checks_the_answer(tmp_path: Path) -> None:
     ]
     found = [read_both(tmp_path, {"prompt": "q?", **row}, Prompts)["domain"] for row in rows]
     assert found == ["code", "choice", "general", "general", "math", "logic"]
+
+
+@pytest.mark.parametrize(
+    ("cases", "kind", "entry_point"),
+    [
+        ({"inputs": ["1\n"], "outputs": ["2\n"]}, "stdio", None),
+        ({"fn_name": "f", "inputs": [[1]], "outputs": [2]}, "calls", "f"),
+    ],
+)
+def test_programs_of_verl_have_tests_and_no_answer(
+    tmp_path: Path, cases: dict[str, Any], kind: str, entry_point: str | None
+) -> None:
+    row = {"prompt": [ASK], "ability": "code", "reward_model": {"ground_truth": json.dumps(cases)}}
+    found = read_both(tmp_path, row, Prompts)
+    assert found["tests"] == {"kind": kind, "inputs": cases["inputs"], "outputs": cases["outputs"]}
+    assert (found.get("entry_point"), found["domain"]) == (entry_point, "code") and "answer" not in found
 
 
 def test_several_accepted_answers_stay_a_list_and_any_of_them_is_right(tmp_path: Path) -> None:
