@@ -199,7 +199,7 @@ def _foreign_gold(row: Row) -> Any:
         return as_digits(row["ground_truth"])
     for name in _SOLUTIONS:
         if "\\boxed" in _text(row, name):
-            from r1pipe.rewards.accuracy import boxed
+            from r1pipe.rewards.reading import boxed
 
             return boxed(row[name])
     return None
