@@ -56,6 +56,9 @@ def test_packs_on_two_ranks(tmp_path: Path, tiny_checkpoint: Path, profile: str)
             launch,
             "--set",
             f"stages.reasoning-rl.grpo.microbatch_tokens={tokens}",
+            # packs alone would have it so: the same minibatches on both sides
+            "--set",
+            "stages.reasoning-rl.grpo.whole_groups=true",
             timeout=600,
         )
         log = folder / "runs/t/reasoning-rl/logs/attempt_1.log"
