@@ -37,6 +37,10 @@ LONGEST_REPLY = 4 << 20
 # hours.
 GIVE_UP_AFTER = 32
 
+# Tries to read a service's list of models, and seconds for one.
+OWNER_TRIES = 3
+OWNER_TIMEOUT_S = 5.0
+
 # Status codes that are a mistake in the config, and what to do.
 MISTAKES = {
     401: "check the key",
@@ -250,6 +254,25 @@ class Endpoint:
                 if len(content) > LONGEST_REPLY:
                     raise httpx2.ReadError(f"a reply of more than {LONGEST_REPLY} bytes")
         return reply.status_code, reply.headers, content.decode("utf8", "replace")
+
+
+def models_owner(base_url: str, api_key_env: str | None) -> str:
+    """Return what a service calls itself in its list of models: vllm, sglang, llamacpp, ...; empty if unknown."""
+    import httpx2
+
+    url = base_url.rstrip("/") + "/models"
+    headers = _authorization(base_url, api_key_env)
+    for attempt in range(OWNER_TRIES):
+        if attempt:
+            time.sleep(FIRST_WAIT_S)
+        try:
+            reply = httpx2.get(url, headers=headers, timeout=OWNER_TIMEOUT_S)
+            return str(reply.json()["data"][0].get("owned_by", "")).lower()
+        except httpx2.TransportError:
+            continue
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+            break
+    return ""
 
 
 @lru_cache(maxsize=64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -125,12 +126,14 @@ def _dry_run(plan: Plan, console: Console, arguments: Sequence[str]) -> None:
     from r1pipe.launch.hosts import preview
     from r1pipe.launch.launcher import ranks
     from r1pipe.launch.slurm import sbatch
+    from r1pipe.run.checkpoints import Teller
     from r1pipe.run.first_rows import check_first_rows
     from r1pipe.run.plan import refuse
 
     refuse(plan)
     check_first_rows(plan)
     console.figure(plan)
+    Teller(console.note).tell(plan, plan.todo)
     for name in plan.todo:
         stage = plan.pipeline.stages[name]
         launch = stage.config.launch
@@ -150,17 +153,22 @@ def _dry_run(plan: Plan, console: Console, arguments: Sequence[str]) -> None:
 
 
 def plan(config: Config, sets: Sets = None, run: Run = None, json: Json = False) -> None:
-    """Show the figure with the state of every stage, and what the first rows of local files lack."""
+    """Show the figure with the state of every stage, and what is wrong with its checkpoints and first rows."""
     from r1pipe.config.loader import load
+    from r1pipe.run.checkpoints import Teller, findings_of, refuse_errors
     from r1pipe.run.console import make_console
     from r1pipe.run.first_rows import check_first_rows
     from r1pipe.run.plan import make_plan
 
     figure = make_plan(load(config, sets or [], run))
     if json:
-        print_json(_plan_as_json(figure))
+        findings = findings_of(figure, figure.todo)
+        print_json(_plan_as_json(figure) | {"findings": [asdict(finding) for finding in findings]})
+        refuse_errors(findings)
     else:
-        make_console().figure(figure)
+        console = make_console()
+        console.figure(figure)
+        Teller(console.note).tell(figure, figure.todo)
     check_first_rows(figure)
 
 

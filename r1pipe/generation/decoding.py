@@ -244,7 +244,11 @@ def _generate(
     stop: StopStrings | None,
     pad_id: int,
 ) -> Decoded:
-    """Sample with transformers' own loop, which draws from torch's default generator."""
+    """Sample with transformers' own loop, which draws from torch's default generator.
+
+    A model's generation config holds token ids and nothing else (r1pipe/models/loading.py), so what is passed here is
+    all that shapes the draw.
+    """
     options: dict[str, Any] = {"do_sample": False}
     if temperature > 0:
         options = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}

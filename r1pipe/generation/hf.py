@@ -17,10 +17,10 @@ from r1pipe.generation.contract import Draw, Sample, Unit
 from r1pipe.generation.cuda_graphs import COMPILED_FROM, GraphedModel, cache_fits, graph_obstacle
 from r1pipe.generation.decoding import decode
 from r1pipe.generation.stop_strings import StopStrings, stop_strings
-from r1pipe.models.loading import end_ids, load_model, load_tokenizer
+from r1pipe.models.loading import end_ids, load_model, load_tokenizer, warn_of_positions
 from r1pipe.models.memory import free_memory
 from r1pipe.schema import Sampling
-from r1pipe.text.rendering import prompt_ids, read_template
+from r1pipe.text.rendering import file_template, prefill_in, prompt_ids
 
 # Tokens of a response, as a guess where max_tokens allows more (our choice).
 LIKELY_TOKENS = 1024
@@ -46,7 +46,10 @@ class HF:
         self._sampling = sampling
         self._seed = seed
         self._tokenizer = load_tokenizer(checkpoint)
-        self._prompts = prompt_ids(rows, read_template(template), self._tokenizer)
+        text = file_template(template, self._tokenizer)
+        self._prompts = prompt_ids(rows, text, self._tokenizer)
+        self._prefill = prefill_in(text, self._tokenizer)
+        warn_of_positions(checkpoint, self._prompts, sampling.max_tokens)
         self._graphs: GraphedModel | None = None
 
     # The weights are loaded when something is drawn: whoever only plans needs none.
@@ -112,7 +115,7 @@ class HF:
         for text, ids, shown in zip(texts, decoded.token_ids, shown_ids, strict=True):
             by_token = len(shown) < len(ids)
             by_string = any(stop in text for stop in self._sampling.stop)
-            samples.append(Sample(text, len(ids), by_token or by_string))
+            samples.append(Sample(self._prefill + text, len(ids), by_token or by_string))
         return samples
 
     def _graphed_model(self, rows: int, columns: int) -> GraphedModel | None:

@@ -3,8 +3,12 @@
 One request is one sample, with a seed of its own. r1pipe/endpoint.py says how a request is retried. With
 `template: chat` the service applies its own chat template (/chat/completions); with a template file we render the
 prompt (/completions). Thinking that the service returns apart (`reasoning_content` or `reasoning`) is put back between
-its tags. A request that the service refuses, such as one that is too long, becomes a sample without text and with the
-reason; a later attempt of the stage asks again.
+its tags, and so is a tag that the prompt has already opened. A request that the service refuses, such as one that is
+too long, becomes a sample without text and with the reason; a later attempt of the stage asks again.
+
+vLLM, SGLang and llama.cpp apply what the model's generation_config.json says of top_k, min_p and repetition_penalty
+unless a request says otherwise. So requests to them say that nothing is cut off and nothing penalised; `extra` may say
+otherwise. Other services would refuse the fields. Which one it is stands in its list of models.
 
 The budget is checked before each request, so it is exceeded by at most what is in flight then. Replies that could not
 be read are not counted, because their cost is unknown.
@@ -16,14 +20,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property, partial
 from typing import Any
 
-from r1pipe.endpoint import Endpoint, NoAnswer, Unreadable
+from r1pipe.endpoint import Endpoint, NoAnswer, Unreadable, models_owner
 from r1pipe.errors import BudgetError, R1PipeError, StageError
 from r1pipe.generation.contract import Draw, Sample, Unit, sample_seed
 from r1pipe.schema import Sampling, SamplingEndpoint
+from r1pipe.text.chat_format import prefill_of
 from r1pipe.text.rendering import read_template, render_prompt
-from r1pipe.text.response import THINK_OPEN, join_response
+from r1pipe.text.response import THINK_CLOSE, THINK_OPEN, join_response
+
+# What a service says of itself in its list of models -> the fields at which it draws from the model's own distribution.
+PLAIN_DRAWING: dict[str, dict[str, Any]] = {
+    "vllm": {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0},
+    "sglang": {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0},
+    "llamacpp": {"top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0},
+}
 
 
 class Service:
@@ -48,6 +61,7 @@ class Service:
         self._seed = seed
         self._budget_share = 1 / world_size
         self._template = read_template(template)
+        self._read_reply = partial(_read_reply, prefill=prefill_of(self._template or ""))
         self.max_in_flight = endpoint.max_in_flight
         path = "/chat/completions" if self._template is None else "/completions"
         self._endpoint = Endpoint(
@@ -57,6 +71,12 @@ class Service:
             retries=endpoint.retries,
             max_in_flight=self.max_in_flight,
         )
+
+    # Asked when something is drawn: whoever only plans needs no service.
+    @cached_property
+    def _plain_drawing(self) -> dict[str, Any]:
+        owner = models_owner(self._config.base_url, self._config.api_key_env)
+        return PLAIN_DRAWING.get(owner, {})
 
     def cohorts(self, rounds: bool) -> list[list[int]]:
         return [[row] for row in range(len(self._rows))]
@@ -72,7 +92,7 @@ class Service:
     def draw(self, unit: Unit) -> list[Sample]:
         ((row, index, _),) = unit.draws
         try:
-            sample = self._endpoint.answer(self._body(row, index), _read_reply)
+            sample = self._endpoint.answer(self._body(row, index), self._read_reply)
             return [_cut_behind(sample, self._sampling.stop)]
         except NoAnswer as error:
             if not error.refused:
@@ -88,6 +108,7 @@ class Service:
             "top_p": self._sampling.top_p,
             "max_tokens": self._sampling.max_tokens,
             "seed": sample_seed(self._seed, self._rows[row]["id"], index),
+            **self._plain_drawing,
             **self._config.extra,
         }
         # null in `extra` removes a field.
@@ -121,8 +142,11 @@ def _cut_behind(sample: Sample, stop: Sequence[str]) -> Sample:
     return replace(sample, text=sample.text[: min(ends)], finished=True) if ends else sample
 
 
-def _read_reply(reply: Any) -> Sample:
+def _read_reply(reply: Any, prefill: str = "") -> Sample:
     """Return the sample in a reply of either path.
+
+    Args:
+        prefill: the beginning of the response that our prompt has already written.
 
     Raises:
         Unreadable: the reply has no text, no reason why it ended, or no count of tokens.
@@ -147,4 +171,9 @@ def _read_reply(reply: Any) -> Sample:
         # A response that was cut in its thinking has no summary, so the tag stays open.
         cut_in_thinking = not text and finish_reason == "length"
         text = THINK_OPEN + thinking if cut_in_thinking else join_response(thinking, text)
+    elif THINK_OPEN not in text.partition(THINK_CLOSE)[0] and THINK_CLOSE in text:
+        # The service's chat template has opened the thinking, and the reply begins within.
+        text = (prefill or THINK_OPEN) + text
+    else:
+        text = prefill + text
     return Sample(text, tokens, finish_reason == "stop", prompt_tokens)

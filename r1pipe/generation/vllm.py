@@ -20,9 +20,9 @@ from typing import Any
 from r1pipe.errors import MissingToolError
 from r1pipe.generation.backends import DENSE
 from r1pipe.generation.contract import Draw, Sample, Unit, sample_seed
-from r1pipe.models.loading import load_tokenizer
+from r1pipe.models.loading import checkpoint_ends, load_tokenizer, warn_of_positions
 from r1pipe.schema import Sampling
-from r1pipe.text.rendering import prompt_ids, read_template
+from r1pipe.text.rendering import file_template, prefill_in, prompt_ids
 
 # Units that go through their rounds together.
 UNITS_PER_COHORT = 4
@@ -51,7 +51,13 @@ class VLLM:
         self._sampling = sampling
         self._seed = seed
         self._sampling_params = SamplingParams
-        self._prompts = prompt_ids(rows, read_template(template), load_tokenizer(checkpoint))
+        self._tokenizer = load_tokenizer(checkpoint)
+        text = file_template(template, self._tokenizer)
+        self._prompts = prompt_ids(rows, text, self._tokenizer)
+        self._prefill = prefill_in(text, self._tokenizer)
+        # vLLM knows those of generation_config.json, and not the one that closes a turn.
+        self._ends = checkpoint_ends(checkpoint, self._tokenizer)
+        warn_of_positions(checkpoint, self._prompts, sampling.max_tokens)
 
     # The engine starts when something is drawn: whoever only plans needs no GPU.
     @cached_property
@@ -101,6 +107,7 @@ class VLLM:
                 max_tokens=self._sampling.max_tokens,
                 stop=self._sampling.stop,
                 include_stop_str_in_output=True,
+                stop_token_ids=self._ends,
                 seed=sample_seed(self._seed, self._rows[draw.row]["id"], 0) + draw.first,
             )
             for draw in unit.draws
@@ -111,9 +118,21 @@ class VLLM:
         samples = []
         for draw, result in zip(unit.draws, results, strict=True):
             for output in result.outputs * draw.n if greedy else result.outputs:
-                # vLLM leaves the end token out of the text and counts it.
-                samples.append(Sample(output.text, len(output.token_ids), output.finish_reason == "stop"))
+                samples.append(self._sample(output))
         return samples
+
+    def _sample(self, output: Any) -> Sample:
+        """A response as its tokens say. vLLM's text may lack the tags, if they are special tokens of the checkpoint."""
+        ids = list(output.token_ids)
+        finished = output.finish_reason == "stop"
+        by_string = isinstance(output.stop_reason, str)
+        # The end token is counted and not shown.
+        shown = ids[:-1] if finished and not by_string else ids
+        text = self._tokenizer.decode(shown, skip_special_tokens=True)
+        if by_string:
+            # The token that completes the string may hold more.
+            text = text[: text.index(output.stop_reason) + len(output.stop_reason)]
+        return Sample(self._prefill + text, len(ids), finished)
 
     def stop_reason(self, tokens_in: int, tokens_out: int) -> None:
         return None

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import tempfile
+import warnings
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from r1pipe.errors import GuardError, InputError
 from r1pipe.here import Here
 from r1pipe.models.folders import check_chat_template, check_folder, readable
+from r1pipe.text.checkpoint_files import read_checkpoint
+from r1pipe.text.rendering import closing_id
 
 if TYPE_CHECKING:
     import torch
@@ -47,14 +54,15 @@ def without_adapter(model: Any) -> Any:
 def load_tokenizer(checkpoint: Path) -> Any:
     """The checkpoint's tokenizer, with a chat template, an end token and a padding token; it pads on the left.
 
+    The tags of a response are ordinary tokens of it, and it appends no end token to a text: where the checkpoint's
+    files say otherwise, it is made from mended ones, and a trained checkpoint is saved with those.
+
     Returns:
         a PreTrainedTokenizerBase, whose own annotations are too wide to be of use.
 
     Raises:
         InputError: there is no tokenizer, no chat template or no end token, or one of them is broken.
     """
-    from transformers import AutoTokenizer
-
     if not any((checkpoint / name).is_file() for name in TOKENIZER_FILES):
         raise InputError(
             "the checkpoint has no tokenizer",
@@ -65,7 +73,7 @@ def load_tokenizer(checkpoint: Path) -> Any:
     with readable(
         checkpoint, "the tokenizer cannot be loaded", "check tokenizer.json and tokenizer_config.json"
     ):
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+        tokenizer = _mended_tokenizer(checkpoint)
     if not tokenizer.chat_template:
         raise InputError(
             "the tokenizer has no chat template",
@@ -90,6 +98,25 @@ def load_tokenizer(checkpoint: Path) -> Any:
     return tokenizer
 
 
+def _mended_tokenizer(checkpoint: Path) -> Any:
+    """The tokenizer as transformers loads it, from files in which tags are ordinary tokens and no end is appended."""
+    from transformers import AutoTokenizer
+
+    mended = read_checkpoint(checkpoint).mended()
+    if not mended:
+        return AutoTokenizer.from_pretrained(checkpoint)
+    with tempfile.TemporaryDirectory() as folder:
+        # config.json tells transformers the class of the tokenizer.
+        for file in checkpoint.iterdir():
+            if file.suffix in (".json", ".jinja", ".txt", ".model") and not file.name.endswith(".index.json"):
+                shutil.copy(file, folder)
+        for name, content in mended.items():
+            (Path(folder) / name).write_text(json.dumps(content, ensure_ascii=False), encoding="utf8")
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.name_or_path = str(checkpoint)
+    return tokenizer
+
+
 def _batch_decode(
     tokenizer: Any, sequences: Any, skip_special_tokens: bool = False, **options: Any
 ) -> list[str]:
@@ -103,8 +130,27 @@ def _batch_decode(
     return tokenizer.backend_tokenizer.decode_batch(sequences, skip_special_tokens=skip_special_tokens)
 
 
+def with_positions(checkpoint: Path, positions: int | None, theta: float | None = None) -> Any:
+    """The checkpoint's config with more positions and another base of RoPE; None where it stays as it is."""
+    from transformers import AutoConfig
+
+    if positions is None:
+        return None
+    config = AutoConfig.from_pretrained(checkpoint)
+    text = config.get_text_config()
+    text.max_position_embeddings = positions
+    if theta is not None:
+        text.rope_parameters = {**(text.rope_parameters or {"rope_type": "default"}), "rope_theta": theta}
+    return config
+
+
 def load_model(
-    checkpoint: Path, *, training: bool, frozen: bool = False, device: str | torch.device | None = None
+    checkpoint: Path,
+    *,
+    training: bool,
+    frozen: bool = False,
+    config: Any = None,
+    device: str | torch.device | None = None,
 ) -> PreTrainedModel:
     """Load the causal language model.
 
@@ -114,6 +160,7 @@ def load_model(
     Args:
         training: whether a trainer gets the model; else it is moved to `device` and put into evaluation mode.
         frozen: the trainer trains an adapter around the model and not its weights, so on a GPU they are bfloat16.
+        config: in place of the checkpoint's (`with_positions`).
         device: of weights that are not trained; none = this rank's.
 
     Raises:
@@ -126,7 +173,9 @@ def load_model(
 
     in_half = torch.cuda.is_available() and (frozen or not training)
     dtype = torch.bfloat16 if in_half else torch.float32
-    model = load_weights(AutoModelForCausalLM, checkpoint, dtype=dtype)
+    changed = {} if config is None else {"config": config}
+    model = load_weights(AutoModelForCausalLM, checkpoint, dtype=dtype, **changed)
+    plain_generation_config(model)
     if training:
         gather_by_layer(model)
     else:
@@ -199,11 +248,70 @@ def compile_layers(model: torch.nn.Module, **options: Any) -> int:
     return len(layers)
 
 
-def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Every token that ends a response: the tokenizer's, and those that generation_config.json names."""
+def end_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Every token that ends a response.
+
+    The tokenizer's, those that generation_config.json names, and the one with which the chat template closes a reply:
+    of many a base model (Qwen2.5, Qwen3) that is neither of the others.
+    """
     named = getattr(model.generation_config, "eos_token_id", None)
     ids = named if isinstance(named, list) else [named]
-    return sorted({int(token_id) for token_id in [*ids, tokenizer.eos_token_id] if token_id is not None})
+    ends = [*ids, tokenizer.eos_token_id, closing_id(tokenizer)]
+    return sorted({int(token_id) for token_id in ends if token_id is not None})
+
+
+def checkpoint_ends(checkpoint: Path, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """`end_ids` of a checkpoint whose model another program loads."""
+    from transformers import GenerationConfig, PreTrainedConfig
+
+    folder = str(checkpoint)
+    if (checkpoint / "generation_config.json").is_file():
+        config = GenerationConfig.from_pretrained(folder)
+    else:
+        config = GenerationConfig.from_model_config(PreTrainedConfig.from_pretrained(folder))
+    return end_ids(SimpleNamespace(generation_config=config), tokenizer)
+
+
+def settle_ends(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Write every end token into the model's generation config, which trainers read and which is saved with it."""
+    # A reward model generates nothing, and has no such config.
+    if getattr(model, "generation_config", None) is None:
+        return
+    ends = end_ids(model, tokenizer)
+    model.generation_config.eos_token_id = ends if len(ends) > 1 else ends[0]
+
+
+def warn_of_positions(checkpoint: Path, prompts: list[list[int]], max_tokens: int) -> None:
+    """Warn of prompts that leave the model fewer positions than a response may take."""
+    positions = read_checkpoint(checkpoint).positions
+    if positions is None:
+        return
+    too_long = sum(len(prompt) + max_tokens > positions for prompt in prompts)
+    if too_long:
+        longest = max(map(len, prompts))
+        warnings.warn(
+            f"{too_long} of {len(prompts)} prompts (the longest has {longest} tokens) leave fewer than max_tokens "
+            f"{max_tokens} of the {positions} positions that {checkpoint.name} was made for: what lies beyond them is "
+            f"noise; lower max_tokens to {max(1, positions - longest)}, or leave long prompts out",
+            stacklevel=3,
+        )
+
+
+def plain_generation_config(model: Any) -> None:
+    """Leave the token ids in a model's generation config, and nothing that changes what is drawn.
+
+    A checkpoint may bring repetition_penalty or top_k, which its makers chose for another model than the one that is
+    trained here; transformers would apply them wherever a call does not say otherwise, and save them with the result.
+    """
+    from transformers import GenerationConfig
+
+    brought = getattr(model, "generation_config", None)
+    if brought is None:
+        return
+    names = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+    model.generation_config = GenerationConfig(
+        **{name: getattr(brought, name) for name in names if getattr(brought, name, None) is not None}
+    )
 
 
 def save_trained(trainer: Any, tokenizer: PreTrainedTokenizerBase, out: Path, here: Here) -> None:
@@ -221,13 +329,14 @@ def save_trained(trainer: Any, tokenizer: PreTrainedTokenizerBase, out: Path, he
     if getattr(config, "output_router_logits", False):
         # TRL switches on the loss that balances experts. A model that answers does not need it.
         config.output_router_logits = False
+    settle_ends(without_adapter(model), tokenizer)
 
     if is_peft_model(model):
         adapter = here.workdir / "adapter"
         base = Path(model.peft_config["default"].base_model_name_or_path)
         trainer.save_model(str(adapter))
         if here.main:
-            merge_adapter(adapter, base, out)
+            merge_adapter(adapter, base, out, like=without_adapter(model))
     else:
         trainer.save_model(str(out))
 
@@ -259,10 +368,13 @@ def check_finite(folder: Path) -> None:
                     )
 
 
-def merge_adapter(adapter: Path, base: Path, out: Path) -> None:
+def merge_adapter(adapter: Path, base: Path, out: Path, like: Any = None) -> None:
     """Add an adapter to the weights of its base, and save them in float32 as a plain checkpoint.
 
     One process does it, on the CPU.
+
+    Args:
+        like: the model that was trained, whose configs are saved in place of the base's.
     """
     import torch
     from peft import PeftModel
@@ -273,4 +385,8 @@ def merge_adapter(adapter: Path, base: Path, out: Path) -> None:
     with unsharded():
         base_model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
         model = PeftModel.from_pretrained(base_model, str(adapter), torch_device="cpu")
-        model.merge_and_unload().save_pretrained(out)  # pyright: ignore[reportCallIssue]
+        merged: Any = model.merge_and_unload()  # pyright: ignore[reportCallIssue]
+        if like is not None:
+            merged.config.update(like.config.to_dict())
+            merged.generation_config = like.generation_config
+        merged.save_pretrained(out)

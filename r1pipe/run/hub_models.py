@@ -28,12 +28,19 @@ def repo_name(edge: Edge) -> str:
 
 def hub_commit(edge: Edge) -> str:
     """OWNER/NAME@COMMIT where the cache knows the commit, else the id as written; the stage will fetch it."""
-    try:
-        folder = _snapshot(edge, local=True)
-    except Exception:
-        # Not in the cache. huggingface_hub's own exceptions differ between its versions.
+    folder = cached(edge)
+    if folder is None:
         return edge.text.removeprefix("hub:")
     return f"{repo_name(edge)}@{folder.name}"
+
+
+def cached(edge: Edge) -> Path | None:
+    """The folder of a repository in the cache; None where it is not there. No network is asked."""
+    try:
+        return _snapshot(edge, local=True)
+    except Exception:
+        # huggingface_hub's own exceptions differ between its versions.
+        return None
 
 
 def fetch(edge: Edge) -> Path:
@@ -43,10 +50,9 @@ def fetch(edge: Edge) -> Path:
         InputError: the hub does not give it.
     """
     # The cache first: where it has everything, no network is needed.
-    try:
-        return _snapshot(edge, local=True)
-    except Exception:
-        pass
+    folder = cached(edge)
+    if folder is not None:
+        return folder
     try:
         return _snapshot(edge, local=False)
     except Exception as error:

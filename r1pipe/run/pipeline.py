@@ -7,6 +7,7 @@ from typing import Any
 
 from r1pipe.config.yamltree import plain
 from r1pipe.launch.launcher import Launcher
+from r1pipe.run.checkpoints import Teller
 from r1pipe.run.console import Console
 from r1pipe.run.first_rows import check_first_rows
 from r1pipe.run.interrupts import TimeLimit, interruptible
@@ -45,6 +46,8 @@ def run(replan: Callable[[], Plan], console: Console, minutes: float | None = No
         )
     # Downloads come before the lock: they may take hours, and they change nothing in the run.
     fetch_hub(plan, console.note)
+    checkpoints = Teller(console.note)
+    checkpoints.tell(plan, plan.todo)
     check_machine(plan)
 
     with (
@@ -66,6 +69,8 @@ def run(replan: Callable[[], Plan], console: Console, minutes: float | None = No
             if stage.use:
                 adopt(plan, stage)
             else:
+                # What the stages above have made is there now.
+                checkpoints.tell(plan, [name])
                 run_stage(
                     plan,
                     stage,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from r1pipe.schema.base import Model
 
@@ -67,6 +67,15 @@ class SFTParams(Training):
     max_length: int = Field(default=32768, ge=1)
     """Tokens of a sequence (v2 B.4.2)."""
 
+    positions: int | None = Field(default=None, ge=1)
+    """Tokens of the longest sequence that the trained model has positions for; none = as many as the model has.
+
+    The bases of two students (Qwen2.5-Math) have 4,096. RoPE gives more; training teaches them.
+    """
+
+    rope_theta: float | None = Field(default=None, gt=0)
+    """The base of RoPE, with `positions`; none = the model's (the published students kept it; Open-R1: 300,000)."""
+
     max_steps: int | None = Field(default=None, ge=1)
     """Updates; training stops here even before the epochs are over."""
 
@@ -90,6 +99,12 @@ class SFTParams(Training):
 
     auto = on GPUs where training takes longer than ten minutes (our choice).
     """
+
+    @model_validator(mode="after")
+    def _theta_goes_with_positions(self) -> SFTParams:
+        if self.rope_theta is not None and self.positions is None:
+            raise ValueError("rope_theta is changed to give the model more positions: set `positions` too")
+        return self
 
 
 class RewardModelParams(Training):

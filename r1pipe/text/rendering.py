@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from r1pipe.errors import InputError
 from r1pipe.schema import SHIPPED_TEMPLATES, Text, TextFile
+from r1pipe.text.chat_format import ChatFormat, chat_format, prefill_of, says, without_prefill
 
 SLOT = "{prompt}"
 TEMPLATES = Path(__file__).parents[1] / "configs" / "templates"
@@ -43,6 +45,20 @@ def read_template(template: str) -> str | None:
             f"write {SLOT} once, where the question goes",
         )
     return text
+
+
+def file_template(template: str, tokenizer: Any) -> str | None:
+    """`read_template` for this tokenizer: a BOS token that the file writes, and the tokenizer adds, stands there once.
+
+    Raises:
+        InputError: as read_template.
+    """
+    text = read_template(template)
+    bos = tokenizer.bos_token
+    if text is None or not bos or not text.startswith(bos):
+        return text
+    ids = tokenizer(text)["input_ids"]
+    return text.removeprefix(bos) if ids[:2] == [tokenizer.bos_token_id] * 2 else text
 
 
 def read_text(text: Text) -> str:
@@ -97,27 +113,94 @@ def prompt_ids(rows: list[dict[str, Any]], template: str | None, tokenizer: Any)
     if template is not None:
         return tokenizer(rendered)["input_ids"]
     check_system_turns(rendered, tokenizer)
-    return _apply_chat_template(rendered, tokenizer, add_generation_prompt=True)
+    return tokenizer.apply_chat_template(
+        rendered,
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+    )["input_ids"]
+
+
+# --- the chat template ------------------------------------------------------------------------------------------------
+
+
+def format_of(tokenizer: Any) -> ChatFormat:
+    """What a tokenizer's chat template does to a reply.
+
+    Raises:
+        InputError: the template cannot render a question and a reply.
+    """
+    form, _ = _found_out(tokenizer)
+    return form
+
+
+def closing_id(tokenizer: Any) -> int | None:
+    """The token with which the chat template closes a reply; None where ordinary text closes it, or nothing."""
+    _, closing = _found_out(tokenizer)
+    return closing
+
+
+def _found_out(tokenizer: Any) -> tuple[ChatFormat, int | None]:
+    # A template may be one of several by name, which is a dict; its text stands for it.
+    return _find_out(tokenizer, str(tokenizer.chat_template))
+
+
+@lru_cache(maxsize=16)
+def _find_out(tokenizer: Any, _template: str) -> tuple[ChatFormat, int | None]:
+    form = chat_format(lambda messages, generation: _render(messages, tokenizer, generation))
+    added = tokenizer.get_added_vocab()
+    token = form.closing_token(added)
+    return form, added[token] if token else None
+
+
+def prefill_in(template: str | None, tokenizer: Any) -> str:
+    """The beginning of each response that the prompt has already written (ChatFormat.prefill).
+
+    Args:
+        template: the text of a template file; None = the chat template.
+    """
+    return format_of(tokenizer).prefill if template is None else prefill_of(template)
+
+
+def render_chat(messages: list[dict[str, str]], tokenizer: Any) -> tuple[str, str]:
+    """A conversation in two parts: what the model is shown, and the last reply to its end.
+
+    The reply is as the template renders it, if that is whole. A template that drops or rewrites the thinking, or whose
+    generation prompt is no prefix of the conversation, gives the prompt; the reply is then put behind it as it stands,
+    and closed as the template closes replies.
+
+    Raises:
+        InputError: the template refuses the conversation.
+    """
+    form = format_of(tokenizer)
+    reply = messages[-1]["content"]
+    prompt = _render(messages[:-1], tokenizer, True)
+    conversation = _render(messages, tokenizer, False)
+    rendered = conversation[len(prompt) :]
+    if not conversation.startswith(prompt) or not says(form.prefill + rendered, reply):
+        rendered = without_prefill(reply, form.prefill) + form.closing
+    if closing_id(tokenizer) is None:
+        # Nothing in the template says that the reply is over.
+        rendered = rendered.removesuffix(form.closing) + tokenizer.eos_token
+    return prompt, rendered
 
 
 def chat_ids(messages: list[dict[str, str]], tokenizer: Any) -> tuple[list[int], list[int]]:
     """The token ids of a conversation and its completion mask.
 
-    The mask is 1 on the last assistant turn only (which turns carry loss is our choice).
+    The mask is 1 on the last assistant turn only (which turns carry loss is our choice), from where the generation
+    prompt ends. If that is within the turn (`<think>` is prefilled), the prefill has no loss.
 
     Raises:
-        InputError: the template renders the prompt alone differently from the prompt within the conversation.
+        InputError: the template refuses the conversation.
     """
     assert messages[-1]["role"] == "assistant", "rows are checked when they are read"
-    prompt = _apply_chat_template(messages[:-1], tokenizer, add_generation_prompt=True)
-    conversation = _apply_chat_template(messages, tokenizer, add_generation_prompt=False)
+    shown, reply = render_chat(messages, tokenizer)
+    prompt = _ids(shown, tokenizer)
+    conversation = _ids(shown + reply, tokenizer)
     if conversation[: len(prompt)] != prompt:
-        raise InputError(
-            "the chat template renders a prompt differently with and without its reply, so the loss cannot be placed",
-            getattr(tokenizer, "name_or_path", ""),
-            "use a template whose generation prompt is a prefix of the whole conversation "
-            "(templates that drop or prefill <think> do not have this property)",
-        )
+        # The tokens of both grow together where they meet. Sampling continues the prompt's own.
+        conversation = prompt + _ids(reply, tokenizer)
     mask = [0] * len(prompt) + [1] * (len(conversation) - len(prompt))
     return conversation, mask
 
@@ -146,12 +229,27 @@ def check_system_turns(conversations: Iterable[Any], tokenizer: Any) -> None:
         )
 
 
-def _apply_chat_template(messages: Any, tokenizer: Any, add_generation_prompt: bool) -> Any:
-    """Token ids of one conversation, or of a list of conversations."""
-    encoding = tokenizer.apply_chat_template(
-        messages,
-        add_generation_prompt=add_generation_prompt,
-        tokenize=True,
-        return_dict=True,
-    )
-    return encoding["input_ids"]
+def conversation_ids(chats: list[list[dict[str, str]]], tokenizer: Any) -> list[list[int]]:
+    """The token ids of whole conversations, each with all that its last reply says."""
+    return _ids(["".join(render_chat(messages, tokenizer)) for messages in chats], tokenizer)
+
+
+def _render(messages: list[dict[str, str]], tokenizer: Any, add_generation_prompt: bool) -> str:
+    from jinja2 import TemplateError
+
+    try:
+        return tokenizer.apply_chat_template(
+            messages, add_generation_prompt=add_generation_prompt, tokenize=False
+        )
+    except TemplateError as error:
+        raise InputError(
+            f"the chat template refuses a conversation: {error}",
+            getattr(tokenizer, "name_or_path", ""),
+            f"its roles are {', '.join(message['role'] for message in messages)}; "
+            "change the rows, or the template in chat_template.jinja",
+        ) from None
+
+
+def _ids(texts: Any, tokenizer: Any) -> Any:
+    """Token ids of a rendered text, or of a list of them; the template has written BOS itself."""
+    return tokenizer(texts, add_special_tokens=False)["input_ids"]

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from r1pipe.errors import InputError
 from r1pipe.here import Here
 from r1pipe.schema import RewardModelParams
-from r1pipe.text.rendering import asked
+from r1pipe.text.rendering import asked, conversation_ids
 from r1pipe.text.response import split_response
 
 if TYPE_CHECKING:
@@ -349,7 +349,7 @@ def _ids(conversations: list[tuple[str, str]], tokenizer: Any) -> list[list[int]
     chats = []
     for prompt, response in conversations:
         chats.append([{"role": "user", "content": prompt}, {"role": "assistant", "content": response}])
-    return tokenizer.apply_chat_template(chats, tokenize=True, return_dict=True)["input_ids"]
+    return conversation_ids(chats, tokenizer)
 
 
 def summary_of(response: str) -> str:

@@ -47,6 +47,42 @@ def test_thinking_that_comes_apart_is_put_back_and_what_is_cut_is_not_finished(
     assert len({one.text for one in whole[0]}) > 1, "each sample has a seed of its own"
 
 
+@pytest.mark.parametrize(
+    ("kind", "extra", "sent"),
+    [
+        ("writer", {}, (None, None, None)),
+        ("vllm", {}, (-1, 0.0, 1.0)),
+        ("vllm", {"top_k": 20, "repetition_penalty": None}, (20, 0.0, None)),
+    ],
+)
+def test_a_service_draws_from_the_model_s_own_distribution(
+    kind: str, extra: dict[str, Any], sent: tuple[Any, ...], here: Any
+) -> None:
+    """vLLM would apply the checkpoint's generation_config.json; other services would refuse the fields."""
+    with writer(kind) as service:
+        sample(None, rows(1), Sampling(**sampling(service, n=1, extra=extra)), "chat", here=here, seed=0)
+        asked = stats(service)["last"]
+    assert tuple(asked.get(name) for name in ("top_k", "min_p", "repetition_penalty")) == sent
+
+
+@pytest.mark.parametrize(
+    ("said", "prefill", "text"),
+    [
+        ("2+2=4</think>4", "", "<think>2+2=4</think>4"),
+        ("2+2=4</think>4", "<think>\n", "<think>\n2+2=4</think>4"),
+        ("2+2", "<think>\n", "<think>\n2+2"),
+        ("<think>2+2=4</think>4", "", "<think>2+2=4</think>4"),
+        ("4", "", "4"),
+    ],
+)
+def test_a_reply_that_begins_within_its_thinking(said: str, prefill: str, text: str) -> None:
+    from r1pipe.generation.openai import _read_reply
+
+    usage = {"completion_tokens": 5, "prompt_tokens": 3}
+    reply = {"choices": [{"message": {"content": said}, "finish_reason": "stop"}], "usage": usage}
+    assert _read_reply(reply, prefill).text == text
+
+
 def test_with_a_template_file_the_prompt_is_ours(service: str, here: Any, tmp_path: Path) -> None:
     (tmp_path / "zero.txt").write_text("User: {prompt}\nAssistant: ")
     (drawn,) = sample(

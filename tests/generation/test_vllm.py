@@ -55,6 +55,7 @@ class Engine:
             text=self.tokenizer.decode(ids),
             token_ids=tuple(ids + [END] * ended),
             finish_reason="stop" if ended else "length",
+            stop_reason=None,
         )
 
 
@@ -75,7 +76,8 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> type[Engine]:
 
 
 def backend(checkpoint: Path, **told: Any) -> Any:
-    return load_generator(checkpoint, ROWS, Sampling(backend="vllm", n=4, **told), "chat", seed=7)
+    sampling = Sampling(**{"backend": "vllm", "n": 4, "max_tokens": 64, **told})
+    return load_generator(checkpoint, ROWS, sampling, "chat", seed=7)
 
 
 def test_samples_are_the_same_however_they_are_asked_for(tiny_checkpoint: Path, vllm: type[Engine]) -> None:
@@ -93,7 +95,9 @@ def test_a_request_is_a_row_with_all_that_the_config_says(tiny_checkpoint: Path,
     generator = backend(tiny_checkpoint, temperature=0.6, top_p=0.9, max_tokens=11)
     generator.draw(Unit((0,), [Draw(1, 2, 3), Draw(0, 0, 4)]))
     ids = prompt_ids(ROWS, read_template("chat"), load_tokenizer(tiny_checkpoint))
-    said = {"temperature": 0.6, "top_p": 0.9, "max_tokens": 11}
+    ends = [load_tokenizer(tiny_checkpoint).eos_token_id]
+    said = {"temperature": 0.6, "top_p": 0.9, "max_tokens": 11, "stop_token_ids": ends}
+    said |= {"stop": [], "include_stop_str_in_output": True}
     assert [(prompt["prompt_token_ids"], vars(params)) for prompt, params in generator._engine.asked] == [
         (ids[1], said | {"n": 3, "seed": sample_seed(7, "b", 0) + 2}),
         (ids[0], said | {"n": 4, "seed": sample_seed(7, "a", 0)}),

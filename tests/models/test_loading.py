@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import pickle
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from r1pipe.errors import GuardError, InputError
-from r1pipe.models.loading import check_finite, load_model, load_tokenizer
+from r1pipe.models.loading import (
+    check_finite,
+    checkpoint_ends,
+    end_ids,
+    load_model,
+    load_tokenizer,
+    settle_ends,
+    warn_of_positions,
+    with_positions,
+)
 from r1pipe.training.reward_model import _classifier
 
 
@@ -174,3 +185,52 @@ def test_a_chat_template_fails_within_limits(
     (folder / "chat_template.jinja").write_text(template)
     with pytest.raises(InputError, match="the chat template"):
         load_tokenizer(folder)
+def test_what_changes_a_draw_stays_behind(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """repetition_penalty and its kin of a checkpoint reach no generation, and no checkpoint that is trained from it."""
+    folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "base"))
+    stated = {
+        "eos_token_id": [1, 3],
+        "pad_token_id": 0,
+        "repetition_penalty": 1.3,
+        "top_k": 5,
+        "do_sample": True,
+    }
+    (folder / "generation_config.json").write_text(json.dumps(stated))
+    model = load_model(folder, training=True)
+    assert (model.generation_config.eos_token_id, model.generation_config.pad_token_id) == ([1, 3], 0)
+    model.save_pretrained(tmp_path / "trained")
+    saved = json.loads((tmp_path / "trained" / "generation_config.json").read_text())
+    assert saved["eos_token_id"] == [1, 3]
+    assert not {"repetition_penalty", "top_k"} & set(saved)
+
+
+def test_the_token_that_closes_a_turn_is_an_end_token_and_is_saved(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """As of Qwen2.5's base: the tokenizer's end token is another one than the template's."""
+    folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "base"))
+    template = (folder / "chat_template.jinja").read_text()
+    (folder / "chat_template.jinja").write_text(template.replace("<|end|>", "<|pad|>"))
+    tokenizer, model = load_tokenizer(folder), load_model(folder, training=False)
+    assert end_ids(model, tokenizer) == checkpoint_ends(folder, tokenizer) == [0, 1]
+    settle_ends(model, tokenizer)
+    assert model.generation_config.eos_token_id == [0, 1]
+
+
+def test_more_positions(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    config = with_positions(tiny_checkpoint, 4096, 300_000.0)
+    load_model(tiny_checkpoint, training=True, config=config).save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert saved["max_position_embeddings"] == 4096
+    assert saved["rope_parameters"]["rope_theta"] == 300_000
+    assert with_positions(tiny_checkpoint, None) is None
+
+
+@pytest.mark.parametrize(("max_tokens", "warned"), [(508, False), (509, True)])
+def test_prompts_that_leave_too_few_positions_are_counted(
+    max_tokens: int, warned: bool, tiny_checkpoint: Path
+) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warn_of_positions(tiny_checkpoint, [[1], [1, 2, 3, 4]], max_tokens)
+    assert [str(one.message)[:14] for one in caught] == ["1 of 2 prompts"] * warned

@@ -65,6 +65,7 @@ class R1GRPOTrainer(ResumableTrainer, GRPOTrainer):
         rows: the dataset column `row` indexes this list; rewards read the row itself, whatever its columns.
         here: the running stage.
         widest_prompt: tokens of the longest prompt that will be answered.
+        prefill: the beginning of every response that the prompt has already written, as a rule nothing.
         microbatch_tokens: tokens of a forward pass; auto = by the free memory; None = TRL's rows.
         compiled: torch.compile of the layers, where rows are packed.
         models: scorers for rewards that need a reward model (helpful, harmless).
@@ -90,6 +91,7 @@ class R1GRPOTrainer(ResumableTrainer, GRPOTrainer):
         rows: list[dict[str, Any]],
         here: Here,
         widest_prompt: int = 0,
+        prefill: str = "",
         microbatch_tokens: int | Literal["auto"] | None = None,
         compiled: bool = False,
         models: dict[str, Scorer] | None = None,
@@ -100,6 +102,7 @@ class R1GRPOTrainer(ResumableTrainer, GRPOTrainer):
         functions: list[Any] = [_named(name) for name in all_components(params.phases)]
         super().__init__(here=here, training=params, reward_funcs=functions, **kwargs)
         self.params = params
+        self.prefill = prefill
         self.phase: Phase = params.phases[0]
         self.rollout: Rollout | None = None
         self.counted_tokens = 0
@@ -160,7 +163,7 @@ class R1GRPOTrainer(ResumableTrainer, GRPOTrainer):
         # TRL multiplies by these; it would take the weight 1 for all
         self.reward_weights = self.rewards.weights(self.phase)
         if self.use_vllm:
-            vllm_rollouts.adapt(self.vllm_generation, self.stopwatch)
+            vllm_rollouts.adapt(self.vllm_generation, self.stopwatch, ends=self.eos_token_ids)
         self.add_callback(Timed(self.stopwatch, updates_per_rollout(params), self))
 
     # --- a rollout ----------------------------------------------------------------------------------------------------
@@ -182,7 +185,7 @@ class R1GRPOTrainer(ResumableTrainer, GRPOTrainer):
             return self._make_batch(inputs)
 
     def _make_batch(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        rollout = Rollout(inputs, self.phase, self._plan_old_log_probs())
+        rollout = Rollout(inputs, self.phase, self._plan_old_log_probs(), self.prefill)
         with self._making(rollout):
             batch = super()._generate_and_score_completions(inputs)
 
@@ -205,7 +208,7 @@ class R1GRPOTrainer(ResumableTrainer, GRPOTrainer):
 
     def _draw_spare(self, examples: list[dict[str, Any]]) -> Rollout:
         """The responses to these examples, as a rollout of their own."""
-        rollout = Rollout(examples, self.phase, self._plan_old_log_probs())
+        rollout = Rollout(examples, self.phase, self._plan_old_log_probs(), self.prefill)
         prompts = [example["prompt"] for example in examples]
         with self._making(rollout):
             rollout.keep_responses(prompts, self._draw_and_log(prompts))
@@ -414,7 +417,7 @@ class R1GRPOTrainer(ResumableTrainer, GRPOTrainer):
             heldout/accuracy (share right) and heldout/tokens (mean length).
         """
         assert self.rollout is None, "held-out prompts are answered between rollouts"
-        return heldout.score(self, self.stopwatch, rows, prompt_ids)
+        return heldout.score(self, self.stopwatch, rows, prompt_ids, self.prefill)
 
 
 def _named(name: str) -> Callable[..., list[None]]:

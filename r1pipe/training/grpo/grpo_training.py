@@ -18,12 +18,18 @@ from trl import GRPOConfig
 
 from r1pipe.errors import ConfigError, InputError
 from r1pipe.here import Here
-from r1pipe.models.loading import load_model, load_tokenizer, save_trained
+from r1pipe.models.loading import load_model, load_tokenizer, save_trained, settle_ends, warn_of_positions
 from r1pipe.rewards.checks import audit_before_training
 from r1pipe.rewards.coverage import refuse_idle_rewards
 from r1pipe.rewards.scoring import Scorer
 from r1pipe.schema import AuditParams, GRPOParams
-from r1pipe.text.rendering import check_system_turns, prompt_ids, read_template, render_prompt
+from r1pipe.text.rendering import (
+    check_system_turns,
+    file_template,
+    prefill_in,
+    prompt_ids,
+    render_prompt,
+)
 from r1pipe.training.arguments import lora_config, resume_from
 from r1pipe.training.callbacks import Heldout, MetricsCallback
 from r1pipe.training.grpo.arguments import compiled_layers, grpo_arguments, may_roll_back, token_microbatches
@@ -80,7 +86,7 @@ def train_grpo(
 
     # All prompts are ordered before the first is answered: a run that is resumed goes on in the same order.
     tokenizer = load_tokenizer(checkpoint)
-    prompt_template = read_template(template)
+    prompt_template = file_template(template, tokenizer)
     if prompt_template is None:
         asked: Iterator[Any] = (render_prompt(row, None) for rows in prompts.values() for row in rows)
         check_system_turns(asked, tokenizer)
@@ -93,6 +99,7 @@ def train_grpo(
     different = {row["prompt"]: row for row in answered}
     answered_ids = prompt_ids(list(different.values()), prompt_template, tokenizer)
     widest_prompt = max(map(len, [*answered_ids, *watch.prompt_ids]))
+    warn_of_positions(checkpoint, answered_ids, max(phase.max_tokens for phase in params.phases))
 
     finish_rollback(here)
     # One round, and one more after each rollback.
@@ -232,12 +239,14 @@ def make_trainer(
         return ((render_prompt(row, template), row) for row in spare_prompts(params, prompts, seed, rollout))
 
     model = load_model(checkpoint, training=True)
+    settle_ends(model, tokenizer)
     texts = [render_prompt(row, template) for row in rows]
     trainer = R1GRPOTrainer(
         params=params,
         rows=list(rows),
         here=here,
         widest_prompt=widest_prompt,
+        prefill=prefill_in(template, tokenizer),
         models=models,
         microbatch_tokens=token_microbatches(params),
         compiled=compiled_layers(params, here, model),

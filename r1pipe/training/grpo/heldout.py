@@ -17,12 +17,14 @@ def score(
     stopwatch: Stopwatch,
     rows: list[dict[str, Any]],
     prompt_ids: list[list[int]],
+    prefill: str = "",
 ) -> dict[str, float]:
     """Answer each prompt once; collective, the same on every rank.
 
     Args:
         rows: what the prompts ask, for their verdicts.
         prompt_ids: token ids of each row's rendered prompt.
+        prefill: the beginning of every response that the prompts have already written.
 
     Returns:
         heldout/accuracy: the share right of what could be judged; heldout/tokens: the mean length of a response.
@@ -43,7 +45,7 @@ def score(
     completion_ids = completion_ids[: len(own)]
     # every rank scores its own answers
     tokenizer: Any = trainer._tokenizer
-    texts: list[Any] = [tokenizer.decode(ids, skip_special_tokens=True) for ids in completion_ids]
+    texts: list[Any] = [prefill + tokenizer.decode(ids, skip_special_tokens=True) for ids in completion_ids]
     own_verdicts = correct(texts, [rows[i] for i in own])
 
     # from here on, of all ranks

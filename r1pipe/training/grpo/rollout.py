@@ -51,6 +51,7 @@ class Rollout:
         examples: for each response the dataset's `prompt` and `row` (an index into the trainer's `rows`).
         phase: the phase whose rewards, temperature and length apply.
         old_log_probs: what to do when TRL asks for the old log-probs.
+        prefill: the beginning of every response that the prompt has already written.
         early: the rewards computed while responses are still drawn; None where nothing is judged early.
         drawn_logps: the policy's log-probs of each response's tokens, as they were drawn; empty unless they were
             kept.
@@ -65,6 +66,7 @@ class Rollout:
     examples: list[dict[str, Any]]
     phase: Phase
     old_log_probs: OldLogProbs
+    prefill: str = ""
 
     # written by _generate_single_turn
     early: EarlyRewards | None = None
@@ -85,9 +87,9 @@ class Rollout:
 
     @property
     def texts(self) -> list[str]:
-        """The text of each response."""
+        """The text of each response, from its beginning."""
         return [
-            completion if isinstance(completion, str) else completion[-1]["content"]
+            self.prefill + (completion if isinstance(completion, str) else completion[-1]["content"])
             for completion in self.completions
         ]
 

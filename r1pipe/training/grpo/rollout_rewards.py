@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -88,7 +87,11 @@ class RolloutRewards:
 
         rows = [self.rows[example["row"]] for example in rollout.examples]
         tokenizer: Any = self.trainer._tokenizer
-        decode = partial(tokenizer.batch_decode, skip_special_tokens=True)
+        prefill = rollout.prefill
+
+        def decode(ids: list[list[int]]) -> list[str]:
+            return [prefill + text for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
         with EarlyRewards(specs, rows, decode) as rollout.early:
             yield rollout.early.add
 

@@ -84,8 +84,13 @@ def require_vllm(params: GRPOParams) -> None:
 # --- the engine -------------------------------------------------------------------------------------------------------
 
 
-def adapt(generation: Any, stopwatch: Stopwatch) -> None:
-    """Make TRL's VLLMGeneration faster, with the same results, and time how long weights take to reach it."""
+def adapt(generation: Any, stopwatch: Stopwatch, ends: Sequence[int]) -> None:
+    """Make TRL's VLLMGeneration faster, with the same results, and time how long weights take to reach it.
+
+    Args:
+        ends: the tokens that end a response. vLLM by itself knows those of the checkpoint's generation_config.json.
+    """
+    generation.generation_kwargs = {**generation.generation_kwargs, "stop_token_ids": list(ends)}
 
     def timed_sync() -> None:
         with stopwatch.part("sync"):

@@ -50,7 +50,7 @@ def train_sft(
     from transformers import PrinterCallback
     from trl import SFTConfig
 
-    from r1pipe.models.loading import load_model, load_tokenizer, save_trained
+    from r1pipe.models.loading import load_model, load_tokenizer, save_trained, with_positions
     from r1pipe.training.arguments import half_base, lora_config, resume_from
     from r1pipe.training.callbacks import FiniteLoss, MetricsCallback
     from r1pipe.training.sft.packed_setup import plan_packing
@@ -68,7 +68,12 @@ def train_sft(
     args = SFTConfig(**sft_arguments(params, here, seed, updates, plan))
     metrics = MetricsCallback(here)
     arguments: dict[str, Any] = {
-        "model": load_model(checkpoint, training=True, frozen=half_base(params, here)),
+        "model": load_model(
+            checkpoint,
+            training=True,
+            frozen=half_base(params, here),
+            config=with_positions(checkpoint, params.positions, params.rope_theta),
+        ),
         "args": args,
         "train_dataset": Dataset.from_list(examples),
         "processing_class": tokenizer,

@@ -59,6 +59,7 @@ class Sampled:
         self.temperature = temperature
         self.max_completion_length = max_completion_length
         self.mode = "colocate"
+        self.generation_kwargs: dict[str, Any] = {}
         self.enable_sleep_mode = False
         worker = SimpleNamespace(model_runner=SimpleNamespace(model=self))
         engine = SimpleNamespace(model_executor=SimpleNamespace(driver_worker=worker))

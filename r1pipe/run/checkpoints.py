@@ -1,0 +1,171 @@
+"""The contract of every checkpoint that a plan's stages read (r1pipe/text/checkpoint_contract.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from r1pipe.artifacts import Checkpoint, RewardModel
+from r1pipe.config.loader import Edge, Stage
+from r1pipe.config.validation import blocks
+from r1pipe.errors import InputError
+from r1pipe.run.hub_models import cached
+from r1pipe.schema import GRPOParams, RewardModelParams, Sampling, SFTParams
+from r1pipe.text.checkpoint_contract import Finding, Use, check_checkpoint
+from r1pipe.text.checkpoint_files import CheckpointFiles, read_checkpoint
+
+if TYPE_CHECKING:
+    from r1pipe.run.plan import Plan
+
+
+def findings_of(plan: Plan, names: Iterable[str]) -> list[Finding]:
+    """What is to be said of the checkpoints that these stages read.
+
+    A checkpoint that the run has yet to make is judged by what it is trained from: tokenizer, template and positions
+    stay as they are there. Each thing is said once, of the first stage that it concerns.
+    """
+    found: dict[tuple[str, ...], Finding] = {}
+    for name in names:
+        stage = plan.pipeline.stages[name]
+        if stage.use:
+            continue
+        for port, edge in stage.edges():
+            if issubclass(edge.type, Checkpoint | RewardModel):
+                for finding in _of_edge(plan, stage, port, edge):
+                    key = (finding.level, finding.what, finding.where.partition("(")[2])
+                    found.setdefault(key, finding)
+    return list(found.values())
+
+
+class Teller:
+    """Says what is found, each thing once in a run, and refuses errors.
+
+    Args:
+        note: takes one sentence for each finding that is no error.
+    """
+
+    def __init__(self, note: Callable[[str], None]) -> None:
+        self._note = note
+        self._said: set[str] = set()
+
+    def tell(self, plan: Plan, names: Iterable[str]) -> None:
+        """Tell what these stages will read.
+
+        Raises:
+            InputError: there is an error among the findings.
+        """
+        findings = findings_of(plan, names)
+        for finding in findings:
+            # A checkpoint that was trained has what was said of the one that it was trained from.
+            if finding.level != "error" and finding.what not in self._said:
+                self._said.add(finding.what)
+                self._note(str(finding))
+        refuse_errors(findings)
+
+
+def refuse_errors(findings: Iterable[Finding]) -> None:
+    """Raise what must not run.
+
+    Raises:
+        InputError: there is an error among the findings; with all of them.
+    """
+    errors = [finding for finding in findings if finding.level == "error"]
+    if not errors:
+        return
+    first, *others = errors
+    more = "".join(f"\nand {finding.where}: {finding.what}" for finding in others)
+    fixes = dict.fromkeys(finding.fix for finding in errors)
+    raise InputError(first.what + more, first.where, "\n".join(fixes))
+
+
+def _of_edge(plan: Plan, stage: Stage, port: str, edge: Edge) -> Iterator[Finding]:
+    where = f"{stage.name}.inputs.{port}"
+    use = _use(stage, port, edge)
+    path, positions = _lies_at(plan, edge)
+    if path is None:
+        if edge.origin == "hub":
+            yield Finding(
+                "unchecked",
+                where,
+                f"{edge.text} is not on this machine, so its tokenizer, template and positions are unchecked",
+                "they are checked when it is there, before the stage runs",
+            )
+        return
+    if positions is not None and use.positions is None:
+        use = replace(use, positions=positions)
+    try:
+        files = _read(path, _state(path))
+    except InputError as error:
+        yield Finding("error", f"{where} ({error.where})", error.what, error.fix)
+        return
+    yield from check_checkpoint(files, use, where)
+
+
+def _lies_at(plan: Plan, edge: Edge) -> tuple[Path | None, int | None]:
+    """Where a checkpoint lies, or what it will be trained from; and the positions that training gives it.
+
+    None, None where it is not known: it is on the hub, or a stage makes it of something else.
+    """
+    positions: int | None = None
+    while edge.origin == "stage":
+        maker = plan.pipeline.stages[edge.stage]
+        if maker.use:
+            return maker.use.get(edge.port), positions
+        published = plan.folder.stage(maker.name).out / edge.port
+        if plan.states[maker.name].state == "done" and published.is_dir():
+            return published, positions
+        # A reward model has another head; its tokenizer is checked with the model that it is made from.
+        model = maker.inputs.get("model")
+        if not isinstance(model, Edge) or issubclass(edge.type, RewardModel):
+            return None, None
+        for _, params in blocks(maker.config, SFTParams):
+            positions = positions or params.positions
+        edge = model
+    if edge.origin == "hub":
+        return cached(edge), positions
+    return edge.path, positions
+
+
+def _use(stage: Stage, port: str, edge: Edge) -> Use:
+    """What a stage does with the checkpoint of a port."""
+    template = getattr(stage.config, "template", "chat")
+    if issubclass(edge.type, RewardModel):
+        return Use("scoring")
+    if port == "model":
+        for _, sft in blocks(stage.config, SFTParams):
+            return Use(
+                "sft", max_length=sft.max_length, positions=sft.positions, all_weights=sft.lora is None
+            )
+        for _, grpo in blocks(stage.config, GRPOParams):
+            return Use(
+                "rl",
+                template,
+                max_tokens=max(phase.max_tokens for phase in grpo.phases),
+                all_weights=grpo.lora is None,
+            )
+        for _, rm in blocks(stage.config, RewardModelParams):
+            return Use("reward model", max_length=rm.max_length, all_weights=True)
+    # A teacher has a block of its own, which is called like its place among the inputs.
+    name = port.rpartition(".")[2]
+    samplings = list(blocks(stage.config, Sampling))
+    own = [sampling for keys, sampling in samplings if name in keys]
+    others = [sampling for keys, sampling in samplings if not {"sources", "rewriter"} & set(keys)]
+    drawn = [sampling for sampling in own or others if sampling.endpoint is None]
+    if drawn:
+        longest = max(sampling.max_tokens for sampling in drawn)
+        return Use("sampling", "chat" if own else template, max_tokens=longest)
+    return Use()
+
+
+@lru_cache(maxsize=32)
+def _read(path: Path, _state: tuple[tuple[str, int, int], ...]) -> CheckpointFiles:
+    return read_checkpoint(path)
+
+
+def _state(path: Path) -> tuple[tuple[str, int, int], ...]:
+    """Names, sizes and times of the files that are read: a checkpoint is read once while they stay the same."""
+    files = sorted([*path.glob("*.json"), *path.glob("*.jinja")])
+    return tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)

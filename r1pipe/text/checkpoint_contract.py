@@ -1,0 +1,418 @@
+"""The contract of a checkpoint: what r1pipe relies on, checked from its files before anything runs.
+
+A question and a reply are rendered with the chat template, and the result is compared with what config.json, the
+tokenizer and generation_config.json say. A finding is an error where the stage would fail or its result would be
+wrecked, and a warning where r1pipe mends something or leaves it to the user.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from r1pipe.errors import InputError
+from r1pipe.text.chat_format import (
+    QUESTION,
+    SUMMARY,
+    ChatFormat,
+    chat_format,
+    message_renderer,
+)
+from r1pipe.text.checkpoint_files import SAMPLING_DEFAULTS, CheckpointFiles
+from r1pipe.text.rendering import read_template
+from r1pipe.text.response import THINK_CLOSE
+
+Job = Literal["sft", "rl", "reward model", "sampling", "scoring", "other"]
+
+# Two moments that every format of a date tells apart.
+MOMENTS = (datetime(2025, 1, 2, 3, 4, 5), datetime(2026, 11, 29, 18, 47, 36))
+OWN_TEMPLATE = "or write the template that you want into chat_template.jinja"
+
+
+@dataclass(frozen=True)
+class Use:
+    """What a stage does with a checkpoint.
+
+    Attributes:
+        job: what it is for; `other` where the stage is a user's own.
+        template: `chat` or a template file.
+        max_length: tokens of a sequence that is trained.
+        max_tokens: tokens of a response that is drawn.
+        positions: those that the stage gives the model; None = those that it has.
+        all_weights: all weights are trained.
+    """
+
+    job: Job = "other"
+    template: str = "chat"
+    max_length: int | None = None
+    max_tokens: int | None = None
+    positions: int | None = None
+    all_weights: bool = False
+
+    @property
+    def trains(self) -> bool:
+        return self.job in ("sft", "rl", "reward model")
+
+    @property
+    def draws(self) -> bool:
+        return self.job in ("rl", "sampling")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something about a checkpoint that a user should know.
+
+    Attributes:
+        level: an error refuses the run; `unchecked` says that nothing could be looked at.
+        where: the stage's input, and the file.
+        what: what is wrong, and what comes of it.
+        fix: what to do, or what r1pipe does.
+    """
+
+    level: Literal["error", "warning", "unchecked"]
+    where: str
+    what: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}; {self.fix}"
+
+
+def check_checkpoint(files: CheckpointFiles, use: Use, where: str) -> list[Finding]:
+    """What is to be said of a checkpoint that a stage reads.
+
+    Args:
+        where: the stage's input.
+    """
+    check = _Check(files, use)
+    findings = []
+    for level, file, what, fix in check.everything():
+        place = f"{where} ({files.folder / file})" if file else f"{where} ({files.folder})"
+        findings.append(Finding(level, place, what, fix))
+    return findings
+
+
+# (level, file in the folder or "", what, fix)
+_Found = tuple[Literal["error", "warning"], str, str, str]
+
+
+class _Check:
+    """The questions, each a generator of what it finds."""
+
+    def __init__(self, files: CheckpointFiles, use: Use) -> None:
+        self.files = files
+        self.use = use
+
+    def everything(self) -> Iterator[_Found]:
+        try:
+            shapes = self.files.shapes()
+        except InputError as error:
+            yield "error", "", error.what, error.fix
+            shapes = {}
+        yield from self.weights(shapes)
+        # A stage of a user's own may do with a model what r1pipe does not.
+        if self.use.job == "other":
+            return
+        yield from self.architecture()
+        yield from self.positions()
+        yield from self.vocabulary()
+        if self.use.job == "scoring":
+            return
+        yield from self.sampling_defaults()
+        yield from self.tokenizer()
+        yield from self.template_of_chat()
+
+    # --- the model ----------------------------------------------------------------------------------------------------
+
+    def architecture(self) -> Iterator[_Found]:
+        files, use = self.files, self.use
+        name = next(iter(files.config.get("architectures") or []), "")
+        if use.job == "scoring":
+            labels = files.config.get("num_labels", len(files.config.get("id2label") or [0]))
+            if labels != 1:
+                yield (
+                    "error",
+                    "config.json",
+                    f"a reward model gives one score, and this classifier has {labels} labels",
+                    "train one with helpful-rm or safety-rm",
+                )
+            return
+        if files.config.get("is_encoder_decoder") or name.endswith(
+            ("ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
+        ):
+            yield (
+                "error",
+                "config.json",
+                f"{name or 'an encoder-decoder'} is no language model that writes from left to right",
+                "take a causal language model (architectures: [...ForCausalLM])",
+            )
+        quantized = files.config.get("quantization_config")
+        if quantized and use.trains and use.all_weights:
+            method = quantized.get("quant_method", "") if isinstance(quantized, dict) else ""
+            yield (
+                "error",
+                "config.json",
+                f"its weights are quantized {f'({method})' if method else ''}, and quantized weights cannot be trained",
+                "take the checkpoint in bfloat16 or float32; or train an adapter (`lora:`)",
+            )
+
+    def weights(self, shapes: dict[str, list[int]]) -> Iterator[_Found]:
+        """The embedding and the last layer, as the weights have them."""
+        files = self.files
+        size = files.text_config.get("vocab_size")
+        embeddings = [
+            shape for name, shape in shapes.items() if name.endswith(("embed_tokens.weight", "wte.weight"))
+        ]
+        head = any(name.endswith("lm_head.weight") for name in shapes)
+        quantized = "quantization_config" in files.config
+        if not embeddings or quantized:
+            return
+        rows = embeddings[0][0]
+        if isinstance(size, int) and rows != size:
+            yield (
+                "error",
+                "config.json",
+                f"vocab_size is {size}, and the embedding in the weights has {rows} rows",
+                f"write vocab_size {rows}, if the weights are right",
+            )
+        if files.tied is False and not head and self.use.job != "scoring":
+            yield (
+                "error",
+                "config.json",
+                "tie_word_embeddings is false, and the weights have no lm_head: the last layer would be random",
+                "write tie_word_embeddings: true, if the embedding is the last layer; or bring the missing weights",
+            )
+        if files.tied and head:
+            yield (
+                "warning",
+                "config.json",
+                "tie_word_embeddings is true, and the weights hold an lm_head of their own, which is not used",
+                "write tie_word_embeddings: false, if it differs from the embedding",
+            )
+
+    def positions(self) -> Iterator[_Found]:
+        use = self.use
+        has = use.positions or self.files.positions
+        if has is None:
+            return
+        if use.max_length is not None and use.max_length > has:
+            extend = " or give it more (`sft: {positions: N}`)" if use.job == "sft" else ""
+            yield (
+                "error",
+                "config.json",
+                f"max_length is {use.max_length}, and the model has {has} positions: beyond them it learns noise",
+                f"lower max_length to {has}{extend}",
+            )
+        if use.max_tokens is not None and use.max_tokens >= has:
+            yield (
+                "error",
+                "config.json",
+                f"max_tokens is {use.max_tokens}, and the model has {has} positions for prompt and response together: "
+                "beyond them it writes noise",
+                f"lower max_tokens below {has}; or take a checkpoint with more, as `sft: {{positions: N}}` makes one",
+            )
+
+    def vocabulary(self) -> Iterator[_Found]:
+        size = self.files.text_config.get("vocab_size")
+        highest = self.files.highest_id
+        if isinstance(size, int) and highest is not None and highest >= size:
+            names = [token for token, number in self.files.added_tokens.items() if number >= size]
+            which = f" ({', '.join(sorted(names)[:4])})" if names else ""
+            yield (
+                "error",
+                "tokenizer.json",
+                f"the tokenizer gives ids up to {highest}{which}, and the model has {size} embeddings",
+                "take the tokenizer that belongs to the weights; tokens that were added need "
+                "model.resize_token_embeddings",
+            )
+
+    def sampling_defaults(self) -> Iterator[_Found]:
+        stated = {
+            name: self.files.generation[name]
+            for name, neutral in SAMPLING_DEFAULTS.items()
+            if self.files.generation.get(name) not in neutral
+        }
+        if stated:
+            listed = ", ".join(f"{name} {value}" for name, value in stated.items())
+            copy = ", nor are they written into what is trained" if self.use.trains else ""
+            yield (
+                "warning",
+                "generation_config.json",
+                f"it asks for {listed}, which would change what is drawn",
+                f"r1pipe does not apply them{copy}",
+            )
+
+    # --- the tokenizer ------------------------------------------------------------------------------------------------
+
+    def tokenizer(self) -> Iterator[_Found]:
+        files = self.files
+        end = files.named_token("eos_token")
+        if not end:
+            yield (
+                "error",
+                "tokenizer_config.json",
+                "no eos_token is named, so nothing would end a response",
+                'set "eos_token" there',
+            )
+        elif not files.knows(end):
+            yield (
+                "error",
+                "tokenizer_config.json",
+                f"the eos_token {end!r} is not in the tokenizer's vocabulary",
+                "name the token that the model was trained with",
+            )
+        if files.special_tags:
+            yield (
+                "warning",
+                "tokenizer.json",
+                f"{', '.join(files.special_tags)} are special tokens, and decoding leaves special tokens out",
+                "r1pipe reads them as ordinary tokens, and saves them so with what it trains",
+            )
+        if files.appends_end:
+            yield (
+                "warning",
+                "tokenizer.json",
+                f"the tokenizer puts {end!r} behind every text: a prompt would end in an end token",
+                "r1pipe takes that out, also of what it trains",
+            )
+        yield from self.template_file()
+
+    def template_file(self) -> Iterator[_Found]:
+        """A template file and this tokenizer."""
+        files, use = self.files, self.use
+        if use.template == "chat":
+            return
+        text = read_template(use.template)
+        bos = files.named_token("bos_token")
+        if text and bos and text.startswith(bos) and files.adds_bos:
+            yield (
+                "warning",
+                "",
+                f"{use.template} begins with {bos!r}, and the tokenizer puts it there as well",
+                "r1pipe puts it there once; take it out of the file",
+            )
+
+    # --- the chat template --------------------------------------------------------------------------------------------
+
+    def template_of_chat(self) -> Iterator[_Found]:
+        files = self.files
+        if files.template is None:
+            yield (
+                "error",
+                "",
+                "there is no chat template",
+                "put chat_template.jinja beside config.json, as a rule that of the instruct model of the family",
+            )
+            return
+        from jinja2 import TemplateError
+
+        try:
+            form, later = (
+                chat_format(message_renderer(files.template, files.named_tokens, moment))
+                for moment in MOMENTS
+            )
+        # A template is a program, and each mistake in it raises what it will.
+        except (TemplateError, TypeError, ValueError, AttributeError, KeyError, IndexError) as error:
+            yield (
+                "error",
+                "chat template",
+                f"it cannot render a question and a reply: {type(error).__name__}: {error}",
+                f"mend it, {OWN_TEMPLATE}",
+            )
+            return
+        if form != later:
+            yield (
+                "warning",
+                "chat template",
+                "it writes today's date, so the same row is another prompt tomorrow, and a run that is resumed is "
+                "another run",
+                f"write a fixed date in its place, {OWN_TEMPLATE}",
+            )
+        yield from self.shown(form)
+        yield from self.closed(form)
+        yield from self.begun(form)
+        yield from self.bos(form)
+
+    def shown(self, form: ChatFormat) -> Iterator[_Found]:
+        if QUESTION not in form.prompt or QUESTION not in form.turn:
+            yield "error", "chat template", "it leaves the question out", f"mend it, {OWN_TEMPLATE}"
+        if SUMMARY not in form.turn:
+            yield "error", "chat template", "it leaves the reply out", f"mend it, {OWN_TEMPLATE}"
+        elif not form.keeps_thinking:
+            yield (
+                "warning",
+                "chat template",
+                "it leaves the thinking of a reply out",
+                "r1pipe renders the reply that is trained or scored as it stands",
+            )
+
+    def closed(self, form: ChatFormat) -> Iterator[_Found]:
+        """The end of a reply."""
+        if SUMMARY not in form.turn:
+            return
+        files = self.files
+        end = files.named_token("eos_token")
+        closing = form.closing_token([*files.added_tokens, end])
+        if not closing:
+            with_what = (
+                f"ends in {form.closing!r}, which is no token" if form.closing.strip() else "does not end"
+            )
+            yield (
+                "warning",
+                "chat template",
+                f"a reply {with_what}, so a model that is trained on it does not learn to stop",
+                f"r1pipe trains {end!r} there",
+            )
+        elif closing not in files.end_tokens:
+            others = ", ".join(sorted(files.end_tokens)) or "nothing"
+            yield (
+                "warning",
+                "chat template",
+                f"a reply ends in {closing!r}, and only {others} ends a response by the checkpoint's own account",
+                "r1pipe stops at both, trains it, and writes both into generation_config.json of what it trains",
+            )
+
+    def begun(self, form: ChatFormat) -> Iterator[_Found]:
+        """The generation prompt."""
+        if form.unprompted.strip():
+            yield (
+                "error",
+                "chat template",
+                f"its generation prompt lacks {form.unprompted!r}, which stands in front of every reply",
+                "add {% if add_generation_prompt %} with what begins a reply",
+            )
+        if THINK_CLOSE in form.prefill:
+            yield (
+                "error" if self.use.trains and self.use.template == "chat" else "warning",
+                "chat template",
+                f"its generation prompt ends in {form.prefill!r}: the model is asked not to think",
+                f"take that out of its generation prompt, {OWN_TEMPLATE}",
+            )
+        elif form.prefill:
+            yield (
+                "warning",
+                "chat template",
+                "its generation prompt opens <think>, so a reply begins within the thinking",
+                "r1pipe reads every reply with that tag in front, and does not train it twice",
+            )
+
+    def bos(self, form: ChatFormat) -> Iterator[_Found]:
+        bos = self.files.named_token("bos_token")
+        if not bos:
+            return
+        if form.prompt.startswith(bos + bos):
+            yield (
+                "error",
+                "chat template",
+                f"it writes {bos!r} twice",
+                f"take one out, {OWN_TEMPLATE}",
+            )
+        elif self.files.adds_bos and not form.prompt.startswith(bos):
+            yield (
+                "warning",
+                "chat template",
+                f"it does not begin with {bos!r}, with which this tokenizer begins every other text",
+                "write {{ bos_token }} at its beginning, if the model was trained with it",
+            )

@@ -1,0 +1,360 @@
+"""Planted faults of checkpoints: each is named, with what it does and the way out; what is sound gives no word."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from families import DROPS_THINKING, OPENS_THINKING, change_json, write_json
+
+from r1pipe.config.artifact_checks import EMBEDDED
+from r1pipe.text.checkpoint_contract import Finding, Job, Use, check_checkpoint
+from r1pipe.text.checkpoint_files import read_checkpoint
+
+WORDS = ["<bos>", "<end>", "<|im_start|>", "<|im_end|>", "a", "b"]
+SOUND = (
+    "{{ bos_token }}{% for m in messages %}{{ m.role + ':' + m.content + '<end>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
+)
+
+
+def added(content: str, number: int, special: bool = True) -> dict[str, Any]:
+    return {"id": number, "content": content, "special": special}
+
+
+def write_weights(folder: Path, **shapes: list[int]) -> None:
+    """A safetensors file of these shapes; the numbers are zeros."""
+    header: dict[str, Any] = {}
+    end = 0
+    for name, shape in shapes.items():
+        size = shape[0] * shape[1] * 4
+        header[name.replace("__", ".")] = {
+            "dtype": "F32",
+            "shape": shape,
+            "data_offsets": [end, end + size],
+        }
+        end += size
+    text = json.dumps(header).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + bytes(end))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A sound checkpoint: its template begins with BOS and closes with the end token."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    config = {
+        "architectures": ["Qwen2ForCausalLM"],
+        "vocab_size": 8,
+        "max_position_embeddings": 4096,
+        "tie_word_embeddings": True,
+        "eos_token_id": 1,
+    }
+    write_json(folder / "config.json", config)
+    write_json(folder / "generation_config.json", {"eos_token_id": 1})
+    write_json(folder / "tokenizer_config.json", {"bos_token": "<bos>", "eos_token": "<end>"})
+    post_processor = {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "<bos>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [],
+    }
+    tokenizer = {
+        "added_tokens": [added(word, number) for number, word in enumerate(WORDS[:4])],
+        "post_processor": post_processor,
+        "model": {"vocab": {word: number for number, word in enumerate(WORDS)}},
+    }
+    write_json(folder / "tokenizer.json", tokenizer)
+    (folder / "chat_template.jinja").write_text(SOUND)
+    write_weights(folder, model__embed_tokens__weight=[8, 2])
+    return folder
+
+
+def look(folder: Path, job: Job = "sft", **use: Any) -> list[Finding]:
+    return check_checkpoint(read_checkpoint(folder), Use(job, **use), "cold-start.inputs.model")
+
+
+def template(text: str) -> Callable[[Path], None]:
+    def plant(folder: Path) -> None:
+        (folder / "chat_template.jinja").write_text(text)
+
+    return plant
+
+
+def file(name: str, **changes: Any) -> Callable[[Path], None]:
+    def plant(folder: Path) -> None:
+        change_json(folder / name, **changes)
+
+    return plant
+
+
+def special_tags(folder: Path) -> None:
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["added_tokens"] += [added("<think>", 6), added("</think>", 7)]
+    write_json(folder / "tokenizer.json", tokenizer)
+
+
+def more_words(folder: Path) -> None:
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["added_tokens"] += [added("<answer>", 8, special=False)]
+    write_json(folder / "tokenizer.json", tokenizer)
+
+
+def appended_end(folder: Path) -> None:
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["post_processor"]["single"].append({"SpecialToken": {"id": "<end>", "type_id": 0}})
+    write_json(folder / "tokenizer.json", tokenizer)
+
+
+def pointer(folder: Path) -> None:
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+
+
+def missing_shard(folder: Path) -> None:
+    index = {"weight_map": {"model.embed_tokens.weight": "model-00002-of-00002.safetensors"}}
+    write_json(folder / "model.safetensors.index.json", index)
+
+
+def cut_off(folder: Path) -> None:
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(content[:-8])
+
+
+def no_template(folder: Path) -> None:
+    (folder / "chat_template.jinja").unlink()
+
+
+def own_head(folder: Path) -> None:
+    write_weights(folder, model__embed_tokens__weight=[8, 2], lm_head__weight=[8, 2])
+
+
+IM_END = SOUND.replace("<end>", "<|im_end|>")
+SFT, RL, DRAW = {"job": "sft"}, {"job": "rl"}, {"job": "sampling"}
+
+# what is planted, the use, the level, words of what is said, words of the way out
+FAULTS: dict[str, tuple[Callable[[Path], None], dict[str, Any], str, str, str]] = {
+    "the closing token ends nothing": (template(IM_END), SFT, "warning", "'<|im_end|>'", "stops at both"),
+    "the same, drawn from": (template(IM_END), DRAW, "warning", "only <end> ends", "stops at both"),
+    "the thinking is dropped": (
+        template(SOUND.replace("m.content", "m.content.split('</think>')[-1]")),
+        SFT,
+        "warning",
+        "leaves the thinking",
+        "as it stands",
+    ),
+    "the prompt opens the thinking": (
+        template(SOUND.replace("'assistant:'", "'assistant:<think>\\n'")),
+        RL,
+        "warning",
+        "opens <think>",
+        "with that tag in front",
+    ),
+    "the prompt closes the thinking": (
+        template(SOUND.replace("'assistant:'", "'assistant:<think>\\n\\n</think>\\n\\n'")),
+        RL,
+        "error",
+        "asked not to think",
+        "take that out",
+    ),
+    "tags are special": (special_tags, SFT, "warning", "<think>, </think> are special", "ordinary tokens"),
+    "an end behind every prompt": (appended_end, RL, "warning", "behind every text", "takes that out"),
+    "no BOS in chats": (
+        template(SOUND.replace("{{ bos_token }}", "")),
+        SFT,
+        "warning",
+        "does not begin with '<bos>'",
+        "{{ bos_token }}",
+    ),
+    "two BOS in chats": (template("{{ bos_token }}" + SOUND), SFT, "error", "'<bos>' twice", "take one out"),
+    "rows longer than the model": (
+        lambda folder: None,
+        {"job": "sft", "max_length": 32768},
+        "error",
+        "max_length is 32768, and the model has 4096",
+        "sft: {positions: N}",
+    ),
+    "responses longer than the model": (
+        lambda folder: None,
+        {"job": "rl", "max_tokens": 32768},
+        "error",
+        "max_tokens is 32768",
+        "lower max_tokens below 4096",
+    ),
+    "no room for a prompt": (
+        lambda folder: None,
+        {"job": "sampling", "max_tokens": 4096},
+        "error",
+        "max_tokens is 4096",
+        "lower max_tokens",
+    ),
+    "no chat template": (no_template, SFT, "error", "no chat template", "chat_template.jinja"),
+    "no chat template, drawn from": (no_template, DRAW, "error", "no chat template", "chat_template.jinja"),
+    "a template with a mistake": (
+        template("{% for m in messages %}{{ m.content }}"),
+        SFT,
+        "error",
+        "cannot render",
+        "mend",
+    ),
+    "a template that refuses a user": (
+        template("{% if messages[0].role != 'system' %}{{ raise_exception('system first') }}{% endif %}"),
+        DRAW,
+        "error",
+        "system first",
+        "mend it",
+    ),
+    "a template without replies": (
+        template("{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}assistant:"),
+        SFT,
+        "error",
+        "leaves the reply out",
+        "mend",
+    ),
+    "a template without questions": (
+        template(
+            "{{ bos_token }}assistant:{{ messages[-1].content if messages[-1].role != 'user' else '' }}"
+        ),
+        SFT,
+        "error",
+        "leaves the question out",
+        "mend",
+    ),
+    "no generation prompt": (
+        template(
+            "{{ bos_token }}{% for m in messages %}{{ m.role + ':' + m.content + '<end>' }}{% endfor %}"
+        ),
+        DRAW,
+        "error",
+        "lacks 'assistant:'",
+        "add_generation_prompt",
+    ),
+    "a reply that nothing closes": (
+        template(SOUND.replace("+ '<end>'", "+ '\\n'")),
+        SFT,
+        "warning",
+        "does not learn to stop",
+        "trains '<end>'",
+    ),
+    "today's date": (
+        template("{{ bos_token }}{{ strftime_now('%d %b %Y') }}" + SOUND.removeprefix("{{ bos_token }}")),
+        RL,
+        "warning",
+        "today's date",
+        "fixed date",
+    ),
+    "no end token": (file("tokenizer_config.json", eos_token=None), SFT, "error", "no eos_token", "set"),
+    "an end token of another tokenizer": (
+        file("tokenizer_config.json", eos_token="</s>"),
+        SFT,
+        "error",
+        "'</s>' is not in",
+        "trained with",
+    ),
+    "more words than embeddings": (more_words, SFT, "error", "ids up to 8 (<answer>)", "resize_token"),
+    "another vocab_size": (file("config.json", vocab_size=16), SFT, "error", "has 8 rows", "vocab_size 8"),
+    "no last layer": (file("config.json", tie_word_embeddings=False), SFT, "error", "no lm_head", "tie_word"),
+    "a last layer that is not used": (own_head, SFT, "warning", "lm_head of their own", "tie_word"),
+    "sampling defaults": (
+        file("generation_config.json", repetition_penalty=1.1, top_k=20),
+        DRAW,
+        "warning",
+        "repetition_penalty 1.1, top_k 20",
+        "does not apply",
+    ),
+    "weights that were not fetched": (pointer, SFT, "error", "Git LFS", "git lfs pull"),
+    "a shard that is missing": (missing_shard, SFT, "error", "model-00002-of-00002", "download"),
+    "weights that are cut off": (cut_off, DRAW, "error", "cut off", "download"),
+    "quantized weights": (
+        file("config.json", quantization_config={"quant_method": "awq"}),
+        {"job": "sft", "all_weights": True},
+        "error",
+        "quantized (awq)",
+        "lora",
+    ),
+    "no language model": (
+        file("config.json", architectures=["BertForMaskedLM"]),
+        SFT,
+        "error",
+        "BertForMaskedLM",
+        "ForCausalLM",
+    ),
+    "a classifier of many labels": (
+        file("config.json", id2label={"0": "a", "1": "b"}),
+        {"job": "scoring"},
+        "error",
+        "2 labels",
+        "safety-rm",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_planted_fault_is_named(name: str, folder: Path) -> None:
+    plant, use, level, what, fix = FAULTS[name]
+    plant(folder)
+    found = [finding for finding in look(folder, **use) if what in finding.what]
+    assert [finding.level for finding in found] == [level]
+    assert fix in found[0].fix and found[0].where.startswith("cold-start.inputs.model (")
+
+
+def test_a_sound_checkpoint_gives_no_word(folder: Path) -> None:
+    for use in (SFT, RL, DRAW, {"job": "reward model"}, {"job": "scoring"}, {"job": "other"}):
+        assert look(folder, **use, max_length=4096, max_tokens=4000) == []
+
+
+@pytest.mark.parametrize("name", ["base", "student"])
+def test_the_bases_that_ship_give_no_word(name: str) -> None:
+    for job in ("sft", "rl", "sampling", "reward model"):
+        assert look(EMBEDDED / name, job, max_length=160, max_tokens=80) == []
+
+
+def test_a_file_that_begins_with_bos(folder: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own.txt"
+    own.write_text("<bos>User: {prompt}")
+    (finding,) = look(folder, "rl", template=str(own))
+    assert (finding.level, "begins with '<bos>'" in finding.what) == ("warning", True)
+
+
+def test_a_file_that_is_not_json(folder: Path) -> None:
+    from r1pipe.errors import InputError
+
+    (folder / "tokenizer_config.json").write_text("{")
+    with pytest.raises(InputError, match="tokenizer_config.json is not JSON"):
+        read_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("config", "positions"),
+    [
+        ({"max_position_embeddings": 4096}, 4096),
+        ({"text_config": {"max_position_embeddings": 131072}}, 131072),
+        (
+            {
+                "max_position_embeddings": 32768,
+                "rope_scaling": {"factor": 4.0, "original_max_position_embeddings": 32768},
+            },
+            131072,
+        ),
+        (
+            {
+                "max_position_embeddings": 131072,
+                "rope_parameters": {"factor": 8.0, "original_max_position_embeddings": 8192},
+            },
+            131072,
+        ),
+        ({}, None),
+    ],
+)
+def test_positions(config: dict[str, Any], positions: int | None, folder: Path) -> None:
+    write_json(folder / "config.json", config)
+    assert read_checkpoint(folder).positions == positions
+
+
+def test_templates_written_by_hand_have_their_property(folder: Path) -> None:
+    for text, prefill in ((DROPS_THINKING, ""), (OPENS_THINKING, "<think>\n")):
+        (folder / "chat_template.jinja").write_text(text)
+        said = " ".join(finding.what for finding in look(folder))
+        assert "leaves the thinking" in said and ("opens <think>" in said) == bool(prefill)
