@@ -49,7 +49,8 @@ def make_tiny_checkpoint(folder: Path, texts: list[str] | None = None, vocab_siz
         num_attention_heads=2,
         num_key_value_heads=1,
         tie_word_embeddings=True,
-        max_position_embeddings=512,
+        # as DeepSeek-V3, so that configs with the paper's lengths fit
+        max_position_embeddings=163840,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )

@@ -126,7 +126,7 @@ def _dry_run(plan: Plan, console: Console, arguments: Sequence[str]) -> None:
     from r1pipe.launch.hosts import preview
     from r1pipe.launch.launcher import ranks
     from r1pipe.launch.slurm import sbatch
-    from r1pipe.run.checkpoints import Teller
+    from r1pipe.run.checkpoint_checks import Teller
     from r1pipe.run.first_rows import check_first_rows
     from r1pipe.run.plan import refuse
 
@@ -155,7 +155,7 @@ def _dry_run(plan: Plan, console: Console, arguments: Sequence[str]) -> None:
 def plan(config: Config, sets: Sets = None, run: Run = None, json: Json = False) -> None:
     """Show the figure with the state of every stage, and what is wrong with its checkpoints and first rows."""
     from r1pipe.config.loader import load
-    from r1pipe.run.checkpoints import Teller, findings_of, refuse_errors
+    from r1pipe.run.checkpoint_checks import Teller, findings_of, refuse_errors
     from r1pipe.run.console import make_console
     from r1pipe.run.first_rows import check_first_rows
     from r1pipe.run.plan import make_plan

@@ -7,7 +7,7 @@ from typing import Any
 
 from r1pipe.config.yamltree import plain
 from r1pipe.launch.launcher import Launcher
-from r1pipe.run.checkpoints import Teller
+from r1pipe.run.checkpoint_checks import Teller
 from r1pipe.run.console import Console
 from r1pipe.run.first_rows import check_first_rows
 from r1pipe.run.interrupts import TimeLimit, interruptible

@@ -226,7 +226,7 @@ def test_more_positions(tiny_checkpoint: Path, tmp_path: Path) -> None:
     assert with_positions(tiny_checkpoint, None) is None
 
 
-@pytest.mark.parametrize(("max_tokens", "warned"), [(508, False), (509, True)])
+@pytest.mark.parametrize(("max_tokens", "warned"), [(163836, False), (163837, True)])
 def test_prompts_that_leave_too_few_positions_are_counted(
     max_tokens: int, warned: bool, tiny_checkpoint: Path
 ) -> None:

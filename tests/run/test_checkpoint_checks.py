@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from families import DROPS_THINKING, change_json
 
 from r1pipe.config.loader import load
 from r1pipe.errors import InputError
-from r1pipe.run.checkpoints import Teller, findings_of
+from r1pipe.run.checkpoint_checks import Teller, findings_of
 from r1pipe.run.plan import make_plan
 
 RECIPE = """
@@ -30,10 +31,10 @@ SHORT = "sampling: {max_tokens: 64}"
 
 @pytest.fixture
 def base(tiny_checkpoint: Path, tmp_path: Path) -> Path:
-    """The tiny checkpoint (512 positions) as ./base of a user's folder."""
-    import shutil
-
-    return Path(shutil.copytree(tiny_checkpoint, tmp_path / "base"))
+    """The tiny checkpoint with 512 positions as ./base of a user's folder."""
+    folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "base"))
+    change_json(folder / "config.json", max_position_embeddings=512)
+    return folder
 
 
 def found(folder: Path, recipe: str) -> list[tuple[str, str, str]]:
