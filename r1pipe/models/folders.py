@@ -68,7 +68,7 @@ def check_chat_template(tokenizer: Any, checkpoint: Path) -> None:
         raise InputError(
             f"the chat template has more than {TEMPLATE_BYTES:,} characters", str(checkpoint), fix
         )
-    with readable(checkpoint, "the chat template cannot be rendered", fix), _within(RENDER_SECONDS):
+    with readable(checkpoint, "the chat template cannot be rendered", fix), within(RENDER_SECONDS):
         rendered = tokenizer.apply_chat_template(PROBE, tokenize=False)
     if len(rendered) > RENDERED_CHARACTERS:
         raise InputError(
@@ -77,7 +77,7 @@ def check_chat_template(tokenizer: Any, checkpoint: Path) -> None:
 
 
 @contextmanager
-def _within(seconds: float) -> Iterator[None]:
+def within(seconds: float) -> Iterator[None]:
     """Raise TimeoutError when a block takes longer; signals reach the main thread only, elsewhere nothing is done."""
 
     def too_long(*_: Any) -> None:

@@ -12,6 +12,7 @@ from r1pipe.artifacts import Checkpoint, RewardModel
 from r1pipe.config.loader import Edge, Stage
 from r1pipe.config.validation import blocks
 from r1pipe.errors import InputError
+from r1pipe.models.folders import RENDER_SECONDS, check_folder, readable, within
 from r1pipe.run.hub_models import cached
 from r1pipe.schema import GRPOParams, RewardModelParams, Sampling, SFTParams
 from r1pipe.text.checkpoint_contract import Finding, Use, check_checkpoint
@@ -19,6 +20,8 @@ from r1pipe.text.checkpoint_files import CheckpointFiles, read_checkpoint
 
 if TYPE_CHECKING:
     from r1pipe.run.plan import Plan
+
+NOT_READ = "the config, tokenizer or chat template cannot be read"
 
 
 def findings_of(plan: Plan, names: Iterable[str]) -> list[Finding]:
@@ -97,11 +100,15 @@ def _of_edge(plan: Plan, stage: Stage, port: str, edge: Edge) -> Iterator[Findin
     if positions is not None and use.positions is None:
         use = replace(use, positions=positions)
     try:
-        files = _read(path, _state(path))
+        check_folder(path)
+        # A template is a program of its author's, which may not end.
+        with (
+            readable(path, NOT_READ, "bring the whole checkpoint as it was published"),
+            within(RENDER_SECONDS),
+        ):
+            yield from check_checkpoint(_read(path, _state(path)), use, where)
     except InputError as error:
         yield Finding("error", f"{where} ({error.where})", error.what, error.fix)
-        return
-    yield from check_checkpoint(files, use, where)
 
 
 def _lies_at(plan: Plan, edge: Edge) -> tuple[Path | None, int | None]:

@@ -185,6 +185,8 @@ def test_a_chat_template_fails_within_limits(
     (folder / "chat_template.jinja").write_text(template)
     with pytest.raises(InputError, match="the chat template"):
         load_tokenizer(folder)
+
+
 def test_what_changes_a_draw_stays_behind(tiny_checkpoint: Path, tmp_path: Path) -> None:
     """repetition_penalty and its kin of a checkpoint reach no generation, and no checkpoint that is trained from it."""
     folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "base"))

@@ -61,6 +61,23 @@ def test_more_positions_hold_for_what_is_trained_with_them(base: Path, tmp_path:
     assert found(tmp_path, RECIPE % (SHORT, "sft: {max_length: 700, positions: 1024}", 800)) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer.json", "[" * 100_000),
+        ("tokenizer.json", '{"added_tokens": 3}'),
+        ("chat_template.jinja", "{% for i in range(99999) %}" * 3 + "{% endfor %}" * 3),
+    ],
+)
+def test_what_cannot_be_read_is_an_error_and_no_traceback(
+    name: str, content: str, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("r1pipe.run.checkpoint_checks.RENDER_SECONDS", 0.5)
+    (base / name).write_text(content)
+    said = found(tmp_path, RECIPE % (SHORT, "sft: {max_length: 512}", 64))
+    assert {level for level, _, _ in said} == {"error"} and "cannot be read" in said[0][2]
+
+
 def test_a_thing_is_said_once(base: Path, tmp_path: Path) -> None:
     (base / "chat_template.jinja").write_text(DROPS_THINKING)
     change_json(base / "tokenizer_config.json", eos_token="<|end|>")
