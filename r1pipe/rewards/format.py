@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from r1pipe.errors import ConfigError
+from r1pipe.rewards.notation import INVISIBLE
 from r1pipe.rewards.texts import Completion, text_of
 
 Form = Literal["auto", "zero", "r1"]
@@ -41,7 +42,9 @@ def well_formed(text: str, form: Form = "auto") -> bool:
     >>> well_formed("<think></think>Paris.", "r1"), well_formed("Paris.", "r1")
     (True, False)
     """
-    return any(pattern.fullmatch(text) for pattern in _FORMS[form])
+    # What prints nothing is neither thinking nor an answer.
+    printed = text if text.isascii() else text.translate(INVISIBLE)
+    return any(pattern.fullmatch(printed) for pattern in _FORMS[form])
 
 
 def format_reward(

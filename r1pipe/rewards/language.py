@@ -18,7 +18,9 @@ language sentence by sentence (latin.py): twelve languages and the target, which
 
 from __future__ import annotations
 
+import itertools
 import re
+import unicodedata
 import warnings
 from collections.abc import Sequence
 from functools import lru_cache
@@ -94,11 +96,45 @@ _ASCII = frozenset(map(chr, range(128)))
 _warned: set[str] = set()
 
 
+# Scripts that are not counted one by one; their words are of no language that a row asks for.
+_OTHER = "other"
+
+
+def _is_of_another_script(char: str) -> bool:
+    """Whether a character is a letter of a script that is neither Latin nor counted above, nor a mathematical sign."""
+    is_letter = unicodedata.category(char) in ("Ll", "Lu", "Lo")
+    return is_letter and not unicodedata.name(char, "").startswith(_KNOWN_LETTERS)
+
+
+# Greek letters alone are names of angles; the others are signs or variants of Latin and Chinese letters.
+_KNOWN_LETTERS = (
+    "LATIN",
+    "GREEK",
+    "MATHEMATICAL",
+    "DOUBLE-STRUCK",
+    "SCRIPT",
+    "BLACK-LETTER",
+    "FULLWIDTH",
+    "CJK",
+    "FEMININE",
+    "MASCULINE",
+    "HALFWIDTH",
+    "MICRO",
+    "ANGSTROM",
+    "KELVIN",
+    "ALEF",
+    "HIRAGANA",
+    "KATAKANA",
+)
+
+
 class _ScriptOfCharacter(dict[str, str]):
     """The script of a character, "" for one that is not counted; computed at the first look-up."""
 
     def __missing__(self, char: str) -> str:
         script = next((name for name, members in _MEMBERS.items() if members.match(char)), "")
+        if not script and _is_of_another_script(char):
+            script = _OTHER
         self[char] = script
         return script
 
@@ -142,7 +178,11 @@ def _counts_by_script(text: str) -> dict[str, int]:
         for sentence in _SENTENCE_END.split(text):
             add("kana" if _KANA.search(sentence) else "han", sentence)
         scripts -= {"kana", "han"}
-    for script in scripts - {""}:
+    if _OTHER in scripts:
+        runs = itertools.groupby(text, lambda char: _script_of_character[char] == _OTHER)
+        words = sum(is_other and len(list(run)) > 1 for is_other, run in runs)
+        counts |= {_OTHER: words} if words else {}
+    for script in scripts - {"", _OTHER}:
         add(script, text)
     return counts
 
@@ -151,6 +191,7 @@ def detect(text: str) -> str | None:
     """The language with the most words (in Latin script the likeliest of latin.LANGUAGES); None without words."""
     text = words_only(text)
     counts = _counts_by_script(text)
+    counts.pop(_OTHER, None)
     most = max(counts, key=lambda language: counts[language], default=None)
     # Latin script needs the identifier only where it has the most words.
     if most is not None and counts[most] > len(latin.words_of(text)):

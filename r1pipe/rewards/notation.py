@@ -9,8 +9,8 @@ import unicodedata
 _DASHES = dict.fromkeys((0x2212, 0x2010, 0x2011, 0x2012, 0x2013, 0xFE63), "-")
 _SPACES = dict.fromkeys((0x2009, 0x202F, 0x00A0, 0x3000, 0x2007), " ")
 # Zero width and marks of direction: they print nothing.
-_INVISIBLE = dict.fromkeys(
-    (0x200B, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A), 0xFEFF), ""
+INVISIBLE = dict.fromkeys(
+    (0xAD, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x206A), 0xFEFF), ""
 )
 _SIGNS = {
     0x3001: ",",
@@ -56,7 +56,7 @@ _FRACTIONS = "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒"
 _TABLE = str.maketrans(
     _DASHES
     | _SPACES
-    | _INVISIBLE
+    | INVISIBLE
     | _SIGNS
     | _FULL_WIDTH
     | {ord(sign): latex for sign, latex in _MATHS.items()}

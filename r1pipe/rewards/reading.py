@@ -275,22 +275,24 @@ def _read_letter(text: str) -> str | None:
         other = SECOND_LETTER.match(text, behind.end())
         # The letter again is no second one.
         return None if other and other[0][-1] != letter else letter
-    before = text[max(0, found.start() - 60) : found.start()]
-    if re.search(r"\b(?:not|never|n't)\W*$|不是\W*$|不选\W*$", before, re.I):
+    before = text[max(0, found.start() - _LOOK_BACK) : found.start()]
+    if _NOT_THIS_LETTER.search(before):
         return None
-    earlier = re.search(r"(?<![A-Za-z0-9_'])([A-J])[\s)\].*$}]*$", before[: _joint(before)])
-    return None if earlier and earlier[1] != letter and _joint(before) < len(before) else letter
+    joint = _JOINT.search(before)
+    if joint is None:
+        return letter
+    # Joined to another choice, or by more words than one would read.
+    earlier = _LETTER_AT_THE_END.search(before[: joint.start()])
+    is_all_joints = joint.start() == 0 and len(before) == _LOOK_BACK
+    return None if is_all_joints or (earlier and earlier[1] != letter) else letter
 
 
+_LOOK_BACK = 60
+_NOT_THIS_LETTER = re.compile(r"\b(?:not|never|n't)\W*$|不是\W*$|不选\W*$", re.I)
+_LETTER_AT_THE_END = re.compile(r"(?<![A-Za-z0-9_'])([A-J])[\s)\].*$}]*$")
 _JOINT = re.compile(
     r"(?:\s*(?:\b(?:or|and|nor|maybe|possibly|perhaps)\b|[,/;&|或和、]|也许|可能))+\s*[(\[]?$", re.I
 )
-
-
-def _joint(before: str) -> int:
-    """Where the words begin that join what follows to a choice before them; the length where there are none."""
-    joint = _JOINT.search(before)
-    return joint.start() if joint else len(before)
 
 
 def _closing_words(line: str, gold: str) -> str:
