@@ -121,8 +121,10 @@ class Endpoint:
         self.max_in_flight = max_in_flight
         self.why = ""
 
+        self._key = _key(url, api_key_env)
         limits = httpx2.Limits(max_connections=max_in_flight, max_keepalive_connections=max_in_flight)
-        self._client = httpx2.Client(headers=_authorization(url, api_key_env), timeout=timeout, limits=limits)
+        authorization = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        self._client = httpx2.Client(headers=authorization, timeout=timeout, limits=limits)
         self._slots = threading.Semaphore(max_in_flight)
         self._lock = threading.Lock()
         self._failures = 0
@@ -253,7 +255,12 @@ class Endpoint:
                     raise httpx2.ReadTimeout(f"no whole reply within {self.timeout:g} s")
                 if len(content) > LONGEST_REPLY:
                     raise httpx2.ReadError(f"a reply of more than {LONGEST_REPLY} bytes")
-        return reply.status_code, reply.headers, content.decode("utf8", "replace")
+        headers = {name.lower(): self._without_key(value) for name, value in reply.headers.items()}
+        return reply.status_code, headers, self._without_key(content.decode("utf8", "replace"))
+
+    def _without_key(self, text: str) -> str:
+        """A service may repeat the key that it was sent, and what it says is quoted and written down."""
+        return text.replace(self._key, "***") if self._key else text
 
 
 def models_owner(base_url: str, api_key_env: str | None) -> str:
@@ -283,16 +290,17 @@ def endpoint(url: str, api_key_env: str | None, timeout: float, retries: int, ma
     )
 
 
-def _authorization(url: str, api_key_env: str | None) -> dict[str, str]:
+def _key(url: str, api_key_env: str | None) -> str:
+    """The key for a service; empty where it needs none."""
     if api_key_env is None:
-        return {}
+        return ""
     key = os.environ.get(api_key_env)
     if not key:
         raise ConfigError(
             f"the environment variable {api_key_env} is not set, which should hold the key for {url}",
             fix=f"export {api_key_env}=...",
         )
-    return {"Authorization": f"Bearer {key}"}
+    return key
 
 
 def _retry_after_seconds(header: str | None) -> float:

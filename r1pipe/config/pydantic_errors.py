@@ -11,6 +11,7 @@ from r1pipe.config.mistakes import Mistake
 from r1pipe.config.paths import union_members
 from r1pipe.config.yamltree import Keys, Node, find, nearest, plain
 from r1pipe.schema.names import UNKNOWN_NAME
+from r1pipe.schema.secrets import SECRET
 
 Error = tuple[Keys, dict[str, Any]]  # where pydantic found it, and what it says
 
@@ -82,6 +83,10 @@ def _problem(model: type[BaseModel], loc: Keys, item: dict[str, Any], node: Node
             return Mistake(
                 f"{dotted}: {item['msg']}", where, nearest(item["ctx"]["name"], item["ctx"]["names"])
             )
+
+        case type_ if type_ == SECRET:
+            # Neither the value nor the argument of --set that states it.
+            return Mistake(f"{dotted}: {item['msg']}", where.partition("=")[0])
 
     message = str(item["msg"]).removeprefix("Value error, ").removeprefix("Input ")
     value = plain(node)

@@ -13,6 +13,7 @@ from r1pipe.schema.base import Model
 from r1pipe.schema.rl_phases import Aggregation, Phase
 from r1pipe.schema.safeguards import Guards
 from r1pipe.schema.sampling import StopList
+from r1pipe.schema.secrets import ServiceURL
 from r1pipe.schema.training import Training
 
 # The loss types of TRL 1.16.
@@ -49,7 +50,7 @@ class VLLMRollout(Model):
     max_model_length: int | None = Field(default=None, ge=1)
     """Colocated: tokens of prompt and response; none = what the model allows."""
 
-    server_url: str | None = None
+    server_url: ServiceURL | None = None
     """Server: http://host:port of `vllm serve` with --logprobs-mode processed_logprobs."""
 
     server_timeout: float = Field(default=240.0, gt=0)

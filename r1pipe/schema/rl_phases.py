@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from r1pipe.schema.base import Model
+from r1pipe.schema.secrets import check_params
 
 Aggregation = Literal["sum_then_normalize", "normalize_then_sum"]
 
@@ -20,7 +21,7 @@ class RewardSpec(Model):
     weight: float = 1.0
     """The paper adds components with the same weight (v2 eq. 4)."""
 
-    params: dict[str, Any] = Field(default_factory=dict)
+    params: Annotated[dict[str, Any], AfterValidator(check_params)] = Field(default_factory=dict)
     """Further arguments of the reward function."""
 
     required: bool | None = None

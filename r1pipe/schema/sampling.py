@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from r1pipe.schema.base import Model, PathOr, Shipped, StageConfig, Text
+from r1pipe.schema.secrets import ServiceURL, VariableName
 
 SHIPPED_TEMPLATES = ("r1-zero", "r1-zero-example")
 
@@ -23,13 +24,13 @@ Engine = Literal["local", "ray"]
 class ServedModel(Model):
     """A language model behind any service that speaks OpenAI's protocol: vLLM, SGLang, llama.cpp, an API."""
 
-    base_url: str
+    base_url: ServiceURL
     """As OpenAI's clients take it: http://127.0.0.1:8000/v1."""
 
     model: str
     """The name by which the service knows the model."""
 
-    api_key_env: str | None = None
+    api_key_env: VariableName | None = None
     """Name of the environment variable that holds the key; none = no key."""
 
     timeout: float = Field(default=60.0, gt=0)

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from accelerate.utils import set_seed
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from r1pipe.errors import InputError
 from r1pipe.here import SAVES_WHEN_STOPPED, Here
@@ -233,6 +234,17 @@ class ResumableTrainer(Trainer):
                 set_seed(self.args.seed + number, device_specific=True)
                 return
         super()._load_rng_state(checkpoint)
+
+    def _get_train_sampler(self, *given: Any) -> Any:
+        """The trainer's; where it sorts by length, the order of an epoch follows from the seed and the epoch alone.
+
+        transformers draws it from the random numbers of the moment, which are others after a resume.
+        """
+        sampler: Any = super()._get_train_sampler(*given)
+        if isinstance(sampler, LengthGroupedSampler) and sampler.generator is None:
+            generator = sampler.generator = torch.Generator()
+            sampler.set_epoch = lambda epoch: generator.manual_seed(self.args.seed + epoch)
+        return sampler
 
     # --- writing ------------------------------------------------------------------------------------------------------
 

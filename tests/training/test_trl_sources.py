@@ -27,6 +27,7 @@ OVERRIDDEN = {
     "_generate_and_score_completions": "1fa48922792dcd5c",
     "_generate_single_turn": "e0f02e4fc094cefd",
     "_get_per_token_logps_and_entropies": "ea73c3909275851d",
+    "_get_train_sampler": "36497afb4d311dc9",
     "_prepare_inputs": "f824e7fb07147956",
     "_save_checkpoint": "ec91bde123649111",
     "log": "1e7772819cc8cf09",
