@@ -123,8 +123,7 @@ class Endpoint:
 
         self._key = _key(url, api_key_env)
         limits = httpx2.Limits(max_connections=max_in_flight, max_keepalive_connections=max_in_flight)
-        authorization = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        self._client = httpx2.Client(headers=authorization, timeout=timeout, limits=limits)
+        self._client = httpx2.Client(headers=_authorization(self._key), timeout=timeout, limits=limits)
         self._slots = threading.Semaphore(max_in_flight)
         self._lock = threading.Lock()
         self._failures = 0
@@ -268,7 +267,7 @@ def models_owner(base_url: str, api_key_env: str | None) -> str:
     import httpx2
 
     url = base_url.rstrip("/") + "/models"
-    headers = _authorization(base_url, api_key_env)
+    headers = _authorization(_key(base_url, api_key_env))
     for attempt in range(OWNER_TRIES):
         if attempt:
             time.sleep(FIRST_WAIT_S)
@@ -288,6 +287,10 @@ def endpoint(url: str, api_key_env: str | None, timeout: float, retries: int, ma
     return Endpoint(
         url, api_key_env=api_key_env, timeout=timeout, retries=retries, max_in_flight=max_in_flight
     )
+
+
+def _authorization(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def _key(url: str, api_key_env: str | None) -> str:
