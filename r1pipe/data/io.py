@@ -181,7 +181,7 @@ def domain_of(row: Row, kind: type[Artifact]) -> str:
     kinds = {parse(str(accepted)).kind for accepted in answers}
     if kinds == {"letter"}:
         return "choice"
-    return "math" if kinds <= {"number", "arithmetic", "maths"} else GENERAL_DOMAIN
+    return "math" if kinds <= {"number", "root", "arithmetic", "maths"} else GENERAL_DOMAIN
 
 
 def read_several(prompts: Mapping[str, Prompts], stage: str) -> list[Row]:

@@ -25,6 +25,8 @@ THINKING = ("reasoning_content", "thinking", "reasoning")
 # The same beside a whole row's reply.
 ROW_THINKING = (*THINKING, "deepseek_reasoning")
 
+_THINKING_COLUMNS = frozenset(ROW_THINKING)
+
 # What a message may have beside its thinking; other keys may hold what would be lost.
 _READ_KEYS = frozenset(("role", "from", "content", "value", *THINKING))
 
@@ -92,6 +94,9 @@ def thinking_beside(holder: Mapping[str, Any], where: str) -> str:
     Raises:
         InputError: two columns hold different thinking.
     """
+    # Most rows have none of these columns, and this is asked of each.
+    if _THINKING_COLUMNS.isdisjoint(holder):
+        return ""
     found = {
         name: holder[name]
         for name in ROW_THINKING
