@@ -8,10 +8,14 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from transformers import TrainerControl, TrainerState
 
 from r1pipe.here import Here
+from r1pipe.schema import SFTParams
 from r1pipe.training.arguments import resume_from
 from r1pipe.training.checkpoints import (
     checkpoints,
@@ -23,6 +27,7 @@ from r1pipe.training.checkpoints import (
     remove,
     seal,
 )
+from r1pipe.training.resumable import Saving
 
 
 def written(folder: Path, step: int) -> Path:
@@ -118,3 +123,42 @@ def test_a_full_disk_is_known_by_all_its_names(full_disk: Path, library: str) ->
 
 def test_another_error_is_no_full_disk() -> None:
     assert not is_disk_full(ValueError("x"))
+
+
+# --- when one is due --------------------------------------------------------------------------------------------------
+
+
+def due(saving: Saving, step: int = 1) -> bool:
+    control = TrainerControl()
+    saving.on_step_end(None, TrainerState(global_step=step), control)  # pyright: ignore[reportArgumentType]
+    return control.should_save
+
+
+def test_without_save_every_the_clock_decides_and_takes_at_most_3_percent(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("r1pipe.training.resumable.time.monotonic", lambda: now[0])
+    trainer: Any = SimpleNamespace(here=here, stop_signal=None)
+    saving = Saving(trainer, SFTParams(save_minutes=1))
+    now[0] += 59
+    assert not due(saving)
+    now[0] += 1
+    assert due(saving)
+    # A small one changes nothing; of one that takes 6 s the next comes when that is 3 % of the time between.
+    saving.saved(0.5)
+    now[0] += 60
+    assert due(saving)
+    saving.saved(6.0)
+    now[0] += 199
+    assert not due(saving)
+    now[0] += 1
+    assert due(saving)
+
+
+def test_with_save_every_updates_are_counted_and_a_signal_makes_one_more(here: Here) -> None:
+    trainer: Any = SimpleNamespace(here=here, stop_signal=None)
+    saving = Saving(trainer, SFTParams(save_every=3, save_minutes=0.0001))
+    assert [step for step in range(1, 8) if due(saving, step)] == [3, 6]
+    trainer.stop_signal = 15
+    assert due(saving, 7)
