@@ -42,7 +42,7 @@ from r1pipe.here import Here
 from r1pipe.rewards.scoring import Scorer
 from r1pipe.schema import GRPOParams, Phase
 from r1pipe.training.grpo import heldout, reference, training_batch, vllm_rollouts
-from r1pipe.training.grpo.guards import past_rollbacks
+from r1pipe.training.grpo.guard_actions import past_rollbacks
 from r1pipe.training.grpo.log_probs import LogProbs, TokenLogProbs, runs_without_adapter, set_up_models
 from r1pipe.training.grpo.pack_budget import PackBudget
 from r1pipe.training.grpo.phases import enter_phase

@@ -34,7 +34,7 @@ from r1pipe.training.arguments import lora_config, resume_from
 from r1pipe.training.callbacks import Heldout, MetricsCallback
 from r1pipe.training.grpo.arguments import compiled_layers, grpo_arguments, may_roll_back, token_microbatches
 from r1pipe.training.grpo.grpo_trainer import R1GRPOTrainer
-from r1pipe.training.grpo.guards import (
+from r1pipe.training.grpo.guard_actions import (
     GuardCallback,
     LearningRate,
     finish_rollback,

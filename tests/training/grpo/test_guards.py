@@ -17,15 +17,14 @@ from r1pipe.rewards import sandbox
 from r1pipe.schema import GRPOParams, Guards, Phase, RewardSpec
 from r1pipe.training.checkpoints import seal
 from r1pipe.training.grpo.grpo_training import train_grpo
-from r1pipe.training.grpo.guards import (
-    Finding,
+from r1pipe.training.grpo.guard_actions import (
     GuardCallback,
-    Watch,
     checkpoints,
     finish_rollback,
     past_rollbacks,
     roll_back,
 )
+from r1pipe.training.grpo.guards import Finding, Watch
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "guards"
 ROWS = [
