@@ -247,7 +247,7 @@ def test_all_findings_are_told_at_once(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_plan_says_so_with_exit_code_2_and_without_torch(tmp_path: Path) -> None:
     written(tmp_path / "x.jsonl", Chats, *FAULTS["empty replies"][1:3])
-    (tmp_path / "t.yaml").write_text(yaml_of(Chats, "x.jsonl"))
+    (tmp_path / "t.yaml").write_text(yaml_of(Chats, "x.jsonl", "    sft: {max_length: 128}\n"))
     code = (
         "import sys; sys.argv = ['r1pipe', 'plan', 't.yaml']\n"
         "from r1pipe.cli.main import main\n"
