@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import select
-import shutil
 import struct
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from r1pipe.rewards.bound import start_bound
+from r1pipe.rewards.bubblewrap import find_bwrap, why_not
 
 _SANDBOXED = Path(__file__).with_name("sandboxed")
 _START = "import sys; sys.path.append('/opt/runner'); from sandboxed.runner import main; main()"
@@ -52,7 +52,7 @@ class Limits:
 
 def available() -> str | None:
     """None if programs can be isolated on this machine, else the reason. Fast after the first call."""
-    return probe(shutil.which("bwrap"))
+    return probe(find_bwrap())
 
 
 @lru_cache(maxsize=8)
@@ -63,7 +63,7 @@ def probe(bwrap: str | None) -> str | None:
     if platform.machine() not in ("x86_64", "aarch64"):
         return f"there is no system call filter for {platform.machine()}"
     if bwrap is None:
-        return "bubblewrap is not installed (the package is called `bubblewrap`, the program `bwrap`)"
+        return why_not()
     try:
         runner = Runner(bwrap)
     except OSError as error:

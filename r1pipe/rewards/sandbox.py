@@ -28,7 +28,6 @@ import json
 import os
 import queue
 import re
-import shutil
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +35,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from r1pipe.errors import InputError, MissingToolError
+from r1pipe.rewards.bubblewrap import find_bwrap
 from r1pipe.rewards.isolation import Limits, Runner, available, probe
 
 # How many programs run at a time unless `workers` says otherwise.
@@ -177,7 +177,7 @@ def run_tests(
             f"untrusted programs are not run: {reason}",
             fix="install bubblewrap and allow user namespaces, or leave the code tasks out",
         )
-    bwrap = shutil.which("bwrap")
+    bwrap = find_bwrap()
     assert bwrap is not None
     limits = limits or Limits()
     for job in jobs:

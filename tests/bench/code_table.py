@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from r1pipe.rewards.bubblewrap import find_bwrap
 from r1pipe.rewards.isolation import Limits, Runner
 from r1pipe.rewards.sandbox import CodeJob, run_tests, same_output
 
@@ -205,7 +206,7 @@ def mutants(published: list[Task], each: int, seed: int = 0) -> list[tuple[Task,
 
     def kept(candidate: tuple[Task, list[str]]) -> list[tuple[Task, str]]:
         task, programs = candidate
-        runner = Runner("bwrap")
+        runner = Runner(find_bwrap() or "bwrap")
         try:
             own, *others = [
                 runner.ask({"source": program + "\n" + task.shown, "stdin": ""}, None, Limits(cpu_s=3))

