@@ -149,16 +149,19 @@ DEEPSEEK = {
 }
 
 
-def family_tokenizer(name: str, folder: Path, *, cache: Path) -> Path:
+def family_tokenizer(name: str, folder: Path, *, cache: Path, words: int | None = None) -> Path:
     """A folder with the family's tokenizer and template, and a config.json of its architecture.
 
     Args:
         cache: where unpacked tokenizers are kept.
+        words: cut the vocabulary to its first words, and number the added tokens anew behind them.
     """
     family = FAMILIES[name]
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(family.tokenizer, str):
         shutil.copytree(_unpacked(family.tokenizer, cache), folder, dirs_exist_ok=True)
+        if words is not None:
+            _cut(folder, words)
     else:
         _stand_in(family.tokenizer, folder)
 
@@ -194,11 +197,11 @@ def family_tokenizer(name: str, folder: Path, *, cache: Path) -> Path:
 
 
 def family_checkpoint(name: str, folder: Path, *, cache: Path) -> Path:
-    """The same with random weights."""
+    """The same with random weights and a vocabulary of 2,000 words, since a model of 150,000 learns slowly."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    family_tokenizer(name, folder, cache=cache)
+    family_tokenizer(name, folder, cache=cache, words=2000)
     torch.manual_seed(0)
     kept = {path.name: path.read_bytes() for path in folder.glob("*config.json")}
     AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder)).save_pretrained(folder)
@@ -244,6 +247,26 @@ def _unpacked(name: str, cache: Path) -> Path:
             else:
                 shutil.copy(file, target)
     return target
+
+
+def _cut(folder: Path, words: int) -> None:
+    """Keep the first words and their merges; pre-tokenizer, added tokens and template stay the family's own."""
+    parsed = json.loads((folder / "tokenizer.json").read_text(encoding="utf8"))
+    model = parsed["model"]
+    vocab = {word: number for word, number in model["vocab"].items() if number < words}
+    pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+    kept = [pair for pair in pairs if pair[0] in vocab and pair[1] in vocab and "".join(pair) in vocab]
+    model |= {"vocab": vocab, "merges": kept}
+    following = words
+    for token in parsed["added_tokens"]:
+        if token["content"] in vocab:
+            continue
+        token["id"] = following
+        following += 1
+    write_json(folder / "tokenizer.json", parsed)
+    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf8"))
+    settings.pop("added_tokens_decoder", None)
+    write_json(folder / "tokenizer_config.json", settings)
 
 
 def _stand_in(special: tuple[str, ...], folder: Path) -> None:

@@ -101,12 +101,12 @@ def _of_edge(plan: Plan, stage: Stage, port: str, edge: Edge) -> Iterator[Findin
         use = replace(use, positions=positions)
     try:
         check_folder(path)
-        # A template is a program of its author's, which may not end.
-        with (
-            readable(path, NOT_READ, "bring the whole checkpoint as it was published"),
-            within(RENDER_SECONDS),
-        ):
-            yield from check_checkpoint(_read(path, _state(path)), use, where)
+        with readable(path, NOT_READ, "bring the whole checkpoint as it was published"):
+            files = _read(path, _state(path))
+            # A template is a program of its author's, which may not end.
+            with within(RENDER_SECONDS):
+                found = check_checkpoint(files, use, where)
+        yield from found
     except InputError as error:
         yield Finding("error", f"{where} ({error.where})", error.what, error.fix)
 
