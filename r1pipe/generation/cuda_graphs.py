@@ -44,7 +44,7 @@ COLUMN_STEP = 128
 # Steps between two checks of which sequences still run: a check waits for the GPU.
 STEPS_PER_CHECK = 8
 
-# Share of the GPU's free memory that the cache may take. The rest is for top-p, which needs some 14 bytes a logit.
+# Share of the GPU's free memory that the cache may take. The rest is for what sampling takes.
 CACHE_SHARE = 0.5
 
 # Bytes a logit that sampling takes without top-p, and that graphs keep.

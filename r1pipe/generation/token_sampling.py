@@ -17,6 +17,9 @@ from r1pipe.generation.stop_strings import StopStrings
 # Entries of the vocabulary in a chunk.
 CHUNK = 128
 
+# Rows whose vocabulary a GPU sorts at a time, which takes 36 bytes an entry.
+ROWS_SORTED = 128
+
 OnEnded = Callable[[list[int], list[list[int]]], None]
 """Called with the numbers of sequences that have ended, and with their tokens."""
 
@@ -63,13 +66,20 @@ def sample_tokens(
     """
     if temperature == 0:
         return logits_BV.argmax(-1)
-    if logits_BV.is_cuda:
-        if not compiled:
-            return sample_by_chunks(logits_BV, temperature, top_p)
+    if logits_BV.is_cuda and compiled:
         # The batch shrinks from step to step: without this, every size would be compiled again.
         torch._dynamo.maybe_mark_dynamic(logits_BV, 0)
         return _compiled_chunks()(logits_BV, temperature, top_p)
+    if logits_BV.is_cuda and top_p == 1:
+        return sample_by_chunks(logits_BV, temperature)
+    if logits_BV.is_cuda:
+        parts = logits_BV.split(ROWS_SORTED)
+        return torch.cat([_sample_sorted(part_BV, temperature, top_p) for part_BV in parts])
+    return _sample_sorted(logits_BV, temperature, top_p)
 
+
+def _sample_sorted(logits_BV: torch.Tensor, temperature: float, top_p: float) -> torch.Tensor:
+    """Sample one token a row, (B,); with top-p the vocabulary is sorted."""
     probs_BV = torch.softmax(logits_BV.float() / temperature, dim=-1)
     order_BV = None
     if top_p < 1:
@@ -106,9 +116,9 @@ def sample_by_chunks(logits_BV: torch.Tensor, temperature: float, top_p: float =
 def least_likely_kept(probs_BV: torch.Tensor, top_p: float) -> torch.Tensor:
     """The probability of the least likely token that top-p keeps, (B,): those from it on hold at least top_p.
 
-    Sorting would take 32 bytes an entry, some 6 GB for 1,280 rows of 152,000, and as much time as the model itself.
     This halves the interval in which the number lies. The bits of positive floats are ordered as the floats are, so 31
-    halvings find it exactly.
+    halvings find it exactly. Compiled it takes 3.5 ms for 640 rows of 152,000 and no memory to speak of, where sorting
+    takes 10.9 ms and 3.3 GiB; not compiled it takes 22 ms (H200).
     """
     low_B = torch.zeros(len(probs_BV), dtype=torch.int32, device=probs_BV.device)
     high_B = probs_BV.amax(-1).view(torch.int32)
