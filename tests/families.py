@@ -131,6 +131,8 @@ TINY = {
     "tie_word_embeddings": True,
     "max_position_embeddings": 512,
 }
+# Its default belongs to heads of 256.
+GEMMA = {"query_pre_attn_scalar": 16}
 DEEPSEEK = {
     "moe_intermediate_size": 16,
     "n_routed_experts": 4,
@@ -180,7 +182,7 @@ def family_tokenizer(name: str, folder: Path, *, cache: Path, words: int | None 
     end_token = settings["eos_token"]
     end = added[end_token["content"] if isinstance(end_token, dict) else end_token]
     model_type = {"Qwen2": "qwen2", "Qwen3": "qwen3", "Llama": "llama", "DeepseekV3": "deepseek_v3"}
-    shape = TINY | (DEEPSEEK if family.model == "DeepseekV3" else {})
+    shape = TINY | {"DeepseekV3": DEEPSEEK, "Gemma3": GEMMA}.get(family.model, {})
     config = {
         **shape,
         "model_type": model_type.get(family.model, "gemma3_text"),

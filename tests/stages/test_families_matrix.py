@@ -28,7 +28,7 @@ CHAT = {
     "messages": [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": REPLY}],
 }
 PROMPT = {"id": "q", "prompt": QUESTION, "domain": "math", "language": "en", "answer": "42"}
-EPOCHS = 70
+EPOCHS = 150
 
 
 @pytest.fixture(scope="module")
