@@ -21,8 +21,8 @@ from r1pipe.text.chat_format import (
     message_renderer,
 )
 from r1pipe.text.checkpoint_files import SAMPLING_DEFAULTS, CheckpointFiles
-from r1pipe.text.rendering import read_template
-from r1pipe.text.response import THINK_CLOSE
+from r1pipe.text.rendering import SLOT, read_template
+from r1pipe.text.response import THINK_CLOSE, THINK_OPEN
 
 Job = Literal["sft", "rl", "reward model", "sampling", "scoring", "other"]
 
@@ -292,6 +292,14 @@ class _Check:
                 "",
                 f"{use.template} begins with {bos!r}, and the tokenizer puts it there as well",
                 "r1pipe puts it there once; take it out of the file",
+            )
+        if text and use.draws and files.parts_badly(text.replace(SLOT, QUESTION)):
+            yield (
+                "warning",
+                "tokenizer.json",
+                f"{use.template} ends in the middle of what this tokenizer writes as one token with {THINK_OPEN}, so "
+                "the model cannot open its thinking as it has learned to: of a real base no response had the form",
+                "let the file end in a word or a colon, without a space behind it",
             )
 
     # --- the chat template --------------------------------------------------------------------------------------------

@@ -125,6 +125,31 @@ class CheckpointFiles:
             ids = [len(self.vocabulary) - 1]
         return max([*ids, *self.added_tokens.values()], default=None)
 
+    def parts_badly(self, prompt: str) -> bool:
+        """Whether a prompt's last token would be another one, were the thinking written behind it in one text.
+
+        A model whose prompt ends in a word opens its thinking behind a space or a line break of its own.
+        """
+        path = self.folder / "tokenizer.json"
+        if not path.is_file():
+            return False
+        from tokenizers import Tokenizer
+
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception:
+            # The library raises nothing narrower; a file that it cannot read is for the stage to refuse.
+            return False
+
+        def ids(text: str) -> list[int]:
+            return tokenizer.encode(text, add_special_tokens=False).ids
+
+        beginnings = (
+            [THINK_OPEN] if prompt[-1:].isspace() else [THINK_OPEN, f" {THINK_OPEN}", f"\n{THINK_OPEN}"]
+        )
+        before = ids(prompt)
+        return all(ids(prompt + beginning)[: len(before)] != before for beginning in beginnings)
+
     @cached_property
     def vocabulary(self) -> dict[str, int] | list[Any]:
         """The words with their ids, or the list of words with their scores; empty where there is none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import lzma
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,9 @@ from families import DROPS_THINKING, OPENS_THINKING, change_json, write_json
 from r1pipe.config.artifact_checks import EMBEDDED
 from r1pipe.text.checkpoint_contract import Finding, Job, Use, check_checkpoint
 from r1pipe.text.checkpoint_files import read_checkpoint
+from r1pipe.text.rendering import read_template
 
+TOKENIZERS = Path(__file__).parents[3] / "shared" / "tokenizers"
 WORDS = ["<bos>", "<end>", "<|im_start|>", "<|im_end|>", "a", "b"]
 SOUND = (
     "{{ bos_token }}{% for m in messages %}{{ m.role + ':' + m.content + '<end>' }}{% endfor %}"
@@ -316,6 +319,36 @@ def test_a_file_that_begins_with_bos(folder: Path, tmp_path: Path) -> None:
     own.write_text("<bos>User: {prompt}")
     (finding,) = look(folder, "rl", template=str(own))
     assert (finding.level, "begins with '<bos>'" in finding.what) == ("warning", True)
+
+
+@pytest.mark.parametrize(
+    ("family", "ending", "warned"),
+    [
+        ("qwen2.5-coder", "Assistant: ", True),
+        ("qwen2.5-coder", "Assistant:", False),
+        ("smollm2", "Assistant: ", True),
+        ("smollm2", "Assistant:", False),
+        # its `<think>` is one token wherever it stands
+        ("qwen3", "Assistant: ", False),
+    ],
+)
+def test_a_file_that_ends_in_a_space(
+    family: str, ending: str, warned: bool, folder: Path, tmp_path: Path
+) -> None:
+    """One character, and of 1,899 responses of a real base none had the form (LOG.md)."""
+    packed = TOKENIZERS / family / "tokenizer.json.xz"
+    if not packed.is_file():
+        pytest.skip("the tokenizers of real families are not beside this checkout (../shared/tokenizers)")
+    (folder / "tokenizer.json").write_bytes(lzma.decompress(packed.read_bytes()))
+    own = tmp_path / "own.txt"
+    own.write_text(f"User: {{prompt}}\n{ending}")
+    found = [finding for finding in look(folder, "rl", template=str(own)) if "in the middle" in finding.what]
+    assert [finding.level for finding in found] == ["warning"] * warned
+
+
+@pytest.mark.parametrize("name", ["r1-zero", "r1-zero-example"])
+def test_the_templates_that_ship_end_well(name: str) -> None:
+    assert not read_template(name)[-1].isspace()  # type: ignore[index]
 
 
 def test_a_file_that_is_not_json(folder: Path) -> None:
