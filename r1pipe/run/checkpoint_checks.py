@@ -102,11 +102,8 @@ def _of_edge(plan: Plan, stage: Stage, port: str, edge: Edge) -> Iterator[Findin
     try:
         check_folder(path)
         with readable(path, NOT_READ, "bring the whole checkpoint as it was published"):
-            files = _read(path, _state(path))
-            # A template is a program of its author's, which may not end.
-            with within(RENDER_SECONDS):
-                found = check_checkpoint(files, use, where)
-        yield from found
+            found = _found(path, _state(path), use)
+        yield from (replace(finding, where=where + finding.where) for finding in found)
     except InputError as error:
         yield Finding("error", f"{where} ({error.where})", error.what, error.fix)
 
@@ -165,6 +162,14 @@ def _use(stage: Stage, port: str, edge: Edge) -> Use:
         longest = max(sampling.max_tokens for sampling in drawn)
         return Use("sampling", "chat" if own else template, max_tokens=longest)
     return Use()
+
+
+@lru_cache(maxsize=256)
+def _found(path: Path, state: tuple[tuple[str, int, int], ...], use: Use) -> list[Finding]:
+    """What is to be said, once for the many stages that read one checkpoint alike; where they do is left out."""
+    # A template is a program of its author's, which may not end.
+    with within(RENDER_SECONDS):
+        return check_checkpoint(_read(path, state), use, "")
 
 
 @lru_cache(maxsize=32)

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from r1pipe.text.response import THINK_CLOSE, THINK_OPEN, join_response
@@ -126,6 +127,16 @@ def message_renderer(template: str, tokens: dict[str, str], now: datetime) -> Re
     Raises:
         jinja2.TemplateError: the template is not one.
     """
+    compiled = _compiled(template, now)
+
+    def render(messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
+        return compiled.render(messages=messages, add_generation_prompt=add_generation_prompt, **tokens)
+
+    return render
+
+
+@lru_cache(maxsize=16)
+def _compiled(template: str, now: datetime) -> Any:
     import json
 
     from jinja2 import TemplateError, nodes
@@ -154,9 +165,4 @@ def message_renderer(template: str, tokens: dict[str, str], now: datetime) -> Re
     environment.filters["tojson"] = to_json
     environment.globals["raise_exception"] = raise_exception
     environment.globals["strftime_now"] = now.strftime
-    compiled = environment.from_string(template)
-
-    def render(messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
-        return compiled.render(messages=messages, add_generation_prompt=add_generation_prompt, **tokens)
-
-    return render
+    return environment.from_string(template)

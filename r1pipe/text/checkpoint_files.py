@@ -126,12 +126,12 @@ class CheckpointFiles:
         return max([*ids, *self.added_tokens.values()], default=None)
 
     def parts_badly(self, prompt: str) -> bool:
-        """Whether a prompt's last token would be another one, were the thinking written behind it in one text.
+        """Whether a prompt ends in white space that would be part of another token with the thinking behind it.
 
         A model whose prompt ends in a word opens its thinking behind a space or a line break of its own.
         """
         path = self.folder / "tokenizer.json"
-        if not path.is_file():
+        if not prompt[-1:].isspace() or not path.is_file():
             return False
         from tokenizers import Tokenizer
 
