@@ -16,7 +16,7 @@ FIXTURES = ROOT / "tests" / "fixtures"
 
 ROW = (
     '{"id": "0", "prompt": "1+1", "messages": [{"role": "user", "content": "1+1"}, {"role": '
-    '"assistant", "content": "2"}], "domain": "math", "answer": "2"}\n'
+    '"assistant", "content": "<think>1+1=2</think>2"}], "domain": "math", "answer": "2"}\n'
 )
 
 CHAIN = """

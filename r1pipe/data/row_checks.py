@@ -55,7 +55,8 @@ class Tally:
             places.append(where)
 
     def note_of(self, where: str) -> Note:
-        """What to call with the keys of a row's messages that are not read."""
+        """Count a row; return what to call with the keys of its messages that are not read."""
+        self.rows += 1
         noted: set[str] = set()
 
         def note(key: str) -> None:
@@ -67,12 +68,11 @@ class Tally:
         return note
 
     def look_at_chat(self, row: Mapping[str, Any], where: str) -> str:
-        """Count a chat, and what is missing in its reply.
+        """Count what is missing in a chat's reply.
 
         Returns:
             why the row cannot be learned from; empty if it can.
         """
-        self.rows += 1
         response = row["messages"][-1]["content"]
         thinking, summary = split_response(response)
         reason = ""

@@ -317,7 +317,6 @@ class _Reader:
                 row = in_our_columns(raw, self._kind, where, tally)
                 # Repeated ids are found at the end, from the entries, without holding all ids here.
                 check_row(row, self._kind, where, {})
-                tally.rows += 1
                 if self._reviews:
                     row = self._reviews(name, row)
                 if row is None:

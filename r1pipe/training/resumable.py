@@ -63,6 +63,8 @@ class ResumableTrainer(Trainer):
         self._resumed_from: Path | None = None
         # The last checkpoint that is known to be whole.
         self._last_whole: Path | None = None
+        # Whether `train` runs: outside it there is nothing to save.
+        self._in_training = False
         # While only random numbers and counts change: those of before.
         self._before: dict[str, Any] | None = None
         self._saving = Saving(self, training)
@@ -79,11 +81,14 @@ class ResumableTrainer(Trainer):
         """
         self._resumed_from = Path(resume_from_checkpoint) if resume_from_checkpoint else None
         self._last_whole = self._resumed_from
+        self._in_training = True
         with self._answering_signals():
             try:
                 output = super().train(resume_from_checkpoint, *args, **more)
             except Stopped:
                 self._save_before()
+            finally:
+                self._in_training = False
             if self.stop_signal is not None:
                 raise SystemExit(128 + self.stop_signal)
         return output
@@ -123,7 +128,7 @@ class ResumableTrainer(Trainer):
         A signal ends it at once, and what is saved is the state of now. With several ranks it goes on to the end of the
         next update: a rank that left would let the others wait.
         """
-        if self.here.world_size > 1:
+        if self.here.world_size > 1 or not self._in_training:
             yield
             return
         # Signals that came since the last update.
@@ -243,7 +248,9 @@ class ResumableTrainer(Trainer):
         sampler: Any = super()._get_train_sampler(*given)
         if isinstance(sampler, LengthGroupedSampler) and sampler.generator is None:
             generator = sampler.generator = torch.Generator()
-            sampler.set_epoch = lambda epoch: generator.manual_seed(self.args.seed + epoch)
+            # accelerate calls this before each epoch where a sampler has it
+            with_epochs: Any = sampler
+            with_epochs.set_epoch = lambda epoch: generator.manual_seed(self.args.seed + epoch)
         return sampler
 
     # --- writing ------------------------------------------------------------------------------------------------------

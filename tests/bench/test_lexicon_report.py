@@ -23,6 +23,7 @@ def ours(count: int) -> list[str]:
 
 
 @pytest.mark.skipif(not (DATA / "gsm8k_train.jsonl.gz").exists(), reason="shared/data is not here")
+@pytest.mark.slow
 def test_no_ten_words_in_a_row_are_gsm8ks():
     theirs = grams(
         [text for name in ("gsm8k_train", "gsm8k_test") for text in read_problems(DATA / f"{name}.jsonl.gz")]

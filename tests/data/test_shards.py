@@ -10,7 +10,10 @@ from r1pipe.data.io import json_line, read_rows
 from r1pipe.data.shards import write_parquet
 from r1pipe.errors import InputError
 
-MESSAGES = [{"role": "user", "content": "2020-01-01"}, {"role": "assistant", "content": "看\n"}]
+MESSAGES = [
+    {"role": "user", "content": "2020-01-01"},
+    {"role": "assistant", "content": "<think>a</think>看\n"},
+]
 ROWS = [
     {
         "id": f"{i}",
@@ -79,4 +82,6 @@ def test_odd_values_are_read_back_as_they_were(tmp_path):
     ]
     assert back[2]["deep"]["a"][0]["b"] == [1, 2]
     assert back[2]["deep"]["c"] is True
-    assert back[3]["messages"][-1]["name"] == "y"
+    assert back[3]["messages"][-1] == {"role": "assistant", "content": "<think></think>x"}, (
+        "the name is not read"
+    )

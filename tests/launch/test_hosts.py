@@ -47,7 +47,9 @@ def test_dry_run_prints_an_sbatch_and_a_hostfile_command_that_parse(tmp_path: Pa
         "launch: {profile: zero3, num_processes: 8, nodes: 4, slurm: {partition: gpu, time: "
         "'10:00:00', extra: ['--account=x']}}"
     )
-    inputs = "inputs: {model: 'embedded:base', chats: ./c.jsonl}, outputs: {checkpoint: z}"
+    inputs = (
+        "inputs: {model: 'embedded:base', chats: ./c.jsonl}, outputs: {checkpoint: z}, sft: {max_length: 160}"
+    )
     config(tmp_path, f"stages:\n  cold-start: {{{inputs}, {block}}}\n")
     done = r1pipe(tmp_path, "run-all", "t.yaml", "--dry-run")
     assert done.returncode == 0, done.stderr

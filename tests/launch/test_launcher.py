@@ -184,17 +184,18 @@ def test_a_batch_that_does_not_divide_is_refused_with_the_nearest_sizes():
     [
         (
             "cold-start: {inputs: {model: 'embedded:base', chats: ./c.jsonl}, outputs: {checkpoint: "
-            "z}, sft: {batch_size: 9},",
+            "z}, sft: {max_length: 160, batch_size: 9},",
             "nearest sizes: 8 and 10",
         ),
         (
             "reasoning-rl: {inputs: {model: 'embedded:base', prompts: ./c.jsonl}, outputs: {checkpoint: z}, "
-            "grpo: {batch_size: 9, num_generations: 3, phases: [{steps: 1, rewards: [{name: random}]}]},",
+            "grpo: {batch_size: 9, num_generations: 3, "
+            "phases: [{steps: 1, max_tokens: 80, rewards: [{name: random}]}]},",
             "nearest sizes: 6 and 12",
         ),
         (
             "cold-start: {inputs: {model: 'embedded:base', chats: ./c.jsonl}, outputs: {checkpoint: "
-            "z}, sft: {batch_size: 8, microbatch: 3},",
+            "z}, sft: {max_length: 160, batch_size: 8, microbatch: 3},",
             "nearest: 2 or 4",
         ),
     ],

@@ -188,7 +188,7 @@ def test_of_a_judge_only_what_decides_its_verdicts_counts(tmp_path: Path, text: 
 def test_what_is_fingerprinted_of_the_shipped_run():
     """All of the config but how a stage is run, watched and paid for."""
     service = {"endpoint": set(SamplingEndpoint.model_fields) - {"model", "extra"}}
-    left_out: dict[str, Any] = dict.fromkeys(("launch", "audit", "engine"), True)
+    left_out: dict[str, Any] = dict.fromkeys(("launch", "audit", "engine", "row_limits"), True)
     saving = {"save_every", "save_minutes"}
     left_out |= {"grpo": {"guards"} | saving, "sft": saving, "rm": saving}
     left_out |= {"sampling": service, "passes": {"__all__": {"sampling": service}}}

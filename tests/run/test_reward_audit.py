@@ -64,7 +64,7 @@ def test_what_is_well_and_what_is_not_there(tmp_path: Path) -> None:
 
 
 def test_thresholds_and_the_worst_rows(tmp_path: Path) -> None:
-    write(tmp_path, [*ROWS, {**ROWS[0], "id": "torn", "answer": "\\frac{1}{"}])
+    write(tmp_path, [*ROWS, {**ROWS[0], "id": "torn", "prompt": "and a torn one?", "answer": "\\frac{1}{"}])
     config(tmp_path, RL)
     done = r1pipe(tmp_path, "audit", "rewards", "t.yaml", "--stage", "zero")
     assert done.returncode == 1 and "1 limit was not met" in done.stderr and "torn" in done.stderr

@@ -95,6 +95,12 @@ def test_each_rank_scores_on_its_own_gpu(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Once, all ranks put it on GPU 0."""
+    from transformers import AutoModelForSequenceClassification
+
+    with_head = here.workdir / "with-head"
+    AutoModelForSequenceClassification.from_pretrained(tiny_checkpoint, num_labels=1).save_pretrained(
+        with_head
+    )
     devices: list[torch.device] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: seen)
@@ -104,7 +110,7 @@ def test_each_rank_scores_on_its_own_gpu(
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     if rank is not None:
         monkeypatch.setenv("LOCAL_RANK", rank)
-    reward_model._classifier(tiny_checkpoint, training=False)
+    reward_model._classifier(with_head, training=False)
     models.load_model(tiny_checkpoint, training=False)
     assert [str(device) for device in devices[-2:]] == [wanted, wanted] and len(set(devices)) == 1
 

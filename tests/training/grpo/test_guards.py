@@ -82,8 +82,8 @@ def test_responses_that_collapse_while_form_rises_stop_the_training() -> None:
         return [finding for finding in replay(lines) if finding.rule == "length_collapse"]
 
     (finding,) = findings("n")
-    assert finding.step == 8 * 2 + 1, "as soon as the second window is whole"
-    assert "113 to 19 tokens" in finding.what and "`stop`" in finding.remedy
+    assert finding.step == 6 * 2 + 1, "after six rollouts, of which the last four are short"
+    assert "113 to 22 tokens" in finding.what and "`stop`" in finding.remedy
     assert Guards().length_collapse.action == "pause", "so it ships"
     assert findings("x") == []
     assert findings("n", **{"rewards/format/mean": [1.0] * 9}) == [], "short answers alone are no collapse"

@@ -171,7 +171,7 @@ def test_weights_are_a_phases(tiny_checkpoint, here):
     trainer = make(tiny_checkpoint, here, 3, phases=phases)
     assert trainer.reward_weights.tolist() == [1.0, 1.0]
     trainer.state.global_step = 1
-    trainer._enter_phase()
+    trainer._enter_phase(trainer.state.global_step)
     assert trainer.reward_weights.tolist() == [2.0, 1.0]
 
 
