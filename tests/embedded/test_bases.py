@@ -15,6 +15,7 @@ def test_both_together_stay_under_8_mb():
     assert sum(file.stat().st_size for file in DATA.rglob("*") if file.is_file()) < 8e6
 
 
+@pytest.mark.slow
 def test_the_base_can_reason_but_rarely_does():
     """A base that is right whenever it thinks leaves RL nothing to do but switch a habit on."""
     found = headroom(DATA / "base", probes=320, seed=3)

@@ -70,6 +70,7 @@ def test_the_split_does_not_depend_on_names_or_language():
         assert all(len(splits) == 1 for splits in keys.values())
 
 
+@pytest.mark.slow
 def test_enough_problems_for_the_recipe():
     """1,024 held-out reasoning problems of a kind, 512 of each other kind, and 2,000 training rows of each."""
     for domain in REASONING_DOMAINS:

@@ -67,6 +67,7 @@ def test_a_fork_imports_nothing_more_sets_its_own_environment_and_computes_in_pa
     assert len(os.listdir(f"/proc/{server.pid}/task")) == 1
 
 
+@pytest.mark.slow
 def test_a_fork_computes_what_a_fresh_process_does(server: Client, tmp_path: Path):
 
     inside = forked(server, tmp_path / "a", "r1pipe_fakes.torch_work")

@@ -41,7 +41,7 @@ PLACES = {
     # Its log has a line for four updates, and its checkpoints come after three.
     "pretrain": {"in the backward pass": f"{BACKWARD}:6", "after an update": f"{UPDATE}:7"},
 }
-QUICK = {("sft", "in the backward pass"), ("grpo", "between two minibatches")}
+QUICK = {("grpo", "between two minibatches")}
 
 
 @pytest.fixture(scope="module")
