@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -70,6 +72,24 @@ def here(tmp_path: Path):
     workdir = tmp_path / "workdir"
     workdir.mkdir()
     return Here("test", workdir, tmp_path / "metrics.jsonl", tmp_path / "progress.jsonl")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """small_disk("64k") -> a folder on a disk of its own, of this size."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def make(size: str) -> Path:
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder]
+        if subprocess.run(mount, capture_output=True).returncode:
+            pytest.skip("a small disk cannot be mounted here: that needs root")
+        return folder
+
+    yield make
+    # an error may still hold a file
+    if folder.is_mount():
+        subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 @pytest.fixture

@@ -98,12 +98,8 @@ class SourceReader:
                     self._leave_out(row, where, EQUAL_ROW)
                     continue
                 # Ids of rows that are not taken may repeat.
-                try:
-                    check_id(row, where, seen)
-                except InputError as error:
-                    self._skip_malformed(error)
-                    continue
-                taken.append((where, row))
+                if self._has_new_id(row, where, seen):
+                    taken.append((where, row))
 
         self._report(unreadable, checked)
         if self.kind is Prompts:
@@ -128,12 +124,8 @@ class SourceReader:
             equal = row["id"] in seen and is_made_of_contents(row["id"])
             if equal or self._is_equal_prompt(content_key(_question(row)), place):
                 continue
-            try:
-                check_id(row, where, seen)
-            except InputError as error:
-                self._skip_malformed(error)
-                continue
-            located.append((where, row))
+            if self._has_new_id(row, where, seen):
+                located.append((where, row))
 
         rows = [row for _, row in located]
         reasons = unreadable_gold(rows, formulas=False) if self.kind is Prompts else [None] * len(rows)
@@ -255,6 +247,15 @@ class SourceReader:
             return True
         return split_of(_question(row), self.source.shares) == self.source.split
 
+    def _has_new_id(self, row: Row, where: str, seen: dict[str, str]) -> bool:
+        """Whether a row's id is the first of its kind; a row whose id is not is malformed."""
+        try:
+            check_id(row, where, seen)
+        except InputError as error:
+            self._skip_malformed(error)
+            return False
+        return True
+
     def _count_malformed(self, error: InputError) -> None:
         """A raw row that cannot even be read."""
         self.total += 1
@@ -275,7 +276,6 @@ class SourceReader:
         # Whether replies should have thinking is said by the stage that trains on them.
         share = source.max_bad_rows
         limits = RowLimits(max_empty_thinking=1, max_empty_replies=share, max_unknown_keys=share)
-        self.tally.rows = self.tally.rows or self.total
         self.tally.report(limits, source.name, "max_bad_rows")
         # Of the answers, only those of the rows that were needed have been read.
         if len(unreadable) > source.max_unparseable * checked:

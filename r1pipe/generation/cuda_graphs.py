@@ -22,6 +22,7 @@ from transformers import DynamicCache
 from r1pipe.generation.backends import DENSE
 from r1pipe.generation.cached_attention import NAME, CacheEntries, register
 from r1pipe.generation.joint_linear import join_linears
+from r1pipe.generation.stop_strings import StopStates
 from r1pipe.generation.token_sampling import (
     EndedReporter,
     OnEnded,
@@ -200,8 +201,6 @@ class GraphedModel:
             # Of each sequence, the tokens of its prompt, and its length once it has ended.
             self._start_S = torch.zeros(slots, dtype=torch.long)
             self._length_S = torch.zeros(slots, dtype=torch.long)
-            # How much of a stop string it ends in (stop_strings.py).
-            self._stop_state_S = torch.zeros(slots, dtype=torch.long)
             # The sequence in each row of the batch; R where there is none.
             self._sequence_R = torch.zeros(rows, dtype=torch.long)
             # The number of tokens so far.
@@ -271,7 +270,8 @@ class GraphedModel:
         self._use_settings(settings)
         self._length_S.fill_(max_new_tokens)
         self._t_1.zero_()
-        self._stop_state_S.zero_()
+        if self._stops is not None:
+            self._stops.state_S.zero_()
         self._sequence_R.fill_(self._rows)[:total] = torch.arange(total, device=ids_PT.device)
         self._sample(self._read(ids_PT, mask_PT, n))
 
@@ -303,9 +303,10 @@ class GraphedModel:
             torch.cuda.empty_cache()
             self._pool = torch.cuda.graph_pool_handle()
         self._ends = torch.tensor(settings.ends, device=self.model.device)
+        self._stops: StopStates | None = None
         if settings.stop is not None:
             vocabulary = self.model.config.get_text_config().vocab_size
-            self._stop_table_QV = settings.stop.table(vocabulary, self.model.device)
+            self._stops = StopStates(settings.stop, self._rows + 1, vocabulary, self.model.device)
 
     def _size(self, rows: int) -> int:
         return min(size_up(rows, ROW_STEP), self._rows)
@@ -389,10 +390,8 @@ class GraphedModel:
         if settings.logps:
             self._logps_SL[sequence_B, self._t_1] = log_probs(logits_BV, token_B, settings.temperature)
         ended_B = (token_B[:, None] == self._ends).any(-1)
-        if settings.stop is not None:
-            state_B = self._stop_table_QV[self._stop_state_S[sequence_B], token_B]
-            self._stop_state_S[sequence_B] = state_B
-            ended_B |= state_B == settings.stop.found
+        if self._stops is not None:
+            ended_B |= self._stops.advance(sequence_B, token_B)
         self._length_S[sequence_B] = torch.where(ended_B, self._t_1 + 1, self._length_S[sequence_B])
         self._sequence_R[: len(logits_BV)] = sequence_B.masked_fill(ended_B, self._rows)
         self._t_1 += 1

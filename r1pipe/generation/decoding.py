@@ -21,7 +21,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from r1pipe.generation.cuda_graphs import STEPS_PER_CHECK, GraphedModel
-from r1pipe.generation.stop_strings import StopStrings
+from r1pipe.generation.stop_strings import StopStates, StopStrings
 from r1pipe.generation.token_sampling import (
     Adjust,
     EndedReporter,
@@ -191,12 +191,9 @@ def _decode_step_by_step(
     # The number of the sequence in each row of the batch, and whether it still runs.
     sequence_B = torch.arange(total, device=device)
     running_B = torch.ones(total, dtype=torch.bool, device=device)
-    # How much of a stop string each sequence ends in.
-    state_S = torch.zeros(total, dtype=torch.long, device=device)
 
     logits_BV = eager.read(ids_PT, mask_PT, n, max_new_tokens)
-    stop = settings.stop
-    stop_table_QV = stop.table(logits_BV.shape[1], device) if stop is not None else None
+    stops = StopStates(settings.stop, total, logits_BV.shape[1], device) if settings.stop else None
     for t in range(max_new_tokens):
         if settings.adjust is not None:
             logits_BV = settings.adjust(t, sequence_B, logits_BV)
@@ -205,9 +202,8 @@ def _decode_step_by_step(
         if logps_ST is not None:
             logps_ST[sequence_B, t] = log_probs(logits_BV, token_B, settings.temperature)
         ended_B = running_B & torch.isin(token_B, eos)
-        if stop is not None and stop_table_QV is not None:
-            state_S[sequence_B] = stop_table_QV[state_S[sequence_B], token_B]
-            ended_B |= running_B & (state_S[sequence_B] == stop.found)
+        if stops is not None:
+            ended_B |= running_B & stops.advance(sequence_B, token_B)
         length_S[sequence_B] = length_S[sequence_B].masked_fill(ended_B, t + 1)
         running_B = running_B & ~ended_B
         if t + 1 == max_new_tokens:

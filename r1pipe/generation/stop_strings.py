@@ -4,7 +4,7 @@ Tokens do not keep to the borders of a stop string: `</answer>` may be written a
 a line break. So the search is an automaton over characters, and a table says to which state each whole token leads. A
 step of sampling is then one look-up for each sequence, also inside a CUDA graph.
 
-Shapes: Q states, V vocabulary.
+Shapes: Q states, V vocabulary, S sequences, B of them that still run.
 """
 
 from __future__ import annotations
@@ -88,6 +88,29 @@ class StopStrings:
             while state not in self._states:
                 state = state[1:]
         return self._states.index(state)
+
+
+class StopStates:
+    """How much of a stop string each of S sequences ends in, in memory that stays in place.
+
+    Args:
+        stop: the strings.
+        sequences: S.
+        vocabulary: the model's.
+    """
+
+    def __init__(
+        self, stop: StopStrings, sequences: int, vocabulary: int, device: torch.device | str
+    ) -> None:
+        self._found = stop.found
+        self._table_QV = stop.table(vocabulary, device)
+        self.state_S = torch.zeros(sequences, dtype=torch.long, device=device)
+
+    def advance(self, sequence_B: torch.Tensor, token_B: torch.Tensor) -> torch.Tensor:
+        """Take the next token of these sequences; return which of them have a stop string now, (B,)."""
+        state_B = self._table_QV[self.state_S[sequence_B], token_B]
+        self.state_S[sequence_B] = state_B
+        return state_B == self._found
 
 
 @lru_cache(maxsize=8)

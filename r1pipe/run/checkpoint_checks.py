@@ -179,5 +179,5 @@ def _read(path: Path, _state: tuple[tuple[str, int, int], ...]) -> CheckpointFil
 
 def _state(path: Path) -> tuple[tuple[str, int, int], ...]:
     """Names, sizes and times of the files that are read: a checkpoint is read once while they stay the same."""
-    files = sorted([*path.glob("*.json"), *path.glob("*.jinja")])
+    files = sorted(file for pattern in ("*.json", "*.jinja", "*.safetensors") for file in path.glob(pattern))
     return tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)

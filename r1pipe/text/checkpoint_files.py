@@ -130,25 +130,26 @@ class CheckpointFiles:
 
         A model whose prompt ends in a word opens its thinking behind a space or a line break of its own.
         """
-        path = self.folder / "tokenizer.json"
-        if not prompt[-1:].isspace() or not path.is_file():
+        if not prompt[-1:].isspace() or self._encoder is None:
             return False
+        before, whole = (
+            self._encoder.encode(text, add_special_tokens=False).ids for text in (prompt, prompt + THINK_OPEN)
+        )
+        return whole[: len(before)] != before
+
+    @cached_property
+    def _encoder(self) -> Any:
+        """The tokenizer itself; None where there is no tokenizer.json, or one that cannot be read."""
+        path = self.folder / TOKENIZER
+        if not path.is_file():
+            return None
         from tokenizers import Tokenizer
 
         try:
-            tokenizer = Tokenizer.from_file(str(path))
+            return Tokenizer.from_file(str(path))
         except Exception:
-            # The library raises nothing narrower; a file that it cannot read is for the stage to refuse.
-            return False
-
-        def ids(text: str) -> list[int]:
-            return tokenizer.encode(text, add_special_tokens=False).ids
-
-        beginnings = (
-            [THINK_OPEN] if prompt[-1:].isspace() else [THINK_OPEN, f" {THINK_OPEN}", f"\n{THINK_OPEN}"]
-        )
-        before = ids(prompt)
-        return all(ids(prompt + beginning)[: len(before)] != before for beginning in beginnings)
+            # The library raises nothing narrower; such a file is for the stage to refuse.
+            return None
 
     @cached_property
     def vocabulary(self) -> dict[str, int] | list[Any]:

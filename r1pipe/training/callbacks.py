@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from r1pipe.data.io import atomic_file
 from r1pipe.errors import GuardError
 from r1pipe.here import Here
 from r1pipe.models.loading import save_trained
@@ -245,11 +246,9 @@ class Heldout(TrainerCallback):
                 shutil.rmtree(folder)
 
     def _write_record(self) -> None:
-        # Renamed when it is whole, so that a kill leaves the record before or the new one.
-        path = self.here.workdir / "heldout.json"
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps({"curve": self.curve, "best": self.best}), encoding="utf8")
-        partial.replace(path)
+        # A kill leaves the record before or the new one.
+        with atomic_file(self.here.workdir / "heldout.json") as stream:
+            stream.write(json.dumps({"curve": self.curve, "best": self.best}).encode())
 
     def _folder(self, step: int) -> Path:
         return self.here.workdir / f"best-{step}"

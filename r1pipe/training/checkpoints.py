@@ -124,6 +124,14 @@ def newest_whole(folder: Path) -> tuple[Path | None, dict[str, str]]:
     return None, passed_over
 
 
+def link_or_copy(source: str | Path, target: str | Path) -> None:
+    """Give a file a second name, or copy it where the file system has no hard links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
 def is_disk_full(error: BaseException) -> bool:
     """Whether an error, or one that it comes from, says that nothing more fits on the disk."""
     cause: BaseException | None = error

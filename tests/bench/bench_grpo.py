@@ -83,12 +83,22 @@ def measure(side: str, shape: Shape, work: Path, steps: int, budget: float) -> d
         "budget": budget,
         "short_warm_up": side == "trl+generate" and not shape.base,
     }
-    environment = {**OFFLINE, **os.environ}
-    started = time.monotonic()
     print(f"--- {side} (up to {budget:.0f} s)", flush=True)
-    command = [sys.executable, __file__, "--child", json.dumps(job)]
+    return child_result(__file__, job, work / f"{side}.log", ('{"seconds"',))
+
+
+def child_result(
+    script: str, job: dict[str, Any], log: Path, shown: tuple[str, ...]
+) -> dict[str, Any] | None:
+    """What `script --child JOB` prints behind RESULT; None where it failed (its last lines are printed).
+
+    Args:
+        log: gets the other lines, except for those that begin as `shown` says, which are printed as they come.
+    """
+    started = time.monotonic()
+    command = [sys.executable, script, "--child", json.dumps(job)]
     done = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, env={**OFFLINE, **os.environ}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     lines: list[str] = []
     result = None
@@ -96,12 +106,12 @@ def measure(side: str, shape: Shape, work: Path, steps: int, budget: float) -> d
     for line in done.stdout:
         if line.startswith(RESULT):
             result = json.loads(line[len(RESULT) :])
-        elif line.startswith('{"seconds"'):
+        elif line.startswith(shown):
             print(f"  {time.monotonic() - started:5.0f} s  {line.rstrip()}", flush=True)
         else:
             lines.append(line)
     done.wait()
-    (work / f"{side}.log").write_text("".join(lines))
+    log.write_text("".join(lines), encoding="utf8")
     if result is None:
         print("".join(lines[-25:]))
     return result

@@ -37,7 +37,7 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 
-from bench_grpo import OFFLINE, RESULT, machine  # noqa: E402
+from bench_grpo import RESULT, child_result, machine  # noqa: E402
 from transformers import TrainerCallback  # noqa: E402
 
 SIDES = ("r1pipe", "r1pipe+vllm", "trl+vllm", "trl+generate")
@@ -336,25 +336,8 @@ def seconds_an_update(seconds: list[float], minibatches: int) -> dict[str, Any]:
 def measure(job: Job) -> dict[str, Any] | None:
     """A side's result, from a process of its own; None where it failed (its last lines are printed)."""
     print(f"--- {job['side']}", flush=True)
-    command = [sys.executable, __file__, "--child", json.dumps(job)]
-    done = subprocess.Popen(
-        command, env={**OFFLINE, **os.environ}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    lines: list[str] = []
-    result = None
-    assert done.stdout is not None
-    for line in done.stdout:
-        if line.startswith(RESULT):
-            result = json.loads(line[len(RESULT) :])
-        elif line.startswith(("update ", "rollout ", "held out: ")):
-            print(f"  {line.rstrip()}", flush=True)
-        else:
-            lines.append(line)
-    done.wait()
-    (Path(job["work"]) / f"{job['side']}.log").write_text("".join(lines), encoding="utf8")
-    if result is None:
-        print("".join(lines[-25:]))
-    return result
+    log = Path(job["work"]) / f"{job['side']}.log"
+    return child_result(__file__, job, log, ("update ", "rollout ", "held out: "))
 
 
 def conditions() -> dict[str, Any]:

@@ -120,7 +120,7 @@ def test_the_next_draw_begins_anew(model, tiny_checkpoint):
     # the first draw records the graphs, with random numbers of its own
     draw()
     first = draw()
-    graphed._stop_state_S.fill_(1)
+    graphed._stops.state_S.fill_(1)
     assert draw() == first
 
 

@@ -41,6 +41,7 @@ def drift_of(logps_BC: torch.Tensor, inputs: dict[str, Any]) -> Drift:
         inputs: TRL's batch. Without a reference, or where the rollout is one update, the numbers are 0.
     """
     counted_BC = inputs["completion_mask"].bool()
+    tokens = counted_BC.sum().float()
     zero = torch.zeros((), device=logps_BC.device)
     kl = kl_max = log_ratio_max = zero
     if counted_BC.any() and "ref_per_token_logps" in inputs:
@@ -52,7 +53,7 @@ def drift_of(logps_BC: torch.Tensor, inputs: dict[str, Any]) -> Drift:
     if counted_BC.any() and old_logps_BC is not None:
         # NaN stands for log-probs that are not needed
         log_ratio_max = (logps_BC - old_logps_BC)[counted_BC].abs().nan_to_num(nan=0.0).max()
-    return Drift(kl, counted_BC.sum(), kl_max, log_ratio_max)
+    return Drift(kl, tokens, kl_max, log_ratio_max)
 
 
 def near(
@@ -71,14 +72,9 @@ def near(
 def log_drifts(trainer: GRPOTrainer, drifts: Sequence[Drift]) -> None:
     """Log the drift of a training step: the KL before any clamp in the place of TRL's, and the largest tokens."""
     metrics = trainer._metrics["train" if trainer.model.training else "eval"]  # type: ignore[union-attr]
-    kl, tokens, kl_max, log_ratio_max = gathered(
-        torch.stack([torch.stack(_as_floats(d)) for d in drifts])
-    ).unbind(1)
+    all_ranks = gathered(torch.stack([torch.stack(drift) for drift in drifts]))
+    kl, tokens, kl_max, log_ratio_max = all_ranks.unbind(1)
     if trainer.beta:
         metrics["kl"][-1] = (kl.sum() / tokens.sum().clamp(min=1)).item()
         metrics["kl_max"].append(kl_max.max().item())
     metrics["log_ratio_max"].append(log_ratio_max.max().item())
-
-
-def _as_floats(drift: Drift) -> list[torch.Tensor]:
-    return [value.float() for value in drift]

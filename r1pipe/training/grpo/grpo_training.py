@@ -6,7 +6,6 @@ rollout begins in grpo_trainer.py; docs/grpo.md walks through it.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +31,7 @@ from r1pipe.text.rendering import (
 )
 from r1pipe.training.arguments import lora_config, resume_from
 from r1pipe.training.callbacks import Heldout, MetricsCallback
+from r1pipe.training.checkpoints import link_or_copy
 from r1pipe.training.grpo.arguments import compiled_layers, grpo_arguments, may_roll_back, token_microbatches
 from r1pipe.training.grpo.grpo_trainer import R1GRPOTrainer
 from r1pipe.training.grpo.guard_actions import (
@@ -133,7 +133,7 @@ def train_grpo(
         shutil.copytree(
             watch.best_folder,
             out,
-            copy_function=_link,
+            copy_function=link_or_copy,
             dirs_exist_ok=True,
         )
     return _metrics(params, trainer, watch, guard, here)
@@ -267,14 +267,6 @@ def make_trainer(
     trainer.add_callback(watch)
     trainer.remove_callback(PrinterCallback)  # metrics.jsonl has it all
     return trainer, guard
-
-
-def _link(source: str, target: str) -> None:
-    """A hard link, or a copy where the file system has none."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
 
 
 def _metrics(

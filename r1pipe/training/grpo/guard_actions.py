@@ -15,6 +15,7 @@ from typing import Any
 from accelerate.scheduler import AcceleratedScheduler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from r1pipe.data.io import atomic_file
 from r1pipe.errors import GuardError
 from r1pipe.here import Here
 from r1pipe.schema import Guards
@@ -161,10 +162,8 @@ def finish_rollback(here: Here) -> None:
 
 
 def _write_rollbacks(record: list[dict[str, Any]], here: Here) -> None:
-    path = here.workdir / "rollbacks.json"
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(record, indent=1))
-    partial.replace(path)
+    with atomic_file(here.workdir / "rollbacks.json") as stream:
+        stream.write(json.dumps(record, indent=1).encode())
 
 
 class LearningRate(TrainerCallback):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from trl import GRPOTrainer
 
 from r1pipe.models.sharding import copy_whole_parameters, whole_parameters
+from r1pipe.training.checkpoints import link_or_copy
 
 
 def replaced_at(trainer: GRPOTrainer) -> int:
@@ -37,7 +37,7 @@ def save(
     same = _file(previous, step) if previous is not None else path
     if same.is_file():
         if trainer.accelerator.is_main_process:
-            _link(same, path)
+            link_or_copy(same, path)
         return
     weights = {}
     for name, weight in whole_parameters(trainer.accelerator.unwrap_model(trainer.ref_model)):
@@ -58,11 +58,3 @@ def load(trainer: GRPOTrainer, checkpoint: Path) -> None:
 
 def _file(checkpoint: Path, step: int) -> Path:
     return checkpoint / f"reference-{step}.safetensors"
-
-
-def _link(source: Path, target: Path) -> None:
-    """A hard link, or a copy where the file system has none."""
-    try:
-        os.link(source, target)
-    except OSError:
-        target.write_bytes(source.read_bytes())
