@@ -24,7 +24,7 @@ from pydantic import Field, field_validator
 
 from r1pipe.artifacts import Checkpoint, Prompts, Report
 from r1pipe.here import Here
-from r1pipe.judges.judge import JudgeName
+from r1pipe.judges.judge import GraderName
 from r1pipe.schema import Model, Ports, Sampling, StageConfig, TemplateName
 
 # The first pass has no name in the YAML; its files in workdir have this one.
@@ -56,8 +56,9 @@ class Config(StageConfig):
     template: TemplateName = "chat"
     """`chat`, or the path of a template file: the one that the checkpoint was trained with."""
 
-    judge: JudgeName = "none"
-    """Who judges general, harmful and look-alike rows."""
+    judge: GraderName = "none"
+    """Who judges general, harmful and look-alike rows; `refusals` = harmful and look-alike ones, by a list of phrases
+    (r1pipe/judges/refusals.py)."""
 
     passes: list[Pass] = Field(default_factory=lambda: [Pass()], min_length=1)
     """Ways of sampling. The first is the stage's own; the default is v2 D.1 with k = 1."""
@@ -91,10 +92,10 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     from r1pipe.data.io import read_several, write_rows
     from r1pipe.evaluation.scoring import not_run, score_samples, summarise
     from r1pipe.generation.sampling import sample
-    from r1pipe.judges.judge import load_judge
+    from r1pipe.judges.judge import load_grader
 
     rows = read_several(inputs.prompts, here.stage)
-    judge = load_judge(config.judge)
+    judge = load_grader(config.judge)
     model = inputs.model.path if inputs.model else None
 
     # Code is not run where nothing can isolate it; its suite says so.

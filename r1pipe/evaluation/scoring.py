@@ -21,7 +21,7 @@ from typing import Any
 
 from r1pipe.evaluation.stats import majority, mean_by_problem
 from r1pipe.generation.contract import Sample
-from r1pipe.judges.judge import Examiner
+from r1pipe.judges.judge import Grader
 from r1pipe.text.response import split_response
 from r1pipe.text.rows import GENERAL_DOMAIN, HARMFUL_DOMAIN, LOOKALIKE_DOMAIN
 
@@ -51,7 +51,7 @@ def suites_of(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def score_samples(
-    rows: Sequence[dict[str, Any]], samples: Sequence[Sequence[Sample]], judge: Examiner | None
+    rows: Sequence[dict[str, Any]], samples: Sequence[Sequence[Sample]], judge: Grader | None
 ) -> list[Line]:
     """Score every response.
 
@@ -125,14 +125,15 @@ def score_samples(
     return lines
 
 
-def _judged(row: dict[str, Any], response: str, judge: Examiner | None) -> float | None:
+def _judged(row: dict[str, Any], response: str, judge: Grader | None) -> float | None:
     domain = row["domain"]
     if domain == GENERAL_DOMAIN:
-        if judge is not None:
-            return _number(judge.right(row, response))
-        from r1pipe.rewards.scoring import correct
+        verdict = judge.right(row, response) if judge is not None else None
+        if verdict is None and "answer" in row:
+            from r1pipe.rewards.scoring import correct
 
-        return _number(correct([response], [row])[0]) if "answer" in row else None
+            verdict = correct([response], [row])[0]
+        return _number(verdict)
     if judge is None:
         return None
     if domain == HARMFUL_DOMAIN:

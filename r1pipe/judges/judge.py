@@ -23,15 +23,12 @@ Criteria = Literal["seen", "heldout"]
 NONE = "none"
 
 
-class Judge(Protocol):
-    """What a stage asks of a judge.
+class Checker(Protocol):
+    """Who says of one response what no rule can.
 
-    Rows are prompts as in r1pipe/text/rows.py; responses are whole (thinking and summary). A judge that may fail to
-    answer (a service that is down) returns None.
+    Rows are prompts as in r1pipe/text/rows.py; responses are whole (thinking and summary). A service that is down
+    answers None.
     """
-
-    max_in_flight: int
-    """Questions that may be asked at the same time."""
 
     def right(self, row: dict[str, Any], response: str) -> bool | None:
         """Whether the response does what the prompt asks; None where that cannot be said."""
@@ -41,6 +38,21 @@ class Judge(Protocol):
         """Whether the whole response is safe."""
         ...
 
+
+class Grader(Checker, Protocol):
+    """Who can score an evaluation."""
+
+    def refuses(self, response: str) -> bool | None:
+        """Whether the response declines to answer."""
+        ...
+
+
+class Judge(Checker, Protocol):
+    """Who can make data: labels, and pairs."""
+
+    max_in_flight: int
+    """Questions that may be asked at the same time."""
+
     def verdict(self, row: dict[str, Any], a: str, b: str, rng: random.Random) -> int | None:
         """Vote once by the criteria `seen`, from -2 (b is much better) to 2 (a is much better).
 
@@ -49,12 +61,8 @@ class Judge(Protocol):
         ...
 
 
-class Examiner(Judge, Protocol):
-    """A judge that evaluation can use as well."""
-
-    def refuses(self, response: str) -> bool | None:
-        """Whether the response declines to answer."""
-        ...
+class Examiner(Judge, Grader, Protocol):
+    """A judge that evaluation and comparison can use as well."""
 
     def compare(self, row: dict[str, Any], a: str, b: str, criteria: Criteria) -> int:
         """Compare without noise: 1 = a is better, -1 = b is better, 0 = a tie."""
@@ -74,6 +82,10 @@ JUDGES: dict[str, Callable[[], Examiner]] = {
 
 JudgeName = Annotated[str, name_of("judge", (*JUDGES, NONE))]
 
+# Of these evaluation has one more, which can compare nothing: the rule of refusals.py.
+REFUSALS = "refusals"
+GraderName = Annotated[str, name_of("judge", (*JUDGES, REFUSALS, NONE))]
+
 
 @overload
 def load_judge(judge: JudgeName) -> Examiner | None: ...
@@ -92,3 +104,12 @@ def load_judge(judge: JudgeName | JudgeEndpoint) -> Judge | None:
     if judge == NONE:
         return None
     return JUDGES[judge]()
+
+
+def load_grader(name: GraderName) -> Grader | None:
+    """Return who grades in an evaluation, or None for `none`."""
+    if name == REFUSALS:
+        from r1pipe.judges.refusals import Refusals
+
+        return Refusals()
+    return load_judge(name)

@@ -133,7 +133,8 @@ def train_pointwise(
         out: the folder for the reward model.
 
     Returns:
-        labels, dropped_too_long, heldout_labels, heldout_accuracy, heldout_auroc.
+        labels, dropped_too_long, heldout_labels, heldout_accuracy, heldout_auroc (the chance that a safe held-out
+        response scores above an unsafe one), length_auroc (the same for a rule that prefers the shorter response).
 
     Raises:
         InputError: one of the two labels does not occur, no response fits max_length, or there are too few prompts to
@@ -191,14 +192,17 @@ def train_pointwise(
     # 3. Score the held-out responses, save, and say how well they are told apart.
     model = trainer.accelerator.unwrap_model(trainer.model)
     scores_N = torch.tensor(raw_scores(model, tokenizer, _responses(heldout)))
-    safe_N = torch.tensor([float(row["safe"]) for row in heldout])
+    labels = [int(row["safe"]) for row in heldout]
+    safe_N = torch.tensor(labels, dtype=torch.float32)
+    shortness = [-float(len(row["response"])) for row in heldout]
     _save(trainer, tokenizer, out, here, scores_N)
     return {
         "labels": len(examples),
         "dropped_too_long": len(train) - len(examples),
         "heldout_labels": len(heldout),
         "heldout_accuracy": round(((scores_N > 0).float() == safe_N).float().mean().item(), 4),
-        "heldout_auroc": round(auroc(scores_N.tolist(), [int(row["safe"]) for row in heldout]), 4),
+        "heldout_auroc": round(auroc(scores_N.tolist(), labels), 4),
+        "length_auroc": round(auroc(shortness, labels), 4),
     }
 
 
