@@ -208,10 +208,11 @@ def _run(stage: dict[str, Any], folder: Path, rank: int) -> None:
     )
     inputs = kind.Inputs(**_ports(stage["inputs"]))
     outputs = kind.Outputs(**_ports(stage["outputs"]))
+    began = time.time()
     metrics = kind.run(config, inputs, outputs, here)
     _leave_group()
     if rank == 0:
-        result = {"metrics": _finite(metrics, kind), "launched": here.launched}
+        result = {"metrics": _finite(metrics, kind), "launched": here.launched, "began": began}
         (folder / "result.json").write_text(json.dumps(result), encoding="utf8")
 
 

@@ -12,6 +12,7 @@ from r1pipe.errors import GateError, R1PipeError, UserCodeError
 from r1pipe.launch.launcher import Launcher
 from r1pipe.run.console import Console
 from r1pipe.run.failure import explain, mistake_of
+from r1pipe.run.gpu_watch import GpuWatch
 from r1pipe.run.inputs import locate_inputs
 from r1pipe.run.interrupts import TimeLimit
 from r1pipe.run.manifest import adopted_manifest, describe_output, finished_manifest, stage_record
@@ -73,12 +74,13 @@ def run_stage(
         limit.check()
 
     try:
-        codes = launcher.run(
-            stage.config.launch,
-            folder.stage_json,
-            lambda rank: folder.log(attempt, rank),
-            tick_in_time,
-        )
+        with GpuWatch() as watch:
+            codes = launcher.run(
+                stage.config.launch,
+                folder.stage_json,
+                lambda rank: folder.log(attempt, rank),
+                tick_in_time,
+            )
     finally:
         # Also when the stage failed or the driver was interrupted: the next attempt adds to these seconds.
         tick()
@@ -105,6 +107,9 @@ def run_stage(
         for port in stage.outputs
     }
     record["wall_s"] = seconds_so_far()
+    # Of this attempt: how long it took until the stage's own code began, and how busy the GPUs were.
+    record["start_s"] = round(max(0.0, result["began"] - started), 3)
+    record["gpu"] = watch.seen()
     manifest = finished_manifest(stage, record, result, outputs)
     folder.publish(manifest)
     plan.digests.moved(folder.partial, folder.out)

@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 
 def summarise(plan: Plan) -> dict[str, Any]:
-    """The content of summary.json. `wall_s` is the sum over the stages, in seconds, each with all its attempts."""
+    """The content of summary.json.
+
+    Seconds: `wall_s` is the sum over the stages, each with all its attempts; a stage's `start_s` is the part of its
+    last attempt before its own code began. `gpu` is what gpu_watch.py saw in the last attempt.
+    """
     # All stages of the figure, also those that this command did not select.
     stages = []
     for name, stage in plan.pipeline.stages.items():
@@ -27,6 +31,8 @@ def summarise(plan: Plan) -> dict[str, Any]:
             "kind": stage.kind.name,
             "state": plan.states[name].state,
             "wall_s": record.get("wall_s", 0.0),
+            "start_s": record.get("start_s", 0.0),
+            "gpu": record.get("gpu", {}),
             "metrics": manifest.get("metrics", {}),
         }
         if manifest.get("adopted"):

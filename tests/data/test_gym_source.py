@@ -44,6 +44,15 @@ def test_settings_reach_the_task_and_splits_are_disjoint():
     assert not {row["prompt"] for row in train} & {row["prompt"] for row in dev}
 
 
+def test_gsm_symbolic_gives_plain_rows_that_accuracy_judges():
+    """Of 7 in 400 questions the metadata hold a fraction, which JSON cannot store; a number is all that is compared."""
+    made = rows(["gsm_symbolic"], 60, seed=3, domain="gsm-symbolic")
+    assert len(made) == 60 and not any("gym" in row for row in made)
+    right = [f"<think>...</think>The answer is {row['answer']}." for row in made]
+    assert correct(right, made) == [True] * 60
+    assert not any(correct(["<think>...</think>The answer is -3.125."] * 60, made))
+
+
 def test_several_right_answers_are_judged_by_the_task_also_after_json():
     """A ladder of words has many right ways; `accuracy` would know one."""
     for name in ("fraction_simplification", "word_sorting", "sudoku", "complex_arithmetic"):
