@@ -8,8 +8,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+from command_server import CommandServer
 
 ROOT = Path(__file__).parent.parent
 FIXTURES = ROOT / "tests" / "fixtures"
@@ -41,11 +44,18 @@ def environment(**extra: str) -> dict[str, str]:
 def r1pipe(
     folder: Path, *arguments: str, timeout: float = 120, **extra: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command line to its end."""
+    """Run the command line to its end: in a fork, unless the interpreter itself is told something."""
+    if not any(name.startswith("PYTHON") for name in extra):
+        return _server().run(list(arguments), folder, environment(**extra), timeout)
     command = [sys.executable, "-m", "r1pipe.cli.main", *arguments]
     return subprocess.run(
         command, cwd=folder, env=environment(**extra), capture_output=True, text=True, timeout=timeout
     )
+
+
+@cache
+def _server() -> CommandServer:
+    return CommandServer(environment())
 
 
 def start(folder: Path, *arguments: str, **extra: str) -> subprocess.Popen[str]:

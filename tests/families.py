@@ -161,9 +161,7 @@ def family_tokenizer(name: str, folder: Path, *, cache: Path, words: int | None 
     family = FAMILIES[name]
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(family.tokenizer, str):
-        shutil.copytree(_unpacked(family.tokenizer, cache), folder, dirs_exist_ok=True)
-        if words is not None:
-            _cut(folder, words)
+        shutil.copytree(_unpacked(family.tokenizer, cache, words), folder, dirs_exist_ok=True)
     else:
         _stand_in(family.tokenizer, folder)
 
@@ -236,11 +234,11 @@ def _words(folder: Path) -> int:
     return max(ids) + 1
 
 
-def _unpacked(name: str, cache: Path) -> Path:
+def _unpacked(name: str, cache: Path, words: int | None) -> Path:
     source = TOKENIZERS / name
     if not source.is_dir():
         pytest.skip("the tokenizers of real families are not beside this checkout (../shared/tokenizers)")
-    target = cache / name
+    target = cache / f"{name}-{words or 'all'}"
     if not target.is_dir():
         target.mkdir(parents=True)
         for file in source.iterdir():
@@ -248,6 +246,8 @@ def _unpacked(name: str, cache: Path) -> Path:
                 (target / file.stem).write_bytes(lzma.decompress(file.read_bytes()))
             else:
                 shutil.copy(file, target)
+        if words is not None:
+            _cut(target, words)
     return target
 
 

@@ -37,6 +37,7 @@ def test_the_measure_finds_copies():
     assert grams([text]) & grams(["She said: " + text])
 
 
+@pytest.mark.slow
 def test_varied():
     found = variety(ours(600))
     assert (

@@ -142,6 +142,7 @@ def answer(folder: Path, typed: str, **extra: str) -> str:
     ).stdout
 
 
+@pytest.mark.slow
 def test_review_is_resumed_and_feeds_a_mix(folder: Path):
     assert "2 of 3 rows decided, 1 open" in answer(folder, "a\nwhat\nr\n")  # the input ends: as with q
     told = answer(folder, "e\n", EDITOR="sed -i s/It.is/That.makes/")

@@ -19,6 +19,9 @@ from r1pipe.embedded.tokenizer import SPECIAL, TAGS, VOCAB_SIZE, build_tokenizer
 from r1pipe.embedded.world import DRAW, problems
 from r1pipe.text.rows import REASONING_DOMAINS
 
+# It is built anew, from many documents; what ships was built so, and every test of the world uses it.
+pytestmark = pytest.mark.slow
+
 DATA = Path(__file__).parents[3] / "shared" / "data"
 
 

@@ -140,7 +140,8 @@ def test_a_failing_fork_leaves_the_server_alive(server: Client, tmp_path: Path):
     assert server.alive()
 
 
-@pytest.mark.parametrize("number", [pytest.param(15, marks=pytest.mark.slow), 9])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [15, 9])
 def test_server_and_forks_end_with_the_driver(tmp_path: Path, number: int):
     text = (
         "stages:\n"

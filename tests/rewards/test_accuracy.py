@@ -202,6 +202,7 @@ HANGING = [
 ]
 
 
+@pytest.mark.slow
 def test_a_hung_pair_costs_its_own_verdict_only() -> None:
     pairs = [
         ("\\sqrt{2}+1", "2^{1/2}+1"),

@@ -39,6 +39,7 @@ def undecided(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
     return [pair for pair in pairs if parse(pair[0]).kind != "broken" and compare(*pair) is None]
 
 
+@pytest.mark.slow
 def test_the_fast_way_gives_math_verifys_verdicts(plain: Pool) -> None:
     rows = load("verifier_pairs")
     pairs = undecided([(row["gold"], row["candidate"]) for row in rows])[::3]  # all of them in the slow test
@@ -212,6 +213,7 @@ def test_unions_of_intervals() -> None:
     assert not sets_differ(union(a, c), union(a, c, sympy.FiniteSet(7))), "and whatever is no interval"
 
 
+@pytest.mark.slow
 def test_a_worker_that_does_not_answer_is_ended(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A limit of CPU time says nothing about a process that is stopped: the batch would wait for ever."""
     assert equal([("x", "x+1")], pool=pool) == [0.0]
@@ -222,6 +224,7 @@ def test_a_worker_that_does_not_answer_is_ended(pool: Pool, monkeypatch: pytest.
     assert equal([("x+1", "1+x"), ("y", "y+1")], pool=pool) == [1.0, 0.0]
 
 
+@pytest.mark.slow
 def test_a_killed_worker_leaves_nothing_running_and_costs_one_verdict(pool: Pool) -> None:
     assert equal([("x", "x+1")], pool=pool) == [0.0]
     group = pool.workers[0].pid

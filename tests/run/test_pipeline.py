@@ -161,6 +161,7 @@ def test_a_second_signal_waits_for_nothing(tmp_path: Path):
     assert not (tmp_path / "runs/t/a/workdir/saved").exists()
 
 
+@pytest.mark.slow
 def test_minutes_stop_a_stage_with_what_it_saves_and_the_next_call_goes_on(tmp_path: Path):
     config(tmp_path, then("save"))
     stopped = r1pipe(tmp_path, "run-all", "t.yaml", "--minutes", "0.1")

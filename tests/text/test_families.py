@@ -13,6 +13,9 @@ from tokenizers import Tokenizer
 from r1pipe.models.loading import end_ids, load_tokenizer
 from r1pipe.text.rendering import chat_ids, conversation_ids, file_template, prefill_in, prompt_ids
 
+# Of each vocabulary: a whole one takes seconds to load. What is tried here does not depend on it.
+WORDS = 4000
+
 QUESTION = "What is 17 + 25?"
 THINKING = "17 + 25 = 42.\n\nThat is it."
 SUMMARY = "They are 42."
@@ -25,7 +28,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Any:
     cache = tmp_path_factory.mktemp("tokenizers")
 
     def make(name: str) -> Path:
-        return family_tokenizer(name, tmp_path_factory.mktemp(name), cache=cache)
+        return family_tokenizer(name, tmp_path_factory.mktemp(name), cache=cache, words=WORDS)
 
     return make
 
@@ -117,7 +120,7 @@ def test_tags_that_are_special_tokens_are_ordinary_in_the_tokenizer_and_in_its_c
     write_json(tmp_path / "trained" / "config.json", {"model_type": "llama"})
     for one in (tokenizer, load_tokenizer(tmp_path / "trained")):
         ids = one(REPLY)["input_ids"]
-        assert ids[0] == 49152
+        assert ids[0] == WORDS
         assert one.decode(ids, skip_special_tokens=True) == REPLY
         assert one.batch_decode([ids], skip_special_tokens=True) == [REPLY]
         assert one.decode([one.eos_token_id], skip_special_tokens=True) == ""

@@ -76,6 +76,7 @@ def test_weights_that_the_last_update_has_broken_are_not_published(
 # --- a full disk ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_while_a_checkpoint_is_written_ends_nothing_for_good(
     tiny_checkpoint: Path, small_disk: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

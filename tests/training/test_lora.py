@@ -136,6 +136,7 @@ def test_an_argument_that_peft_does_not_know_is_a_mistake():
     assert lora_config(None, "sft.lora") is None
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_adapter(tiny_checkpoint: Path, here: Here, tmp_path: Path):
     """Whatever a process has drawn before."""
     from r1pipe.training.sft.sft_training import train_sft

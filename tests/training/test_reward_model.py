@@ -115,6 +115,7 @@ def test_each_rank_scores_on_its_own_gpu(
     assert [str(device) for device in devices[-2:]] == [wanted, wanted] and len(set(devices)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_seed_gives_the_same_model(kind: str, tiny_checkpoint: Path, here: Here) -> None:
     """The head is drawn when the model is loaded, before the trainer seeds anything: no two runs had the same one."""

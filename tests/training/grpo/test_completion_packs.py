@@ -194,6 +194,7 @@ def test_training_in_packs_is_training_in_rows(tiny_checkpoint, tmp_path):
     close(weights[1], weights[0], 1e-4)
 
 
+@pytest.mark.slow
 def test_minibatches_hold_whole_groups_where_prompts_are_shared(tiny_checkpoint, here):
     """TRL shuffles the responses of a rollout: a minibatch of half a rollout had responses of nearly every group."""
 

@@ -291,6 +291,7 @@ def test_a_rollback_goes_on_from_the_last_good_checkpoint_more_slowly(tiny_check
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_after_a_restart_the_rate_stays_lowered(tiny_checkpoint, here, tmp_path, fault):
     rule = {"non_finite": {"action": "rollback", "limit": 0}, "max_rollbacks": 1}
     fault += [5, 6]

@@ -71,6 +71,7 @@ def train(checkpoint: Path, here: Here, out: Path, chosen: GRPOParams) -> dict[s
     )
 
 
+@pytest.mark.slow
 def test_a_resumed_stage_keeps_the_best_policy_of_before(
     tiny_checkpoint: Path, here: Here, tmp_path: Path, scored: dict[str, Any]
 ) -> None:
@@ -101,6 +102,7 @@ def test_a_stage_that_is_killed_before_it_is_published_has_its_best_policy_still
         assert all(torch.equal(kept[name], wanted) for name, wanted in scored["weights"].items()), attempt
 
 
+@pytest.mark.slow
 def test_what_came_after_the_checkpoint_is_forgotten(
     tiny_checkpoint: Path, here: Here, tmp_path: Path, scored: dict[str, Any]
 ) -> None:
