@@ -21,6 +21,9 @@ from r1pipe.rewards.notation import to_latex
 from r1pipe.rewards.reading import EXTRACT, extract
 from r1pipe.rewards.texts import Completion, text_of
 
+# One object: `list | tuple` in the loop would be made anew for each row.
+_SEVERAL = (list, tuple)
+
 
 def accuracy(
     completions: Sequence[Completion],
@@ -55,9 +58,9 @@ def accuracy(
     open_pairs: dict[tuple[str, str], list[int]] = {}
     for i, (completion, golds) in enumerate(zip(completions, answer, strict=True)):
         verdict: float | None = None
-        text = text_of(completion)
-        for accepted in golds if isinstance(golds, list | tuple) else [golds]:
-            gold = _gold_text(accepted)
+        text = completion if isinstance(completion, str) else text_of(completion)
+        for accepted in golds if isinstance(golds, _SEVERAL) else (golds,):
+            gold = accepted if isinstance(accepted, str) else _gold_text(accepted)
             kind = parse(gold).kind
             # A gold answer that does not parse says nothing; the row is judged by the others, if there are any.
             if kind == "broken":

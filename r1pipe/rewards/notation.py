@@ -53,13 +53,31 @@ _MATHS = {
     "𝜋": r"\pi ",
 }
 _FRACTIONS = "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒"
-_TABLE = str.maketrans(
+
+
+class _Table(dict[int, str]):
+    """For str.translate: what is listed, a digit of any script as an ASCII digit, other characters unchanged."""
+
+    def __missing__(self, code: int) -> str:
+        char = chr(code)
+        is_digit = code > 127 and unicodedata.category(char) == "Nd"
+        self[code] = str(unicodedata.digit(char)) if is_digit else char
+        return self[code]
+
+
+def _latex_fraction(char: str) -> str:
+    numerator, denominator = unicodedata.normalize("NFKC", char).split("\u2044")
+    return f"\\frac{{{numerator}}}{{{denominator}}}"
+
+
+_TABLE = _Table(
     _DASHES
     | _SPACES
     | INVISIBLE
     | _SIGNS
     | _FULL_WIDTH
     | {ord(sign): latex for sign, latex in _MATHS.items()}
+    | {ord(char): _latex_fraction(char) for char in _FRACTIONS}
 )
 _SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ", "0123456789+-()n", strict=True))
 _SUBSCRIPTS = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋₍₎ₙ", "0123456789+-()n", strict=True))
@@ -75,6 +93,10 @@ _GREEK = {
 _GREEK_LETTER = re.compile(f"(?<![\u0370-\u03ff])[{''.join(_GREEK)}](?![\u0370-\u03ff])")
 # A dot between two factors; the one in 列奥纳多·达·芬奇 is not.
 _DOT = re.compile(r"(?<=[\x21-\x7e])\s*[·⋅∙]\s*(?=[\x21-\x7e])")
+# What one character alone does not decide.
+_MATHEMATICAL = re.compile(
+    f"[·⋅∙{''.join(_DEGREE_OF_ROOT)}{''.join(_SUPERSCRIPTS)}{''.join(_SUBSCRIPTS)}{''.join(_GREEK)}]"
+)
 
 # LaTeX commands with the same meaning -> the one that is kept.
 _SYNONYMS = {
@@ -114,6 +136,7 @@ _WRAPPERS = [
         re.S,
     ),
 ]
+_OPENS_A_WRAPPER = tuple("$\\*`\"“'「『{")
 _SPACING = re.compile(r"\\[,;:! ]|\\quad|\\qquad|~|\\left(?![a-z])|\\right(?![a-z])")
 _DEGREES = re.compile(r"\s*\^?\s*\{?\s*(?:\\circ|°|\\degree)\s*\}?")
 _UNIT_TEXT = re.compile(r"(?:(?<=[\d}%])|(?<=/))(?:\\ |\s)*\\(?:text|mathrm|rm|mbox)\s*\{\s*([^{}\d]*)\s*\}")
@@ -142,10 +165,12 @@ def to_latex(text: str) -> str:
 
 
 def _from_unicode(text: str) -> str:
+    if not _MATHEMATICAL.search(text):
+        return text.translate(_TABLE)
     text = _DOT.sub(r" \\cdot ", text)
     text = _SUPERSCRIPT_RUN.sub(lambda run: f"^{{{''.join(map(_SUPERSCRIPTS.__getitem__, run[0]))}}}", text)
     text = _SUBSCRIPT_RUN.sub(lambda run: f"_{{{''.join(map(_SUBSCRIPTS.__getitem__, run[0]))}}}", text)
-    text = "".join(map(_ascii_character, text.translate(_TABLE)))
+    text = text.translate(_TABLE)
     text = _GREEK_LETTER.sub(lambda letter: f"\\{_GREEK[letter[0]]} ", text)
     # From the innermost on: √(2√3).
     before = None
@@ -159,16 +184,6 @@ def _root(root: re.Match[str]) -> str:
     sign, in_parentheses, in_braces, bare = root.groups()
     content = in_parentheses or in_braces or bare
     return f"\\sqrt{_DEGREE_OF_ROOT[sign]}{{{content}}}" if content else root[0]
-
-
-def _ascii_character(char: str) -> str:
-    """A digit of any script as an ASCII digit, a fraction as LaTeX's; other characters unchanged."""
-    if char.isascii():
-        return char
-    if char in _FRACTIONS:
-        numerator, denominator = unicodedata.normalize("NFKC", char).split("\u2044")
-        return f"\\frac{{{numerator}}}{{{denominator}}}"
-    return str(unicodedata.digit(char)) if unicodedata.category(char) == "Nd" else char
 
 
 def _kept_command(command: re.Match[str]) -> str:
@@ -191,13 +206,14 @@ def normalize(text: str) -> str:
         text = _UNIT_TEXT.sub(r" \1", text)
     if "^" in text:
         text = _ORDINAL_TEXT.sub(r"\1 \2", _ORDINAL.sub(r"\1", text)).strip()
-    text = _DEGREES.sub("", text)
+    if "°" in text or "circ" in text or "degree" in text:
+        text = _DEGREES.sub("", text)
 
     # Wrappers may be nested, and taking one off may show another.
     before = None
     while before != text:
         before = text
-        for wrapper in _WRAPPERS:
+        for wrapper in _WRAPPERS if text[:1] in _OPENS_A_WRAPPER else ():
             match = wrapper.fullmatch(text)
             if match:
                 text = next(group for group in match.groups() if group is not None).strip()
@@ -232,11 +248,17 @@ def is_too_large(text: str) -> bool:
     >>> is_too_large("9^{9^{9}}"), is_too_large("10000000!"), is_too_large("2^{100}")
     (True, True, False)
     """
-    if re.search(rf"\d{{{_MAX_DIGITS + 1}}}", text) or _TOWER.search(text) or _depth(text) > _MAX_DEPTH:
+    if len(text) > _MAX_DIGITS and re.search(rf"\d{{{_MAX_DIGITS + 1}}}", text):
         return True
-    for factorial in _FACTORIAL.finditer(text):
+    if _depth(text) > _MAX_DEPTH:
+        return True
+    for factorial in _FACTORIAL.finditer(text) if "!" in text else ():
         if factorial[1] is None or len(factorial[1]) > 4 or int(factorial[1]) > _MAX_FACTORIAL:
             return True
+    if "^" not in text and "**" not in text:
+        return False
+    if _TOWER.search(text):
+        return True
     for power in _POWER.finditer(text):
         base, *exponents = power.groups()
         exponent = next(part for part in exponents if part is not None)
@@ -257,7 +279,10 @@ def _is_above(exponent: str, limit: int) -> bool:
 
 def _depth(text: str) -> int:
     deepest = depth = 0
-    for char in text:
-        depth += (char in "({[") - (char in ")}]")
+    for bracket in _BRACKETS.findall(text):
+        depth += 1 if bracket in "({[" else -1
         deepest = max(deepest, depth)
     return deepest
+
+
+_BRACKETS = re.compile(r"[(){}\[\]]")

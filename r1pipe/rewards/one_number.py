@@ -73,6 +73,7 @@ _EQUALS = re.compile(r"(?<![<>=!:])=(?!=)")
 # other formula makes an equation, which is an answer of another kind.
 _ONE_SIDE = re.compile(r"(?!.*\([^()]*[A-Za-z])\s*(?:[^\W\d]|\\[A-Za-z])[^,;<>+\-*/^|]*|[^,;<>A-Za-z|]*")
 _BRACKETS = {"(": ")", "[": "]"}
+_DIGIT = re.compile(r"\d")
 
 
 class Number(NamedTuple):
@@ -134,7 +135,7 @@ def _without_name(text: str) -> Number | None:
     while text[:1] in _BRACKETS and text.endswith(_BRACKETS[text[:1]]) and "," not in text:
         text = text[1:-1].strip()
     # Nearly all texts that hold no number end here.
-    if not any(map(str.isdigit, text)) and "\\pi" not in text and text != "pi":
+    if not _DIGIT.search(text) and "\\pi" not in text and text != "pi":
         return None
     return _decimal(text) or _fraction(text) or _multiple_of_a_root(text)
 
@@ -207,7 +208,9 @@ def _fraction(text: str) -> Number | None:
     denominator = int(match["d1"] or match["d2"] or match["d3"])
     if not denominator:
         return None
-    value = Fraction(numerator, denominator) + int(match["whole"] or 0)
+    value = Fraction(numerator, denominator)
+    if match["whole"]:
+        value += int(match["whole"])
     is_division = value.denominator == 1 and denominator != 1 and not match["whole"]
     return Number(
         -value if match["sign"] == "-" else value,

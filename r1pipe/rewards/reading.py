@@ -13,6 +13,8 @@ from r1pipe.rewards.texts import ANSWER_TAGS, after_thinking
 
 EXTRACT = ("boxed", "tags", "last")
 
+_BRACES = re.compile(r"[{}]")
+_BOX = re.compile(r"\\f?boxed\s*+(\{|(?=\w))")
 _SIMPLE_BOX = re.compile(r"\\f?boxed\s*\{([^{}]*)\}")
 # What may stand between two boxes that are parts of one answer.
 _JOINS = re.compile(r"\s*\$?\s*(?:,|;|and|or|和|或|、|，)?\s*(?:and|or)?\s*\$?\s*", re.S)
@@ -23,6 +25,9 @@ _NUMBERS = re.compile(
     r"(?:\.\d+)?(?:[eE][+-]?\d+)?(?:\s\d+/\d+(?![\d/])|\s?[½⅓⅔¼¾⅕-⅞]|/\d+(?!\d*[/.]\d))?%?"
     r"|(?<=[\d)\]=*/+×÷])[-−]?\d[\d,]*(?:\.\d+)?%?|[-−]?\d+(?:,\d{3})*(?:\.\d+)?%?|[½⅓⅔¼¾⅕-⅞]"
 )
+_TO_THE_LAST_DIGIT = re.compile(r".*[\d½⅓⅔¼¾⅕-⅞]", re.S)
+_TO_TWO_LETTERS = re.compile(r".*?[^\W\d_]{2}", re.S)
+_NEAR = 60
 # GSM8K's mark of the final answer; what follows the number is not looked at.
 _HASHES = "####"
 
@@ -99,14 +104,14 @@ def _boxes(text: str) -> list[tuple[int, int, str]]:
     # Braces are matched in one pass over the text. Matching from each box on would take quadratic time for many boxes.
     closing_brace: dict[int, int] = {}
     open_braces: list[int] = []
-    for brace in re.finditer(r"[{}]", text):
+    for brace in _BRACES.finditer(text):
         if brace[0] == "{":
             open_braces.append(brace.start())
         elif open_braces:
             closing_brace[open_braces.pop()] = brace.start()
 
     boxes: list[tuple[int, int, str]] = []
-    for match in re.finditer(r"\\f?boxed\s*+(\{|(?=\w))", text):
+    for match in _BOX.finditer(text):
         if match[1] != "{":
             # LaTeX takes the next character as the argument then.
             end = match.end() + 1
@@ -144,10 +149,13 @@ def extract(
         answer = None
         if way == "boxed" and "boxed" in summary:
             answer = boxed(summary)
-            answer = None if answer is None else _read_inside(answer, kind, gold)
+            if answer is not None and not (answer.isalnum() and answer.isascii()):
+                answer = _read_inside(answer, kind, gold)
         elif way == "tags" and "</answer>" in summary:
             tagged = ANSWER_TAGS.findall(summary)
-            answer = _read_inside(tagged[-1].strip(), kind, gold) if tagged else None
+            answer = tagged[-1].strip() if tagged else None
+            if answer is not None and not (answer.isalnum() and answer.isascii()):
+                answer = _read_inside(answer, kind, gold)
         elif way == "last":
             answer = _read_summary(summary, kind, gold)
         if answer is not None:
@@ -164,9 +172,6 @@ def _read_inside(
     gold: str,
 ) -> str:
     """The answer in the contents of a box or of tags: mostly all of it, else what its sentence gives as the answer."""
-    # By far the most frequent case.
-    if content.isalnum() and content.isascii():
-        return content
     given = parse(content)
     is_of_this_kind = given.kind == kind and kind != "words"
     if is_of_this_kind or given.kind in ("broken", "arithmetic") or given.number is not None:
@@ -195,20 +200,39 @@ def _read_words_inside(prose: str, gold: str) -> str | None:
 
 def _read_number_inside(prose: str) -> str | None:
     """The only number of a sentence, or the one that it says is the answer; None where it is not that clear."""
-    found = list(_NUMBERS.finditer(prose))
-    if not found or _DOUBTS.search(prose):
+    last = _last_number(prose)
+    if last is None:
         return None
-    last = found[-1]
     before = prose[: last.start()].rstrip()
     if _OF_A_FORMULA.match(prose, last.end()) or before.endswith(_OPENS_A_FORMULA):
         return None
-    if len({parse(number[0]).value for number in found}) == 1:
-        return last[0].strip()
-    is_one_sentence = len([part for part in _SENTENCE_END.split(prose) if part.strip()]) == 1
-    is_said = bool(_SAYS.search(before))
-    if is_one_sentence and is_said and len(_STATES.findall(prose)) <= 1:
-        return last[0].strip()
-    return None
+    value = parse(last[0]).value
+    is_alone = all(parse(number[0]).value == value for number in _NUMBERS.finditer(prose))
+    # The cheap questions first: most texts are copied prose of many sentences and numbers.
+    if not is_alone and not (
+        _is_one_sentence(prose) and _SAYS.search(before) and len(_STATES.findall(prose)) <= 1
+    ):
+        return None
+    return None if _DOUBTS.search(prose) else last[0].strip()
+
+
+def _is_one_sentence(prose: str) -> bool:
+    return sum(1 for part in _SENTENCE_END.split(prose) if part.strip()) == 1
+
+
+def _last_number(text: str, start: int = 0) -> re.Match[str] | None:
+    """The last match of _NUMBERS from `start` on.
+
+    It holds the last digit; what stands before the two letters in front of that cannot be a part of it.
+    """
+    digit = _TO_THE_LAST_DIGIT.match(text, start)
+    if digit is None:
+        return None
+    letters = _TO_TWO_LETTERS.match(text, max(start, digit.end() - _NEAR), digit.end())
+    last: re.Match[str] | None = None
+    for number in _NUMBERS.finditer(text, letters.end() if letters else start):
+        last = number
+    return last
 
 
 # --- in the summary ---------------------------------------------------------------------------------------------------
@@ -244,20 +268,21 @@ def _read_last_number(summary: str) -> str | None:
             return marked[0].strip()
     # Most summaries end in a line with the answer.
     start = summary.rfind("\n") + 1
-    numbers = list(_NUMBERS.finditer(summary, start))
-    if not numbers and start:
+    last = _last_number(summary, start)
+    if last is None and start:
         start = 0
-        numbers = list(_NUMBERS.finditer(summary))
-    if not numbers:
+        last = _last_number(summary)
+    if last is None:
         return None
-    last = numbers[-1]
     before = summary[max(start, last.start() - 40) : last.start()]
     if not before or before.isspace():
         return last[0].strip()
     if _DENIES.search(before):
         return None
-    if len(numbers) > 1 and _OFFERS.search(before) and parse(numbers[-2][0]).value != parse(last[0]).value:
-        return None
+    if _OFFERS.search(before):
+        numbers = list(_NUMBERS.finditer(summary, start))
+        if len(numbers) > 1 and parse(numbers[-2][0]).value != parse(last[0]).value:
+            return None
     return last[0].strip()
 
 
@@ -295,10 +320,12 @@ _JOINT = re.compile(
 )
 
 
+_MARKS = re.compile(r"\*\*|[`$]")
+
+
 def _closing_words(line: str, gold: str) -> str:
     """The gold words if the line ends in them and neither denies them nor names them among several; else the line."""
-    without_marks = re.sub(r"\*\*|[`$]", "", line)
-    line = words_key(without_marks).rstrip("。！？；，")
+    line = words_key(_MARKS.sub("", line)).rstrip("。！？；，")
     if not line.endswith(gold) or line == gold:
         return line
     head = line[: -len(gold)]
@@ -306,6 +333,6 @@ def _closing_words(line: str, gold: str) -> str:
     if inside_a_word:
         return line
     before = head.rstrip(" :\"'")
-    if before.endswith(_CHINESE_HEDGES) or before.split(" ")[-1] in _HEDGES:
+    if before.endswith(_CHINESE_HEDGES) or before.rpartition(" ")[2] in _HEDGES:
         return line
     return gold

@@ -49,9 +49,8 @@ def after_thinking(text: str) -> str:
     >>> after_thinking("<think>1</think>2<think>3</think>4")
     '4'
     """
-    if THINK_OPEN not in text and THINK_CLOSE not in text:
-        return text
-    _, closing_tag, rest = text.rpartition(THINK_CLOSE)
-    if not closing_tag:
-        return ""
-    return rest.partition(THINK_OPEN)[0]
+    closing_tag = text.rfind(THINK_CLOSE)
+    if closing_tag < 0:
+        return "" if THINK_OPEN in text else text
+    rest = text[closing_tag + len(THINK_CLOSE) :]
+    return rest.partition(THINK_OPEN)[0] if THINK_OPEN in rest else rest
