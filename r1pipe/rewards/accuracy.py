@@ -29,6 +29,7 @@ def accuracy(
     completions: Sequence[Completion],
     answer: Sequence[Any] | None = None,
     *,
+    prompt: Sequence[Any] | None = None,
     extract_from: Sequence[str] = EXTRACT,
     timeout: float = 1.0,
     **columns: Any,
@@ -38,9 +39,10 @@ def accuracy(
     Args:
         completions: responses, as strings or TRL's message lists.
         answer: gold answers, one for each completion; a list holds several accepted ones; None where the row has none.
+        prompt: the questions, which an answer must not copy (also under TRL's name of the column, `prompts`).
         extract_from: where the answer may stand, in order (boxed, tags, last).
         timeout: seconds of CPU time for one symbolic comparison.
-        columns: the row's other columns; not read.
+        columns: the row's other columns.
 
     Raises:
         ConfigError: `extract_from` holds something else.
@@ -53,10 +55,12 @@ def accuracy(
     if answer is None:
         return [None] * len(completions)
 
+    prompts = prompt if prompt is not None else columns.get("prompts") or [None] * len(completions)
+
     verdicts: list[float | None] = []
     # Pairs (gold, answer) that need algebra, and the responses that wait for each; equal pairs are compared once.
     open_pairs: dict[tuple[str, str], list[int]] = {}
-    for i, (completion, golds) in enumerate(zip(completions, answer, strict=True)):
+    for i, (completion, golds, question) in enumerate(zip(completions, answer, prompts, strict=True)):
         verdict: float | None = None
         text = completion if isinstance(completion, str) else text_of(completion)
         for accepted in golds if isinstance(golds, _SEVERAL) else (golds,):
@@ -66,7 +70,7 @@ def accuracy(
             if kind == "broken":
                 continue
             final = extract(text, kind, extract_from, gold)
-            decided = 0.0 if final is None else compare(gold, final)
+            decided = 0.0 if final is None else compare(gold, final, question)
             if decided is None:
                 open_pairs.setdefault((to_latex(gold), to_latex(final or "")), []).append(i)
             elif verdict is None or decided > verdict:

@@ -9,7 +9,8 @@ Our choices, where a bare pair is ambiguous:
 3. Numbers are compared exactly, except that six or more decimals on either side allow 1e-6 (of the larger, if that is
    above 1).
 4. The answer to a question whose gold answer is a number is itself one number (one_number.py): `12+30` is not `42`.
-   Otherwise copying the question would be rewarded, and algebra could be kept busy. 2/4 is as good as 1/2.
+   Otherwise copying the question would be rewarded, and algebra could be kept busy. 2/4 is as good as 1/2, and `2^8`
+   as good as 256 unless its base stands in the question (powers.py).
 5. `8,221` may be the number 8221 or the list 8, 221; each is accepted.
 """
 
@@ -18,10 +19,12 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from r1pipe.rewards.notation import is_too_large, normalize
 from r1pipe.rewards.one_number import Number, read_number
+from r1pipe.rewards.powers import read_power
+from r1pipe.rewards.texts import prompt_of
 
 # "B", "(B)", "B. the second one": a choice letter, and the text behind it.
 _LETTER = re.compile(r"[(\[]?\s*([A-J])\s*[)\]]?\s*(?:$|[.:]\s*(.*)$|(?<=[)\]])\s*(.*)$)", re.S)
@@ -115,8 +118,17 @@ def _is_balanced(text: str) -> bool:
 _BRACES = re.compile("[{}]")
 
 
-def compare(gold: str, answer: str) -> float | None:
+def compare(
+    gold: str,
+    answer: str,
+    question: Any = None,
+) -> float | None:
     """1.0 equal, 0.0 not, None where algebra must decide. The gold answer must not be broken.
+
+    Args:
+        gold: the gold answer.
+        answer: the one that is judged.
+        question: the prompt, as a string or messages, where it is known: an answer must not be copied from it.
 
     >>> compare("1000", "1,000 apples"), compare("42", "12+30"), compare("B", "(B) 7"), compare("2x", "x+x") is None
     (1.0, 0.0, 1.0, True)
@@ -137,7 +149,7 @@ def compare(gold: str, answer: str) -> float | None:
         return 0.0
 
     if right.number is not None:
-        return _equals_number(right, given, "," in gold)
+        return _equals_number(right, given, "," in gold, question)
     # Choice 4: no sum or product, unless it is the gold answer itself.
     if right.kind == "arithmetic" and given.kind == "arithmetic" and right.text != given.text:
         return 0.0
@@ -176,10 +188,14 @@ def _equals_number(
     gold: Answer,
     given: Answer,
     may_be_a_list: bool,
+    question: Any,
 ) -> float:
     """Choice 4: what is not one number is not equal to one."""
     assert gold.number is not None
-    if given.number is not None and _equal_numbers(gold.number, given.number):
+    number = given.number
+    if given.kind == "maths":
+        number = read_power(given.text, prompt_of(question))
+    if number is not None and _equal_numbers(gold.number, number):
         return 1.0
     # Choice 5: a gold answer with a comma may be a list.
     listed = _list_key(gold.text) if may_be_a_list else ""

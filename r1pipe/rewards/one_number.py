@@ -1,8 +1,9 @@
 """What counts as one number: the only kind of answer to a question whose gold answer is a number.
 
 An integer, decimal, fraction, mixed number, percent, a x 10^n, or a multiple of a root or of pi, with a name, an
-equation or a unit around it. Sums, products, powers and functions of numbers are not: they are what a question asks
-for, and a policy would learn to copy it. Nor are a whole quotient (`84/2`) and the root of a square (`\\sqrt{16}`).
+equation or a unit around it. Sums, products and functions of numbers are not: they are what a question asks for, and a
+policy would learn to copy it. Nor are a whole quotient (`84/2`) and the root of a square (`\\sqrt{16}`). For powers see
+powers.py.
 """
 
 from __future__ import annotations

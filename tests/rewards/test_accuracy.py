@@ -115,17 +115,21 @@ def test_verifier_pairs() -> None:
         for row, verdict in zip(rows, verdicts, strict=True)
         if verdict == 1.0 and not row["equal"]
     ]
-    wrong = {
+    wrong = [
         (row["gold"], row["candidate"])
         for row, verdict in zip(rows, verdicts, strict=True)
         if verdict != float(row["equal"])
-    }
+    ]
     assert not false
-    assert wrong == NOT_CARRIED_OUT
+    assert not wrong
 
 
-# Equal in value, and no answers all the same: what is to be computed stands there (choice 4 of answers.py).
-NOT_CARRIED_OUT = {("540", "\\sqrt{324^2 + (-432)^2}"), ("256", "2^8")}
+def test_a_copied_power_is_no_answer() -> None:
+    """Under both names that the question's column has."""
+    texts = ["<think>so</think>\\boxed{6^2}"] * 2
+    questions = ["What is 6 times 6?", "How many pairs of dice rolls are there?"]
+    assert accuracy(texts, ["36", "36"], prompt=questions) == [0.0, 1.0]
+    assert accuracy(texts, ["36", "36"], prompts=questions) == [0.0, 1.0]
 
 
 def test_gsm8k_model_solutions() -> None:

@@ -44,6 +44,11 @@ EQUAL = [
     ("1,2,3", "3, 2 and 1"),
     ("0.333333", "0.33333333"),
     ("New York", "new  york"),
+    ("256", "2^8"),
+    ("256", "N = 2^{8}"),
+    ("-8", "-2^3"),
+    ("540", "\\sqrt{324^2 + (-432)^2}"),
+    ("\\sqrt{13}", "\\sqrt{2^2+3^2}"),
 ]
 DIFFERENT = [
     ("42", "4"),
@@ -70,7 +75,6 @@ DIFFERENT = [
     ("1", "\\text{one}"),
     ("42", "{42"),
     ("0.33", "0.333"),
-    ("256", "2^8"),
     ("2", "2n"),
     ("2", "2 pi"),
     ("12", "12r"),
@@ -111,3 +115,35 @@ def test_the_copied_question_is_not_an_answer_but_forms_of_a_number_are() -> Non
     assert compare("14", "3+4+7") == compare("14", "(3+4)+7") == compare("12", "3 \\cdot 4") == 0.0
     assert compare("14", "3+4+7=14") != 0.0
     assert compare("3+4", "3+4") == 1.0
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "question"),
+    [
+        ("36", "6^2", "What is 6 times 6?"),
+        ("1,000,000", "1000^2", "What is 1,000 times 1,000?"),
+        ("5", "\\sqrt{3^2+4^2}", "The legs are 3 and 4. How long is the hypotenuse?"),
+        ("256", "2^8", [{"role": "user", "content": "Compute $2^8$."}]),
+    ],
+)
+def test_a_power_is_no_answer_where_its_base_stands_in_the_question(
+    gold: str, answer: str, question: object
+) -> None:
+    assert compare(gold, answer) == compare(gold, answer, "How many are there?") == 1.0
+    assert compare(gold, answer, question) == 0.0
+
+
+def test_powers_that_were_not_carried_out_are_no_answers() -> None:
+    for answer in (
+        "42^1",
+        "1^2",
+        "\\sqrt{42^2}",
+        "42^{1}",
+        "2^{99999}",
+        "2^3*2",
+        "2^3+34",
+        "2^{2^3}",
+        "6^2^1",
+    ):
+        assert compare("42", answer) == 0.0, answer
+    assert compare("2^8", "256") is None, "a gold answer that is a power is algebra's"

@@ -302,6 +302,7 @@ f(x)=12+30
 def test_a_copied_question_is_no_answer_in_any_disguise(text: str) -> None:
     assert verdict(text, "42", "box") == 0.0
     assert verdict(text, "42", "tags") == 0.0
+    assert accuracy([f"\\boxed{{{text}}}"], ["42"], prompt=["What is 12+30?"]) == [0.0]
 
 
 STALLING = [
