@@ -78,9 +78,12 @@ class Here:
             # A kill may have cut the last line.
             try:
                 record = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
-            if record.get("step", -1) <= step or record.get("action") == "rollback":
+            if not isinstance(record, dict):
+                continue
+            made = record.get("step", -1)
+            if not isinstance(made, int | float) or made <= step or record.get("action") == "rollback":
                 kept.append(line)
         partial = self.metrics_path.with_suffix(".partial")
         partial.write_text("".join(kept), encoding="utf8")

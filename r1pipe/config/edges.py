@@ -16,9 +16,25 @@ from r1pipe.config.mistakes import Mistakes
 from r1pipe.config.paths import expand, expand_variables
 from r1pipe.config.registry import Kind, Port
 from r1pipe.config.yamltree import Node, Origin, nearest, plain
+from r1pipe.text.regular_files import oddity
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-NAME_RULE = "letters, digits, dot, dash, underscore"
+# With room for a number and an ending in the 255 bytes that file systems give a name.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+NAME_RULE = "up to 100 letters, digits, dots, dashes, underscores; the first a letter or digit"
+
+# What a run keeps in its folder and in those of its stages (r1pipe/run/store.py). A stage is a folder there.
+OWN_NAMES = {
+    *(
+        "config.json",
+        "summary.json",
+        "artifacts",
+        "stage.json",
+        "manifest.json",
+        "result.json",
+        "deepspeed.json",
+    ),
+    *("logs", "workdir", "out", "out.partial", "metrics.jsonl", "progress.jsonl", "notes.jsonl"),
+}
 HUB_ID = re.compile(r"hub:[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
@@ -180,6 +196,10 @@ def _existing_path(
         path = expand(text, origin.base)
     except KeyError as error:
         problems.add(*_unset(label, error, origin))
+        return None
+    odd = oddity(path)
+    if odd:
+        problems.add(f"{label}: '{text:.200}' cannot be read: {odd}", origin, "name a file or a folder")
         return None
     missing = missing_parts(type_, path)
     if missing:

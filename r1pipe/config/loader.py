@@ -15,6 +15,7 @@ from typing import Any, Literal
 from r1pipe.config.edges import (
     NAME,
     NAME_RULE,
+    OWN_NAMES,
     Edge,
     Edges,
     Names,
@@ -222,7 +223,12 @@ def _stage(
 ) -> Stage | None:
     """One block of the YAML; None where its kind is unknown or its Config is refused."""
     if not NAME.fullmatch(name):
-        problems.add(f"'{name}' is not a name for a stage", block.origin, NAME_RULE)
+        problems.add(f"'{name:.120}' is not a name for a stage", block.origin, NAME_RULE)
+    elif name.lower() in OWN_NAMES:
+        what = f"a stage cannot be called '{name}': a run keeps a file or folder of its own under that name"
+        problems.add(
+            what, block.origin, f"another name, with `kind: ...`; taken are {', '.join(sorted(OWN_NAMES))}"
+        )
     if block.value is None:
         block = Node({}, block.origin)
     if not isinstance(block.value, dict):

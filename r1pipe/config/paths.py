@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from r1pipe.config.mistakes import Mistakes
 from r1pipe.config.yamltree import Keys, Node
 from r1pipe.schema import PathOr
+from r1pipe.text.regular_files import oddity
 
 
 def expand(text: str, base: Path) -> Path:
@@ -126,6 +127,13 @@ def _resolve(node: Node, files: dict[Keys, Path], problems: Mistakes, keys: Keys
         problems.add(f"the environment variable {name} is not set", node.origin, f"export {name}=...")
         return node.value
 
+    odd = oddity(path)
+    if odd:
+        dotted = ".".join(map(str, keys))
+        problems.add(
+            f"{dotted}: '{node.value:.200}' cannot be read: {odd}", node.origin, "name a file or a folder"
+        )
+        return node.value
     exists = path.exists() or (glob.has_magic(str(path)) and glob.glob(str(path), recursive=True))
     if not exists:
         dotted = ".".join(map(str, keys))

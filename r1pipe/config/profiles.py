@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from r1pipe.config.machine import gpus
 from r1pipe.config.shipped_files import SHIPPED
+from r1pipe.config.yamltree import plain, read
+from r1pipe.errors import ConfigError
 from r1pipe.schema import Launch
+from r1pipe.text.regular_files import read_regular
 
 PROFILES = SHIPPED / "accelerate"
 ZERO = ("zero1", "zero2", "zero3")
@@ -101,13 +102,29 @@ def _deepspeed_mistakes(launch: Launch) -> Iterator[tuple[str, str, str]]:
 def deepspeed_config(launch: Launch) -> dict[str, Any]:
     """DeepSpeed's settings for a ZeRO profile: its JSON, then the offloading, then the launch block's own on top."""
     file = launch.deepspeed_file or PROFILES / f"{launch.profile}.json"
-    config: dict[str, Any] = json.loads(file.read_text(encoding="utf8"))
+    config = _deepspeed_file(file)
     to_cpu = {"device": "cpu", "pin_memory": bool(gpus())}
     if launch.offload != "none":
         config["zero_optimization"]["offload_optimizer"] = to_cpu
     if launch.offload == "all":
         config["zero_optimization"]["offload_param"] = to_cpu
     return _laid_over(config, launch.deepspeed)
+
+
+def _deepspeed_file(file: Path) -> dict[str, Any]:
+    """DeepSpeed's settings in a file.
+
+    Raises:
+        ConfigError: it cannot be read, or holds no settings of ZeRO.
+    """
+    try:
+        config = json.loads(read_regular(file).decode("utf8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"DeepSpeed's settings cannot be read: {error}", str(file)) from None
+    if not isinstance(config, dict) or not isinstance(config.get("zero_optimization"), dict):
+        fix = "the file that ships, configs/accelerate/zero3.json, shows the form"
+        raise ConfigError("these are no settings of DeepSpeed: zero_optimization is missing", str(file), fix)
+    return config
 
 
 def optimizer_on_cpu(launch: Launch) -> bool:
@@ -139,7 +156,7 @@ def profile_environment(launch: Launch, folder: Path) -> dict[str, str]:
         return {}
 
     file = launch.accelerate_file or PROFILES / f"{launch.profile}.yaml"
-    settings: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf8"))
+    settings: dict[str, Any] = plain(read(file))
     environment = {"ACCELERATE_MIXED_PRECISION": str(settings.get("mixed_precision", "no"))}
     if launch.profile in ZERO:
         deepspeed_json = folder / "deepspeed.json"
@@ -147,7 +164,9 @@ def profile_environment(launch: Launch, folder: Path) -> dict[str, str]:
         environment |= {
             "ACCELERATE_USE_DEEPSPEED": "true",
             "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(deepspeed_json),
-            "ACCELERATE_DEEPSPEED_ZERO3_INIT": _as_text(settings["deepspeed_config"]["zero3_init_flag"]),
+            "ACCELERATE_DEEPSPEED_ZERO3_INIT": _as_text(
+                settings.get("deepspeed_config", {}).get("zero3_init_flag", False)
+            ),
         }
         if not gpus():
             environment["DS_ACCELERATOR"] = "cpu"

@@ -1,15 +1,11 @@
 """YAML as a tree that remembers where every value was written.
 
 `read` parses a file and what it extends, `assign` applies one --set, `plain` returns the bare values.
-
-Scalars follow the core schema of YAML 1.2: `1e-4` is a number, and `no`, `off` and `on` are strings. PyYAML's own rules
-are those of YAML 1.1, by which `1e-4` is a string and `no` is false.
 """
 
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +13,9 @@ from typing import Any
 
 import yaml
 
+from r1pipe.config.yaml_nodes import MOST_LEVELS, composed, scalar
 from r1pipe.errors import ConfigError
+from r1pipe.text.regular_files import read_regular
 
 Keys = tuple[str | int, ...]
 
@@ -41,43 +39,6 @@ class Node:
     origin: Origin
 
 
-# libyaml where PyYAML was built with it: 8 times as fast
-_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-class _Loader(_SafeLoader):
-    """SafeLoader with the core schema of YAML 1.2."""
-
-
-_FLOAT = r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
-
-# The types of plain scalars, in the order in which they are tried: tag, pattern, first characters (PyYAML's index).
-_SCALARS = (
-    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("int", r"[-+]?[0-9][0-9_]*", "-+0123456789"),
-    ("float", _FLOAT, "-+0123456789."),
-    ("merge", r"<<", "<"),
-)
-
-_Loader.yaml_implicit_resolvers = {}
-for _tag, _pattern, _first in _SCALARS:
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first))
-
-
-def _construct_float(loader: Any, node: Any) -> float:
-    text = loader.construct_scalar(node).replace("_", "").lower()
-    return float(text.replace(".inf", "inf").replace(".nan", "nan"))
-
-
-def _construct_int(loader: Any, node: Any) -> int:
-    return int(loader.construct_scalar(node).replace("_", ""))
-
-
-_Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
-_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
-
-
 LISTED = 12  # names shown where none is close
 
 
@@ -96,16 +57,36 @@ def nearest(word: str, known: Sequence[str]) -> str:
     return f"known: {', '.join(sorted(known)[:LISTED])}{more}"
 
 
-def read(path: Path, seen: tuple[Path, ...] = ()) -> Node:
+MOST_FILES = 64  # that a config extends, those of what it extends included (our choice)
+
+
+def read(path: Path) -> Node:
     """Parse a file and merge it over what it `extends`.
 
     Raises:
-        ConfigError: the file is missing, is not a YAML mapping, repeats a key, or extends itself.
+        ConfigError: the file is missing, is not a YAML mapping, is too large, repeats a key, or extends itself.
     """
-    path = path.absolute()
-    if path in seen:
-        circle = " -> ".join(file.name for file in (*seen, path))
+    return _read(path.absolute(), (), [])
+
+
+def _read(path: Path, above: tuple[Path, ...], files: list[Path]) -> Node:
+    """Read one file.
+
+    Args:
+        above: the files that led to this one by `extends`.
+        files: takes all that were read.
+    """
+    if path in above:
+        circle = " -> ".join(file.name for file in (*above, path))
         raise ConfigError(f"configs extend each other in a circle: {circle}", str(path))
+    files.append(path)
+    # a file that is named twice is read twice, and so is what it extends
+    if len(files) > MOST_FILES:
+        raise ConfigError(
+            f"a config extends at most {MOST_FILES} files, and this one more",
+            str(above[0]),
+            "name each file once",
+        )
     node = _parse(path)
     extends = node.value.pop("extends", None)
     if extends is None or extends.value is None:
@@ -116,11 +97,11 @@ def read(path: Path, seen: tuple[Path, ...] = ()) -> Node:
         if not isinstance(parent.value, str):
             raise ConfigError("extends takes a path or a list of paths", str(parent.origin))
         target = path.parent / Path(parent.value).expanduser()
-        if not target.is_file():
+        if not target.exists():
             raise ConfigError(
                 f"extends '{parent.value}': no such file", str(parent.origin), f"looked for {target}"
             )
-        tree = read(target, (*seen, path))
+        tree = _read(target, (*above, path), files)
         merged = tree if merged is None else merge(merged, tree)
     return node if merged is None else merge(merged, node)
 
@@ -128,7 +109,7 @@ def read(path: Path, seen: tuple[Path, ...] = ()) -> Node:
 def _parse(path: Path) -> Node:
     shown = shorten(path)
     try:
-        text = path.read_text(encoding="utf8")
+        text = read_regular(path).decode("utf8")
     except FileNotFoundError:
         raise ConfigError(
             f"no such config: {shown}",
@@ -136,16 +117,13 @@ def _parse(path: Path) -> Node:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the config: {error}", shown) from None
-    loader = _Loader(text)
     try:
-        root = loader.get_single_node()
-        if root is None:
-            return Node({}, Origin(f"{shown}:1", path.parent))
-        if not isinstance(root, yaml.MappingNode):
-            raise ConfigError("a config is a mapping of keys to values", f"{shown}:1")
-        # before `<<` is flattened: a merged key may be repeated, a written one may not
-        _refuse_repeated_keys(root, shown)
-        return _convert(loader, root, shown, path.parent, root.start_mark.line)
+        with composed(text, shown) as (loader, root):
+            if root is None:
+                return Node({}, Origin(f"{shown}:1", path.parent))
+            if not isinstance(root, yaml.MappingNode):
+                raise ConfigError("a config is a mapping of keys to values", f"{shown}:1")
+            return _convert(loader, root, shown, path.parent, root.start_mark.line)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigError(
@@ -153,8 +131,6 @@ def _parse(path: Path) -> Node:
         ) from None
     except yaml.YAMLError as error:
         raise ConfigError(f"not YAML: {error}", shown) from None
-    finally:
-        loader.dispose()
 
 
 def shorten(path: Path) -> str:
@@ -179,36 +155,7 @@ def _convert(loader: Any, node: yaml.Node, shown: str, base: Path, line: int) ->
         return Node(
             [_convert(loader, child, shown, base, child.start_mark.line) for child in node.value], origin
         )
-    return Node(loader.construct_object(node), origin)
-
-
-def _refuse_repeated_keys(root: yaml.Node, shown: str) -> None:
-    waiting = [root]
-    seen: set[int] = set()
-    while waiting:
-        node = waiting.pop()
-        # an alias is the node of its anchor
-        if id(node) in seen:
-            continue
-        seen.add(id(node))
-        if isinstance(node, yaml.SequenceNode):
-            waiting += node.value
-        elif isinstance(node, yaml.MappingNode):
-            _refuse_repeated(node, shown)
-            waiting += [child for _, child in node.value]
-
-
-def _refuse_repeated(node: yaml.MappingNode, shown: str) -> None:
-    lines: dict[str, int] = {}
-    for key, _ in node.value:
-        if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
-            continue
-        line = key.start_mark.line + 1
-        if key.value in lines:
-            raise ConfigError(
-                f"the key '{key.value}' appears twice", f"{shown}:{line}", f"first: line {lines[key.value]}"
-            )
-        lines[key.value] = line
+    return Node(scalar(loader, node, shown), origin)
 
 
 def merge(base: Node, over: Node) -> Node:
@@ -258,19 +205,16 @@ def assign(root: Node, statement: str) -> Node:
             str(origin),
             "for example --set stages.reasoning-rl.grpo.beta=0.01",
         )
-    loader = _Loader(text)
     try:
-        node = loader.get_single_node()
-        if node is None:
+        with composed(text, "--set") as (loader, node):
             value = Node(None, origin)
-        else:
-            _refuse_repeated_keys(node, "--set")
-            value = _with_origin(_convert(loader, node, "--set", Path.cwd(), 0), origin)
+            if node is not None:
+                value = _with_origin(_convert(loader, node, "--set", Path.cwd(), 0), origin)
     except yaml.YAMLError as error:
         raise ConfigError(f"the value of --set is not YAML: {text}", str(origin)) from error
-    finally:
-        loader.dispose()
     keys = dotted.strip().split(".")
+    if len(keys) > MOST_LEVELS:
+        raise ConfigError(f"--set steps down {len(keys)} levels; a config has about ten", str(origin)[:80])
     _refuse_unknown_stage(root, keys, origin)
     return _assign(root, keys, value, origin)
 

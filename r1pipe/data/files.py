@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from r1pipe.errors import InputError
+from r1pipe.text.regular_files import refuse_irregular
 
 if TYPE_CHECKING:
     import pyarrow
@@ -155,6 +156,7 @@ def _read_jsonl(file: Path, on_bad: Bad) -> Iterator[tuple[str, Row, bytes]]:
 
     try:
         # gzip and zstd take an empty file for one without rows.
+        refuse_irregular(file)
         if packed and not file.stat().st_size:
             raise EOFError("it is empty")
 
@@ -232,6 +234,7 @@ def _skip_line(stream: BinaryIO, line: bytes) -> None:
 
 def open_lines(file: Path) -> BinaryIO:
     """Open a file of JSON lines, unpacked; reading it raises one of UNREADABLE."""
+    refuse_irregular(file)
     if file.suffix == ".zst":
         # The standard library reads zstd from Python 3.14 on; pyarrow is installed anyway.
         import pyarrow
@@ -328,6 +331,7 @@ def _read_parquet(file: Path, on_bad: Bad) -> Iterator[Located]:
     import pyarrow.parquet
 
     try:
+        refuse_irregular(file)
         # Verified checksums find damage that would otherwise be read as other text.
         with pyarrow.parquet.ParquetFile(file, page_checksum_verification=True) as reader:
             columns = json_columns(reader.schema_arrow, str(file))

@@ -23,6 +23,7 @@ from r1pipe.config.profiles import profile_environment
 from r1pipe.errors import InputError
 from r1pipe.launch.environment import base_environment
 from r1pipe.schema import Launch
+from r1pipe.text.regular_files import read_regular
 
 PORT = 29500  # of the rendezvous, on the first machine
 PR_SET_PDEATHSIG = 1
@@ -55,10 +56,16 @@ def read_hostfile(path: Path, nodes: int) -> list[Host]:
     """The first `nodes` machines of a hostfile in DeepSpeed's format: a line `HOST slots=8` each, # begins a comment.
 
     Raises:
-        InputError: a line has another form, a machine is listed twice, or there are too few.
+        InputError: it cannot be read, a line has another form, a machine is listed twice, or there are too few.
     """
     hosts: list[Host] = []
-    for number, line in enumerate(path.read_text(encoding="utf8").splitlines(), 1):
+    try:
+        lines = read_regular(path).decode("utf8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"the hostfile cannot be read: {error}", str(path), "write one machine on each line"
+        ) from None
+    for number, line in enumerate(lines, 1):
         text = line.split("#")[0].strip()
         if not text:
             continue

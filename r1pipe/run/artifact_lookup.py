@@ -8,7 +8,6 @@ from typing import NamedTuple
 from r1pipe.config.yamltree import nearest
 from r1pipe.errors import InputError
 from r1pipe.run.status import newest_run, run_folder, run_names, stage_names
-from r1pipe.run.store import read_json
 
 
 class Made(NamedTuple):
@@ -75,7 +74,7 @@ def _made_in(run: str) -> list[Made]:
     made = []
     for stage in stage_names(folder):
         files = folder.stage(stage)
-        manifest = read_json(files.manifest_json) or {"outputs": {}}
+        manifest = files.manifest() or {"outputs": {}}
         for port, output in manifest["outputs"].items():
             # The path of an adopted output is absolute, so joining leaves it as it is.
             made.append(

@@ -173,8 +173,17 @@ class Console:
         # What stands behind the last line break is still being written.
         complete = lines[:-1]
         for line in complete[self._notes_shown :]:
-            self.note(f"{self._stage}: {json.loads(line)['note']}")
+            note = _note_in(line)
+            if note:
+                self.note(f"{self._stage}: {note}")
         self._notes_shown = len(complete)
+
+
+def _note_in(line: str) -> str:
+    try:
+        return str(json.loads(line)["note"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ""
 
 
 class Silent(Console):

@@ -11,7 +11,8 @@ from r1pipe import errors
 from r1pipe.config.registry import Kind
 from r1pipe.config.yamltree import shorten
 from r1pipe.errors import R1PipeError, StageError, UserCodeError
-from r1pipe.run.store import StageFolder, read_json
+from r1pipe.run.records import read_object
+from r1pipe.run.store import StageFolder
 
 OWN_FOLDER = Path(r1pipe.__file__).parent
 TAIL_LINES = 15
@@ -60,8 +61,8 @@ def mistake_of(kind: Kind, what: str, fix: str) -> R1PipeError:
 def _own_error(stage: str, folder: StageFolder) -> R1PipeError | None:
     """The error of the lowest rank that wrote one (error.<rank>.json)."""
     for file in sorted(folder.path.glob("error.*.json"), key=lambda path: int(path.suffixes[0][1:])):
-        record = read_json(file)
-        if record is None:
+        record = read_object(file)
+        if not {"class", "what", "where", "fix"} <= record.keys():
             continue
         where = f"stage {stage}"
         if record["where"] not in ("", stage):

@@ -22,7 +22,6 @@ from r1pipe.data.io import read_rows
 from r1pipe.data.sources import Loaded, Source
 from r1pipe.errors import InputError
 from r1pipe.run.plan import Plan
-from r1pipe.run.store import read_json
 from r1pipe.schema import GRPOParams, RowLimits
 
 FIRST = 1000
@@ -145,8 +144,8 @@ class _FirstRows:
         maker = self.plan.pipeline.stages[edge.stage]
         files = self.plan.folder.stage(edge.stage)
         if edge.stage not in self.plan.todo:
-            manifest = read_json(files.manifest_json)
-            output = (manifest or {"outputs": {}})["outputs"].get(edge.port)
+            manifest = files.manifest() or {"outputs": {}}
+            output = manifest["outputs"].get(edge.port)
             found = self.of_dataset(files.path / output["path"], Prompts, None) if output else None
             return found if isinstance(found, list) else None
         rows: list[Row] = []

@@ -10,7 +10,6 @@ from r1pipe.config.loader import Edge, Stage
 from r1pipe.errors import InputError
 from r1pipe.run.hub_models import fetch
 from r1pipe.run.states import changed_files
-from r1pipe.run.store import read_json
 
 if TYPE_CHECKING:
     from r1pipe.run.plan import Plan
@@ -70,7 +69,7 @@ def _published(
 ) -> tuple[Path, str]:
     """Path and digest of an input that a stage of the run has made."""
     maker = plan.folder.stage(edge.stage)
-    manifest = read_json(maker.manifest_json)
+    manifest = maker.manifest()
     assert manifest is not None, f"{edge.stage} is not done"
     # What this command made itself was hashed just now. Anything else is read in full before it is used: a file may
     # have changed and kept its size and time.

@@ -17,7 +17,7 @@ from r1pipe.config.loader import Edge, Pipeline, Stage
 from r1pipe.config.yamltree import nearest
 from r1pipe.errors import ConfigError, InputError
 from r1pipe.run.inputs import brought_path
-from r1pipe.run.store import RunFolder, read_json
+from r1pipe.run.store import RunFolder
 from r1pipe.schema import AuditParams, GRPOParams, RewardSpec
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def _path_of(
     if edge.origin != "stage":
         return brought_path(edge)
     maker = folder.stage(edge.stage)
-    manifest = read_json(maker.manifest_json)
+    manifest = maker.manifest()
     if manifest is None:
         what = f"{reader}: `{edge.text}` is not made yet ({edge.stage} has not run)"
         raise InputError(
@@ -275,7 +275,7 @@ def _stored_responses(
     """
     for stage in pipeline.stages.values():
         files = folder.stage(stage.name)
-        manifest = read_json(files.manifest_json) or {"outputs": {}}
+        manifest = files.manifest() or {"outputs": {}}
         for output in manifest["outputs"].values():
             is_report = output["type"] == "report"
             if not is_report and output["type"] != "chats":

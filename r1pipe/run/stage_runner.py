@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 from r1pipe.config.loader import Stage
 from r1pipe.config.yamltree import shorten
@@ -17,7 +16,8 @@ from r1pipe.run.inputs import locate_inputs
 from r1pipe.run.interrupts import TimeLimit
 from r1pipe.run.manifest import adopted_manifest, describe_output, finished_manifest, stage_record
 from r1pipe.run.plan import Plan
-from r1pipe.run.store import StageFolder, last_line, read_json, write_json
+from r1pipe.run.records import read_object, sealed
+from r1pipe.run.store import StageFolder, last_progress, write_json
 
 
 def run_stage(
@@ -45,7 +45,7 @@ def run_stage(
     folder = plan.folder.stage(stage.name)
     started = time.time()
     inputs, read = locate_inputs(plan, stage)
-    earlier_s = (read_json(folder.stage_json) or {}).get("wall_s", 0.0)
+    earlier_s = (folder.record() or {}).get("wall_s", 0.0)
     attempt = folder.begin(list(stage.outputs))
 
     record = stage_record(
@@ -57,7 +57,7 @@ def run_stage(
         isolated=isolated,
     )
     record |= {"attempt": attempt, "wall_s": earlier_s}
-    write_json(folder.stage_json, record)
+    write_json(folder.stage_json, sealed(record))
     console.begin(stage, attempt, record["resumed"])
     for name, path in stage.own_files.items():
         console.note(f"{stage.name}: reads {shorten(path)} in place of the {name} that ships")
@@ -67,7 +67,7 @@ def run_stage(
 
     def tick() -> None:
         beat()
-        console.tick(last_line(folder.progress), folder.notes)
+        console.tick(last_progress(folder.progress), folder.notes)
 
     def tick_in_time() -> None:
         tick()
@@ -85,12 +85,12 @@ def run_stage(
         # Also when the stage failed or the driver was interrupted: the next attempt adds to these seconds.
         tick()
         record["wall_s"] = seconds_so_far()
-        write_json(folder.stage_json, record)
+        write_json(folder.stage_json, sealed(record))
 
     if any(codes):
         raise _failure(stage, folder, attempt, codes)
-    result: dict[str, Any] | None = read_json(folder.result)
-    if result is None:
+    result = read_object(folder.result)
+    if not isinstance(result.get("metrics"), dict):
         raise mistake_of(
             stage.kind,
             f"stage {stage.name} ended without a result",
@@ -137,4 +137,4 @@ def adopt(plan: Plan, stage: Stage) -> None:
     """Take what lies at the paths of `use:` as what the stage has made."""
     folder = plan.folder.stage(stage.name)
     folder.path.mkdir(parents=True, exist_ok=True)
-    write_json(folder.manifest_json, adopted_manifest(plan, stage))
+    write_json(folder.manifest_json, sealed(adopted_manifest(plan, stage)))

@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from r1pipe.config.loader import Edge, Pipeline, Stage
+from r1pipe.errors import InputError
 from r1pipe.run.digests import Digests
 from r1pipe.run.fingerprints import Fingerprints
 from r1pipe.run.manifest import version_differences
-from r1pipe.run.store import RunFolder, StageFolder, read_json
+from r1pipe.run.store import RunFolder, StageFolder, whole_manifest
 
 State = Literal["missing", "partial", "done", "stale"]
 
@@ -61,8 +62,11 @@ def _state_of(
 ) -> StageState:
     """One stage's state; `above` has those of the stages before it."""
     files = folder.stage(stage.name)
-    manifest = read_json(files.manifest_json)
-    record = manifest or read_json(files.stage_json)
+    try:
+        manifest = files.manifest()
+        record = manifest or files.record()
+    except InputError as error:
+        return StageState("stale", [error.what])
     if record is None:
         return StageState("missing")
 
@@ -128,12 +132,11 @@ def _output_differs(
     folder: RunFolder,
 ) -> bool:
     """Whether what the maker has published is not what this stage read from it."""
-    published = read_json(folder.stage(maker).manifest_json)
-    if published is None:
-        return False
+    # A damaged manifest makes the maker stale, and this stage with it.
+    published = whole_manifest(folder.stage(maker))
     for port, edge in stage.edges():
         read = record["read"].get(port)
-        if edge.stage != maker or not read or edge.port not in published["outputs"]:
+        if edge.stage != maker or not read or edge.port not in published.get("outputs", {}):
             continue
         if read["digest"] != published["outputs"][edge.port]["digest"]:
             return True

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import fcntl
-import json
+import io
 import time
 from typing import Any
 
+from r1pipe.config.edges import NAME
 from r1pipe.config.yamltree import nearest
 from r1pipe.errors import InputError
 from r1pipe.run.console import MARKS, seconds, shown
+from r1pipe.run.records import damaged, read_object
 from r1pipe.run.score_tables import score_lines
-from r1pipe.run.store import RUNS, RunFolder, StageFolder, last_line, read_json
+from r1pipe.run.store import RUNS, RunFolder, StageFolder, holder_in, last_progress
+from r1pipe.text.regular_files import open_regular
 
 FOLLOW_EVERY_S = 0.3
 _RUN_SOMETHING = "start one: r1pipe run-all CONFIG"
@@ -61,18 +64,33 @@ def run_folder(run: str) -> RunFolder:
 
 
 def stage_names(folder: RunFolder) -> list[str]:
-    config = read_json(folder.path / "config.json") or {"stages": {}}
-    return list(config["stages"])
+    """The stages of a run, as its config.json has them; none where nothing was started yet.
+
+    Raises:
+        InputError: config.json is damaged.
+    """
+    path = folder.path / "config.json"
+    if not path.exists() and not path.is_symlink():
+        return []
+    stages = read_object(path).get("stages")
+    if not isinstance(stages, dict) or not all(map(NAME.fullmatch, stages)):
+        fix = "the same command again writes it anew: r1pipe run-all CONFIG"
+        raise damaged(path, "it is no config of a run", fix)
+    return list(stages)
 
 
 # --- status -----------------------------------------------------------------------------------------------------------
 
 
 def run_status(run: str) -> dict[str, Any]:
-    """Each stage's state as its folder shows it, the progress of the running one, and the scores."""
+    """Each stage's state as its folder shows it, the progress of the running one, and the scores.
+
+    Raises:
+        InputError: there is no such run, or its config.json is damaged.
+    """
     folder = run_folder(run)
     driver = _driver(folder)
-    summary = read_json(folder.path / "summary.json") or {}
+    scores = read_object(folder.path / "summary.json").get("scores")
     return {
         "run": run,
         "folder": str(folder.path),
@@ -85,7 +103,7 @@ def run_status(run: str) -> dict[str, Any]:
             )
             for name in stage_names(folder)
         ],
-        "scores": summary.get("scores", {}),
+        "scores": scores if isinstance(scores, dict) else {},
     }
 
 
@@ -94,8 +112,11 @@ def _stage_status(
     folder: StageFolder,
     has_driver: bool,
 ) -> dict[str, Any]:
-    manifest = read_json(folder.manifest_json)
-    record = manifest or read_json(folder.stage_json) or {}
+    try:
+        manifest = folder.manifest()
+        record = manifest or folder.record() or {}
+    except InputError as error:
+        return {"name": name, "state": "stale", "wall_s": 0.0, "why": error.what}
     status: dict[str, Any] = {"name": name, "state": "missing", "wall_s": record.get("wall_s", 0.0)}
     if manifest:
         status["state"] = "done"
@@ -106,7 +127,7 @@ def _stage_status(
         status |= {
             "state": "running" if running else "partial",
             "attempts": folder.attempts,
-            "progress": last_line(folder.progress),
+            "progress": last_progress(folder.progress),
             "log": str(folder.log(max(1, folder.attempts))),
         }
     return status
@@ -115,13 +136,13 @@ def _stage_status(
 def _driver(folder: RunFolder) -> dict[str, Any] | None:
     """Who holds the run's lock. The lock itself decides: a driver that was killed leaves its text behind."""
     try:
-        with (folder.path / ".lock").open("r", encoding="utf8") as stream:
-            holder = json.loads(stream.read() or "null")
+        with io.TextIOWrapper(open_regular(folder.path / ".lock"), encoding="utf8") as stream:
+            holder = holder_in(stream)
             try:
                 fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except OSError:
                 return holder
-    except (OSError, ValueError):
+    except OSError:
         pass
     return None
 
@@ -141,6 +162,8 @@ def status_lines(status: dict[str, Any]) -> list[str]:
         if stage["wall_s"]:
             line += f"  {seconds(stage['wall_s'])}"
         progress = stage.get("progress")
+        if "why" in stage:
+            line += f"  {stage['why']}"
         if progress:
             line += f"  {progress['done']}/{progress['total']}  {shown(progress)}"
         lines.append(line)

@@ -19,9 +19,11 @@ import shutil
 import socket
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from r1pipe.errors import BusyError, InputError
+from r1pipe.run.records import read_sealed, refuse_odd_files, sealed
+from r1pipe.text.regular_files import open_regular
 
 RUNS = Path("runs")
 HEARTBEAT_S = 10.0  # how often the holder touches the lock
@@ -47,18 +49,10 @@ def write_json(path: Path, value: Any) -> None:
     partial.replace(path)
 
 
-def read_json(path: Path) -> Any:
-    """The value, or None where there is no such file or it is damaged."""
+def last_progress(path: Path) -> dict[str, Any] | None:
+    """The last whole line of a progress.jsonl: `done`, `total`, `time` and what is shown. None where there is none."""
     try:
-        return json.loads(path.read_text(encoding="utf8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return None
-
-
-def last_line(path: Path) -> dict[str, Any] | None:
-    """The last complete JSON line of a file that is being appended to."""
-    try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             size = stream.seek(0, os.SEEK_END)
             stream.seek(max(0, size - TAIL_BYTES))
             lines = stream.read().split(b"\n")
@@ -67,9 +61,13 @@ def last_line(path: Path) -> dict[str, Any] | None:
     # What stands behind the last line break is still being written.
     for line in reversed(lines[:-1]):
         try:
-            return json.loads(line)
-        except ValueError:
+            progress = json.loads(line)
+        except (ValueError, RecursionError):
             continue
+        if isinstance(progress, dict) and all(
+            isinstance(progress.get(name), int | float) for name in ("done", "total", "time")
+        ):
+            return progress
     return None
 
 
@@ -92,6 +90,22 @@ class StageFolder:
         self.progress = path / "progress.jsonl"
         self.notes = path / "notes.jsonl"
 
+    def manifest(self) -> dict[str, Any] | None:
+        """The record of a stage that is done; None where it is not.
+
+        Raises:
+            InputError: there is one, and it is damaged.
+        """
+        return read_sealed(self.manifest_json)
+
+    def record(self) -> dict[str, Any] | None:
+        """What the stage was last started with; None where it never was.
+
+        Raises:
+            InputError: there is one, and it is damaged.
+        """
+        return read_sealed(self.stage_json)
+
     def log(self, attempt: int, rank: int = 0) -> Path:
         return self.logs / (f"attempt_{attempt}.log" if rank == 0 else f"attempt_{attempt}.rank{rank}.log")
 
@@ -99,13 +113,17 @@ class StageFolder:
     def attempts(self) -> int:
         """How often the stage was started."""
         # The logs of other ranks have a second dot in their names.
-        numbers = [
-            int(log.stem.split("_")[1]) for log in self.logs.glob("attempt_*.log") if "." not in log.stem
-        ]
-        return max(numbers, default=0)
+        numbers = [log.stem.removeprefix("attempt_") for log in self.logs.glob("attempt_*.log")]
+        return max((int(number) for number in numbers if number.isdecimal()), default=0)
 
     def begin(self, ports: list[str]) -> int:
-        """Make the folders of an attempt and return its number; what an earlier attempt wrote to workdir stays."""
+        """Make the folders of an attempt and return its number; what an earlier attempt wrote to workdir stays.
+
+        Raises:
+            InputError: something lies there that is neither a file nor a folder.
+        """
+        if self.path.exists():
+            refuse_odd_files(self.path)
         for folder in (self.logs, self.workdir):
             folder.mkdir(parents=True, exist_ok=True)
         # An `out` without a manifest: the driver died between the rename and the manifest.
@@ -121,7 +139,7 @@ class StageFolder:
     def publish(self, manifest: dict[str, Any]) -> None:
         """One rename makes the output visible; the manifest, last, makes the stage done."""
         self.partial.rename(self.out)
-        write_json(self.manifest_json, manifest)
+        write_json(self.manifest_json, sealed(manifest))
         shutil.rmtree(self.workdir, ignore_errors=True)
         self.result.unlink(missing_ok=True)
 
@@ -132,6 +150,14 @@ class StageFolder:
             shutil.rmtree(self.partial, ignore_errors=True)
         else:
             shutil.rmtree(self.path)
+
+
+def whole_manifest(folder: StageFolder) -> dict[str, Any]:
+    """The manifest of a stage; {} where it is not done, or its manifest is damaged."""
+    try:
+        return folder.manifest() or {}
+    except InputError:
+        return {}
 
 
 # --- a run ------------------------------------------------------------------------------------------------------------
@@ -194,8 +220,11 @@ class RunFolder:
 
         Raises:
             BusyError: another driver holds it.
+            InputError: something that is no file lies in its place.
         """
         path = self.path / ".lock"
+        if not path.is_file() and os.path.lexists(path):
+            raise InputError(".lock is in the way of the run: it is not a file", str(path), "remove it")
         stream = path.open("a+", encoding="utf8")
         holder = self._other_holder(stream, path)
         if holder is not None:
@@ -218,12 +247,7 @@ class RunFolder:
         On one machine flock alone decides. A network file system may not pass flock on to other machines, so a lock
         that names another host counts until its holder has not touched it for a while.
         """
-        stream.seek(0)
-        holder: dict[str, Any] | None
-        try:
-            holder = json.loads(stream.read() or "null")
-        except ValueError:
-            holder = None
+        holder = holder_in(stream)
         mine = socket.gethostname()
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -242,3 +266,14 @@ class RunFolder:
         if time.time() - self._beat > HEARTBEAT_S:
             self._beat = time.time()
             os.utime(self.path / ".lock")
+
+
+def holder_in(stream: TextIO) -> dict[str, Any] | None:
+    """Who wrote a lock: `pid`, `host` and `since`; None where it is empty or holds something else."""
+    stream.seek(0)
+    try:
+        holder = json.loads(stream.read() or "null")
+    except (ValueError, RecursionError):
+        return None
+    known = isinstance(holder, dict) and isinstance(holder.get("since"), int | float)
+    return holder if known and {"pid", "host"} <= holder.keys() else None

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from r1pipe.config.loader import Pipeline
 from r1pipe.config.machine import cpu_cores, device_name
-from r1pipe.run.store import RunFolder, read_json, write_json
+from r1pipe.run.records import read_object
+from r1pipe.run.store import RunFolder, whole_manifest, write_json
 
 if TYPE_CHECKING:
     from r1pipe.run.plan import Plan
@@ -23,9 +24,9 @@ def summarise(plan: Plan) -> dict[str, Any]:
     stages = []
     for name, stage in plan.pipeline.stages.items():
         folder = plan.folder.stage(name)
-        manifest = read_json(folder.manifest_json) or {}
+        manifest = whole_manifest(folder)
         # A stage that is not done has no manifest; its stage.json counts the seconds of its attempts.
-        record = manifest or read_json(folder.stage_json) or {}
+        record = manifest or read_object(folder.stage_json)
         entry = {
             "name": name,
             "kind": stage.kind.name,
@@ -58,10 +59,9 @@ def scores(pipeline: Pipeline, folder: RunFolder) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for name in pipeline.stages:
         stage = folder.stage(name)
-        manifest = read_json(stage.manifest_json) or {"outputs": {}}
-        for output in manifest["outputs"].values():
+        for output in whole_manifest(stage).get("outputs", {}).values():
             if output["type"] == "report":
-                merged = deep_merge(merged, read_json(stage.path / output["path"] / "scores.json") or {})
+                merged = deep_merge(merged, read_object(stage.path / output["path"] / "scores.json"))
     return merged
 
 

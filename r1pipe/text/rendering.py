@@ -10,6 +10,7 @@ from typing import Any
 from r1pipe.errors import InputError
 from r1pipe.schema import SHIPPED_TEMPLATES, Text, TextFile
 from r1pipe.text.chat_format import ChatFormat, chat_format, prefill_of, says, without_prefill
+from r1pipe.text.regular_files import read_regular, reason
 
 SLOT = "{prompt}"
 TEMPLATES = Path(__file__).parents[1] / "configs" / "templates"
@@ -82,9 +83,9 @@ def read_text(text: Text) -> str:
 
 def _read_file(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf8")
+        return read_regular(path).decode("utf8")
     except OSError as error:
-        raise InputError(f"the text cannot be read: {error.strerror}", str(path), "check the path") from None
+        raise InputError(f"the text cannot be read: {reason(error)}", str(path), "check the path") from None
     except UnicodeDecodeError:
         raise InputError("the text is not UTF-8", str(path), "convert the file to UTF-8") from None
 

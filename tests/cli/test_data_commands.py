@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from engine import ROOT, config, environment, r1pipe
 
+from r1pipe.run.records import sealed
+
 
 def chat(number: int, domain: str = "math", thinking: str = "one\ntwo three") -> dict:
     messages = [
@@ -30,7 +32,9 @@ def folder(tmp_path: Path) -> Path:
     outputs = {
         "chats": {"type": "chats", "name": "cold-start-chats", "path": "out/chats", "files": {}, "digest": ""}
     }
-    (tmp_path / "runs/t/data/manifest.json").write_text(json.dumps({"stage": "data", "outputs": outputs}))
+    (tmp_path / "runs/t/data/manifest.json").write_text(
+        json.dumps(sealed({"stage": "data", "outputs": outputs}))
+    )
     (tmp_path / "runs/t/config.json").write_text(json.dumps({"stages": {"data": {}, "later": {}}}))
     return tmp_path
 

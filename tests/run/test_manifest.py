@@ -1,12 +1,11 @@
 """Fingerprints, states and the differences that are shown."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
-from engine import CHAIN, ROOT, config, manifest, r1pipe, rows, states
+from engine import CHAIN, ROOT, config, edit_manifest, manifest, r1pipe, rows, states
 
 from r1pipe.config.loader import Pipeline, load
 from r1pipe.run.digests import Digests, combined
@@ -217,11 +216,11 @@ def test_what_is_fingerprinted_of_the_shipped_run():
 
 
 def test_a_stage_with_a_fingerprint_of_another_version_is_stale_and_says_so(done: Path):
-    path = done / "runs/t/more/manifest.json"
-    record = json.loads(path.read_text())
-    record["material"]["version"] = FINGERPRINT_VERSION - 1
-    record["fingerprint"] = "an older one"
-    path.write_text(json.dumps(record))
+    def edit(record: dict[str, Any]) -> None:
+        record["material"]["version"] = FINGERPRINT_VERSION - 1
+        record["fingerprint"] = "an older one"
+
+    edit_manifest(done, "more", edit)
     refused = r1pipe(done, "run-all", "t.yaml")
     assert refused.returncode == 2 and "made by another version of r1pipe" in refused.stderr
 
@@ -239,8 +238,7 @@ def test_a_removed_upstream_makes_its_readers_stale_before_anything_starts(done:
 
 
 def test_other_versions_warn_and_strict_refuses(done: Path):
-    path = done / "runs/t/more/manifest.json"
-    path.write_text(path.read_text().replace('"python": "3', '"python": "2'))
+    edit_manifest(done, "more", lambda record: record["versions"].update(python="2.7"))
     warned = r1pipe(done, "run-all", "t.yaml")
     assert warned.returncode == 0 and "made by other versions: python: 2" in warned.stdout
     refused = r1pipe(done, "run-all", "t.yaml", "--strict")

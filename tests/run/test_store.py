@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from r1pipe.errors import BusyError, InputError
-from r1pipe.run.store import DEAD_AFTER_S, RunFolder, last_line, read_json, write_json
+from r1pipe.run.store import DEAD_AFTER_S, RunFolder, last_progress, write_json
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_publishing_is_one_rename_with_the_manifest_last(folder: RunFolder):
     (stage.partial / "rows/rows.jsonl").write_text("{}\n")
     (stage.workdir / "half").write_text("x")
     stage.publish({"stage": "s"})
-    assert (stage.out / "rows/rows.jsonl").is_file() and read_json(stage.manifest_json) == {"stage": "s"}
+    assert (stage.out / "rows/rows.jsonl").is_file() and (stage.manifest() or {})["stage"] == "s"
     assert not stage.partial.exists() and not stage.workdir.exists()
 
 
@@ -104,9 +104,10 @@ def test_retired_stages_are_numbered(folder: RunFolder):
 
 def test_a_half_written_line_is_not_read(tmp_path: Path):
     path = tmp_path / "progress.jsonl"
-    path.write_text('{"done": 1}\n{"done": 2}\n{"do')
-    assert last_line(path) == {"done": 2}
-    assert last_line(tmp_path / "none") is None
+    whole = {"time": 1.0, "done": 2, "total": 3}
+    path.write_text('{"done": 1}\n' + json.dumps(whole) + '\n[3]\n{"done": "x"}\n{"do')
+    assert last_progress(path) == whole
+    assert last_progress(tmp_path / "none") is None
 
 
 def test_json_is_written_whole_or_not_at_all(tmp_path: Path):
@@ -114,4 +115,4 @@ def test_json_is_written_whole_or_not_at_all(tmp_path: Path):
     write_json(path, {"a": 1})
     with pytest.raises(TypeError):
         write_json(path, {"a": object()})
-    assert read_json(path) == {"a": 1}
+    assert json.loads(path.read_text()) == {"a": 1}
