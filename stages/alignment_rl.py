@@ -62,14 +62,17 @@ class Config(StageConfig):
 def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[str, float]:
     from r1pipe.data.io import read_rows
     from r1pipe.rewards import MODEL_PORTS
-    from r1pipe.training.grpo.grpo_training import train_grpo
-    from r1pipe.training.reward_model import Scorer
 
     prompts = {
         "prompts": read_rows(inputs.prompts.path, Prompts),
         "general": read_rows(inputs.general.path, Prompts),
     }
     heldout = read_rows(inputs.heldout.path, Prompts) if inputs.heldout else []
+
+    # A fault of the rows is told before torch is imported.
+    from r1pipe.training.grpo.grpo_training import train_grpo
+    from r1pipe.training.reward_model import Scorer
+
     # Rewards that are models; a phase that does not name them does not ask them.
     models = {name: Scorer(getattr(inputs, port).path) for name, port in MODEL_PORTS.items()}
     return train_grpo(

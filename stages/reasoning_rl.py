@@ -45,10 +45,13 @@ class Config(StageConfig):
 
 def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[str, float]:
     from r1pipe.data.io import read_rows
-    from r1pipe.training.grpo.grpo_training import train_grpo
 
     prompts = {"prompts": read_rows(inputs.prompts.path, Prompts)}
     heldout = read_rows(inputs.heldout.path, Prompts) if inputs.heldout else []
+
+    # A fault of the rows is told before torch is imported.
+    from r1pipe.training.grpo.grpo_training import train_grpo
+
     return train_grpo(
         checkpoint=inputs.model.path,
         prompts=prompts,

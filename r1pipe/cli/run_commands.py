@@ -126,14 +126,12 @@ def _dry_run(plan: Plan, console: Console, arguments: Sequence[str]) -> None:
     from r1pipe.launch.hosts import preview
     from r1pipe.launch.launcher import ranks
     from r1pipe.launch.slurm import sbatch
-    from r1pipe.run.checkpoint_checks import Teller
-    from r1pipe.run.first_rows import check_first_rows
+    from r1pipe.run.findings import Teller, findings_of
     from r1pipe.run.plan import refuse
 
     refuse(plan)
-    check_first_rows(plan)
     console.figure(plan)
-    Teller(console.note).tell(plan, plan.todo)
+    Teller(console.note).tell(plan, findings_of(plan))
     for name in plan.todo:
         stage = plan.pipeline.stages[name]
         launch = stage.config.launch
@@ -155,21 +153,19 @@ def _dry_run(plan: Plan, console: Console, arguments: Sequence[str]) -> None:
 def plan(config: Config, sets: Sets = None, run: Run = None, json: Json = False) -> None:
     """Show the figure with the state of every stage, and what is wrong with its checkpoints and first rows."""
     from r1pipe.config.loader import load
-    from r1pipe.run.checkpoint_checks import Teller, findings_of, refuse_errors
     from r1pipe.run.console import make_console
-    from r1pipe.run.first_rows import check_first_rows
+    from r1pipe.run.findings import Teller, findings_of, refuse_errors
     from r1pipe.run.plan import make_plan
 
     figure = make_plan(load(config, sets or [], run))
     if json:
-        findings = findings_of(figure, figure.todo)
+        findings = findings_of(figure)
         print_json(_plan_as_json(figure) | {"findings": [asdict(finding) for finding in findings]})
-        refuse_errors(findings)
+        refuse_errors(figure, findings)
     else:
         console = make_console()
         console.figure(figure)
-        Teller(console.note).tell(figure, figure.todo)
-    check_first_rows(figure)
+        Teller(console.note).tell(figure, findings_of(figure))
 
 
 def _plan_as_json(figure: Plan) -> dict[str, Any]:

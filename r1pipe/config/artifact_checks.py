@@ -8,15 +8,25 @@ from __future__ import annotations
 from pathlib import Path
 
 import r1pipe
-from r1pipe.artifacts import Artifact, Checkpoint, Dataset, Report, RewardModel
+from r1pipe.artifacts import Artifact, Chats, Checkpoint, Dataset, Labels, Pairs, Prompts, Report, RewardModel
 from r1pipe.errors import InputError
 
 EMBEDDED = Path(r1pipe.__file__).parent / "embedded" / "data"
+# Datasets whose rows a plan looks at.
+ROW_TYPES = (Prompts, Chats, Pairs, Labels)
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
-def missing_parts(type_: type[Artifact], path: Path) -> str:
-    """Why the path cannot be this artifact, in one sentence; empty if it looks right."""
+def missing_parts(
+    type_: type[Artifact],
+    path: Path,
+    first_row: bool = True,
+) -> str:
+    """Why the path cannot be this artifact, in one sentence; empty if it looks right.
+
+    Args:
+        first_row: of a dataset, whether its first row is looked at too.
+    """
     if not path.exists():
         return f"nothing is at {path}"
     if issubclass(type_, Checkpoint | RewardModel):
@@ -24,7 +34,7 @@ def missing_parts(type_: type[Artifact], path: Path) -> str:
     if issubclass(type_, Report) and not (path / "scores.json").is_file():
         return f"{path} is not a report: it has no scores.json"
     if issubclass(type_, Dataset):
-        return _dataset_problem(type_, path)
+        return _dataset_problem(type_, path, first_row)
     return ""
 
 
@@ -45,7 +55,11 @@ def _checkpoint_problem(type_: type[Artifact], path: Path) -> str:
     return f"{path} is not a {type_.kind}: it lacks {', '.join(missing)}"
 
 
-def _dataset_problem(type_: type[Dataset], path: Path) -> str:
+def _dataset_problem(
+    type_: type[Dataset],
+    path: Path,
+    first_row: bool,
+) -> str:
     """Checks the first row only: the stage that reads the dataset checks the others, and a whole Parquet file."""
     from r1pipe.data.files import dataset_files, read_raw
     from r1pipe.data.io import check_row, in_our_columns
@@ -55,6 +69,8 @@ def _dataset_problem(type_: type[Dataset], path: Path) -> str:
         first_file = dataset_files(path)[0]
         if first_file.name.endswith(".parquet"):
             return "" if first_file.stat().st_size else f"{first_file} is empty"
+        if not first_row:
+            return "" if first_file.stat().st_size else f"{path} is empty"
         for where, row in read_raw(path):
             check_row(in_our_columns(row, type_, where, Tally()), type_, where, {})
             return ""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from r1pipe.artifacts import Artifact
-from r1pipe.config.artifact_checks import EMBEDDED, missing_parts
+from r1pipe.config.artifact_checks import EMBEDDED, ROW_TYPES, missing_parts
 from r1pipe.config.mistakes import Mistakes
 from r1pipe.config.paths import expand, expand_variables
 from r1pipe.config.registry import Kind, Port
@@ -201,7 +201,8 @@ def _existing_path(
     if odd:
         problems.add(f"{label}: '{text:.200}' cannot be read: {odd}", origin, "name a file or a folder")
         return None
-    missing = missing_parts(type_, path)
+    # Rows are looked at when the run is planned, beside the checkpoints (r1pipe/run/findings.py).
+    missing = missing_parts(type_, path, first_row=type_ not in ROW_TYPES)
     if missing:
         fix = "" if path.exists() else "relative paths start from the YAML that states them"
         problems.add(f"{label}: {missing}", origin, fix)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 NOT_READ = "the config, tokenizer or chat template cannot be read"
 
 
-def findings_of(plan: Plan, names: Iterable[str]) -> list[Finding]:
+def checkpoint_findings(plan: Plan, names: Iterable[str]) -> list[Finding]:
     """What is to be said of the checkpoints that these stages read.
 
     A checkpoint that the run has yet to make is judged by what it is trained from: tokenizer, template and positions
@@ -41,47 +41,6 @@ def findings_of(plan: Plan, names: Iterable[str]) -> list[Finding]:
                     key = (finding.level, finding.what, finding.where.partition("(")[2])
                     found.setdefault(key, finding)
     return list(found.values())
-
-
-class Teller:
-    """Says what is found, each thing once in a run, and refuses errors.
-
-    Args:
-        note: takes one sentence for each finding that is no error.
-    """
-
-    def __init__(self, note: Callable[[str], None]) -> None:
-        self._note = note
-        self._said: set[str] = set()
-
-    def tell(self, plan: Plan, names: Iterable[str]) -> None:
-        """Tell what these stages will read.
-
-        Raises:
-            InputError: there is an error among the findings.
-        """
-        findings = findings_of(plan, names)
-        for finding in findings:
-            # A checkpoint that was trained has what was said of the one that it was trained from.
-            if finding.level != "error" and finding.what not in self._said:
-                self._said.add(finding.what)
-                self._note(str(finding))
-        refuse_errors(findings)
-
-
-def refuse_errors(findings: Iterable[Finding]) -> None:
-    """Raise what must not run.
-
-    Raises:
-        InputError: there is an error among the findings; with all of them.
-    """
-    errors = [finding for finding in findings if finding.level == "error"]
-    if not errors:
-        return
-    first, *others = errors
-    more = "".join(f"\nand {finding.where}: {finding.what}" for finding in others)
-    fixes = dict.fromkeys(finding.fix for finding in errors)
-    raise InputError(first.what + more, first.where, "\n".join(fixes))
 
 
 def _of_edge(plan: Plan, stage: Stage, port: str, edge: Edge) -> Iterator[Finding]:

@@ -13,16 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from r1pipe.artifacts import Artifact, Chats, Labels, Pairs, Prompts
+from r1pipe.config.artifact_checks import ROW_TYPES
 from r1pipe.config.loader import Edge, Stage
-from r1pipe.config.mistakes import Mistakes
 from r1pipe.config.validation import blocks
-from r1pipe.config.yamltree import find, shorten
+from r1pipe.config.yamltree import find
 from r1pipe.data.files import Row
 from r1pipe.data.io import read_rows
 from r1pipe.data.sources import Loaded, Source
 from r1pipe.errors import InputError
 from r1pipe.run.plan import Plan
 from r1pipe.schema import GRPOParams, RowLimits
+from r1pipe.text.checkpoint_contract import Finding
 
 FIRST = 1000
 
@@ -38,22 +39,23 @@ _KINDS: dict[str, type[Artifact]] = {
 _MADE_OF = {"prompts": "source", "heldout": "heldout"}
 
 
-def check_first_rows(plan: Plan) -> None:
-    """Look at the first rows of every local file that a stage to run will read, and at the rewards over them.
+def row_findings(plan: Plan) -> list[Finding]:
+    """What is wrong with the first rows of local files that the stages to run will read, and with rewards over them.
 
-    Raises:
-        ConfigError: with every finding, each with the edge (stage and port or field), file and line, and the remedy.
+    Each finding names the edge (stage and port or field), file and line, and the remedy.
     """
-    problems = Mistakes()
     # The stages warn when they read all rows.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         rows = _FirstRows(plan)
-        for name in plan.todo:
-            stage = plan.pipeline.stages[name]
-            if not stage.use:
-                rows.check(stage, problems)
-    problems.raise_all(shorten(plan.pipeline.file.absolute()))
+        found = [
+            finding
+            for name in plan.todo
+            if not plan.pipeline.stages[name].use
+            for finding in rows.of_stage(plan.pipeline.stages[name])
+        ]
+    # A source that YAML anchors share is wrong in several places.
+    return list(dict.fromkeys(found))
 
 
 class _FirstRows:
@@ -70,29 +72,23 @@ class _FirstRows:
 
         return available() is None
 
-    def check(self, stage: Stage, problems: Mistakes) -> None:
-        """Add what is wrong with a stage's rows."""
+    def of_stage(self, stage: Stage) -> Iterator[Finding]:
+        """What is wrong with a stage's rows."""
         limits = getattr(stage.config, "row_limits", None)
         for port, edge in stage.edges():
-            if edge.origin in ("path", "embedded") and edge.type in (Prompts, Chats, Pairs, Labels):
+            if edge.origin in ("path", "embedded") and edge.type in ROW_TYPES:
                 assert edge.path is not None
-                self._add(
-                    self.of_dataset(edge.path, edge.type, limits), f"input {port} of {stage.name}", problems
-                )
+                rows = self.of_dataset(edge.path, edge.type, limits)
+                yield from _errors(rows, f"input {port} of {stage.name}")
         for keys, source in blocks(stage.config, Source):
             kind = _KINDS.get(keys[0])
             if kind is not None and source.paths:
-                found = self.of_source(source, kind, stage)
-                self._add(found, ".".join(("stages", stage.name, *keys)), problems)
+                rows = self.of_source(source, kind, stage)
+                yield from _errors(rows, ".".join(("stages", stage.name, *keys)))
 
         params = getattr(stage.config, "grpo", None)
         if isinstance(params, GRPOParams):
-            self._check_rewards(stage, params, problems)
-
-    def _add(self, found: list[Row] | InputError, edge: str, problems: Mistakes) -> None:
-        if isinstance(found, InputError):
-            where = f"{edge}, {found.where}" if found.where else edge
-            problems.add(found.what, where, found.fix)
+            yield from self._idle_rewards(stage, params)
 
     def of_dataset(
         self, path: Path, kind: type[Artifact], limits: RowLimits | None
@@ -119,7 +115,7 @@ class _FirstRows:
                 self._read[key] = error
         return self._read[key]
 
-    def _check_rewards(self, stage: Stage, params: GRPOParams, problems: Mistakes) -> None:
+    def _idle_rewards(self, stage: Stage, params: GRPOParams) -> Iterator[Finding]:
         from r1pipe.rewards.coverage import refuse_idle_rewards
 
         prompts: dict[str, list[Row]] = {}
@@ -134,7 +130,7 @@ class _FirstRows:
             refuse_idle_rewards(params.phases, prompts, isolation=self.isolation, first="the first ")
         except InputError as error:
             node, _ = find(self.plan.pipeline.tree, ("stages", stage.name, "grpo", "phases"))
-            problems.add(f"{stage.name}: {error.what}", f"{node.origin} ({error.where})", error.fix)
+            yield Finding("error", f"{node.origin} ({error.where})", f"{stage.name}: {error.what}", error.fix)
 
     def _of_edge(self, edge: Edge) -> list[Row] | None:
         """The first rows of an input; None where they are not at hand, or are wrong themselves."""
@@ -156,6 +152,12 @@ class _FirstRows:
                 return None
             rows += found
         return rows
+
+
+def _errors(found: list[Row] | InputError, edge: str) -> Iterator[Finding]:
+    if isinstance(found, InputError):
+        where = f"{edge}, {found.where}" if found.where else edge
+        yield Finding("error", where, found.what, found.fix)
 
 
 def _sources_of(maker: Stage, port: str) -> Iterator[Source]:

@@ -7,9 +7,9 @@ from typing import Any
 
 from r1pipe.config.yamltree import plain
 from r1pipe.launch.launcher import Launcher
-from r1pipe.run.checkpoint_checks import Teller
+from r1pipe.run.checkpoint_checks import checkpoint_findings
 from r1pipe.run.console import Console
-from r1pipe.run.first_rows import check_first_rows
+from r1pipe.run.findings import Teller, findings_of, refuse_errors
 from r1pipe.run.interrupts import TimeLimit, interruptible
 from r1pipe.run.plan import Plan, check_machine, fetch_hub, refuse, why_not_isolated
 from r1pipe.run.stage_runner import adopt, run_stage
@@ -33,7 +33,7 @@ def run(replan: Callable[[], Plan], console: Console, minutes: float | None = No
     limit = TimeLimit(minutes)
     plan = replan()
     refuse(plan)
-    check_first_rows(plan)
+    refuse_errors(plan, findings_of(plan))
     console.figure(plan)
     if not plan.todo:
         # A run that has nothing to do touches no file, so this summary is shown and not written.
@@ -47,7 +47,7 @@ def run(replan: Callable[[], Plan], console: Console, minutes: float | None = No
     # Downloads come before the lock: they may take hours, and they change nothing in the run.
     fetch_hub(plan, console.note)
     checkpoints = Teller(console.note)
-    checkpoints.tell(plan, plan.todo)
+    checkpoints.tell(plan, checkpoint_findings(plan, plan.todo))
     check_machine(plan)
 
     with (
@@ -70,7 +70,7 @@ def run(replan: Callable[[], Plan], console: Console, minutes: float | None = No
                 adopt(plan, stage)
             else:
                 # What the stages above have made is there now.
-                checkpoints.tell(plan, [name])
+                checkpoints.tell(plan, checkpoint_findings(plan, [name]))
                 run_stage(
                     plan,
                     stage,

@@ -62,11 +62,11 @@ class Use:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something about a checkpoint that a user should know.
+    """Something about a checkpoint or about rows that a user should know.
 
     Attributes:
         level: an error refuses the run; `unchecked` says that nothing could be looked at.
-        where: the stage's input, and the file.
+        where: the stage's input or field, and the file.
         what: what is wrong, and what comes of it.
         fix: what to do, or what r1pipe does.
     """
@@ -77,7 +77,7 @@ class Finding:
     fix: str
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.what}; {self.fix}"
+        return f"{self.where}: {self.what}" + (f"; {self.fix}" if self.fix else "")
 
 
 def check_checkpoint(files: CheckpointFiles, use: Use, where: str) -> list[Finding]:

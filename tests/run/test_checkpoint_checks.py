@@ -12,7 +12,8 @@ from families import DROPS_THINKING, change_json
 
 from r1pipe.config.loader import load
 from r1pipe.errors import InputError
-from r1pipe.run.checkpoint_checks import Teller, findings_of
+from r1pipe.run.checkpoint_checks import checkpoint_findings
+from r1pipe.run.findings import Teller
 from r1pipe.run.plan import make_plan
 
 RECIPE = """
@@ -40,7 +41,9 @@ def base(tiny_checkpoint: Path, tmp_path: Path) -> Path:
 def found(folder: Path, recipe: str) -> list[tuple[str, str, str]]:
     """(level, stage, what) of each finding."""
     plan = make_plan(load(config(folder, recipe)))
-    return [(one.level, one.where.split(".inputs")[0], one.what) for one in findings_of(plan, plan.todo)]
+    return [
+        (one.level, one.where.split(".inputs")[0], one.what) for one in checkpoint_findings(plan, plan.todo)
+    ]
 
 
 def test_a_sound_recipe_gives_no_word(base: Path, tmp_path: Path) -> None:
@@ -90,13 +93,13 @@ def test_errors_are_refused_and_warnings_are_said_once(base: Path, tmp_path: Pat
     (base / "chat_template.jinja").write_text(DROPS_THINKING)
     plan = make_plan(load(config(tmp_path, RECIPE % (SHORT, "sft: {max_length: 512}", 64))))
     teller = Teller(notes.append)
-    teller.tell(plan, plan.todo)
-    teller.tell(plan, plan.todo)
+    teller.tell(plan, checkpoint_findings(plan, plan.todo))
+    teller.tell(plan, checkpoint_findings(plan, plan.todo))
     assert len(notes) == 2 and "as it stands" in notes[0]
 
     plan = make_plan(load(config(tmp_path, RECIPE % (SHORT, "sft: {max_length: 700}", 800))))
     with pytest.raises(InputError, match=r"max_length is 700(.|\n)*max_tokens is 800"):
-        teller.tell(plan, plan.todo)
+        teller.tell(plan, checkpoint_findings(plan, plan.todo))
 
 
 def test_the_commands(base: Path, tmp_path: Path) -> None:
@@ -143,7 +146,7 @@ def test_nothing_is_said_of_the_configs_that_ship(
     for file in ("pandalm_pairs", "hh_harmless"):
         (data / f"{file}.jsonl.gz").write_bytes(b"")
     plan = make_plan(load(ROOT / "configs" / name))
-    assert [str(one) for one in findings_of(plan, plan.todo) if one.level != "unchecked"] == []
+    assert [str(one) for one in checkpoint_findings(plan, plan.todo) if one.level != "unchecked"] == []
 
 
 def test_a_plan_imports_nothing_heavy(base: Path, tmp_path: Path) -> None:

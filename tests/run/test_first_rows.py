@@ -1,4 +1,7 @@
-"""Faults planted in rows: the plan names each with its edge, line and remedy; so does the stage, from all rows."""
+"""Faults planted in rows: the plan names each with its edge, line and remedy; so does the stage, from all rows.
+
+Rewards that no row lets fire are refused by the stage in tests/stages/test_idle_rewards.py, which imports torch.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,15 @@ from typing import Any
 import pytest
 
 from r1pipe.artifacts import Chats, Labels, Pairs, Prompts
+from r1pipe.config.loader import Stage
 from r1pipe.config.loader import load as load_config
 from r1pipe.config.registry import load_kind
 from r1pipe.data.io import read_rows
 from r1pipe.data.sources import Source, load
-from r1pipe.errors import ConfigError, InputError
+from r1pipe.errors import InputError
 from r1pipe.here import Here
-from r1pipe.run.first_rows import check_first_rows
+from r1pipe.run.findings import findings_of, refuse_errors
+from r1pipe.run.first_rows import row_findings
 from r1pipe.run.plan import make_plan
 
 REPLY = "<think>3+4=7</think>7"
@@ -95,7 +100,7 @@ FAULTS: dict[str, tuple[type, Any, str, str]] = {
     "a label of 2": (Labels, lambda n: label(n, safe=2), "one", "safe is 2"),
 }  # fmt: skip
 
-RL = "    grpo: {phases: [{steps: 1, rewards: [%s]}]}\n"
+RL = "    grpo: {phases: [{steps: 1, max_tokens: 64, rewards: [%s]}]}\n"
 
 
 def written(path: Path, kind: type, fault: Any, which: str) -> Path:
@@ -112,20 +117,31 @@ def look(tmp_path: Path, yaml: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What `r1pipe plan` does."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "t.yaml").write_text(yaml)
-    check_first_rows(make_plan(load_config(tmp_path / "t.yaml")))
+    plan = make_plan(load_config(tmp_path / "t.yaml"))
+    refuse_errors(plan, findings_of(plan))
+
+
+STAGES = {
+    Chats: ("cold-start", "chats", "checkpoint"),
+    Prompts: ("r1-zero", "prompts", "checkpoint"),
+    Pairs: ("helpful-rm", "pairs", "reward_model"),
+    Labels: ("safety-rm", "labels", "reward_model"),
+}
+# What fits the positions of the base that ships.
+SHORT = {
+    Chats: "    sft: {max_length: 128}\n",
+    Prompts: RL % "{name: accuracy}",
+    Pairs: "    rm: {max_length: 128}\n",
+    Labels: "    rm: {max_length: 128}\n",
+}
 
 
 def yaml_of(kind: type, name: str, more: str = "") -> str:
     """A config with one stage that reads the file."""
-    stage_kind, port, output = {
-        Chats: ("cold-start", "chats", "checkpoint"),
-        Prompts: ("r1-zero", "prompts", "checkpoint"),
-        Pairs: ("helpful-rm", "pairs", "reward_model"),
-        Labels: ("safety-rm", "labels", "reward_model"),
-    }[kind]
+    stage_kind, port, output = STAGES[kind]
     return (
         f"stages:\n  it:\n    kind: {stage_kind}\n    inputs: {{model: embedded:base, {port}: ./{name}}}\n"
-        f"    outputs: {{{output}: out}}\n{more or (RL % '{name: accuracy}' if kind is Prompts else '')}"
+        f"    outputs: {{{output}: out}}\n{more or SHORT[kind]}"
     )
 
 
@@ -135,11 +151,11 @@ def test_a_planted_fault_is_named_by_the_plan_and_by_the_stage(
 ) -> None:
     kind, fault, which, says = FAULTS[name]
     path = written(tmp_path / "x.jsonl", kind, fault, which)
-    with pytest.raises(ConfigError, match=says) as caught:
+    with pytest.raises(InputError, match=says) as caught:
         look(tmp_path, yaml_of(kind, "x.jsonl"), monkeypatch)
     message = str(caught.value)
     assert "x.jsonl:" in message and ("fix:" in message or "renames one" in message)
-    assert "input " in message or "stages.it.inputs" in message, "the edge"
+    assert "input " in message, "the edge"
 
     # Beyond the first rows only the stage sees it; its model is never loaded.
     long = tmp_path / "long.jsonl"
@@ -156,15 +172,16 @@ def test_a_planted_fault_is_named_by_the_plan_and_by_the_stage(
 
 
 def run_stage(tmp_path: Path, kind: type, path: Path) -> None:
-    """The stage up to its rows; RL and reward models import torch first, so of these only the reading is run."""
-    if kind is not Chats:
-        read_rows(path, kind)
-        return
-    module = load_kind("cold-start")
-    ports = {"model": module.inputs["model"].type(tmp_path / "none"), "chats": Chats(path)}
-    here = Here("it", tmp_path, tmp_path / "metrics.jsonl", tmp_path / "progress.jsonl")
-    out = module.Outputs(checkpoint=module.outputs["checkpoint"].type(tmp_path / "out"))
-    module.run(module.Config(), module.Inputs(**ports), out, here)
+    """The stage up to its rows: it reads them before it imports torch, and there is no model that it could load."""
+    name, port, output = STAGES[kind]
+    module = load_kind(name)
+    ports = {"model": module.inputs["model"].type(tmp_path / "none"), port: kind(path)}
+    outputs: dict[str, Any] = {output: module.outputs[output].type(tmp_path / "out")}
+    module.run(module.Config(), module.Inputs(**ports), module.Outputs(**outputs), here(tmp_path))
+
+
+def here(tmp_path: Path) -> Here:
+    return Here("it", tmp_path, tmp_path / "metrics.jsonl", tmp_path / "progress.jsonl")
 
 
 SOURCES: dict[str, tuple[str, list[Any], str]] = {
@@ -188,17 +205,39 @@ def test_a_fault_of_a_source_is_named_with_its_field(
     path = tmp_path / "x.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     yaml = f"stages:\n  it: {{kind: prompts, source: {{path: x.jsonl, {fields}}}, outputs: {{prompts: a}}}}\n"
-    with pytest.raises(ConfigError, match=says) as caught:
+    with pytest.raises(InputError, match=says) as caught:
         look(tmp_path, yaml.replace(", }", "}"), monkeypatch)
     assert "stages.it.source" in caught.value.where and "x.jsonl" in str(caught.value)
+
+    stage = load_config(tmp_path / "t.yaml").stages["it"]
+    with pytest.raises(InputError, match=says):
+        make_prompts(stage, tmp_path)
+    # One wrong row behind more good ones than the plan looks at; of answers and shapes a share must be wrong.
+    if len(rows) == 1 and "shape" not in fields:
+        good = [problem(number, question=f"{number}?", domain="a") for number in range(1000, 2000)]
+        path.write_text("".join(json.dumps(row) + "\n" for row in [*good, *rows]))
+        look(tmp_path, yaml.replace(", }", "}"), monkeypatch)
+        with pytest.raises(InputError, match=says) as caught:
+            make_prompts(stage, tmp_path)
+        assert "x.jsonl:1001" in str(caught.value)
+
+
+def make_prompts(stage: Stage, tmp_path: Path) -> None:
+    """The stage `prompts`, whole."""
+    module = load_kind("prompts")
+    module.run(
+        stage.config, module.Inputs(), module.Outputs(prompts=Prompts(tmp_path / "out")), here(tmp_path)
+    )
 
 
 def test_a_packed_file_that_is_cut_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = "".join(json.dumps(problem(number)) + "\n" for number in range(900)).encode()
     (tmp_path / "x.jsonl.gz").write_bytes(gzip.compress(lines)[:-30])
     yaml = "stages:\n  it: {kind: prompts, source: {path: x.jsonl.gz}, outputs: {prompts: a}}\n"
-    with pytest.raises(ConfigError, match="not a complete gzip file"):
+    with pytest.raises(InputError, match="not a complete gzip file"):
         look(tmp_path, yaml, monkeypatch)
+    with pytest.raises(InputError, match="not a complete gzip file"):
+        make_prompts(load_config(tmp_path / "t.yaml").stages["it"], tmp_path)
 
 
 REWARDS = {
@@ -228,7 +267,7 @@ def test_a_reward_that_cannot_fire_is_refused_by_the_plan(
     if made:
         maker = "stages:\n  make: {kind: prompts, source: {path: x.jsonl}, outputs: {prompts: made}}\n"
         yaml = yaml.replace("stages:\n", maker).replace("./x.jsonl", "made")
-    with pytest.raises(ConfigError, match=says) as caught:
+    with pytest.raises(InputError, match=says) as caught:
         look(tmp_path, yaml, monkeypatch)
     assert "t.yaml:" in caught.value.where and "grpo.phases.0.rewards" in caught.value.where
     look(tmp_path, yaml.replace(rewards, "{name: format}"), monkeypatch)
@@ -237,12 +276,14 @@ def test_a_reward_that_cannot_fire_is_refused_by_the_plan(
 def test_all_findings_are_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written(tmp_path / "a.jsonl", Chats, *FAULTS["no thinking"][1:3])
     written(tmp_path / "b.jsonl", Prompts, *FAULTS["a level in words"][1:3])
-    both = yaml_of(Chats, "a.jsonl") + yaml_of(Prompts, "b.jsonl").replace("stages:\n  it", "  rl").replace(
-        "out}", "z}"
-    )
-    with pytest.raises(ConfigError, match="2 mistakes") as caught:
-        look(tmp_path, both, monkeypatch)
-    assert "replies have no thinking" in str(caught.value) and "column 'level'" in str(caught.value)
+    # One list with what is wrong with checkpoints: `sft` asks for more positions than the model has.
+    sft = yaml_of(Chats, "a.jsonl", "    sft: {max_length: 600}\n")
+    rl = yaml_of(Prompts, "b.jsonl").replace("stages:\n  it", "  rl").replace("out}", "z}")
+    with pytest.raises(InputError, match="3 mistakes") as caught:
+        look(tmp_path, sft + rl, monkeypatch)
+    message = str(caught.value)
+    for says in ("max_length is 600", "replies have no thinking", "column 'level'"):
+        assert says in message
 
 
 def test_plan_says_so_with_exit_code_2_and_without_torch(tmp_path: Path) -> None:
@@ -277,4 +318,5 @@ def test_none_of_the_shipped_configs_has_a_finding(
     monkeypatch.setenv("R1_BASE", str(root / "r1pipe/embedded/data/base"))
     monkeypatch.chdir(tmp_path)
     for file in ("r1.yaml", "smoke.yaml", "gsm8k.yaml"):
-        check_first_rows(make_plan(load_config(root / "configs" / file)))
+        plan = make_plan(load_config(root / "configs" / file))
+        assert row_findings(plan) == []
