@@ -83,13 +83,13 @@ class Config(StageConfig):
     also: WriterName = "none"
     """Adds a careful and a sloppy candidate of a named writer, so that both classes occur (our choice)."""
 
-    votes: int = Field(default=4, ge=1)
+    votes: int = Field(default=4, ge=1, le=1000)
     """Verdicts on a pair, sides swapped at random (v2 3.1)."""
 
     min_margin: float = Field(default=1.0, ge=0, lt=2)
     """A pair is kept where |mean verdict| is above this (v2 3.1)."""
 
-    comparisons: int = Field(default=3, ge=1)
+    comparisons: int = Field(default=3, ge=1, le=1000)
     """Pairs judged of one prompt at most (our choice)."""
 
     pairs_per_prompt: int = Field(default=1, ge=1)

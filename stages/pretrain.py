@@ -29,31 +29,31 @@ class Outputs(Ports):
 class Architecture(Model):
     """A Qwen2 model, embeddings tied."""
 
-    hidden_size: int = 128
-    layers: int = 4
+    hidden_size: int = Field(default=128, ge=1, le=2**16)
+    layers: int = Field(default=4, ge=1, le=1000)
     """Decoder layers."""
-    intermediate_size: int = 352
-    heads: int = 4
-    kv_heads: int = 2
-    max_positions: int = 512
+    intermediate_size: int = Field(default=352, ge=1, le=2**20)
+    heads: int = Field(default=4, ge=1, le=1024)
+    kv_heads: int = Field(default=2, ge=1, le=1024)
+    max_positions: int = Field(default=512, ge=1, le=2**24)
     """In tokens."""
 
 
 class Pretraining(Training):
-    lr: float = Field(default=3e-3, gt=0)
-    warmup_ratio: float = 0.02
-    weight_decay: float = 0.1
+    lr: float = Field(default=3e-3, gt=0, le=1)
+    warmup_ratio: float = Field(default=0.02, ge=0, lt=1)
+    weight_decay: float = Field(default=0.1, ge=0, le=1)
 
-    documents: int = Field(default=2_000_000, ge=1)
+    documents: int = Field(default=2_000_000, ge=1, le=10**9)
     """Documents written."""
 
-    epochs: float = Field(default=2.0, gt=0)
+    epochs: float = Field(default=2.0, gt=0, le=10_000)
     """Passes over them."""
 
-    row_tokens: int = Field(default=256, ge=16)
+    row_tokens: int = Field(default=256, ge=16, le=2**24)
     """Documents are joined and cut into rows of this many tokens."""
 
-    batch_tokens: int = Field(default=131_072, ge=16)
+    batch_tokens: int = Field(default=131_072, ge=16, le=2**32)
     """Tokens an update."""
 
 

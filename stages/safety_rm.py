@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from r1pipe.artifacts import Checkpoint, Labels, RewardModel
 from r1pipe.here import Here
-from r1pipe.schema import Ports, RewardModelParams, StageConfig
+from r1pipe.schema import PointwiseParams, Ports, StageConfig
 
 
 class Inputs(Ports):
@@ -23,7 +23,7 @@ class Outputs(Ports):
 
 
 class Config(StageConfig):
-    rm: RewardModelParams = RewardModelParams()
+    rm: PointwiseParams = PointwiseParams()
     """v2 3.1."""
 
 

@@ -44,8 +44,10 @@ def _checkpoint_problem(type_: type[Artifact], path: Path) -> str:
     missing = []
     if not (path / "config.json").is_file():
         missing.append("config.json")
-    if not any(path.glob("*.safetensors")) and not any(path.glob("pytorch_model*.bin")):
-        missing.append("weights (*.safetensors)")
+    if not any(path.glob("*.safetensors")):
+        # Python's pickles may run whatever their author likes when they are read.
+        pickled = ", and weights in a pickle are not read" if any(path.glob("*.bin")) else ""
+        missing.append(f"weights (*.safetensors{pickled})")
     if not any((path / name).is_file() for name in TOKENIZERS):
         missing.append("a tokenizer (tokenizer.json)")
     if issubclass(type_, RewardModel) and not (path / "calibration.json").is_file():

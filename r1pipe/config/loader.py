@@ -24,6 +24,7 @@ from r1pipe.config.edges import (
     join_outputs,
     join_use,
 )
+from r1pipe.config.hidden_values import refuse_secrets
 from r1pipe.config.mistakes import Mistakes
 from r1pipe.config.paths import resolve_paths
 from r1pipe.config.registry import Kind, load_kind
@@ -159,6 +160,7 @@ def load(file: Path, sets: Sequence[str] = (), run: str | None = None) -> Pipeli
 
     problems = Mistakes()
     shown = shorten(file.absolute())
+    refuse_secrets(tree, shown)
     for key, node in tree.value.items():
         if key not in TOP_LEVEL:
             problems.add(f"unknown key '{key}'", node.origin, nearest(key, TOP_LEVEL))

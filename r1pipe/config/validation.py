@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from r1pipe.config.library_options import LORA, options
 from r1pipe.config.mistakes import Mistakes
 from r1pipe.config.profiles import launch_mistakes
 from r1pipe.config.pydantic_errors import explain
@@ -99,6 +100,12 @@ def validate(
                 origin(*keys, "trl", option),
                 f"set {'.'.join((*keys, field))} instead",
             )
+        for holder, option, fix in _unknown_options(training):
+            problems.add(
+                f"{_dotted(stage, *keys, holder)} has no option '{option}'",
+                origin(*keys, holder, option),
+                fix,
+            )
         for field, what, fix in _training_mistakes(config.launch, training):
             problems.add(f"{_dotted(stage, *keys, field)}: {what}", origin(*keys, field), fix)
         for place, name, fix in _unknown_rewards(training):
@@ -130,6 +137,21 @@ def _shadowed_fields(training: Training) -> Iterator[tuple[str, str]]:
         field = option if option in fields else TRL_ALIASES.get(option)
         if field is not None and (field in fields or field in ("outputs", "seed")):
             yield option, field
+
+
+def _unknown_options(training: Training) -> Iterator[tuple[str, str, str]]:
+    """Options that TRL or peft does not have: (field, option, fix). They themselves refuse them when a stage starts."""
+    taken = {"trl": training.trl_config, "lora": LORA}
+    # What a field of ours sets is reported as such.
+    shadowed = {option for option, _ in _shadowed_fields(training)}
+    for field, config in taken.items():
+        stated: dict[str, Any] | None = getattr(training, field, None)
+        if not stated:
+            continue
+        known = options(config)
+        for option in stated:
+            if known and option not in known and not (field == "trl" and option in shadowed):
+                yield field, option, nearest(option, sorted(known))
 
 
 def _unknown_rewards(training: Training) -> Iterator[tuple[tuple[str | int, ...], str, str]]:

@@ -66,7 +66,7 @@ class Source(Model):
     reasoning_gym: Annotated[list[str] | dict[str, dict[str, Any]] | None, Ordered()] = None
     """names of tasks, or task -> its settings, e.g. {chain_sum: {max_terms: 8}} (r1pipe/data/gym_source.py)"""
 
-    count: int | None = Field(default=None, ge=1)
+    count: int | None = Field(default=None, ge=1, le=10**9)
     """rows to take, drawn by the seed; none = all of a file (the world needs a number)"""
 
     split: Literal["train", "dev", "heldout", "all"] = "train"

@@ -1,4 +1,4 @@
-"""Records on disk that survive a kill: JSON lines with a `key` and a `digest` of what the key stood for.
+"""Records on disk that survive a kill: JSON lines with a `key`, a `digest` of what the key stood for, and a checksum.
 
 A key may be a number (the third batch), which stands for other rows where the rows are others. So a record counts only
 where both the key and the digest agree.
@@ -11,14 +11,17 @@ import os
 import re
 import threading
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
+from zlib import crc32
 
 from r1pipe.generation.contract import Key
 from r1pipe.here import Here
+from r1pipe.text.regular_files import open_regular
 
 # A kill of the process loses nothing that was appended; a crash of the machine loses at most these seconds.
 SYNC_EVERY_S = 1.0
@@ -38,7 +41,8 @@ class Journal:
 
     def append(self, key: Key, digest: str, **record: Any) -> None:
         """Append a record, whose fields are JSON."""
-        line = json.dumps({"key": key, "digest": digest, **record}, ensure_ascii=False).encode() + b"\n"
+        body = json.dumps({"key": key, "digest": digest, **record}, ensure_ascii=False).encode()[:-1]
+        line = body + _sum(body)
         with self._lock:
             self._stream = self._stream or _open(self._path)
             self._stream.write(line)
@@ -52,6 +56,14 @@ class Journal:
         if self._stream is not None:
             os.fsync(self._stream.fileno())
             self._stream.close()
+
+
+_SUM = b', "crc": '
+
+
+def _sum(body: bytes) -> bytes:
+    """The end of a line: a checksum of what stands before it."""
+    return _SUM + b"%d}\n" % crc32(body)
 
 
 def _open(path: Path) -> BinaryIO:
@@ -82,13 +94,23 @@ class JournalRecords:
             self._read(path)
 
     def _read(self, path: Path) -> None:
-        with path.open("rb") as stream:
+        damaged = 0
+        with open_regular(path) as stream:
             for line in stream:
                 # A kill may have cut the last line short.
-                if line.endswith(b"\n"):
-                    record = json.loads(line)
-                    by_digest = self._by_key.setdefault(tuple(record["key"]), {})
-                    by_digest[record["digest"]] = record
+                if not line.endswith(b"\n"):
+                    continue
+                body, _, _ = line.rpartition(_SUM)
+                if line != body + _sum(body):
+                    damaged += 1
+                    continue
+                record = json.loads(line)
+                by_digest = self._by_key.setdefault(tuple(record["key"]), {})
+                by_digest[record["digest"]] = record
+        if damaged:
+            warnings.warn(
+                f"{path}: {damaged} damaged lines are left out; what they held is made anew", stacklevel=2
+            )
 
     def all(self) -> list[dict[str, Any]]:
         """Return every record that was not taken."""

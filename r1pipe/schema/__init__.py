@@ -31,7 +31,7 @@ from r1pipe.schema.sampling import (
     ServedModel,
     TemplateName,
 )
-from r1pipe.schema.training import RewardModelParams, RowLimits, SFTParams, Training
+from r1pipe.schema.training import PointwiseParams, RewardModelParams, RowLimits, SFTParams, Training
 
 __all__ = [
     "AuditParams",
@@ -46,6 +46,7 @@ __all__ = [
     "Ordered",
     "PathOr",
     "Phase",
+    "PointwiseParams",
     "Ports",
     "RewardModelParams",
     "RewardSpec",

@@ -58,7 +58,7 @@ class Model(BaseModel):
 
     # Without use_attribute_docstrings: pydantic would parse every class's source at each start, 0.2 s of each
     # command, for descriptions that nothing reads.
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -121,7 +121,7 @@ class Slurm(Model):
     time: str | None = None
     """HH:MM:SS; none = the partition's default."""
 
-    gpus_per_node: int = Field(default=8, ge=1)
+    gpus_per_node: int = Field(default=8, ge=1, le=1024)
     """GPUs of each machine, and its ranks with num_processes: auto."""
 
     extra: list[str] = Field(default_factory=list)
@@ -140,16 +140,16 @@ class Launch(Model):
     deepspeed_file: Annotated[Path | None, Shipped("accelerate/{model.profile}.json")] = None
     """For zero1, zero2, zero3: settings of DeepSpeed; none = accelerate/<profile>.json, as above."""
 
-    num_processes: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
+    num_processes: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] = 1
     """Ranks on each machine.
 
     auto = one for each GPU; on several machines the hostfile's slots or slurm.gpus_per_node, and the default there.
     """
 
-    nodes: int = Field(default=1, ge=1)
+    nodes: int = Field(default=1, ge=1, le=100_000)
     """Machines, which must see the same files; through Slurm or a hostfile."""
 
-    threads: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=4096)
     """CPU threads of each rank; none = cores / ranks."""
 
     offload: Literal["none", "optimizer", "all"] = "none"
@@ -185,7 +185,8 @@ class StageConfig(Model):
     `launch` is not part of the fingerprint; r1pipe/run/manifest.py names what else is not.
     """
 
-    seed: int = Field(default=0, ge=0)
+    # numpy takes 32 bits, and stages add numbers of ranks and rounds
+    seed: int = Field(default=0, ge=0, lt=2**31)
     """Every random draw of the stage derives from it (our choice)."""
 
     launch: Launch = Launch()

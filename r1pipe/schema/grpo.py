@@ -5,7 +5,7 @@ The groups are for the reader: in the YAML all of these keys stand side by side 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -85,13 +85,13 @@ class VLLMRollout(Model):
 class RolloutParams(Training):
     """How many responses are drawn, by what, and how many updates use them."""
 
-    num_generations: int = Field(default=16, ge=2)
+    num_generations: int = Field(default=16, ge=2, le=2**16)
     """Responses to a question (v2 2.1)."""
 
-    batch_size: int = Field(default=512, ge=2)
+    batch_size: int = Field(default=512, ge=2, le=2**24)
     """Responses of one update: 32 questions x 16 (v2 2.1)."""
 
-    minibatches_per_rollout: int = Field(default=16, ge=1)
+    minibatches_per_rollout: int = Field(default=16, ge=1, le=2**16)
     """Minibatches of a rollout, one update each: 8,192 responses in 16 minibatches (v2 2.1)."""
 
     whole_groups: bool | Literal["auto"] = "auto"
@@ -100,10 +100,10 @@ class RolloutParams(Training):
     auto = where the responses of a group share their prompt in a pack, which then is read once (our choice).
     """
 
-    inner_epochs: int = Field(default=1, ge=1)
+    inner_epochs: int = Field(default=1, ge=1, le=1000)
     """Passes over a rollout (v2 2.1)."""
 
-    resample: int = Field(default=0, ge=0)
+    resample: int = Field(default=0, ge=0, le=1000)
     """Dynamic sampling (DAPO): groups whose rewards are all equal are replaced by groups of other prompts.
 
     This is the greatest number of rounds of replacement in a rollout.
@@ -159,7 +159,7 @@ class RolloutParams(Training):
 class LossParams(Training):
     """The objective: advantages, ratio, clipping, KL."""
 
-    beta: float = Field(default=0.001, ge=0)
+    beta: float = Field(default=0.001, ge=0, le=1000)
     """Weight in the loss of the k3 estimate of the KL to the reference (v2 2.1)."""
 
     kl_clamp: float | None = Field(default=None, gt=0)
@@ -168,10 +168,10 @@ class LossParams(Training):
     Without it one token that has moved by 12 nats can make the whole gradient (our choice).
     """
 
-    epsilon: float = Field(default=10.0, gt=0)
+    epsilon: float = Field(default=10.0, gt=0, le=1e6)
     """Clip range of the ratio: v2 3.2.1 for stage 1; for R1-Zero not published, the same is our choice."""
 
-    epsilon_high: float | None = Field(default=None, gt=0)
+    epsilon_high: float | None = Field(default=None, gt=0, le=1e6)
     """Upper clip range where it differs from epsilon; none = epsilon.
 
     "Clip higher" of DAPO (arXiv 2503.14476): 0.28 beside 0.2.
@@ -290,7 +290,9 @@ class GRPOParams(RolloutParams, LossParams, MemoryParams, ScheduleParams):
     What the four groups say about each other is checked here.
     """
 
-    lr: float = Field(default=3e-6, gt=0)
+    trl_config: ClassVar[str] = "trl/trainer/grpo_config.py:GRPOConfig"
+
+    lr: float = Field(default=3e-6, gt=0, le=1)
     """v2 2.1. The schedule is not published; a constant rate after the warm-up is our choice."""
 
     warmup_ratio: float = Field(default=0.05, ge=0, lt=1)

@@ -34,13 +34,13 @@ class RewardSpec(Model):
 class Phase(Model):
     """A stretch of RL. Optimizer, scheduler, reference and step count continue from one phase to the next."""
 
-    steps: int = Field(ge=1)
+    steps: int = Field(ge=1, le=10**8)
     """Updates of the policy (v2 Fig. 1: a step is one update)."""
 
-    max_tokens: int = Field(default=32768, ge=1)
+    max_tokens: int = Field(default=32768, ge=1, le=2**24)
     """Tokens of a response (v2 2.1, 3.2.1)."""
 
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0, le=10)
     """1.0 in v2 2.1 and 3.2.1, 0.7 in 3.2.2."""
 
     prompts: dict[str, float] = Field(default_factory=lambda: {"prompts": 1.0})

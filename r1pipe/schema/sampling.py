@@ -33,13 +33,13 @@ class ServedModel(Model):
     api_key_env: VariableName | None = None
     """Name of the environment variable that holds the key; none = no key."""
 
-    timeout: float = Field(default=60.0, gt=0)
+    timeout: float = Field(default=60.0, gt=0, le=10**6)
     """Seconds for one request."""
 
-    retries: int = Field(default=4, ge=0)
+    retries: int = Field(default=4, ge=0, le=1000)
     """Further tries after a timeout, 429, 5xx or an unreadable reply, with growing pauses."""
 
-    max_in_flight: int = Field(default=16, ge=1)
+    max_in_flight: int = Field(default=16, ge=1, le=4096)
     """Requests at a time on each rank."""
 
     extra: dict[str, Any] = Field(default_factory=dict)
@@ -65,13 +65,13 @@ class SamplingEndpoint(ServedModel):
     Only `model` and `extra` enter the fingerprint; the other fields say how it is called. The numbers are our choice.
     """
 
-    timeout: float = Field(default=1800.0, gt=0)
+    timeout: float = Field(default=1800.0, gt=0, le=10**6)
     """Seconds for one whole response."""
 
-    retries: int = Field(default=8, ge=0)
+    retries: int = Field(default=8, ge=0, le=1000)
     """Further tries after a timeout, 429, 5xx or an unreadable reply, with growing pauses."""
 
-    max_in_flight: int = Field(default=64, ge=1)
+    max_in_flight: int = Field(default=64, ge=1, le=4096)
     """Requests at a time on each rank."""
 
     price_in: float = Field(default=0.0, ge=0)
@@ -113,22 +113,22 @@ The string belongs to the response.
 class Sampling(Model):
     """How responses are drawn."""
 
-    temperature: float = Field(default=0.6, ge=0)
+    temperature: float = Field(default=0.6, ge=0, le=10)
     """0 = greedy. Evaluation uses 0.6 (v2 D.1), cold-start sampling 1.0 (v2 B.3.2)."""
 
     top_p: float = Field(default=0.95, gt=0, le=1)
     """v2 D.1."""
 
-    max_tokens: int = Field(default=32768, ge=1)
+    max_tokens: int = Field(default=32768, ge=1, le=2**24)
     """Tokens of a response (v2 D.1)."""
 
     stop: StopList = Field(default_factory=list)
     """Strings that end a response beside the model's end token (our choice)."""
 
-    n: int = Field(default=1, ge=1)
+    n: int = Field(default=1, ge=1, le=2**20)
     """Responses to a prompt."""
 
-    batch_size: int = Field(default=256, ge=1)
+    batch_size: int = Field(default=256, ge=1, le=2**20)
     """Sequences of one forward pass in each process; with vllm, sequences handed over at a time (our choice)."""
 
     backend: Literal["hf", "vllm", "openai"] = "hf"

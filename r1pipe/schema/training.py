@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from r1pipe.schema.base import Model
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
 
 class Training(Model):
     """What all training stages share."""
 
-    lr: float = Field(gt=0)
+    trl_config: ClassVar[str] = "transformers/training_args.py:TrainingArguments"
+    """The class whose options `trl` takes: package, file and name."""
+
+    lr: float = Field(gt=0, le=1)
     """Peak learning rate."""
 
     warmup_ratio: float = Field(default=0.0, ge=0, lt=1)
     """Share of the steps (not published; our choice)."""
 
-    weight_decay: float = Field(default=0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0, le=1)
     """Not published; our choice."""
 
-    adam_betas: tuple[float, float] = (0.9, 0.95)
+    adam_betas: tuple[Beta, Beta] = (0.9, 0.95)
     """Not published; our choice."""
 
     max_grad_norm: float = Field(default=1.0, gt=0)
@@ -39,7 +44,7 @@ class Training(Model):
     save_every: int | None = Field(default=None, ge=1)
     """Updates between checkpoints to resume from; none = they are made by the clock."""
 
-    save_minutes: float = Field(default=10.0, gt=0)
+    save_minutes: float = Field(default=10.0, gt=0, le=100_000)
     """Where save_every is not set: minutes between checkpoints (our choice).
 
     There are more of them where making a checkpoint would take more than 3 % of the time.
@@ -52,22 +57,24 @@ class Training(Model):
 class SFTParams(Training):
     """Supervised fine-tuning (v2 B.4.2)."""
 
-    lr: float = Field(default=5e-5, gt=0)
+    trl_config: ClassVar[str] = "trl/trainer/sft_config.py:SFTConfig"
+
+    lr: float = Field(default=5e-5, gt=0, le=1)
     """v2 B.4.2."""
 
     lr_end_ratio: float = Field(default=0.1, ge=0, le=1)
     """Cosine from lr to lr times this (v2 B.4.2: 5e-5 -> 5e-6; B.4.3: 1/10)."""
 
-    epochs: float = Field(default=2.0, gt=0)
+    epochs: float = Field(default=2.0, gt=0, le=10_000)
     """v2 B.4.2: 2-3; v1 2.3.3: 2."""
 
-    batch_size: int = Field(default=128, ge=1)
+    batch_size: int = Field(default=128, ge=1, le=2**24)
     """Sequences of one update (v2 B.4.2)."""
 
-    max_length: int = Field(default=32768, ge=1)
+    max_length: int = Field(default=32768, ge=1, le=2**24)
     """Tokens of a sequence (v2 B.4.2)."""
 
-    positions: int | None = Field(default=None, ge=1)
+    positions: int | None = Field(default=None, ge=1, le=2**24)
     """Tokens of the longest sequence that the trained model has positions for; none = as many as the model has.
 
     The bases of two students (Qwen2.5-Math) have 4,096. RoPE gives more; training teaches them.
@@ -88,7 +95,7 @@ class SFTParams(Training):
     The gradients are those of padded batches, without the padding (our choice).
     """
 
-    pack_tokens: int | None = Field(default=None, ge=1)
+    pack_tokens: int | None = Field(default=None, ge=1, le=2**24)
     """With packing: tokens of one forward pass on a device.
 
     None = from 8,192 to 32,768, as many as fit without recomputing (our choice).
@@ -108,22 +115,30 @@ class SFTParams(Training):
 
 
 class RewardModelParams(Training):
-    """Reward models, pairwise and pointwise (v2 3.1)."""
+    """Reward models (v2 3.1): pairwise ones."""
 
-    lr: float = Field(default=6e-6, gt=0)
+    trl_config: ClassVar[str] = "trl/trainer/reward_config.py:RewardConfig"
+
+    lr: float = Field(default=6e-6, gt=0, le=1)
     """v2 3.1."""
 
-    epochs: float = Field(default=1.0, gt=0)
+    epochs: float = Field(default=1.0, gt=0, le=10_000)
     """v2 3.1."""
 
-    batch_size: int = Field(default=256, ge=1)
+    batch_size: int = Field(default=256, ge=1, le=2**24)
     """Pairs or labels of one update (v2 3.1)."""
 
-    max_length: int = Field(default=8192, ge=1)
+    max_length: int = Field(default=8192, ge=1, le=2**24)
     """Tokens in training; there is no limit when scoring (v2 3.1)."""
 
     heldout: float = Field(default=0.1, gt=0, lt=1)
     """Share of the rows that measures and calibrates, and is never trained on (our choice)."""
+
+
+class PointwiseParams(RewardModelParams):
+    """Reward models (v2 3.1): pointwise ones, for which TRL has no trainer."""
+
+    trl_config: ClassVar[str] = Training.trl_config
 
 
 class RowLimits(Model):

@@ -303,7 +303,9 @@ def _json(path: Path) -> dict[str, Any]:
     finally:
         if collecting:
             gc.enable()
-    return parsed if isinstance(parsed, dict) else {}
+    if not isinstance(parsed, dict):
+        raise InputError(f"{path.name} holds no JSON object", str(path), "copy it again")
+    return parsed
 
 
 def _tokenizer(path: Path) -> tuple[dict[str, Any], int | None]:

@@ -15,7 +15,7 @@ from r1pipe.errors import GuardError
 from r1pipe.here import Here
 from r1pipe.models.loading import save_trained
 from r1pipe.schema import GRPOParams
-from r1pipe.training.checkpoints import checkpoints
+from r1pipe.training.checkpoints import checkpoints, damaged_record
 from r1pipe.training.telemetry import Meter
 
 # The trainer's metrics that the console shows, and their names there.
@@ -201,10 +201,11 @@ class Heldout(TrainerCallback):
         self.best = None
         if step == 0 or not path.is_file():
             return
-        record = json.loads(path.read_text(encoding="utf8"))
-        self.curve = {
-            int(scored): scores for scored, scores in record["curve"].items() if int(scored) <= step
-        }
+        try:
+            curve = json.loads(path.read_text(encoding="utf8"))["curve"]
+            self.curve = {int(scored): scores for scored, scores in curve.items() if int(scored) <= step}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise damaged_record(path, self.here) from None
         self.best = self._best_until(step)
 
     def _score(self, state: TrainerState) -> None:

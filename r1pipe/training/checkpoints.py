@@ -18,6 +18,9 @@ from typing import Any
 
 import xxhash
 
+from r1pipe.errors import InputError
+from r1pipe.here import Here
+
 PREFIX = "checkpoint-"
 PARTIAL = ".partial"
 WHOLE = "whole.json"
@@ -122,6 +125,12 @@ def newest_whole(folder: Path) -> tuple[Path | None, dict[str, str]]:
             return path, passed_over
         passed_over[path.name] = why
     return None, passed_over
+
+
+def damaged_record(path: Path, here: Here) -> InputError:
+    """The error of a file in which a training keeps what it has found so far, and which another program has changed."""
+    fix = f"put back a copy of it, or start the stage from its beginning: --rebuild {here.stage}"
+    return InputError(f"{path.name} is damaged: it is not what the training wrote there", str(path), fix)
 
 
 def link_or_copy(source: str | Path, target: str | Path) -> None:

@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 from engine import config, r1pipe
 
+from r1pipe.config.hidden_values import refuse_secrets
+from r1pipe.config.loader import load
+from r1pipe.config.yamltree import read
 from r1pipe.endpoint import Endpoint, NoAnswer
 from r1pipe.errors import ConfigError
 
@@ -64,6 +67,38 @@ def test_a_secret_of_the_command_line_is_not_shown(tmp_path: Path) -> None:
     refused = r1pipe(tmp_path, "run-all", "t.yaml", "--set", f"{place}=http://me:{SECRET}@127.0.0.1:1/v1")
     said = refused.stdout + refused.stderr
     assert refused.returncode == 2 and SECRET not in said and "password" in said, said
+
+
+# name -> (a --set, which is as good as the YAML, with the secret in it)
+HIDDEN = {
+    "a token in TRL's options": f"stages.r1-zero.grpo.trl={{hub_token: {SECRET}}}",
+    "a token under another name": f"stages.r1-zero.grpo.trl={{push_to_hub_token: {SECRET}}}",
+    "a key in the fields of a request": f"stages.general-data.judge.extra={{api_key: {SECRET}}}",
+    "a header in the fields of a request": f"stages.general-data.judge.extra={{headers: {{Authorization: {SECRET}}}}}",
+    "a token in a reward's parameters": f"stages.r1-zero.grpo.phases.0.rewards.0.params={{token: {SECRET}}}",
+    "a token for Slurm": "stages.r1-zero.launch.slurm={extra: ['--export=HF_TOKEN=hf_hunter2hunter2hunter2hunter2']}",
+    "a key in a text": "stages.general-data.judge.guidelines='Use sk-hunter2-hunter2-hunter2-hunter2'",
+    "a key as a name": "run=sk-hunter2-hunter2-hunter2-hunter2",
+    "a key as a path": "stages.r1-zero.inputs.model=./ghp_hunter2hunter2hunter2hunter2hunter2",
+    "a key of a cloud": "stages.general-data.judge.model=AKIAHUNTER2HUNTER2HU",
+    "a header in a text": "stages.general-data.judge.guidelines='Bearer hunter2hunter2'",
+    "a private key": "stages.general-data.judge.guidelines='-----BEGIN RSA PRIVATE KEY----- hunter2'",
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_a_secret_that_no_field_expects_is_refused_and_not_shown(tmp_path: Path, name: str) -> None:
+    """It reached config.json and stage.json."""
+    both = WRITER + REWARD.replace("stages:\n", "")
+    path = config(tmp_path, both.replace("URL", "http://127.0.0.1:1/v1").replace(", MORE", ""))
+    with pytest.raises(ConfigError, match="holds a key or a password") as refused:
+        load(path, [HIDDEN[name]])
+    assert "hunter2" not in str(refused.value).lower()
+
+
+def test_words_that_only_look_like_secrets_are_taken(tmp_path: Path) -> None:
+    text = "a: {eos_token: x, pad_token: y, api_key_env: KEY, api_key: '', tokens: z, text: hf_ sk-1 Bearer of news}"
+    refuse_secrets(read(config(tmp_path, text)), "t.yaml")
 
 
 class Echo(BaseHTTPRequestHandler):

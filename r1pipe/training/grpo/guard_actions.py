@@ -108,9 +108,22 @@ def checkpoints(here: Here) -> dict[int, Path]:
 
 
 def past_rollbacks(here: Here) -> list[dict[str, Any]]:
-    """The rollbacks of this stage so far, earlier attempts included."""
+    """The rollbacks of this stage so far, earlier attempts included.
+
+    Raises:
+        InputError: the file that keeps them is damaged.
+    """
     path = here.workdir / "rollbacks.json"
-    return json.loads(path.read_text()) if path.is_file() else []
+    if not path.is_file():
+        return []
+    try:
+        record = json.loads(path.read_text(encoding="utf8"))
+        known = all({"to", "removed"} <= rollback.keys() for rollback in record)
+    except (ValueError, TypeError, AttributeError):
+        known = False
+    if not known:
+        raise files.damaged_record(path, here)
+    return record
 
 
 def roll_back(finding: Finding, guards: Guards, here: Here) -> int:
