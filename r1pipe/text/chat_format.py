@@ -127,16 +127,21 @@ def message_renderer(template: str, tokens: dict[str, str], now: datetime) -> Re
     Raises:
         jinja2.TemplateError: the template is not one.
     """
-    compiled = _compiled(template, now)
+    compiled = _compiled(template)
 
     def render(messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
-        return compiled.render(messages=messages, add_generation_prompt=add_generation_prompt, **tokens)
+        return compiled.render(
+            messages=messages,
+            add_generation_prompt=add_generation_prompt,
+            strftime_now=now.strftime,
+            **tokens,
+        )
 
     return render
 
 
 @lru_cache(maxsize=16)
-def _compiled(template: str, now: datetime) -> Any:
+def _compiled(template: str) -> Any:
     import json
 
     from jinja2 import TemplateError, nodes
@@ -164,5 +169,4 @@ def _compiled(template: str, now: datetime) -> Any:
     )
     environment.filters["tojson"] = to_json
     environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = now.strftime
     return environment.from_string(template)

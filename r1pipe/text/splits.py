@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import unicodedata
 from collections.abc import Mapping
 
@@ -11,7 +10,7 @@ from collections.abc import Mapping
 def content_key(text: str) -> str:
     """16 hex digits that are equal for texts that differ only in case, spacing or character width."""
     normalized = unicodedata.normalize("NFKC", text)
-    canonical = re.sub(r"\s+", " ", normalized).strip().casefold()
+    canonical = " ".join(normalized.split()).casefold()
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 

@@ -149,11 +149,12 @@ def test_nothing_is_said_of_the_configs_that_ship(
     assert [str(one) for one in checkpoint_findings(plan, plan.todo) if one.level != "unchecked"] == []
 
 
-def test_a_plan_imports_nothing_heavy(base: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", ["./base", "hub:me/mine"])
+def test_a_plan_imports_nothing_heavy(model: str, base: Path, tmp_path: Path) -> None:
     import subprocess
     import sys
 
-    config(tmp_path, RECIPE % (SHORT, "sft: {max_length: 512}", 64))
+    config(tmp_path, RECIPE.replace("./base", model) % (SHORT, "sft: {max_length: 512}", 64))
     code = """
 import json, sys
 sys.argv = ['r1pipe', 'plan', 't.yaml']
@@ -162,7 +163,8 @@ try:
     main()
 except SystemExit as end:
     assert not end.code, end.code
-print(json.dumps([name for name in ('torch', 'transformers', 'tokenizers', 'numpy') if name in sys.modules]))
+heavy = ('torch', 'transformers', 'tokenizers', 'numpy', 'huggingface_hub.hf_api')
+print(json.dumps([name for name in heavy if name in sys.modules]))
 """
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True
