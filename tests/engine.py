@@ -33,7 +33,10 @@ stages:
 def environment(**extra: str) -> dict[str, str]:
     return {
         **os.environ,
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{FIXTURES}",
+        # what is already there may hold the libraries
+        "PYTHONPATH": os.pathsep.join(
+            filter(None, (str(ROOT), str(FIXTURES), os.environ.get("PYTHONPATH", "")))
+        ),
         "PYTHONSAFEPATH": "1",
         "R1PIPE_FORKSERVER": "0",
         "COLUMNS": "200",

@@ -156,7 +156,7 @@ def test_a_step_on_a_gpu_needs_nothing_of_the_cpu(
             graphed = GraphedModel(MAKES[name]())
         assert graphed.make_room(16, 64)
         forced = Ends([3] * 16, [1, 2], torch.device("cuda"))
-        how = SamplingSettings(temperature, top_p, (1, 2), forced.apply, logps=True)
+        how = SamplingSettings(temperature, top_p, (1, 2), adjust=forced.apply, logps=True)
         graphed._use_settings(how)
         with Touched() as touched:
             graphed._advance(8)

@@ -71,6 +71,7 @@ def test_sft_trains_the_adapter_alone_and_writes_it_merged(tiny_checkpoint: Path
 
 
 @pytest.mark.parametrize("keep", ["last", "best"])
+@pytest.mark.filterwarnings("ignore:a plain loop draws")  # on a GPU: an adapter has no CUDA graphs
 def test_rl_trains_the_adapter_alone_and_writes_it_merged(
     tiny_checkpoint: Path, here: Here, tmp_path: Path, keep: str
 ):

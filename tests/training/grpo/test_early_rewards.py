@@ -123,11 +123,16 @@ def test_training_with_early_rewards_is_training_without(
         logged = [entry for entry in trainer.state.log_history if "reward" in entry]
         results.append((torch.cat([p.detach().flatten() for p in trainer.model.parameters()]), logged))
     (late_weights, late), (weights, logged) = results
-    assert torch.equal(weights, late_weights)
+    if weights.is_cuda:
+        # Sums of a GPU's backward pass come in another order each time.
+        assert torch.allclose(weights, late_weights, atol=1e-4)
+    else:
+        assert torch.equal(weights, late_weights)
     assert all(entry["rewards/early"] > 0.3 for entry in logged) and not any(
         "rewards/early" in entry for entry in late
     )
-    assert [entry["reward"] for entry in logged] == [entry["reward"] for entry in late]
+    rewards = [[entry["reward"] for entry in log] for log in (logged, late)]
+    assert rewards[0] == (pytest.approx(rewards[1], abs=0.05) if weights.is_cuda else rewards[1])
 
 
 def test_a_vllm_engine_reports_finished_responses() -> None:
