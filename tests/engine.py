@@ -39,6 +39,8 @@ def environment(**extra: str) -> dict[str, str]:
         ),
         "PYTHONSAFEPATH": "1",
         "R1PIPE_FORKSERVER": "0",
+        # said, so that no stage looks whether the machine is busy
+        "OMP_WAIT_POLICY": "PASSIVE",
         "COLUMNS": "200",
         **extra,
     }

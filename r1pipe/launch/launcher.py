@@ -26,12 +26,14 @@ from r1pipe.config.machine import cpu_cores, gpus
 from r1pipe.config.profiles import profile_environment
 from r1pipe.here import SAVES_WHEN_STOPPED
 from r1pipe.launch import forkserver, hosts, slurm
-from r1pipe.launch.environment import base_environment, rank_environment
+from r1pipe.launch.environment import base_environment, rank_environment, waiting_environment
+from r1pipe.launch.neighbours import crowded
 from r1pipe.schema import Launch
 
 GRACE_S = 5.0  # between SIGTERM and SIGKILL
 SAVING_S = 600.0  # the same for a training, which finishes an update and makes a checkpoint
 POLL_S = 0.05
+LOOK_AGAIN_S = 10.0  # short stages follow each other without a new look at the neighbours
 
 
 class Process(Protocol):
@@ -91,6 +93,9 @@ class Launcher:
         self._hurried = hurried
         self._server: forkserver.Client | None = None
         self._running: list[Process] = []
+        # Once others have been seen on the cores, threads wait asleep to the end of the run.
+        self._company = False
+        self._looked = float("-inf")
 
     def __enter__(self) -> Launcher:
         return self
@@ -104,7 +109,8 @@ class Launcher:
         """Let the fork server import while the driver still checks, if more than one stage will fork from it."""
         forks = sum(_forkable(launch) for launch in launches)
         if self._server is None and forks > 1 and forkserver.wanted():
-            self._server = forkserver.Client(base_environment(), self._log, self._note)
+            self._look_around(max(ranks(launch).threads for launch in launches))
+            self._server = forkserver.Client(self._environment(), self._log, self._note)
 
     def run(
         self, launch: Launch, stage_json: Path, log: Callable[[int], Path], tick: Callable[[], None]
@@ -138,6 +144,7 @@ class Launcher:
 
     def _start(self, launch: Launch, stage_json: Path, log: Callable[[int], Path]) -> list[Process]:
         machine = ranks(launch)
+        self._look_around(machine.threads)
         port = free_port()
         profile = profile_environment(launch, stage_json.parent)
 
@@ -154,9 +161,32 @@ class Launcher:
                 process = server.fork(stage_json, environment, log(rank))
             else:
                 command = [sys.executable, "-m", "r1pipe.launch.worker", str(stage_json)]
-                process = spawn(command, base_environment() | environment, log(rank))
+                process = spawn(command, self._environment() | environment, log(rank))
             started.append(process)
         return started
+
+    def _environment(self) -> dict[str, str]:
+        return base_environment() | waiting_environment(self._company)
+
+    def _look_around(self, threads: int) -> None:
+        """Note whether others use the cores that this many threads of a process would spin on."""
+        if self._company or threads == 1 or gpus() or not waiting_environment(False):
+            return
+        if time.monotonic() - self._looked < LOOK_AGAIN_S:
+            return
+        self._looked = time.monotonic()
+        own = [self._server.pid] if self._server is not None else []
+        self._company = crowded(threads, own)
+        if not self._company:
+            return
+        self._note(
+            "other programs use this machine's cores, so threads sleep while they wait for each other: "
+            "the results are the same, and stages are slower than on a quiet machine"
+        )
+        # The library reads how to wait when it is imported.
+        if self._server is not None:
+            self._server.close()
+            self._server = forkserver.Client(self._environment(), self._log, self._note)
 
     def _wait(self, tick: Callable[[], None]) -> list[int]:
         failed_at: float | None = None
