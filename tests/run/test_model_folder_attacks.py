@@ -16,7 +16,7 @@ import pytest
 from r1pipe.config.artifact_checks import EMBEDDED
 from r1pipe.config.loader import load
 from r1pipe.errors import InputError, R1PipeError
-from r1pipe.run.checkpoint_checks import Teller
+from r1pipe.run.findings import Teller, findings_of
 from r1pipe.run.plan import make_plan
 
 CONFIG = """
@@ -153,7 +153,7 @@ def test_a_folder_that_is_not_what_it_says_is_refused(
     started = time.monotonic()
     with pytest.raises(R1PipeError) as refused:
         plan = make_plan(load(Path("c.yaml")))
-        Teller(lambda _: None).tell(plan, plan.todo)
+        Teller(lambda _: None).tell(plan, findings_of(plan))
         plan.fingerprints.of("r1-zero")
     assert time.monotonic() - started < 20
     assert "model" in f"{refused.value.where}{refused.value.what}" and refused.value.exit_code == 2
