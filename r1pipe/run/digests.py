@@ -53,13 +53,13 @@ class Digests:
         Raises:
             InputError: one of them cannot be read, or links lead back to a folder that they are in.
         """
-        if path.is_file():
+        if not path.is_dir():
             return {path.name: self.file(path)}
         return {str(file.relative_to(path)): self.file(file) for file in sorted(_files_below(path))}
 
     def path(self, path: Path) -> str:
         """One hash for a file or folder. A file's own name does not count, names within a folder do."""
-        return self.file(path) if path.is_file() else combined(self.files(path))
+        return combined(self.files(path)) if path.is_dir() else self.file(path)
 
     def moved(self, old: Path, new: Path) -> None:
         """A folder was renamed: what is known of its files still holds."""
