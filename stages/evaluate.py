@@ -18,7 +18,7 @@ The suites follow from the rows' domains (r1pipe/evaluation/scoring.py).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
@@ -60,6 +60,10 @@ class Config(StageConfig):
     """Who judges general, harmful and look-alike rows; `refusals` = harmful and look-alike ones, by a list of phrases
     (r1pipe/judges/refusals.py)."""
 
+    asks: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
+    """Domain -> samples of each of its problems, where a pass draws at random; the others have `sampling.n`. Few
+    problems that are asked often give a smaller error."""
+
     passes: list[Pass] = Field(default_factory=lambda: [Pass()], min_length=1)
     """Ways of sampling. The first is the stage's own; the default is v2 D.1 with k = 1."""
 
@@ -88,9 +92,11 @@ class Config(StageConfig):
 def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[str, float]:
     """Sample, score, summarise."""
     import json
+    import warnings
 
     from r1pipe.data.io import read_several, write_rows
     from r1pipe.evaluation.scoring import not_run, score_samples, summarise
+    from r1pipe.generation.contract import Sample
     from r1pipe.generation.sampling import sample
     from r1pipe.judges.judge import load_grader
 
@@ -102,19 +108,38 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     left_out = {"code"} & {row["domain"] for row in rows} if not here.isolation else set()
     prompts = [row for row in rows if row["domain"] not in left_out]
 
+    nowhere = set(config.asks) - {row["domain"] for row in rows}
+    if nowhere:
+        warnings.warn(f"asks: no prompt has the domain {', '.join(sorted(nowhere))}", stacklevel=2)
+
     suites: dict[str, dict[str, Any]] = {}
     lines: list[dict[str, Any]] = []
     for way in config.passes:
-        label = f"pass-{way.name or FIRST_PASS}"
-        samples = sample(
-            model, prompts, way.sampling, config.template, here=here, seed=config.seed, label=label
-        )
+        by_count: dict[int, list[dict[str, Any]]] = {}
+        for row in prompts:
+            # A greedy answer is the same each time.
+            asks = config.asks if way.sampling.temperature else {}
+            by_count.setdefault(asks.get(row["domain"], way.sampling.n), []).append(row)
+
+        samples_of: dict[str, list[Sample]] = {}
+        for count, rows_asked in sorted(by_count.items()):
+            samples = sample(
+                model,
+                rows_asked,
+                way.sampling.model_copy(update={"n": count}),
+                config.template,
+                here=here,
+                seed=config.seed,
+                label=f"pass-{way.name or FIRST_PASS}-{count}",
+            )
+            # Samples are on rank 0 only, and so are the scores.
+            if here.main:
+                samples_of |= {row["id"]: drawn for row, drawn in zip(rows_asked, samples, strict=True)}
         if not here.main:
             continue
-        # Samples are on rank 0 only, and so are the scores.
-        scored = score_samples(prompts, samples, judge)
+        scored = score_samples(prompts, [samples_of[row["id"]] for row in prompts], judge)
         lines += [{"pass": way.name, **line} for line in scored]
-        for suite, values in summarise(scored, way.sampling.n).items():
+        for suite, values in summarise(scored).items():
             if way.name is not None:
                 values = {f"{key}/{way.name}": value for key, value in values.items() if key != "n"}
             suites.setdefault(suite, {}).update(values)

@@ -15,7 +15,7 @@ often form. A response that a service refused to give is in no suite: it is coun
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -177,16 +177,15 @@ def by_problem(lines: Sequence[Line], suite: str) -> dict[str, list[float]]:
     return values
 
 
-def summarise(lines: Sequence[Line], k: int) -> dict[str, Summary]:
+def summarise(lines: Sequence[Line]) -> dict[str, Summary]:
     """Summarise every suite.
 
     Args:
         lines: of one pass.
-        k: samples of each problem.
 
     Returns:
-        {suite: {pass@1, stderr, n problems, k, (strict, strict_stderr), tokens, truncated, reflection, (cons@k),
-        (unjudged)}}.
+        {suite: {pass@1, stderr, n problems, k samples of each, (strict, strict_stderr), tokens, truncated, reflection,
+        (cons@k), (unjudged)}}.
 
         strict is the mean of responses that are right and well-formed, in suites whose answers rules can check.
         tokens is the mean length of a response, truncated the share that max_tokens cut, reflection the share whose
@@ -198,10 +197,11 @@ def summarise(lines: Sequence[Line], k: int) -> dict[str, Summary]:
     for line in lines:
         for suite in line["scores"]:
             lines_of[suite].append(line)
-    return {suite: _summarise_suite(suite, members, k) for suite, members in lines_of.items()}
+    return {suite: _summarise_suite(suite, members) for suite, members in lines_of.items()}
 
 
-def _summarise_suite(suite: str, lines: list[Line], k: int) -> Summary:
+def _summarise_suite(suite: str, lines: list[Line]) -> Summary:
+    k = max(Counter(line["id"] for line in lines).values())
     mean = mean_by_problem(by_problem(lines, suite))
     unjudged = sum(line["scores"][suite] is None for line in lines)
     answered = [line for line in lines if not line.get("refused")]
