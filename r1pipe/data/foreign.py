@@ -3,7 +3,7 @@
 | tool | columns |
 | --- | --- |
 | TRL | messages; prompt and completion (texts or messages); prompt?, chosen, rejected (texts or messages) |
-| LLaMA-Factory, alpaca | instruction, input?, output, system?, history? |
+| LLaMA-Factory, alpaca, Dolly | instruction, input? or context?, output or response, system?, history? |
 | LLaMA-Factory, sharegpt | conversations (from, value), system?; chosen and rejected as one message each |
 | axolotl | messages or conversations, with role and content or from and value |
 | verl | prompt as messages, reward_model.ground_truth, ability; prompt and response |
@@ -18,21 +18,28 @@ A row that is ours already stays the same object.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from r1pipe.artifacts import Artifact, Chats, Labels, Pairs, Prompts
+from r1pipe.data.foreign_prompts import (
+    gold_beside,
+    plain_gold,
+    refuse_pictures,
+    with_choices,
+    with_level_and_domain,
+)
 from r1pipe.data.messages import (
     OUR_ROLES,
     ROW_THINKING,
     Message,
     Note,
+    dialogue,
     ignore,
     question_of,
     read_messages,
     reply_with_thinking,
-    thinking_beside,
+    thinking_of_row,
 )
 from r1pipe.errors import InputError
 from r1pipe.text.response import as_response, split_response
@@ -42,10 +49,8 @@ Row = dict[str, Any]
 _TURNS = ("messages", "conversations", "conversation")
 _QUESTIONS = ("problem", "question", "query")
 _REPLIES = ("response", "completion", "output", "deepseek_solution")
+_SIDES = ("chosen", "rejected")
 _SOLUTIONS = ("solution", "ground_truth_solution")
-
-# The last line of a solution in GSM8K's own files.
-_AFTER_HASHES = re.compile(r"\n#{4} *([^\n]+)\s*$")
 
 
 def in_our_shape(row: Row, kind: type[Artifact], where: str, note: Note = ignore) -> Row:
@@ -81,7 +86,7 @@ def _chat(row: Row, where: str, note: Note) -> Row:
     if not isinstance(turns, list):
         return _chat_of_columns(row, where)
 
-    beside = thinking_beside(row, where)
+    beside = thinking_of_row(row, where)
     if turns is row.get("messages") and _are_ours(turns) and not _text(row, "system") and not beside:
         reply = turns[-1]["content"]
         whole = as_response(reply)
@@ -120,9 +125,19 @@ def _chat_of_columns(row: Row, where: str) -> Row:
         messages += [{"role": "user", "content": turn[0]}, {"role": "assistant", "content": turn[1]}]
     messages.append({"role": "user", "content": question})
     messages.append(
-        {"role": "assistant", "content": reply_with_thinking(reply, thinking_beside(row, where), where)}
+        {"role": "assistant", "content": reply_with_thinking(reply, thinking_of_row(row, where), where)}
     )
-    used = ("prompt", "instruction", "input", "history", "system", *_QUESTIONS, *_REPLIES, *ROW_THINKING)
+    used = (
+        "prompt",
+        "instruction",
+        "input",
+        "context",
+        "history",
+        "system",
+        *_QUESTIONS,
+        *_REPLIES,
+        *ROW_THINKING,
+    )
     return {**_without(row, used), "messages": _with_system(row, messages)}
 
 
@@ -147,26 +162,27 @@ def _with_system(row: Row, messages: list[Message]) -> list[Message]:
 
 
 def _prompt(row: Row, where: str, note: Note) -> Row:
-    shaped = _with_prompt(row, where, note)
+    refuse_pictures(row, where)
+    shaped = with_level_and_domain(_with_prompt(row, where, note))
     gold = shaped.get("answer")
     if gold is None:
         gold = _foreign_gold(shaped)
         tests = _tests_in(gold)
         if tests is not None:
             return {"domain": "code", **shaped, **tests}
+        if gold is not None:
+            shaped = {**shaped, "answer": gold}
     elif isinstance(gold, list):
         gold = [as_digits(item) for item in gold if item is not None]
-        # One accepted answer is no list.
-        gold = gold if len(gold) > 1 else (gold or [None])[0]
-    elif isinstance(gold, str) and "solution" not in shaped and "####" in gold:
-        hashes = _AFTER_HASHES.search(gold)
-        if hashes:
-            shaped = {**shaped, "solution": gold[: hashes.start()].strip()}
-            gold = hashes[1].strip()
-    if gold is not shaped.get("answer"):
         shaped = _without(shaped, ("answer",))
-        if gold is not None:
-            shaped["answer"] = gold
+        if gold:
+            # One accepted answer is no list.
+            shaped["answer"] = gold if len(gold) > 1 else gold[0]
+    elif isinstance(gold, int | float):
+        shaped = {**shaped, "answer": as_digits(gold)}
+    shaped = with_choices(shaped, where)
+    if "answer" in shaped:
+        shaped = plain_gold(shaped)
     if "domain" not in shaped and isinstance(shaped.get("ability"), str) and shaped["ability"].strip():
         shaped = {**shaped, "domain": shaped["ability"].strip().lower()}
     return shaped
@@ -192,11 +208,9 @@ def _foreign_gold(row: Row) -> Any:
     """The gold answer of a row without `answer`: verl's ground truth, or the box of a worked solution."""
     if row.get("tests") or row.get("gym"):
         return None
-    model = row.get("reward_model")
-    if isinstance(model, Mapping) and model.get("ground_truth") is not None:
-        return as_digits(model["ground_truth"])
-    if row.get("ground_truth") is not None:
-        return as_digits(row["ground_truth"])
+    beside = gold_beside(row)
+    if beside is not None:
+        return as_digits(beside)
     for name in _SOLUTIONS:
         if "\\boxed" in _text(row, name):
             from r1pipe.rewards.reading import boxed
@@ -219,7 +233,7 @@ def _with_prompt(row: Row, where: str, note: Note) -> Row:
         turns = _turns(row)
         question = _question(row)
         if question is not None:
-            return {**_without(row, ("instruction", "input", *_QUESTIONS)), "prompt": question}
+            return {**_without(row, ("instruction", "input", "context", *_QUESTIONS)), "prompt": question}
     if turns is None:
         return row
     messages = _with_system(row, read_messages(turns, where, note))
@@ -233,7 +247,9 @@ def _with_prompt(row: Row, where: str, note: Note) -> Row:
 
 
 def _pair(row: Row, where: str, note: Note) -> Row:
-    sides = {name: row[name] for name in ("chosen", "rejected") if isinstance(row.get(name), list | Mapping)}
+    if "prompt" not in row and _question(row) is None:
+        row = {**row, **{name: dialogue(row[name]) for name in _SIDES if isinstance(row.get(name), str)}}
+    sides = {name: row[name] for name in _SIDES if isinstance(row.get(name), list | Mapping)}
     if not sides:
         return _with_prompt(row, where, note)
     read = {name: read_messages(_as_turns(side, "assistant"), where, note) for name, side in sides.items()}
@@ -283,11 +299,15 @@ def _question(row: Row) -> str | None:
     """The question of a row in columns: prompt, instruction with its input, or what others call it."""
     if isinstance(row.get("prompt"), str):
         return row["prompt"]
-    instruction = _text(row, "instruction")
-    if instruction:
-        more = _text(row, "input")
-        return f"{instruction}\n\n{more}" if more else instruction
-    return next((row[name] for name in _QUESTIONS if isinstance(row.get(name), str)), None)
+    asked = _text(row, "instruction")
+    more = _text(row, "input") if asked else ""
+    if not asked:
+        asked = next((row[name] for name in _QUESTIONS if isinstance(row.get(name), str)), "")
+    if not asked:
+        return None
+    # The passage that the question is about: Dolly, SQuAD.
+    parts = (asked, more, _text(row, "context"))
+    return "\n\n".join(part for part in parts if part)
 
 
 def _turns(row: Row) -> list[Any] | None:

@@ -23,7 +23,7 @@ from r1pipe.data.card import CARD, Counted, TokenCounter, write_card
 from r1pipe.data.files import Row, read_raw
 from r1pipe.data.foreign import in_our_shape
 from r1pipe.data.messages import OUR_ROLES
-from r1pipe.data.row_checks import EQUAL_PROMPT, EQUAL_ROW, Tally, is_made_of_contents
+from r1pipe.data.row_checks import EQUAL_PROMPT, EQUAL_ROW, EQUAL_SIDES, Tally, is_made_of_contents
 from r1pipe.errors import InputError
 from r1pipe.schema import RowLimits
 from r1pipe.text.rows import GENERAL_DOMAIN, HARMFUL_DOMAIN, ChatRow, LabelRow, PairRow, PromptRow
@@ -83,13 +83,16 @@ def read_rows(
     tally = Tally()
     seen: dict[str, str] = {}
     # A stage's own dataset has a card; its prompts were compared when they were made.
-    prompts_seen: set[str] | None = set() if kind is Prompts and not (path / CARD).is_file() else None
+    is_ours = (path / CARD).is_file()
+    prompts_seen: set[str] | None = set() if kind is Prompts and not is_ours else None
     rows: list[Row] = []
     empty = True
     for where, raw in islice(read_raw(path), first):
         empty = False
         row = in_our_columns(raw, kind, where, tally)
         check_row(row, kind, where, {})
+        if not is_ours:
+            tally.look_at_texts(row, where)
         if not _why_left_out(row, where, tally, limits, seen, prompts_seen):
             if kind.kind in _CONTRACTS:
                 check_id(row, where, seen)
@@ -132,6 +135,9 @@ def _why_left_out(
     reason = ""
     if "messages" in row and limits is not None:
         reason = tally.look_at_chat(row, where)
+    if "chosen" in row and row["chosen"].strip() == row.get("rejected", "").strip():
+        reason = EQUAL_SIDES
+        tally.count(reason, where)
     if prompts_seen is not None:
         key = content_key(row["prompt"])
         if key in prompts_seen:
@@ -181,7 +187,10 @@ def domain_of(row: Row, kind: type[Artifact]) -> str:
     kinds = {parse(str(accepted)).kind for accepted in answers}
     if kinds == {"letter"}:
         return "choice"
-    return "math" if kinds <= {"number", "root", "arithmetic", "maths"} else GENERAL_DOMAIN
+    if not any(str(accepted).strip() for accepted in answers):
+        return GENERAL_DOMAIN
+    # What cannot be read is counted where it is judged.
+    return "math" if kinds <= {"number", "root", "arithmetic", "maths", "broken"} else GENERAL_DOMAIN
 
 
 def read_several(prompts: Mapping[str, Prompts], stage: str) -> list[Row]:
@@ -272,6 +281,8 @@ def check_row(row: Mapping[str, Any], kind: type[Artifact], where: str, seen: di
             where,
             "the model learns to write the last message",
         )
+    if kind is Chats and not any(message["role"] == "user" for message in row["messages"]):
+        raise InputError("the chat has no turn of the user", where, "a reply is learned to a question")
     if kind is Labels and row["safe"] not in (0, 1):
         raise InputError(f"safe is {row['safe']}", where, "1 = safe, 0 = unsafe")
     if kind is Prompts and not row["prompt"].strip():

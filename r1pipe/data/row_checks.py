@@ -18,9 +18,21 @@ EMPTY_REPLY = "empty reply"
 UNCLOSED = "the thinking has no end"
 EQUAL_PROMPT = "equal prompt"
 EQUAL_ROW = "equal row"
+EQUAL_SIDES = "equal responses"
 
 _EMPTY_THINKING = "empty thinking"
 _UNKNOWN_KEYS = "unknown keys"
+_CONTROL_TOKENS = "control tokens"
+
+# What chat templates write around turns. In a row it means that the text was rendered already.
+_RENDERED = re.compile(
+    r"<\|(?:im_start|im_end|eot_id|eom_id|start_header_id|end_header_id|begin_of_text|end_of_text|endoftext|channel"
+    r"|message|user|assistant|system|end)\|>|<｜(?:User|Assistant|begin▁of▁sentence|end▁of▁sentence)｜>"
+    r"|<start_of_turn>|<end_of_turn>|\[INST\]|\[/INST\]|<<SYS>>"
+)
+# One of these is in each; looking for them first is ten times as fast.
+_SIGNS = ("<|", "<｜", "_of_turn>", "INST]", "<<SYS")
+_TEXT_COLUMNS = ("prompt", "response", "chosen", "rejected")
 
 # As shapes.id_of_contents makes them.
 _MADE_ID = re.compile(r"[0-9a-f]{16}(-[0-9a-f]{16})?")
@@ -46,6 +58,7 @@ class Tally:
         self._counts: Counter[str] = Counter()
         self._places: dict[str, list[str]] = {}
         self._keys: Counter[str] = Counter()
+        self._tokens: Counter[str] = Counter()
 
     def count(self, problem: str, where: str) -> None:
         """Count a row with a problem."""
@@ -83,6 +96,17 @@ class Tally:
             self.count(_EMPTY_THINKING, where)
         return reason
 
+    def look_at_texts(self, row: Mapping[str, Any], where: str) -> None:
+        """Count a row of whose texts one holds control tokens of a chat template."""
+        texts = [row[name] for name in _TEXT_COLUMNS if isinstance(row.get(name), str)]
+        texts += [message["content"] for message in row.get("messages") or () if "chosen" not in row]
+        for text in texts:
+            found = _RENDERED.search(text) if any(sign in text for sign in _SIGNS) else None
+            if found:
+                self._tokens[found[0]] += 1
+                self.count(_CONTROL_TOKENS, where)
+                return
+
     def report(self, limits: RowLimits, name: str, field: str) -> None:
         """Refuse what is above a limit, and warn of what was left out.
 
@@ -93,6 +117,16 @@ class Tally:
         Raises:
             InputError: a share is too large; the error names the first rows.
         """
+        if self._counts[_CONTROL_TOKENS] > limits.max_control_tokens * self.rows:
+            tokens = ", ".join(token for token, _ in self._tokens.most_common(5))
+            self._refuse(
+                f"{self._counts[_CONTROL_TOKENS]} of {self.rows} rows hold control tokens of a chat template "
+                f"({tokens}), which would be written twice",
+                limits.max_control_tokens,
+                _CONTROL_TOKENS,
+                "give texts without the template around them, or `messages`; if they are meant, "
+                f"raise `{field.format('max_control_tokens')}`",
+            )
         empty = self._counts[EMPTY_REPLY] + self._counts[UNCLOSED]
         if empty > limits.max_empty_replies * self.rows:
             which = EMPTY_REPLY if self._counts[EMPTY_REPLY] else UNCLOSED
@@ -120,7 +154,7 @@ class Tally:
                 "put it into <think></think> or beside the content as `reasoning_content`; if the model should learn "
                 f"to answer at once, raise `{field.format('max_empty_thinking')}`",
             )
-        for problem in (EMPTY_REPLY, UNCLOSED, EQUAL_PROMPT, EQUAL_ROW):
+        for problem in (EMPTY_REPLY, UNCLOSED, EQUAL_PROMPT, EQUAL_ROW, EQUAL_SIDES):
             if self._counts[problem]:
                 warnings.warn(
                     f"{name}: {self._counts[problem]} rows left out ({problem}), e.g. {self._places[problem][0]}",

@@ -24,7 +24,7 @@ import xxhash
 
 from r1pipe.artifacts import Artifact
 from r1pipe.data import near_duplicates
-from r1pipe.data.card import rounds_of, texts_of, token_counter, tokens_of
+from r1pipe.data.card import CARD, rounds_of, texts_of, token_counter, tokens_of
 from r1pipe.data.decontamination import Benchmarks
 from r1pipe.data.files import UNREADABLE, Row, dataset_files, open_lines, read_lines, read_raw
 from r1pipe.data.io import check_row, in_our_columns, json_line, repeated_id
@@ -312,11 +312,14 @@ class _Reader:
         for dataset, (name, path) in enumerate(self._paths.items()):
             empty = True
             tally = Tally()
+            is_ours = (path / CARD).is_file()
             for where, raw, text in read_lines(path):
                 empty = False
                 row = in_our_columns(raw, self._kind, where, tally)
                 # Repeated ids are found at the end, from the entries, without holding all ids here.
                 check_row(row, self._kind, where, {})
+                if not is_ours:
+                    tally.look_at_texts(row, where)
                 if self._reviews:
                     row = self._reviews(name, row)
                 if row is None:

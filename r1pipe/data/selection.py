@@ -240,6 +240,7 @@ class SourceReader:
             rows += finish(shaped, self.kind, self.source, where, fill=self.fill, note=note)
         for row in rows:
             check_row(row, self.kind, where, {})
+            tally.look_at_texts(row, where)
         return rows
 
     def _in_split(self, row: Row) -> bool:
@@ -275,7 +276,12 @@ class SourceReader:
         source = self.source
         # Whether replies should have thinking is said by the stage that trains on them.
         share = source.max_bad_rows
-        limits = RowLimits(max_empty_thinking=1, max_empty_replies=share, max_unknown_keys=share)
+        limits = RowLimits(
+            max_empty_thinking=1,
+            max_empty_replies=share,
+            max_unknown_keys=share,
+            max_control_tokens=share,
+        )
         self.tally.report(limits, source.name, "max_bad_rows")
         # Of the answers, only those of the rows that were needed have been read.
         if len(unreadable) > source.max_unparseable * checked:

@@ -264,6 +264,7 @@ def finish(
         return [{**row, "messages": messages, "source": row.get("source", "reuse")}]
     if kind is Pairs:
         _need_texts(row, ("chosen", "rejected"), where)
+        _skip_equal(row["chosen"], row["rejected"])
         return [{**row, "chosen": as_response(row["chosen"]), "rejected": as_response(row["rejected"])}]
     if kind is Labels and "chosen" in row:
         return _two_labels(row, where)
@@ -328,7 +329,7 @@ def unreadable_gold(rows: list[Row], *, formulas: bool = True) -> list[str | Non
         formulas: also compare formulas with themselves, which takes processes of their own.
     """
     from r1pipe.rewards import symbolic
-    from r1pipe.rewards.answers import parse
+    from r1pipe.rewards.answers import is_prose, parse
 
     reasons: list[str | None] = [None] * len(rows)
     # (row, answer) of rows with formulas alone, and the rows that one of these saves.
@@ -337,7 +338,7 @@ def unreadable_gold(rows: list[Row], *, formulas: bool = True) -> list[str | Non
         if not _judged_by_answer(row):
             continue
         golds = [row["answer"]] if isinstance(row["answer"], str) else row["answer"]
-        kinds = [parse(gold).kind for gold in golds]
+        kinds = ["broken" if is_prose(gold) else parse(gold).kind for gold in golds]
         if set(kinds) <= {"broken"}:
             reasons[number] = UNREADABLE
         elif set(kinds) <= {"broken", "maths"}:

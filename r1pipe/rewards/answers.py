@@ -37,6 +37,8 @@ _JOINS_CHOICES = (
 SECOND_LETTER = re.compile(rf"(?:^|{_JOINS_CHOICES})\s*[(\[]?[A-J](?![\w'])")
 _ARITHMETIC = re.compile(r"[\d\s.,()\[\]{}$+\-*/]*")
 _OPERATOR = re.compile(r"[\d)\]}]\s*[+\-*/]\s*[\d(\[{+-]")
+# What tables have in the place of an answer; the last two are NuminaMath's.
+_NO_ANSWERS = ("nan", "null", "n/a", "<na>", "notfound", "proof")
 # No character that could belong to a formula.
 _WORDY = re.compile(r"[^\d\\^_{}=<>+*/|~√]*")
 # What a formula may hold beside the names of unknowns.
@@ -48,7 +50,7 @@ class Answer(NamedTuple):
 
     Attributes:
         kind: number, root (a multiple of a root or of pi), letter, words, arithmetic (not carried out), maths, or
-            broken (empty, too long, or with braces that do not match).
+            broken (empty, too long, with braces that do not match, or what stands for no answer: `N/A`).
         text: the normalised string.
         number: of kinds number and root.
     """
@@ -77,7 +79,7 @@ def parse(text: str) -> Answer:
     if len(text) > 2000:
         return Answer("broken", plain[:2000])
     plain = normalize(text)
-    if not plain or not _is_balanced(plain):
+    if not plain or not _is_balanced(plain) or plain.casefold() in _NO_ANSWERS:
         return Answer("broken", plain[:2000])
 
     # Letters first: "A" would be words as well, and "B. 7" is the choice B and not the number 7.
@@ -173,6 +175,19 @@ def compare(
 
 
 _ESTIMATE = re.compile(r"\\(?:sim|approx)(?![a-z])|[~≈]|\.\.|\\[lc]?dots")
+
+
+_MOST_WORDS = 20
+_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}|[\u4e00-\u9fff]{2}")
+
+
+def is_prose(gold: str) -> bool:
+    """Whether a gold answer is an explanation, which no answer would equal.
+
+    >>> is_prose("12 apples"), is_prose("First we add 3 and 4, " * 5 + "so that the sum is 7.")
+    (False, True)
+    """
+    return len(gold) > 2 * _MOST_WORDS and len(_WORD.findall(gold)) > _MOST_WORDS
 
 
 def is_constant(text: str) -> bool:

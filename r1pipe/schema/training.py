@@ -155,3 +155,6 @@ class RowLimits(Model):
 
     max_unknown_keys: float = Field(default=0.01, ge=0, le=1)
     """Share of the rows whose messages have keys that nothing reads, where thinking may stand under a new name."""
+
+    max_control_tokens: float = Field(default=0.01, ge=0, le=1)
+    """Share of the rows whose texts hold a chat template's tokens (`<|im_start|>`): they were rendered already."""

@@ -65,7 +65,7 @@ def test_a_write_that_fails_leaves_no_rows(tmp_path):
         (Prompts, '{"id": "b", ', "broken JSON"),
         (Prompts, "[1, 2]", "holds a list"),
         (Prompts, {"id": "b", "domain": "math"}, "no column 'prompt'"),
-        (Prompts, {**ROW, "id": "b", "answer": 2}, "column 'answer' holds 2, and must be a string"),
+        (Prompts, {**ROW, "id": "b", "answer": True}, "column 'answer' holds True, and must be a string"),
         (Prompts, {**ROW, "id": "b", "prompt": "  "}, "prompt is empty"),
         (Prompts, {**ROW, "prompt": "3+3?"}, "'a' appears twice"),
     ],

@@ -158,7 +158,7 @@ def bad_rows() -> list[Case]:
     add("an answer that is true", "column 'answer'", {**ROW, "id": "b", "answer": True})
     add("a level in words", "column 'level'", {**ROW, "id": "b", "level": "hard"})
     add("a level of 1.5", "column 'level'", {**ROW, "id": "b", "level": 1.5})
-    add("a domain that is a list", "column 'domain'", {**ROW, "id": "b", "domain": ["math"]})
+    add("a domain that is a list", "column 'domain'", {**ROW, "id": "b", "domain": [1]})
     add("a language that is a number", "column 'language'", {**ROW, "id": "b", "language": 1})
     add("an id that is a list", "column 'id'", {**ROW, "id": ["b"]})
     add("a solution that is an object", "column 'solution'", {**ROW, "id": "b", "solution": {}})

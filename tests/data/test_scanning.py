@@ -210,7 +210,7 @@ def test_entries_are_small():
 def test_lines_are_kept_as_they_stand_unless_people_could_not_read_them(tmp_path):
     row = (
         '{"id": "%s", "domain": "d",  "score": 1.50, '
-        '"messages": [{"role": "assistant", "content": "<think></think>%s"}]%s}'
+        '"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "<think></think>%s"}]%s}'
     )
     lines = [
         row % ("a", "看", ""),

@@ -97,6 +97,20 @@ FAULTS: dict[str, tuple[type, Any, str, str]] = {
         "begin differently",
     ),
     "no rejected": (Pairs, lambda n: {"prompt": "q", "chosen": "a"}, "one", "no column 'rejected'"),
+    "rendered prompts": (
+        Prompts,
+        lambda n: problem(n, prompt=f"<|im_start|>user\n{n}?<|im_end|>"),
+        "many",
+        "control tokens of a chat template",
+    ),
+    "an image that is asked about": (Prompts, lambda n: problem(n, images=["a.png"]), "one", "the row has images"),
+    "no turn of the user": (Chats, lambda n: {"messages": chat(n)["messages"][1:]}, "one", "no turn of the user"),
+    "an answer beside the choices": (
+        Prompts,
+        lambda n: problem(n, choices=["x", "y"], answer="z"),
+        "one",
+        "none of the 2 choices",
+    ),
     "a label of 2": (Labels, lambda n: label(n, safe=2), "one", "safe is 2"),
 }  # fmt: skip
 
