@@ -38,7 +38,10 @@ def chats(tmp_path: Path) -> Path:
                 "id": f"x{n}",
                 "domain": name,
                 "prompt": f"{name}{n}",
-                "messages": [{"role": "assistant", "content": f"{name}{n}"}],
+                "messages": [
+                    {"role": "user", "content": "?"},
+                    {"role": "assistant", "content": f"{name}{n}"},
+                ],
             }
             for n in range(3)
         ]

@@ -114,7 +114,11 @@ def test_what_is_removed_says_why(known, run_stage, tmp_path):
         words[4] + words[5][20:29],
     ]
     rows = [
-        {"id": f"r{i}", "messages": [{"role": "assistant", "content": " ".join(text)}], "domain": "math"}
+        {
+            "id": f"r{i}",
+            "messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": " ".join(text)}],
+            "domain": "math",
+        }
         for i, text in enumerate(texts)
     ]
     against = {"path": str(exam), "columns": {"prompt": "problem"}}
@@ -158,7 +162,11 @@ def test_a_mix_of_which_nothing_is_left_says_why(run_stage, known, tmp_path):
     text = "one two three four five six seven eight nine ten eleven"
     exam = known.write(tmp_path / "exam.jsonl", [{"id": "e", "prompt": text}])
     rows = [
-        {"id": f"r{i}", "messages": [{"role": "assistant", "content": f"{text} {i}"}], "domain": "math"}
+        {
+            "id": f"r{i}",
+            "messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": f"{text} {i}"}],
+            "domain": "math",
+        }
         for i in range(3)
     ]
     with pytest.raises(
