@@ -95,7 +95,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     import warnings
 
     from r1pipe.data.io import read_several, write_rows
-    from r1pipe.evaluation.scoring import not_run, score_samples, summarise
+    from r1pipe.evaluation.scoring import example, not_run, score_samples, summarise
     from r1pipe.generation.contract import Sample
     from r1pipe.generation.sampling import sample
     from r1pipe.judges.judge import load_grader
@@ -148,6 +148,9 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     suites |= {domain: not_run("no isolation") for domain in left_out}
 
     write_rows(outputs.report.path, lines)
+    shown = example(prompts, lines)
+    if shown:
+        here.note(f"{_checkpoint_name(config, inputs)}: {shown}")
     scores = {_checkpoint_name(config, inputs): suites}
     (outputs.report.path / "scores.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf8")
     return {

@@ -33,6 +33,7 @@ Summary = dict[str, float | int | str | None]
 PREFERENCE_DOMAINS = (GENERAL_DOMAIN, HARMFUL_DOMAIN, LOOKALIKE_DOMAIN)
 JUDGED_SUITES = {HARMFUL_DOMAIN: "harmless", LOOKALIKE_DOMAIN: "over-refusal"}
 NEED_JUDGE = (GENERAL_DOMAIN, *JUDGED_SUITES.values())
+SHOWN_LETTERS = 200  # of a question or a reply in an example
 SHARED_SUITES = ("reasoning", "format", "language")
 
 # v2 C.2: ten words that three experts chose; the Chinese ones are ours.
@@ -123,6 +124,28 @@ def score_samples(
             line["refused"] = sample.refused
         lines.append(line)
     return lines
+
+
+def example(rows: Sequence[dict[str, Any]], lines: Sequence[Line]) -> str:
+    """The first question that rules can check and its first reply, in one line; empty where there is none.
+
+    >>> row = {"id": "a", "prompt": "6*7=?", "domain": "math"}
+    >>> line = {"id": "a", "scores": {"math": 1.0}, "response": "<think>six\\nsevens</think>42"}
+    >>> example([row], [line])
+    'asked "6*7=?", it says "<think>six sevens</think>42" (right)'
+    """
+    row = next((row for row in rows if row["domain"] not in PREFERENCE_DOMAINS), None)
+    line = next((line for line in lines if row is not None and line["id"] == row["id"]), None)
+    if row is None or line is None:
+        return ""
+    verdict = {1.0: " (right)", 0.0: " (wrong)"}.get(line["scores"].get(row["domain"]), "")
+    return f'asked "{_in_a_line(row["prompt"])}", it says "{_in_a_line(line["response"])}"{verdict}'
+
+
+def _in_a_line(text: str) -> str:
+    # What a model writes must not steer a terminal.
+    line = "".join(letter if letter.isprintable() else " " for letter in " ".join(text.split()))
+    return line if len(line) <= SHOWN_LETTERS else f"{line[: SHOWN_LETTERS - 4]} ..."
 
 
 def _judged(row: dict[str, Any], response: str, judge: Grader | None) -> float | None:
