@@ -229,6 +229,16 @@ class ResumableTrainer(Trainer):
             )
         self.load_more(checkpoint)
 
+    def _run_epoch(self, *given: Any, **named: Any) -> None:
+        """transformers', unless all updates are made: it asks only after one, so a resumed training made one more.
+
+        So it is for a training that was killed between the checkpoint of its last update and the end of its stage.
+        """
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*given, **named)
+
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
             made = checkpoints.facts_of(Path(checkpoint))

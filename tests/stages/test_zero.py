@@ -341,3 +341,56 @@ def test_a_checkpoint_goes_on_with_fewer_ranks_under_ddp_and_not_under_zero(
                 and "sharded for 2 ranks under zero2; 1 ranks under zero2" in done.stderr.replace("\n", " ")
             ), done.stderr
             assert list(saved.glob("checkpoint-*")), "nothing is lost: two ranks can still go on"
+
+
+def test_zero3_reasoning_rl_that_was_killed_goes_on_as_if_it_had_not_been(
+    tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    """Killed with SIGKILL on two ranks, with a checkpoint in the middle of a rollout behind it.
+
+    The same samples (token counts and rewards are those of the same responses), and losses and weights within 1e-5:
+    gloo adds the ranks' gradients in one order, so on a CPU they are equal to the last bit as a rule.
+    """
+    import torch
+
+    text = RL.replace("MODEL", str(tiny_checkpoint)).replace("KEEP", "last").replace("PROMPTS", "3")
+    text = text.replace("minibatches_per_rollout: 1", "minibatches_per_rollout: 2\n      save_every: 1")
+    text = text.replace("steps: 2,", "steps: 4,").replace("ref_replace_every: 2", "ref_replace_every: 3")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
+        folder.mkdir()
+        write_prompts(folder)
+    run(whole, text, "reasoning-rl", "zero3")
+
+    config(killed, text)
+    launched = "stages.reasoning-rl.launch={profile: zero3, num_processes: 2, threads: 1}"
+    driver = start(killed, "run-all", "t.yaml", "--set", launched)
+    saved = killed / "runs/t/reasoning-rl/workdir/trainer"
+    wait_for(lambda: list(saved.glob("checkpoint-[35]/whole.json")), 400)
+    driver.kill()
+    driver.communicate(timeout=60)
+    done = r1pipe(killed, "run-all", "t.yaml", "--set", launched, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads((killed / "runs/t/reasoning-rl/manifest.json").read_text())["attempts"] == 2
+
+    found, wanted = updates(killed), updates(whole)
+    assert [line["step"] for line in found] == [line["step"] for line in wanted]
+    for one, other in zip(found, wanted, strict=True):
+        assert one == pytest.approx(other, abs=1e-5)
+    one, other = (weights(folder / "runs/t/reasoning-rl/out/checkpoint") for folder in (killed, whole))
+    assert all(torch.allclose(one[name], other[name], atol=1e-5) for name in other)
+
+
+def updates(folder: Path) -> list[dict[str, float]]:
+    """The numbers of each update of RL: losses, rewards, lengths, the place in the schedule. No seconds."""
+    lines = map(json.loads, (folder / "runs/t/reasoning-rl/metrics.jsonl").read_text().splitlines())
+    timed = ("time", "tokens_per_second", "step_time", "mfu", "peak_memory_gib")
+    return [
+        {
+            name: value
+            for name, value in line.items()
+            if isinstance(value, int | float) and name not in timed and not name.startswith("seconds/")
+        }
+        for line in lines
+        if "loss" in line
+    ]

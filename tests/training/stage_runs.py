@@ -18,6 +18,16 @@ SUMS = [
 TIMES = ("time", "tokens_per_second", "step_time", "mfu", "peak_memory_gib")
 
 
+SFT = {
+    "lr": 1e-3,
+    "batch_size": 4,
+    "max_steps": 7,
+    "max_length": 64,
+    "pack_tokens": 40,
+    "save_every": 2,
+}
+
+
 def processes() -> Any:
     """A context whose processes have imported the libraries already."""
     context = multiprocessing.get_context("forkserver")
@@ -64,22 +74,35 @@ def attempt(kind: str, checkpoint: Path, folder: Path, kill_at: str, changes: di
 
 
 def _sft(checkpoint: Path, out: Path, here: Any, changes: dict[str, Any]) -> Any:
+    from r1pipe.artifacts import Chats
+    from r1pipe.data.io import read_rows
     from r1pipe.schema import SFTParams
     from r1pipe.training.sft.sft_training import train_sft
 
-    rows = []
-    for row in SUMS:
-        answer = {"role": "assistant", "content": row["answer"] * (1 + int(row["id"]) % 3)}
-        rows.append({"messages": [{"role": "user", "content": row["prompt"]}, answer]})
-    fields = {
-        "lr": 1e-3,
-        "batch_size": 4,
-        "max_steps": 7,
-        "max_length": 64,
-        "pack_tokens": 40,
-        "save_every": 2,
-    }
-    return train_sft(checkpoint, rows, SFTParams(**fields | changes), out=out, here=here, seed=0)
+    rows = read_rows(_write_chats(out), Chats)
+    return train_sft(checkpoint, rows, SFTParams(**SFT | changes), out=out, here=here, seed=0)
+
+
+def _write_chats(out: Path) -> Path:
+    path = out.parent / "rows.jsonl"
+    with path.open("w") as stream:
+        for row in SUMS:
+            answer = {"role": "assistant", "content": row["answer"] * (1 + int(row["id"]) % 3)}
+            messages = [{"role": "user", "content": row["prompt"]}, answer]
+            chat = {"id": row["id"], "domain": "math", "source": "sampled", "messages": messages}
+            stream.write(json.dumps(chat) + "\n")
+    return path
+
+
+def _distill(checkpoint: Path, out: Path, here: Any, changes: dict[str, Any]) -> Any:
+    """The stage `distill`, with the rows and the settings of `_sft`."""
+    from r1pipe.artifacts import Chats, Checkpoint
+    from r1pipe.config.registry import load_kind
+
+    stage = load_kind("distill").module
+    config = stage.Config(sft=SFT | changes, row_limits={"max_empty_thinking": 1})
+    inputs = stage.Inputs(model=Checkpoint(checkpoint), chats=Chats(_write_chats(out)))
+    return stage.run(config, inputs, stage.Outputs(checkpoint=Checkpoint(out)), here)
 
 
 def _grpo(checkpoint: Path, out: Path, here: Any, changes: dict[str, Any]) -> Any:
@@ -162,6 +185,7 @@ def _pretrain(checkpoint: Path, out: Path, here: Any, changes: dict[str, Any]) -
 
 KINDS = {
     "sft": _sft,
+    "distill": _distill,
     "grpo": _grpo,
     "pairwise": lambda *given: _reward_model(*given, pointwise=False),
     "pointwise": lambda *given: _reward_model(*given, pointwise=True),

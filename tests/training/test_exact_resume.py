@@ -17,29 +17,72 @@ SEAL = "method:r1pipe.training.checkpoints/seal"
 PUBLISH = "method:r1pipe.training.checkpoints/publish"
 GRPO = "method:r1pipe.training.grpo.grpo_trainer"
 
+STEP = "method:accelerate.optimizer/AcceleratedOptimizer.step"
+OPTIMIZER = "method:transformers.trainer/Trainer._save_optimizer_and_scheduler"
+REMOVE = "method:r1pipe.training.checkpoints/remove"
+FINALIZE = "method:transformers.trainer/Trainer._finalize_training:1"
+TAKE_UP = "method:r1pipe.training.resumable/ResumableTrainer._take_up"
+SAVED = "method:r1pipe.models.loading/save_trained"
+SCORES = "method:r1pipe.training.reward_model/raw_scores"
+
+# A reward model's nine updates, of which every second is saved.
+REWARD_MODEL = {
+    "before it begins": f"{TAKE_UP}:1",
+    "before the first checkpoint": f"{BACKWARD}:3",
+    "in the backward pass": f"{BACKWARD}:11",
+    "in the optimizer's step": f"{STEP}:5",
+    "after an update": f"{UPDATE}:7",
+    "while the optimizer is saved": f"{OPTIMIZER}:2",
+    "before it is sealed": f"{SEAL}:2",
+    "before it is renamed": f"{PUBLISH}:3",
+    "while an old one is removed": f"{REMOVE}:1",
+    "in the held-out look": f"{SCORES}:1",
+}
 PLACES = {
     "sft": {
+        "before it begins": f"{TAKE_UP}:1",
         "before the first checkpoint": f"{BACKWARD}:2",
         "in the backward pass": f"{BACKWARD}:7",
+        "in the optimizer's step": f"{STEP}:5",
         "after an update": f"{UPDATE}:5",
+        "while the optimizer is saved": f"{OPTIMIZER}:2",
         "before it is sealed": f"{SEAL}:2",
         "before it is renamed": f"{PUBLISH}:2",
+        "while an old one is removed": f"{REMOVE}:1",
         "before the last update": f"{UPDATE}:6",
+        "while the weights are written": f"{SAVED}:1",
     },
     "grpo": {
         "in a rollout": "method:r1pipe.training.grpo.sampling/Sampler.draw:7",
+        "in the rewards": "method:r1pipe.training.grpo.rollout_rewards/RolloutRewards.judge:3",
         "between two minibatches": f"{BACKWARD}:9",
+        "in the optimizer's step": f"{STEP}:6",
         "after a reference replacement": f"{UPDATE}:3",
         "after an update that was saved": f"{UPDATE}:4",
         "between two phases": f"{GRPO}/enter_phase:1",
         "in a held-out look": f"{GRPO}/R1GRPOTrainer.score_heldout:4",
+        "while the optimizer is saved": f"{OPTIMIZER}:2",
         "before it is sealed": f"{SEAL}:2",
         "before it is renamed": f"{PUBLISH}:2",
+        "while the best policy is written": "method:r1pipe.training.callbacks/save_trained:1",
     },
-    "pairwise": {"in the backward pass": f"{BACKWARD}:11", "before it is renamed": f"{PUBLISH}:3"},
-    "pointwise": {"in the backward pass": f"{BACKWARD}:11", "before it is renamed": f"{PUBLISH}:3"},
+    "pairwise": REWARD_MODEL,
+    "pointwise": REWARD_MODEL,
     # Its log has a line for four updates, and its checkpoints come after three.
-    "pretrain": {"in the backward pass": f"{BACKWARD}:6", "after an update": f"{UPDATE}:7"},
+    "pretrain": {
+        "before it begins": f"{TAKE_UP}:1",
+        "before the first checkpoint": f"{BACKWARD}:2",
+        "in the backward pass": f"{BACKWARD}:6",
+        "in the optimizer's step": f"{STEP}:5",
+        "after an update": f"{UPDATE}:7",
+        "after an update that was saved": f"{UPDATE}:4",
+        "while the optimizer is saved": f"{OPTIMIZER}:2",
+        "before it is sealed": f"{SEAL}:1",
+        "before it is renamed": f"{PUBLISH}:2",
+        "between two passes over the rows": f"{BACKWARD}:8",
+    },
+    # The stage itself, from its rows on disk; what trains is that of `sft`.
+    "distill": {"in the backward pass": f"{BACKWARD}:7", "before it is renamed": f"{PUBLISH}:2"},
 }
 QUICK = {("grpo", "between two minibatches")}
 
@@ -79,7 +122,28 @@ def test_killed_anywhere_it_ends_the_same(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "step"), [("sft", 4), ("grpo", 6)])
+@pytest.mark.parametrize(
+    ("kind", "updates"), [("sft", 7), ("grpo", 8), ("pairwise", 8), ("pointwise", 8), ("pretrain", 10)]
+)
+def test_killed_when_the_last_update_was_saved_it_makes_no_further_one(
+    tiny_checkpoint: Path, tmp_path: Path, whole, kind: str, updates: int
+) -> None:
+    """transformers asks whether it is done after an update, and never before one; in the middle of a pass that matters.
+
+    The reward models' last update is in the middle of their third pass.
+    """
+    assert run(kind, tiny_checkpoint, tmp_path, FINALIZE, save_every=updates) == -signal.SIGKILL
+    assert list(checkpoints(tmp_path / "workdir/trainer")) == [updates]
+    assert run(kind, tiny_checkpoint, tmp_path, save_every=updates) == 0, (tmp_path / "log").read_text()[
+        -2000:
+    ]
+    assert differences(tmp_path, whole(kind)) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "step"), [("sft", 4), ("grpo", 6), ("pairwise", 4), ("pointwise", 4), ("pretrain", 6)]
+)
 def test_killed_at_each_file_border_of_a_checkpoint_it_ends_the_same(
     tiny_checkpoint: Path, tmp_path: Path, whole, kind: str, step: int
 ) -> None:
@@ -91,6 +155,11 @@ def test_killed_at_each_file_border_of_a_checkpoint_it_ends_the_same(
         assert run(kind, tiny_checkpoint, folder, f"file:{number}") == -signal.SIGKILL, number
         assert run(kind, tiny_checkpoint, folder) == 0, (folder / "log").read_text()[-2000:]
         assert differences(folder, whole(kind)) == [], number
+
+
+def test_distillation_is_supervised_fine_tuning(whole) -> None:
+    """One code, so what holds for the one holds for the other."""
+    assert differences(whole("distill"), whole("sft")) == []
 
 
 @pytest.mark.slow
