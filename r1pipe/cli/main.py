@@ -12,7 +12,7 @@ import sys
 
 import typer
 
-from r1pipe.cli import audit_commands, data_commands, run_commands, show_commands
+from r1pipe.cli import audit_commands, data_commands, doctor_command, run_commands, show_commands
 from r1pipe.cli.options import EPILOG
 
 app = typer.Typer(
@@ -31,6 +31,7 @@ app.command("plan")(run_commands.plan)
 app.command("status")(show_commands.status)
 app.command("logs")(show_commands.logs)
 app.command("init")(show_commands.init)
+app.command("doctor")(doctor_command.doctor)
 config_app.command("show")(show_commands.config_show)
 app.add_typer(config_app, name="config")
 app.add_typer(audit_commands.app, name="audit")
