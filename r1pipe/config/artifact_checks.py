@@ -54,7 +54,18 @@ def _checkpoint_problem(type_: type[Artifact], path: Path) -> str:
         missing.append("calibration.json")
     if not missing:
         return ""
-    return f"{path} is not a {type_.kind}: it lacks {', '.join(missing)}"
+    return f"{path} is not a {type_.kind}: it lacks {', '.join(missing)}{_instead(path)}"
+
+
+def _instead(path: Path) -> str:
+    """Where the checkpoint may be, or what else this is."""
+    if (path / "adapter_config.json").is_file():
+        return "; it is an adapter, which has to be merged into its model first (peft: merge_and_unload)"
+    within = [*path.glob("*/config.json"), *path.glob("snapshots/*/config.json")]
+    if not within:
+        return ""
+    newest = max(within, key=lambda config: config.stat().st_mtime)
+    return f"; there is one at {newest.parent}"
 
 
 def _dataset_problem(

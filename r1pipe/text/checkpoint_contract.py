@@ -21,6 +21,7 @@ from r1pipe.text.chat_format import (
     message_renderer,
 )
 from r1pipe.text.checkpoint_files import SAMPLING_DEFAULTS, CheckpointFiles
+from r1pipe.text.checkpoint_weights import Found, Level, embedding_and_head, layers_and_width
 from r1pipe.text.rendering import SLOT, read_template
 from r1pipe.text.response import THINK_CLOSE, THINK_OPEN
 
@@ -71,7 +72,7 @@ class Finding:
         fix: what to do, or what r1pipe does.
     """
 
-    level: Literal["error", "warning", "unchecked"]
+    level: Level
     where: str
     what: str
     fix: str
@@ -94,10 +95,6 @@ def check_checkpoint(files: CheckpointFiles, use: Use, where: str) -> list[Findi
     return findings
 
 
-# (level, file in the folder or "", what, fix)
-_Found = tuple[Literal["error", "warning"], str, str, str]
-
-
 class _Check:
     """The questions, each a generator of what it finds."""
 
@@ -105,13 +102,15 @@ class _Check:
         self.files = files
         self.use = use
 
-    def everything(self) -> Iterator[_Found]:
+    def everything(self) -> Iterator[Found]:
         try:
             shapes = self.files.shapes()
         except InputError as error:
             yield "error", "", error.what, error.fix
             shapes = {}
-        yield from self.weights(shapes)
+        if "quantization_config" not in self.files.config:
+            yield from embedding_and_head(self.files, shapes, has_head=self.use.job != "scoring")
+            yield from layers_and_width(self.files, shapes)
         # A stage of a user's own may do with a model what r1pipe does not.
         if self.use.job == "other":
             return
@@ -126,7 +125,7 @@ class _Check:
 
     # --- the model ----------------------------------------------------------------------------------------------------
 
-    def architecture(self) -> Iterator[_Found]:
+    def architecture(self) -> Iterator[Found]:
         files, use = self.files, self.use
         name = next(iter(files.config.get("architectures") or []), "")
         if use.job == "scoring":
@@ -158,41 +157,7 @@ class _Check:
                 "take the checkpoint in bfloat16 or float32; or train an adapter (`lora:`)",
             )
 
-    def weights(self, shapes: dict[str, list[int]]) -> Iterator[_Found]:
-        """The embedding and the last layer, as the weights have them."""
-        files = self.files
-        size = files.text_config.get("vocab_size")
-        embeddings = [
-            shape for name, shape in shapes.items() if name.endswith(("embed_tokens.weight", "wte.weight"))
-        ]
-        head = any(name.endswith("lm_head.weight") for name in shapes)
-        quantized = "quantization_config" in files.config
-        if not embeddings or quantized:
-            return
-        rows = embeddings[0][0]
-        if isinstance(size, int) and rows != size:
-            yield (
-                "error",
-                "config.json",
-                f"vocab_size is {size}, and the embedding in the weights has {rows} rows",
-                f"write vocab_size {rows}, if the weights are right",
-            )
-        if files.tied is False and not head and self.use.job != "scoring":
-            yield (
-                "error",
-                "config.json",
-                "tie_word_embeddings is false, and the weights have no lm_head: the last layer would be random",
-                "write tie_word_embeddings: true, if the embedding is the last layer; or bring the missing weights",
-            )
-        if files.tied and head:
-            yield (
-                "warning",
-                "config.json",
-                "tie_word_embeddings is true, and the weights hold an lm_head of their own, which is not used",
-                "write tie_word_embeddings: false, if it differs from the embedding",
-            )
-
-    def positions(self) -> Iterator[_Found]:
+    def positions(self) -> Iterator[Found]:
         use = self.use
         has = use.positions or self.files.positions
         if has is None:
@@ -214,7 +179,7 @@ class _Check:
                 f"lower max_tokens below {has}; or take a checkpoint with more, as `sft: {{positions: N}}` makes one",
             )
 
-    def vocabulary(self) -> Iterator[_Found]:
+    def vocabulary(self) -> Iterator[Found]:
         size = self.files.text_config.get("vocab_size")
         highest = self.files.highest_id
         if isinstance(size, int) and highest is not None and highest >= size:
@@ -227,8 +192,19 @@ class _Check:
                 "take the tokenizer that belongs to the weights; tokens that were added need "
                 "model.resize_token_embeddings",
             )
+            return
+        # What a config names and a tokenizer lacks is added behind its last id.
+        lacking = self.files.lacking_tokens
+        if isinstance(size, int) and highest is not None and highest + len(lacking) >= size:
+            yield (
+                "error",
+                "tokenizer_config.json",
+                f"it names {', '.join(lacking[:4])}, which the tokenizer lacks, and the model has no embeddings for "
+                "more",
+                "name tokens that it has (a pad token may be the end token)",
+            )
 
-    def sampling_defaults(self) -> Iterator[_Found]:
+    def sampling_defaults(self) -> Iterator[Found]:
         stated = {
             name: self.files.generation[name]
             for name, neutral in SAMPLING_DEFAULTS.items()
@@ -246,8 +222,15 @@ class _Check:
 
     # --- the tokenizer ------------------------------------------------------------------------------------------------
 
-    def tokenizer(self) -> Iterator[_Found]:
+    def tokenizer(self) -> Iterator[Found]:
         files = self.files
+        if not files.tokenizer:
+            yield (
+                "unchecked",
+                "",
+                "there is no tokenizer.json; transformers will make one of the other files, if it can",
+                "to have it checked, save it once: AutoTokenizer.from_pretrained(...).save_pretrained(...)",
+            )
         end = files.named_token("eos_token")
         if not end:
             yield (
@@ -279,7 +262,7 @@ class _Check:
             )
         yield from self.template_file()
 
-    def template_file(self) -> Iterator[_Found]:
+    def template_file(self) -> Iterator[Found]:
         """A template file and this tokenizer."""
         files, use = self.files, self.use
         if use.template == "chat":
@@ -304,7 +287,7 @@ class _Check:
 
     # --- the chat template --------------------------------------------------------------------------------------------
 
-    def template_of_chat(self) -> Iterator[_Found]:
+    def template_of_chat(self) -> Iterator[Found]:
         files = self.files
         if files.template is None:
             yield (
@@ -343,7 +326,7 @@ class _Check:
         yield from self.begun(form)
         yield from self.bos(form)
 
-    def shown(self, form: ChatFormat) -> Iterator[_Found]:
+    def shown(self, form: ChatFormat) -> Iterator[Found]:
         if QUESTION not in form.prompt or QUESTION not in form.turn:
             yield "error", "chat template", "it leaves the question out", f"mend it, {OWN_TEMPLATE}"
         if SUMMARY not in form.turn:
@@ -356,7 +339,7 @@ class _Check:
                 "r1pipe renders the reply that is trained or scored as it stands",
             )
 
-    def closed(self, form: ChatFormat) -> Iterator[_Found]:
+    def closed(self, form: ChatFormat) -> Iterator[Found]:
         """The end of a reply."""
         if SUMMARY not in form.turn:
             return
@@ -382,7 +365,7 @@ class _Check:
                 "r1pipe stops at both, trains it, and writes both into generation_config.json of what it trains",
             )
 
-    def begun(self, form: ChatFormat) -> Iterator[_Found]:
+    def begun(self, form: ChatFormat) -> Iterator[Found]:
         """The generation prompt."""
         if form.unprompted.strip():
             yield (
@@ -406,7 +389,7 @@ class _Check:
                 "r1pipe reads every reply with that tag in front, and does not train it twice",
             )
 
-    def bos(self, form: ChatFormat) -> Iterator[_Found]:
+    def bos(self, form: ChatFormat) -> Iterator[Found]:
         bos = self.files.named_token("bos_token")
         if not bos:
             return

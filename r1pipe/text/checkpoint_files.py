@@ -182,6 +182,15 @@ class CheckpointFiles:
         names = ("bos_token", "eos_token", "pad_token", "unk_token")
         return {name: self.named_token(name) for name in names if self.named_token(name)}
 
+    @property
+    def lacking_tokens(self) -> list[str]:
+        """The special tokens that a config names and the tokenizer does not have."""
+        named = list(self.named_tokens.values())
+        for holder in (self.tokenizer_config, self.special_tokens):
+            named += [_text(token) for _, tokens in _lists_of_special(holder) for token in tokens]
+        end = self.named_token("eos_token")
+        return [token for token in dict.fromkeys(named) if token and token != end and not self.knows(token)]
+
     def knows(self, token: str) -> bool:
         """Whether the tokenizer has this token; True where there is no tokenizer.json to look into."""
         if not self.tokenizer or token in self.added_tokens:
@@ -339,7 +348,7 @@ def _template(folder: Path, tokenizer_config: dict[str, Any]) -> str | None:
     file = folder / "chat_template.jinja"
     if file.is_file():
         return file.read_text(encoding="utf8")
-    stated = _json(folder / "chat_template.json").get("chat_template", tokenizer_config.get("chat_template"))
+    stated = tokenizer_config.get("chat_template")
     if isinstance(stated, list):
         by_name = {entry.get("name"): entry.get("template") for entry in stated}
         stated = by_name.get("default")

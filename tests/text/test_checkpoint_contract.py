@@ -134,6 +134,33 @@ def own_head(folder: Path) -> None:
     write_weights(folder, model__embed_tokens__weight=[8, 2], lm_head__weight=[8, 2])
 
 
+def other_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.model").write_bytes(b"x")
+
+
+def template_of_a_processor(folder: Path) -> None:
+    no_template(folder)
+    write_json(folder / "chat_template.json", {"chat_template": SOUND})
+
+
+def layers(folder: Path, stated: int, **more: Any) -> None:
+    """Weights of the layers 0, 1 and 2, of which config.json states another number."""
+    change_json(folder / "config.json", num_hidden_layers=stated, **more)
+    names = {f"model__layers__{number}__mlp__up_proj__weight": [2, 2] for number in range(3)}
+    write_weights(folder, model__embed_tokens__weight=[8, 2], **names)
+
+
+def two_of_three_layers(folder: Path) -> None:
+    change_json(folder / "config.json", num_hidden_layers=3)
+    names = {f"model__layers__{number}__mlp__up_proj__weight": [2, 2] for number in range(2)}
+    write_weights(folder, model__embed_tokens__weight=[8, 2], **names)
+
+
+def three_of_two_layers(folder: Path) -> None:
+    layers(folder, 2)
+
+
 IM_END = SOUND.replace("<end>", "<|im_end|>")
 SFT, RL, DRAW = {"job": "sft"}, {"job": "rl"}, {"job": "sampling"}
 
@@ -257,6 +284,48 @@ FAULTS: dict[str, tuple[Callable[[Path], None], dict[str, Any], str, str, str]] 
         "trained with",
     ),
     "more words than embeddings": (more_words, SFT, "error", "ids up to 8 (<answer>)", "resize_token"),
+    "a pad token that the tokenizer lacks": (
+        file("tokenizer_config.json", pad_token="<pad>", extra_special_tokens=["<x>", "<y>"]),
+        SFT,
+        "error",
+        "names <pad>, <x>, <y>, which the tokenizer lacks",
+        "name tokens that it has",
+    ),
+    "a tokenizer of another kind": (
+        other_tokenizer,
+        SFT,
+        "unchecked",
+        "no tokenizer.json",
+        "save_pretrained",
+    ),
+    "a template where only processors look": (
+        template_of_a_processor,
+        SFT,
+        "error",
+        "no chat template",
+        "chat_template.jinja",
+    ),
+    "layers that are missing": (
+        two_of_three_layers,
+        SFT,
+        "error",
+        "3 layers, and the weights have 2",
+        "bring",
+    ),
+    "layers that nothing reads": (
+        three_of_two_layers,
+        SFT,
+        "error",
+        "2 layers, and the weights have 3",
+        "bring",
+    ),
+    "another width": (
+        file("config.json", hidden_size=4),
+        SFT,
+        "error",
+        "hidden_size is 4",
+        "the weights have 2",
+    ),
     "another vocab_size": (file("config.json", vocab_size=16), SFT, "error", "has 8 rows", "vocab_size 8"),
     "no last layer": (file("config.json", tie_word_embeddings=False), SFT, "error", "no lm_head", "tie_word"),
     "a last layer that is not used": (own_head, SFT, "warning", "lm_head of their own", "tie_word"),
@@ -391,3 +460,21 @@ def test_templates_written_by_hand_have_their_property(folder: Path) -> None:
         (folder / "chat_template.jinja").write_text(text)
         said = " ".join(finding.what for finding in look(folder))
         assert "leaves the thinking" in said and ("opens <think>" in said) == bool(prefill)
+
+
+def test_layers_that_predict_further_tokens_are_no_fault(folder: Path) -> None:
+    """DeepSeek-V3's last layer, which transformers leaves out."""
+    layers(folder, 2, num_nextn_predict_layers=1)
+    assert look(folder) == []
+
+
+def test_layers_of_another_part_are_not_counted(folder: Path) -> None:
+    change_json(folder / "config.json", num_hidden_layers=1)
+    names = ("model__layers__0__w", "vision_tower__encoder__layers__9__w")
+    write_weights(folder, model__embed_tokens__weight=[8, 2], **dict.fromkeys(names, [2, 2]))
+    assert look(folder) == []
+
+
+def test_a_special_token_with_room_in_the_embedding_is_no_fault(folder: Path) -> None:
+    change_json(folder / "tokenizer_config.json", pad_token="<pad>")
+    assert look(folder) == []
