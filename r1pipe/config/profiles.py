@@ -16,7 +16,7 @@ from r1pipe.config.shipped_files import SHIPPED
 from r1pipe.config.yamltree import plain, read
 from r1pipe.errors import ConfigError
 from r1pipe.schema import Launch
-from r1pipe.text.regular_files import read_regular
+from r1pipe.text.regular_files import read_regular, reason
 
 PROFILES = SHIPPED / "accelerate"
 ZERO = ("zero1", "zero2", "zero3")
@@ -120,7 +120,7 @@ def _deepspeed_file(file: Path) -> dict[str, Any]:
     try:
         config = json.loads(read_regular(file).decode("utf8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"DeepSpeed's settings cannot be read: {error}", str(file)) from None
+        raise ConfigError(f"DeepSpeed's settings cannot be read: {reason(error)}", str(file)) from None
     if not isinstance(config, dict) or not isinstance(config.get("zero_optimization"), dict):
         fix = "the file that ships, configs/accelerate/zero3.json, shows the form"
         raise ConfigError("these are no settings of DeepSpeed: zero_optimization is missing", str(file), fix)

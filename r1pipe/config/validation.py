@@ -100,6 +100,12 @@ def validate(
                 origin(*keys, "trl", option),
                 f"set {'.'.join((*keys, field))} instead",
             )
+        epsilon = training.trl.get("adam_epsilon", 1e-8)
+        if not isinstance(epsilon, int | float) or not 0 < epsilon <= 1:
+            problems.add(
+                f"{_dotted(stage, *keys, 'trl.adam_epsilon')} should be above 0 and at most 1; it is {epsilon!r}",
+                origin(*keys, "trl", "adam_epsilon"),
+            )
         for holder, option, fix in _unknown_options(training):
             problems.add(
                 f"{_dotted(stage, *keys, holder)} has no option '{option}'",

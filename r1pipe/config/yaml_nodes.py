@@ -50,7 +50,10 @@ for _name, _pattern, _first in _SCALARS:
 
 def _construct_float(loader: Any, node: Any) -> float:
     text = loader.construct_scalar(node).replace("_", "").lower()
-    return float(text.replace(".inf", "inf").replace(".nan", "nan"))
+    if text == ".nan":
+        # which does not even equal itself, so no config with it could be compared with another
+        raise ValueError(".nan is not a number, and no setting takes it")
+    return float(text.replace(".inf", "inf"))
 
 
 def _construct_int(loader: Any, node: Any) -> int:

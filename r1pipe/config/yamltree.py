@@ -15,7 +15,7 @@ import yaml
 
 from r1pipe.config.yaml_nodes import MOST_LEVELS, composed, scalar
 from r1pipe.errors import ConfigError
-from r1pipe.text.regular_files import read_regular
+from r1pipe.text.regular_files import read_regular, reason
 
 Keys = tuple[str | int, ...]
 
@@ -116,7 +116,7 @@ def _parse(path: Path) -> Node:
             fix="give a YAML file; `r1pipe init` copies the shipped ones to edit",
         ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the config: {error}", shown) from None
+        raise ConfigError(f"cannot read the config: {reason(error)}", shown) from None
     try:
         with composed(text, shown) as (loader, root):
             if root is None:

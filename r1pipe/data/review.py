@@ -22,6 +22,7 @@ from typing import Any
 from r1pipe.data.card import NOBODY
 from r1pipe.data.files import Row, parse_line
 from r1pipe.errors import InputError
+from r1pipe.text.regular_files import read_regular, refuse_irregular
 
 DECISIONS = ("accept", "reject", "edit")
 
@@ -57,7 +58,7 @@ def read_decisions(path: Path) -> dict[str, Row]:
         InputError: a line is not a decision; the error names file and line.
     """
     try:
-        lines = path.read_bytes().split(b"\n")
+        lines = read_regular(path).split(b"\n")
     except OSError as error:
         raise InputError(f"cannot read the decisions: {error.strerror}", str(path)) from None
     if not _is_complete(lines[-1]):
@@ -245,6 +246,7 @@ def import_csv(rows: Sequence[Row], decisions: Mapping[str, Row], path: Path) ->
     # A long chain of thought is one field.
     csv.field_size_limit(2**31 - 1)
     try:
+        refuse_irregular(path)
         with path.open(encoding="utf-8-sig", newline="") as stream:
             table = csv.DictReader(stream, strict=True)
             _check_columns(table.fieldnames or (), path)

@@ -13,6 +13,7 @@ from r1pipe.errors import InputError
 from r1pipe.evaluation.scoring import Line, by_problem
 from r1pipe.evaluation.stats import mean_by_problem, paired_difference, wilson
 from r1pipe.judges.judge import Criteria, Examiner
+from r1pipe.text.regular_files import read_regular, reason
 from r1pipe.text.rows import GENERAL_DOMAIN
 
 Outcomes = Mapping[tuple[str, int], float]
@@ -27,21 +28,37 @@ def read_report(path: Path, name: str) -> list[Line]:
         name: the checkpoint whose scores it should hold.
 
     Raises:
-        InputError: the folder is not a report, or it holds another checkpoint's scores.
+        InputError: the folder is not a report, its files are damaged, or it holds another checkpoint's scores.
     """
     file = path / "scores.json"
     if not file.is_file():
         raise InputError(
             "the report has no scores.json", str(path), "a report is what the kind `evaluate` writes"
         )
-    checkpoints = json.loads(file.read_text(encoding="utf8"))
+    try:
+        checkpoints = json.loads(read_regular(file).decode("utf8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"the scores of the report cannot be read: {reason(error)}", str(file), "evaluate again"
+        ) from None
+    if not isinstance(checkpoints, dict):
+        raise InputError("the scores of the report are no JSON object", str(file), "evaluate again")
     if name not in checkpoints:
         raise InputError(
             f"the report {name!r} holds the scores of {', '.join(checkpoints)}",
             str(path),
             "name it in `inputs.reports` as its `checkpoint`",
         )
-    return [line for _, line in read_raw(path) if line.get("pass") is None and not line.get("refused")]
+    lines = []
+    for where, line in read_raw(path):
+        if line.get("pass") is not None or line.get("refused"):
+            continue
+        known = isinstance(line.get("id"), str) and isinstance(line.get("sample"), int)
+        if not known or not isinstance(line.get("response"), str):
+            what = "the line has no id, sample and response"
+            raise InputError(what, where, "a report is what the kind `evaluate` writes")
+        lines.append(line)
+    return lines
 
 
 def compare_reports(

@@ -23,7 +23,7 @@ from r1pipe.config.profiles import profile_environment
 from r1pipe.errors import InputError
 from r1pipe.launch.environment import base_environment
 from r1pipe.schema import Launch
-from r1pipe.text.regular_files import read_regular
+from r1pipe.text.regular_files import read_regular, reason
 
 PORT = 29500  # of the rendezvous, on the first machine
 PR_SET_PDEATHSIG = 1
@@ -63,7 +63,7 @@ def read_hostfile(path: Path, nodes: int) -> list[Host]:
         lines = read_regular(path).decode("utf8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
-            f"the hostfile cannot be read: {error}", str(path), "write one machine on each line"
+            f"the hostfile cannot be read: {reason(error)}", str(path), "write one machine on each line"
         ) from None
     for number, line in enumerate(lines, 1):
         text = line.split("#")[0].strip()

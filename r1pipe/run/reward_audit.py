@@ -5,7 +5,6 @@ The checks themselves are in r1pipe/rewards/checks.py; what is printed is in r1p
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from r1pipe.artifacts import Prompts
 from r1pipe.config.loader import Edge, Pipeline, Stage
 from r1pipe.config.yamltree import nearest
+from r1pipe.data.files import read_raw
 from r1pipe.errors import ConfigError, InputError
 from r1pipe.run.inputs import brought_path
 from r1pipe.run.store import RunFolder
@@ -306,5 +306,5 @@ def _records(folder: Path) -> Iterator[Row]:
     """The lines of rows.jsonl and dropped.jsonl, where they are there."""
     for file in (folder / "rows.jsonl", folder / "dropped.jsonl"):
         if file.is_file():
-            for line in file.read_text(encoding="utf8").splitlines():
-                yield json.loads(line)
+            for _, record in read_raw(file):
+                yield record

@@ -68,9 +68,9 @@ def oddity(path: Path) -> str:
     return "" if stat.S_ISREG(kind) or stat.S_ISDIR(kind) else reason(not_a_file(kind))
 
 
-def reason(error: OSError) -> str:
-    """What the system says, without the number and the path."""
-    return error.strerror or str(error)
+def reason(error: Exception) -> str:
+    """What an error says; of the system's, without the number and the path."""
+    return getattr(error, "strerror", None) or str(error)
 
 
 def not_a_file(kind: int) -> NotAFile:

@@ -31,6 +31,7 @@ BOMBS: dict[str, tuple[str, int | None, str]] = {
     "an integer of 65 bits": (f"seed: {2**63}\n", 1, "more than 64 bits"),
     "a word that is said to be a number": ("a: !!int many\n", 1, "invalid literal"),
     "a word that is said to be true": ("a: !!bool perhaps\n", 1, "'perhaps' is no bool"),
+    "what is not a number": ("a: 1\nb: [.nan]\n", 2, ".nan is not a number"),
     "a date": ("a: !!timestamp tomorrow\n", 1, "no values of the type !!timestamp"),
     "bytes": ("a: !!binary aGk=\n", 1, "no values of the type !!binary"),
     "an object of Python": ("a: !!python/object/apply:os.system [id]\n", 1, "no values of the type !!python/object"),

@@ -257,7 +257,7 @@ def test_a_refused_reply_is_compared_with_nothing(tmp_path):
     from r1pipe.evaluation.comparison import read_report
 
     lines = [
-        {"id": "a", "pass": None, "sample": 0},
+        {"id": "a", "pass": None, "sample": 0, "response": "4"},
         {"id": "b", "pass": None, "sample": 0, "refused": "status 400"},
         {"id": "a", "pass": "x", "sample": 0},
     ]
