@@ -49,7 +49,7 @@ def environment(**extra: str) -> dict[str, str]:
 def r1pipe(
     folder: Path, *arguments: str, timeout: float = 120, own_process: bool = False, **extra: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command line to its end: in a fork, unless asked otherwise or the interpreter itself is told something."""
+    """Run the command line to its end: in a fork, unless asked otherwise or the interpreter is told something."""
     if not own_process and not any(name.startswith("PYTHON") for name in extra):
         return _server().run(list(arguments), folder, environment(**extra), timeout)
     command = [sys.executable, "-m", "r1pipe.cli.main", *arguments]
