@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from r1pipe.errors import GuardError, InputError
 from r1pipe.here import Here
 from r1pipe.models.folders import check_chat_template, check_folder, readable
-from r1pipe.text.checkpoint_files import read_checkpoint
+from r1pipe.text.checkpoint_files import CheckpointFiles, read_checkpoint
 from r1pipe.text.rendering import closing_id
 
 if TYPE_CHECKING:
@@ -100,11 +100,10 @@ def load_tokenizer(checkpoint: Path) -> Any:
 
 def _mended_tokenizer(checkpoint: Path) -> Any:
     """The tokenizer as transformers loads it, from files in which tags are ordinary tokens and no end is appended."""
-    from transformers import AutoTokenizer
-
-    mended = read_checkpoint(checkpoint).mended()
+    files = read_checkpoint(checkpoint)
+    mended = files.mended()
     if not mended:
-        return AutoTokenizer.from_pretrained(checkpoint)
+        return _as_the_files_say(checkpoint, files)
     with tempfile.TemporaryDirectory() as folder:
         # config.json tells transformers the class of the tokenizer.
         for file in checkpoint.iterdir():
@@ -112,9 +111,31 @@ def _mended_tokenizer(checkpoint: Path) -> Any:
                 shutil.copy(file, folder)
         for name, content in mended.items():
             (Path(folder) / name).write_text(json.dumps(content, ensure_ascii=False), encoding="utf8")
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = _as_the_files_say(Path(folder), files)
     tokenizer.name_or_path = str(checkpoint)
     return tokenizer
+
+
+def _as_the_files_say(folder: Path, files: CheckpointFiles) -> Any:
+    """The tokenizer without what its class alone adds.
+
+    transformers chooses the class by the model, and a class has special tokens of its own: Qwen2's adds <|endoftext|>
+    behind the last id of a tokenizer that lacks it. The model has no embedding there.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    highest = files.highest_id
+    if highest is None:
+        return tokenizer
+    added = {
+        attribute: None
+        for attribute, token in tokenizer.special_tokens_map.items()
+        if attribute not in {**files.tokenizer_config, **files.special_tokens}
+        and isinstance(token, str)
+        and tokenizer.convert_tokens_to_ids(token) > highest
+    }
+    return AutoTokenizer.from_pretrained(folder, **added) if added else tokenizer
 
 
 def _batch_decode(

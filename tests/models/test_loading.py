@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 from r1pipe.errors import GuardError, InputError
 from r1pipe.models.loading import (
@@ -185,6 +186,17 @@ def test_a_chat_template_fails_within_limits(
     (folder / "chat_template.jinja").write_text(template)
     with pytest.raises(InputError, match="the chat template"):
         load_tokenizer(folder)
+
+
+def test_a_tokenizer_class_adds_no_token_without_an_embedding(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Qwen2's class adds <|endoftext|>, also to what is saved; a text that holds it would index past the weights."""
+    size = json.loads((tiny_checkpoint / "config.json").read_text())["vocab_size"]
+    assert len(AutoTokenizer.from_pretrained(tiny_checkpoint)) == size + 1
+    tokenizer = load_tokenizer(tiny_checkpoint)
+    assert len(tokenizer) == size and tokenizer.unk_token is None
+    assert max(tokenizer("What is <|endoftext|>?")["input_ids"]) < size
+    tokenizer.save_pretrained(tmp_path)
+    assert "<|endoftext|>" not in (tmp_path / "tokenizer.json").read_text()
 
 
 def test_what_changes_a_draw_stays_behind(tiny_checkpoint: Path, tmp_path: Path) -> None:
