@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from r1pipe.errors import InputError
 from r1pipe.here import Here
 from r1pipe.models.loading import load_model
 from r1pipe.schema import GRPOParams, Phase, RewardSpec
@@ -140,3 +141,20 @@ def test_looking_leaves_the_training_draws_of_a_gpu_alone(tiny_checkpoint: Path,
     torch.manual_seed(3)
     trainer.score_heldout(ROWS[:2], [[5, 6, 7], [8, 9]])
     assert torch.equal(torch.rand(4, device=trainer.accelerator.device), wanted)
+
+
+def test_a_record_of_another_shape_is_named(
+    tiny_checkpoint: Path, here: Here, tmp_path: Path, scored: dict[str, Any]
+) -> None:
+    """It ended the stage with a traceback, at each start."""
+    out = tmp_path / "out"
+    out.mkdir()
+    scored["halt"] = 4
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_checkpoint, here, out, params())
+    scored["halt"] = None
+    for content in ("{", "[]", '{"curve": 3}'):
+        (here.workdir / "heldout.json").write_text(content)
+        with pytest.raises(InputError, match=r"heldout\.json is damaged") as refused:
+            train(tiny_checkpoint, here, out, params())
+        assert "--rebuild test" in refused.value.fix
