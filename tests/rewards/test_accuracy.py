@@ -142,7 +142,18 @@ def test_gsm8k_model_solutions() -> None:
         for (_, solution), verdict in zip(rows, verdicts, strict=True)
         if verdict != float(solution["correct"])
     ]
-    assert len(wrong) <= 0.005 * len(rows), wrong
+    assert len(rows) == 2532 and not wrong
+
+
+def test_mgsm_in_eleven_languages() -> None:
+    """A problem's own numbers stand before the answer, in many spellings."""
+    rows = load("mgsm")
+    golds = [row["answer"] for row in rows]
+    for form in ("{} {}", "{}\n#### {}", "{}\n\\boxed{{{}}}", "{}\n<answer>{}</answer>"):
+        right = [f"<think>so</think>{form.format(row['problem'], row['answer'])}" for row in rows]
+        assert accuracy(right, golds) == [1.0] * len(rows)
+        wrong = [f"<think>so</think>{form.format(row['problem'], row['answer'] + '1')}" for row in rows]
+        assert accuracy(wrong, golds) == [0.0] * len(rows)
 
 
 def test_gsm8k_train_solutions_score_one() -> None:

@@ -14,7 +14,11 @@ import pytest
 from families import FAMILIES, family_checkpoint
 from tokenizers import Tokenizer
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    # One prompt is asked again and again, and Gemma's layers of a sliding window are not packed.
+    pytest.mark.filterwarnings("ignore:.*left out .equal prompt", "ignore:rows are padded, not packed"),
+]
 
 QUESTION = "What is seventeen plus twenty-five?"
 THINKING = "Adding both makes forty-two."
