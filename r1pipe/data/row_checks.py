@@ -30,8 +30,6 @@ _RENDERED = re.compile(
     r"|message|user|assistant|system|end)\|>|<｜(?:User|Assistant|begin▁of▁sentence|end▁of▁sentence)｜>"
     r"|<start_of_turn>|<end_of_turn>|\[INST\]|\[/INST\]|<<SYS>>"
 )
-# One of these is in each; looking for them first is ten times as fast.
-_SIGNS = ("<|", "<｜", "_of_turn>", "INST]", "<<SYS")
 _TEXT_COLUMNS = ("prompt", "response", "chosen", "rejected")
 
 # As shapes.id_of_contents makes them.
@@ -101,7 +99,11 @@ class Tally:
         texts = [row[name] for name in _TEXT_COLUMNS if isinstance(row.get(name), str)]
         texts += [message["content"] for message in row.get("messages") or () if "chosen" not in row]
         for text in texts:
-            found = _RENDERED.search(text) if any(sign in text for sign in _SIGNS) else None
+            # Looking for their beginnings first is ten times as fast.
+            is_possible = (
+                "<|" in text or "<｜" in text or "_of_turn>" in text or "INST]" in text or "<<S" in text
+            )
+            found = _RENDERED.search(text) if is_possible else None
             if found:
                 self._tokens[found[0]] += 1
                 self.count(_CONTROL_TOKENS, where)

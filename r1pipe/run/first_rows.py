@@ -103,9 +103,11 @@ class _FirstRows:
         return self._read[key]
 
     def of_source(self, source: Source, kind: type[Artifact], stage: Stage) -> list[Row] | InputError:
-        """The rows of a source's split among its first ones, or what is wrong with them."""
+        """The first rows of a source, of all its splits, or what is wrong with them."""
         from r1pipe.data.selection import SourceReader
 
+        # Sources of one file that differ in these alone are read once.
+        source = source.model_copy(update={"split": "all", "shares": {}, "count": None})
         fill = getattr(stage.config, "identity", {})
         key = (source.model_dump_json(), kind, str(fill))
         if key not in self._read:
