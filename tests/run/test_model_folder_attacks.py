@@ -150,6 +150,8 @@ def test_a_folder_that_is_not_what_it_says_is_refused(
     monkeypatch.chdir(tmp_path)
     (folder / "mine.py").write_text("import os\nos.system('touch was-executed')\n")
     ATTACKS[name](folder)
+    # five for users
+    monkeypatch.setattr("r1pipe.run.checkpoint_checks.RENDER_SECONDS", 1.0)
     started = time.monotonic()
     with pytest.raises(R1PipeError) as refused:
         plan = make_plan(load(Path("c.yaml")))
