@@ -9,7 +9,9 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 READY := $(VENV)/.ready
 # Tests start hundreds of short processes; without kept bytecode each compiles all our modules again (0.65 s -> 1.25 s).
 unexport PYTHONDONTWRITEBYTECODE
-QUICK := tests/test_imports.py tests/config tests/schema tests/text tests/evaluation tests/data --ignore=tests/data/test_hub_datasets.py
+# Not what starts processes, reads whole data files or loads tokenizers of real families.
+QUICK := tests/config tests/schema tests/text tests/evaluation tests/data \
+	$(addprefix --ignore=tests/,text/test_families.py text/test_checkpoint_contract.py data/test_hub_datasets.py data/test_shared_files.py data/test_scanning.py)
 
 .PHONY: help install run quick test check ranks docs smoke slow bench clean
 .DEFAULT_GOAL := help

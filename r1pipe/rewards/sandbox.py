@@ -237,13 +237,12 @@ def _judge(
 ) -> tuple[float | None, Runner | None]:
     """(the verdict, the runner for the next job).
 
-    A runner that dies is replaced and the job tried once more. If that one dies as well and a harmless program runs,
-    the job
-    is the cause: 0.0.
+    A runner that dies is replaced by a new one and the job tried once more: idle ones may have been killed as well, by
+    a system that is short of memory. If the new one dies too and a harmless program runs, the job is the cause: 0.0.
     """
-    for _ in range(2):
+    for start in (_take, Runner):
         try:
-            runner = runner or _take(bwrap)
+            runner = runner or start(bwrap)
             return _verdict(runner, job, limits, partial), runner
         except OSError:
             if runner is not None:

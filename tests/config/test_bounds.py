@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 from engine import environment
 
-from r1pipe.config.library_options import LORA, options
 from r1pipe.config.loader import load
 from r1pipe.errors import ConfigError
-from r1pipe.schema import GRPOParams, PointwiseParams, RewardModelParams, SFTParams
+from r1pipe.schema import GRPOParams
 
 CONFIG = """
 stages:
@@ -95,29 +94,6 @@ def test_what_a_library_has_is_taken_and_what_a_field_sets_is_said_once(tmp_path
         "helpful.rm.trl={center_rewards_coefficient: 5}",
     )
     assert "has no option" not in said and said.count("learning_rate shadows") == 1
-
-
-def test_options_are_the_libraries_own() -> None:
-    """As their source says them; nothing of theirs is imported for it."""
-    import dataclasses
-
-    from peft import LoraConfig
-    from transformers import TrainingArguments
-    from trl import GRPOConfig, RewardConfig, SFTConfig
-
-    pairs = (
-        (SFTParams.trl_config, SFTConfig),
-        (GRPOParams.trl_config, GRPOConfig),
-        (RewardModelParams.trl_config, RewardConfig),
-        (PointwiseParams.trl_config, TrainingArguments),
-        (LORA, LoraConfig),
-    )
-    for config, library in pairs:
-        taken = {field.name for field in dataclasses.fields(library) if field.init}
-        assert options(config) == taken, config
-    assert options("no_such_package/file.py:Class") == frozenset()
-    assert options("trl/no/such/file.py:Class") == frozenset()
-    assert options("trl/trainer/sft_config.py:NoSuchClass") == frozenset()
 
 
 def test_reading_options_imports_no_torch() -> None:

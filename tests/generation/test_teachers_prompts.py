@@ -164,7 +164,7 @@ def test_our_own_examples_are_right_and_readable() -> None:
         ),
         (lambda folder: read_text("  "), "the text is empty"),
         (lambda folder: read_text(TextFile(file=folder / "no.txt")), "cannot be read: No such file"),
-        (lambda folder: read_text(TextFile(file=folder)), "cannot be read: Is a directory"),
+        (lambda folder: read_text(TextFile(file=folder)), "cannot be read: it is a folder"),
         (lambda folder: read_text(TextFile(file=folder / "latin.txt")), "not UTF-8"),
         (
             lambda folder: prompt_rows(

@@ -73,6 +73,7 @@ def test_offline_is_said(monkeypatch: pytest.MonkeyPatch):
     assert "from the cache alone" in doctor._network().what
 
 
+@pytest.mark.slow
 def test_a_device_that_fails_is_an_error_with_its_reason():
     found = doctor._training_step("no-such-device")
     assert found.level == "error" and "no-such-device" in found.what and "trial_step" in found.fix

@@ -348,8 +348,7 @@ def test_zero3_reasoning_rl_that_was_killed_goes_on_as_if_it_had_not_been(
 ) -> None:
     """Killed with SIGKILL on two ranks, with a checkpoint in the middle of a rollout behind it.
 
-    The same samples (token counts and rewards are those of the same responses), and losses and weights within 1e-5:
-    gloo adds the ranks' gradients in one order, so on a CPU they are equal to the last bit as a rule.
+    The same samples (token counts and rewards are those of the same responses), and losses and weights within 1e-5.
     """
     import torch
 

@@ -157,6 +157,7 @@ def test_killed_at_each_file_border_of_a_checkpoint_it_ends_the_same(
         assert differences(folder, whole(kind)) == [], number
 
 
+@pytest.mark.slow
 def test_distillation_is_supervised_fine_tuning(whole) -> None:
     """One code, so what holds for the one holds for the other."""
     assert differences(whole("distill"), whole("sft")) == []

@@ -7,15 +7,21 @@ there), then put the new hash and the new version here.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import inspect
 from typing import Any
 
 import pytest
-from trl import GRPOTrainer
+from peft import LoraConfig
+from transformers import TrainingArguments
+from trl import GRPOConfig, GRPOTrainer, RewardConfig, SFTConfig
 from trl.generation.vllm_generation import VLLMGeneration
 from trl.trainer.utils import add_fused_lm_head
 
+from r1pipe.config.library_options import LORA, options
+from r1pipe.schema import GRPOParams, RewardModelParams, SFTParams
+from r1pipe.schema.training import PointwiseParams
 from r1pipe.training.grpo.grpo_trainer import R1GRPOTrainer
 from r1pipe.training.grpo.vllm_rollouts import trl_extract_logprobs
 
@@ -95,3 +101,20 @@ def test_a_change_is_seen() -> None:
     assert "def _compute_loss" not in inspect.getsource(
         inspect.unwrap(GRPOTrainer._generate_and_score_completions)
     )
+
+
+def test_options_are_the_libraries_own() -> None:
+    """As their source says them; nothing of theirs is imported for it."""
+    pairs = (
+        (SFTParams.trl_config, SFTConfig),
+        (GRPOParams.trl_config, GRPOConfig),
+        (RewardModelParams.trl_config, RewardConfig),
+        (PointwiseParams.trl_config, TrainingArguments),
+        (LORA, LoraConfig),
+    )
+    for config, library in pairs:
+        taken = {field.name for field in dataclasses.fields(library) if field.init}
+        assert options(config) == taken, config
+    assert options("no_such_package/file.py:Class") == frozenset()
+    assert options("trl/no/such/file.py:Class") == frozenset()
+    assert options("trl/trainer/sft_config.py:NoSuchClass") == frozenset()

@@ -143,6 +143,7 @@ def test_looking_leaves_the_training_draws_of_a_gpu_alone(tiny_checkpoint: Path,
     assert torch.equal(torch.rand(4, device=trainer.accelerator.device), wanted)
 
 
+@pytest.mark.slow
 def test_a_record_of_another_shape_is_named(
     tiny_checkpoint: Path, here: Here, tmp_path: Path, scored: dict[str, Any]
 ) -> None:

@@ -153,6 +153,7 @@ def test_metrics_hold_the_speed_and_how_rows_were_packed(tiny_checkpoint: Path, 
         assert "mfu" not in steps[0] and "peak_memory_gib" not in steps[0]
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_equals_one_go(tiny_checkpoint: Path, tmp_path: Path) -> None:
     """The rows after a resume are those that would have come."""
 
