@@ -43,6 +43,7 @@ def test_ids_are_unique():
     assert len({row["id"] for row in rows}) == len(rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_splits_share_no_problem(domain: str):
     """The bug: an English and a Chinese wording of one problem, or two names in one story, on both sides of a split."""

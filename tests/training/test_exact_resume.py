@@ -84,7 +84,6 @@ PLACES = {
     # The stage itself, from its rows on disk; what trains is that of `sft`.
     "distill": {"in the backward pass": f"{BACKWARD}:7", "before it is renamed": f"{PUBLISH}:2"},
 }
-QUICK = {("grpo", "between two minibatches")}
 
 
 @pytest.fixture(scope="module")
@@ -104,14 +103,14 @@ def whole(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory):
 
 
 def places() -> list:
-    cases = []
-    for kind, of_kind in PLACES.items():
-        for name, place in of_kind.items():
-            marks = [] if (kind, name) in QUICK else [pytest.mark.slow]
-            cases.append(pytest.param(kind, place, id=f"{kind}-{name}", marks=marks))
-    return cases
+    return [
+        pytest.param(kind, place, id=f"{kind}-{name}")
+        for kind, of_kind in PLACES.items()
+        for name, place in of_kind.items()
+    ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "place"), places())
 def test_killed_anywhere_it_ends_the_same(
     tiny_checkpoint: Path, tmp_path: Path, whole, kind: str, place: str
