@@ -87,6 +87,7 @@ def test_a_fork_computes_what_a_fresh_process_does(server: Client, tmp_path: Pat
     assert inside["result"] == outside["result"] and inside["result"][-1] == 0
 
 
+@pytest.mark.slow
 def test_a_server_that_reached_a_gpu_or_has_threads_is_not_forked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -57,6 +57,7 @@ def test_nothing_kept_says_why_and_reuse_helps(known, run_stage, tiny_checkpoint
     assert json.loads((out["chats"] / "card.json").read_text())["sources"]["reuse"] == {"kept": 11}
 
 
+@pytest.mark.slow
 def test_gsm8k_solutions_are_all_reusable(run_stage, known, tiny_checkpoint, shared_data, tmp_path):
     from r1pipe.artifacts import Prompts
     from r1pipe.data.sources import Source, load

@@ -94,6 +94,7 @@ def test_a_resumed_stage_keeps_the_best_policy_of_before(
         assert torch.equal(kept[name], wanted), name
 
 
+@pytest.mark.slow
 def test_a_stage_that_is_killed_before_it_is_published_has_its_best_policy_still(
     tiny_checkpoint: Path, here: Here, tmp_path: Path, scored: dict[str, Any]
 ) -> None:
