@@ -367,7 +367,12 @@ def test_a_batch_keeps_its_order_and_survives_a_dead_runner() -> None:
     for _ in range(4):
         sandbox._give_back(isolation.Runner(bwrap))
     for runner in sandbox._idle:
+        # The inside dies a moment after the outside.
+        inside = Path(f"/proc/{runner.process.pid}/task/{runner.process.pid}/children").read_text().split()
         runner.kill()
+        deadline = time.monotonic() + 10
+        while any(Path(f"/proc/{pid}").exists() for pid in inside) and time.monotonic() < deadline:
+            time.sleep(0.02)
     assert run_tests(jobs, workers=1) == expected
 
 
