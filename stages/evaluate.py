@@ -115,6 +115,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     suites: dict[str, dict[str, Any]] = {}
     lines: list[dict[str, Any]] = []
     for way in config.passes:
+        # Sampling draws the same number for all its rows, so rows that are asked more often are drawn apart.
         by_count: dict[int, list[dict[str, Any]]] = {}
         for row in prompts:
             # A greedy answer is the same each time.

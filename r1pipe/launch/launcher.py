@@ -172,6 +172,7 @@ class Launcher:
         """Note whether others use the cores that this many threads of a process would spin on."""
         if self._company or threads == 1 or gpus() or not waiting_environment(False):
             return
+        # A look takes a fifth of a second, and some stages take no longer.
         if time.monotonic() - self._looked < LOOK_AGAIN_S:
             return
         self._looked = time.monotonic()

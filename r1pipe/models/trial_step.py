@@ -27,6 +27,7 @@ def trial(device: str) -> str:
     Raises:
         RuntimeError: a step fails, or a loss is not finite.
     """
+    # Made-up tokens: what is tried is the machine, not the model.
     torch.manual_seed(0)
     model: Any = load_model(STUDENT, training=True)
     model.to(device)
@@ -43,6 +44,7 @@ def trial(device: str) -> str:
         if not loss.isfinite().item():
             raise RuntimeError("the loss of a training step is not finite")
         steps += 1
+        # The first steps allocate memory and choose kernels.
         if steps == WARM_UP:
             began = time.perf_counter()
     speed = (steps - WARM_UP) * ROWS * TOKENS / (time.perf_counter() - began)

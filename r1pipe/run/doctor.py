@@ -74,6 +74,7 @@ def _versions() -> Iterator[Finding]:
     for text in metadata.requires("r1pipe") or ():
         requirement = Requirement(text)
         extra = requirement.marker is not None and "extra" in str(requirement.marker)
+        # Extras are looked at below; a marker of another system asks for nothing here.
         if extra or (requirement.marker is not None and not requirement.marker.evaluate()):
             continue
         found = _installed(requirement.name)
@@ -110,6 +111,7 @@ def _gpus() -> Iterator[Finding]:
     fields = "index,name,driver_version,memory.total,memory.free"
     command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    # It is installed, and the driver in the kernel is another one or gone.
     if done.returncode:
         what = f"nvidia-smi fails: {(done.stdout or done.stderr).strip()[:200]}"
         yield Finding("warning", "GPUs", what, "repair the driver, or restart the machine")
@@ -144,6 +146,7 @@ def _memory() -> Iterator[Finding]:
 
 def _disk(folder: Path) -> Iterator[Finding]:
     place = folder.absolute()
+    # The first run makes the folder; until then the disk is that of the nearest one that exists.
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free / 2**30
