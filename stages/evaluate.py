@@ -117,9 +117,9 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     for way in config.passes:
         # Sampling draws the same number for all its rows, so rows that are asked more often are drawn apart.
         by_count: dict[int, list[dict[str, Any]]] = {}
+        # A greedy answer is the same each time.
+        asks = config.asks if way.sampling.temperature else {}
         for row in prompts:
-            # A greedy answer is the same each time.
-            asks = config.asks if way.sampling.temperature else {}
             by_count.setdefault(asks.get(row["domain"], way.sampling.n), []).append(row)
 
         samples_of: dict[str, list[Sample]] = {}

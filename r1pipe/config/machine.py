@@ -33,10 +33,7 @@ def gpus() -> tuple[str, ...]:
         return ()
 
     # a driver alone is no use to a CPU build of torch
-    try:
-        if "+cpu" in metadata.version("torch"):
-            return ()
-    except metadata.PackageNotFoundError:
+    if torch_version() is None or is_build_for_cpus():
         return ()
 
     if not Path("/proc/driver/nvidia/version").exists() and not shutil.which("nvidia-smi"):
@@ -45,13 +42,32 @@ def gpus() -> tuple[str, ...]:
         return tuple(part.strip() for part in visible.split(",") if part.strip())
     try:
         # MIG slices are listed too, indented below their GPU
-        count = sum(line.startswith("GPU ") for line in _nvidia_smi("-L"))
+        count = sum(line.startswith("GPU ") for line in nvidia_smi("-L"))
     except (OSError, subprocess.SubprocessError):
         count = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
     return tuple(map(str, range(count)))
 
 
-def _nvidia_smi(*arguments: str) -> list[str]:
+def torch_version() -> str | None:
+    """Of the torch that is installed; None where there is none."""
+    try:
+        return metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def is_build_for_cpus() -> bool:
+    """Whether torch is installed as a build that reaches no GPU."""
+    return "+cpu" in (torch_version() or "")
+
+
+def nvidia_smi(*arguments: str) -> list[str]:
+    """The lines that NVIDIA's tool prints.
+
+    Raises:
+        OSError: it is not installed.
+        subprocess.SubprocessError: it fails, or does not end.
+    """
     command = ["nvidia-smi", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
     return done.stdout.splitlines()
@@ -62,7 +78,7 @@ def device_name() -> str:
     """The GPUs, or the processor, in words; for summary.json."""
     if gpus():
         try:
-            name = _nvidia_smi("--query-gpu=name", "--format=csv,noheader")[0].strip()
+            name = nvidia_smi("--query-gpu=name", "--format=csv,noheader")[0].strip()
         except (OSError, subprocess.SubprocessError, IndexError):
             name = "GPU"
         return f"{len(gpus())} x {name}"

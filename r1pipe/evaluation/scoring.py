@@ -19,6 +19,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+from r1pipe.data.listing import visible
 from r1pipe.evaluation.stats import majority, mean_by_problem
 from r1pipe.generation.contract import Sample
 from r1pipe.judges.judge import Grader
@@ -143,8 +144,7 @@ def example(rows: Sequence[dict[str, Any]], lines: Sequence[Line]) -> str:
 
 
 def _in_a_line(text: str) -> str:
-    # What a model writes must not steer a terminal.
-    line = "".join(letter if letter.isprintable() else " " for letter in " ".join(text.split()))
+    line = visible(" ".join(text.split()))
     return line if len(line) <= SHOWN_LETTERS else f"{line[: SHOWN_LETTERS - 4]} ..."
 
 

@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from r1pipe.config.machine import cpu_cores, gpus
+from r1pipe.config.machine import cpu_cores, gpus, is_build_for_cpus, nvidia_smi
 from r1pipe.launch.environment import base_environment, waiting_environment
 from r1pipe.launch.neighbours import crowded
 
@@ -37,39 +37,40 @@ STEP_TIMEOUT_S = 240
 Level = Literal["ok", "note", "warning", "error"]
 
 
-class Finding(NamedTuple):
+class Observation(NamedTuple):
     level: Level
     about: str
     what: str
     fix: str = ""
 
 
-def findings(folder: Path) -> Iterator[Finding]:
+def findings(folder: Path) -> Iterator[Observation]:
     """One after the other, as they are found; the training steps come last and take some ten seconds each.
 
     Args:
         folder: where runs are kept.
     """
+    has_company = crowded(cpu_cores(), own=[])
     yield from _versions()
     yield from _gpus()
-    yield from _cores()
+    yield from _cores(has_company)
     yield from _memory()
     yield from _disk(folder)
     yield _isolation()
     yield _network()
     yield _tokens()
     for device in ("cpu", *(f"cuda:{number}" for number in range(len(gpus())))):
-        yield _training_step(device)
+        yield _training_step(device, has_company)
 
 
 # --- what is installed ------------------------------------------------------------------------------------------------
 
 
-def _versions() -> Iterator[Finding]:
+def _versions() -> Iterator[Observation]:
     from packaging.requirements import Requirement
 
     python = platform.python_version()
-    yield Finding("ok", "python", f"Python {python}, r1pipe {metadata.version('r1pipe')}")
+    yield Observation("ok", "python", f"Python {python}, r1pipe {metadata.version('r1pipe')}")
     well = []
     for text in metadata.requires("r1pipe") or ():
         requirement = Requirement(text)
@@ -80,17 +81,17 @@ def _versions() -> Iterator[Finding]:
         found = _installed(requirement.name)
         fix = f"pip install '{requirement.name}{requirement.specifier}'"
         if found is None:
-            yield Finding("error", "libraries", f"{requirement.name} is not installed", fix)
+            yield Observation("error", "libraries", f"{requirement.name} is not installed", fix)
         elif not requirement.specifier.contains(found, prereleases=True):
             what = f"{requirement.name} is {found}, tested with {requirement.specifier}"
-            yield Finding("warning", "libraries", what, fix)
+            yield Observation("warning", "libraries", what, fix)
         else:
             well.append(f"{requirement.name} {found}")
-    yield Finding("ok", "libraries", ", ".join(well))
+    yield Observation("ok", "libraries", ", ".join(well))
     for name, purpose in EXTRAS.items():
         found = _installed(name)
         what = f"{name} {found}" if found else f"{name} is not installed; it is for {purpose}"
-        yield Finding("ok" if found else "note", "extras", what)
+        yield Observation("ok" if found else "note", "extras", what)
 
 
 def _installed(name: str) -> str | None:
@@ -103,36 +104,35 @@ def _installed(name: str) -> str | None:
 # --- the machine ------------------------------------------------------------------------------------------------------
 
 
-def _gpus() -> Iterator[Finding]:
-    cpu_build = "+cpu" in (_installed("torch") or "")
+def _gpus() -> Iterator[Observation]:
     if not shutil.which("nvidia-smi"):
-        yield Finding("note", "GPUs", "no NVIDIA driver: stages run on the CPU")
+        yield Observation("note", "GPUs", "no NVIDIA driver: stages run on the CPU")
         return
     fields = "index,name,driver_version,memory.total,memory.free"
-    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    # It is installed, and the driver in the kernel is another one or gone.
-    if done.returncode:
-        what = f"nvidia-smi fails: {(done.stdout or done.stderr).strip()[:200]}"
-        yield Finding("warning", "GPUs", what, "repair the driver, or restart the machine")
+    try:
+        lines = nvidia_smi(f"--query-gpu={fields}", "--format=csv,noheader")
+    except (OSError, subprocess.SubprocessError) as error:
+        # It is installed, and the driver in the kernel is another one or gone.
+        said = getattr(error, "stdout", None) or getattr(error, "stderr", None) or error
+        what = f"nvidia-smi fails: {str(said).strip()[:200]}"
+        yield Observation("warning", "GPUs", what, "repair the driver, or restart the machine")
         return
-    for line in done.stdout.strip().splitlines():
+    for line in lines:
         number, name, driver, total, free = (part.strip() for part in line.split(","))
-        yield Finding("ok", "GPUs", f"{number}: {name}, {free} of {total} free, driver {driver}")
-    if cpu_build:
+        yield Observation("ok", "GPUs", f"{number}: {name}, {free} of {total} free, driver {driver}")
+    if is_build_for_cpus():
         fix = "reinstall torch with the build for CUDA (`make install` does, in a new .venv)"
-        yield Finding("warning", "GPUs", "torch is a build for CPUs, so no GPU is used", fix)
+        yield Observation("warning", "GPUs", "torch is a build for CPUs, so no GPU is used", fix)
 
 
-def _cores() -> Iterator[Finding]:
-    cores = cpu_cores()
-    yield Finding("ok", "cores", f"{cores} CPU cores may be used")
-    if crowded(cores, own=[]):
+def _cores(has_company: bool) -> Iterator[Observation]:
+    yield Observation("ok", "cores", f"{cpu_cores()} CPU cores may be used")
+    if has_company:
         what = "other programs use some of them; stages will be slower, with the same results"
-        yield Finding("warning", "cores", what, "end what works beside, if you are in a hurry")
+        yield Observation("warning", "cores", what, "end what works beside, if you are in a hurry")
 
 
-def _memory() -> Iterator[Finding]:
+def _memory() -> Iterator[Observation]:
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
@@ -141,10 +141,14 @@ def _memory() -> Iterator[Finding]:
     free = kib["MemAvailable"] / 2**20
     what = f"{free:.1f} of {kib['MemTotal'] / 2**20:.1f} GiB of memory are free"
     fix = f"end other programs: configs/r1.yaml wants {LEAST_MEMORY_GIB:.0f} GiB"
-    yield Finding("ok", "memory", what) if free >= LEAST_MEMORY_GIB else Finding("error", "memory", what, fix)
+    yield (
+        Observation("ok", "memory", what)
+        if free >= LEAST_MEMORY_GIB
+        else Observation("error", "memory", what, fix)
+    )
 
 
-def _disk(folder: Path) -> Iterator[Finding]:
+def _disk(folder: Path) -> Iterator[Observation]:
     place = folder.absolute()
     # The first run makes the folder; until then the disk is that of the nearest one that exists.
     while not place.exists():
@@ -152,63 +156,65 @@ def _disk(folder: Path) -> Iterator[Finding]:
     free = shutil.disk_usage(place).free / 2**30
     what = f"{free:.1f} GiB are free in {place}"
     if not os.access(place, os.W_OK):
-        yield Finding("error", "disk", f"{place} cannot be written to", "run r1pipe in a folder of your own")
+        yield Observation(
+            "error", "disk", f"{place} cannot be written to", "run r1pipe in a folder of your own"
+        )
     elif free < LEAST_DISK_GIB:
         fix = (
             f"free some: configs/r1.yaml wants {LEAST_DISK_GIB:.0f} GiB, and a large model six times its size"
         )
-        yield Finding("error", "disk", what, fix)
+        yield Observation("error", "disk", what, fix)
     else:
-        yield Finding("ok", "disk", what)
+        yield Observation("ok", "disk", what)
 
 
-def _isolation() -> Finding:
+def _isolation() -> Observation:
     from r1pipe.rewards.isolation import available
 
     why_not = available()
     if why_not is None:
-        return Finding("ok", "isolation", "programs of a model are executed in bubblewrap")
+        return Observation("ok", "isolation", "programs of a model are executed in bubblewrap")
     what = f"programs cannot be executed in isolation, so code problems are left out: {why_not}"
-    return Finding("warning", "isolation", what, "install bubblewrap (apt install bubblewrap)")
+    return Observation("warning", "isolation", what, "install bubblewrap (apt install bubblewrap)")
 
 
 # --- beyond the machine -----------------------------------------------------------------------------------------------
 
 
-def _network() -> Finding:
+def _network() -> Observation:
     import httpx2
 
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
-        return Finding(
+        return Observation(
             "note", "network", "HF_HUB_OFFLINE is set: models and datasets come from the cache alone"
         )
     try:
         httpx2.head(HUB, timeout=5)
     except httpx2.HTTPError as error:
         what = f"{HUB} cannot be reached ({type(error).__name__}); configs/r1.yaml does not need it"
-        return Finding("note", "network", what)
-    return Finding("ok", "network", f"{HUB} answers")
+        return Observation("note", "network", what)
+    return Observation("ok", "network", f"{HUB} answers")
 
 
-def _tokens() -> Finding:
+def _tokens() -> Observation:
     # Whether they are set, never what they are.
     said = [f"{name} is {'set' if os.environ.get(name) else 'not set'}" for name in TOKENS]
-    return Finding("note", "tokens", ", ".join(said))
+    return Observation("note", "tokens", ", ".join(said))
 
 
-def _training_step(device: str) -> Finding:
+def _training_step(device: str, has_company: bool) -> Observation:
     """Some updates of the student that ships, in a process of its own: this one never imports torch."""
     command = [sys.executable, "-m", "r1pipe.models.trial_step", device]
-    environment = base_environment() | waiting_environment(crowded(cpu_cores(), own=[]))
+    environment = base_environment() | waiting_environment(has_company)
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=STEP_TIMEOUT_S, env=environment
         )
     except subprocess.TimeoutExpired:
         what = f"{device}: training steps did not end within {STEP_TIMEOUT_S} s"
-        return Finding("error", "training", what, "see what else the device does")
+        return Observation("error", "training", what, "see what else the device does")
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         fix = f"{' '.join(command)} shows all of it"
-        return Finding("error", "training", f"{device}: a training step fails: {last:.300}", fix)
-    return Finding("ok", "training", f"{device}: {done.stdout.strip().splitlines()[-1]}")
+        return Observation("error", "training", f"{device}: a training step fails: {last:.300}", fix)
+    return Observation("ok", "training", f"{device}: {done.stdout.strip().splitlines()[-1]}")

@@ -21,6 +21,8 @@ QUERY = ("nvidia-smi", "--query-gpu=utilization.gpu,memory.used", "--format=csv,
 
 
 class GpuWatch:
+    """Listens to nvidia-smi, in a thread, for as long as the block runs."""
+
     def __init__(self) -> None:
         self._busy: list[float] = []
         self._memory_gib: list[float] = []

@@ -14,7 +14,7 @@ from engine import r1pipe
 from r1pipe.run import doctor
 
 
-def of(found, about: str) -> list[doctor.Finding]:
+def of(found, about: str) -> list[doctor.Observation]:
     return [finding for finding in found if finding.about == about]
 
 
@@ -32,7 +32,7 @@ def test_a_library_that_is_missing_is_an_error_and_another_version_a_warning(mon
     (missing,) = [finding for finding in found if finding.level == "error"]
     assert missing.what == "trl is not installed" and missing.fix.startswith("pip install 'trl<1.17,>=1.16")
     assert any(f.level == "warning" and f.what.startswith("transformers is 99.0, tested with") for f in found)
-    assert doctor.Finding("ok", "extras", "vllm 0.23") in found
+    assert doctor.Observation("ok", "extras", "vllm 0.23") in found
 
 
 @pytest.mark.parametrize(("free", "level"), [(1.0, "error"), (50.0, "ok")])
@@ -52,7 +52,7 @@ def test_gpus_are_listed_and_a_torch_for_cpus_is_told(tmp_path: Path, monkeypatc
     program.write_text("#!/bin/sh\necho '0, NVIDIA H200, 580.159.04, 143771 MiB, 143767 MiB'\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    monkeypatch.setattr(doctor, "_installed", lambda name: "2.13.0+cpu")
+    monkeypatch.setattr(doctor, "is_build_for_cpus", lambda: True)
     first, second = doctor._gpus()
     assert first.what == "0: NVIDIA H200, 143767 MiB of 143771 MiB free, driver 580.159.04"
     assert second.level == "warning" and "no GPU is used" in second.what
@@ -75,7 +75,7 @@ def test_offline_is_said(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.slow
 def test_a_device_that_fails_is_an_error_with_its_reason():
-    found = doctor._training_step("no-such-device")
+    found = doctor._training_step("no-such-device", has_company=False)
     assert found.level == "error" and "no-such-device" in found.what and "trial_step" in found.fix
 
 

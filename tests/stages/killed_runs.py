@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import re
 import signal
@@ -11,6 +10,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from preloaded import exit_code
 
 # Every kind of data stage, small, on the base that ships; what reads from a stage stands below it.
 FIGURE = """
@@ -82,31 +83,9 @@ KINDS = (
 )
 
 
-def processes() -> Any:
-    """A context whose processes have imported the libraries already."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        [
-            "torch",
-            "transformers.models.qwen2.modeling_qwen2",
-            "r1pipe.config.loader",
-            "r1pipe.run.stage_runner",
-            "r1pipe.rewards",
-            "r1pipe.data.candidates",
-            "r1pipe.generation.hf",
-            "r1pipe.generation.sampling_loop",
-            "r1pipe.models.loading",
-        ]
-    )
-    return context
-
-
 def run(folder: Path, stage: str, die_at: str = "") -> int:
     """One attempt at a stage of the config in a folder; the exit code, negative for a signal."""
-    process = processes().Process(target=attempt, args=(folder, stage, die_at))
-    process.start()
-    process.join()
-    return process.exitcode
+    return exit_code(attempt, folder, stage, die_at)
 
 
 def attempt(folder: Path, stage: str, die_at: str) -> None:

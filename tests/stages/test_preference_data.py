@@ -1,7 +1,6 @@
 """preference-data: pairs and labels, from a judge or from files."""
 
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -10,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from preloaded import processes
 
 from r1pipe.errors import ConfigError, InputError
 
@@ -212,11 +212,10 @@ def judged(folder):
 
 @pytest.mark.slow
 def test_a_kill_while_the_judge_votes_costs_the_rows_in_flight(tmp_path):
-    processes = multiprocessing.get_context("forkserver")
     with writer() as writing, writer("judge") as judging:
         whole = served(tmp_path / "whole", writing, judging)
         paid = stats(judging)["requests"]
-        process = processes.Process(target=served, args=(tmp_path / "killed", writing, judging, "slow"))
+        process = processes().Process(target=served, args=(tmp_path / "killed", writing, judging, "slow"))
         process.start()
         while judged(tmp_path / "killed") < 4 and process.is_alive():
             time.sleep(0.001)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 import sys
 from pathlib import Path
 from typing import Any
+
+from preloaded import exit_code
 
 SUMS = [
     {"id": str(i), "prompt": f"what is {i} + 1 ?", "answer": str(i + 1), "domain": "math", "language": "en"}
@@ -28,19 +29,6 @@ SFT = {
 }
 
 
-def processes() -> Any:
-    """A context whose processes have imported the libraries already."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        [
-            "r1pipe.training.grpo.grpo_training",
-            "r1pipe.training.sft.sft_training",
-            "r1pipe.training.reward_trainers",
-        ]
-    )
-    return context
-
-
 def run(kind: str, checkpoint: Path, folder: Path, kill_at: str = "", **changes: Any) -> int:
     """One attempt at a stage in a process of its own; the exit code, negative for a signal.
 
@@ -48,10 +36,7 @@ def run(kind: str, checkpoint: Path, folder: Path, kill_at: str = "", **changes:
         kill_at: a place of `_kill_at`.
         changes: fields of the stage's parameters.
     """
-    process = processes().Process(target=attempt, args=(kind, checkpoint, folder, kill_at, changes))
-    process.start()
-    process.join()
-    return process.exitcode
+    return exit_code(attempt, kind, checkpoint, folder, kill_at, changes)
 
 
 def attempt(kind: str, checkpoint: Path, folder: Path, kill_at: str, changes: dict[str, Any]) -> None:

@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
-from stage_runs import attempt, differences, file_events, lines, processes, run
+from preloaded import processes
+from stage_runs import attempt, differences, file_events, lines, run
 
 from r1pipe.training.checkpoints import checkpoints
 
