@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from typing import Any
 
 # Python has one fork server for each process, and it imports what the first list names: so there is one list.
@@ -24,6 +25,8 @@ MODULES = [
 
 def processes() -> Any:
     """The context that makes them: processes().Process(target=..., args=...)."""
+    # A library that asks for GPUs while it is imported must not take one into use: then none could be used in a fork.
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(MODULES)
     return context

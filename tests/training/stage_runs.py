@@ -125,6 +125,56 @@ def _grpo(checkpoint: Path, out: Path, here: Any, changes: dict[str, Any]) -> An
     )
 
 
+def _grpo_early(checkpoint: Path, out: Path, here: Any, changes: dict[str, Any]) -> Any:
+    """RL as on a GPU: responses of many lengths, rewards that judge them as they end, packs, bf16.
+
+    Each draw is written to draws.jsonl: the update before it, and its tokens.
+    """
+    from r1pipe.embedded.world import problems
+    from r1pipe.schema import GRPOParams, Phase, RewardSpec
+    from r1pipe.text.rendering import TEMPLATES
+    from r1pipe.training.grpo.grpo_training import train_grpo
+    from r1pipe.training.grpo.sampling import Sampler
+
+    plain = Sampler.draw
+
+    def noting(self: Sampler, *given: Any, **named: Any) -> Any:
+        drawn = plain(self, *given, **named)
+        step = self.trainer.state.global_step
+        with (out.parent / "draws.jsonl").open("a") as stream:
+            stream.write(json.dumps([step, drawn.token_ids]) + "\n")
+        return drawn
+
+    Sampler.draw = noting
+    rewards = [RewardSpec(name="accuracy"), RewardSpec(name="format")]
+    fields = {
+        "lr": 1e-4,
+        "beta": 0.1,
+        "num_generations": 8,
+        "batch_size": 64,
+        "minibatches_per_rollout": 2,
+        "ref_replace_every": 3,
+        "eval_every": 4,
+        "keep": "best",
+        "save_every": 5,
+        "resample": 1,
+        "phases": [
+            Phase(steps=6, max_tokens=160, rewards=rewards),
+            Phase(steps=6, max_tokens=120, temperature=0.9, rewards=rewards),
+        ],
+    }
+    return train_grpo(
+        checkpoint=checkpoint,
+        prompts={"prompts": problems("train", ["math"], 96, 0)},
+        heldout=problems("dev", ["math"], 16, 0),
+        params=GRPOParams(**fields | changes),
+        template=str(TEMPLATES / "embedded-zero.txt"),
+        out=out,
+        here=here,
+        seed=0,
+    )
+
+
 def _reward_model(checkpoint: Path, out: Path, here: Any, changes: dict[str, Any], *, pointwise: bool) -> Any:
     from r1pipe.schema import RewardModelParams
     from r1pipe.training.reward_model import train_pairwise, train_pointwise
@@ -172,6 +222,7 @@ KINDS = {
     "sft": _sft,
     "distill": _distill,
     "grpo": _grpo,
+    "grpo-early": _grpo_early,
     "pairwise": lambda *given: _reward_model(*given, pointwise=False),
     "pointwise": lambda *given: _reward_model(*given, pointwise=True),
     "pretrain": _pretrain,
@@ -181,8 +232,8 @@ KINDS = {
 # --- kills ------------------------------------------------------------------------------------------------------------
 
 
-def _die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+def _die(how: signal.Signals = signal.SIGKILL) -> None:
+    os.kill(os.getpid(), how)
 
 
 def _kill_at(place: str, trainer_folder: Path) -> None:
@@ -190,12 +241,16 @@ def _kill_at(place: str, trainer_folder: Path) -> None:
 
     `file:N`: at the Nth time that a file is opened for writing, renamed or removed in the trainer's folder.
     `method:NAME:N`: when a method is called for the Nth time.
+    `draw:N:SIGNAL`: when some responses of the rollout after update N have ended, and others have not.
     """
     what, _, rest = place.partition(":")
     if what == "file":
         _at_file(int(rest), trainer_folder)
         return
     name, _, number = rest.rpartition(":")
+    if what == "draw":
+        _in_draw(int(name), signal.Signals[number])
+        return
     _at_call(name, int(number))
 
 
@@ -239,6 +294,23 @@ def _at_call(name: str, number: int) -> None:
         return plain(*args, **more)
 
     setattr(owner, last, dying)
+
+
+def _in_draw(step: int, how: signal.Signals) -> None:
+    from r1pipe.training.grpo.sampling import Sampler
+
+    plain = Sampler.draw
+
+    def dying(self: Sampler, *given: Any, on_ended: Any, **named: Any) -> Any:
+        def ended(*responses: Any) -> None:
+            if on_ended is not None:
+                on_ended(*responses)
+            _die(how)
+
+        here = self.trainer.state.global_step == step and self.trainer.rollout is not None
+        return plain(self, *given, on_ended=ended if here else on_ended, **named)
+
+    Sampler.draw = dying
 
 
 # --- what is left -----------------------------------------------------------------------------------------------------
