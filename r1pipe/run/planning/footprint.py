@@ -1,0 +1,506 @@
+"""The memory of one GPU while a model is trained, term by term, at each moment that can be the fullest.
+
+No moment is the fullest always. At the loss all activations and a chunk of logits are there, and the gradients perhaps
+not yet; in the update there are gradients and moments, and no activations. So each moment is summed by itself, and the
+largest decides.
+
+Bytes are those that PyTorch's allocator hands out (`torch.cuda.max_memory_allocated`). `Footprint.used` adds what
+nvidia-smi counts beside them. tests/bench/bench_memory.py holds both against a GPU; docs/planning.md has the table.
+
+The step that is described is r1pipe's own: packed rows, no logits of all tokens (r1pipe/models/linear_ce.py for SFT,
+TRL's fused head for RL), weights in float32 under autocast, or DeepSpeed's bf16 weights with float32 masters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from r1pipe.run.planning.model_shape import ModelShape
+
+FLOAT = 4
+HALF = 2
+
+# Tokens whose logits exist at the same time: CHUNK in r1pipe/models/linear_ce.py, TOKEN_CHUNK_SIZE in TRL's kernel.
+LOGIT_TOKENS = 4096
+# Words of the vocabulary that TRL's fused head takes at a time: _CHUNKED_LOGPROB_CHUNK_SIZE in trl/trainer/utils.py.
+FUSED_WORDS = 32_768
+# The tokens of a pass of SFT are filled up to a multiple of this: ROUND in r1pipe/training/sft/sft_trainer.py.
+ROUND_TOKENS = 256
+
+# Numbers of DeepSpeed's settings that ship in configs/accelerate/.
+BUCKET = 200_000_000
+PREFETCH = 100_000_000
+# ZeRO-3 updates this many parameters at a time, and holds at most as many gathered: DeepSpeed's defaults.
+SUB_GROUP = 1_000_000_000
+LIVE = 1_000_000_000
+
+# cuBLAS keeps 32 MiB for each of its two handles on Hopper (PyTorch's notes on CUDA, CUBLAS_WORKSPACE_CONFIG).
+WORKSPACE = 2 * 32 * 2**20
+# What nvidia-smi counts before the first tensor: the CUDA context and the kernels that are loaded.
+CONTEXT = 0.6 * 2**30
+# Freed blocks that cannot be used for the next request, as a share of the peak.
+FRAGMENTS = 0.03
+
+Precision = Literal["autocast", "half", "frozen", "float"]
+"""autocast: float32 weights, passes in bf16. half: bf16 weights, which DeepSpeed trains with float32 masters.
+frozen: bf16 weights that are not trained, under an adapter in float32. float: float32 alone, as on a CPU."""
+
+Terms = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """LoRA on some of a layer's matrices.
+
+    Attributes:
+        rank: of its matrices.
+        attention_in: how many of queries, keys and values have one.
+        attention_out: whether the output projection has one.
+        mlp_in: how many of gate and up have one.
+        mlp_out: whether down has one.
+    """
+
+    rank: int = 8
+    attention_in: int = 2
+    attention_out: int = 0
+    mlp_in: int = 0
+    mlp_out: int = 0
+
+    def parameters(self, shape: ModelShape) -> float:
+        """Trained parameters; queries, keys and values count as the mean of them."""
+        in_out = shape.queries + 2 * shape.key_heads * shape.key_width
+        wide = in_out / 3
+        ends = self.attention_in * (shape.hidden + wide)
+        ends += self.attention_out * (shape.outputs + shape.hidden)
+        ends += (self.mlp_in + self.mlp_out) * (shape.hidden + shape.inner)
+        return self.rank * shape.layers * ends
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What RL keeps on the GPU beside the policy that is trained.
+
+    Attributes:
+        rows, columns: sequences drawn at a time, and the tokens of each, prompt included; 0 = nothing is drawn here.
+        twin: a bf16 copy of the policy draws, through CUDA graphs.
+        reference: a frozen model of the same size stands beside the policy.
+        vllm_bytes: what vLLM takes on this GPU, weights and cache.
+        models: bytes of reward models.
+    """
+
+    rows: int = 0
+    columns: int = 0
+    twin: bool = False
+    reference: bool = False
+    vllm_bytes: float = 0.0
+    models: float = 0.0
+
+
+@dataclass(frozen=True)
+class Training:
+    """How one stage trains.
+
+    Attributes:
+        tokens: of the largest pass on a GPU.
+        passes: forward and backward passes of an update on a GPU.
+        head: `linear` is SFT's loss, `fused` is RL's, `reward` has one output.
+        profile: of the launch block.
+        ranks: over all machines.
+        offload: of the launch block.
+        checkpointing: activations are computed again in the backward pass.
+        compiled: layers are compiled.
+        repeated_keys: the attention kernel wants as many key heads as query heads.
+    """
+
+    shape: ModelShape
+    tokens: int
+    passes: int = 2
+    head: Literal["linear", "fused", "reward"] = "linear"
+    profile: str = "process"
+    ranks: int = 1
+    offload: Literal["none", "optimizer", "all"] = "none"
+    adapter: Adapter | None = None
+    frozen_half: bool = False
+    checkpointing: bool = False
+    compiled: bool = False
+    gpu: bool = True
+    repeated_keys: bool = False
+    rollout: Rollout = field(default_factory=Rollout)
+
+    @property
+    def zero(self) -> int:
+        """The stage of ZeRO; 0 without it."""
+        return int(self.profile[4:]) if self.profile.startswith("zero") else 0
+
+    @property
+    def precision(self) -> Precision:
+        if not self.gpu:
+            return "float"
+        if self.zero:
+            return "half"
+        return "frozen" if self.adapter and self.frozen_half else "autocast"
+
+    @property
+    def trained(self) -> float:
+        """Parameters with gradients and moments."""
+        return self.adapter.parameters(self.shape) if self.adapter else self.shape.parameters
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """One GPU's memory at its fullest.
+
+    Attributes:
+        moment: when that is: loss, backward, update or drawing.
+        terms: bytes by name.
+        moments: the sum of each moment.
+    """
+
+    moment: str
+    terms: Terms
+    moments: dict[str, float]
+
+    @property
+    def peak(self) -> float:
+        """Bytes that PyTorch's allocator hands out at most."""
+        return self.moments[self.moment] - self.terms.get("vllm", 0.0)
+
+    @property
+    def used(self) -> float:
+        """Bytes of the GPU that are taken, as nvidia-smi shows them."""
+        return self.moments[self.moment] + FRAGMENTS * self.peak + CONTEXT
+
+
+def footprint(training: Training) -> Footprint:
+    """What a training takes of one GPU."""
+    standing = _standing(training)
+    moments = {
+        "loss": standing | _at_loss(training),
+        "backward": standing | _in_backward(training),
+        "update": standing | _in_update(training),
+    }
+    if training.rollout.rows:
+        moments["drawing"] = standing | _while_drawing(training)
+    sums = {name: sum(terms.values()) for name, terms in moments.items()}
+    fullest = max(sums, key=lambda name: sums[name])
+    terms = {name: size for name, size in moments[fullest].items() if size}
+    return Footprint(
+        fullest,
+        terms,
+        sums,
+    )
+
+
+# --- what stands there all the time -----------------------------------------------------------------------------------
+
+
+def _standing(training: Training) -> Terms:
+    """Weights, moments, and what RL keeps beside them."""
+    rollout = training.rollout
+    size = training.shape.parameters
+    terms: Terms = {"workspace": WORKSPACE, "weights": _weights(training)}
+    terms |= _master_states(training)
+    if rollout.reference:
+        # TRL loads it in the policy's precision; under DeepSpeed it is bf16, and sharded with ZeRO-3 alone.
+        shards = training.ranks if training.zero == 3 else 1
+        terms["reference"] = size * (HALF if training.zero else FLOAT) / shards
+    if rollout.twin:
+        # r1pipe/generation/cuda_graphs.py: GraphedModel.twin
+        terms["twin"] = size * HALF
+    if rollout.rows and rollout.twin:
+        terms["cache"] = cache_bytes(
+            training.shape,
+            rollout.rows,
+            rollout.columns,
+        )
+    terms["vllm"] = rollout.vllm_bytes
+    terms["reward models"] = rollout.models
+    return terms
+
+
+def _weights(training: Training) -> float:
+    """The weights that passes read."""
+    size = training.shape.parameters
+    adapter = training.adapter.parameters(training.shape) if training.adapter else 0.0
+    if training.zero == 3:
+        if training.offload == "all":
+            return LIVE_SHARE * size * HALF / training.ranks
+        return (size + adapter) * HALF / training.ranks + _gathered(training)
+    if training.profile == "fsdp2":
+        return (size + adapter) * FLOAT / training.ranks
+    if training.zero:
+        return (size + adapter) * HALF
+    of_model = HALF if training.precision == "frozen" else FLOAT
+    return size * of_model + adapter * FLOAT
+
+
+# With `offload: all` weights are read from the CPU, and DeepSpeed keeps small ones on the GPU.
+LIVE_SHARE = 0.02
+
+
+def _gathered(training: Training) -> float:
+    """ZeRO-3's whole layers: the one at work, and those that are fetched ahead. A single rank gathers nothing."""
+    if training.ranks == 1:
+        return 0.0
+    layer = training.shape.layer_matrices
+    ahead = max(PREFETCH, layer)
+    return HALF * min(
+        layer + ahead,
+        LIVE,
+        training.shape.parameters,
+    )
+
+
+def _master_states(training: Training) -> Terms:
+    """Moments, and DeepSpeed's float32 weights."""
+    trained = training.trained
+    if training.offload != "none":
+        return {}
+    if training.zero:
+        shard = trained / training.ranks
+        return {"master weights": FLOAT * shard, "moments": 2 * FLOAT * shard}
+    shards = training.ranks if training.profile == "fsdp2" else 1
+    return {"moments": 2 * FLOAT * trained / shards}
+
+
+# --- the moments ------------------------------------------------------------------------------------------------------
+
+
+def _at_loss(training: Training) -> Terms:
+    """The end of the forward pass: everything is kept, and SFT's loss turns logits into gradients already."""
+    terms = _head(training, in_forward=True)
+    terms["activations"] = _activations(training)
+    terms["half copies"] = _half_copies(training)
+    terms["gradients"] = _gradients_before(training)
+    return terms
+
+
+def _in_backward(training: Training) -> Terms:
+    """The beginning of the backward pass: the last layer works, and its gradients come up.
+
+    RL's head computes its gradients here. After it a layer that is checkpointed is computed again.
+    """
+    terms = _head(training, in_forward=False)
+    layer = kept_per_token(training)
+    terms["activations"] = _activations(training)
+    # What stands between a layer's inner products while they are differentiated: gate, up and their gradients.
+    inner = 2 * HALF * training.shape.mlp_width * training.tokens
+    if training.checkpointing:
+        terms["recomputed layer"] = layer * training.tokens + inner
+    else:
+        terms["half copies"] = _half_copies(training)
+        # RL's head is done before the last layer begins, so they do not add up.
+        if training.head == "linear":
+            terms["recomputed layer"] = inner
+    terms["gradients"] = _gradients_before(training)
+    terms["buckets"] = _buckets(training)
+    return terms
+
+
+def _in_update(training: Training) -> Terms:
+    """The end of the backward pass and the optimizer's step."""
+    trained = training.trained
+    terms: Terms = {"buckets": _buckets(training) if training.zero == 3 else 0.0}
+    if training.zero:
+        terms |= _zero_update(training)
+        return terms
+    shards = training.ranks if training.profile == "fsdp2" else 1
+    terms["gradients"] = FLOAT * trained / shards
+    if training.adapter is None:
+        # Tied weights get a gradient from either end of the model. And where gradients are summed over passes, what
+        # comes last has no place in them yet.
+        extra = int(training.shape.tied) + int(training.passes > 1)
+        terms["embedding's gradient"] = extra * FLOAT * training.shape.head / shards
+    return terms
+
+
+def _zero_update(training: Training) -> Terms:
+    """DeepSpeed's step: gradients in bf16, then a flat copy, then that in float32 (stage_1_and_2.py and stage3.py)."""
+    shard = training.trained / training.ranks
+    # ZeRO-1 keeps whole gradients until it has reduced them.
+    kept = training.trained if training.zero == 1 else shard
+    terms: Terms = {"gradients": HALF * kept}
+    if training.offload != "none":
+        return terms
+    at_once = min(shard, SUB_GROUP) if training.zero == 3 else shard
+    terms["update"] = (HALF + FLOAT) * at_once
+    return terms
+
+
+def _while_drawing(training: Training) -> Terms:
+    """Reading the prompts: the logits after them, and one layer of them."""
+    shape = training.shape
+    rollout = training.rollout
+    # The log-probs and the sampling of one step, and the logits themselves.
+    logits = rollout.rows * shape.vocabulary * (HALF + 2 * FLOAT)
+    terms: Terms = {"logits": logits}
+    if not rollout.twin:
+        numbers = rollout.rows * rollout.columns * shape.cache_numbers
+        terms["cache"] = numbers * (HALF if training.gpu else FLOAT)
+        if training.zero == 3:
+            # The weights are gathered for the whole draw.
+            terms["gathered weights"] = HALF * shape.parameters
+    return terms
+
+
+# --- the parts of a pass ----------------------------------------------------------------------------------------------
+
+
+def _half_copies(training: Training) -> float:
+    """The bf16 copies that autocast makes of float32 matrices: the backward pass reads them."""
+    if training.precision != "autocast":
+        return 0.0
+    matrices = training.shape.matrices
+    if training.checkpointing and training.adapter is not None:
+        # Of weights that are not trained autocast keeps no copy, and checkpoints keep none either.
+        return 0.0
+    return HALF * matrices
+
+
+def _gradients_before(training: Training) -> float:
+    """Gradients of the passes before the last one of an update."""
+    trained = training.trained
+    if training.zero == 3:
+        # A flat buffer from the beginning: grad_partitions_flat_buffer.
+        return HALF * trained / training.ranks
+    if training.passes < 2:
+        return 0.0
+    if training.zero == 2:
+        return HALF * trained / training.ranks
+    if training.zero == 1:
+        return HALF * trained
+    shards = training.ranks if training.profile == "fsdp2" else 1
+    return FLOAT * trained / shards
+
+
+def _buckets(training: Training) -> float:
+    """DeepSpeed's buckets, through which gradients are reduced; ZeRO-1 and -2 have two with overlap_comm."""
+    if not training.zero:
+        return 0.0
+    # ZeRO-3's is there from the beginning, too.
+    count = 1 if training.zero == 3 else 2
+    return count * BUCKET * HALF
+
+
+def _activations(training: Training) -> float:
+    """What the backward pass reads, of all layers."""
+    shape = training.shape
+    per_token = kept_per_token(training)
+    if training.checkpointing:
+        # A layer's input alone.
+        per_token = _stream(training) * shape.hidden
+    return training.tokens * shape.layers * per_token
+
+
+def _stream(training: Training) -> int:
+    """Bytes of a number of the residual stream, which has the type of the embedding."""
+    return HALF if training.precision in ("half", "frozen") else FLOAT
+
+
+def kept_per_token(training: Training) -> float:
+    """Bytes a token of one layer that the backward pass reads.
+
+    Counted tensor by tensor (torch.autograd.graph.saved_tensors_hooks; tests/run/planning/test_activations.py does it
+    again). D is the width, I the inner width.
+    """
+    shape = training.shape
+    width = shape.hidden
+    inner = shape.mlp_width
+    attention = _attention(training)
+    if training.precision == "float":
+        # As autocast, with one tensor in the place of each group of casts: input, normalised and weighed, twice.
+        return 6 * FLOAT * width + 4 * FLOAT * inner + 2 * attention
+    if training.compiled:
+        # The norms are computed again. Kept are the layer's input, the attention's contribution, both norms' results
+        # in bf16, and of the MLP gate, up and their product.
+        return (_stream(training) + 3 * HALF) * width + 3 * HALF * inner + attention
+    if training.adapter is not None:
+        return _layer_under_adapter(
+            training,
+            training.adapter,
+            attention,
+        )
+    # Gate, its activation, up and the product.
+    mlp = 4 * HALF * inner
+    if training.precision == "half":
+        # Each of two norms: its input in float32, the normalised values and the result in bf16.
+        return 2 * (FLOAT + 2 * HALF) * width + mlp + attention
+    # Each of two norms: its input and the normalised values in float32. Its result is cast to bf16 once for each of
+    # the five matrices that read it.
+    return (4 * FLOAT + 5 * HALF) * width + mlp + attention
+
+
+def _attention(training: Training) -> float:
+    """Bytes a token of queries, keys, values, outputs and normalisers, as the kernel keeps them."""
+    shape = training.shape
+    key_heads = shape.heads if training.repeated_keys else shape.key_heads
+    width = shape.key_width
+    value_width = shape.value_width
+    if shape.latent:
+        # The kernel wants one width for keys and values: narrower ones are filled up with zeros, and what is cropped
+        # of the output is copied for the next matrix.
+        value_width = width
+    numbers = shape.heads * (width + value_width) + key_heads * (width + value_width)
+    if shape.latent:
+        numbers += shape.outputs + shape.query_rank + shape.latent
+    return HALF * numbers + FLOAT * shape.heads
+
+
+def _layer_under_adapter(training: Training, adapter: Adapter, attention: float) -> float:
+    """The same where an adapter is trained: a frozen matrix and a frozen norm need not know what they were given."""
+    shape = training.shape
+    width = shape.hidden
+    # Each matrix of the adapter keeps its own input in bf16.
+    inputs = (adapter.attention_in + adapter.mlp_in) * width + adapter.attention_out * shape.outputs
+    inputs += adapter.mlp_out * shape.mlp_width
+    norms = 2 * FLOAT * width
+    # Gate, its activation and up.
+    return norms + 3 * HALF * shape.mlp_width + HALF * inputs + attention
+
+
+def _head(training: Training, *, in_forward: bool) -> Terms:
+    """The last norm, and what the loss holds."""
+    shape = training.shape
+    tokens = training.tokens
+    stream = _stream(training)
+    # The last layer's output, its normalised values, and the result.
+    norm = tokens * shape.hidden * (stream + 2 * FLOAT)
+    if training.head == "reward":
+        return {"last norm": norm}
+    trains_head = training.adapter is None
+    chunk = min(tokens, LOGIT_TOKENS)
+    # The hidden states of the tokens that carry loss, and their gradients.
+    rows = 2 * stream * tokens * shape.hidden
+    head_gradient = FLOAT * shape.head if trains_head else 0.0
+    if training.head == "linear":
+        terms: Terms = {"last norm": norm, "loss": rows, "head's gradient": head_gradient}
+        if in_forward:
+            terms["logits"] = HALF * chunk * shape.vocabulary
+            # The output layer in bf16, where it is not bf16 already.
+            half_head = HALF * shape.head if training.precision in ("autocast", "float") else 0.0
+            terms["head in bf16"] = half_head
+        return terms
+    # TRL's head has its gradients in the backward pass alone, in float32.
+    if in_forward:
+        return {"last norm": norm, "loss": rows / 2, "logits": HALF * chunk * FUSED_WORDS}
+    words = min(FUSED_WORDS, shape.vocabulary)
+    rows = (stream + FLOAT) * tokens * shape.hidden
+    return {
+        "last norm": norm,
+        "loss": rows,
+        "head's gradient": head_gradient,
+        "logits": HALF * (chunk * words + words * shape.hidden),
+    }
+
+
+def cache_bytes(shape: ModelShape, rows: int, columns: int) -> float:
+    """The cache of our graphs: keys and values in bf16, with a spare slot; tokens and log-probs beside them.
+
+    Rows and columns are rounded up as r1pipe/generation/cuda_graphs.py does.
+    """
+    slots = -(-rows // 8) * 8 + 1
+    wide = -(-columns // 128) * 128
+    numbers = HALF * shape.cache_numbers
+    # Token ids as int64, log-probs as float32.
+    return slots * wide * (numbers + 12)
