@@ -9,7 +9,7 @@
 | hf, vllm, openai | the back ends: PyTorch in this process, vLLM in this process, a service |
 | sampling_loop, ray_cluster | the loop over all rows in this process, or over a Ray cluster |
 | journal | records on disk that survive a kill |
-| decoding, token_sampling | the PyTorch loop that `hf` and RL without vLLM draw with |
+| decoding, token_sampling, sampling_kernel | the PyTorch loop that `hf` and RL without vLLM draw with |
 | cuda_graphs, cached_attention, cached_kernel, joint_linear | the same loop as CUDA graphs |
 
 What is drawn depends on the config and the seed alone: not on a kill, on the number of ranks, or on what was ready

@@ -45,11 +45,11 @@ COLUMN_STEP = 128
 # Steps between two checks of which sequences still run: a check waits for the GPU.
 STEPS_PER_CHECK = 8
 
-# Share of the GPU's free memory that the cache may take. The rest is for what sampling takes.
+# Share of the GPU's free memory that the cache may take. The rest is for reading prompts.
 CACHE_SHARE = 0.5
 
-# Bytes a logit that sampling takes without top-p, and that graphs keep.
-SAMPLING_BYTES = 8
+# Bytes a logit that sampling may take, and that graphs keep: a copy in float32, for log-probabilities.
+SAMPLING_BYTES = 4
 
 # Parameters from which layers are compiled: a smaller model is done before they are (our choice).
 COMPILED_FROM = 10**8
@@ -124,13 +124,12 @@ class GraphedModel:
 
     Args:
         model: in the precision that it samples in. Its attention is replaced and some of its linear layers are joined.
-        compiled: whether the layers and the sampling are compiled.
+        compiled: whether the layers are compiled.
     """
 
     def __init__(self, model: Any, compiled: bool = False) -> None:
         register()
         self.model: Any = model.eval()
-        self.compiled = compiled
         model.set_attn_implementation(NAME)
         self.weights = join_linears(model)
         self._attentions = [layer.self_attn for layer in model.base_model.layers]
@@ -385,7 +384,7 @@ class GraphedModel:
         sequence_B = self._sequence_R[: len(logits_BV)].clone()
         if settings.adjust is not None:
             logits_BV = settings.adjust(self._t_1, sequence_B, logits_BV)
-        token_B = sample_tokens(logits_BV, settings.temperature, settings.top_p, self.compiled)
+        token_B = sample_tokens(logits_BV, settings.temperature, settings.top_p)
         self._tokens_SL[sequence_B, self._t_1] = token_B
         if settings.logps:
             self._logps_SL[sequence_B, self._t_1] = log_probs(logits_BV, token_B, settings.temperature)
