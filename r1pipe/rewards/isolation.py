@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -186,7 +187,15 @@ class Runner:
 
     def __init__(self, bwrap: str) -> None:
         pipe = subprocess.PIPE
-        self.process = start_bound(_command(bwrap), stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0, cwd="/")
+        self.process = start_bound(
+            _command(bwrap),
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+            bufsize=0,
+            cwd="/",
+            process_group=0,
+        )
         assert self.process.stdin and self.process.stdout and self.process.stderr
         self.input = self.process.stdin
         self.output = self.process.stdout
@@ -237,12 +246,20 @@ class Runner:
     def last_complaint(self) -> str:
         """The last line that bubblewrap or Python wrote to stderr before it ended."""
         self.kill()
+        # An inside that was just set up ends with its input, and only then is all written.
+        self.input.close()
         lines = self.errors.read().decode("utf8", "replace").strip().splitlines()
         return lines[-1] if lines else ""
 
     def kill(self) -> None:
-        """End everything inside the sandbox: bubblewrap's processes die with each other (--die-with-parent)."""
-        self.process.kill()
+        """End everything inside the sandbox: bubblewrap's processes die with each other (--die-with-parent).
+
+        In its first milliseconds they do not yet: the inside then waits for the outside, and would wait for ever. So the
+        two are killed as a group, which they are until the inside is set up.
+        """
+        # Once the outside was waited for, its number may be another process's.
+        if self.process.returncode is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
     def close(self, kill: bool = True) -> None:

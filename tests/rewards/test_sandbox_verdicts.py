@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from r1pipe.rewards import bubblewrap, isolation
 from r1pipe.rewards.code import code
 from r1pipe.rewards.remote import _harness_input
 from r1pipe.rewards.sandbox import CodeJob
@@ -164,6 +165,39 @@ def test_no_sandbox_outlives_a_killed_worker(ending: signal.Signals) -> None:
     while alive(below) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not alive(below)
+
+
+def test_a_sandbox_that_is_ended_in_its_first_milliseconds_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Bubblewrap's inside waits for its outside, which was killed alone: 14 of 60 waited for ever."""
+    mark = f"MARK_OF_A_TEST={os.getpid()}"
+    monkeypatch.setenv(*mark.split("="))
+    bwrap = bubblewrap.find_bwrap() or "bwrap"
+    for i in range(60):
+        runner = isolation.Runner(bwrap)
+        time.sleep(i / 60 * 0.005)
+        runner.close()
+    deadline = time.monotonic() + 10
+    while (left := marked(mark)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    for process in left:
+        os.kill(process, signal.SIGKILL)
+    assert not left
+
+
+def marked(mark: str) -> list[int]:
+    """The other processes that were started with this in their environment, and run."""
+    found = []
+    for environment in Path("/proc").glob("[0-9]*/environ"):
+        process = int(environment.parent.name)
+        try:
+            is_marked = mark.encode() in environment.read_bytes()
+        except OSError:
+            continue
+        if is_marked and process != os.getpid():
+            found.append(process)
+    return alive(found)
 
 
 def processes_below(process: int) -> list[int]:
