@@ -22,6 +22,8 @@ from r1pipe.text.regular_files import oddity
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 NAME_RULE = "up to 100 letters, digits, dots, dashes, underscores; the first a letter or digit"
 
+CAPITALS = "the names differ in capitals alone, which many disks do not tell apart"
+
 # What a run keeps in its folder and in those of its stages (r1pipe/run/store.py). A stage is a folder there.
 OWN_NAMES = {
     *(
@@ -75,6 +77,13 @@ class Names:
 
     everywhere: dict[str, tuple[str, Origin]]
     made: dict[str, tuple[str, Port]] = field(default_factory=dict)
+
+    def twin(self, name: str) -> str | None:
+        """A name that was made and differs from this one in capitals alone."""
+        for made in self.made:
+            if made != name and made.lower() == name.lower():
+                return made
+        return None
 
 
 def join_inputs(stage: str, kind: Kind, block: Node, names: Names, problems: Mistakes) -> dict[str, Edges]:
@@ -269,6 +278,8 @@ def join_outputs(
         elif name in names.made:
             maker, _ = names.made[name]
             problems.add(f"'{name}' is made twice", child.origin, f"{maker} makes it already")
+        elif twin := names.twin(name):
+            problems.add(f"outputs '{twin}' and '{name}': {CAPITALS}", child.origin, "another name for one")
         elif use and port not in use:
             problems.add(f"stages.{stage}.use has no path for '{port}'", child.origin)
         else:

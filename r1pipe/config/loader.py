@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from r1pipe.config.edges import (
+    CAPITALS,
     NAME,
     NAME_RULE,
     OWN_NAMES,
@@ -180,7 +181,13 @@ def load(file: Path, sets: Sequence[str] = (), run: str | None = None) -> Pipeli
 
     pipeline = Pipeline(name, file, {}, isolation, tree)
     names = Names(_output_names(blocks))
+    folders: dict[str, str] = {}
     for stage_name, block in blocks.value.items():
+        twin = folders.setdefault(stage_name.lower(), stage_name)
+        if twin != stage_name:
+            problems.add(
+                f"stages '{twin}' and '{stage_name}': {CAPITALS}", block.origin, "another name for one"
+            )
         stage = _stage(stage_name, block, seed, names, pipeline, problems)
         if stage is not None:
             pipeline.stages[stage_name] = stage

@@ -254,8 +254,8 @@ class Runner:
     def kill(self) -> None:
         """End everything inside the sandbox: bubblewrap's processes die with each other (--die-with-parent).
 
-        In its first milliseconds they do not yet: the inside then waits for the outside, and would wait for ever. So the
-        two are killed as a group, which they are until the inside is set up.
+        In its first milliseconds they do not yet: the inside then waits for the outside, and would wait for ever. So
+        the two are killed as a group, which they are until the inside is set up.
         """
         # Once the outside was waited for, its number may be another process's.
         if self.process.returncode is None:

@@ -69,7 +69,7 @@ def make_plan(
         strict: as Plan.strict.
 
     Raises:
-        ConfigError: no stage has such a name.
+        ConfigError: no stage has such a name, or the run's name differs from another's in capitals alone.
         InputError: a stage to be redone is not selected.
     """
     # A misspelt name is reported before anything is read from disk.
@@ -88,6 +88,7 @@ def make_plan(
         raise InputError(what, fix=f"add it to them; they are: {', '.join(selected)}")
 
     folder = RunFolder(pipeline.run)
+    folder.refuse_twin()
     digests = Digests(folder)
     fingerprints = Fingerprints(pipeline, digests)
     states = read_states(

@@ -21,7 +21,8 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
-from r1pipe.errors import BusyError, InputError
+from r1pipe.config.edges import CAPITALS
+from r1pipe.errors import BusyError, ConfigError, InputError
 from r1pipe.run.records import read_sealed, refuse_odd_files, sealed
 from r1pipe.text.regular_files import open_regular
 
@@ -184,6 +185,22 @@ class RunFolder:
         target = old / f"{name}.{number}"
         (self.path / name).rename(target)
         return target
+
+    def refuse_twin(self) -> None:
+        """Refuse a new run whose name differs from that of an older one in capitals alone.
+
+        Raises:
+            ConfigError: there is one. On many disks (macOS, Windows) the two would be one folder.
+        """
+        runs = self.path.parent
+        names = os.listdir(runs) if runs.is_dir() else []
+        twins = [name for name in names if name.lower() == self.run.lower()]
+        if twins and self.run not in twins:
+            raise ConfigError(
+                f"runs '{twins[0]}' and '{self.run}': {CAPITALS}",
+                str(runs / twins[0]),
+                f"--run {twins[0]} to go on with it, or another name",
+            )
 
     def check_writable(self, need: int = 0) -> None:
         """Refuse before anything starts.

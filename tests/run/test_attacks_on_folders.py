@@ -11,6 +11,7 @@ import pytest
 from r1pipe.config.loader import load
 from r1pipe.errors import ConfigError, InputError
 from r1pipe.run.digests import Digests
+from r1pipe.run.plan import make_plan
 from r1pipe.run.store import RunFolder
 from tests.config.test_secrets import HIDDEN
 from tests.config.test_yaml_nodes import BOMBS
@@ -63,6 +64,29 @@ def test_a_stage_is_not_called_like_a_run_s_own_files(tmp_path: Path, name: str)
     path.write_text(EXAM.replace("NAME", f'"{name}"').replace("SOURCE", "path: ./rows.jsonl"))
     with pytest.raises(ConfigError, match="a stage cannot be called|is not a name for a stage"):
         load(path)
+
+
+def test_names_that_differ_in_capitals_alone_are_refused_with_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a disk that does not tell them apart, two stages would write into one folder."""
+    monkeypatch.chdir(tmp_path)
+    twins = "stages:\n"
+    for stage, output in {"exam": "first", "Exam": "second", "other": "First"}.items():
+        twins += f"  {stage}: {{kind: prompts, source: [{{world: math}}], outputs: {{prompts: {output}}}}}\n"
+    path = tmp_path / "c.yaml"
+    path.write_text(twins)
+    with pytest.raises(ConfigError) as refused:
+        load(path)
+    assert "stages 'exam' and 'Exam'" in str(refused.value) and "c.yaml:3" in str(refused.value)
+    assert "outputs 'first' and 'First'" in str(refused.value)
+
+    (tmp_path / "rows.jsonl").write_text('{"p": "1+1"}\n')
+    path.write_text(EXAM.replace("NAME", "exam").replace("SOURCE", "path: rows.jsonl"))
+    (tmp_path / "runs/C").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="runs 'C' and 'c'"):
+        make_plan(load(path))
+    make_plan(load(path, run="C"))
 
 
 # name -> what the config names

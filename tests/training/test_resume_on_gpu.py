@@ -10,8 +10,8 @@ from resume_on_gpu import (
     PLACES,
     UPDATES,
     differences,
+    draws_plainly,
     judged_early,
-    log,
     stopped_and_resumed,
     undisturbed,
     updates,
@@ -39,7 +39,7 @@ def own(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, floa
 
 
 def test_it_draws_with_graphs_and_judges_early(whole: Path) -> None:
-    assert "a plain loop draws" not in log(whole)
+    assert not draws_plainly(whole)
     assert judged_early(whole) > 0
 
 
@@ -49,5 +49,6 @@ def test_stopped_anywhere_it_ends_the_same(
 ) -> None:
     stopped_and_resumed(tmp_path, place)
     found = differences(tmp_path, whole)
+    assert not draws_plainly(tmp_path)
     assert updates(tmp_path) == list(range(1, UPDATES + 1))
     assert all(found[name] <= 2 * own[name] for name in own), (found, own)

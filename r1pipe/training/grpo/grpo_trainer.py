@@ -337,6 +337,8 @@ class R1GRPOTrainer(ResumableTrainer, GRPOTrainer):
         if self._within_rollout():
             # advantages, old log-probs and all else that its next updates need
             state["rollout"] = self._buffered_inputs
+        if self.pack_budget.settled_by_memory:
+            state["pack_tokens"] = self.pack_budget.tokens
         return state
 
     def take_own_state(self, state: dict[str, Any]) -> None:
@@ -344,6 +346,7 @@ class R1GRPOTrainer(ResumableTrainer, GRPOTrainer):
         self._step = state["passes"]
         self.counted_tokens = state["counted_tokens"]
         self._buffered_inputs = state.get("rollout")
+        self.pack_budget.before = state.get("pack_tokens")
 
     def save_more(self, checkpoint: Path) -> None:
         reference.save(self, checkpoint, self._last_whole)
@@ -353,6 +356,10 @@ class R1GRPOTrainer(ResumableTrainer, GRPOTrainer):
         # the phase of the rollout whose updates go on, or were the last
         per_rollout = updates_per_rollout(self.params)
         self._enter_phase((self.state.global_step - 1) // per_rollout * per_rollout)
+        if self._within_rollout():
+            # Packs take what is free beside the sampler's cache, and they come before the next draw.
+            rollout: Any = self._buffered_inputs
+            self.sampler.make_room(sum(len(minibatch["completion_ids"]) for minibatch in rollout))
 
     def facts(self) -> dict[str, Any]:
         rollbacks = len(past_rollbacks(self.here))

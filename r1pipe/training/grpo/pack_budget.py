@@ -15,6 +15,8 @@ from r1pipe.training.grpo.ranks import gathered
 
 # Left free for what the estimate of a pack's memory does not see: kernels' workspaces, fragments.
 SPARE_BYTES = 2**31
+# The share of the tokens of an earlier attempt that must fit for its packs to be made again.
+LEAST_SHARE_OF_BEFORE = 0.9
 
 
 class PackBudget:
@@ -30,6 +32,7 @@ class PackBudget:
 
     Attributes:
         tokens: the number itself once `auto` is settled.
+        before: the number that an earlier attempt has settled; None = none has.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class PackBudget:
         self.compiled = compiled
         self.shared = shared
         self.by_memory = tokens == "auto"
+        self.before: int | None = None
 
     @property
     def settled_by_memory(self) -> bool:
@@ -83,6 +87,10 @@ class PackBudget:
             free = free_memory(accelerator.device) - self.still_to_come() - SPARE_BYTES
             checkpointing = bool(self.trainer.args.gradient_checkpointing)
             tokens = auto_tokens(policy, free, checkpointing, self.compiled)
+            # Other packs sum in another order, so an attempt that goes on keeps those of before. Free memory is never
+            # quite the same; on a GPU with clearly less of it the packs are smaller.
+            if self.before is not None and tokens > LEAST_SHARE_OF_BEFORE * self.before:
+                tokens = self.before
             # the fullest GPU decides for all
             self.tokens = int(gathered(torch.tensor([tokens], device=accelerator.device)).min())
         assert isinstance(self.tokens, int)

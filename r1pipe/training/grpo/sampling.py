@@ -125,6 +125,15 @@ class Sampler:
             model.train(training)
         return decoded
 
+    def make_room(self, rows: int) -> None:
+        """Make the policy's twin, with room for rollouts of this many responses, where it can be made.
+
+        Called where something else settles on the free memory before the first draw.
+        """
+        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        if self.can_draw(None, {}) and not self.sharded and not graph_obstacle(model):
+            self._make_room(model, rows, self.widest_prompt)
+
     def graphed_policy(
         self,
         model: Any,

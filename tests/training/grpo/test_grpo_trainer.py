@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
 from r1pipe.generation.decoding import decode
+from r1pipe.here import Here
 from r1pipe.schema import GRPOParams, Phase, RewardSpec
 from r1pipe.training.grpo.prompt_order import order_prompts, phase_at
 from tests.tiny_trainers import ROWS, grpo_trainer, judged_rewards
@@ -159,6 +161,45 @@ def test_the_cache_has_room_for_the_widest_prompt_from_the_first(tiny_checkpoint
     monkeypatch.setattr("r1pipe.generation.cuda_graphs.cache_fits", fits)
     trainer = grpo_trainer(params(), tiny_checkpoint, here, widest_prompt=200)
     assert trainer.sampler.graphed_policy(trainer.model, 8, 20)._columns == 128
+
+
+def test_a_training_that_goes_on_within_a_rollout_draws_the_next_with_graphs(
+    tiny_checkpoint: Path, here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its updates come first: packs took the memory, no cache fitted beside them, and a plain loop drew to the end."""
+    from r1pipe.training.grpo import sampling
+
+    monkeypatch.setattr(sampling, "graph_obstacle", lambda model: "")
+    trainer = grpo_trainer(params(), tiny_checkpoint, here, widest_prompt=20)
+    # what a checkpoint within a rollout brings
+    trainer._step = 1
+    trainer._buffered_inputs = [{"completion_ids": torch.zeros(8, 4)}, {"completion_ids": torch.zeros(8, 4)}]
+    trainer.state.global_step = 1
+    trainer.load_more(tmp_path)
+    # the updates settle the size of packs
+    trainer.pack_budget.by_memory, trainer.pack_budget.tokens = True, 4096
+    assert trainer.sampler.graphed_policy(trainer.model, 16, 20) is not None
+
+
+@pytest.mark.parametrize(("fits_now", "taken"), [(7680, 8192), (9216, 8192), (8192, 8192), (4096, 4096)])
+def test_packs_are_those_of_the_attempt_before(
+    tiny_checkpoint: Path, here: Here, monkeypatch: pytest.MonkeyPatch, fits_now: int, taken: int
+) -> None:
+    """Other packs sum in another order, and free memory is never quite the same."""
+    from r1pipe.training.grpo import pack_budget
+
+    settled = {}
+    for attempt, fits in {"first": 8192, "second": fits_now}.items():
+        monkeypatch.setattr(pack_budget, "auto_tokens", lambda *given, fits=fits: fits)
+        trainer = grpo_trainer(params(), tiny_checkpoint, here)
+        trainer._tr_loss = torch.zeros(())
+        trainer._total_loss_scalar = 0.0
+        trainer._globalstep_last_logged = 0
+        trainer.pack_budget.by_memory, trainer.pack_budget.tokens = True, "auto"
+        trainer.take_own_state(trainer.own_state() | settled)
+        trainer.pack_budget.size()
+        settled = {"pack_tokens": trainer.own_state()["pack_tokens"]}
+        assert settled["pack_tokens"] == (8192 if attempt == "first" else taken)
 
 
 def test_a_row_that_cannot_be_scored_leaves_the_advantages_of_its_group_alone(trainer):
