@@ -25,6 +25,8 @@ _UNKNOWN_KEYS = "unknown keys"
 _CONTROL_TOKENS = "control tokens"
 
 # What chat templates write around turns. In a row it means that the text was rendered already.
+# Each begins with one of these characters.
+_FIRST_OF_A_TOKEN = "<["
 _RENDERED = re.compile(
     r"<\|(?:im_start|im_end|eot_id|eom_id|start_header_id|end_header_id|begin_of_text|end_of_text|endoftext|channel"
     r"|message|user|assistant|system|end)\|>|<｜(?:User|Assistant|begin▁of▁sentence|end▁of▁sentence)｜>"
@@ -99,13 +101,9 @@ class Tally:
         texts = [row[name] for name in _TEXT_COLUMNS if isinstance(row.get(name), str)]
         texts += [message["content"] for message in row.get("messages") or () if "chosen" not in row]
         for text in texts:
-            # Looking for their beginnings first is ten times as fast.
-            is_possible = (
-                "<|" in text or "<｜" in text or "_of_turn>" in text or "INST]" in text or "<<S" in text
-            )
-            found = _RENDERED.search(text) if is_possible else None
-            if found:
-                self._tokens[found[0]] += 1
+            token = _control_token(text)
+            if token:
+                self._tokens[token] += 1
                 self.count(_CONTROL_TOKENS, where)
                 return
 
@@ -165,3 +163,16 @@ class Tally:
 
     def _refuse(self, what: str, limit: float, problem: str, fix: str) -> None:
         raise InputError(f"{what}; {limit:.0%} may", "; ".join(self._places[problem]), fix)
+
+
+def _control_token(text: str) -> str:
+    """A token of a chat template in this text; empty if there is none."""
+    # One character is found thirty times as fast as two, and in traces of 27 KB these are rare.
+    for first in _FIRST_OF_A_TOKEN:
+        place = text.find(first)
+        while place >= 0:
+            found = _RENDERED.match(text, place)
+            if found:
+                return found[0]
+            place = text.find(first, place + 1)
+    return ""

@@ -121,8 +121,9 @@ class SourceReader:
         seen: dict[str, str] = {}
         located: list[Located] = []
         for place, where, row in self._shaped():
-            equal = row["id"] in seen and is_made_of_contents(row["id"])
-            if equal or self._is_equal_prompt(content_key(_question(row)), place):
+            if row["id"] in seen and is_made_of_contents(row["id"]):
+                continue
+            if self.kind is Prompts and self._is_equal_prompt(content_key(row["prompt"]), place):
                 continue
             if self._has_new_id(row, where, seen):
                 located.append((where, row))
@@ -327,6 +328,8 @@ def raw_rows(source: Source, on_bad: Bad = refuse) -> Iterator[Located]:
 
 def selected(raw: Mapping[str, Any], source: Source) -> bool:
     """Whether the source's `where` takes this row."""
+    if not source.where:
+        return True
     texts = {column: [str(value) for value in values] for column, values in source.where.items()}
     return all(str(raw.get(column)) in values for column, values in texts.items())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from r1pipe.errors import InputError
@@ -20,19 +20,31 @@ _COLUMNS = {
 }
 
 
-def idle_rewards(phase: Phase, rows: Sequence[Row], *, isolation: bool = True) -> dict[str, str]:
+def _always() -> bool:
+    return True
+
+
+def idle_rewards(
+    phase: Phase,
+    rows: Sequence[Row],
+    *,
+    isolation: Callable[[], bool] = _always,
+) -> dict[str, str]:
     """The components of a phase that apply to no row: name -> why.
 
     Args:
         rows: the prompts of all ports that the phase reads.
-        isolation: False where rows of code are left out, since programs cannot be run.
+        isolation: whether programs can be run, else rows of code are left out. It is asked where this decides, since
+            the answer may take a process.
     """
     applied = where_applied(phase.rewards, rows)
     idle: dict[str, str] = {}
     for name, spec in zip(component_names(phase.rewards), phase.rewards, strict=True):
-        left_out_here = spec.name == "code" and not isolation
-        if not any(applied[name]) and not left_out_here:
-            idle[name] = _why(spec, rows)
+        if any(applied[name]):
+            continue
+        if spec.name == "code" and not isolation():
+            continue
+        idle[name] = _why(spec, rows)
     return idle
 
 
@@ -50,13 +62,14 @@ def refuse_idle_rewards(
     phases: Sequence[Phase],
     prompts: Mapping[str, Sequence[Row]],
     *,
-    isolation: bool = True,
+    isolation: Callable[[], bool] = _always,
     first: str = "",
 ) -> None:
     """Refuse phases with a reward that cannot fire.
 
     Args:
         prompts: input port -> its rows. A phase that reads another port is passed over.
+        isolation: as `idle_rewards`.
         first: which rows these are, if not all; for the message.
 
     Raises:

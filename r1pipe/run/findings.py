@@ -10,11 +10,14 @@ from r1pipe.run.checkpoint_checks import checkpoint_findings
 from r1pipe.run.first_rows import row_findings
 from r1pipe.run.plan import Plan
 from r1pipe.text.checkpoint_contract import Finding
+from r1pipe.text.collector import paused_collector
 
 
 def findings_of(plan: Plan) -> list[Finding]:
     """What is to be said of the checkpoints and of the first rows that the stages to run will read."""
-    return [*checkpoint_findings(plan, plan.todo), *row_findings(plan)]
+    # Of the rows all objects stay until the end, and thousands of them are made.
+    with paused_collector():
+        return [*checkpoint_findings(plan, plan.todo), *row_findings(plan)]
 
 
 class Teller:

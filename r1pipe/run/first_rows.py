@@ -129,7 +129,12 @@ class _FirstRows:
         if not prompts:
             return
         try:
-            refuse_idle_rewards(params.phases, prompts, isolation=self.isolation, first="the first ")
+            refuse_idle_rewards(
+                params.phases,
+                prompts,
+                isolation=lambda: self.isolation,
+                first="the first ",
+            )
         except InputError as error:
             node, _ = find(self.plan.pipeline.tree, ("stages", stage.name, "grpo", "phases"))
             yield Finding("error", f"{node.origin} ({error.where})", f"{stage.name}: {error.what}", error.fix)

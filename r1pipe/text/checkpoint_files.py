@@ -6,7 +6,6 @@ Only JSON is read, and of a tokenizer's vocabulary, which would take most of the
 from __future__ import annotations
 
 import copy
-import gc
 import json
 import re
 import struct
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from r1pipe.errors import InputError
+from r1pipe.text.collector import paused_collector
 from r1pipe.text.response import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN
 
 TAGS = (THINK_OPEN, THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE)
@@ -302,16 +302,12 @@ def _json(path: Path) -> dict[str, Any]:
     content = path.read_bytes()
     if content.startswith(LFS):
         raise _not_fetched(path)
-    # A vocabulary is hundreds of thousands of small objects, which the collector would walk through again and again.
-    collecting = gc.isenabled()
-    gc.disable()
     try:
-        parsed = json.loads(content)
+        # A vocabulary is hundreds of thousands of small objects.
+        with paused_collector():
+            parsed = json.loads(content)
     except ValueError as error:
         raise InputError(f"{path.name} is not JSON: {error}", str(path), "copy it again") from None
-    finally:
-        if collecting:
-            gc.enable()
     if not isinstance(parsed, dict):
         raise InputError(f"{path.name} holds no JSON object", str(path), "copy it again")
     return parsed

@@ -44,7 +44,7 @@ def test_a_reward_that_cannot_fire_is_refused(rewards: Phase, rows: list[dict], 
 
 def test_one_row_is_enough_and_code_that_cannot_be_isolated_is_left_out_anyway() -> None:
     refuse_idle_rewards([phase("accuracy", "code", "format", "language")], {"prompts": [MATH, CODE, GENERAL]})
-    refuse_idle_rewards([phase("accuracy", "code")], {"prompts": [MATH]}, isolation=False)
+    refuse_idle_rewards([phase("accuracy", "code")], {"prompts": [MATH]}, isolation=lambda: False)
     both = Phase(steps=1, prompts={"prompts": 1, "general": 1}, rewards=phase("accuracy", "helpful").rewards)
     refuse_idle_rewards([both], {"prompts": [MATH], "general": [GENERAL]})
     refuse_idle_rewards([both], {"prompts": [CODE]}), "rows of the other port are not known yet"

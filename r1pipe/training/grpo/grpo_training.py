@@ -163,7 +163,7 @@ def _check(
             "grpo.phases.prompts",
             f"use inputs with rows: {', '.join(with_rows) or 'there are none'}",
         )
-    refuse_idle_rewards(params.phases, prompts, isolation=here.isolation)
+    refuse_idle_rewards(params.phases, prompts, isolation=lambda: here.isolation)
     # a rollback builds a second trainer in the same process
     if may_roll_back(params) and here.world_size > 1:
         raise ConfigError(

@@ -9,7 +9,6 @@ Shapes: B sequences of this rank or of a pack, C completion tokens (padded right
 from __future__ import annotations
 
 import functools
-import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -23,6 +22,7 @@ from trl.generation.vllm_generation import extract_logprobs as trl_extract_logpr
 from r1pipe.errors import MissingToolError
 from r1pipe.generation.token_sampling import OnEnded
 from r1pipe.schema import GRPOParams, VLLMRollout
+from r1pipe.text.collector import paused_collector
 from r1pipe.training.grpo.ranks import gathered
 from r1pipe.training.stopwatch import Stopwatch
 
@@ -141,13 +141,8 @@ def lighten(generation: Any) -> None:
 
     @functools.wraps(plain)
     def generate(*args: Any, **kwargs: Any) -> Any:
-        was_enabled = gc.isenabled()
-        gc.disable()
-        try:
+        with paused_collector():
             return plain(*args, **kwargs)
-        finally:
-            if was_enabled:
-                gc.enable()
 
     generation.llm.generate = generate
 
