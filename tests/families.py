@@ -50,6 +50,8 @@ class Family(NamedTuple):
     stops: tuple[str, ...]
     end: str = ""
     template: str | None = None
+    images: bool = False
+    """It reads images as well: the language model is a part of it."""
 
     @property
     def stand_in(self) -> bool:
@@ -120,7 +122,17 @@ FAMILIES = {
         template="gemma3.jinja",
     ),
 }
+FAMILIES["gemma3-images"] = FAMILIES["gemma3"]._replace(images=True)
+FAMILIES["qwen3.5"] = FAMILIES["qwen3-instruct"]._replace(model="Qwen3_5", images=True)
 
+MODEL_TYPES = {
+    "Qwen2": "qwen2",
+    "Qwen3": "qwen3",
+    "Qwen3_5": "qwen3_5_text",
+    "Llama": "llama",
+    "DeepseekV3": "deepseek_v3",
+    "Gemma3": "gemma3_text",
+}
 TINY = {
     "hidden_size": 32,
     "num_hidden_layers": 1,
@@ -133,6 +145,19 @@ TINY = {
 }
 # Its default belongs to heads of 256.
 GEMMA = {"query_pre_attn_scalar": 16}
+QWEN35 = {"layer_types": ["full_attention"]}
+EYES = {
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    # Gemma's names, and Qwen's for the same
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+    "depth": 1,
+    "num_heads": 2,
+    "out_hidden_size": 32,
+}
 DEEPSEEK = {
     "moe_intermediate_size": 16,
     "n_routed_experts": 4,
@@ -179,11 +204,11 @@ def family_tokenizer(name: str, folder: Path, *, cache: Path, words: int | None 
     }
     end_token = settings["eos_token"]
     end = added[end_token["content"] if isinstance(end_token, dict) else end_token]
-    model_type = {"Qwen2": "qwen2", "Qwen3": "qwen3", "Llama": "llama", "DeepseekV3": "deepseek_v3"}
-    shape = TINY | {"DeepseekV3": DEEPSEEK, "Gemma3": GEMMA}.get(family.model, {})
+    own = {"DeepseekV3": DEEPSEEK, "Gemma3": GEMMA, "Qwen3_5": QWEN35}
     config = {
-        **shape,
-        "model_type": model_type.get(family.model, "gemma3_text"),
+        **TINY,
+        **own.get(family.model, {}),
+        "model_type": MODEL_TYPES[family.model],
         "architectures": [f"{family.model}ForCausalLM"],
         # a multiple of 64, as most families pad theirs
         "vocab_size": -(-_words(folder) // 64) * 64,
@@ -191,6 +216,14 @@ def family_tokenizer(name: str, folder: Path, *, cache: Path, words: int | None 
         "bos_token_id": None,
         "pad_token_id": None,
     }
+    if family.images:
+        config = {
+            "model_type": MODEL_TYPES[family.model].removesuffix("_text"),
+            "architectures": [f"{family.model}ForConditionalGeneration"],
+            "eos_token_id": end,
+            "text_config": config,
+            "vision_config": EYES,
+        }
     write_json(folder / "config.json", config)
     write_json(folder / "generation_config.json", {"eos_token_id": end})
     return folder
@@ -199,12 +232,13 @@ def family_tokenizer(name: str, folder: Path, *, cache: Path, words: int | None 
 def family_checkpoint(name: str, folder: Path, *, cache: Path) -> Path:
     """The same with random weights and a vocabulary of 2,000 words, since a model of 150,000 learns slowly."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
     family_tokenizer(name, folder, cache=cache, words=2000)
     torch.manual_seed(0)
     kept = {path.name: path.read_bytes() for path in folder.glob("*config.json")}
-    AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder)).save_pretrained(folder)
+    auto_class = AutoModelForImageTextToText if FAMILIES[name].images else AutoModelForCausalLM
+    auto_class.from_config(AutoConfig.from_pretrained(folder)).save_pretrained(folder)
     (folder / "generation_config.json").write_bytes(kept["generation_config.json"])
     return folder
 

@@ -61,6 +61,8 @@ def _instead(path: Path) -> str:
     """Where the checkpoint may be, or what else this is."""
     if (path / "adapter_config.json").is_file():
         return "; it is an adapter, which has to be merged into its model first (peft: merge_and_unload)"
+    if any(path.glob("*.gguf")):
+        return "; it holds GGUF, which is for running a model; take the checkpoint that it was made of"
     within = [*path.glob("*/config.json"), *path.glob("snapshots/*/config.json")]
     if not within:
         return ""

@@ -99,18 +99,11 @@ def _use(stage: Stage, port: str, edge: Edge) -> Use:
         return Use("scoring")
     if port == "model":
         for _, sft in blocks(stage.config, SFTParams):
-            return Use(
-                "sft", max_length=sft.max_length, positions=sft.positions, all_weights=sft.lora is None
-            )
+            return Use("sft", max_length=sft.max_length, positions=sft.positions)
         for _, grpo in blocks(stage.config, GRPOParams):
-            return Use(
-                "rl",
-                template,
-                max_tokens=max(phase.max_tokens for phase in grpo.phases),
-                all_weights=grpo.lora is None,
-            )
+            return Use("rl", template, max_tokens=max(phase.max_tokens for phase in grpo.phases))
         for _, rm in blocks(stage.config, RewardModelParams):
-            return Use("reward model", max_length=rm.max_length, all_weights=True)
+            return Use("reward model", max_length=rm.max_length)
     # A teacher has a block of its own, which is called like its place among the inputs.
     name = port.rpartition(".")[2]
     samplings = list(blocks(stage.config, Sampling))

@@ -21,7 +21,14 @@ from r1pipe.text.chat_format import (
     message_renderer,
 )
 from r1pipe.text.checkpoint_files import SAMPLING_DEFAULTS, CheckpointFiles
-from r1pipe.text.checkpoint_weights import Found, Level, embedding_and_head, layers_and_width
+from r1pipe.text.checkpoint_kinds import kind_of_model, kind_of_reward_model
+from r1pipe.text.checkpoint_weights import (
+    Found,
+    Level,
+    embedding_and_head,
+    layers_and_width,
+    names_of_weights,
+)
 from r1pipe.text.rendering import SLOT, read_template
 from r1pipe.text.response import THINK_CLOSE, THINK_OPEN
 
@@ -42,7 +49,6 @@ class Use:
         max_length: tokens of a sequence that is trained.
         max_tokens: tokens of a response that is drawn.
         positions: those that the stage gives the model; None = those that it has.
-        all_weights: all weights are trained.
     """
 
     job: Job = "other"
@@ -50,7 +56,6 @@ class Use:
     max_length: int | None = None
     max_tokens: int | None = None
     positions: int | None = None
-    all_weights: bool = False
 
     @property
     def trains(self) -> bool:
@@ -103,18 +108,23 @@ class _Check:
         self.use = use
 
     def everything(self) -> Iterator[Found]:
+        # A stage of a user's own may do with a model what r1pipe does not.
+        kind = list(self.kind()) if self.use.job != "other" else []
+        yield from kind
+        if any(level == "error" for level, *_ in kind):
+            # It is another checkpoint that is needed.
+            return
         try:
             shapes = self.files.shapes()
         except InputError as error:
             yield "error", "", error.what, error.fix
             shapes = {}
+        yield from names_of_weights(self.files)
         if "quantization_config" not in self.files.config:
             yield from embedding_and_head(self.files, shapes, has_head=self.use.job != "scoring")
             yield from layers_and_width(self.files, shapes)
-        # A stage of a user's own may do with a model what r1pipe does not.
         if self.use.job == "other":
             return
-        yield from self.architecture()
         yield from self.positions()
         yield from self.vocabulary()
         if self.use.job == "scoring":
@@ -125,37 +135,12 @@ class _Check:
 
     # --- the model ----------------------------------------------------------------------------------------------------
 
-    def architecture(self) -> Iterator[Found]:
-        files, use = self.files, self.use
-        name = next(iter(files.config.get("architectures") or []), "")
+    def kind(self) -> Iterator[Found]:
+        use = self.use
         if use.job == "scoring":
-            labels = files.config.get("num_labels", len(files.config.get("id2label") or [0]))
-            if labels != 1:
-                yield (
-                    "error",
-                    "config.json",
-                    f"a reward model gives one score, and this classifier has {labels} labels",
-                    "train one with helpful-rm or safety-rm",
-                )
-            return
-        if files.config.get("is_encoder_decoder") or name.endswith(
-            ("ForMaskedLM", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
-        ):
-            yield (
-                "error",
-                "config.json",
-                f"{name or 'an encoder-decoder'} is no language model that writes from left to right",
-                "take a causal language model (architectures: [...ForCausalLM])",
-            )
-        quantized = files.config.get("quantization_config")
-        if quantized and use.trains and use.all_weights:
-            method = quantized.get("quant_method", "") if isinstance(quantized, dict) else ""
-            yield (
-                "error",
-                "config.json",
-                f"its weights are quantized {f'({method})' if method else ''}, and quantized weights cannot be trained",
-                "take the checkpoint in bfloat16 or float32; or train an adapter (`lora:`)",
-            )
+            yield from kind_of_reward_model(self.files)
+        else:
+            yield from kind_of_model(self.files, trains=use.trains, classifies=use.job == "reward model")
 
     def positions(self) -> Iterator[Found]:
         use = self.use

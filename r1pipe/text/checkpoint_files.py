@@ -26,6 +26,8 @@ TOKENIZER, TOKENIZER_CONFIG, SPECIAL_TOKENS = (
     "special_tokens_map.json",
 )
 
+INDEX = "model.safetensors.index.json"
+
 # Fields of generation_config.json that change what is sampled, each with the values at which it changes nothing.
 SAMPLING_DEFAULTS: dict[str, tuple[Any, ...]] = {
     "repetition_penalty": (None, 1, 1.0),
@@ -265,7 +267,7 @@ class CheckpointFiles:
         Raises:
             InputError: a file is missing, was not fetched by Git LFS, or is cut off.
         """
-        index = self.folder / "model.safetensors.index.json"
+        index = self.folder / INDEX
         if index.is_file():
             names = sorted(set(_json(index).get("weight_map", {}).values()))
         else:

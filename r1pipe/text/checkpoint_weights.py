@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Literal
 
-from r1pipe.text.checkpoint_files import CheckpointFiles
+from r1pipe.text.checkpoint_files import INDEX, CheckpointFiles
 
 Level = Literal["error", "warning", "unchecked"]
 Found = tuple[Level, str, str, str]
@@ -14,6 +14,27 @@ Found = tuple[Level, str, str, str]
 
 # Layers of the language model: those that see or hear have more before their name.
 _LAYER = re.compile(r"(?:(?:model|language_model|transformer)\.)*(?:layers|h)\.(\d+)\.")
+
+
+def names_of_weights(files: CheckpointFiles) -> Iterator[Found]:
+    """The files of weights, of which transformers finds those with its own names."""
+    folder = files.folder
+    if (folder / "adapter_config.json").is_file():
+        yield (
+            "error",
+            "adapter_config.json",
+            "it is an adapter: transformers would load the model that this file names, whatever lies beside it",
+            "merge it into its model (peft: merge_and_unload) and save that; or, if that was done, remove the file",
+        )
+        return
+    found = sorted(file.name for file in folder.glob("*.safetensors"))
+    if found and not any((folder / name).is_file() for name in ("model.safetensors", INDEX)):
+        yield (
+            "error",
+            "",
+            f"transformers reads model.safetensors or what {INDEX} names, and here are {', '.join(found[:3])}",
+            "bring the index that was published with them, or the checkpoint in Hugging Face's format",
+        )
 
 
 def embedding_and_head(

@@ -4,80 +4,24 @@ from __future__ import annotations
 
 import json
 import lzma
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from families import DROPS_THINKING, OPENS_THINKING, change_json, write_json
+from sound_checkpoint import SOUND, added, look, sound_checkpoint, write_weights
 
 from r1pipe.config.artifact_checks import EMBEDDED
-from r1pipe.text.checkpoint_contract import Finding, Job, Use, check_checkpoint
 from r1pipe.text.checkpoint_files import read_checkpoint
 from r1pipe.text.rendering import read_template
 
 TOKENIZERS = Path(__file__).parents[3] / "shared" / "tokenizers"
-WORDS = ["<bos>", "<end>", "<|im_start|>", "<|im_end|>", "a", "b"]
-SOUND = (
-    "{{ bos_token }}{% for m in messages %}{{ m.role + ':' + m.content + '<end>' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
-)
-
-
-def added(content: str, number: int, special: bool = True) -> dict[str, Any]:
-    return {"id": number, "content": content, "special": special}
-
-
-def write_weights(folder: Path, **shapes: list[int]) -> None:
-    """A safetensors file of these shapes; the numbers are zeros."""
-    header: dict[str, Any] = {}
-    end = 0
-    for name, shape in shapes.items():
-        size = shape[0] * shape[1] * 4
-        header[name.replace("__", ".")] = {
-            "dtype": "F32",
-            "shape": shape,
-            "data_offsets": [end, end + size],
-        }
-        end += size
-    text = json.dumps(header).encode()
-    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + bytes(end))
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A sound checkpoint: its template begins with BOS and closes with the end token."""
-    folder = tmp_path / "mine"
-    folder.mkdir()
-    config = {
-        "architectures": ["Qwen2ForCausalLM"],
-        "vocab_size": 8,
-        "max_position_embeddings": 4096,
-        "tie_word_embeddings": True,
-        "eos_token_id": 1,
-    }
-    write_json(folder / "config.json", config)
-    write_json(folder / "generation_config.json", {"eos_token_id": 1})
-    write_json(folder / "tokenizer_config.json", {"bos_token": "<bos>", "eos_token": "<end>"})
-    post_processor = {
-        "type": "TemplateProcessing",
-        "single": [{"SpecialToken": {"id": "<bos>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
-        "pair": [],
-    }
-    tokenizer = {
-        "added_tokens": [added(word, number) for number, word in enumerate(WORDS[:4])],
-        "post_processor": post_processor,
-        "model": {"vocab": {word: number for number, word in enumerate(WORDS)}},
-    }
-    write_json(folder / "tokenizer.json", tokenizer)
-    (folder / "chat_template.jinja").write_text(SOUND)
-    write_weights(folder, model__embed_tokens__weight=[8, 2])
-    return folder
-
-
-def look(folder: Path, job: Job = "sft", **use: Any) -> list[Finding]:
-    return check_checkpoint(read_checkpoint(folder), Use(job, **use), "cold-start.inputs.model")
+    return sound_checkpoint(tmp_path / "mine")
 
 
 def template(text: str) -> Callable[[Path], None]:
@@ -341,10 +285,10 @@ FAULTS: dict[str, tuple[Callable[[Path], None], dict[str, Any], str, str, str]] 
     "weights that are cut off": (cut_off, DRAW, "error", "cut off", "download"),
     "quantized weights": (
         file("config.json", quantization_config={"quant_method": "awq"}),
-        {"job": "sft", "all_weights": True},
+        SFT,
         "error",
         "quantized (awq)",
-        "lora",
+        "bfloat16",
     ),
     "no language model": (
         file("config.json", architectures=["BertForMaskedLM"]),
@@ -354,7 +298,11 @@ FAULTS: dict[str, tuple[Callable[[Path], None], dict[str, Any], str, str, str]] 
         "ForCausalLM",
     ),
     "a classifier of many labels": (
-        file("config.json", id2label={"0": "a", "1": "b"}),
+        file(
+            "config.json",
+            id2label={"0": "a", "1": "b"},
+            architectures=["Qwen2ForSequenceClassification"],
+        ),
         {"job": "scoring"},
         "error",
         "2 labels",
@@ -373,8 +321,10 @@ def test_a_planted_fault_is_named(name: str, folder: Path) -> None:
 
 
 def test_a_sound_checkpoint_gives_no_word(folder: Path) -> None:
-    for use in (SFT, RL, DRAW, {"job": "reward model"}, {"job": "scoring"}, {"job": "other"}):
+    for use in (SFT, RL, DRAW, {"job": "reward model"}, {"job": "other"}):
         assert look(folder, **use, max_length=4096, max_tokens=4000) == []
+    change_json(folder / "config.json", architectures=["Qwen2ForSequenceClassification"])
+    assert look(folder, job="scoring") == []
 
 
 @pytest.mark.parametrize("name", ["base", "student"])
