@@ -13,7 +13,7 @@ import random
 import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
@@ -40,6 +40,14 @@ GIVE_UP_AFTER = 32
 # Tries to read a service's list of models, and seconds for one.
 OWNER_TRIES = 3
 OWNER_TIMEOUT_S = 5.0
+
+# What a service says of itself in its list of models -> the fields at which it draws from the model's own distribution.
+# vLLM and SGLang would else apply what the model's generation_config.json says.
+PLAIN_DRAWING: dict[str, dict[str, Any]] = {
+    "vllm": {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0},
+    "sglang": {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0},
+    "llamacpp": {"top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0},
+}
 
 # Status codes that are a mistake in the config, and what to do.
 MISTAKES = {
@@ -121,6 +129,8 @@ class Endpoint:
         self.max_in_flight = max_in_flight
         self.why = ""
 
+        # Whether the service takes optional fields; None until it has answered a request with them.
+        self._takes_optional: bool | None = None
         self._key = _key(url, api_key_env)
         limits = httpx2.Limits(max_connections=max_in_flight, max_keepalive_connections=max_in_flight)
         self._client = httpx2.Client(headers=_authorization(self._key), timeout=timeout, limits=limits)
@@ -138,14 +148,24 @@ class Endpoint:
         """
         return self._failures >= GIVE_UP_AFTER
 
-    def ask(self, body: Any, read: Callable[[Any], T]) -> T | None:
+    def ask(
+        self,
+        body: Any,
+        read: Callable[[Any], T],
+        optional: Mapping[str, Any] | None = None,
+    ) -> T | None:
         """Return `answer`, or None where there is none."""
         try:
-            return self.answer(body, read)
+            return self.answer(body, read, optional)
         except NoAnswer:
             return None
 
-    def ask_all(self, bodies: Sequence[Any], read: Callable[[Any], T]) -> list[T | None]:
+    def ask_all(
+        self,
+        bodies: Sequence[Any],
+        read: Callable[[Any], T],
+        optional: Mapping[str, Any] | None = None,
+    ) -> list[T | None]:
         """Call `ask` for each body, `max_in_flight` at a time; return the answers in order.
 
         Warns where answers are missing.
@@ -154,7 +174,7 @@ class Endpoint:
             return []
         self._failures = 0
         with ThreadPoolExecutor(min(self.max_in_flight, len(bodies))) as threads:
-            answers = list(threads.map(lambda body: self.ask(body, read), bodies))
+            answers = list(threads.map(lambda body: self.ask(body, read, optional), bodies))
         missing = sum(answer is None for answer in answers)
         if missing:
             warnings.warn(
@@ -163,17 +183,52 @@ class Endpoint:
             )
         return answers
 
-    def answer(self, body: Any, read: Callable[[Any], T]) -> T:
+    def answer(
+        self,
+        body: Any,
+        read: Callable[[Any], T],
+        optional: Mapping[str, Any] | None = None,
+    ) -> T:
         """Post a request and return what `read` makes of the reply. Once the service is given up, nothing is posted.
 
         Args:
             body: the request, as JSON.
             read: gets the reply; it raises Unreadable where the reply is not what was requested.
+            optional: further fields of the request, which a service may refuse because it does not know them. Then it
+                is asked without them from there on, with a warning.
 
         Raises:
             NoAnswer: no readable reply can be had.
             ConfigError: the service says that the request is a mistake of the config.
         """
+        if not optional or self._takes_optional is False:
+            return self._answer(body, read)
+        try:
+            answer = self._answer({**body, **optional}, read)
+        except NoAnswer as error:
+            if not error.refused or self._takes_optional:
+                raise
+            # Where this is refused as well, it was for another reason.
+            answer = self._answer(body, read)
+            self._leave_out(optional, error.why)
+            return answer
+        self._takes_optional = True
+        return answer
+
+    def _leave_out(self, optional: Mapping[str, Any], why: str) -> None:
+        with self._lock:
+            is_first = self._takes_optional is None
+            if is_first:
+                self._takes_optional = False
+        if is_first:
+            warnings.warn(
+                f"{self.url} refuses {', '.join(optional)} ({why}), so requests go without them: what it applies "
+                "by itself, as of the model's generation_config.json, it applies",
+                stacklevel=4,
+            )
+
+    def _answer(self, body: Any, read: Callable[[Any], T]) -> T:
+        """`answer` of a request with these fields and no others."""
         if self.gave_up:
             raise NoAnswer(self.why)
 
@@ -260,6 +315,16 @@ class Endpoint:
     def _without_key(self, text: str) -> str:
         """A service may repeat the key that it was sent, and what it says is quoted and written down."""
         return text.replace(self._key, "***") if self._key else text
+
+
+@lru_cache(maxsize=64)
+def plain_drawing(base_url: str, api_key_env: str | None) -> dict[str, Any]:
+    """The fields at which a service draws from the model's own distribution, whatever generation_config.json says.
+
+    Of a service that does not say what it is they are vLLM's, since many stand in front of one; it may refuse them.
+    """
+    owner = models_owner(base_url, api_key_env)
+    return PLAIN_DRAWING.get(owner, PLAIN_DRAWING["vllm"])
 
 
 def models_owner(base_url: str, api_key_env: str | None) -> str:

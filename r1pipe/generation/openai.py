@@ -7,8 +7,9 @@ its tags, and so is a tag that the prompt has already opened. A request that the
 too long, becomes a sample without text and with the reason; a later attempt of the stage asks again.
 
 vLLM, SGLang and llama.cpp apply what the model's generation_config.json says of top_k, min_p and repetition_penalty
-unless a request says otherwise. So requests to them say that nothing is cut off and nothing penalised; `extra` may say
-otherwise. Other services would refuse the fields. Which one it is stands in its list of models.
+unless a request says otherwise. So requests say that nothing is cut off and nothing penalised; `extra` may say
+otherwise. What service it is, and so what it calls the fields, stands in its list of models. A service that refuses
+them, as OpenAI's own does, is asked without them, with a warning.
 
 The budget is checked before each request, so it is exceeded by at most what is in flight then. Replies that could not
 be read are not counted, because their cost is unknown.
@@ -23,20 +24,13 @@ from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
-from r1pipe.endpoint import Endpoint, NoAnswer, Unreadable, models_owner
+from r1pipe.endpoint import Endpoint, NoAnswer, Unreadable, plain_drawing
 from r1pipe.errors import BudgetError, R1PipeError, StageError
 from r1pipe.generation.contract import Draw, Sample, Unit, sample_seed
 from r1pipe.schema import Sampling, SamplingEndpoint
 from r1pipe.text.chat_format import prefill_of
 from r1pipe.text.rendering import read_template, render_prompt
 from r1pipe.text.response import THINK_CLOSE, THINK_OPEN, join_response
-
-# What a service says of itself in its list of models -> the fields at which it draws from the model's own distribution.
-PLAIN_DRAWING: dict[str, dict[str, Any]] = {
-    "vllm": {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0},
-    "sglang": {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0},
-    "llamacpp": {"top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0},
-}
 
 
 class Service:
@@ -75,8 +69,8 @@ class Service:
     # Asked when something is drawn: whoever only plans needs no service.
     @cached_property
     def _plain_drawing(self) -> dict[str, Any]:
-        owner = models_owner(self._config.base_url, self._config.api_key_env)
-        return PLAIN_DRAWING.get(owner, {})
+        fields = plain_drawing(self._config.base_url, self._config.api_key_env)
+        return {name: value for name, value in fields.items() if name not in self._config.extra}
 
     def cohorts(self, rounds: bool) -> list[list[int]]:
         return [[row] for row in range(len(self._rows))]
@@ -92,7 +86,7 @@ class Service:
     def draw(self, unit: Unit) -> list[Sample]:
         ((row, index, _),) = unit.draws
         try:
-            sample = self._endpoint.answer(self._body(row, index), self._read_reply)
+            sample = self._endpoint.answer(self._body(row, index), self._read_reply, self._plain_drawing)
             return [_cut_behind(sample, self._sampling.stop)]
         except NoAnswer as error:
             if not error.refused:
@@ -108,7 +102,6 @@ class Service:
             "top_p": self._sampling.top_p,
             "max_tokens": self._sampling.max_tokens,
             "seed": sample_seed(self._seed, self._rows[row]["id"], index),
-            **self._plain_drawing,
             **self._config.extra,
         }
         # null in `extra` removes a field.

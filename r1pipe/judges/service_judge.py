@@ -12,7 +12,16 @@ from typing import Any, TypeVar
 
 from r1pipe.endpoint import GIVE_UP_AFTER, Unreadable
 from r1pipe.errors import InputError
-from r1pipe.rewards.judge import CORRECT, chat, chat_request, fill, guidelines_head, read_flag, read_object
+from r1pipe.rewards.judge import (
+    CORRECT,
+    chat,
+    chat_request,
+    fill,
+    guidelines_head,
+    plain_fields,
+    read_flag,
+    read_object,
+)
 from r1pipe.rewards.texts import after_thinking
 from r1pipe.schema import JudgeEndpoint
 from r1pipe.text.response import split_response
@@ -113,7 +122,8 @@ class EndpointJudge:
     def _ask(self, text: str, read: Callable[[Any], T]) -> T | None:
         config = self.config
         request = chat_request(config.model, self._guidelines + text, config.max_tokens, config.extra)
-        answer = self._service.ask(request, read)
+        plain = plain_fields(config)
+        answer = self._service.ask(request, read, plain)
         if self._service.gave_up:
             raise InputError(
                 f"the judge at {config.base_url} gave no answer {GIVE_UP_AFTER} times running: {self._service.why}",

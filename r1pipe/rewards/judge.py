@@ -19,7 +19,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from r1pipe.endpoint import Endpoint, Unreadable, endpoint
+from r1pipe.endpoint import Endpoint, Unreadable, endpoint, plain_drawing
 from r1pipe.errors import ConfigError
 from r1pipe.rewards.texts import Completion, after_thinking, prompt_of, text_of
 from r1pipe.schema import JudgeEndpoint, TextFile
@@ -85,6 +85,12 @@ def chat_request(
         "max_tokens": max_tokens,
         **(extra or {}),
     }
+
+
+def plain_fields(config: JudgeEndpoint) -> dict[str, Any]:
+    """The fields at which the judge decodes without penalties of its generation_config.json, which it may refuse."""
+    fields = plain_drawing(config.base_url, config.api_key_env)
+    return {name: value for name, value in fields.items() if name not in config.extra}
 
 
 def fill(template: str, **parts: str) -> str:
@@ -198,7 +204,11 @@ def judge(
             config.retries,
             config.max_in_flight,
         )
-        verdicts = service.ask_all(list(requests.values()), lambda reply: read_flag(reply, "correct"))
+        verdicts = service.ask_all(
+            list(requests.values()),
+            lambda reply: read_flag(reply, "correct"),
+            plain_fields(config),
+        )
         for i, verdict in zip(requests, verdicts, strict=True):
             rewards[i] = None if verdict is None else float(verdict)
     return rewards

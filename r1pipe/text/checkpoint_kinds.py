@@ -46,7 +46,7 @@ def kind_of_model(files: CheckpointFiles, *, trains: bool, classifies: bool) -> 
     """
     name = _architecture(files)
     model_type = files.config.get("model_type")
-    loaded = _loaded_as("CAUSAL_LM").get(model_type, "")
+    loaded = _loaded_as("CAUSAL_LM").get(str(model_type), "")
     if files.config.get("is_encoder_decoder") or (name and not _writes(name, files)):
         yield (
             "error",

@@ -50,7 +50,7 @@ def test_thinking_that_comes_apart_is_put_back_and_what_is_cut_is_not_finished(
 @pytest.mark.parametrize(
     ("kind", "extra", "sent"),
     [
-        ("writer", {}, (None, None, None)),
+        ("writer", {}, (-1, 0.0, 1.0)),
         ("vllm", {}, (-1, 0.0, 1.0)),
         ("vllm", {"top_k": 20, "repetition_penalty": None}, (20, 0.0, None)),
     ],
@@ -58,11 +58,34 @@ def test_thinking_that_comes_apart_is_put_back_and_what_is_cut_is_not_finished(
 def test_a_service_draws_from_the_model_s_own_distribution(
     kind: str, extra: dict[str, Any], sent: tuple[Any, ...], here: Any
 ) -> None:
-    """vLLM would apply the checkpoint's generation_config.json; other services would refuse the fields."""
+    """vLLM would apply the checkpoint's generation_config.json, also behind a service that does not say so."""
     with writer(kind) as service:
         sample(None, rows(1), Sampling(**sampling(service, n=1, extra=extra)), "chat", here=here, seed=0)
         asked = stats(service)["last"]
     assert tuple(asked.get(name) for name in ("top_k", "min_p", "repetition_penalty")) == sent
+
+
+def test_a_service_that_refuses_the_fields_is_asked_without_them(here: Any) -> None:
+    """As OpenAI's own does, with 400; what was asked for by `extra` stays."""
+    with writer("strict") as service:
+        settings = Sampling(**sampling(service, extra={"top_k": 20}, max_in_flight=2))
+        with pytest.warns(UserWarning, match="refuses min_p, repetition_penalty .status 400") as told:
+            drawn = sample(None, rows(2), settings, "chat", here=here, seed=0)
+        counted = stats(service)
+    assert sum(one.category is UserWarning for one in told) == 1
+    assert all(one.text for samples in drawn for one in samples)
+    assert "min_p" not in counted["last"] and counted["last"]["top_k"] == 20
+    # Those in flight when the first was refused, and no more.
+    assert 1 <= counted["refused"] <= 2 and counted["requests"] == 16 + counted["refused"]
+
+
+def test_a_refusal_for_another_reason_changes_nothing(here: Any) -> None:
+    with writer() as service:
+        settings = Sampling(**sampling(service, "too-long", max_in_flight=1))
+        drawn = sample(None, rows(2), settings, "chat", here=here, seed=0)
+        assert stats(service)["last"]["repetition_penalty"] == 1.0
+    assert {one.refused for one in drawn[0]} == {"""status 400: '{"error": "context length exceeded"}'"""}
+    assert not any(one.refused for one in drawn[1])
 
 
 @pytest.mark.parametrize(
