@@ -47,7 +47,7 @@ class Training(Model):
     save_minutes: float = Field(default=10.0, gt=0, le=100_000)
     """Where save_every is not set: minutes between checkpoints (our choice).
 
-    There are more of them where making a checkpoint would take more than 3 % of the time.
+    They become more where checkpoints would take more than 3 % of the training's time.
     """
 
     trl: dict[str, Any] = Field(default_factory=dict)

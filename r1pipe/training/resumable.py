@@ -32,7 +32,8 @@ from r1pipe.training import checkpoints
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
-# Checkpoints that are made by the clock take at most this share of the time (our choice).
+# Checkpoints that are made by the clock take at most this share of an attempt's time (our choice). What the first one
+# takes is not known before.
 MOST_OF_THE_TIME = 0.03
 
 
@@ -334,27 +335,37 @@ class Saving(TrainerCallback):
         self.trainer = trainer
         self.every = training.save_every
         self.seconds = training.save_minutes * 60
-        self._last = time.monotonic()
+        self._began = time.monotonic()
+        self._last = self._began
+        # What this attempt's checkpoints took, and the dearest of them.
+        self._spent = 0.0
+        self._dearest = 0.0
 
     def saved(self, seconds: float) -> None:
-        """A checkpoint was made, which took so long. The next one waits until that is a small share of the time."""
+        """A checkpoint was made, which took so long."""
         self._last = time.monotonic()
-        if self.every is None:
-            self.seconds = max(self.seconds, seconds / MOST_OF_THE_TIME)
+        self._spent += seconds
+        self._dearest = max(self._dearest, seconds)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.trainer._take_up()
-        self._last = time.monotonic()
+        self._began = time.monotonic()
+        self._last = self._began
+
+    def _is_due(self, step: int) -> bool:
+        """By the clock: `save_minutes` have passed, and one more checkpoint leaves the cost of all a small share."""
+        if self.every is not None:
+            return step % self.every == 0
+        now = time.monotonic()
+        is_small = self._spent + self._dearest <= MOST_OF_THE_TIME * (now - self._began)
+        return now - self._last >= self.seconds and is_small
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if self.every is not None:
-            due = state.global_step % self.every == 0
-        else:
-            due = time.monotonic() - self._last >= self.seconds
+        due = self._is_due(state.global_step)
         stops = self.trainer.stop_signal is not None
         if self.trainer.here.world_size > 1:
             due, stops = self._agreed(due and self.trainer.here.main, stops)

@@ -10,7 +10,7 @@ import pytest
 from preloaded import processes
 from stage_runs import attempt, differences, file_events, lines, run
 
-from r1pipe.training.checkpoints import checkpoints
+from r1pipe.training.checkpoints import PREFIX, checkpoints, newest_whole
 
 UPDATE = "method:transformers.trainer/Trainer._maybe_log_save_evaluate"
 BACKWARD = "method:accelerate.accelerator/Accelerator.backward"
@@ -86,6 +86,9 @@ PLACES = {
     "distill": {"in the backward pass": f"{BACKWARD}:7", "before it is renamed": f"{PUBLISH}:2"},
 }
 
+# Updates between checkpoints (tests/training/stage_runs.py).
+INTERVALS = {"sft": 2, "distill": 2, "grpo": 3, "pairwise": 2, "pointwise": 2, "pretrain": 3}
+
 
 @pytest.fixture(scope="module")
 def whole(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory):
@@ -117,6 +120,8 @@ def test_killed_anywhere_it_ends_the_same(
     tiny_checkpoint: Path, tmp_path: Path, whole, kind: str, place: str
 ) -> None:
     assert run(kind, tiny_checkpoint, tmp_path, place) == -signal.SIGKILL
+    lost = max([line.get("step", 0) for line in _lines(tmp_path)], default=0) - _newest(tmp_path)
+    assert lost <= INTERVALS[kind], "at most what was made since the last checkpoint"
     assert run(kind, tiny_checkpoint, tmp_path) == 0, (tmp_path / "log").read_text()[-2000:]
     assert differences(tmp_path, whole(kind)) == []
 
@@ -198,6 +203,12 @@ def test_a_signal_makes_a_checkpoint_of_the_last_update(
     assert not list((tmp_path / "workdir").glob("saves-when-stopped"))
     assert run(kind, tiny_checkpoint, tmp_path, **changes) == 0
     assert differences(tmp_path, whole(kind)) == []
+
+
+def _newest(folder: Path) -> int:
+    """The update of the newest whole checkpoint; 0 where there is none."""
+    path, _ = newest_whole(folder / "workdir/trainer")
+    return int(path.name.removeprefix(PREFIX)) if path else 0
 
 
 def _lines(folder: Path) -> list[dict]:
