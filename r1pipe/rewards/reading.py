@@ -41,6 +41,14 @@ _LETTERS = re.compile(r"(?<![A-Za-z0-9_'])([A-J])(?![A-Za-z0-9_'])(?!\s+[a-z])")
 _BEHIND_A_LETTER = re.compile(r"[\s)\].*$}]*")
 _INLINE_MATH = re.compile(r"\$([^$]+)\$|\\\((.+?)\\\)")
 
+# What a number may be written as besides digits: a formula, a fraction, a x 10^n.
+_FORMULA = re.compile(
+    r"\$[^$\n]+\$|\\\(.+?\\\)"
+    r"|(?:(?<![\w)\]}])[-−])?(?:\d+\s*)?\\[dt]?frac\s*(?:\{\s*\d+\s*\}|\d)\s*(?:\{\s*\d+\s*\}|\d)"
+    r"|(?:(?<![\w)\]}])[-−])?\d+(?:\.\d+)?\s*(?:×|\\times|\\cdot)\s*10\s*\^\s*(?:\{\s*-?\d+\s*\}|-?\d+)"
+)
+_BEFORE_A_LAST_PART = ("{", "^", "frac", "^{-", "^-")
+
 # Before the gold words these deny them or offer them as one of several.
 _HEDGES = ("not", "no", "isn't", "or", "and", "nor", "never", "不", "非", "没", "或", "和", "不是", "并非")
 _CHINESE_HEDGES = tuple(hedge for hedge in _HEDGES if not hedge.isascii())
@@ -186,6 +194,8 @@ def _read_inside(
         reading = _read_number_inside(prose)
     elif kind == "words":
         reading = _read_words_inside(prose, words_key(gold))
+    else:
+        reading = _read_formula_inside(prose)
     return content if reading is None else reading
 
 
@@ -198,22 +208,62 @@ def _read_words_inside(prose: str, gold: str) -> str | None:
     return _closing_words(line, gold) if is_said else None
 
 
+def _read_formula_inside(prose: str) -> str | None:
+    """The only formula of a sentence; None where there is another, or a doubt."""
+    formulas = list(_INLINE_MATH.finditer(prose))
+    if len(formulas) != 1 or not _is_one_sentence(prose):
+        return None
+    (formula,) = formulas
+    around = prose[: formula.start()] + prose[formula.end() :]
+    return None if _DOUBTS.search(around) else formula[1] or formula[2]
+
+
 def _read_number_inside(prose: str) -> str | None:
     """The only number of a sentence, or the one that it says is the answer; None where it is not that clear."""
     last = _last_number(prose)
     if last is None:
         return None
-    before = prose[: last.start()].rstrip()
-    if _OF_A_FORMULA.match(prose, last.end()) or before.endswith(_OPENS_A_FORMULA):
+    formula = _formula_of(prose, last)
+    start, end = formula.span() if formula else last.span()
+    before = prose[:start].rstrip()
+    if not formula and (_OF_A_FORMULA.match(prose, end) or before.endswith(_OPENS_A_FORMULA)):
         return None
-    value = parse(last[0]).value
-    is_alone = all(parse(number[0]).value == value for number in _NUMBERS.finditer(prose))
+    given = _content(formula) if formula else last[0].strip()
+    value = parse(given).value
+    is_alone = all(
+        parse(number[0]).value == value
+        for number in _NUMBERS.finditer(prose)
+        if not start <= number.start() < end
+    )
     # The cheap questions first: most texts are copied prose of many sentences and numbers.
     if not is_alone and not (
         _is_one_sentence(prose) and _SAYS.search(before) and len(_STATES.findall(prose)) <= 1
     ):
         return None
-    return None if _DOUBTS.search(prose) else last[0].strip()
+    return None if _DOUBTS.search(prose) else given
+
+
+def _formula_of(text: str, number: re.Match[str]) -> re.Match[str] | None:
+    """The formula that a number is a part of, where all of it is one number: `$\\frac{1}{2}$`, `3×10^4`."""
+    # Most numbers are no part of one, and this question is cheap: \frac{1}{2}, \frac12, 10^4.
+    if not text.endswith(_BEFORE_A_LAST_PART, 0, number.start()):
+        return None
+    start = text.rfind("\n", 0, number.start()) + 1
+    end = text.find("\n", number.end())
+    line_end = end if end >= 0 else len(text)
+    for formula in _FORMULA.finditer(text, start, line_end):
+        is_part = formula.start() <= number.start() and number.end() <= formula.end()
+        if is_part and parse(_content(formula)).number is not None:
+            return formula
+    return None
+
+
+def _content(formula: re.Match[str]) -> str:
+    """A formula without the marks around it."""
+    text = formula[0]
+    if text.startswith("$"):
+        return text[1:-1].strip()
+    return text[2:-2].strip() if text.startswith("\\(") else text
 
 
 def _is_one_sentence(prose: str) -> bool:
@@ -274,16 +324,19 @@ def _read_last_number(summary: str) -> str | None:
         last = _last_number(summary)
     if last is None:
         return None
-    before = summary[max(start, last.start() - 40) : last.start()]
+    formula = _formula_of(summary, last)
+    given = _content(formula) if formula else last[0].strip()
+    begins = formula.start() if formula else last.start()
+    before = summary[max(start, begins - 40) : begins]
     if not before or before.isspace():
-        return last[0].strip()
+        return given
     if _DENIES.search(before):
         return None
     if _OFFERS.search(before):
-        numbers = list(_NUMBERS.finditer(summary, start))
-        if len(numbers) > 1 and parse(numbers[-2][0]).value != parse(last[0]).value:
+        numbers = [number for number in _NUMBERS.finditer(summary, start) if number.start() < begins]
+        if numbers and parse(numbers[-1][0]).value != parse(given).value:
             return None
-    return last[0].strip()
+    return given
 
 
 def _read_letter(text: str) -> str | None:

@@ -38,6 +38,14 @@ SENTENCES = [
     ("小明一共有72个苹果。", "72"),
     ("The answer is **72**.", "72"),
     ("-5 degrees", "-5"),
+    ("The answer is $\\frac{1}{2}$.", "1/2"),
+    ("The answer is \\(-\\dfrac{1}{2}\\).", "-1/2"),
+    ("So it is \\frac{1}{2} of a cup.", "1/2"),
+    ("The answer is $1\\frac{3}{4}$ cups.", "7/4"),
+    ("So the speed is 3×10^4 m.", "30000"),
+    ("The answer is $3 \\times 10^4$.", "30000"),
+    ("The answer is $\\sqrt{5}$.", "\\sqrt{5}"),
+    ("The sum is $60 + 12 = 72$.", "72"),
 ]
 
 
@@ -65,6 +73,12 @@ SEVERAL = [
     ("(A)/(B)", "A"),
     ("答案是B或C", "B"),
     ("Rome or Paris", "Paris"),
+    ("It is $\\frac13$ or $\\frac12$.", "1/2"),
+    ("The answer is not $\\frac{1}{2}$.", "1/2"),
+    # a part of a number, and a product that was not carried out
+    ("The answer is $\\frac{1}{2}$.", "2"),
+    ("The answer is $3 \\times 10^4$.", "4"),
+    ("The answer is $\\frac{84}{2}$.", "42"),
 ]
 
 
