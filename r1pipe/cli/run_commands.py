@@ -24,8 +24,10 @@ from r1pipe.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from r1pipe.config.loader import Pipeline
     from r1pipe.run.console import Console
     from r1pipe.run.plan import Plan
+    from r1pipe.run.planning.figure_plan import FigurePlan
 
 
 def run_all(
@@ -150,22 +152,101 @@ def _dry_run(plan: Plan, console: Console, arguments: Sequence[str]) -> None:
             )
 
 
-def plan(config: Config, sets: Sets = None, run: Run = None, json: Json = False) -> None:
-    """Show the figure with the state of every stage, and what is wrong with its checkpoints and first rows."""
+def plan(
+    config: Config,
+    gpu: Annotated[
+        str | None,
+        typer.Option("--gpu", metavar="CARD", help="plan for this card, e.g. h100, h200, a100, rtx4090"),
+    ] = None,
+    gpus: Annotated[int | None, typer.Option("--gpus", min=1, help="GPUs of a machine")] = None,
+    nodes: Annotated[int | None, typer.Option("--nodes", min=1, help="machines")] = None,
+    memory: Annotated[
+        float | None, typer.Option("--memory", min=1, help="GiB of a GPU, where its card is not known")
+    ] = None,
+    price: Annotated[float | None, typer.Option("--price", min=0, help="of a GPU's hour")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            metavar="NAME",
+            help="in the place of the models that you bring: a folder with config.json, or a name such as "
+            "Qwen2.5-1.5B; models and data need not be here then",
+        ),
+    ] = None,
+    length: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--length",
+            metavar="STAGE=TOKENS",
+            help="mean tokens of a stage's responses, or UPDATE:TOKENS,UPDATE:TOKENS (repeatable)",
+        ),
+    ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="first measure this machine's speed, for a minute or less")
+    ] = False,
+    sets: Sets = None,
+    run: Run = None,
+    json: Json = False,
+) -> None:
+    """Show the figure with the state of every stage, what is wrong with its checkpoints and first rows, and what it
+    takes: memory of a GPU, tokens, time, money, disk."""
     from r1pipe.config.loader import load
+    from r1pipe.run.planning.calibration import measured_efficiency
+    from r1pipe.run.planning.figure_plan import as_json, asked_machine, plan_figure
+    from r1pipe.run.planning.known_models import named_shape
+    from r1pipe.run.planning.lengths import stated
+
+    shape = named_shape(model) if model else None
+    lengths = dict(stated(text) for text in length or [])
+    on_paper = model is not None
+    pipeline = load(config, sets or [], run, on_paper=on_paper)
+    machine = asked_machine(gpu, gpus, nodes, memory, measured_efficiency(again=measure))
+    needs = plan_figure(
+        pipeline,
+        machine,
+        price=price,
+        model=shape,
+        lengths=lengths,
+    )
+    if on_paper:
+        _show_needs(needs, json)
+        return
+    _show_plan(pipeline, needs, as_json(needs) if json else None)
+
+
+def _show_needs(needs: FigurePlan, json: bool) -> None:
+    """What a figure takes, whose models and data are not here."""
+    from r1pipe.run.console import make_console
+    from r1pipe.run.planning.figure_plan import as_json
+    from r1pipe.run.planning.plan_table import plan_lines
+
+    if json:
+        print_json(as_json(needs))
+        return
+    console = make_console()
+    for line in plan_lines(needs):
+        console.line(line)
+
+
+def _show_plan(pipeline: Pipeline, needs: FigurePlan, needs_json: dict[str, Any] | None) -> None:
+    """States, findings and needs."""
     from r1pipe.run.console import make_console
     from r1pipe.run.findings import Teller, findings_of, refuse_errors
     from r1pipe.run.plan import make_plan
+    from r1pipe.run.planning.plan_table import plan_lines
 
-    figure = make_plan(load(config, sets or [], run))
-    if json:
+    figure = make_plan(pipeline)
+    if needs_json is not None:
         findings = findings_of(figure)
-        print_json(_plan_as_json(figure) | {"findings": [asdict(finding) for finding in findings]})
+        shown = [asdict(finding) for finding in findings]
+        print_json(_plan_as_json(figure) | {"findings": shown} | needs_json)
         refuse_errors(figure, findings)
-    else:
-        console = make_console()
-        console.figure(figure)
-        Teller(console.note).tell(figure, findings_of(figure))
+        return
+    console = make_console()
+    console.figure(figure)
+    for line in plan_lines(needs):
+        console.line(line)
+    Teller(console.note).tell(figure, findings_of(figure))
 
 
 def _plan_as_json(figure: Plan) -> dict[str, Any]:

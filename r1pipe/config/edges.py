@@ -150,8 +150,8 @@ def _edge(stage: str, port: Port, node: Node, names: Names, problems: Mistakes) 
         try:
             text = expand_variables(text)
         except KeyError as error:
-            problems.add(*_unset(label, error, node.origin))
-            return None
+            problems.absent(*_unset(label, error, node.origin))
+            return Edge(text, text, port.type, "path") if problems.on_paper else None
 
     if text.startswith("hub:"):
         if not HUB_ID.fullmatch(text):
@@ -214,8 +214,8 @@ def _existing_path(
     missing = missing_parts(type_, path, first_row=type_ not in ROW_TYPES)
     if missing:
         fix = "" if path.exists() else "relative paths start from the YAML that states them"
-        problems.add(f"{label}: {missing}", origin, fix)
-        return None
+        problems.absent(f"{label}: {missing}", origin, fix)
+        return path if problems.on_paper else None
     return path
 
 

@@ -144,13 +144,20 @@ class Pipeline:
         return f"r1pipe run-stage {stage} -c {shorten(self.file.absolute())}{named}"
 
 
-def load(file: Path, sets: Sequence[str] = (), run: str | None = None) -> Pipeline:
+def load(
+    file: Path,
+    sets: Sequence[str] = (),
+    run: str | None = None,
+    *,
+    on_paper: bool = False,
+) -> Pipeline:
     """Read and check a config.
 
     Args:
         file: the YAML.
         sets: `a.b.c=VALUE`, applied in order after `extends`.
         run: the run's name; else the YAML's `run:`, else the file's stem.
+        on_paper: paths and variables of what the user brings may lead nowhere; the pipeline can be planned, not run.
 
     Raises:
         ConfigError: with every mistake found.
@@ -159,7 +166,7 @@ def load(file: Path, sets: Sequence[str] = (), run: str | None = None) -> Pipeli
     for statement in sets:
         tree = assign(tree, statement)
 
-    problems = Mistakes()
+    problems = Mistakes(on_paper)
     shown = shorten(file.absolute())
     refuse_secrets(tree, shown)
     for key, node in tree.value.items():

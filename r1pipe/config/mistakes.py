@@ -18,7 +18,20 @@ class Mistake:
 
 
 class Mistakes(list[Mistake]):
-    """The mistakes found so far."""
+    """The mistakes found so far.
+
+    Args:
+        on_paper: what the user will bring need not be here yet: a config is planned, not run.
+    """
+
+    def __init__(self, on_paper: bool = False) -> None:
+        super().__init__()
+        self.on_paper = on_paper
+
+    def absent(self, what: str, where: Origin | str, fix: str = "") -> None:
+        """Add a mistake that is none on paper: something is not on this machine."""
+        if not self.on_paper:
+            self.add(what, where, fix)
 
     def add(self, what: str, where: Origin | str, fix: str = "") -> None:
         self.append(Mistake(what, str(where), fix))

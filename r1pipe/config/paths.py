@@ -124,7 +124,7 @@ def _resolve(node: Node, files: dict[Keys, Path], problems: Mistakes, keys: Keys
         path = expand(node.value, node.origin.base)
     except KeyError as error:
         name = error.args[0]
-        problems.add(f"the environment variable {name} is not set", node.origin, f"export {name}=...")
+        problems.absent(f"the environment variable {name} is not set", node.origin, f"export {name}=...")
         return node.value
 
     odd = oddity(path)
@@ -137,6 +137,6 @@ def _resolve(node: Node, files: dict[Keys, Path], problems: Mistakes, keys: Keys
     exists = path.exists() or (glob.has_magic(str(path)) and glob.glob(str(path), recursive=True))
     if not exists:
         dotted = ".".join(map(str, keys))
-        problems.add(f"{dotted}: nothing is at '{node.value}'", node.origin, f"looked for {path}")
+        problems.absent(f"{dotted}: nothing is at '{node.value}'", node.origin, f"looked for {path}")
     files[keys] = path
     return str(path)

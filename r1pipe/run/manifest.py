@@ -67,8 +67,19 @@ def finished_manifest(
     stage: Stage, record: dict[str, Any], result: dict[str, Any], outputs: dict[str, Any]
 ) -> dict[str, Any]:
     """manifest.json of a stage that has run, from its stage.json and its worker's result."""
-    copied = ("stage", "kind", "fingerprint", "material", "read", "isolation", "wall_s", "start_s", "gpu")
-    manifest = {key: record[key] for key in copied}
+    copied = (
+        "stage",
+        "kind",
+        "fingerprint",
+        "material",
+        "read",
+        "isolation",
+        "wall_s",
+        "start_s",
+        "gpu",
+        "predicted",
+    )
+    manifest = {key: record[key] for key in copied if key in record}
     manifest |= {"outputs": outputs, "metrics": result["metrics"]}
     if result.get("launched"):
         manifest["launched"] = result["launched"]

@@ -12,6 +12,7 @@ from r1pipe.run.console import Console
 from r1pipe.run.findings import Teller, findings_of, refuse_errors
 from r1pipe.run.interrupts import TimeLimit, interruptible
 from r1pipe.run.plan import Plan, check_machine, fetch_hub, refuse, why_not_isolated
+from r1pipe.run.planning.grading import predictions
 from r1pipe.run.stage_runner import adopt, run_stage
 from r1pipe.run.states import StageState
 from r1pipe.run.store import write_json
@@ -63,6 +64,7 @@ def run(replan: Callable[[], Plan], console: Console, minutes: float | None = No
         # `status`, `logs` and `data` read a run without its YAML, which may have changed or moved since.
         write_json(plan.folder.path / "config.json", plain(plan.pipeline.tree))
         retire(plan, console)
+        planned = predictions(plan.pipeline)
         for name in plan.todo:
             limit.check()
             stage = plan.pipeline.stages[name]
@@ -79,6 +81,7 @@ def run(replan: Callable[[], Plan], console: Console, minutes: float | None = No
                     beat=lock.beat,
                     limit=limit,
                     isolated=reason is None,
+                    predicted=planned.get(name),
                 )
             plan.states[name] = StageState("done")
             # After each stage, so that a kill loses no hashes: a checkpoint of many gigabytes takes minutes to hash.

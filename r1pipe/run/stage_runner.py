@@ -16,6 +16,7 @@ from r1pipe.run.inputs import locate_inputs
 from r1pipe.run.interrupts import TimeLimit
 from r1pipe.run.manifest import adopted_manifest, describe_output, finished_manifest, stage_record
 from r1pipe.run.plan import Plan
+from r1pipe.run.planning.grading import remark
 from r1pipe.run.records import read_object, sealed
 from r1pipe.run.store import StageFolder, last_progress, write_json
 
@@ -29,6 +30,7 @@ def run_stage(
     beat: Callable[[], None],
     limit: TimeLimit,
     isolated: bool,
+    predicted: dict[str, float] | None = None,
 ) -> None:
     """Run a stage and publish what it made.
 
@@ -36,6 +38,7 @@ def run_stage(
         beat: called several times a second while the stage runs; keeps the run's lock alive.
         limit: ends the stage's processes when the time is up; what they have finished by then is published.
         isolated: code can be executed in isolation on this machine.
+        predicted: what was planned for it, for the record.
 
     Raises:
         InputError: a published input is not what was published.
@@ -56,7 +59,7 @@ def run_stage(
         read,
         isolated=isolated,
     )
-    record |= {"attempt": attempt, "wall_s": earlier_s}
+    record |= {"attempt": attempt, "wall_s": earlier_s, "predicted": predicted or {}}
     write_json(folder.stage_json, sealed(record))
     console.begin(stage, attempt, record["resumed"])
     for name, path in stage.own_files.items():
@@ -114,6 +117,9 @@ def run_stage(
     folder.publish(manifest)
     plan.digests.moved(folder.partial, folder.out)
     console.end(stage, manifest["wall_s"], manifest["metrics"])
+    off = remark(manifest)
+    if off:
+        console.note(f"{stage.name}: {off}")
 
 
 def _failure(

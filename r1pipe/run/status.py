@@ -11,6 +11,7 @@ from r1pipe.config.edges import NAME
 from r1pipe.config.yamltree import nearest
 from r1pipe.errors import InputError
 from r1pipe.run.console import MARKS, seconds, shown
+from r1pipe.run.planning.grading import graded
 from r1pipe.run.records import damaged, read_object
 from r1pipe.run.score_tables import score_lines
 from r1pipe.run.store import RUNS, RunFolder, StageFolder, holder_in, last_progress
@@ -120,6 +121,7 @@ def _stage_status(
     status: dict[str, Any] = {"name": name, "state": "missing", "wall_s": record.get("wall_s", 0.0)}
     if manifest:
         status["state"] = "done"
+        status |= graded(manifest)
     elif record:
         # The driver goes on for a moment after a worker has failed.
         failed = any(folder.path.glob("error.*.json"))
@@ -161,6 +163,7 @@ def status_lines(status: dict[str, Any]) -> list[str]:
         line = f"  {MARKS.get(stage['state'], '◐')} {stage['state']:8} {stage['name']}"
         if stage["wall_s"]:
             line += f"  {seconds(stage['wall_s'])}"
+        line += _planned(stage)
         progress = stage.get("progress")
         if "why" in stage:
             line += f"  {stage['why']}"
@@ -168,6 +171,16 @@ def status_lines(status: dict[str, Any]) -> list[str]:
             line += f"  {progress['done']}/{progress['total']}  {shown(progress)}"
         lines.append(line)
     return lines + score_lines(status["scores"])
+
+
+def _planned(stage: dict[str, Any]) -> str:
+    """What was planned, where it was off by more than 30 %."""
+    said = []
+    for name, ratio in stage.get("off", {}).items():
+        value = stage["predicted"][name]
+        shown_value = seconds(value) if name == "wall_s" else f"{value:.1f} GiB"
+        said.append(f"{shown_value} planned: {ratio:g} x")
+    return f"  ({'; '.join(said)})" if said else ""
 
 
 # --- logs -------------------------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ class Efficiency:
         kernel: seconds that the CPU takes to start the kernels of one layer, forward and backward.
         step: seconds of a step of drawing for each layer beside the reading of weights, by CUDA graph.
         loop: the same in a plain loop.
+        drawing: share of the data sheet's operations that the tokens of a step reach.
         measured: where and when.
     """
 
@@ -42,6 +43,7 @@ class Efficiency:
     kernel: float = 2.5e-3
     step: float = 35e-6
     loop: float = 1.0e-3
+    drawing: float = 0.5
     measured: str = ""
 
 
@@ -49,10 +51,44 @@ class Efficiency:
 DEFAULT = Efficiency(measured="H100, 2026-11-22, 286312d")
 
 
-def pass_seconds(
-    training: Training, card: Card, efficiency: Efficiency = DEFAULT, mean_length: float = 0.0
-) -> float:
-    """Seconds of a forward and backward pass of `training.tokens` tokens.
+@dataclass(frozen=True)
+class Rates:
+    """What the makers of a model have published of training and serving it.
+
+    Attributes:
+        trained: tokens a second and GPU.
+        drawn: tokens a second and GPU, over all sequences.
+        speed: tokens a second of one sequence.
+    """
+
+    trained: float
+    drawn: float
+    speed: float
+    source: str
+
+
+# A mixture of experts over many machines needs parallelism that r1pipe does not have: its plan takes published rates.
+# DeepSeek-V3: 180,000 H800 hours for 10^12 tokens (arXiv 2412.19437, 1); 14,800 tokens a second from a node of eight,
+# and 20 to 22 tokens a second to a reader (github.com/deepseek-ai/open-infra-index, day 6, 2025-03-01).
+PUBLISHED = {
+    ("deepseek_v3", "h800"): Rates(
+        trained=1e12 / (180_000 * 3600),
+        drawn=14_800 / 8,
+        speed=21.0,
+        source="rates that DeepSeek has published for V3 on H800, not r1pipe's own",
+    ),
+}
+
+
+def published_rates(training: Training, card: Card) -> Rates | None:
+    """The published rates of a model that is spread over several machines."""
+    if training.ranks <= 8:
+        return None
+    return PUBLISHED.get((training.shape.family, card.name))
+
+
+def pass_flops(training: Training, mean_length: float = 0.0) -> float:
+    """Floating-point operations of a forward and backward pass.
 
     Args:
         mean_length: tokens of a sequence of the pass; none = the pass is one sequence.
@@ -63,23 +99,79 @@ def pass_seconds(
     per_parameter = FORWARD + TO_INPUTS
     if training.adapter is None:
         per_parameter += TO_WEIGHTS
+    # The output layer is not checkpointed. RL's head computes its logits a second time.
+    head = per_parameter + (FORWARD if training.head == "fused" else 0)
+    if training.head == "reward":
+        head = 0
     if training.checkpointing:
         per_parameter += FORWARD
     flops = tokens * shape.active_matrices * per_parameter
-    # The output layer is not checkpointed. RL's head computes its logits a second time.
-    head = per_parameter - (FORWARD if training.checkpointing else 0)
-    head += FORWARD if training.head == "fused" else 0
     flops += tokens * shape.head * head
     # Causal: half of the others, on average. The backward pass has five products for the forward's two.
     forwards = 2 if training.checkpointing else 1
-    flops += tokens * shape.attention_flops(length / 2) * (forwards + 2.5)
-    matrices = flops / (card.flops * efficiency.matrices)
-    moved = efficiency.traffic * kept_per_token(training) * shape.layers * tokens
+    return flops + tokens * shape.attention_flops(length / 2) * (forwards + 2.5)
+
+
+def pass_seconds(
+    training: Training,
+    card: Card,
+    efficiency: Efficiency = DEFAULT,
+    mean_length: float = 0.0,
+) -> float:
+    """Seconds of a forward and backward pass of `training.tokens` tokens; `mean_length` as in pass_flops."""
+    shape = training.shape
+    matrices = pass_flops(training, mean_length) / (card.flops * efficiency.matrices)
+    moved = efficiency.traffic * kept_per_token(training) * shape.layers * training.tokens
     # A checkpointed layer goes forward twice, which is a third more.
     moved *= 4 / 3 if training.checkpointing else 1
     element_wise = moved / (card.bandwidth * efficiency.bandwidth)
     launches = shape.layers * efficiency.kernel
+    if not training.gpu:
+        # A CPU starts the next kernel when the last one is done; a GPU has a queue.
+        return matrices + element_wise + launches
     return max(matrices + element_wise, launches)
+
+
+def forward_seconds(
+    training: Training,
+    card: Card,
+    efficiency: Efficiency = DEFAULT,
+    mean_length: float = 0.0,
+) -> float:
+    """Seconds of a forward pass alone: a third of both, or a quarter where layers go forward twice."""
+    both = pass_seconds(
+        training,
+        card,
+        efficiency,
+        mean_length,
+    )
+    return both / (4 if training.checkpointing else 3)
+
+
+def communication_seconds(
+    training: Training,
+    card: Card,
+    gpus: int,
+    passes: float,
+    updates: float,
+) -> float:
+    """Seconds in which ranks send weights and gradients to each other, where nothing hides them.
+
+    Args:
+        gpus: of a machine.
+        passes: forward and backward passes of a rank.
+    """
+    if training.ranks == 1:
+        return 0.0
+    bandwidth = card.link if training.ranks <= gpus else card.network
+    weights = HALF * training.shape.parameters
+    gradients = (HALF if training.zero else 4) * training.trained
+    # Reduced to shards, and gathered again: each rank sends nearly all of it, twice.
+    sent = updates * 2 * gradients
+    if training.zero == 3 or training.profile == "fsdp2":
+        gathers = 3 if training.checkpointing else 2
+        sent = passes * (gathers * weights + gradients)
+    return sent / bandwidth
 
 
 def update_seconds(training: Training, card: Card, efficiency: Efficiency = DEFAULT) -> float:
@@ -113,8 +205,8 @@ def drawing_seconds(
     steps = longest * (weights + shape.layers * own)
     # Each token reads the cache of those before it.
     cache = HALF * shape.cache_numbers * (prompt + mean / 2) * mean * rows / bandwidth
-    flops = FORWARD * shape.active * mean * rows / (card.flops * efficiency.matrices)
-    return max(steps, flops) + cache
+    flops = FORWARD * shape.active * mean * rows / (card.flops * efficiency.drawing)
+    return steps + flops + cache
 
 
 def _visited(shape: ModelShape, rows: int) -> float:

@@ -1,0 +1,680 @@
+"""A stage's work on a machine: memory of a GPU, tokens, operations, seconds, disk."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from r1pipe.run.planning.cards import Card
+from r1pipe.run.planning.footprint import FLOAT, HALF, Footprint, Rollout, Terms, Training, footprint
+from r1pipe.run.planning.lengths import longest_of
+from r1pipe.run.planning.model_shape import ModelShape
+from r1pipe.run.planning.packs import RESERVE, adapter_of, auto_pack, largest_pack, rough_need, sft_pass
+from r1pipe.run.planning.speed import (
+    DEFAULT,
+    Efficiency,
+    communication_seconds,
+    drawing_seconds,
+    forward_seconds,
+    pass_flops,
+    pass_seconds,
+    published_rates,
+    update_seconds,
+)
+from r1pipe.run.planning.work import Draw, Work
+from r1pipe.schema import GRPOParams, SFTParams
+from r1pipe.schema.training import RewardModelParams
+
+# Updates and parameters from which layers are compiled, and what it takes: r1pipe/training/grpo/arguments.py,
+# r1pipe/training/sft/packed_setup.py.
+COMPILED_UPDATES = 50
+COMPILED_PARAMETERS = 10**8
+COMPILED_SECONDS = 600.0
+COMPILING_S = 20.0
+# Rows of a pass of a reward model: MICROBATCH in r1pipe/training/reward_model.py.
+RM_MICROBATCH = 64
+# The trainer's checkpoints that are kept, beside the one that is published.
+KEPT_CHECKPOINTS = 2
+# Responses whose rewards a core computes in a second.
+REWARDS_A_SECOND = 1500.0
+# Seconds of a stage that has no model: it reads and writes rows.
+LIGHT_S = 1.5
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a figure is planned for.
+
+    Attributes:
+        card: the GPU; a CPU is a card without a limit of its own.
+        gpus: of a machine.
+        nodes: machines.
+        gpu: there is a GPU.
+        start_s: from a stage's start to its first work.
+        asked: the user has named the machines, so a stage may use all of them, whatever its launch block says.
+    """
+
+    card: Card
+    gpus: int = 1
+    nodes: int = 1
+    gpu: bool = True
+    efficiency: Efficiency = DEFAULT
+    start_s: float = 12.0
+    asked: bool = False
+
+    @property
+    def ranks(self) -> int:
+        return self.gpus * self.nodes
+
+
+@dataclass
+class Estimate:
+    """What a stage takes.
+
+    Attributes:
+        gpus: that it uses.
+        memory: of one GPU; None where the stage uses none.
+        training: how it trains; None where it does not.
+        drawn, trained: tokens.
+        seconds: of each part.
+        disk: bytes that stay.
+    """
+
+    gpus: int = 1
+    memory: Footprint | None = None
+    training: Training | None = None
+    drawn: float = 0.0
+    trained: float = 0.0
+    updates: float = 0.0
+    flops: float = 0.0
+    seconds: dict[str, float] = field(default_factory=dict)
+    disk: float = 0.0
+    published: str = ""
+
+    @property
+    def total_s(self) -> float:
+        return sum(self.seconds.values())
+
+    def add(self, part: str, seconds: float) -> None:
+        self.seconds[part] = self.seconds.get(part, 0.0) + seconds
+
+
+def estimate(work: Work, machine: Machine, changed: Training | None = None) -> Estimate:
+    """What a stage takes on this machine.
+
+    Args:
+        changed: trains like this, and not as the config says.
+    """
+    result = Estimate()
+    if work.shape is None or not (work.params or work.pretraining or work.draws):
+        result.gpus = 0
+        result.add("start", LIGHT_S)
+        return result
+    result.add("start", machine.start_s)
+    if work.params is not None or work.pretraining is not None:
+        training = changed or training_of(work, machine)
+        result.training = training
+        result.gpus = training.ranks
+        result.memory = footprint(training)
+        _train(
+            work,
+            machine,
+            training,
+            result,
+        )
+        result.disk = _checkpoints(work.shape, training)
+        return result
+    result.gpus = _drawing_ranks(work, machine)
+    if work.draws:
+        result.memory = _drawing_memory(
+            work.shape,
+            work.draws,
+            machine,
+        )
+    for draw in work.draws:
+        _draw(
+            work.shape,
+            draw,
+            machine,
+            result,
+        )
+    return result
+
+
+# --- how a stage trains -----------------------------------------------------------------------------------------------
+
+
+def training_of(work: Work, machine: Machine) -> Training:
+    """How a stage trains by its config; what the trainers decide by themselves is decided as they do."""
+    assert work.shape is not None, "a stage without a model trains nothing"
+    launch = work.stage.config.launch
+    ranks = 1 if launch.num_processes == "auto" else launch.num_processes
+    if launch.num_processes == "auto":
+        ranks = machine.gpus
+    ranks *= launch.nodes
+    profile = launch.profile
+    if machine.asked and machine.gpu:
+        ranks = machine.ranks
+        if profile == "process" and ranks > 1:
+            profile = "zero2"
+    params = work.params
+    adapter = adapter_of(
+        getattr(
+            params,
+            "lora",
+            None,
+        )
+    )
+    checkpointing = (
+        getattr(
+            params,
+            "gradient_checkpointing",
+            False,
+        )
+        is True
+    )
+    training = Training(
+        shape=work.shape,
+        tokens=1,
+        profile=profile,
+        ranks=ranks,
+        offload=launch.offload,
+        adapter=adapter,
+        checkpointing=checkpointing,
+        gpu=machine.gpu,
+    )
+    if isinstance(params, GRPOParams):
+        return _rl_training(
+            work,
+            params,
+            machine,
+            training,
+        )
+    if isinstance(params, SFTParams):
+        return _sft_training(
+            work,
+            params,
+            machine,
+            training,
+        )
+    if isinstance(params, RewardModelParams):
+        return _reward_training(
+            work,
+            params,
+            training,
+        )
+    return _pretraining(work, training)
+
+
+def _sft_training(work: Work, params: SFTParams, machine: Machine, training: Training) -> Training:
+    updates = sft_updates(work, params)
+    mean = min(params.max_length, work.rows.prompt + work.rows.answer)
+    half = training.adapter is not None and training.profile == "process" and machine.gpu
+    training = replace(training, frozen_half=half)
+    longest = round(
+        longest_of(
+            work.rows.count,
+            mean,
+            params.max_length,
+        )
+    )
+    compiled = _sft_compiled(
+        params,
+        machine,
+        training,
+        updates * params.batch_size * mean,
+    )
+    training = replace(training, compiled=compiled)
+    tokens = 4096
+    if machine.gpu:
+        tokens = sft_pass(
+            training,
+            machine.card.memory,
+            longest,
+            params.pack_tokens,
+        )
+        automatic = params.gradient_checkpointing is False
+        too_much = rough_need(training, tokens)[0] > RESERVE * machine.card.memory
+        training = replace(training, checkpointing=training.checkpointing or (automatic and too_much))
+    share = params.batch_size * mean / training.ranks
+    passes = max(1, math.ceil(share / tokens))
+    return replace(
+        training,
+        tokens=round(max(longest, min(tokens, share))),
+        passes=passes,
+    )
+
+
+def _sft_compiled(params: SFTParams, machine: Machine, training: Training, tokens: float) -> bool:
+    """As packed_setup.py decides: where training takes longer than ten minutes."""
+    if params.compile != "auto":
+        return bool(params.compile)
+    shape = training.shape
+    if not machine.gpu or shape.experts or training.zero == 3:
+        return False
+    likely = 6 * shape.active * tokens / training.ranks / (machine.card.flops * 0.4)
+    return likely > COMPILED_SECONDS
+
+
+def _rl_training(work: Work, params: GRPOParams, machine: Machine, training: Training) -> Training:
+    shape = training.shape
+    prompt = work.rows.prompt
+    most = max(phase.max_tokens for phase in params.phases)
+    rows = params.batch_size * params.minibatches_per_rollout / training.ranks
+    sharded = training.zero == 3 or training.profile == "fsdp2"
+    here = params.rollout == "hf"
+    vllm = 0.0
+    if params.rollout == "vllm":
+        vllm = (params.vllm.memory if params.vllm else 0.3) * machine.card.memory
+    rollout = Rollout(
+        rows=math.ceil(rows) if here else 0,
+        columns=round(prompt + most) if here else 0,
+        twin=here and machine.gpu and training.adapter is None and not sharded and not shape.experts,
+        reference=params.beta > 0 and training.adapter is None,
+        vllm_bytes=vllm,
+        models=work.reward_models * HALF * shape.parameters,
+    )
+    large = shape.parameters >= COMPILED_PARAMETERS and not shape.experts
+    compiled = params.compile is True
+    if params.compile == "auto":
+        often = params.steps >= COMPILED_UPDATES
+        compiled = machine.gpu and large and often and training.adapter is None and not sharded
+    training = replace(
+        training,
+        head="fused",
+        rollout=rollout,
+        compiled=compiled,
+    )
+    return packed_rl(
+        work,
+        params,
+        machine,
+        training,
+    )
+
+
+def packed_rl(work: Work, params: GRPOParams, machine: Machine, training: Training) -> Training:
+    """With the packs of an update; a long response is a pack of its own."""
+    assert work.length is not None, "RL draws responses"
+    most = max(phase.max_tokens for phase in params.phases)
+    budget: Any = params.microbatch_tokens
+    if not isinstance(budget, int):
+        budget = auto_pack(training, machine.card.memory) if machine.gpu else 4096
+    mean = work.length.at(params.steps)
+    share = max(1, params.batch_size // training.ranks)
+    passes, largest = largest_pack(
+        share,
+        budget,
+        group=params.num_generations,
+        prompt=work.rows.prompt,
+        answer=mean,
+    )
+    longest = round(
+        work.rows.prompt
+        + longest_of(
+            share * params.steps,
+            mean,
+            most,
+        )
+    )
+    return replace(
+        training,
+        tokens=max(largest, min(longest, round(work.rows.prompt) + most)),
+        passes=passes,
+    )
+
+
+def _reward_training(work: Work, params: RewardModelParams, training: Training) -> Training:
+    mean = min(params.max_length, work.rows.prompt + work.rows.answer)
+    share = max(1, params.batch_size // training.ranks)
+    rows = min(share, params.microbatch or RM_MICROBATCH)
+    return replace(
+        training,
+        head="reward",
+        tokens=round(rows * mean),
+        passes=math.ceil(share / rows),
+    )
+
+
+def _pretraining(work: Work, training: Training) -> Training:
+    params = work.pretraining
+    tokens = min(params.batch_tokens, 32_768)
+    return replace(
+        training,
+        tokens=tokens,
+        passes=math.ceil(params.batch_tokens / tokens / training.ranks),
+    )
+
+
+# --- its seconds ------------------------------------------------------------------------------------------------------
+
+
+def sft_updates(work: Work, params: SFTParams | RewardModelParams) -> float:
+    rows = work.rows.count
+    if isinstance(params, RewardModelParams):
+        rows *= 1 - params.heldout
+    updates = max(1.0, round(rows * params.epochs / params.batch_size))
+    return (
+        getattr(
+            params,
+            "max_steps",
+            None,
+        )
+        or updates
+    )
+
+
+def _train(work: Work, machine: Machine, training: Training, result: Estimate) -> None:
+    params = work.params
+    if isinstance(params, GRPOParams):
+        _reinforce(
+            work,
+            params,
+            machine,
+            training,
+            result,
+        )
+        return
+    if params is None:
+        pretraining = work.pretraining
+        mean = float(pretraining.row_tokens)
+        tokens = pretraining.documents * pretraining.epochs * mean / 4
+        updates = tokens / pretraining.batch_tokens
+    else:
+        assert isinstance(params, SFTParams | RewardModelParams)
+        mean = min(params.max_length, work.rows.prompt + work.rows.answer)
+        updates = sft_updates(work, params)
+        tokens = updates * params.batch_size * mean
+        # A pair is two responses.
+        tokens *= 2 if work.stage.kind.name == "helpful-rm" else 1
+    result.updates = updates
+    result.trained = tokens
+    result.flops = tokens * pass_flops(training, mean) / training.tokens
+    _add_training(
+        training,
+        machine,
+        result,
+        tokens=tokens,
+        updates=updates,
+        mean=mean,
+    )
+    if training.compiled:
+        result.add("compile", COMPILING_S)
+
+
+def _add_training(
+    training: Training,
+    machine: Machine,
+    result: Estimate,
+    *,
+    tokens: float,
+    updates: float,
+    mean: float,
+) -> None:
+    """The seconds of forward and backward passes, of updates and of what ranks send."""
+    rates = published_rates(training, machine.card)
+    if rates is not None:
+        result.published = rates.source
+        result.add("train", tokens / (rates.trained * training.ranks))
+        return
+    passes = tokens / training.ranks / training.tokens
+    computing = passes * pass_seconds(
+        training,
+        machine.card,
+        machine.efficiency,
+        mean,
+    )
+    sending = communication_seconds(
+        training,
+        machine.card,
+        machine.gpus,
+        passes,
+        updates,
+    )
+    result.add("train", max(computing, sending))
+    result.add(
+        "optimizer",
+        updates
+        * update_seconds(
+            training,
+            machine.card,
+            machine.efficiency,
+        ),
+    )
+
+
+def _reinforce(
+    work: Work,
+    params: GRPOParams,
+    machine: Machine,
+    training: Training,
+    result: Estimate,
+) -> None:
+    """RL, stretch by stretch, since responses grow."""
+    assert work.length is not None, "RL draws responses"
+    shape = training.shape
+    per_rollout = params.minibatches_per_rollout * params.inner_epochs
+    responses = params.batch_size * params.minibatches_per_rollout
+    prompt = work.rows.prompt
+    done = 0.0
+    for phase in params.phases:
+        for updates, mean in work.length.stretches(done, done + phase.steps):
+            mean = min(mean, phase.max_tokens)
+            rollouts = updates / per_rollout
+            drawn = rollouts * responses * mean
+            longest = longest_of(
+                responses,
+                mean,
+                phase.max_tokens,
+            )
+            result.drawn += drawn
+            result.add(
+                "draw",
+                _rollout_seconds(
+                    training,
+                    machine,
+                    responses,
+                    prompt,
+                    mean,
+                    longest,
+                )
+                * rollouts,
+            )
+            # On a GPU a prompt is read once for its group.
+            readers = params.num_generations if machine.gpu else 1
+            tokens = updates * params.batch_size * (mean + prompt / readers)
+            result.trained += tokens
+            result.flops += tokens * pass_flops(training, mean) / training.tokens
+            result.flops += drawn * 2 * shape.active
+            _add_training(
+                training,
+                machine,
+                result,
+                tokens=tokens,
+                updates=updates,
+                mean=mean,
+            )
+            _add_log_probs(
+                params,
+                training,
+                machine,
+                result,
+                tokens=tokens,
+                mean=mean,
+            )
+            cores = 8 * training.ranks if machine.gpu else 2
+            # On a GPU rewards are judged while others are drawn, but for the last ones.
+            overlap = 0.3 if machine.gpu else 1.0
+            result.add("reward", overlap * rollouts * responses / (REWARDS_A_SECOND * cores))
+        done += phase.steps
+    result.updates = done
+    if params.eval_prompts and "heldout" in work.stage.inputs:
+        looks = done / params.eval_every + 1
+        mean = work.length.at(done)
+        longest = longest_of(
+            params.eval_prompts,
+            mean,
+            params.phases[-1].max_tokens,
+        )
+        each = _rollout_seconds(
+            training,
+            machine,
+            params.eval_prompts,
+            prompt,
+            mean,
+            longest,
+        )
+        result.add("held-out", looks * each)
+    if training.compiled:
+        result.add("compile", 2 * COMPILING_S)
+
+
+def _add_log_probs(
+    params: GRPOParams,
+    training: Training,
+    machine: Machine,
+    result: Estimate,
+    *,
+    tokens: float,
+    mean: float,
+) -> None:
+    """Forward passes for the reference, and for the policy that drew where a rollout is several updates."""
+    count = int(params.beta > 0)
+    # A CPU keeps the log-probs of the draw (docs/grpo.md).
+    if machine.gpu and params.minibatches_per_rollout * params.inner_epochs > 1:
+        count += 1
+    rates = published_rates(training, machine.card)
+    if rates is not None:
+        # A forward pass is a third of a training step.
+        result.add("log-probs", count * tokens / (3 * rates.trained * training.ranks))
+        return
+    passes = tokens / training.ranks / training.tokens
+    each = forward_seconds(
+        training,
+        machine.card,
+        machine.efficiency,
+        mean,
+    )
+    result.add("log-probs", count * passes * each)
+
+
+def _rollout_seconds(
+    training: Training,
+    machine: Machine,
+    responses: float,
+    prompt: float,
+    mean: float,
+    longest: float,
+) -> float:
+    rates = published_rates(training, machine.card)
+    if rates is not None:
+        return max(longest / rates.speed, responses * mean / (rates.drawn * training.ranks))
+    rows = math.ceil(responses / training.ranks)
+    return drawing_seconds(
+        training.shape,
+        machine.card,
+        rows=rows,
+        prompt=prompt,
+        mean=mean,
+        longest=longest,
+        graphs=training.rollout.twin or not training.rollout.rows,
+        efficiency=machine.efficiency,
+    )
+
+
+# --- drawing ----------------------------------------------------------------------------------------------------------
+
+
+def _drawing_ranks(work: Work, machine: Machine) -> int:
+    launch = work.stage.config.launch
+    if machine.asked and machine.gpu:
+        return machine.ranks
+    if launch.num_processes == "auto":
+        return machine.ranks
+    return launch.num_processes * launch.nodes
+
+
+def _drawing_memory(shape: ModelShape, draws: list[Draw], machine: Machine) -> Footprint:
+    """Weights that only sample, and the cache of the largest batch; a model that is too large is spread by vLLM."""
+    weights = shape.parameters * (HALF if machine.gpu else FLOAT)
+    caches = []
+    for draw in draws:
+        rows = min(draw.sampling.batch_size, draw.prompts * draw.n)
+        columns = draw.prompt + draw.sampling.max_tokens
+        if draw.sampling.backend == "vllm":
+            # vLLM takes what it is given, and has as many sequences at work as fit.
+            caches.append(0.9 * machine.card.memory - weights)
+        else:
+            caches.append(rows * columns * shape.cache_numbers * HALF)
+    terms: Terms = {"weights": weights, "cache": max(0.0, *caches)}
+    terms["logits"] = max(draw.sampling.batch_size for draw in draws) * shape.vocabulary * 10.0
+    return Footprint(
+        "drawing",
+        terms,
+        {"drawing": sum(terms.values())},
+    )
+
+
+def _draw(shape: ModelShape, draw: Draw, machine: Machine, result: Estimate) -> None:
+    responses = draw.prompts * draw.n
+    result.drawn += responses * draw.answer
+    result.flops += responses * draw.answer * 2 * shape.active
+    sampling = draw.sampling
+    rows = max(1.0, min(sampling.batch_size, responses / max(1, result.gpus)))
+    rates = published_rates(
+        Training(
+            shape=shape,
+            tokens=1,
+            ranks=machine.ranks,
+        ),
+        machine.card,
+    )
+    if rates is not None:
+        result.published = rates.source
+        result.add("draw", responses * draw.answer / (rates.drawn * machine.ranks))
+        return
+    card = machine.card
+    if not machine.gpu:
+        # Processes on one CPU share its cores.
+        share = 1 / max(1, result.gpus)
+        card = replace(
+            card,
+            flops=card.flops * share,
+            bandwidth=card.bandwidth * share,
+        )
+    for batch, count in _batches(responses / max(1, result.gpus), rows):
+        longest = longest_of(
+            batch,
+            draw.answer,
+            sampling.max_tokens,
+        )
+        each = drawing_seconds(
+            shape,
+            card,
+            rows=math.ceil(batch),
+            prompt=draw.prompt,
+            mean=draw.answer,
+            longest=longest,
+            graphs=machine.gpu and not shape.experts,
+            efficiency=machine.efficiency,
+        )
+        result.add("draw", count * each)
+
+
+def _batches(responses: float, rows: float) -> Iterator[tuple[float, float]]:
+    """(rows, how many such batches): full ones, and what is left."""
+    full, left = divmod(responses, rows)
+    if full:
+        yield rows, full
+    if left >= 1:
+        yield left, 1
+
+
+def _checkpoints(shape: ModelShape, training: Training) -> float:
+    """Bytes on disk: the published checkpoint in float32, and the trainer's own while it runs."""
+    size = shape.parameters
+    own = size * FLOAT
+    states = training.trained * 3 * FLOAT
+    return own + KEPT_CHECKPOINTS * states

@@ -1,0 +1,73 @@
+"""What was planned for a stage beside what it took, so that every run grades the planner."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from r1pipe.config.loader import Pipeline
+from r1pipe.errors import R1PipeError
+from r1pipe.run.planning.calibration import measured_efficiency
+from r1pipe.run.planning.cards import GIB
+from r1pipe.run.planning.figure_plan import plan_figure, this_machine
+from r1pipe.run.planning.numbers import duration
+
+# A stage that is off by more than this share says so, if it is more than some seconds: what starts in one second and
+# was planned with two is no news.
+OFF = 0.30
+LEAST_S = 5.0
+
+
+def predictions(pipeline: Pipeline) -> dict[str, dict[str, float]]:
+    """Stage -> wall_s and, where it uses a GPU, memory_gib, as planned for this machine.
+
+    A figure that cannot be planned runs all the same: it has none.
+    """
+    try:
+        plan = plan_figure(
+            pipeline,
+            this_machine(measured_efficiency()),
+            anew=True,
+        )
+    except R1PipeError:
+        return {}
+    planned = {}
+    for stage in plan.stages:
+        planned[stage.name] = {"wall_s": round(stage.found.total_s, 1)}
+        memory = stage.found.memory
+        if memory is not None and plan.machine.gpu:
+            planned[stage.name]["memory_gib"] = round(memory.used / GIB, 2)
+    return planned
+
+
+def graded(record: dict[str, Any]) -> dict[str, Any]:
+    """`predicted`, `measured` and `off` (measured / predicted, of what is off by more than OFF) of a stage's record."""
+    predicted = record.get("predicted")
+    if not isinstance(predicted, dict) or not predicted:
+        return {}
+    measured = {"wall_s": record.get("wall_s", 0.0)}
+    memory = record.get("gpu", {}).get("memory_gib")
+    # What no GPU was used for has none.
+    if memory and "memory_gib" in predicted:
+        measured["memory_gib"] = memory
+    off = {}
+    for name, value in measured.items():
+        planned = predicted.get(name, 0.0)
+        small = name == "wall_s" and abs(value - planned) <= LEAST_S
+        if planned and not small and abs(value / planned - 1) > OFF:
+            off[name] = round(value / planned, 2)
+    return {"predicted": predicted, "measured": measured, "off": off}
+
+
+def remark(record: dict[str, Any]) -> str:
+    """What is off by more than 30 %, in words; empty where nothing is."""
+    grade = graded(record)
+    parts = []
+    if "wall_s" in grade.get("off", {}):
+        took = duration(grade["measured"]["wall_s"])
+        planned = duration(grade["predicted"]["wall_s"])
+        parts.append(f"took {took}, {planned} were planned")
+    if "memory_gib" in grade.get("off", {}):
+        used = grade["measured"]["memory_gib"]
+        planned_gib = grade["predicted"]["memory_gib"]
+        parts.append(f"used {used:.1f} GiB of a GPU, {planned_gib:.1f} were planned")
+    return "; ".join(parts)

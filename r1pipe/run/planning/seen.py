@@ -1,0 +1,84 @@
+"""What a run of the same config has shown already: lengths of responses, rows, seconds. They go before guesses."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from r1pipe.config.loader import Pipeline
+from r1pipe.errors import InputError
+from r1pipe.run.planning.lengths import Length
+from r1pipe.run.store import RunFolder, whole_manifest
+from r1pipe.text.regular_files import read_regular
+
+# Points of a curve of lengths; more say nothing new.
+POINTS = 24
+# What TRL calls the mean tokens of the responses of a rollout.
+MEAN_LENGTH = "completions/mean_length"
+# Metrics of data stages that are the rows of their output.
+ROW_METRICS = ("rows", "kept", "chats")
+
+
+def seen_lengths(folder: RunFolder, pipeline: Pipeline) -> dict[str, Length]:
+    """Mean tokens of responses over the updates of RL stages, and of the answers of evaluations."""
+    found = {}
+    for name in pipeline.stages:
+        points = _points(folder.stage(name).metrics)
+        # SFT says how many tokens carry loss: those of the replies.
+        metrics = _manifest(folder, name).get("metrics", {})
+        if not points and metrics.get("rows") and metrics.get("tokens"):
+            points = ((0.0, metrics["tokens"] / metrics["rows"]),)
+        if points:
+            found[name] = Length(points, "run")
+    return found
+
+
+def _points(metrics: Any) -> tuple[tuple[float, float], ...]:
+    """(update, mean tokens) of metrics.jsonl, thinned out."""
+    if not metrics.is_file():
+        return ()
+    try:
+        lines = read_regular(metrics).decode("utf8", "replace").splitlines()
+    except OSError:
+        return ()
+    seen: dict[float, float] = {}
+    for line in lines:
+        if MEAN_LENGTH not in line:
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        step = record.get("step")
+        tokens = record.get(MEAN_LENGTH)
+        if isinstance(step, int | float) and isinstance(tokens, int | float) and tokens > 0:
+            seen[float(step)] = float(tokens)
+    points = sorted(seen.items())
+    every = max(1, len(points) // POINTS)
+    return tuple(points[::every])
+
+
+def seen_rows(folder: RunFolder, pipeline: Pipeline) -> dict[str, float]:
+    """Rows that data stages have made."""
+    found = {}
+    for name in pipeline.stages:
+        metrics = _manifest(folder, name).get("metrics", {})
+        for metric in ROW_METRICS:
+            value = metrics.get(metric)
+            if isinstance(value, int | float) and value > 0 and "loss" not in metrics:
+                found[name] = float(value)
+                break
+    return found
+
+
+def seen_seconds(folder: RunFolder, stage: str) -> float | None:
+    """Seconds of a stage that is done."""
+    manifest = _manifest(folder, stage)
+    return manifest.get("wall_s") if manifest and not manifest.get("adopted") else None
+
+
+def _manifest(folder: RunFolder, stage: str) -> dict[str, Any]:
+    try:
+        return whole_manifest(folder.stage(stage))
+    except InputError:
+        return {}
