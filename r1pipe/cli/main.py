@@ -12,7 +12,14 @@ import sys
 
 import typer
 
-from r1pipe.cli import audit_commands, data_commands, doctor_command, run_commands, show_commands
+from r1pipe.cli import (
+    audit_commands,
+    data_commands,
+    doctor_command,
+    run_commands,
+    show_commands,
+    upkeep_commands,
+)
 from r1pipe.cli.options import EPILOG
 
 app = typer.Typer(
@@ -31,6 +38,8 @@ app.command("plan")(run_commands.plan)
 app.command("status")(show_commands.status)
 app.command("logs")(show_commands.logs)
 app.command("init")(show_commands.init)
+app.command("reproduce", epilog=EPILOG)(upkeep_commands.reproduce)
+app.command("clean")(upkeep_commands.clean)
 app.command("doctor")(doctor_command.doctor)
 config_app.command("show")(show_commands.config_show)
 app.add_typer(config_app, name="config")

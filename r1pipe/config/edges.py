@@ -29,6 +29,7 @@ OWN_NAMES = {
     *(
         "config.json",
         "summary.json",
+        "lock.json",
         "artifacts",
         "stage.json",
         "manifest.json",

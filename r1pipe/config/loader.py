@@ -87,6 +87,7 @@ class Pipeline:
         file: the YAML that is run.
         isolation: whether code must be executable in isolation.
         tree: the YAML with what it extends and every --set.
+        sets: every --set.
     """
 
     run: str
@@ -94,6 +95,7 @@ class Pipeline:
     stages: dict[str, Stage]
     isolation: Literal["auto", "required"]
     tree: Node = field(repr=False)
+    sets: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -186,7 +188,7 @@ def load(
         problems.raise_all(shown)
         raise AssertionError("raise_all raises")
 
-    pipeline = Pipeline(name, file, {}, isolation, tree)
+    pipeline = Pipeline(name, file, {}, isolation, tree, tuple(sets))
     names = Names(_output_names(blocks))
     folders: dict[str, str] = {}
     for stage_name, block in blocks.value.items():

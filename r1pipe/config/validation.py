@@ -26,6 +26,7 @@ TRL_ALIASES: dict[str, str] = {
     "steps_per_generation": "minibatches_per_rollout",
     "save_steps": "save_every",
     "save_strategy": "save_every",
+    "save_total_limit": "keep_checkpoints",
     "num_train_epochs": "epochs",
     "num_iterations": "inner_epochs",
     "max_completion_length": "phases",

@@ -99,7 +99,11 @@ class Tally:
     def look_at_texts(self, row: Mapping[str, Any], where: str) -> None:
         """Count a row of whose texts one holds control tokens of a chat template."""
         texts = [row[name] for name in _TEXT_COLUMNS if isinstance(row.get(name), str)]
-        texts += [message["content"] for message in row.get("messages") or () if "chosen" not in row]
+        # A dataset of no special type may hold anything under any name.
+        messages = row.get("messages")
+        for message in messages if isinstance(messages, list) and "chosen" not in row else ():
+            if isinstance(message, dict) and isinstance(message.get("content"), str):
+                texts.append(message["content"])
         for text in texts:
             token = _control_token(text)
             if token:

@@ -117,7 +117,7 @@ def _leave_out_when_checkpoints_are_made(config: StageConfig, dumped: dict[str, 
         block: Any = dumped
         for key in keys:
             block = block[key]
-        del block["save_every"], block["save_minutes"]
+        del block["save_every"], block["save_minutes"], block["keep_checkpoints"]
 
 
 def _leave_out_how_judges_are_asked(config: StageConfig, dumped: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from r1pipe.run.checkpoint_checks import checkpoint_findings
 from r1pipe.run.console import Console
 from r1pipe.run.findings import Teller, findings_of, refuse_errors
 from r1pipe.run.interrupts import TimeLimit, interruptible
+from r1pipe.run.lock import write_lock
 from r1pipe.run.plan import Plan, check_machine, fetch_hub, refuse, why_not_isolated
 from r1pipe.run.planning.grading import predictions
 from r1pipe.run.stage_runner import adopt, run_stage
@@ -85,6 +86,7 @@ def run(replan: Callable[[], Plan], console: Console, minutes: float | None = No
                 )
             plan.states[name] = StageState("done")
             # After each stage, so that a kill loses no hashes: a checkpoint of many gigabytes takes minutes to hash.
+            write_lock(plan, stage)
             plan.digests.save()
             write_summary(plan)
     return console.finish(plan, summarise(plan))

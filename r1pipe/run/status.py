@@ -53,7 +53,7 @@ def run_folder(run: str) -> RunFolder:
         InputError: there is no such run.
     """
     folder = RunFolder(run)
-    if not folder.path.is_dir():
+    if not NAME.fullmatch(run) or not folder.path.is_dir():
         names = run_names()
         fix = nearest(run, names) if names else _RUN_SOMETHING
         raise InputError(

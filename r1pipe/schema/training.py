@@ -50,6 +50,12 @@ class Training(Model):
     They become more where checkpoints would take more than 3 % of the training's time.
     """
 
+    keep_checkpoints: int = Field(default=2, ge=1, le=10_000)
+    """The newest checkpoints to resume from that are kept; of RL also the best by held-out accuracy (our choice).
+
+    RL whose guards may roll back keeps more where it needs them.
+    """
+
     trl: dict[str, Any] = Field(default_factory=dict)
     """Passed on to TRL's config. It may not set what a field above sets."""
 

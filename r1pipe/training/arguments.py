@@ -43,7 +43,7 @@ def common_arguments(params: Training, here: Here, seed: int, updates: int | Non
         "gradient_checkpointing": params.gradient_checkpointing is True,
         # ResumableTrainer says when a checkpoint is due.
         "save_strategy": "no",
-        "save_total_limit": 2,
+        "save_total_limit": params.keep_checkpoints,
         "logging_steps": 1,
         # With the filter, transformers would log another number in place of one that is not finite, and would stop the
         # GPU after each pass to look for it.

@@ -164,6 +164,7 @@ class Heldout(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._recall(state.global_step)
+        self.trainer.heldout_curve = self.curve
         # The curve begins with the policy before any update; a training that resumes has that point already.
         if state.global_step == 0:
             self._score(state)

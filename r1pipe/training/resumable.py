@@ -213,6 +213,10 @@ class ResumableTrainer(Trainer):
         """
         return {"profile": self.here.profile, "ranks": self.here.world_size, "rollbacks": 0}
 
+    def best_update(self, updates: list[int]) -> int | None:
+        """Of these updates, the one with the best policy; None where nothing tells."""
+        return None
+
     def _own_file(self, checkpoint: Path) -> Path:
         return checkpoint / f"own_state_{self.here.rank}.pt"
 
@@ -314,9 +318,13 @@ class ResumableTrainer(Trainer):
 
     def _remove_old(self, folder: Path) -> None:
         limit = self.args.save_total_limit
-        if limit:
-            for path in list(checkpoints.checkpoints(folder).values())[:-limit]:
-                checkpoints.remove(path)
+        if not limit:
+            return
+        found = checkpoints.checkpoints(folder)
+        best = self.best_update(list(found))
+        for update in list(found)[:-limit]:
+            if update != best:
+                checkpoints.remove(found[update])
 
     def _wait_for_all(self) -> None:
         if self.here.world_size > 1:

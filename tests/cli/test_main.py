@@ -9,7 +9,19 @@ from pathlib import Path
 import pytest
 from engine import CHAIN, ROOT, config, environment, r1pipe, start, wait_for
 
-COMMANDS = ["run-all", "run-stage", "plan", "status", "logs", "init", "doctor", "config", "config show"]
+COMMANDS = [
+    "run-all",
+    "run-stage",
+    "plan",
+    "status",
+    "logs",
+    "init",
+    "reproduce",
+    "clean",
+    "doctor",
+    "config",
+    "config show",
+]
 
 
 @pytest.fixture
@@ -65,6 +77,7 @@ def test_a_run_that_is_done_takes_at_most_two_seconds(done: Path):
         (["run-all", "t.yaml", "--run", "../up"], "not a name for a run"),
         (["run-stage", "mroe", "-c", "t.yaml"], "did you mean 'more'?"),
         (["status", "none"], "there is no run"),
+        (["clean", ".."], "there is no run"),
         (["logs", "more"], "there is no run"),
     ],
 )

@@ -188,7 +188,7 @@ def test_what_is_fingerprinted_of_the_shipped_run():
     """All of the config but how a stage is run, watched and paid for."""
     service = {"endpoint": set(SamplingEndpoint.model_fields) - {"model", "extra"}}
     left_out: dict[str, Any] = dict.fromkeys(("launch", "audit", "engine", "row_limits"), True)
-    saving = {"save_every", "save_minutes"}
+    saving = {"save_every", "save_minutes", "keep_checkpoints"}
     left_out |= {"grpo": {"guards"} | saving, "sft": saving, "rm": saving}
     left_out |= {"sampling": service, "passes": {"__all__": {"sampling": service}}}
     left_out |= {

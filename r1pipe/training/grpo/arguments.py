@@ -68,7 +68,7 @@ def grpo_arguments(
         **vllm_arguments(params),
     }
     if may_roll_back(params):
-        arguments["save_total_limit"] = kept_for_rollback(params)
+        arguments["save_total_limit"] = max(params.keep_checkpoints, kept_for_rollback(params))
     return arguments | params.trl
 
 

@@ -75,6 +75,7 @@ class R1GRPOTrainer(ResumableTrainer, GRPOTrainer):
         rollout: the rollout being made; None while updates are made and while held-out prompts are answered.
         phase: the phase of the rollout that is or was made last.
         counted_tokens: completion tokens of all ranks that have entered the loss.
+        heldout_curve: updates done -> scores of held-out prompts; what looks at them sets it.
         whole_groups: a minibatch holds groups as a whole.
     """
 
@@ -106,6 +107,7 @@ class R1GRPOTrainer(ResumableTrainer, GRPOTrainer):
         self.phase: Phase = params.phases[0]
         self.rollout: Rollout | None = None
         self.counted_tokens = 0
+        self.heldout_curve: dict[int, dict[str, float]] = {}
         self.stopwatch = Stopwatch()
 
         # The models first, then the budget, which depends on whether they are compiled, then what works by the budget.
@@ -364,6 +366,10 @@ class R1GRPOTrainer(ResumableTrainer, GRPOTrainer):
     def facts(self) -> dict[str, Any]:
         rollbacks = len(past_rollbacks(self.here))
         return super().facts() | {"in_rollout": self._within_rollout(), "rollbacks": rollbacks}
+
+    def best_update(self, updates: list[int]) -> int | None:
+        scored = [update for update in updates if update in self.heldout_curve]
+        return max(scored, key=lambda update: self.heldout_curve[update]["heldout/accuracy"], default=None)
 
     def _within_rollout(self) -> bool:
         """Whether some updates of the last rollout are still to be made."""

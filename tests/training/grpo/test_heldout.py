@@ -13,6 +13,7 @@ from r1pipe.errors import InputError
 from r1pipe.here import Here
 from r1pipe.models.loading import load_model
 from r1pipe.schema import GRPOParams, Phase, RewardSpec
+from r1pipe.training.checkpoints import checkpoints
 from r1pipe.training.grpo.grpo_trainer import R1GRPOTrainer
 from r1pipe.training.grpo.grpo_training import train_grpo
 from tests.tiny_trainers import ROWS, grpo_trainer
@@ -131,6 +132,13 @@ def test_looking_leaves_the_training_draws_alone(tiny_checkpoint: Path, here: He
     first = trainer.score_heldout(ROWS[:2], ids)
     assert torch.equal(torch.rand(4), wanted)
     assert trainer.score_heldout(ROWS[:2], ids) == first, "and is itself the same each time"
+
+
+def test_of_the_checkpoints_to_resume_from_the_last_and_the_best_stay(
+    tiny_checkpoint: Path, here: Here, tmp_path: Path, scored: dict[str, Any]
+) -> None:
+    train(tiny_checkpoint, here, tmp_path / "out", params(save_every=1, keep_checkpoints=1))
+    assert list(checkpoints(here.workdir / "trainer")) == [BEST, 5]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
