@@ -34,9 +34,11 @@ def _key(logit_C, BITS: tl.constexpr):
     over where it is negative."""
     if BITS == 16:
         bits_C = logit_C.to(tl.int16, bitcast=True).to(tl.int32)
-        return tl.where(bits_C < 0, bits_C ^ 0x7FFF, bits_C)
-    bits_C = logit_C.to(tl.int32, bitcast=True)
-    return tl.where(bits_C < 0, bits_C ^ 0x7FFFFFFF, bits_C)
+        key_C = tl.where(bits_C < 0, bits_C ^ 0x7FFF, bits_C)
+    else:
+        bits_C = logit_C.to(tl.int32, bitcast=True)
+        key_C = tl.where(bits_C < 0, bits_C ^ 0x7FFFFFFF, bits_C)
+    return key_C
 
 
 @triton.jit
