@@ -117,12 +117,31 @@ def _gpus() -> Iterator[Observation]:
         what = f"nvidia-smi fails: {str(said).strip()[:200]}"
         yield Observation("warning", "GPUs", what, "repair the driver, or restart the machine")
         return
+    sizes = set()
     for line in lines:
         number, name, driver, total, free = (part.strip() for part in line.split(","))
         yield Observation("ok", "GPUs", f"{number}: {name}, {free} of {total} free, driver {driver}")
+        sizes.add(total)
+    for total in sorted(sizes):
+        yield from _reach(total)
     if is_build_for_cpus():
         fix = "reinstall torch with the build for CUDA (`make install` does, in a new .venv)"
         yield Observation("warning", "GPUs", "torch is a build for CPUs, so no GPU is used", fix)
+
+
+def _reach(total: str) -> Iterator[Observation]:
+    """The largest models with which a card of this memory works ("24564 MiB")."""
+    from r1pipe.run.planning.reach import reach
+
+    mib, _, unit = total.partition(" ")
+    if unit != "MiB" or not mib.isdigit():
+        return
+    parts = [f"{what}: {model or 'none'}" for what, model in reach(int(mib) * 2**20).items()]
+    what = f"{int(mib) / 1024:.0f} GiB reach, of the models that plan knows, {'; '.join(parts)}"
+    yield Observation("ok", "GPUs", what)
+    yield Observation(
+        "note", "GPUs", "r1pipe plan CONFIG --model NAME says it for each stage, with what to set"
+    )
 
 
 def _cores(has_company: bool) -> Iterator[Observation]:

@@ -173,8 +173,9 @@ def config_of(job: dict[str, Any]) -> dict[str, Any]:
 
 def predicted(job: dict[str, Any], gpu: bool, memory: float, repeated: bool) -> dict[str, Any]:
     """Peak, used memory and seconds of an update, by r1pipe's planner; no torch."""
+    from r1pipe.run.planning.activations import Rollout, Training
     from r1pipe.run.planning.cards import CARDS
-    from r1pipe.run.planning.footprint import Rollout, Training, footprint
+    from r1pipe.run.planning.footprint import footprint
     from r1pipe.run.planning.model_shape import shape_of
     from r1pipe.run.planning.packs import adapter_of, auto_pack, largest_pack
     from r1pipe.run.planning.speed import drawing_seconds, pass_seconds, update_seconds

@@ -53,7 +53,9 @@ def test_gpus_are_listed_and_a_torch_for_cpus_is_told(tmp_path: Path, monkeypatc
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     monkeypatch.setattr(doctor, "is_build_for_cpus", lambda: True)
-    first, second = doctor._gpus()
+    first, reach, how, second = doctor._gpus()
+    assert "140 GiB reach" in reach.what and "SFT with LoRA: Qwen2.5-32B" in reach.what
+    assert "r1pipe plan" in how.what
     assert first.what == "0: NVIDIA H200, 143767 MiB of 143771 MiB free, driver 580.159.04"
     assert second.level == "warning" and "no GPU is used" in second.what
     program.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed because of the driver'\nexit 9\n")

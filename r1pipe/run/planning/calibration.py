@@ -13,8 +13,8 @@ from typing import Any
 from r1pipe.config.machine import cpu_cores, device_name, gpus
 from r1pipe.errors import StageError
 from r1pipe.launch.environment import base_environment
+from r1pipe.run.planning.activations import Training, kept_per_token
 from r1pipe.run.planning.cards import Card
-from r1pipe.run.planning.footprint import Training, kept_per_token
 from r1pipe.run.planning.model_shape import shape_of
 from r1pipe.run.planning.speed import FORWARD, Efficiency, pass_flops
 

@@ -10,12 +10,13 @@ from r1pipe.config.loader import Pipeline
 from r1pipe.config.machine import cpu_cores, gpus, nvidia_smi
 from r1pipe.errors import InputError
 from r1pipe.run.planning.cards import CARDS, GIB, Card
-from r1pipe.run.planning.estimate import Estimate, Machine, estimate
+from r1pipe.run.planning.estimate import Estimate, estimate
 from r1pipe.run.planning.fitting import Change, fits, smaller_batch, smallest_changes
 from r1pipe.run.planning.lengths import Length
 from r1pipe.run.planning.model_shape import ModelShape
 from r1pipe.run.planning.seen import seen_lengths, seen_rows, seen_seconds
 from r1pipe.run.planning.speed import DEFAULT, Efficiency
+from r1pipe.run.planning.training_setup import Machine
 from r1pipe.run.planning.work import Figure, Work
 from r1pipe.run.store import RunFolder
 

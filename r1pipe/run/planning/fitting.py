@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from r1pipe.run.planning.estimate import Estimate, Machine, packed_rl
-from r1pipe.run.planning.footprint import Footprint, Rollout, Training, footprint
+from r1pipe.run.planning.activations import Rollout, Training
+from r1pipe.run.planning.estimate import Estimate
+from r1pipe.run.planning.footprint import Footprint, footprint
 from r1pipe.run.planning.packs import adapter_of
+from r1pipe.run.planning.training_setup import Machine, packed_rl
 from r1pipe.run.planning.work import Work
 from r1pipe.schema import GRPOParams, SFTParams
 

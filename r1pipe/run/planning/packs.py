@@ -10,7 +10,8 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from r1pipe.run.planning.footprint import CONTEXT, FLOAT, HALF, Adapter, Training, cache_bytes
+from r1pipe.run.planning.activations import FLOAT, HALF, Adapter, Training
+from r1pipe.run.planning.footprint import CONTEXT, cache_bytes
 from r1pipe.run.planning.model_shape import ModelShape
 
 # r1pipe/models/memory.py, whose estimate is rougher than footprint.py's on purpose: it must not be below.

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from r1pipe.run.planning.activations import HALF, Training, kept_per_token
 from r1pipe.run.planning.cards import Card
-from r1pipe.run.planning.footprint import HALF, Training, kept_per_token
 from r1pipe.run.planning.model_shape import ModelShape
 
 # Operations of a token for each parameter that it is multiplied with: forward, and backward to what was given and to

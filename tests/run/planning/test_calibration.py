@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from r1pipe.run.planning import calibration
+from r1pipe.run.planning.activations import Training
 from r1pipe.run.planning.cards import CARDS, Card
-from r1pipe.run.planning.footprint import Training
 from r1pipe.run.planning.model_shape import shape_of
 from r1pipe.run.planning.speed import drawing_seconds, pass_seconds
 

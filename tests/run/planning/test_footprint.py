@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from r1pipe.run.planning.activations import Adapter, Rollout, Training, kept_per_token
 from r1pipe.run.planning.cards import CARDS
-from r1pipe.run.planning.footprint import Adapter, Rollout, Training, footprint, kept_per_token
+from r1pipe.run.planning.footprint import footprint
 from r1pipe.run.planning.known_models import named_shape
+from r1pipe.run.planning.reach import reach
 
 SHAPE = named_shape("Qwen2.5-1.5B")
 SFT = Training(shape=SHAPE, tokens=8192)
@@ -80,3 +82,14 @@ def test_rl_adds_reference_twin_and_cache():
 
 def test_cards_are_known_by_name():
     assert CARDS["h100"].memory < CARDS["h200"].memory
+
+
+def test_what_a_24_gb_card_reaches():
+    """16 bytes a parameter: 0.5B in full; 1.5B with its optimizer elsewhere or an adapter."""
+    reached = reach(23.5 * 2**30)
+    assert reached["SFT of all weights"] == "Qwen2.5-0.5B"
+    assert reached["RL of all weights"] == "Qwen2.5-0.5B"
+    sizes = {what: named_shape(model).parameters for what, model in reached.items()}
+    assert sizes["the same with offload: optimizer"] >= named_shape("Qwen2.5-1.5B").parameters
+    assert sizes["SFT with LoRA"] >= named_shape("Qwen2.5-7B").parameters
+    assert reach(2**30)["SFT of all weights"] == ""

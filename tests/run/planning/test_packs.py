@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
-from r1pipe.run.planning import estimate, footprint, packs
-from r1pipe.run.planning.footprint import Training
+from r1pipe.run.planning import footprint, packs, training_setup
+from r1pipe.run.planning.activations import Training
 from r1pipe.run.planning.known_models import named_shape
 
 
@@ -35,8 +35,11 @@ def test_constants_are_those_of_the_trainers():
     assert footprint.LOGIT_TOKENS == linear_ce.CHUNK
     assert footprint.FUSED_WORDS == trl_utils._CHUNKED_LOGPROB_CHUNK_SIZE
     assert sft_trainer.ROUND == {"cuda": footprint.ROUND_TOKENS}
-    assert (estimate.COMPILED_UPDATES, estimate.COMPILED_PARAMETERS) == (COMPILED_FROM_UPDATES, COMPILED_FROM)
-    assert estimate.RM_MICROBATCH == reward_model.MICROBATCH
+    assert (training_setup.COMPILED_UPDATES, training_setup.COMPILED_PARAMETERS) == (
+        COMPILED_FROM_UPDATES,
+        COMPILED_FROM,
+    )
+    assert training_setup.RM_MICROBATCH == reward_model.MICROBATCH
 
 
 def test_the_rough_need_is_that_of_the_trainers():
