@@ -1,4 +1,4 @@
-"""`r1pipe status`, `logs`, `init` and `config show`."""
+"""`r1pipe status`, `report`, `logs`, `init` and `config show`."""
 
 from __future__ import annotations
 
@@ -24,6 +24,29 @@ def status(
         print_json(progress)
     else:
         print("\n".join(status_lines(progress)))
+
+
+def report(
+    run: Annotated[
+        str | None, typer.Argument(help="a run's name [default: the one used last]", show_default=False)
+    ] = None,
+    open: Annotated[bool, typer.Option("--open", help="show it in the browser")] = False,
+    json: Json = False,
+) -> None:
+    """Write a run's page, report.html, and its text, from its folder alone; also while it runs."""
+    import webbrowser
+
+    from r1pipe.run.records import read_object
+    from r1pipe.run.report import write_report
+    from r1pipe.run.status import newest_run, run_folder
+
+    page = write_report(run_folder(newest_run() if run is None else run))
+    if json:
+        print_json(read_object(page.with_name("report.json")))
+    else:
+        print(page)
+    if open:
+        webbrowser.open(page.as_uri())
 
 
 def logs(

@@ -14,6 +14,7 @@ from r1pipe.run.interrupts import TimeLimit, interruptible
 from r1pipe.run.lock import write_lock
 from r1pipe.run.plan import Plan, check_machine, fetch_hub, refuse, why_not_isolated
 from r1pipe.run.planning.grading import predictions
+from r1pipe.run.report import report_or_say, write_config_view
 from r1pipe.run.stage_runner import adopt, run_stage
 from r1pipe.run.states import StageState
 from r1pipe.run.store import write_json
@@ -64,6 +65,7 @@ def run(replan: Callable[[], Plan], console: Console, minutes: float | None = No
         launcher.warm([stage.config.launch for stage in plan.to_launch])
         # `status`, `logs` and `data` read a run without its YAML, which may have changed or moved since.
         write_json(plan.folder.path / "config.json", plain(plan.pipeline.tree))
+        write_config_view(plan.pipeline, plan.folder)
         retire(plan, console)
         planned = predictions(plan.pipeline)
         for name in plan.todo:
@@ -89,6 +91,7 @@ def run(replan: Callable[[], Plan], console: Console, minutes: float | None = No
             write_lock(plan, stage)
             plan.digests.save()
             write_summary(plan)
+            report_or_say(plan.folder, console.note)
     return console.finish(plan, summarise(plan))
 
 

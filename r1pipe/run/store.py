@@ -1,6 +1,6 @@
 """runs/<run>/: what lies where, one driver at a time, and how an output becomes visible.
 
-runs/<run>/config.json summary.json .lock .digests.json .old/
+runs/<run>/config.json config_view.json summary.json report.html report.md report.json .lock .digests.json .old/
 runs/<run>/<stage>/stage.json            what the worker reads; there as soon as the stage was started once
                    logs/attempt_n.log    what it printed
                    workdir/              what survives a kill; removed when the stage is published
@@ -18,6 +18,7 @@ import os
 import shutil
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -40,10 +41,14 @@ TAIL_BYTES = 4096  # of a file that is being appended to, enough for its last li
 
 def write_json(path: Path, value: Any) -> None:
     """Write all of it or nothing: a reader never sees half a file."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write all of it or nothing, as `write_json`."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     with partial.open("w", encoding="utf8") as stream:
-        json.dump(value, stream, indent=1, ensure_ascii=False)
-        stream.write("\n")
+        stream.write(text)
         stream.flush()
         # Without it, a crash of the machine may leave an empty file under the final name.
         os.fsync(stream.fileno())
@@ -159,6 +164,13 @@ def whole_manifest(folder: StageFolder) -> dict[str, Any]:
         return folder.manifest() or {}
     except InputError:
         return {}
+
+
+def outputs_of(folder: StageFolder) -> Iterator[tuple[dict[str, Any], Path]]:
+    """The outputs in a stage's manifest, each with its folder; none where it is not done."""
+    outputs = whole_manifest(folder).get("outputs", {})
+    for output in outputs.values():
+        yield output, folder.path / output["path"]
 
 
 # --- a run ------------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ COMMANDS = [
     "run-stage",
     "plan",
     "status",
+    "report",
     "logs",
     "init",
     "reproduce",

@@ -1,0 +1,79 @@
+"""Writes report.html, report.md and report.json into a run's folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from r1pipe.run.config_view import config_lines
+from r1pipe.run.report.collect import CONFIG_VIEW, collect
+from r1pipe.run.report.departures import departures
+from r1pipe.run.report.markdown import as_markdown
+from r1pipe.run.store import RunFolder, write_json, write_text
+
+if TYPE_CHECKING:
+    from r1pipe.config.loader import Pipeline
+
+PAGE = "report.html"
+
+
+def write_report(folder: RunFolder) -> Path:
+    """Write the three, each whole or not at all.
+
+    Returns:
+        the page.
+
+    Raises:
+        InputError: there is no such run, or its config.json is damaged.
+    """
+    data = collect(folder)
+    page = folder.path / PAGE
+    # On one line: with an indent Python's encoder takes five times as long.
+    write_text(folder.path / "report.json", json.dumps(data, ensure_ascii=False) + "\n")
+    write_text(folder.path / "report.md", as_markdown(data))
+    write_text(page, as_page(data))
+    return page
+
+
+def report_or_say(folder: RunFolder, note: Callable[[str], None]) -> None:
+    """`write_report` during a run, which ends for no report: what goes wrong is said."""
+    try:
+        write_report(folder)
+    except Exception as error:
+        note(f"the report was not written: {type(error).__name__}: {error}")
+
+
+def write_config_view(pipeline: Pipeline, folder: RunFolder) -> None:
+    """What the report says of the config, for when its YAML has changed or moved."""
+    view = {"lines": config_lines(pipeline, defaults=False), "departures": departures(pipeline)}
+    write_json(folder.path / CONFIG_VIEW, view)
+
+
+def as_page(data: dict[str, Any]) -> str:
+    """The page, with its style, its program and its data inside: it asks nobody for anything."""
+    here = files("r1pipe.run.report")
+    text = here.joinpath("page.html").read_text(encoding="utf8")
+    parts = {
+        "@TITLE@": escape(f"r1pipe: {data['run']}"),
+        "@STYLE@": here.joinpath("page.css").read_text(encoding="utf8"),
+        "@PROGRAM@": here.joinpath("page.js").read_text(encoding="utf8"),
+        # The last one, since a sample may hold any mark.
+        "@DATA@": in_html(data),
+    }
+    for mark, part in parts.items():
+        assert text.count(mark) == 1, mark
+        text = text.replace(mark, part)
+    return text
+
+
+def in_html(data: Any) -> str:
+    r"""JSON that can stand within <script>: a sample that holds </script> would end the page.
+
+    >>> in_html("</script>")
+    '"\\u003c/script>"'
+    """
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
