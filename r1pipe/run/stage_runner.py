@@ -17,6 +17,7 @@ from r1pipe.run.interrupts import TimeLimit
 from r1pipe.run.manifest import adopted_manifest, describe_output, finished_manifest, stage_record
 from r1pipe.run.plan import Plan
 from r1pipe.run.planning.grading import remark
+from r1pipe.run.planning.seen import peak_of
 from r1pipe.run.records import read_object, sealed
 from r1pipe.run.store import StageFolder, last_progress, write_json
 
@@ -112,7 +113,7 @@ def run_stage(
     record["wall_s"] = seconds_so_far()
     # Of this attempt: how long it took until the stage's own code began, and how busy the GPUs were.
     record["start_s"] = round(max(0.0, result["began"] - started), 3)
-    record["gpu"] = watch.seen()
+    record["gpu"] = watch.seen() | peak_of(folder.metrics)
     manifest = finished_manifest(stage, record, result, outputs)
     folder.publish(manifest)
     plan.digests.moved(folder.partial, folder.out)

@@ -25,13 +25,16 @@ from r1pipe.schema import GRPOParams, SFTParams
 from r1pipe.schema.training import RewardModelParams
 
 # Seconds that compilation takes, once for training and once for sampling.
-COMPILING_S = 20.0
+COMPILING_S = 15.0
 # The trainer's checkpoints that are kept, beside the one that is published.
 KEPT_CHECKPOINTS = 2
 # Responses whose rewards a core computes in a second.
 REWARDS_A_SECOND = 1500.0
 # Seconds of a stage that has no model: it reads and writes rows.
 LIGHT_S = 1.5
+# Of RL: the audit of its rewards before it begins, and a look at the held-out prompts beside the drawing, on a GPU.
+AUDIT_S = 8.0
+LOOK_S = 3.0
 
 
 @dataclass
@@ -271,7 +274,9 @@ def _reinforce(
             mean,
             longest,
         )
-        result.add("held-out", looks * each)
+        result.add("held-out", looks * (each + LOOK_S * machine.gpu))
+    if machine.gpu:
+        result.add("start", AUDIT_S)
     if training.compiled:
         result.add("compile", 2 * COMPILING_S)
 

@@ -18,7 +18,9 @@ LEAST_S = 5.0
 
 
 def predictions(pipeline: Pipeline) -> dict[str, dict[str, float]]:
-    """Stage -> wall_s and, where it uses a GPU, memory_gib, as planned for this machine.
+    """Stage -> wall_s and, where it uses a GPU, peak_gib and memory_gib, as planned for this machine.
+
+    The first is what PyTorch's allocator hands out at most, the second what nvidia-smi shows.
 
     A figure that cannot be planned runs all the same: it has none.
     """
@@ -35,6 +37,7 @@ def predictions(pipeline: Pipeline) -> dict[str, dict[str, float]]:
         planned[stage.name] = {"wall_s": round(stage.found.total_s, 1)}
         memory = stage.found.memory
         if memory is not None and plan.machine.gpu:
+            planned[stage.name]["peak_gib"] = round(memory.peak / GIB, 2)
             planned[stage.name]["memory_gib"] = round(memory.used / GIB, 2)
     return planned
 
@@ -45,10 +48,11 @@ def graded(record: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(predicted, dict) or not predicted:
         return {}
     measured = {"wall_s": record.get("wall_s", 0.0)}
-    memory = record.get("gpu", {}).get("memory_gib")
-    # What no GPU was used for has none.
-    if memory and "memory_gib" in predicted:
-        measured["memory_gib"] = memory
+    gpu = record.get("gpu", {})
+    # PyTorch keeps freed memory as long as there is enough, so its own count says more than nvidia-smi's.
+    counted = "peak_gib" if gpu.get("peak_gib") else "memory_gib"
+    if gpu.get(counted) and counted in predicted:
+        measured[counted] = gpu[counted]
     off = {}
     for name, value in measured.items():
         planned = predicted.get(name, 0.0)
@@ -66,8 +70,9 @@ def remark(record: dict[str, Any]) -> str:
         took = duration(grade["measured"]["wall_s"])
         planned = duration(grade["predicted"]["wall_s"])
         parts.append(f"took {took}, {planned} were planned")
-    if "memory_gib" in grade.get("off", {}):
-        used = grade["measured"]["memory_gib"]
-        planned_gib = grade["predicted"]["memory_gib"]
-        parts.append(f"used {used:.1f} GiB of a GPU, {planned_gib:.1f} were planned")
+    for name in ("peak_gib", "memory_gib"):
+        if name in grade.get("off", {}):
+            used = grade["measured"][name]
+            planned_gib = grade["predicted"][name]
+            parts.append(f"used {used:.1f} GiB of a GPU, {planned_gib:.1f} were planned")
     return "; ".join(parts)

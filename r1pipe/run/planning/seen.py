@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from r1pipe.config.loader import Pipeline
@@ -15,6 +17,8 @@ from r1pipe.text.regular_files import read_regular
 POINTS = 24
 # What TRL calls the mean tokens of the responses of a rollout.
 MEAN_LENGTH = "completions/mean_length"
+# GiB that PyTorch has allocated at most, so far: r1pipe/training/telemetry.py.
+PEAK = "peak_memory_gib"
 # Metrics of data stages that are the rows of their output.
 ROW_METRICS = ("rows", "kept", "chats")
 
@@ -33,29 +37,43 @@ def seen_lengths(folder: RunFolder, pipeline: Pipeline) -> dict[str, Length]:
     return found
 
 
-def _points(metrics: Any) -> tuple[tuple[float, float], ...]:
+def _points(metrics: Path) -> tuple[tuple[float, float], ...]:
     """(update, mean tokens) of metrics.jsonl, thinned out."""
+    seen: dict[float, float] = {}
+    for record in _records(metrics, MEAN_LENGTH):
+        step = record.get("step")
+        tokens = record[MEAN_LENGTH]
+        if isinstance(step, int | float) and tokens > 0:
+            seen[float(step)] = float(tokens)
+    points = sorted(seen.items())
+    every = max(1, len(points) // POINTS)
+    return tuple(points[::every])
+
+
+def peak_of(metrics: Path) -> dict[str, float]:
+    """`peak_gib`, the most memory of a GPU that a training had allocated; empty where it did not say."""
+    peaks = [record[PEAK] for record in _records(metrics, PEAK)]
+    return {"peak_gib": round(max(peaks), 2)} if peaks else {}
+
+
+def _records(metrics: Path, name: str) -> Iterator[dict[str, Any]]:
+    """The lines of metrics.jsonl that have this number."""
     if not metrics.is_file():
-        return ()
+        return
     try:
         lines = read_regular(metrics).decode("utf8", "replace").splitlines()
     except OSError:
-        return ()
-    seen: dict[float, float] = {}
+        return
     for line in lines:
-        if MEAN_LENGTH not in line:
+        # Most lines are of something else, and need not be read.
+        if name not in line:
             continue
         try:
             record = json.loads(line)
         except ValueError:
             continue
-        step = record.get("step")
-        tokens = record.get(MEAN_LENGTH)
-        if isinstance(step, int | float) and isinstance(tokens, int | float) and tokens > 0:
-            seen[float(step)] = float(tokens)
-    points = sorted(seen.items())
-    every = max(1, len(points) // POINTS)
-    return tuple(points[::every])
+        if isinstance(record, dict) and isinstance(record.get(name), int | float):
+            yield record
 
 
 def seen_rows(folder: RunFolder, pipeline: Pipeline) -> dict[str, float]:

@@ -93,3 +93,20 @@ def test_what_a_24_gb_card_reaches():
     assert sizes["the same with offload: optimizer"] >= named_shape("Qwen2.5-1.5B").parameters
     assert sizes["SFT with LoRA"] >= named_shape("Qwen2.5-7B").parameters
     assert reach(2**30)["SFT of all weights"] == ""
+
+
+# GiB that PyTorch had allocated at most. 0.5B: the recorded run of docs/reference/, one H200, 2026-11-29, packs of one
+# pass an update, not compiled. 1.5B: bench_sft.py, one H100, 2026-11-22, 286312d, compiled.
+MEASURED = [
+    ("Qwen2.5-0.5B", {"tokens": 7936, "passes": 1}, 20.08),
+    ("Qwen2.5-0.5B", {"tokens": 9216, "passes": 1}, 22.00),
+    ("Qwen2.5-0.5B", {"tokens": 15_616, "passes": 1}, 31.58),
+    ("Qwen2.5-0.5B", {"tokens": 19_456, "passes": 1}, 37.34),
+    ("Qwen2.5-1.5B", {"tokens": 14_592, "compiled": True}, 57.4),
+]
+
+
+@pytest.mark.parametrize(("model", "settings", "seen"), MEASURED)
+def test_peaks_that_were_measured(model: str, settings: dict, seen: float):
+    found = footprint(Training(shape=named_shape(model), **settings))
+    assert found.peak / 2**30 == pytest.approx(seen, rel=0.02)

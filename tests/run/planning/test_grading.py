@@ -32,6 +32,13 @@ def test_more_than_thirty_percent_says_so():
     assert grading.graded(record(60.0, 40.0))["off"] == {"wall_s": 0.6}
 
 
+def test_what_pytorch_counted_goes_before_nvidia_smi():
+    """RL on a GPU had 45 GiB allocated, and nvidia-smi showed 122: freed memory that nobody else wanted."""
+    seen = {"wall_s": 100.0, "gpu": {"memory_gib": 122.0, "peak_gib": 45.0}}
+    planned = {"wall_s": 100.0, "peak_gib": 42.0, "memory_gib": 43.0}
+    assert grading.graded(seen | {"predicted": planned})["off"] == {}
+
+
 def test_a_few_seconds_are_no_news():
     assert grading.graded(record(4.0, 0.0, planned_s=1.5))["off"] == {}
 
