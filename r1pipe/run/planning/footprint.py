@@ -34,8 +34,8 @@ LIVE = 1_000_000_000
 
 # cuBLAS keeps 32 MiB for each of its two handles on Hopper (PyTorch's notes on CUDA, CUBLAS_WORKSPACE_CONFIG).
 WORKSPACE = 2 * 32 * 2**20
-# What nvidia-smi counts before the first tensor: the CUDA context and the kernels that are loaded. And freed blocks that
-# cannot be used for the next request, as a share of the peak. Five trainings on an H200 (docs/reference/, 2026-11-29)
+# What nvidia-smi counts before the first tensor: the CUDA context and the kernels that are loaded. And freed blocks
+# that no later request could use, as a share of the peak. Five trainings on an H200 (docs/reference/, 2026-11-29)
 # had 0.75 to 0.81 GiB more in use than allocated.
 CONTEXT = 0.73 * 2**30
 FRAGMENTS = 0.005
