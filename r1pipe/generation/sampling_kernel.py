@@ -119,20 +119,32 @@ def draw(logits_BV: torch.Tensor, temperature: float, top_p: float) -> torch.Ten
         temperature: above 0.
         top_p: 1 = all tokens. Tokens of one probability are kept or cut together.
     """
-    rows, vocabulary = logits_BV.shape
-    assert logits_BV.stride(1) == 1, logits_BV.stride()
-    bits = 8 * logits_BV.element_size()
-    # Parts are powers of two, and so each pass settles the same number of bits.
-    passes = bits // (PARTS.bit_length() - 1)
     # One number a row, below 1 in float32.
-    uniform_B = torch.rand(rows, device=logits_BV.device)
-    token_B = torch.empty(rows, dtype=torch.long, device=logits_BV.device)
-    with torch.cuda.device_of(logits_BV):
+    uniform_B = torch.rand(len(logits_BV), device=logits_BV.device)
+    return draw_with(logits_BV, uniform_B, temperature, top_p)
+
+
+# An operator, so that tensors without numbers never reach the kernel.
+@torch.library.custom_op("r1pipe::draw_with", mutates_args=())
+def draw_with(logits: torch.Tensor, uniform: torch.Tensor, temperature: float, top_p: float) -> torch.Tensor:
+    """Return the token of each row, (B,), at these places of the rows' cumulative distributions.
+
+    Args:
+        logits: (B, V).
+        uniform: (B,), at least 0 and below 1.
+        temperature: see draw.
+        top_p: see draw.
+    """
+    rows, vocabulary = logits.shape
+    assert logits.stride(1) == 1, logits.stride()
+    bits = 8 * logits.element_size()
+    token_B = torch.empty(rows, dtype=torch.long, device=logits.device)
+    with torch.cuda.device_of(logits):
         _draw[(rows,)](
-            logits_BV,
-            uniform_B,
+            logits,
+            uniform,
             token_B,
-            logits_BV.stride(0),
+            logits.stride(0),
             vocabulary,
             1.0 / temperature,
             top_p,
@@ -141,7 +153,13 @@ def draw(logits_BV: torch.Tensor, temperature: float, top_p: float) -> torch.Ten
             BLOCK=BLOCK,
             SEARCHED=SEARCHED,
             W=PARTS,
-            PASSES=passes,
+            # Parts are powers of two, and so each pass settles the same number of bits.
+            PASSES=bits // (PARTS.bit_length() - 1),
             num_warps=WARPS,
         )
     return token_B
+
+
+@draw_with.register_fake
+def _(logits: torch.Tensor, uniform: torch.Tensor, temperature: float, top_p: float) -> torch.Tensor:
+    return logits.new_empty(len(logits), dtype=torch.long)

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 from r1pipe.generation.token_sampling import sample_tokens
 
@@ -79,6 +80,13 @@ def test_rows_without_numbers_draw_a_token_of_the_vocabulary(draw) -> None:
     for value in (torch.nan, -torch.inf):
         tokens_B = draw(torch.full((2, 300), value, device=device), 1.0, 0.9)
         assert ((tokens_B >= 0) & (tokens_B < 300)).all()
+
+
+@needs_triton
+def test_tensors_without_numbers_never_reach_the_kernel(draw) -> None:
+    with FakeTensorMode():
+        tokens_B = draw(torch.empty(5, 300), 1.0, 0.9)
+    assert tokens_B.shape == (5,) and tokens_B.dtype == torch.long
 
 
 @pytest.mark.skipif(not GPU, reason="needs a GPU")

@@ -56,6 +56,7 @@ def test_a_training_logs_the_kl_before_the_clamp(clamp, tiny_checkpoint, here):
     assert len(lines) == 6
     assert all(0 <= line["kl"] <= line["kl_max"] for line in lines)
     assert lines[-1]["kl_max"] > 0.01**2, "more than the clamp would let through"
-    # of the two updates of a rollout the second is of a policy that has moved since it drew
-    assert lines[0]["log_ratio_max"] < 1e-4 < lines[1]["log_ratio_max"]
+    # of the two updates of a rollout the second is of a policy that has moved since it drew, if the first had a signal
+    assert max(line["log_ratio_max"] for line in lines[::2]) < 1e-4
+    assert max(line["log_ratio_max"] for line in lines[1::2]) > 1e-4
     assert json.dumps(lines), "plain numbers"
