@@ -42,12 +42,12 @@ def rounds_of(row: Mapping[str, Any]) -> int:
 def token_counter(checkpoint: Path) -> TokenCounter:
     """A TokenCounter with a checkpoint's tokenizer, without the tokens that its chat template adds."""
     from r1pipe.models.loading import load_tokenizer
+    from r1pipe.text.tokenizing import token_ids
 
     tokenizer = load_tokenizer(checkpoint)
 
     def count(texts: Sequence[str]) -> list[int]:
-        ids = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
-        return [len(ids_of_text) for ids_of_text in ids]
+        return [len(ids) for ids in token_ids(texts, tokenizer)]
 
     return count
 

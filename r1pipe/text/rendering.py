@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,13 @@ from r1pipe.errors import InputError
 from r1pipe.schema import SHIPPED_TEMPLATES, Text, TextFile
 from r1pipe.text.chat_format import ChatFormat, chat_format, prefill_of, says, without_prefill
 from r1pipe.text.regular_files import read_regular, reason
+from r1pipe.text.tokenizing import token_ids
 
 SLOT = "{prompt}"
 TEMPLATES = Path(__file__).parents[1] / "configs" / "templates"
+
+# Conversations that are rendered and tokenized at a time: a tokenizer is fast with many texts at once.
+CHATS_AT_ONCE = 1000
 
 
 def read_template(template: str) -> str | None:
@@ -186,24 +190,26 @@ def render_chat(messages: list[dict[str, str]], tokenizer: Any) -> tuple[str, st
     return prompt, rendered
 
 
-def chat_ids(messages: list[dict[str, str]], tokenizer: Any) -> tuple[list[int], list[int]]:
-    """The token ids of a conversation and its completion mask.
+def chat_ids(chats: Sequence[list[dict[str, str]]], tokenizer: Any) -> Iterator[tuple[list[int], list[int]]]:
+    """The token ids of each conversation and its completion mask.
 
     The mask is 1 on the last assistant turn only (which turns carry loss is our choice), from where the generation
     prompt ends. If that is within the turn (`<think>` is prefilled), the prefill has no loss.
 
     Raises:
-        InputError: the template refuses the conversation.
+        InputError: the template refuses a conversation.
     """
-    assert messages[-1]["role"] == "assistant", "rows are checked when they are read"
-    shown, reply = render_chat(messages, tokenizer)
-    prompt = _ids(shown, tokenizer)
-    conversation = _ids(shown + reply, tokenizer)
-    if conversation[: len(prompt)] != prompt:
-        # The tokens of both grow together where they meet. Sampling continues the prompt's own.
-        conversation = prompt + _ids(reply, tokenizer)
-    mask = [0] * len(prompt) + [1] * (len(conversation) - len(prompt))
-    return conversation, mask
+    for start in range(0, len(chats), CHATS_AT_ONCE):
+        rendered = [render_chat(messages, tokenizer) for messages in chats[start : start + CHATS_AT_ONCE]]
+        prompts = token_ids([shown for shown, _ in rendered], tokenizer)
+        conversations = token_ids([shown + reply for shown, reply in rendered], tokenizer)
+        for (_, reply), prompt, whole in zip(rendered, prompts, conversations, strict=True):
+            conversation = whole
+            if conversation[: len(prompt)] != prompt:
+                # The tokens of both grow together where they meet. Sampling continues the prompt's own.
+                conversation = prompt + token_ids([reply], tokenizer)[0]
+            mask = [0] * len(prompt) + [1] * (len(conversation) - len(prompt))
+            yield conversation, mask
 
 
 def check_system_turns(conversations: Iterable[Any], tokenizer: Any) -> None:
@@ -232,7 +238,7 @@ def check_system_turns(conversations: Iterable[Any], tokenizer: Any) -> None:
 
 def conversation_ids(chats: list[list[dict[str, str]]], tokenizer: Any) -> list[list[int]]:
     """The token ids of whole conversations, each with all that its last reply says."""
-    return _ids(["".join(render_chat(messages, tokenizer)) for messages in chats], tokenizer)
+    return token_ids(["".join(render_chat(messages, tokenizer)) for messages in chats], tokenizer)
 
 
 def _render(messages: list[dict[str, str]], tokenizer: Any, add_generation_prompt: bool) -> str:
@@ -249,8 +255,3 @@ def _render(messages: list[dict[str, str]], tokenizer: Any, add_generation_promp
             f"its roles are {', '.join(message['role'] for message in messages)}; "
             "change the rows, or the template in chat_template.jinja",
         ) from None
-
-
-def _ids(texts: Any, tokenizer: Any) -> Any:
-    """Token ids of a rendered text, or of a list of them; the template has written BOS itself."""
-    return tokenizer(texts, add_special_tokens=False)["input_ids"]

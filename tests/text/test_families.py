@@ -49,7 +49,7 @@ def test_a_family(name: str, family: Any) -> None:
     shown_ids = plain.encode(shown, add_special_tokens=False).ids
     trained_ids = plain.encode(trained, add_special_tokens=False).ids
     assert prompt_ids([{"prompt": QUESTION}], None, tokenizer) == [shown_ids]
-    ids, mask = chat_ids(chat(REPLY), tokenizer)
+    [(ids, mask)] = chat_ids([chat(REPLY)], tokenizer)
     assert ids == shown_ids + trained_ids
     assert mask == [0] * len(shown_ids) + [1] * len(trained_ids)
     assert plain.decode(conversation_ids([chat(REPLY)], tokenizer)[0], skip_special_tokens=False) == (
@@ -76,7 +76,7 @@ def test_a_family(name: str, family: Any) -> None:
 )
 def test_a_reply_begins_inside_where_the_prompt_opens_it(reply: str, trained: str, family: Any) -> None:
     tokenizer = load_tokenizer(family("qwen3-thinking"))
-    ids, mask = chat_ids(chat(reply), tokenizer)
+    [(ids, mask)] = chat_ids([chat(reply)], tokenizer)
     assert tokenizer.decode([token for token, counts in zip(ids, mask, strict=True) if counts]) == trained
     assert prefill_in(None, tokenizer) == "<think>\n"
 
@@ -85,7 +85,7 @@ def test_no_part_of_a_reply_is_lost_where_the_template_splits_at_its_last_tag(fa
     """Qwen3's own template: what stands between two closing tags would be gone."""
     tokenizer = load_tokenizer(family("qwen3-instruct"))
     reply = "<think>It may be </think> or not.</think>42"
-    ids, mask = chat_ids(chat(reply), tokenizer)
+    [(ids, mask)] = chat_ids([chat(reply)], tokenizer)
     trained = tokenizer.decode([token for token, counts in zip(ids, mask, strict=True) if counts])
     assert trained == f"{reply}<|im_end|>\n"
 
@@ -96,7 +96,7 @@ def test_a_reply_that_nothing_closes_is_closed_by_the_end_token(family: Any) -> 
     plain += "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
     (folder / "chat_template.jinja").write_text(plain)
     tokenizer = load_tokenizer(folder)
-    ids, mask = chat_ids(chat(REPLY), tokenizer)
+    [(ids, mask)] = chat_ids([chat(REPLY)], tokenizer)
     assert ids[-1] == tokenizer.eos_token_id and mask[-1] == 1
     assert tokenizer.decode(ids) == f"user: {QUESTION}\nassistant: {REPLY}<|im_end|>"
 
@@ -174,7 +174,7 @@ def test_the_inputs_of_the_embedded_base_are_what_its_template_says() -> None:
         messages = chat(row["solution"], row["prompt"])
         prompt = f"<|user|>{row['prompt']}<|assistant|>"
         whole = f"{prompt}{row['solution']}<|end|>"
-        ids, mask = chat_ids(messages, tokenizer)
+        [(ids, mask)] = chat_ids([messages], tokenizer)
         assert ids == tokenizer.backend_tokenizer.encode(whole, add_special_tokens=False).ids
         assert ids == tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
         assert conversation_ids([messages], tokenizer) == [ids]

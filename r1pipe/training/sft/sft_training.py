@@ -118,8 +118,7 @@ def _examples(rows: list[dict[str, Any]], tokenizer: Any, max_length: int) -> li
 
     check_system_turns((row["messages"] for row in rows), tokenizer)
     examples = []
-    for row in rows:
-        ids, mask = chat_ids(row["messages"], tokenizer)
+    for ids, mask in chat_ids([row["messages"] for row in rows], tokenizer):
         if len(ids) <= max_length:
             examples.append({"input_ids": ids, "completion_mask": mask})
     if not examples:

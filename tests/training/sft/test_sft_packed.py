@@ -37,7 +37,7 @@ def chats(n: int = 20) -> list[dict[str, Any]]:
 def one_by_one(checkpoint: Path, params: SFTParams, updates: int, seed: int) -> dict[str, torch.Tensor]:
     """The weights after plain SGD with each row in a pass of its own, and the loss divided by the update's tokens."""
     tokenizer, model = load_tokenizer(checkpoint), load_model(checkpoint, training=True)
-    rows = [chat_ids(row["messages"], tokenizer) for row in chats()]
+    rows = list(chat_ids([row["messages"] for row in chats()], tokenizer))
     sampler = PackSampler(
         [len(ids) for ids, _ in rows],
         batch_size=params.batch_size,
