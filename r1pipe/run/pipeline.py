@@ -14,7 +14,7 @@ from r1pipe.run.interrupts import TimeLimit, interruptible
 from r1pipe.run.lock import write_lock
 from r1pipe.run.plan import Plan, check_machine, fetch_hub, refuse, why_not_isolated
 from r1pipe.run.planning.grading import predictions
-from r1pipe.run.report import report_or_say, write_config_view
+from r1pipe.run.report import LiveReport, write_config_view
 from r1pipe.run.stage_runner import adopt, run_stage
 from r1pipe.run.states import StageState
 from r1pipe.run.store import write_json
@@ -54,6 +54,7 @@ def run(replan: Callable[[], Plan], console: Console, minutes: float | None = No
     check_machine(plan)
 
     with (
+        LiveReport(plan.folder, console.note) as live,
         plan.folder as lock,
         interruptible() as hurried,
         Launcher(plan.folder.path / ".forkserver.log", console.note, hurried) as launcher,
@@ -68,6 +69,11 @@ def run(replan: Callable[[], Plan], console: Console, minutes: float | None = No
         write_config_view(plan.pipeline, plan.folder)
         retire(plan, console)
         planned = predictions(plan.pipeline)
+
+        def beat() -> None:
+            lock.beat()
+            live.beat()
+
         for name in plan.todo:
             limit.check()
             stage = plan.pipeline.stages[name]
@@ -81,7 +87,7 @@ def run(replan: Callable[[], Plan], console: Console, minutes: float | None = No
                     stage,
                     launcher,
                     console,
-                    beat=lock.beat,
+                    beat=beat,
                     limit=limit,
                     isolated=reason is None,
                     predicted=planned.get(name),
@@ -91,7 +97,7 @@ def run(replan: Callable[[], Plan], console: Console, minutes: float | None = No
             write_lock(plan, stage)
             plan.digests.save()
             write_summary(plan)
-            report_or_say(plan.folder, console.note)
+            live.write()
     return console.finish(plan, summarise(plan))
 
 

@@ -45,6 +45,7 @@ def kind_of_model(files: CheckpointFiles, *, trains: bool, classifies: bool) -> 
         classifies: the model becomes a reward model.
     """
     name = _architecture(files)
+    # transformers goes by this alone; `architectures` says what the weights were saved from.
     model_type = files.config.get("model_type")
     loaded = _loaded_as("CAUSAL_LM").get(str(model_type), "")
     if files.config.get("is_encoder_decoder") or (name and not _writes(name, files)):
@@ -70,6 +71,7 @@ def kind_of_model(files: CheckpointFiles, *, trains: bool, classifies: bool) -> 
         )
     elif _loaded_as("CAUSAL_LM") and not loaded:
         yield _not_loaded(files, name)
+    # Not each of those that transformers lists can be loaded from the weights of all.
     elif _reads_more(files):
         yield _beside_text(files, name, loaded)
     if classifies and loaded and model_type not in _loaded_as("SEQUENCE_CLASSIFICATION"):
@@ -198,6 +200,7 @@ def _loaded_as(head: str) -> dict[str, str]:
     if not places:
         return {}
     file = Path(places[0]) / "models" / "auto" / "modeling_auto.py"
+    # Another version may have the table elsewhere; then the stage itself finds out.
     text = file.read_text(encoding="utf8") if file.is_file() else ""
     table = re.search(rf"^MODEL_FOR_{head}_MAPPING_NAMES = OrderedDict\((.*?)^\)", text, re.M | re.S)
     return dict(re.findall(r'\("([\w.-]+)", "(\w+)"\)', table[1])) if table else {}

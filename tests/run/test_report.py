@@ -16,7 +16,7 @@ from r1pipe.run.report.curves import curves, thinned
 from r1pipe.run.report.departures import departures
 from r1pipe.run.report.figure import draw
 from r1pipe.run.report.samples import samples
-from r1pipe.run.report.write import write_report
+from r1pipe.run.report.write import LiveReport, write_report
 from r1pipe.run.store import RunFolder, write_json
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -165,10 +165,31 @@ def test_every_run_has_its_report(tmp_path: Path) -> None:
     assert ran.returncode == 0 and "the report was not written" in ran.stdout + ran.stderr
     (run / "report.json").rmdir()
     shown = r1pipe(tmp_path, "report", "--json")
-    assert shown.returncode == 0
+    assert shown.returncode == 0 and json.loads(shown.stdout)["running"] is False
     assert [stage["state"] for stage in json.loads(shown.stdout)["stages"]] == ["done"] * 3
     assert "| score |" in (run / "report.md").read_text()
     assert "t.yaml:3" in json.dumps(json.loads((run / "report.json").read_text())["config"])
+
+
+def test_a_run_that_is_under_way_can_be_watched(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page a minute, not one a beat; the last one when the lock is free again."""
+    monkeypatch.chdir(folder.path.parent.parent)
+    written: list[bool] = []
+
+    def look() -> None:
+        written.append(json.loads((folder.path / "report.json").read_text())["running"])
+        (folder.path / "report.json").unlink()
+
+    with LiveReport(RunFolder("mine"), print) as live, RunFolder("mine"):
+        live.beat()
+        look()
+        live.beat()
+        assert not (folder.path / "report.json").exists()
+        monkeypatch.setattr("r1pipe.run.report.write.EVERY_S", -1.0)
+        live.beat()
+        look()
+    look()
+    assert written == [True, True, False]
 
 
 def test_a_run_that_is_not_there(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ def collect(folder: RunFolder) -> dict[str, Any]:
     Raises:
         InputError: there is no such run, or its config.json is damaged.
     """
+    # The same as `r1pipe status` shows, so that the two never differ.
     status = run_status(folder.run)
     blocks = {
         name: block
@@ -38,6 +39,7 @@ def collect(folder: RunFolder) -> dict[str, Any]:
     stages = [_stage(name, block, states.get(name, {}), folder) for name, block in blocks.items()]
     figure = draw(blocks)
     keys = _score_keys(blocks)
+    # A checkpoint has its scores from an evaluation, which is another stage and has no box.
     for box in figure["boxes"]:
         state = states.get(box["name"], {}).get("state", "given")
         scored = next((keys[artifact] for artifact in box["makes"] if artifact in keys), "")
@@ -104,6 +106,7 @@ def _score_keys(blocks: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """artifact -> the name under which its scores stand."""
     keys: dict[str, str] = {}
     for name, block in blocks.items():
+        # The base is evaluated under a name that no stage gives it.
         if kind_of(name, block) == "evaluate":
             model = next(texts((block.get("inputs") or {}).get("model")), "")
             keys[model] = str(block.get("checkpoint") or model)
@@ -130,6 +133,7 @@ def _cards(name: str, folder: RunFolder) -> Iterator[dict[str, Any]]:
             "name": output["name"],
             "stage": name,
             "rows": card.get("rows"),
+            # Of pairs and of mixes the card has none.
             "domains": _by_domain(card),
             "dropped": _dropped(card),
             "tokens": _mean_tokens(card),
@@ -144,6 +148,7 @@ def _dropped(card: Mapping[str, Any]) -> dict[str, float]:
     if not isinstance(sources, dict):
         return dropped
     for counts in sources.values():
+        # A source that keeps all it has is a number.
         if not isinstance(counts, dict):
             continue
         for reason, count in counts.items():
@@ -170,6 +175,7 @@ def _versions(blocks: Mapping[str, Any], folder: RunFolder) -> dict[str, list[st
     found: dict[str, list[str]] = {}
     for name in blocks:
         for library, version in whole_manifest(folder.stage(name)).get("versions", {}).items():
+            # The hashes of stages' modules differ by stage, and say nothing to a reader.
             if library.startswith("stage "):
                 continue
             versions = found.setdefault(library, [])

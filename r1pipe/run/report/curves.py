@@ -78,6 +78,7 @@ def read_curves(path: Path, _size: int, _time: int) -> dict[str, Any]:
             guards.append(f"step {step}: {line.get('guard')}: {line.get('what')} ({line.get('action')})")
         if not is_number(step):
             continue
+        # A phase has other rewards, and so curves that jump where it begins.
         if "phase" in line and line["phase"] != phase:
             phase = line["phase"]
             phases.append(step)
@@ -94,6 +95,7 @@ def read_curves(path: Path, _size: int, _time: int) -> dict[str, Any]:
         ]
         if series:
             panels.append({"title": title, "series": series})
+    # The first one begins where the curves do.
     return {"panels": panels, "phases": phases[1:], "guards": guards}
 
 
@@ -124,5 +126,6 @@ def is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+# Five digits are more than a screen shows, and a page of 17 digits has twice the size.
 def _rounded(value: float) -> float:
     return float(f"{value:.5g}")

@@ -27,6 +27,7 @@ def departures(pipeline: Pipeline) -> list[dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for name, stage in pipeline.stages.items():
         for departure in _of_block(stage.config, ()):
+            # Nine evaluations with one setting are one departure.
             same = found.setdefault(str(departure), {**departure, "stages": []})
             same["stages"].append(name)
     return list(found.values())
@@ -53,6 +54,7 @@ def _of_block(block: BaseModel, keys: tuple[str, ...]) -> Iterator[dict[str, Any
 def _sources_of(kind: type[BaseModel]) -> dict[str, str]:
     """Field -> the section of the paper that its docstring cites, of a class and those that it is made of."""
     found: dict[str, str] = {}
+    # What a class says of a field comes before what its base said.
     for base in reversed(kind.__mro__):
         file = inspect.getsourcefile(base) if issubclass(base, BaseModel) else None
         if file and base is not BaseModel:

@@ -58,6 +58,7 @@ def draw(stages: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Any]]:
             box.level = max(box.level, read.level + 1)
         boxes[name] = box
 
+    # What reads nothing stands on top so far, maybe far from what reads it.
     _lower(boxes, above)
     _place(boxes, above)
     arrows: list[list[str]] = []

@@ -23,6 +23,7 @@ def _lines(data: dict[str, Any]) -> Iterator[str]:
     yield f"{done} of {len(data['stages'])} stages done in {seconds(data['wall_s'])}"
     yield f"on {data['device'] or 'an unknown machine'}; written {data['written']}."
 
+    # The terminal's table, continued below where it is too wide.
     tables = score_tables(data["scores"], WIDTH)
     if tables:
         yield from _head("Scores")

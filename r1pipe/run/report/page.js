@@ -15,7 +15,8 @@ const svg = (tag, attributes = {}, ...children) => put(document.createElementNS(
 
 const number = (value) => {
   if (typeof value !== "number") return String(value);
-  return Number.isInteger(value) ? String(value) : String(Number(value.toPrecision(3)));
+  if (Number.isInteger(value)) return String(value);
+  return Math.abs(value) < 0.001 ? value.toExponential(1) : String(Number(value.toPrecision(3)));
 };
 const time = (seconds) => {
   if (seconds < 100) return `${Math.round(seconds * 10) / 10} s`;
@@ -38,23 +39,30 @@ function table(label, head, rows) {
 // --- the figure ---
 
 function figure(data) {
-  const wide = 158, high = 50, across = 178, down = 84;
+  const wide = 158, high = 50, across = 178, down = 84, margin = 70;
   const { boxes, arrows } = data.figure;
   const byName = Object.fromEntries(boxes.map((box) => [box.name, box]));
   const most = Math.max(...boxes.map((box) => box.place)) + 1;
   const levels = Math.max(...boxes.map((box) => box.level)) + 1;
   const count = {};
   for (const box of boxes) count[box.level] = (count[box.level] || 0) + 1;
-  const x = (box) => (most - count[box.level]) * across / 2 + box.place * across + 4;
+  const x = (box) => margin + (most - count[box.level]) * across / 2 + box.place * across;
   const y = (box) => box.level * down + 4;
-  const width = most * across, height = levels * down;
+  const width = 2 * margin + most * across, height = levels * down;
+  // What passes other levels goes around their boxes, each in a lane of its own.
+  const lanes = { left: 0, right: 0 };
   const lines = arrows.map(([from, to]) => {
     const a = byName[from], b = byName[to];
     const x1 = x(a) + wide / 2, y1 = y(a) + high, x2 = x(b) + wide / 2, y2 = y(b);
-    // What passes other levels goes around their boxes.
-    const bend = b.level - a.level > 1 ? (x1 <= width / 2 ? -1 : 1) * across * 0.55 : 0;
     const middle = (y1 + y2) / 2;
-    return svg("path", { class: "arrow", d: `M${x1} ${y1} C${x1 + bend} ${middle} ${x2 + bend} ${middle} ${x2} ${y2}` });
+    let path = `M${x1} ${y1} C${x1} ${middle} ${x2} ${middle} ${x2} ${y2}`;
+    if (b.level - a.level > 1) {
+      const side = x1 + x2 <= 2 * margin + most * across ? "left" : "right";
+      const away = 10 + 12 * lanes[side]++ % (margin - 10);
+      const lane = side === "left" ? margin - away : width - margin + away - 20;
+      path = `M${x1} ${y1} C${x1} ${y1 + 24} ${lane} ${y1 + 4} ${lane} ${y1 + 34} L${lane} ${y2 - 34} C${lane} ${y2 - 4} ${x2} ${y2 - 24} ${x2} ${y2}`;
+    }
+    return svg("path", { class: "arrow", d: path });
   });
   const drawn = boxes.map((box) => {
     const score = (data.scores[box.checkpoint] || {}).reasoning;
@@ -75,6 +83,16 @@ function figure(data) {
 
 // --- scores ---
 
+function details(score) {
+  const texts = [];
+  if (typeof score.tokens === "number") texts.push(`${Math.round(score.tokens)} tokens`);
+  // Right and well-formed, where that is less.
+  if (typeof score.strict === "number" && score.strict < score["pass@1"]) texts.push(`${(100 * score.strict).toFixed(1)} strict`);
+  if (typeof score.truncated === "number" && score.truncated >= 0.0005) texts.push(`${(100 * score.truncated).toFixed(1)} % cut off`);
+  if (typeof score.reflection === "number" && score.reflection >= 0.0005) texts.push(`${(100 * score.reflection).toFixed(1)} % reflect`);
+  return texts;
+}
+
 function scores(data) {
   const names = Object.keys(data.scores);
   const suites = [...new Set(names.flatMap((name) => Object.keys(data.scores[name])))]
@@ -90,7 +108,7 @@ function scores(data) {
     const error = typeof score.stderr === "number" ? ` ± ${(100 * score.stderr).toFixed(1)}` : "";
     return el("td", { class: best ? "number best" : "number" },
       (100 * score["pass@1"]).toFixed(1) + error,
-      typeof score.tokens === "number" ? el("small", {}, `${Math.round(score.tokens)} tokens`) : null);
+      details(score).map((text) => el("small", {}, text)));
   })]);
   return table("Scores", ["checkpoint", ...suites], rows);
 }
@@ -256,4 +274,13 @@ function draw(data) {
     ...parts.map(([title, content]) => el("section", { id: title.toLowerCase() }, el("h2", {}, title), content)));
 }
 
-document.addEventListener("DOMContentLoaded", () => draw(JSON.parse(document.getElementById("content").textContent)));
+// A page of a running run is written anew each minute. Who reads further down is left alone.
+function watch() {
+  if (window.scrollY < 100) location.reload();
+}
+
+document.addEventListener("DOMContentLoaded", () => {
+  const data = JSON.parse(document.getElementById("content").textContent);
+  draw(data);
+  if (data.running) setInterval(watch, 60000);
+});

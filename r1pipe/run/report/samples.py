@@ -44,6 +44,7 @@ def samples(stages: Mapping[str, Mapping[str, Any]], folder: RunFolder) -> dict[
     reports = dict(_reports(stages, folder))
     if not reports:
         return {"checkpoints": [], "total": 0, "problems": []}
+    # A checkpoint that was evaluated on other problems still gets its own.
     total = 0
     indices: dict[str, dict[str, Place]] = {}
     domains: dict[str, str] = {}
@@ -106,6 +107,7 @@ def _lines_at(
         for name in wanted:
             if name not in places:
                 continue
+            # A report of many gigabytes is not read for a hundred of its lines.
             stream.seek(places[name].offset)
             yield name, json.loads(stream.readline())
 
@@ -136,17 +138,20 @@ def _some_of(domains: Mapping[str, str], most: int) -> list[str]:
     by_domain: dict[str, list[str]] = {}
     for name in sorted(domains, key=_hash):
         by_domain.setdefault(domains[name], []).append(name)
+    # A domain with few problems would not be seen in a plain draw.
     by_turns: list[str | None] = []
     for turn in zip_longest(*by_domain.values()):
         by_turns += turn
     return [name for name in by_turns if name is not None][:most]
 
 
+# Python's own hash of a text is another one in each process, and the page would change with it.
 def _hash(name: str) -> int:
     return zlib.crc32(name.encode())
 
 
 def _reply(line: dict[str, Any]) -> dict[str, Any]:
+    # A response of 32,768 tokens is 100 KB, and there are two thousand.
     text = str(line.get("response", ""))
     if len(text) > MOST_CHARACTERS:
         text = f"{text[:MOST_CHARACTERS]} [... {len(text)} characters]"

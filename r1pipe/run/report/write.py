@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from html import escape
 from importlib.resources import files
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from r1pipe.config.loader import Pipeline
 
 PAGE = "report.html"
+
+# Seconds between two reports while a stage runs. One takes about 0.3 s, and a second at 50,000 samples.
+EVERY_S = 60.0
 
 
 def write_report(folder: RunFolder) -> Path:
@@ -39,12 +43,44 @@ def write_report(folder: RunFolder) -> Path:
     return page
 
 
-def report_or_say(folder: RunFolder, note: Callable[[str], None]) -> None:
-    """`write_report` during a run, which ends for no report: what goes wrong is said."""
-    try:
-        write_report(folder)
-    except Exception as error:
-        note(f"the report was not written: {type(error).__name__}: {error}")
+class LiveReport:
+    """The report of a run that is under way, from its first stage to its end, whatever the end is.
+
+    It is a context manager around the run's lock, so that the last page shows a run that nobody works on. A run ends
+    for no report: what goes wrong with one is said.
+
+    Args:
+        note: takes one sentence.
+    """
+
+    def __init__(self, folder: RunFolder, note: Callable[[str], None]) -> None:
+        self._folder = folder
+        self._note = note
+        # Of time.monotonic(); None before the first report.
+        self._written: float | None = None
+
+    def __enter__(self) -> LiveReport:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # Who presses Ctrl-C waits for nothing; and a run that another command works on is not ours to describe.
+        was_stopped = kind is not None and not issubclass(kind, Exception)
+        if self._written is not None and not was_stopped:
+            self.write()
+
+    def beat(self) -> None:
+        """Write the report if the last one is old, so that a long training can be watched."""
+        if self._written is None or time.monotonic() - self._written > EVERY_S:
+            self.write()
+
+    def write(self) -> None:
+        """Write the report now."""
+        try:
+            write_report(self._folder)
+        # Weeks of training are not lost to a mistake in a page.
+        except Exception as error:
+            self._note(f"the report was not written: {type(error).__name__}: {error}")
+        self._written = time.monotonic()
 
 
 def write_config_view(pipeline: Pipeline, folder: RunFolder) -> None:
@@ -57,6 +93,7 @@ def as_page(data: dict[str, Any]) -> str:
     """The page, with its style, its program and its data inside: it asks nobody for anything."""
     here = files("r1pipe.run.report")
     text = here.joinpath("page.html").read_text(encoding="utf8")
+    # Marks that neither CSS nor JavaScript nor a title holds.
     parts = {
         "@TITLE@": escape(f"r1pipe: {data['run']}"),
         "@STYLE@": here.joinpath("page.css").read_text(encoding="utf8"),
