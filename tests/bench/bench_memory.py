@@ -5,8 +5,8 @@
 
 Weights are random and made on the GPU. Each row goes through r1pipe's own trainer: SFT as train_sft does between
 reading rows and saving, RL through train_grpo's make_trainer. A row is two or three updates; the first warms up, and
-seconds are those of the last. Rows of one launch profile share a process (its imports take longer than a row); memory
-is given back and the peak is reset between them. A row that fails is reported and does not end the others.
+seconds are those of the last. Rows without DeepSpeed share a process (its imports take longer than a row); memory is
+given back and the peak is reset between them. A row that fails is reported and does not end the others.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ def predicted(job: dict[str, Any], gpu: bool, memory: float, repeated: bool) -> 
     from r1pipe.run.planning.footprint import footprint
     from r1pipe.run.planning.model_shape import shape_of
     from r1pipe.run.planning.packs import adapter_of, auto_pack, largest_pack
-    from r1pipe.run.planning.speed import drawing_seconds, pass_seconds, update_seconds
+    from r1pipe.run.planning.speed import drawing_seconds, forward_seconds, pass_seconds, update_seconds
 
     shape = shape_of(config_of(job))
     settings: dict[str, Any] = {
@@ -214,8 +214,7 @@ def predicted(job: dict[str, Any], gpu: bool, memory: float, repeated: bool) -> 
         length = job["prompt"] + job["answer"]
         seconds = passes * pass_seconds(training, card, mean_length=length) + update_seconds(training, card)
         if rollout.reference or job.get("lora"):
-            # The reference goes forward alone: one of the three parts of a pass.
-            seconds += passes * pass_seconds(training, card, mean_length=length) / 3
+            seconds += passes * forward_seconds(training, card, mean_length=length)
         seconds += drawing_seconds(
             shape,
             card,
@@ -224,6 +223,7 @@ def predicted(job: dict[str, Any], gpu: bool, memory: float, repeated: bool) -> 
             mean=job["answer"],
             longest=job["answer"],
             graphs=rollout.twin,
+            compiled=training.compiled,
         )
     found = footprint(training)
     return {
@@ -642,8 +642,11 @@ def main() -> None:
     print(f"{'row':52} plan GiB    seen   ratio    used    seen  plan s   seen s", flush=True)
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for job in jobs:
-        # Compilation takes a minute, so it comes last, in a process of its own.
-        key = (job.get("profile", "process"), job["kind"], "compiled" if job.get("compile") else "")
+        # DeepSpeed's engine is never freed whole, so each of its rows has a process of its own. So has the row that is
+        # compiled, which comes last, since it takes longest.
+        profile = job.get("profile", "process")
+        alone = job.get("compile") or profile != "process"
+        key = (profile, job["kind"], name_of(job) if alone else "")
         groups.setdefault(key, []).append(job)
     for group in groups.values():
         run_group(group, arguments.tiny, until, take)

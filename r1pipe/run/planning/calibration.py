@@ -20,6 +20,8 @@ from r1pipe.run.planning.speed import FORWARD, Efficiency, pass_flops
 
 MODULE = "r1pipe.training.speed_trial"
 LIMIT_S = 300
+# How much less of a card the attention kernel reaches than matrix products, on the H200 of DEFAULT.
+ATTENTION_SHARE = 0.55
 
 
 def kept_file() -> Path:
@@ -103,6 +105,7 @@ def efficiency_of(measured: dict[str, Any], card: Card, *, gpu: bool) -> Efficie
     )
     kernel = short["seconds"] / shape.layers
     matrices = measured["matrix_flops"] / card.flops
+    # Rows are short, so attention hardly counts, and goes by the same share.
     flops = pass_flops(training, measured["row"])
     bandwidth = 0.85
     left = long["seconds"] - flops / (card.flops * matrices)
@@ -120,10 +123,13 @@ def efficiency_of(measured: dict[str, Any], card: Card, *, gpu: bool) -> Efficie
     drawing = FORWARD * shape.active / max(each, 1e-12) / card.flops
     return Efficiency(
         matrices=matrices,
+        attention=matrices * ATTENTION_SHARE,
         traffic=max(0.0, left) * card.bandwidth * bandwidth / moved,
         bandwidth=bandwidth,
         kernel=kernel,
         step=step,
+        # By as much as on the H200 of DEFAULT.
+        step_compiled=step / 3,
         loop=step if not gpu else measured.get("loop_step", 1e-3 * shape.layers) / shape.layers,
         drawing=min(1.0, drawing),
         measured=f"here, {measured['date']}",

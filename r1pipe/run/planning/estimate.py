@@ -19,7 +19,7 @@ from r1pipe.run.planning.speed import (
     published_rates,
     update_seconds,
 )
-from r1pipe.run.planning.training_setup import Machine, sft_updates, training_of
+from r1pipe.run.planning.training_setup import COMPILED_PARAMETERS, Machine, sft_updates, training_of
 from r1pipe.run.planning.work import Draw, Work
 from r1pipe.schema import GRPOParams, SFTParams
 from r1pipe.schema.training import RewardModelParams
@@ -32,6 +32,11 @@ KEPT_CHECKPOINTS = 2
 REWARDS_A_SECOND = 1500.0
 # Seconds of a stage that has no model: it reads and writes rows.
 LIGHT_S = 1.5
+# The share of groups without signal, which `resample` replaces; a guess.
+NO_SIGNAL = 0.3
+# Tokens from which a sampler compiles layers, and a response's as it guesses: r1pipe/generation/hf.py.
+COMPILED_TOKENS = 4_000_000
+LIKELY_TOKENS = 1024
 # Of RL: the audit of its rewards before it begins, and a look at the held-out prompts beside the drawing, on a GPU.
 AUDIT_S = 8.0
 LOOK_S = 3.0
@@ -211,25 +216,28 @@ def _reinforce(
         for updates, mean in work.length.stretches(done, done + phase.steps):
             mean = min(mean, phase.max_tokens)
             rollouts = updates / per_rollout
-            drawn = rollouts * responses * mean
-            longest = longest_of(
-                responses,
-                mean,
-                phase.max_tokens,
-            )
-            result.drawn += drawn
-            result.add(
-                "draw",
-                _rollout_seconds(
+            drawn = 0.0
+            # A rollout, and rounds for the groups that `resample` replaces.
+            for again in range(params.resample + 1):
+                count = responses * NO_SIGNAL**again
+                if count < params.num_generations:
+                    break
+                drawn += rollouts * count * mean
+                longest = longest_of(
+                    count,
+                    mean,
+                    phase.max_tokens,
+                )
+                each = _rollout_seconds(
                     training,
                     machine,
-                    responses,
+                    count,
                     prompt,
                     mean,
                     longest,
                 )
-                * rollouts,
-            )
+                result.add("draw", rollouts * each)
+            result.drawn += drawn
             # On a GPU a prompt is read once for its group.
             readers = params.num_generations if machine.gpu else 1
             tokens = updates * params.batch_size * (mean + prompt / readers)
@@ -330,6 +338,7 @@ def _rollout_seconds(
         mean=mean,
         longest=longest,
         graphs=training.rollout.twin or not training.rollout.rows,
+        compiled=training.compiled or not training.rollout.rows,
         efficiency=machine.efficiency,
     )
 
@@ -394,6 +403,11 @@ def _draw(shape: ModelShape, draw: Draw, machine: Machine, result: Estimate) -> 
             flops=card.flops * share,
             bandwidth=card.bandwidth * share,
         )
+    # As r1pipe/generation/hf.py decides.
+    likely = responses / max(1, result.gpus) * min(sampling.max_tokens, LIKELY_TOKENS)
+    compiled = shape.parameters >= COMPILED_PARAMETERS and likely >= COMPILED_TOKENS
+    if machine.gpu and compiled:
+        result.add("compile", COMPILING_S)
     for batch, count in _batches(responses / max(1, result.gpus), rows):
         longest = longest_of(
             batch,
@@ -408,6 +422,7 @@ def _draw(shape: ModelShape, draw: Draw, machine: Machine, result: Estimate) -> 
             mean=draw.answer,
             longest=longest,
             graphs=machine.gpu and not shape.experts,
+            compiled=compiled,
             efficiency=machine.efficiency,
         )
         result.add("draw", count * each)

@@ -27,6 +27,7 @@ CPU_BANDWIDTH = 1.2e10
 # Measured on two cores with the base that ships.
 ON_CPU = Efficiency(
     matrices=0.7,
+    attention=0.35,
     traffic=6.0,
     bandwidth=0.6,
     kernel=1e-2,

@@ -10,6 +10,7 @@ from typing import Any
 from r1pipe.config.loader import Pipeline
 from r1pipe.errors import InputError
 from r1pipe.run.planning.lengths import Length
+from r1pipe.run.records import read_object
 from r1pipe.run.store import RunFolder, whole_manifest
 from r1pipe.text.regular_files import read_regular
 
@@ -20,7 +21,7 @@ MEAN_LENGTH = "completions/mean_length"
 # GiB that PyTorch has allocated at most, so far: r1pipe/training/telemetry.py.
 PEAK = "peak_memory_gib"
 # Metrics of data stages that are the rows of their output.
-ROW_METRICS = ("rows", "kept", "chats")
+ROW_METRICS = ("rows", "kept", "chats", "prompts")
 
 
 def seen_lengths(folder: RunFolder, pipeline: Pipeline) -> dict[str, Length]:
@@ -32,9 +33,24 @@ def seen_lengths(folder: RunFolder, pipeline: Pipeline) -> dict[str, Length]:
         metrics = _manifest(folder, name).get("metrics", {})
         if not points and metrics.get("rows") and metrics.get("tokens"):
             points = ((0.0, metrics["tokens"] / metrics["rows"]),)
+        if not points:
+            points = _answered(folder, name)
         if points:
             found[name] = Length(points, "run")
     return found
+
+
+def _answered(folder: RunFolder, name: str) -> tuple[tuple[float, float], ...]:
+    """The mean tokens of the answers that an evaluation has scored, over its suites."""
+    tokens = []
+    for output in _manifest(folder, name).get("outputs", {}).values():
+        if output.get("type") != "report":
+            continue
+        scores = read_object(folder.stage(name).path / output["path"] / "scores.json")
+        for suites in scores.values():
+            values = suites.values() if isinstance(suites, dict) else ()
+            tokens += [suite["tokens"] for suite in values if isinstance(suite, dict) and suite.get("tokens")]
+    return ((0.0, sum(tokens) / len(tokens)),) if tokens else ()
 
 
 def _points(metrics: Path) -> tuple[tuple[float, float], ...]:
@@ -77,16 +93,24 @@ def _records(metrics: Path, name: str) -> Iterator[dict[str, Any]]:
 
 
 def seen_rows(folder: RunFolder, pipeline: Pipeline) -> dict[str, float]:
-    """Rows that data stages have made."""
+    """Rows that data stages have made, by stage and, where a metric has a port's name, by `stage/port`."""
     found = {}
-    for name in pipeline.stages:
+    for name, stage in pipeline.stages.items():
         metrics = _manifest(folder, name).get("metrics", {})
-        for metric in ROW_METRICS:
-            value = metrics.get(metric)
-            if isinstance(value, int | float) and value > 0 and "loss" not in metrics:
-                found[name] = float(value)
-                break
+        # A training's rows are what it has read.
+        if "loss" in metrics:
+            continue
+        for port in stage.outputs:
+            if _is_count(metrics.get(port)):
+                found[f"{name}/{port}"] = float(metrics[port])
+        counts = [metrics[metric] for metric in ROW_METRICS if _is_count(metrics.get(metric))]
+        if counts:
+            found[name] = float(counts[0])
     return found
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int | float) and value > 0
 
 
 def seen_seconds(folder: RunFolder, stage: str) -> float | None:

@@ -28,27 +28,40 @@ class Efficiency:
 
     Attributes:
         matrices: share of the data sheet's operations that matrix products reach.
+        attention: the same of the attention kernel, forward and backward.
         traffic: bytes that element-wise kernels move for each byte that is kept, forward and backward.
+        traffic_compiled: the same where layers are compiled.
         bandwidth: share of the data sheet's bandwidth that they reach.
         kernel: seconds that the CPU takes to start the kernels of one layer, forward and backward.
         step: seconds of a step of drawing for each layer beside the reading of weights, by CUDA graph.
+        step_compiled: the same where layers are compiled.
         loop: the same in a plain loop.
         drawing: share of the data sheet's operations that the tokens of a step reach.
         measured: where and when.
     """
 
     matrices: float = 0.72
+    attention: float = 0.40
     traffic: float = 20.0
+    traffic_compiled: float = 12.0
     bandwidth: float = 0.85
-    kernel: float = 2.5e-3
-    step: float = 35e-6
-    loop: float = 1.0e-3
+    kernel: float = 6e-3
+    step: float = 1.2e-4
+    step_compiled: float = 4e-5
+    loop: float = 1.4e-3
     drawing: float = 0.5
     measured: str = ""
 
 
-# Of an H100 by docs/gpus.md (1.5B, 2026-11-22, 286312d: 24,458 tokens/s eager and 40,663 compiled).
-DEFAULT = Efficiency(measured="H100, 2026-11-22, 286312d")
+# Of the rows of bench_memory.py on one H200 with 16 CPU cores, torch's own attention kernel; docs/planning.md has them.
+DEFAULT = Efficiency(measured="one H200, 2026-11-30, 1d419cc")
+
+# Starting kernels takes longer where Python does more between them: RL's packs, DeepSpeed's hooks. Of the same rows.
+IN_RL = 1.2
+UNDER_ZERO = {0: 1.0, 1: 1.5, 2: 1.5, 3: 2.1}
+# Bytes of traffic of a pass for each number of a matrix under autocast: its bf16 copy is made (6), its gradient comes
+# in bf16, becomes float32 (6) and is added (12).
+WEIGHT_TRAFFIC = 24
 
 
 @dataclass(frozen=True)
@@ -93,9 +106,11 @@ def pass_flops(training: Training, mean_length: float = 0.0) -> float:
     Args:
         mean_length: tokens of a sequence of the pass; none = the pass is one sequence.
     """
+    return _matrix_flops(training) + _attention_flops(training, mean_length)
+
+
+def _matrix_flops(training: Training) -> float:
     shape = training.shape
-    tokens = training.tokens
-    length = mean_length or tokens
     per_parameter = FORWARD + TO_INPUTS
     if training.adapter is None:
         per_parameter += TO_WEIGHTS
@@ -105,11 +120,14 @@ def pass_flops(training: Training, mean_length: float = 0.0) -> float:
         head = 0
     if training.checkpointing:
         per_parameter += FORWARD
-    flops = tokens * shape.active_matrices * per_parameter
-    flops += tokens * shape.head * head
-    # Causal: half of the others, on average. The backward pass has five products for the forward's two.
+    return training.tokens * (shape.active_matrices * per_parameter + shape.head * head)
+
+
+def _attention_flops(training: Training, mean_length: float) -> float:
+    # Causal: a token sees half of the others, on average. The backward pass has five products for the forward's two.
+    length = mean_length or training.tokens
     forwards = 2 if training.checkpointing else 1
-    return flops + tokens * shape.attention_flops(length / 2) * (forwards + 2.5)
+    return training.tokens * training.shape.attention_flops(length / 2) * (forwards + 2.5)
 
 
 def pass_seconds(
@@ -120,16 +138,27 @@ def pass_seconds(
 ) -> float:
     """Seconds of a forward and backward pass of `training.tokens` tokens; `mean_length` as in pass_flops."""
     shape = training.shape
-    matrices = pass_flops(training, mean_length) / (card.flops * efficiency.matrices)
-    moved = efficiency.traffic * kept_per_token(training) * shape.layers * training.tokens
+    matrices = _matrix_flops(training) / (card.flops * efficiency.matrices)
+    attention = _attention_flops(training, mean_length) / (card.flops * efficiency.attention)
+    traffic = efficiency.traffic_compiled if training.compiled else efficiency.traffic
+    moved = traffic * kept_per_token(training) * shape.layers * training.tokens
     # A checkpointed layer goes forward twice, which is a third more.
-    moved *= 4 / 3 if training.checkpointing else 1
-    element_wise = moved / (card.bandwidth * efficiency.bandwidth)
-    launches = shape.layers * efficiency.kernel
+    again = 4 / 3 if training.checkpointing else 1.0
+    moved *= again
+    if training.precision == "autocast":
+        moved += WEIGHT_TRAFFIC * shape.matrices
+    working = matrices + attention + moved / (card.bandwidth * efficiency.bandwidth)
+    launches = shape.layers * efficiency.kernel * again
     if not training.gpu:
         # A CPU starts the next kernel when the last one is done; a GPU has a queue.
-        return matrices + element_wise + launches
-    return max(matrices + element_wise, launches)
+        return working + launches
+    launches *= UNDER_ZERO[training.zero]
+    if training.head == "fused":
+        launches *= IN_RL
+    # Compiled layers start a few kernels each.
+    if training.compiled:
+        launches /= 3
+    return max(working, launches)
 
 
 def forward_seconds(
@@ -190,6 +219,7 @@ def drawing_seconds(
     mean: float,
     longest: float,
     graphs: bool,
+    compiled: bool = False,
     efficiency: Efficiency = DEFAULT,
 ) -> float:
     """Seconds to draw a batch of responses.
@@ -201,7 +231,9 @@ def drawing_seconds(
     """
     bandwidth = card.bandwidth * efficiency.bandwidth
     weights = HALF * _visited(shape, rows) / bandwidth
-    own = efficiency.step if graphs else efficiency.loop
+    own = efficiency.loop
+    if graphs:
+        own = efficiency.step_compiled if compiled else efficiency.step
     steps = longest * (weights + shape.layers * own)
     # Each token reads the cache of those before it.
     cache = HALF * shape.cache_numbers * (prompt + mean / 2) * mean * rows / bandwidth

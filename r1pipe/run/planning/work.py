@@ -93,7 +93,7 @@ class Figure:
     Args:
         model: stands for the base, the first model that the user brings, if given.
         lengths: stage -> tokens of its responses, as stated or as a run showed them.
-        counted: stage -> rows that a run has made.
+        counted: stage, or stage/port -> rows that a run has made.
 
     Attributes:
         notes: guesses, as sentences.
@@ -192,6 +192,8 @@ class Figure:
         work.params = params
         name = work.stage.name
         work.reward_models = sum(port.endswith("_rm") for port in work.stage.inputs)
+        if params.resample:
+            self.note(f"{name}: that a third of the groups has no signal and is drawn again is a guess")
         work.length = self.lengths.get(name)
         if work.length is None:
             work.length = guess(max(phase.max_tokens for phase in params.phases))
@@ -270,12 +272,10 @@ class Figure:
             )
             if rows is None:
                 continue
-            if stage.name in self.counted:
-                rows = Rows(
-                    self.counted[stage.name],
-                    rows.prompt,
-                    rows.answer,
-                )
+            count = self.counted.get(f"{stage.name}/{port}", self.counted.get(stage.name))
+            # The run counted what it made; held-out prompts are counted apart, or not at all.
+            if count is not None and port != "heldout":
+                rows = replace(rows, count=count)
             self._made[stage.name, port] = rows
 
     def _output(self, work: Work, config: Any, kind: str, port: str) -> Rows | None:

@@ -111,6 +111,15 @@ def test_lengths_are_stated_guessed_or_of_the_run(tmp_path: Path):
     assert {stage.name: stage.found.drawn for stage in seen.stages}["r1-zero"] == pytest.approx(drawn[0] / 2)
 
 
+def test_groups_that_are_replaced_are_drawn_again():
+    more = {"gpu": "h100", "model": named_shape("Qwen2.5-0.5B")}
+    once = estimates("gsm8k.yaml", sets=["stages.r1-zero.grpo.resample=0"], **more)
+    again = estimates("gsm8k.yaml", sets=["stages.r1-zero.grpo.resample=1"], **more)
+    drawn = [{stage.name: stage.found.drawn for stage in plan.stages}["r1-zero"] for plan in (once, again)]
+    assert drawn[1] == pytest.approx(1.3 * drawn[0])
+    assert any("drawn again" in note for note in again.notes)
+
+
 def test_mistakes_are_told():
     with pytest.raises(InputError, match="does not know the card"):
         asked_machine("h1000", None, None)

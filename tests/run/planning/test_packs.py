@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from r1pipe.run.planning import footprint, packs, training_setup
+from r1pipe.run.planning import estimate, footprint, packs, training_setup
 from r1pipe.run.planning.activations import Training
 from r1pipe.run.planning.known_models import named_shape
 
@@ -12,6 +12,7 @@ from r1pipe.run.planning.known_models import named_shape
 def test_constants_are_those_of_the_trainers():
     import trl.trainer.utils as trl_utils
 
+    from r1pipe.generation import hf
     from r1pipe.models import linear_ce, memory
     from r1pipe.training import reward_model
     from r1pipe.training.grpo import completion_packs, pack_budget
@@ -39,6 +40,7 @@ def test_constants_are_those_of_the_trainers():
         COMPILED_FROM_UPDATES,
         COMPILED_FROM,
     )
+    assert (estimate.COMPILED_TOKENS, estimate.LIKELY_TOKENS) == (hf.COMPILED_FROM_TOKENS, hf.LIKELY_TOKENS)
     assert training_setup.RM_MICROBATCH == reward_model.MICROBATCH
 
 
