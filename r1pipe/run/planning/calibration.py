@@ -116,6 +116,7 @@ def efficiency_of(measured: dict[str, Any], card: Card, *, gpu: bool) -> Efficie
         matrices = flops / long["tokens"] / per_token / card.flops
         kernel = max(0.0, short["seconds"] - short["tokens"] * per_token) / shape.layers
     moved = kept_per_token(training) * shape.layers * long["tokens"]
+    # What does not grow with the rows is the starting of kernels; what does is their work.
     few, many = measured["draws"]
     each = (many["step"] - few["step"]) / (many["rows"] - few["rows"])
     step = max(0.0, few["step"] - few["rows"] * each) / shape.layers

@@ -99,6 +99,7 @@ def estimate(work: Work, machine: Machine, changed: Training | None = None) -> E
         )
         result.disk = _checkpoints(work.shape, training)
         return result
+    # It draws, and trains nothing.
     result.gpus = _drawing_ranks(work, machine)
     if work.draws:
         result.memory = _drawing_memory(

@@ -128,6 +128,7 @@ def plan_figure(
             raise InputError(
                 f"no stage is called '{name}'", "--length", f"stages: {', '.join(pipeline.stages)}"
             )
+    # What is stated goes before what a run showed, and that before a guess.
     folder = RunFolder(pipeline.run)
     figure = Figure(
         pipeline,
@@ -159,6 +160,7 @@ def plan_figure(
 
 
 def _stage_plan(work: Work, machine: Machine, measured: float | None) -> StagePlan:
+    # First as the config says it.
     found = estimate(work, machine)
     does_fit = fits(found.memory, machine)
     plan = StagePlan(

@@ -57,6 +57,7 @@ def smallest_changes(work: Work, found: Estimate, machine: Machine) -> list[Chan
         machine,
     ):
         has_adapter = training.adapter is not None
+        # Something fits already; only an adapter may stand beside it.
         if changes and not has_adapter:
             continue
         memory = footprint(training)
@@ -123,6 +124,7 @@ def _changes(work: Work, training: Training, machine: Machine) -> Iterator[tuple
         recompute,
     )
 
+    # Sharding costs what ranks send to each other.
     for stage in ("zero2", "zero3"):
         if training.ranks == 1 or training.profile == stage:
             continue
@@ -165,6 +167,7 @@ def _changes(work: Work, training: Training, machine: Machine) -> Iterator[tuple
             sets,
         )
 
+    # An adapter is the last, since it trains something else than the config asks for.
     if training.adapter is None and isinstance(work.params, GRPOParams | SFTParams):
         yield from _with_adapter(
             work,

@@ -53,6 +53,7 @@ def graded(record: dict[str, Any]) -> dict[str, Any]:
     counted = "peak_gib" if gpu.get("peak_gib") else "memory_gib"
     if gpu.get(counted) and counted in predicted:
         measured[counted] = gpu[counted]
+    # Measured over planned, of what is off.
     off = {}
     for name, value in measured.items():
         planned = predicted.get(name, 0.0)

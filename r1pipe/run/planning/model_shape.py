@@ -219,6 +219,7 @@ def shape_of(config: dict[str, Any], where: str = "config.json") -> ModelShape:
     family = str(config.get("model_type", ""))
     hidden = config["hidden_size"]
     heads = config["num_attention_heads"]
+    # DeepSeek-V2 and -V3 alone have it.
     latent = config.get("kv_lora_rank") or 0
     plain_width = config.get("head_dim") or hidden // heads
     key_width = plain_width
@@ -229,6 +230,7 @@ def shape_of(config: dict[str, Any], where: str = "config.json") -> ModelShape:
         rotary = config.get("qk_rope_head_dim") or 0
         key_width = (config.get("qk_nope_head_dim") or 0) + rotary
         value_width = config.get("v_head_dim") or plain_width
+        # transformers keeps the keys and values of all heads, not the latent.
         key_heads = heads
     return ModelShape(
         family=family,

@@ -146,6 +146,7 @@ def auto_pack(training: Training, memory: float) -> int:
     per_token = shape.layers * layer
     if training.checkpointing:
         per_token = shape.layers * shape.hidden * KEPT_BY_CHECKPOINT + layer
+    # In whole thousands, as auto_tokens rounds.
     tokens = int(MEMORY_SHARE * free / per_token) // 1024 * 1024
     return max(LEAST_TOKENS, min(MOST_TOKENS, tokens))
 

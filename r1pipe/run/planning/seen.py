@@ -61,6 +61,7 @@ def _points(metrics: Path) -> tuple[tuple[float, float], ...]:
         tokens = record[MEAN_LENGTH]
         if isinstance(step, int | float) and tokens > 0:
             seen[float(step)] = float(tokens)
+    # Lines of an attempt that was resumed may repeat an update: the last one counts.
     points = sorted(seen.items())
     every = max(1, len(points) // POINTS)
     return tuple(points[::every])

@@ -115,6 +115,7 @@ def training_of(work: Work, machine: Machine) -> Training:
 def _sft_training(work: Work, params: SFTParams, machine: Machine, training: Training) -> Training:
     updates = sft_updates(work, params)
     mean = min(params.max_length, work.rows.prompt + work.rows.answer)
+    # half_base in r1pipe/training/arguments.py; under DeepSpeed all weights are bf16 anyway.
     half = training.adapter is not None and training.profile == "process" and machine.gpu
     training = replace(training, frozen_half=half)
     longest = round(
@@ -168,6 +169,7 @@ def _rl_training(work: Work, params: GRPOParams, machine: Machine, training: Tra
     most = max(phase.max_tokens for phase in params.phases)
     rows = params.batch_size * params.minibatches_per_rollout / training.ranks
     sharded = training.zero == 3 or training.profile == "fsdp2"
+    # A server draws on other GPUs.
     here = params.rollout == "hf"
     vllm = 0.0
     if params.rollout == "vllm":

@@ -6,8 +6,6 @@ guess is a sentence that `plan` prints.
 
 from __future__ import annotations
 
-import gzip
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,26 +24,16 @@ from r1pipe.run.planning.lengths import (
     guess,
 )
 from r1pipe.run.planning.model_shape import ModelShape, read_shape
+from r1pipe.run.planning.row_counts import Rows, count_rows, together
 from r1pipe.schema import GRPOParams, Sampling, SFTParams
 from r1pipe.schema.training import RewardModelParams
 
 # Rows of a source whose size is not known.
 ROWS_GUESS = 10_000
-# A file larger than this is not read to count its rows.
-COUNTED_BYTES = 30_000_000
 # The share of the prompts for which a data stage finds rows to keep.
 KEPT_GUESS = 0.7
 # The share of the pairs and labels that a judge is sure of.
 CLEAR_GUESS = 0.4
-
-
-@dataclass(frozen=True)
-class Rows:
-    """An artifact of rows: how many, and the mean tokens of prompt and reply."""
-
-    count: float
-    prompt: float = PROMPT_GUESS
-    answer: float = REPLY_GUESS
 
 
 @dataclass(frozen=True)
@@ -145,6 +133,7 @@ class Figure:
 
     def _of_hub(self, text: str) -> ModelShape | None:
         """From the hub's cache on this disk, or by name; nothing is downloaded."""
+        # By name first: the cache is a slow place to look.
         known = known_shape(text)
         if known is not None:
             return known
@@ -185,6 +174,7 @@ class Figure:
             work.pretraining = config.pretraining
         else:
             self._draw(work, config)
+        # Stages below read what this one makes.
         self._publish(work)
         return work
 
@@ -256,7 +246,7 @@ class Figure:
             rows = self._made.get((edge.stage, edge.port))
             if rows is not None and port.split(".")[0] in named:
                 parts.append(rows)
-        return _together(parts or read)
+        return together(parts or read)
 
     def _publish(self, work: Work) -> None:
         """The rows of a stage's outputs."""
@@ -350,7 +340,7 @@ class Figure:
         elif isinstance(sources, list):
             found = [source for source in sources if isinstance(source, Source)]
         parts = [self._of_source(name, source) for source in found]
-        return _together(parts)
+        return together(parts)
 
     def _of_source(self, name: str, source: Source) -> Rows:
         prompt = WORLD_PROMPT_GUESS if source.world else PROMPT_GUESS
@@ -361,7 +351,7 @@ class Figure:
                 prompt,
                 reply,
             )
-        count = _count_rows(source.path)
+        count = count_rows(source.path)
         if count is None:
             self.note(f"{name}: {ROWS_GUESS:,} rows are a guess: its source is large, or not on this machine")
             count = ROWS_GUESS
@@ -375,21 +365,6 @@ class Figure:
         )
 
 
-def _together(parts: Iterable[Rows]) -> Rows:
-    """Rows of several artifacts as those of one."""
-    parts = list(parts)
-    count = sum(part.count for part in parts)
-    if not count:
-        return Rows(0)
-    prompt = sum(part.count * part.prompt for part in parts) / count
-    answer = sum(part.count * part.answer for part in parts) / count
-    return Rows(
-        count,
-        prompt,
-        answer,
-    )
-
-
 def _asked(config: Any, sampling: Sampling) -> float:
     """Responses to a prompt: `asks` may say more for some domains, which are a part of the prompts."""
     asks = getattr(
@@ -400,26 +375,6 @@ def _asked(config: Any, sampling: Sampling) -> float:
     if not asks or sampling.temperature == 0:
         return sampling.n
     return (sampling.n + max(asks.values())) / 2
-
-
-def _count_rows(path: Path | list[Path] | None) -> int | None:
-    """Rows of JSON lines, where they are few enough to be counted at once."""
-    if path is None:
-        return None
-    files = path if isinstance(path, list) else [path]
-    total = 0
-    for file in files:
-        if not file.is_file() or file.stat().st_size > COUNTED_BYTES:
-            return None
-        opener: Any = gzip.open if file.suffix == ".gz" else open
-        if file.suffix not in (".gz", ".jsonl"):
-            return None
-        try:
-            with opener(file, "rb") as stream:
-                total += sum(1 for _ in stream)
-        except OSError:
-            return None
-    return total
 
 
 def _pretrained_shape(architecture: Any) -> ModelShape:
