@@ -40,7 +40,7 @@ def report(
     from r1pipe.run.report import write_report
     from r1pipe.run.status import newest_run, run_folder
 
-    page = write_report(run_folder(newest_run() if run is None else run))
+    page = write_report(run_folder(newest_run() if run is None else run), all_samples=True)
     if json:
         print_json(read_object(page.with_name("report.json")))
     else:

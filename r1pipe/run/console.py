@@ -130,6 +130,9 @@ class Console:
         self._scores(summary["scores"])
         took = f"{seconds(summary['wall_s'])} of stages on {summary['device']}"
         self.line(f"{took}; {plan.folder.path / 'summary.json'}")
+        page = plan.folder.path / "report.html"
+        if page.is_file():
+            self.line(f"what happened, in a browser: {page}")
         return summary
 
     def close(self) -> None:

@@ -1,6 +1,7 @@
 """runs/<run>/: what lies where, one driver at a time, and how an output becomes visible.
 
-runs/<run>/config.json config_view.json summary.json report.html report.md report.json .lock .digests.json .old/
+runs/<run>/config.json config_view.json summary.json .lock .digests.json .old/
+           report.html report.md report.json samples.parquet
 runs/<run>/<stage>/stage.json            what the worker reads; there as soon as the stage was started once
                    logs/attempt_n.log    what it printed
                    workdir/              what survives a kill; removed when the stage is published

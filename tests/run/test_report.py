@@ -146,6 +146,22 @@ def test_samples_stand_side_by_side(folder: RunFolder) -> None:
         assert right == {"base": number % 5 == 0, "r1": number % 5 != 0}
 
 
+def test_all_samples_are_in_a_table(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pyarrow.parquet import read_table
+
+    monkeypatch.chdir(folder.path.parent.parent)
+    write_report(RunFolder("mine"))
+    file = folder.path / "samples.parquet"
+    assert not file.exists()
+    write_report(RunFolder("mine"), all_samples=True)
+    rows = read_table(file).to_pylist()
+    assert len(rows) == 600 and sum(row["right"] for row in rows) == 60 + 240
+    assert rows[300]["checkpoint"] == "r1" and rows[300]["response"].endswith("r1 says 0")
+    before = file.stat().st_ino
+    write_report(RunFolder("mine"), all_samples=True)
+    assert file.stat().st_ino == before, "it is not written twice"
+
+
 def test_departures_are_fields_that_cite_the_paper() -> None:
     found = {row["field"]: row for row in departures(load(ROOT / "configs" / "r1.yaml"))}
     rate = found["grpo.num_generations"]
@@ -156,8 +172,9 @@ def test_departures_are_fields_that_cite_the_paper() -> None:
 def test_every_run_has_its_report(tmp_path: Path) -> None:
     """After each stage, in a run that goes on for all that may be wrong with it."""
     config(tmp_path)
-    assert r1pipe(tmp_path, "run-all", "t.yaml", "--until", "more").returncode == 0
+    ran = r1pipe(tmp_path, "run-all", "t.yaml", "--until", "more")
     run = tmp_path / "runs" / "t"
+    assert ran.returncode == 0 and f"in a browser: {run / 'report.html'}" in ran.stdout
     assert json.loads((run / "report.json").read_text())["run"] == "t"
     (run / "report.json").unlink()
     (run / "report.json").mkdir()

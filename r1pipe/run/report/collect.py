@@ -28,11 +28,7 @@ def collect(folder: RunFolder) -> dict[str, Any]:
     """
     # The same as `r1pipe status` shows, so that the two never differ.
     status = run_status(folder.run)
-    blocks = {
-        name: block
-        for name, block in read_object(folder.path / "config.json").get("stages", {}).items()
-        if isinstance(block, dict)
-    }
+    blocks = blocks_of(folder)
     summary = read_object(folder.path / "summary.json")
     view = read_object(folder.path / CONFIG_VIEW)
     states = {stage["name"]: stage for stage in status["stages"]}
@@ -61,6 +57,12 @@ def collect(folder: RunFolder) -> dict[str, Any]:
         "samples": samples(blocks, folder),
     }
     return finite(report)
+
+
+def blocks_of(folder: RunFolder) -> dict[str, dict[str, Any]]:
+    """The blocks of the stages in a run's config.json, in their order."""
+    stages = read_object(folder.path / "config.json").get("stages") or {}
+    return {name: block for name, block in stages.items() if isinstance(block, dict)}
 
 
 def finite(value: Any) -> Any:

@@ -122,7 +122,7 @@ function differences(data) {
 // --- curves ---
 
 function panel({ title, series }, phases) {
-  const width = 320, height = 150, left = 52, bottom = 20, right = 6, top = 8;
+  const width = 320, height = 150, left = 58, bottom = 20, right = 6, top = 8;
   const all = series.flatMap((one) => one.points);
   const xs = all.map((point) => point[0]), ys = all.map((point) => point[1]);
   const least = Math.min(...xs), last = Math.max(...xs);
@@ -130,17 +130,19 @@ function panel({ title, series }, phases) {
   if (low === high) { low -= 0.5; high += 0.5; }
   const x = (step) => left + (step - least) / (last - least || 1) * (width - left - right);
   const y = (value) => height - bottom - (value - low) / (high - low) * (height - bottom - top);
+  // A stage has one color in all panels.
+  const color = (place) => series[place].color ?? place;
   const lines = series.map((one, place) => svg("polyline", {
     points: one.points.map(([step, value]) => `${x(step).toFixed(1)},${y(value).toFixed(1)}`).join(" "),
-    fill: "none", "stroke-width": 1.6, style: `stroke: var(--c${place % COLORS})`,
-    "stroke-dasharray": place < COLORS ? null : "4 3",
+    fill: "none", "stroke-width": 1.6, style: `stroke: var(--c${color(place) % COLORS})`,
+    "stroke-dasharray": color(place) < COLORS ? null : "4 3",
   }));
   const marks = phases.filter((step) => step > least && step < last).map((step) => svg("line",
     { class: "axis", "stroke-dasharray": "2 3", x1: x(step), x2: x(step), y1: top, y2: height - bottom }));
   const ends = series.map((one) => `${one.name} ${number(one.points.at(-1)[1])}`).join(", ");
   return el("figure", {},
     el("figcaption", {}, el("strong", {}, title), " ",
-      series.length < 2 ? null : series.map((one, place) => [" ", el("span", { class: "key", style: `--color: var(--c${place % COLORS})` }, one.name)])),
+      series.length < 2 ? null : series.map((one, place) => [" ", el("span", { class: "key", style: `--color: var(--c${color(place) % COLORS})` }, one.name)])),
     svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${title} from step ${least} to ${last}; at the end: ${ends}` },
       svg("line", { class: "axis", x1: left, x2: width - right, y1: height - bottom, y2: height - bottom }),
       marks, lines,
@@ -148,6 +150,20 @@ function panel({ title, series }, phases) {
       svg("text", { class: "faint", x: left - 5, y: height - bottom, "text-anchor": "end" }, number(low)),
       svg("text", { class: "faint", x: left, y: height - 4 }, `step ${least}`),
       svg("text", { class: "faint", x: width - right, y: height - 4, "text-anchor": "end" }, String(last))));
+}
+
+// One curve of each RL stage: how length, answers and language grow, with and without a reward.
+function overlays(stages) {
+  const wanted = [["length in tokens", 0], ["right answers", 0], ["rewards by part", "language"], ["entropy", 0], ["KL to the reference", 0]];
+  const trained = stages.filter((one) => one.panels.some((each) => each.title === "length in tokens"));
+  return wanted.map(([title, which]) => {
+    const series = trained.flatMap((one, color) => {
+      const all = (one.panels.find((each) => each.title === title) || { series: [] }).series;
+      const found = which === 0 ? all[0] : all.find((each) => each.name === which);
+      return found ? [{ name: one.name, points: found.points, color }] : [];
+    });
+    return { title: which === 0 ? title : `reward for ${which}`, series };
+  }).filter((each) => each.series.length > 1);
 }
 
 // --- stages ---
@@ -229,7 +245,7 @@ function samples(data) {
       if (!pass[verdict.value](a, b)) return false;
       return !words || [problem.prompt || "", a.text, b.text].some((text) => text.toLowerCase().includes(words));
     });
-    told.textContent = `${found.length} problems of ${problems.length} in this page; ${total} samples lie in the stages' folders`;
+    told.textContent = `${found.length} problems of ${problems.length} in this page; samples.parquet has all ${total} samples`;
     shown.replaceChildren();
     at = 0;
     showMore();
@@ -251,11 +267,13 @@ function counted(counts) {
 function draw(data) {
   const done = data.stages.filter((one) => one.state === "done").length;
   const guards = data.stages.flatMap((one) => one.guards.map((text) => [one.name, text]));
+  const together = overlays(data.stages);
   const parts = [
     ["Figure", data.figure.boxes.length ? [figure(data)] : []],
     ["Scores", Object.keys(data.scores).length ? [el("p", { class: "faint" }, "Percent ± standard error; in bold the highest. For over-refusal lower is better."), scores(data)] : []],
     ["Differences", data.differences.length ? [el("p", { class: "faint" }, "On the same problems, in points."), differences(data)] : []],
     ["Samples", data.samples.problems.length ? samples(data) : []],
+    ["Curves", together.length ? [el("div", { class: "panels" }, together.map((each) => panel(each, [])))] : []],
     ["Guards", guards.length ? [table("What the guards found", ["stage", "finding"], guards)] : []],
     ["Stages", data.stages.map(stage)],
     ["Data", data.cards.length ? [table("Datasets", ["dataset", "rows", "tokens a row", "domains", "left out"], data.cards.map((card) =>

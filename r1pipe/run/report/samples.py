@@ -18,7 +18,7 @@ from r1pipe.run.report.figure import kind_of, texts
 from r1pipe.run.store import RunFolder, outputs_of
 from r1pipe.text.regular_files import open_regular
 
-# In the page. All of them lie in the stages' folders, as rows.jsonl.
+# In the page. All of them are in samples.parquet, and in the stages' folders.
 MOST_SAMPLES = 2000
 MOST_CHARACTERS = 3000
 
@@ -41,7 +41,7 @@ def samples(stages: Mapping[str, Mapping[str, Any]], folder: RunFolder) -> dict[
         problems: [{id, domain, prompt, answer, replies: {checkpoint: {text, right, tokens, finished}}}], where `right`
         is None if nothing judges it.
     """
-    reports = dict(_reports(stages, folder))
+    reports = reports_of(stages, folder)
     if not reports:
         return {"checkpoints": [], "total": 0, "problems": []}
     # A checkpoint that was evaluated on other problems still gets its own.
@@ -112,8 +112,9 @@ def _lines_at(
             yield name, json.loads(stream.readline())
 
 
-def _reports(stages: Mapping[str, Mapping[str, Any]], folder: RunFolder) -> Iterator[tuple[str, Path]]:
-    """(checkpoint, rows.jsonl) of each evaluation that is done."""
+def reports_of(stages: Mapping[str, Mapping[str, Any]], folder: RunFolder) -> dict[str, Path]:
+    """checkpoint -> rows.jsonl of each evaluation that is done."""
+    reports: dict[str, Path] = {}
     for name in stages:
         for output, path in outputs_of(folder.stage(name)):
             if output["type"] != "report":
@@ -122,7 +123,8 @@ def _reports(stages: Mapping[str, Mapping[str, Any]], folder: RunFolder) -> Iter
             first = next(_lines(rows), b"")
             if _LINE.match(first):
                 scores = read_object(path / "scores.json")
-                yield next(iter(scores), output["name"]), rows
+                reports[next(iter(scores), output["name"])] = rows
+    return reports
 
 
 def _lines(path: Path) -> Iterator[bytes]:
@@ -157,13 +159,13 @@ def _reply(line: dict[str, Any]) -> dict[str, Any]:
         text = f"{text[:MOST_CHARACTERS]} [... {len(text)} characters]"
     return {
         "text": text,
-        "right": _verdict(line.get("scores") or {}, line.get("domain", "")),
+        "right": verdict(line.get("scores") or {}, line.get("domain", "")),
         "tokens": line.get("tokens"),
         "finished": line.get("finished", True),
     }
 
 
-def _verdict(scores: Mapping[str, float | None], domain: str) -> bool | None:
+def verdict(scores: Mapping[str, float | None], domain: str) -> bool | None:
     """Whether a response is right; None where nothing judges it."""
     refused = scores.get(_REVERSED)
     if refused is not None:

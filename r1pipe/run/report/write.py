@@ -1,4 +1,4 @@
-"""Writes report.html, report.md and report.json into a run's folder."""
+"""Writes report.html, report.md, report.json and samples.parquet into a run's folder."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from r1pipe.run.config_view import config_lines
-from r1pipe.run.report.collect import CONFIG_VIEW, collect
+from r1pipe.run.report.all_samples import FILE, write_all_samples
+from r1pipe.run.report.collect import CONFIG_VIEW, blocks_of, collect
 from r1pipe.run.report.departures import departures
 from r1pipe.run.report.markdown import as_markdown
+from r1pipe.run.report.samples import reports_of
 from r1pipe.run.store import RunFolder, write_json, write_text
 
 if TYPE_CHECKING:
@@ -25,8 +27,11 @@ PAGE = "report.html"
 EVERY_S = 60.0
 
 
-def write_report(folder: RunFolder) -> Path:
+def write_report(folder: RunFolder, *, all_samples: bool = False) -> Path:
     """Write the three, each whole or not at all.
+
+    Args:
+        all_samples: also write samples.parquet, which takes seconds where there are many.
 
     Returns:
         the page.
@@ -40,6 +45,9 @@ def write_report(folder: RunFolder) -> Path:
     write_text(folder.path / "report.json", json.dumps(data, ensure_ascii=False) + "\n")
     write_text(folder.path / "report.md", as_markdown(data))
     write_text(page, as_page(data))
+    if all_samples:
+        reports = reports_of(blocks_of(folder), folder)
+        write_all_samples(reports, folder.path / FILE)
     return page
 
 
@@ -66,17 +74,17 @@ class LiveReport:
         # Who presses Ctrl-C waits for nothing; and a run that another command works on is not ours to describe.
         was_stopped = kind is not None and not issubclass(kind, Exception)
         if self._written is not None and not was_stopped:
-            self.write()
+            self.write(all_samples=True)
 
     def beat(self) -> None:
         """Write the report if the last one is old, so that a long training can be watched."""
         if self._written is None or time.monotonic() - self._written > EVERY_S:
             self.write()
 
-    def write(self) -> None:
+    def write(self, *, all_samples: bool = False) -> None:
         """Write the report now."""
         try:
-            write_report(self._folder)
+            write_report(self._folder, all_samples=all_samples)
         # Weeks of training are not lost to a mistake in a page.
         except Exception as error:
             self._note(f"the report was not written: {type(error).__name__}: {error}")
