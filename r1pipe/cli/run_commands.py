@@ -191,6 +191,7 @@ def plan(
     """Show the figure with the state of every stage, what is wrong with its checkpoints and first rows, and what it
     takes: memory of a GPU, tokens, time, money, disk."""
     from r1pipe.config.loader import load
+    from r1pipe.errors import ConfigError
     from r1pipe.run.planning.calibration import measured_efficiency
     from r1pipe.run.planning.figure_plan import as_json, asked_machine, plan_figure
     from r1pipe.run.planning.known_models import named_shape
@@ -199,7 +200,12 @@ def plan(
     shape = named_shape(model) if model else None
     lengths = dict(stated(text) for text in length or [])
     on_paper = model is not None
-    pipeline = load(config, sets or [], run, on_paper=on_paper)
+    try:
+        pipeline = load(config, sets or [], run, on_paper=on_paper)
+    except ConfigError as error:
+        if "environment variable" in error.what or "nothing is at" in error.what:
+            error.fix += "\nor plan without models and data: --model NAME, such as Qwen2.5-1.5B"
+        raise
     machine = asked_machine(gpu, gpus, nodes, memory, measured_efficiency(again=measure))
     needs = plan_figure(
         pipeline,

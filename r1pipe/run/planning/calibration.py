@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from r1pipe.launch.environment import base_environment
 from r1pipe.run.planning.activations import Training, kept_per_token
 from r1pipe.run.planning.cards import Card
 from r1pipe.run.planning.model_shape import shape_of
-from r1pipe.run.planning.speed import FORWARD, Efficiency, pass_flops
+from r1pipe.run.planning.speed import DEFAULT, FORWARD, Efficiency, pass_flops
 
 MODULE = "r1pipe.training.speed_trial"
 LIMIT_S = 300
@@ -112,26 +113,36 @@ def efficiency_of(measured: dict[str, Any], card: Card, *, gpu: bool) -> Efficie
     if not gpu:
         # The short pass is work, too, and a CPU starts the next kernel only when the last is done.
         left = 0.0
-        per_token = (long["seconds"] - short["seconds"]) / (long["tokens"] - short["tokens"])
+        per_token = max(1e-9, (long["seconds"] - short["seconds"]) / (long["tokens"] - short["tokens"]))
         matrices = flops / long["tokens"] / per_token / card.flops
         kernel = max(0.0, short["seconds"] - short["tokens"] * per_token) / shape.layers
     moved = kept_per_token(training) * shape.layers * long["tokens"]
+    traffic = max(0.0, left) * card.bandwidth * bandwidth / moved
     # What does not grow with the rows is the starting of kernels; what does is their work.
     few, many = measured["draws"]
-    each = (many["step"] - few["step"]) / (many["rows"] - few["rows"])
-    step = max(0.0, few["step"] - few["rows"] * each) / shape.layers
+    each = max(1e-9, (many["step"] - few["step"]) / (many["rows"] - few["rows"]))
+    loop = max(0.0, few["step"] - few["rows"] * each) / shape.layers
     # A token of one more row takes its operations, at the share of the card that this says.
-    drawing = FORWARD * shape.active / max(each, 1e-12) / card.flops
-    return Efficiency(
+    drawing = min(1.0, FORWARD * shape.active / each / card.flops)
+    found = Efficiency(
         matrices=matrices,
         attention=matrices * ATTENTION_SHARE,
-        traffic=max(0.0, left) * card.bandwidth * bandwidth / moved,
+        traffic=traffic,
+        traffic_compiled=traffic * DEFAULT.traffic_compiled / DEFAULT.traffic,
         bandwidth=bandwidth,
         kernel=kernel,
-        step=step,
-        # By as much as on the H200 of DEFAULT.
-        step_compiled=step / 3,
-        loop=step if not gpu else measured.get("loop_step", 1e-3 * shape.layers) / shape.layers,
-        drawing=min(1.0, drawing),
+        step=loop,
+        step_compiled=loop,
+        loop=loop,
+        drawing=drawing,
         measured=f"here, {measured['date']}",
+    )
+    if not gpu:
+        return found
+    # The plain loop was measured. CUDA graphs and what they draw stand to it as on the card of DEFAULT.
+    return replace(
+        found,
+        step=loop * DEFAULT.step / DEFAULT.loop,
+        step_compiled=loop * DEFAULT.step_compiled / DEFAULT.loop,
+        drawing=DEFAULT.drawing,
     )

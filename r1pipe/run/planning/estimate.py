@@ -52,7 +52,7 @@ class Estimate:
         training: how it trains; None where it does not.
         drawn, trained: tokens.
         seconds: of each part.
-        disk: bytes that stay.
+        disk, scratch: bytes that stay, and those that are there while the stage runs.
     """
 
     gpus: int = 1
@@ -64,6 +64,7 @@ class Estimate:
     flops: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
     disk: float = 0.0
+    scratch: float = 0.0
     published: str = ""
 
     @property
@@ -97,7 +98,9 @@ def estimate(work: Work, machine: Machine, changed: Training | None = None) -> E
             training,
             result,
         )
-        result.disk = _checkpoints(work.shape, training)
+        # The published checkpoint is float32; the trainer's own go when it is published.
+        result.disk = FLOAT * work.shape.parameters
+        result.scratch = KEPT_CHECKPOINTS * 3 * FLOAT * training.trained
         return result
     # It draws, and trains nothing.
     result.gpus = _drawing_ranks(work, machine)
@@ -436,11 +439,3 @@ def _batches(responses: float, rows: float) -> Iterator[tuple[float, float]]:
         yield rows, full
     if left >= 1:
         yield left, 1
-
-
-def _checkpoints(shape: ModelShape, training: Training) -> float:
-    """Bytes on disk: the published checkpoint in float32, and the trainer's own while it runs."""
-    size = shape.parameters
-    own = size * FLOAT
-    states = training.trained * 3 * FLOAT
-    return own + KEPT_CHECKPOINTS * states

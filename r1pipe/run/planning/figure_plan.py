@@ -101,7 +101,9 @@ class FigurePlan:
 
     @property
     def disk(self) -> float:
-        return sum(stage.needed.disk for stage in self.stages)
+        """Bytes at the fullest: all that stays, and what the largest stage has beside it."""
+        stays = sum(stage.needed.disk for stage in self.stages)
+        return stays + max((stage.needed.scratch for stage in self.stages), default=0.0)
 
 
 def plan_figure(
@@ -216,12 +218,16 @@ def asked_machine(
 ) -> Machine:
     """The machine that the options describe; without any, this one.
 
+    Args:
+        efficiency: of this machine's card, where it was measured; another card goes by DEFAULT.
+
     Raises:
         InputError: no card is known by this name.
     """
     if gpu is None and gpus_each is None and nodes is None and memory_gib is None:
         return this_machine(efficiency)
-    card = this_card() or CARDS["h100"]
+    own = this_card()
+    card = own or CARDS["h100"]
     if gpu is not None:
         found = CARDS.get(gpu.lower())
         if found is None:
@@ -231,6 +237,9 @@ def asked_machine(
                 f"one of {', '.join(CARDS)}",
             )
         card = found
+    # What was measured on a CPU, or on another card, says nothing of this one.
+    if own is None or own.name != card.name:
+        efficiency = None
     if memory_gib is not None:
         memory = memory_gib * GIB
         card = Card(

@@ -84,7 +84,7 @@ def _totals(plan: FigurePlan) -> list[str]:
     flops = sum(stage.found.flops for stage in plan.stages)
     total = f"total: {duration(plan.seconds)} one after the other"
     if plan.machine.gpu:
-        total += f", {short(plan.gpu_hours)} GPU hours"
+        total += f", {plan.gpu_hours:,.1f} GPU hours"
     if plan.price is not None:
         total += f", {money(plan.gpu_hours * plan.price)} at {plan.price:g} an hour"
     work = f"       {short(drawn)} tokens drawn, {short(trained)} trained, {flops:.1e} operations; "
@@ -92,7 +92,8 @@ def _totals(plan: FigurePlan) -> list[str]:
     lines = [total, work]
     misfits = [stage.name for stage in plan.stages if stage.fits is False]
     if misfits:
-        text = f"{len(misfits)} of {len(plan.stages)} stages do not fit as they are: {', '.join(misfits)}"
+        verb = "does not fit as it is" if len(misfits) == 1 else "do not fit as they are"
+        text = f"{len(misfits)} of {len(plan.stages)} stages {verb}: {', '.join(misfits)}"
         lines += wrap(
             text,
             WIDTH,

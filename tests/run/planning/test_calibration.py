@@ -70,6 +70,8 @@ def test_a_gpu_is_explained_by_what_was_measured():
     training = Training(shape=shape, tokens=12_288)
     assert pass_seconds(training, card, efficiency, 64) == pytest.approx(0.06, rel=0.05)
     assert efficiency.measured == "here, 2026-11-30"
+    # A graph's step is a small part of the plain loop's, which is what was measured.
+    assert 0 < efficiency.step_compiled < efficiency.step < 0.1 * efficiency.loop
 
 
 def test_what_was_measured_is_kept_and_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

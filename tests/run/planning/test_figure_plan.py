@@ -12,9 +12,12 @@ from engine import ROOT, r1pipe
 
 from r1pipe.config.loader import load
 from r1pipe.errors import InputError
+from r1pipe.run.planning import figure_plan
+from r1pipe.run.planning.cards import CARDS
 from r1pipe.run.planning.figure_plan import asked_machine, plan_figure
 from r1pipe.run.planning.known_models import named_shape
 from r1pipe.run.planning.lengths import Length, stated
+from r1pipe.run.planning.speed import DEFAULT, Efficiency
 
 CONFIGS = ROOT / "configs"
 
@@ -118,6 +121,30 @@ def test_groups_that_are_replaced_are_drawn_again():
     drawn = [{stage.name: stage.found.drawn for stage in plan.stages}["r1-zero"] for plan in (once, again)]
     assert drawn[1] == pytest.approx(1.3 * drawn[0])
     assert any("drawn again" in note for note in again.notes)
+
+
+def test_what_is_not_here_leads_to_a_plan_without_it(tmp_path: Path):
+    done = r1pipe(tmp_path, "plan", str(CONFIGS / "gsm8k.yaml"))
+    assert done.returncode == 2
+    assert "R1_BASE is not set" in done.stderr
+    assert "--model NAME" in done.stderr
+
+
+def test_disk_is_what_stays_and_what_the_largest_training_has_beside_it():
+    plan = estimates("gsm8k.yaml", gpu="h200", model=named_shape("Qwen2.5-0.5B"))
+    size = named_shape("Qwen2.5-0.5B").parameters
+    trainings = sum(stage.found.training is not None for stage in plan.stages)
+    assert plan.disk == pytest.approx(size * (4 * trainings + 2 * 12))
+
+
+def test_what_was_measured_here_says_nothing_of_another_card(monkeypatch: pytest.MonkeyPatch):
+    measured = Efficiency(matrices=0.9, measured="here")
+    monkeypatch.setattr(figure_plan, "this_card", lambda: None)
+    assert asked_machine("h100", 1, 1, None, measured).efficiency == DEFAULT
+    assert figure_plan.this_machine(measured).efficiency == measured
+    monkeypatch.setattr(figure_plan, "this_card", lambda: CARDS["h200"])
+    assert asked_machine("h100", 1, 1, None, measured).efficiency == DEFAULT
+    assert asked_machine("h200", 1, 1, None, measured).efficiency == measured
 
 
 def test_mistakes_are_told():
