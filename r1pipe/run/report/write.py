@@ -10,12 +10,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from r1pipe.run.config_view import config_lines
-from r1pipe.run.report.all_samples import FILE, write_all_samples
-from r1pipe.run.report.collect import CONFIG_VIEW, blocks_of, collect
-from r1pipe.run.report.departures import departures
-from r1pipe.run.report.markdown import as_markdown
-from r1pipe.run.report.samples import reports_of
 from r1pipe.run.store import RunFolder, write_json, write_text
 
 if TYPE_CHECKING:
@@ -39,6 +33,12 @@ def write_report(folder: RunFolder, *, all_samples: bool = False) -> Path:
     Raises:
         InputError: there is no such run, or its config.json is damaged.
     """
+    # Imported here, as below: a run that has nothing to do writes no report, and should not wait for it.
+    from r1pipe.run.report.all_samples import FILE, write_all_samples
+    from r1pipe.run.report.collect import blocks_of, collect
+    from r1pipe.run.report.markdown import as_markdown
+    from r1pipe.run.report.samples import reports_of
+
     data = collect(folder)
     page = folder.path / PAGE
     # On one line: with an indent Python's encoder takes five times as long.
@@ -93,6 +93,10 @@ class LiveReport:
 
 def write_config_view(pipeline: Pipeline, folder: RunFolder) -> None:
     """What the report says of the config, for when its YAML has changed or moved."""
+    from r1pipe.run.config_view import config_lines
+    from r1pipe.run.report.collect import CONFIG_VIEW
+    from r1pipe.run.report.departures import departures
+
     view = {"lines": config_lines(pipeline, defaults=False), "departures": departures(pipeline)}
     write_json(folder.path / CONFIG_VIEW, view)
 
