@@ -102,7 +102,7 @@ def rows(folder: Path, stage: str, run: str = "t") -> list[dict[str, Any]]:
     ]
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 30) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = 120) -> Any:
     deadline = time.time() + seconds
     while time.time() < deadline:
         value = condition()

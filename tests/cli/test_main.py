@@ -190,7 +190,7 @@ def test_logs_follow_until_the_stage_ends(tmp_path: Path):
     assert follower.poll() is None
     driver.terminate()
     driver.communicate(timeout=30)
-    out, _ = follower.communicate(timeout=15)
+    out, _ = follower.communicate(timeout=60)
     assert "the stage says hello" in out and follower.returncode == 0
 
 

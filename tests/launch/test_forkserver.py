@@ -40,7 +40,7 @@ def forked(server: Client, folder: Path, kind: str, threads: int = 1, config_: d
         {"OMP_NUM_THREADS": str(threads), "R1PIPE_TEST": "in the child"},
         folder / "log",
     )
-    code = wait_for(lambda: (child.poll() is not None) and [child.poll()], 60)[0]
+    code = wait_for(lambda: (child.poll() is not None) and [child.poll()])[0]
     assert code == 0, (folder / "log").read_text()
     return json.loads((folder / "out/rows/rows.jsonl").read_text().splitlines()[0])
 
@@ -62,7 +62,7 @@ def test_a_fork_imports_nothing_more_sets_its_own_environment_and_computes_in_pa
     assert (
         row["was_imported"] and row["tables"] and row["environment"] == "in the child" and row["threads"] == 2
     )
-    assert row["parent"] == server.pid and row["seconds"] < 5
+    assert row["parent"] == server.pid and row["cpu_s"] < 5
     assert forked(server, tmp_path / "b", "r1pipe_fakes.torch_work")["threads"] == 1
     assert len(os.listdir(f"/proc/{server.pid}/task")) == 1
 
@@ -164,4 +164,4 @@ def test_server_and_forks_end_with_the_driver(tmp_path: Path, number: int):
     assert "r1pipe.launch.forkserver" in Path(f"/proc/{server}/cmdline").read_text()
     driver.send_signal(number)
     driver.communicate(timeout=30)
-    wait_for(lambda: not alive(pid) and not alive(server), 5)
+    wait_for(lambda: not alive(pid) and not alive(server))

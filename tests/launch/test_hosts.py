@@ -249,8 +249,8 @@ def test_srun_ends_with_the_driver(tmp_path: Path):
     driver = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)], env=environment() | {"PATH": path, "SLURM_JOB_ID": "1"}
     )
-    pid = int(wait_for(lambda: (tmp_path / "pid").is_file() and (tmp_path / "pid").read_text().strip(), 30))
+    pid = int(wait_for(lambda: (tmp_path / "pid").is_file() and (tmp_path / "pid").read_text().strip()))
     assert alive(pid)
     driver.kill()
-    driver.wait(timeout=10)
-    wait_for(lambda: not alive(pid), 10)
+    driver.wait(timeout=60)
+    wait_for(lambda: not alive(pid))

@@ -192,9 +192,9 @@ def test_answers_that_are_written_carelessly(answer: str, gold: object, verdict:
 )
 def test_a_long_response_is_read_once(text: str) -> None:
     """Looking for the end of every box from each of its beginnings took minutes for a megabyte."""
-    started = time.monotonic()
+    started = time.process_time()
     assert verdict_on(f"<think>so</think>{text}", "42") == 0.0
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_an_unknown_place_of_the_answer_is_a_mistake() -> None:

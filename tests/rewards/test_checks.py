@@ -215,9 +215,9 @@ def test_before_training_it_is_quick_and_stops_what_is_not_fit() -> None:
         ),
     ]
     audit_before_training("warm-up", phases, math_rows(), AuditParams())
-    started = time.perf_counter()
+    started = time.process_time()
     result = audit_before_training("s", phases, math_rows(3000), AuditParams())
-    assert time.perf_counter() - started < 1.0 and result.sampled == 16 and result.gold == 3000
+    assert time.process_time() - started < 1.0 and result.sampled == 16 and result.gold == 3000
     assert list(result.cells) == ["accuracy", "format", "language"], "neither models nor services are asked"
     rows = [{**row, "answer": ""} for row in math_rows()]
     with pytest.raises(GateError, match="rewards of s are not fit") as caught:

@@ -99,7 +99,7 @@ def test_a_service_that_does_not_come_to_an_end_costs_its_time_limit(service: st
     started = time.monotonic()
     with pytest.warns(UserWarning, match="gave no answer"):
         assert judge(service, model, [RIGHT, WRONG], timeout=0.4, retries=0) == [None, None]
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 8, "dripping takes 10 s and hanging 20"
 
 
 def test_nobody_there(service: str) -> None:

@@ -264,11 +264,11 @@ def test_a_parameter_that_a_reward_does_not_have_is_a_mistake(name: str) -> None
     "text", ["\\(" * 100_000, "$" + "_" * 100_000, "`" * 100_000, "``` " + " " * 100_000, "``` x" * 50_000]
 )
 def test_no_reward_looks_through_a_long_text_again_and_again(text: str) -> None:
-    started = time.monotonic()
+    started = time.process_time()
     rows = [{**MATH, "tests": {"kind": "asserts", "asserts": ["assert f(1) == 2"]}}]
     score(
         [RewardSpec(name=name) for name in ("code", "format", "language", "repetition")],
         [f"<think>{text}</think>{text}"],
         rows,
     )
-    assert time.monotonic() - started < 10
+    assert time.process_time() - started < 10

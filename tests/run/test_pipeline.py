@@ -129,7 +129,7 @@ def test_an_interrupted_driver_ends_its_workers_and_says_so_by_its_exit_code(
     out, _ = driver.communicate(timeout=30)
     assert driver.returncode == code and "run the same command again" in out
     assert not alive(worker)
-    wait_for(lambda: not alive(grandchild), 5)
+    wait_for(lambda: not alive(grandchild))
     assert states(tmp_path) == {"a": "partial"}
 
 
@@ -182,7 +182,7 @@ def test_kill_9_of_the_driver_leaves_no_worker_and_the_run_goes_on(tmp_path: Pat
     driver.kill()
     driver.wait()
     for pid in workers:
-        wait_for(lambda pid=pid: not alive(pid), 5)
+        wait_for(lambda pid=pid: not alive(pid))
     assert states(tmp_path) == {"rows": "done", "more": "partial", "score": "missing"}
     second = start(tmp_path, "run-all", "t.yaml")  # the dead driver's lock does not hold it up
     wait_for(lambda: "attempt_2.log" in [p.name for p in (tmp_path / "runs/t/more/logs").glob("*")])

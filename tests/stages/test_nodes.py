@@ -171,4 +171,4 @@ def test_a_driver_that_is_killed_leaves_no_rank_behind(tmp_path: Path, machines:
     assert len(ranks()) == 4, "torchrun and a rank on each machine"
     driver.kill()
     driver.communicate(timeout=30)
-    wait_for(lambda: not ranks(), 60)
+    wait_for(lambda: not ranks())
