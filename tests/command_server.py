@@ -80,7 +80,7 @@ def serve(connection: socket.socket) -> None:
 
     for package in DRIVER_PACKAGES:
         folder = Path(r1pipe.__file__).parent / package
-        for module in pkgutil.iter_modules([str(folder)], f"r1pipe.{package}."):
+        for module in pkgutil.walk_packages([str(folder)], f"r1pipe.{package}."):
             importlib.import_module(module.name)
     assert "torch" not in sys.modules, "a fork of a process with torch is not what a user starts"
 

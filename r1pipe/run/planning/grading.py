@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from r1pipe.config.loader import Pipeline
 from r1pipe.errors import R1PipeError
-from r1pipe.run.planning.calibration import measured_efficiency
-from r1pipe.run.planning.cards import GIB
-from r1pipe.run.planning.figure_plan import plan_figure, this_machine
 from r1pipe.run.planning.numbers import duration
+
+if TYPE_CHECKING:
+    from r1pipe.config.loader import Pipeline
 
 # A stage that is off by more than this share says so, if it is more than some seconds: what starts in one second and
 # was planned with two is no news.
@@ -24,6 +23,11 @@ def predictions(pipeline: Pipeline) -> dict[str, dict[str, float]]:
 
     A figure that cannot be planned runs all the same: it has none.
     """
+    # `status` reads grades, and need not wait for the planner.
+    from r1pipe.run.planning.calibration import measured_efficiency
+    from r1pipe.run.planning.cards import GIB
+    from r1pipe.run.planning.figure_plan import plan_figure, this_machine
+
     try:
         plan = plan_figure(
             pipeline,

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from engine import ROOT, r1pipe
 
+from r1pipe.cli import run_commands
 from r1pipe.config.loader import load
-from r1pipe.errors import InputError
+from r1pipe.errors import ConfigError, InputError
 from r1pipe.run.planning import figure_plan
 from r1pipe.run.planning.cards import CARDS
-from r1pipe.run.planning.figure_plan import asked_machine, plan_figure
+from r1pipe.run.planning.figure_plan import as_json, asked_machine, plan_figure
 from r1pipe.run.planning.known_models import named_shape
 from r1pipe.run.planning.lengths import Length, stated
 from r1pipe.run.planning.speed import DEFAULT, Efficiency
@@ -82,12 +83,12 @@ def test_what_it_says_makes_it_fit_is_a_config_that_fits(tmp_path: Path):
     assert by_name["second-sft"].fits is True
 
 
-def test_json_has_terms_and_totals(tmp_path: Path):
-    out = planned(tmp_path, str(CONFIGS / "gsm8k.yaml"), "--model", "Qwen2.5-0.5B", "--gpu", "h100", "--json")
-    answer = json.loads(out)
+def test_json_has_terms_and_totals():
+    answer = as_json(estimates("gsm8k.yaml", gpu="h100", model=named_shape("Qwen2.5-0.5B"), price=2.0))
+    json.dumps(answer)
     stage = answer["estimates"]["r1-zero"]
     assert stage["terms"]["weights"] == 4 * stage["parameters"]
-    assert answer["totals"]["gpu_hours"] > 0
+    assert answer["totals"]["money"] == pytest.approx(2 * answer["totals"]["gpu_hours"])
     assert answer["machine"]["card"] == "h100"
 
 
@@ -123,11 +124,10 @@ def test_groups_that_are_replaced_are_drawn_again():
     assert any("drawn again" in note for note in again.notes)
 
 
-def test_what_is_not_here_leads_to_a_plan_without_it(tmp_path: Path):
-    done = r1pipe(tmp_path, "plan", str(CONFIGS / "gsm8k.yaml"))
-    assert done.returncode == 2
-    assert "R1_BASE is not set" in done.stderr
-    assert "--model NAME" in done.stderr
+def test_what_is_not_here_leads_to_a_plan_without_it():
+    with pytest.raises(ConfigError, match="R1_BASE is not set") as refused:
+        run_commands.plan(CONFIGS / "gsm8k.yaml")
+    assert "--model NAME" in refused.value.fix
 
 
 def test_disk_is_what_stays_and_what_the_largest_training_has_beside_it():
