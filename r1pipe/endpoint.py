@@ -222,8 +222,8 @@ class Endpoint:
                 self._takes_optional = False
         if is_first:
             warnings.warn(
-                f"{self.url} refuses {', '.join(optional)} ({why}), so requests go without them: what it applies "
-                "by itself, as of the model's generation_config.json, it applies",
+                f"{self.url} refuses {', '.join(optional)} ({why}), so requests go without them; what it takes "
+                "from the model's generation_config.json it applies",
                 stacklevel=4,
             )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from r1pipe.run.report.write import LiveReport, write_report
 from r1pipe.run.store import RunFolder, write_json
 
 CHROMIUM = Path("/usr/bin/chromium")
+AXE = Path(os.environ.get("AXE_CORE", "axe.min.js"))
 EVIL = "</script><img src=x onerror=\"document.title='taken'\"><!--"
 DOMAINS = ("math", "logic")
 
@@ -223,10 +225,13 @@ def test_the_page_asks_nobody_and_holds_no_markup_of_a_model(
     assert len(page) < 2_000_000
 
 
-@pytest.mark.skipif(
+IN_A_BROWSER = pytest.mark.skipif(
     not CHROMIUM.is_file() or importlib.util.find_spec("playwright") is None,
     reason="the page is looked at with playwright (PyPI) and /usr/bin/chromium, and one of them is missing",
 )
+
+
+@IN_A_BROWSER
 def test_the_page_in_a_browser(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     from playwright.sync_api import sync_playwright
 
@@ -261,3 +266,23 @@ def test_the_page_in_a_browser(folder: RunFolder, monkeypatch: pytest.MonkeyPatc
         browser.close()
     assert troubles == []
     assert requests == [page.as_uri()]
+
+
+@IN_A_BROWSER
+@pytest.mark.slow
+@pytest.mark.skipif(not AXE.is_file(), reason="AXE_CORE names no axe.min.js (npm pack axe-core)")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_has_no_barriers(scheme: Any, folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    from playwright.sync_api import sync_playwright
+
+    monkeypatch.chdir(folder.path.parent.parent)
+    page = write_report(RunFolder("mine"))
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        tab = browser.new_context(bypass_csp=True, color_scheme=scheme).new_page()
+        tab.goto(page.as_uri())
+        tab.wait_for_selector("h1")
+        tab.evaluate(AXE.read_text())
+        found = tab.evaluate("axe.run()")
+        browser.close()
+    assert [(rule["id"], rule["impact"]) for rule in found["violations"]] == []

@@ -199,9 +199,18 @@ def test_code_of_authors_beside_our_own_is_no_fault(folder: Path) -> None:
     assert look(folder, "sft") == []
 
 
-def test_a_folder_of_gguf(folder: Path) -> None:
-    (folder / "model.safetensors").rename(folder / "model-q8_0.gguf")
-    assert "it holds GGUF" in missing_parts(Checkpoint, folder)
+@pytest.mark.parametrize(
+    ("plant", "says"),
+    [
+        (renamed("model-q8_0.gguf"), "it holds GGUF, which is for running a model; take the checkpoint"),
+        (renamed("pytorch_model.bin"), "weights in a pickle are not read"),
+        (lambda folder: (folder / "config.json").rename(folder / "adapter_config.json"), "merge_and_unload"),
+    ],
+)
+def test_a_folder_that_is_no_checkpoint(plant: Plant, says: str, folder: Path) -> None:
+    """Refused while the config is read."""
+    plant(folder)
+    assert says in missing_parts(Checkpoint, folder)
 
 
 TEXT = {**TINY, "vocab_size": 64}
