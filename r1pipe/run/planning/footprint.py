@@ -63,8 +63,8 @@ class Footprint:
 
     @property
     def peak(self) -> float:
-        """Bytes that PyTorch's allocator hands out at most."""
-        return self.moments[self.moment] - self.terms.get("vllm", 0.0)
+        """Bytes that PyTorch's allocator hands out at most; vLLM in the same process takes its share from it, too."""
+        return self.moments[self.moment]
 
     @property
     def used(self) -> float:

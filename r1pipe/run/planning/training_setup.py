@@ -22,6 +22,8 @@ COMPILED_PARAMETERS = 10**8
 COMPILED_SECONDS = 600.0
 # Rows of a pass of a reward model: MICROBATCH in r1pipe/training/reward_model.py.
 RM_MICROBATCH = 64
+# The largest minibatch of a training beside the mean of its longest rollout.
+UNEVEN = 1.1
 
 
 @dataclass(frozen=True)
@@ -208,7 +210,8 @@ def packed_rl(work: Work, params: GRPOParams, machine: Machine, training: Traini
     budget: Any = params.microbatch_tokens
     if not isinstance(budget, int):
         budget = auto_pack(training, machine.card.memory) if machine.gpu else 4096
-    mean = work.length.at(params.steps)
+    # The longest responses of the training take the most memory, whenever they come.
+    mean = min(most, max(tokens for _, tokens in work.length.points))
     share = max(1, params.batch_size // training.ranks)
     passes, largest = largest_pack(
         share,
@@ -225,6 +228,10 @@ def packed_rl(work: Work, params: GRPOParams, machine: Machine, training: Traini
             most,
         )
     )
+    # Lengths differ between responses and over the training. So where minibatches are larger than a pack, one of their
+    # packs is full at some time.
+    whole = share * mean + math.ceil(share / params.num_generations) * work.rows.prompt
+    largest = max(largest, round(min(budget, UNEVEN * whole)))
     return replace(
         training,
         tokens=max(largest, min(longest, round(work.rows.prompt) + most)),

@@ -110,3 +110,12 @@ MEASURED = [
 def test_peaks_that_were_measured(model: str, settings: dict, seen: float):
     found = footprint(Training(shape=named_shape(model), **settings))
     assert found.peak / 2**30 == pytest.approx(seen, rel=0.02)
+
+
+def test_vllm_in_the_same_process_takes_its_share():
+    """bench_grpo.py, 0.5B, 512 responses in packs, compiled, one H100, 2026-11-22, 60622c9: 62.1 GiB."""
+    rollout = Rollout(reference=True, vllm_bytes=0.3 * CARDS["h100"].memory)
+    training = Training(
+        shape=named_shape("Qwen2.5-0.5B"), tokens=29_312, head="fused", compiled=True, rollout=rollout
+    )
+    assert footprint(training).peak / 2**30 == pytest.approx(62.1, rel=0.03)
