@@ -114,9 +114,17 @@ function scores(data) {
 }
 
 function differences(data) {
-  return table("Paired differences", ["checkpoints", "suite", "difference", "95 % interval", "problems"],
-    data.differences.map((row) => [`${row.a} − ${row.b}`, row.suite, (100 * row.difference).toFixed(1),
-      `${(100 * row.low).toFixed(1)} to ${(100 * row.high).toFixed(1)}`, number(row.n)]));
+  const pairs = [...new Set(data.differences.map((row) => `${row.a} − ${row.b}`))];
+  const suites = [...new Set(data.differences.map((row) => row.suite))];
+  const points = (share) => (100 * share).toFixed(1);
+  const rows = pairs.map((pair) => [pair, ...suites.map((suite) => {
+    const row = data.differences.find((each) => `${each.a} − ${each.b}` === pair && each.suite === suite);
+    if (!row) return el("td", { class: "number" }, "–");
+    const certain = row.low > 0 || row.high < 0;
+    return el("td", { class: certain ? "number best" : "number" }, points(row.difference),
+      el("small", {}, `${points(row.low)} to ${points(row.high)}`), el("small", {}, `${number(row.n)} problems`));
+  })]);
+  return table("Paired differences", ["checkpoints", ...suites], rows);
 }
 
 // --- curves ---
@@ -271,7 +279,7 @@ function draw(data) {
   const parts = [
     ["Figure", data.figure.boxes.length ? [figure(data)] : []],
     ["Scores", Object.keys(data.scores).length ? [el("p", { class: "faint" }, "Percent ± standard error; in bold the highest. For over-refusal lower is better."), scores(data)] : []],
-    ["Differences", data.differences.length ? [el("p", { class: "faint" }, "On the same problems, in points."), differences(data)] : []],
+    ["Differences", data.differences.length ? [el("p", { class: "faint" }, "On the same problems, in points, with 95 % intervals; bold where the interval leaves out 0."), differences(data)] : []],
     ["Samples", data.samples.problems.length ? samples(data) : []],
     ["Curves", together.length ? [el("div", { class: "panels" }, together.map((each) => panel(each, [])))] : []],
     ["Guards", guards.length ? [table("What the guards found", ["stage", "finding"], guards)] : []],
