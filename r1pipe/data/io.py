@@ -87,15 +87,17 @@ def read_rows(
     prompts_seen: set[str] | None = set() if kind is Prompts and not is_ours else None
     rows: list[Row] = []
     empty = True
+    has_contract = kind.kind in _CONTRACTS
     for where, raw in islice(read_raw(path), first):
         empty = False
         row = in_our_columns(raw, kind, where, tally)
         check_row(row, kind, where, {})
         if not is_ours:
             tally.look_at_texts(row, where)
-        if not _why_left_out(row, where, tally, limits, seen, prompts_seen):
-            if kind.kind in _CONTRACTS:
-                check_id(row, where, seen)
+        if not has_contract:
+            rows.append(row)
+        elif not _why_left_out(row, where, tally, limits, seen, prompts_seen):
+            check_id(row, where, seen)
             rows.append(row)
     if empty:
         raise InputError("the dataset is empty", str(path), "give at least one row")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +17,8 @@ from r1pipe.errors import InputError
 TEMPLATE_BYTES = 1_000_000
 RENDERED_CHARACTERS = 100_000
 RENDER_SECONDS = 5.0
+# Reading the largest tokenizers takes some 300 MB.
+RENDER_BYTES = 2**30
 PROBE = [{"role": "user", "content": "1 + 2"}, {"role": "assistant", "content": "3"}]
 
 
@@ -78,7 +82,10 @@ def check_chat_template(tokenizer: Any, checkpoint: Path) -> None:
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError when a block takes longer; signals reach the main thread only, elsewhere nothing is done."""
+    """Raise TimeoutError when a block takes longer, and ValueError when it takes more than RENDER_BYTES of memory.
+
+    Signals reach the main thread only; elsewhere nothing is done.
+    """
 
     def too_long(*_: Any) -> None:
         raise TimeoutError(f"it takes more than {seconds:g} seconds")
@@ -89,7 +96,28 @@ def within(seconds: float) -> Iterator[None]:
     before = signal.signal(signal.SIGALRM, too_long)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
-        yield
+        with _little_memory():
+            yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+@contextmanager
+def _little_memory() -> Iterator[None]:
+    """A short text can ask for gigabytes in one step, which no signal interrupts."""
+    # Elsewhere a process is not told how much it has.
+    if not sys.platform.startswith("linux"):
+        yield
+        return
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = pages * resource.getpagesize() + RENDER_BYTES
+    allowed = [limit, *(bound for bound in (soft, hard) if bound != resource.RLIM_INFINITY)]
+    resource.setrlimit(resource.RLIMIT_AS, (min(allowed), hard))
+    try:
+        yield
+    except MemoryError:
+        raise ValueError(f"it takes more than {RENDER_BYTES / 2**30:g} GiB of memory") from None
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

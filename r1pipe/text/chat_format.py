@@ -21,6 +21,10 @@ THINKING = "Thinking-7f3a"
 SUMMARY = "Summary-7f3a"
 REPLY = join_response(THINKING, SUMMARY)
 
+# Of a number that a chat template computes (our choice): products of such numbers take microseconds.
+MOST_BITS = 100_000
+_WIDE = re.compile(r"\d{6}")
+
 _OPENED = re.compile(rf"{THINK_OPEN}\s*(?:{THINK_CLOSE}\s*)?\Z")
 
 Render = Callable[[list[dict[str, str]], bool], str]
@@ -158,15 +162,28 @@ def _compiled(template: str) -> Any:
             body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
             return nodes.Scope(body).set_lineno(line)
 
+    class Bounded(ImmutableSandboxedEnvironment):
+        """A product of large numbers, or a field of a billion spaces, is one step, which no signal interrupts."""
+
+        intercepted_binops = frozenset(("*", "**", "%"))
+
+        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+            if isinstance(left, int) and isinstance(right, int):
+                sizes = (left.bit_length(), right.bit_length())
+                bits = sizes[0] * abs(right) if operator == "**" else sum(sizes)
+                if bits > MOST_BITS:
+                    raise TemplateError(f"a number of more than {MOST_BITS} bits")
+            if operator == "%" and isinstance(left, str) and _WIDE.search(left):
+                raise TemplateError("a field of more than 99,999 characters")
+            return super().call_binop(context, operator, left, right)
+
     def raise_exception(message: str) -> None:
         raise TemplateError(message)
 
     def to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
         return json.dumps(value, ensure_ascii=ensure_ascii, **options)
 
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
-    )
+    environment = Bounded(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
     environment.filters["tojson"] = to_json
     environment.globals["raise_exception"] = raise_exception
     return environment.from_string(template)
