@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,7 @@ def count_rows(path: Path | list[Path] | None) -> int | None:
         try:
             with opener(file, "rb") as stream:
                 total += sum(1 for _ in stream)
-        except OSError:
+        # A damaged file is refused where its rows are read.
+        except (OSError, EOFError, zlib.error):
             return None
     return total
