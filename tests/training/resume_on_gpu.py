@@ -3,7 +3,7 @@
     python3 tests/training/resume_on_gpu.py     one CUDA machine; on a CPU without graphs, packs and early rewards
 
 The base that ships, 12 updates in six rollouts of 128 responses and two phases; CUDA graphs draw, accuracy is judged
-while others are drawn, the reference is replaced after each third update, checkpoints come after updates 5 and 10 and
+while others are drawn, the reference is replaced after each fourth update, checkpoints come after updates 5 and 10 and
 so lie within a rollout. The undisturbed training runs twice: what it shows against itself is what a GPU does not
 repeat. A training that was stopped may show twice as much, and nothing where that is nothing. Its updates are counted
 exactly.

@@ -153,7 +153,7 @@ def _grpo_early(checkpoint: Path, out: Path, here: Any, changes: dict[str, Any])
         "num_generations": 8,
         "batch_size": 64,
         "minibatches_per_rollout": 2,
-        "ref_replace_every": 3,
+        "ref_replace_every": 4,
         "eval_every": 4,
         "keep": "best",
         "save_every": 5,
