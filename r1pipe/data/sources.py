@@ -69,9 +69,6 @@ class Source(Model):
     count: int | None = Field(default=None, ge=1, le=10**9)
     """rows to take, drawn by the seed; none = all of a file (the world needs a number)"""
 
-    skip: int = Field(default=0, ge=0, le=10**9)
-    """of the world: problems to pass over at the beginning, because another stage takes them"""
-
     split: Literal["train", "dev", "heldout", "all"] = "train"
     """which problems: the world's by identity, a file's by the hash of the prompt"""
 
@@ -181,7 +178,6 @@ class Source(Model):
                 ("languages",),
                 "only the world has languages to choose; `where` and `language` are for files",
             )
-            self._refuse_changed(("skip",), "only the world's problems have an order; a file has `shares`")
         return self
 
     def _refuse_changed(self, names: Sequence[str], why: str) -> None:
@@ -327,8 +323,5 @@ def _generate(source: Source, kind: type[Artifact], seed: int) -> list[Located]:
     # `world: [reasoning, math]` names math twice.
     unique_domains = tuple(dict.fromkeys(domains))
     assert source.count is not None
-    rows = problems(source.split, unique_domains, source.skip + source.count, seed, tuple(source.languages))
-    return [
-        (f"world {source.name}, row {number}", dict(row))
-        for number, row in enumerate(rows[source.skip :], source.skip + 1)
-    ]
+    rows = problems(source.split, unique_domains, source.count, seed, tuple(source.languages))
+    return [(f"world {source.name}, row {number}", dict(row)) for number, row in enumerate(rows, 1)]

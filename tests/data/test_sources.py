@@ -369,13 +369,3 @@ def test_the_order_of_old_runs_stays():
         ids = [row["id"] for row in load([one], kind, seed=3).rows]
         recorded.append((ids[0], ids[-1], content_key("".join(ids))))
     assert recorded == RECORDED
-
-
-@pytest.mark.parametrize("skip", [1, 30, 44])
-def test_a_later_stage_passes_over_what_an_earlier_one_takes(skip):
-    def prompts(**fields):
-        return [row["prompt"] for row in load(Source(world=["math", "logic"], **fields), Prompts, 3).rows]
-
-    assert prompts(skip=skip, count=20) == prompts(count=skip + 20)[skip:]
-    with pytest.raises(ValidationError, match="skip would be ignored"):
-        Source(path="a.jsonl", skip=3)
