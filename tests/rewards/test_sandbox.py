@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from engine import alive
 
 from r1pipe.errors import InputError, MissingToolError
 from r1pipe.rewards import bubblewrap, isolation, sandbox
@@ -371,7 +372,7 @@ def test_a_batch_keeps_its_order_and_survives_a_dead_runner() -> None:
         inside = Path(f"/proc/{runner.process.pid}/task/{runner.process.pid}/children").read_text().split()
         runner.kill()
         deadline = time.monotonic() + 10
-        while any(Path(f"/proc/{pid}").exists() for pid in inside) and time.monotonic() < deadline:
+        while any(alive(int(pid)) for pid in inside) and time.monotonic() < deadline:
             time.sleep(0.02)
     assert run_tests(jobs, workers=1) == expected
 
@@ -386,9 +387,9 @@ def test_a_killed_runner_leaves_nothing_running() -> None:
     assert inside
     runner.kill()
     deadline = time.monotonic() + 10
-    while any(Path(f"/proc/{pid}").exists() for pid in inside) and time.monotonic() < deadline:
+    while any(alive(int(pid)) for pid in inside) and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert not any(Path(f"/proc/{pid}").exists() for pid in inside)
+    assert not any(alive(int(pid)) for pid in inside)
     runner.close(kill=False)
 
 
