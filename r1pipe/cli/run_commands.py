@@ -83,10 +83,10 @@ def _run(
     json: bool,
 ) -> None:
     """Run what is selected (the keywords of make_plan), or show what would run."""
+    from r1pipe.cli.interruptions import ends_tidily
     from r1pipe.config.loader import load
     from r1pipe.run import pipeline
     from r1pipe.run.console import make_console
-    from r1pipe.run.interrupts import Interrupted
     from r1pipe.run.plan import make_plan
 
     loaded = load(config, sets, run)
@@ -105,16 +105,8 @@ def _run(
             arguments += ["--minutes", f"{minutes:g}"]
         _dry_run(replan(), console, arguments)
         return
-    try:
+    with ends_tidily(console):
         summary = pipeline.run(replan, console, minutes)
-    except Interrupted as interrupted:
-        console.close()
-        console.note(f"{interrupted}; run the same command again to go on")
-        raise SystemExit(interrupted.exit_code) from None
-    # The bar owns the cursor: without this, the error would be printed into it.
-    except BaseException:
-        console.close()
-        raise
     if json:
         print_json(summary)
 

@@ -19,20 +19,13 @@ def reproduce(
     json: Json = False,
 ) -> None:
     """Make a run again beside it, and say whether the same came out; exit code 1 where it did not."""
+    from r1pipe.cli.interruptions import ends_tidily
     from r1pipe.run.console import make_console
-    from r1pipe.run.interrupts import Interrupted
     from r1pipe.run.reproduce import reproduce as repeat
 
     console = make_console(json)
-    try:
+    with ends_tidily(console):
         found = repeat(run, again or f"{run}-again", console)
-    except Interrupted as interrupted:
-        console.close()
-        console.note(f"{interrupted}; run the same command again to go on")
-        raise SystemExit(interrupted.exit_code) from None
-    except BaseException:
-        console.close()
-        raise
     if json:
         print_json({"equal": not found.first} | asdict(found))
     else:

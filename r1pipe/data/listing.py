@@ -149,6 +149,8 @@ def tokens(checkpoint: Path) -> Measure:
         raise InputError("there is no such folder", str(checkpoint), "name a checkpoint's folder")
     from transformers import AutoTokenizer
 
+    from r1pipe.text.tokenizing import token_ids
+
     try:
         tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
     except (OSError, ValueError) as error:
@@ -160,7 +162,7 @@ def tokens(checkpoint: Path) -> Measure:
         ) from None
 
     def count(texts: Sequence[str]) -> list[int]:
-        return [len(ids) for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+        return [len(ids) for ids in token_ids(texts, tokenizer)]
 
     return count
 

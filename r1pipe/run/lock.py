@@ -1,8 +1,9 @@
 """runs/<run>/lock.json: what each stage of a run was made with, so that the run can be repeated.
 
+    run        its name
     config     the YAML and its --set
-    commit     of r1pipe's checkout, "-dirty" behind it where tracked files differ; null for an installed package
-    stages     name -> fingerprint, seed, versions, device, and the hashes of what it read and made
+    stages     name -> fingerprint, seed, versions, device, the hashes of what it read and made, and the commit of
+               r1pipe's checkout ("-dirty" behind it where tracked files differ; null for an installed package)
 
 Its tokenizers have hashes of their own: a checkpoint's hash does not say whether its weights or its tokenizer differ.
 """

@@ -17,6 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,35 +25,9 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
 from preloaded import exit_code  # noqa: E402
+from random_models import EMBEDDED_BASE, make_base  # noqa: E402
 
-BASE = ROOT / "r1pipe" / "embedded" / "data" / "base"
-SHAPE = {  # Qwen2.5-0.5B's config.json
-    "vocab_size": 151936,
-    "hidden_size": 896,
-    "intermediate_size": 4864,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 14,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 32768,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0},
-    "tie_word_embeddings": True,
-}
 UPDATES = 8
-
-
-def make_base(folder: Path) -> None:
-    """Random weights in bf16, and the tokenizer of the base that ships."""
-    import torch
-    from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
-
-    tokenizer = AutoTokenizer.from_pretrained(BASE)
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.bfloat16)
-    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        model = Qwen2ForCausalLM(Qwen2Config(**SHAPE, **ends))
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 def train(kind: str, base: Path, folder: Path) -> None:
@@ -131,9 +106,9 @@ def main() -> None:
     save_seconds = SFTParams().save_minutes * 60
     with tempfile.TemporaryDirectory() as made:
         work = Path(made)
-        base = BASE if shipped else work / "base"
+        base = EMBEDDED_BASE if shipped else work / "base"
         if not shipped:
-            assert exit_code(make_base, base) == 0
+            assert exit_code(partial(make_base, "0.5B"), base) == 0
         for kind in ("sft", "grpo"):
             assert exit_code(train, kind, base, work / kind) == 0
             costs = json.loads((work / kind / "costs.json").read_text())

@@ -26,60 +26,9 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
-SHAPES: dict[str, dict[str, Any]] = {
-    "tiny": {
-        "hidden_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "intermediate_size": 128,
-        "vocab_size": 512,
-    },
-    "0.1B": {
-        "hidden_size": 512,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 2,
-        "intermediate_size": 1408,
-    },
-    "0.5B": {
-        "hidden_size": 896,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 14,
-        "num_key_value_heads": 2,
-        "intermediate_size": 4864,
-    },
-    "1.5B": {
-        "hidden_size": 1536,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 12,
-        "num_key_value_heads": 2,
-        "intermediate_size": 8960,
-    },
-    "3B": {
-        "hidden_size": 2048,
-        "num_hidden_layers": 36,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 2,
-        "intermediate_size": 11008,
-    },
-    "7B": {
-        "hidden_size": 3584,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 28,
-        "num_key_value_heads": 4,
-        "intermediate_size": 18944,
-        "tie_word_embeddings": False,
-    },
-}
-BASE = {
-    "vocab_size": 151_936,
-    "tie_word_embeddings": True,
-    "max_position_embeddings": 32_768,
-    "bos_token_id": None,
-    "eos_token_id": 1,
-    "pad_token_id": 0,
-}
+
+from random_models import ENDS, QWEN, SHAPES  # noqa: E402
+
 ALL_LINEAR = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
 QV = {"r": 16, "lora_alpha": 32, "target_modules": ["q_proj", "v_proj"]}
 RESULT = "RESULT "
@@ -168,7 +117,7 @@ def name_of(job: dict[str, Any]) -> str:
 
 
 def config_of(job: dict[str, Any]) -> dict[str, Any]:
-    return {"model_type": "qwen2", **BASE, **SHAPES[job["shape"]]}
+    return {"model_type": "qwen2", **QWEN, **ENDS, **SHAPES[job["shape"]]}
 
 
 def predicted(job: dict[str, Any], gpu: bool, memory: float, repeated: bool) -> dict[str, Any]:

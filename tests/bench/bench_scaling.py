@@ -39,48 +39,18 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from engine import stage_json  # noqa: E402
+from random_models import EMBEDDED_BASE, make_base  # noqa: E402
 
 from r1pipe.config.machine import device_name, gpus  # noqa: E402
 from r1pipe.launch.launcher import Launcher  # noqa: E402
 from r1pipe.schema import Launch  # noqa: E402
 
-BASE = ROOT / "r1pipe" / "embedded" / "data" / "base"
 BARS = {"zero2": 0.90, "zero3": 0.80}
 WARM_UP, WINDOWS = 3, 3
-SHAPE = {  # Qwen2.5-1.5B's config.json
-    "vocab_size": 151936,
-    "hidden_size": 1536,
-    "intermediate_size": 8960,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 12,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 32768,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0},
-    "tie_word_embeddings": True,
-}
 
 
 class Enough(Exception):
     """All windows of a run are measured."""
-
-
-def make_base(folder: Path) -> None:
-    """Random weights, made on the GPU, in bf16 on disk, with the embedded tokenizer.
-
-    It runs in a process of its own, so that the driver holds no GPU.
-    """
-    import torch
-    from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
-
-    tokenizer = AutoTokenizer.from_pretrained(BASE)
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.bfloat16)
-    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        model = Qwen2ForCausalLM(
-            Qwen2Config(**SHAPE, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
-        )
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 def lengths(count: int, median: int, longest: int, seed: int) -> list[int]:
@@ -280,7 +250,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=memory_disk if roomy and not arguments.tiny else None) as scratch:
         folder = Path(arguments.keep or scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        model = BASE
+        model = EMBEDDED_BASE
         if not arguments.tiny:
             model = Path(scratch) / "base"
             subprocess.run(
@@ -327,6 +297,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--make-base"]:
-        make_base(Path(sys.argv[2]))
+        make_base("1.5B", Path(sys.argv[2]))
     else:
         main()

@@ -30,45 +30,9 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
-SHAPES: dict[str, dict[str, Any]] = {
-    "tiny": {
-        "hidden_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "intermediate_size": 128,
-        "vocab_size": 512,
-    },
-    "0.5B": {
-        "hidden_size": 896,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 14,
-        "num_key_value_heads": 2,
-        "intermediate_size": 4864,
-    },
-    "1.5B": {
-        "hidden_size": 1536,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 12,
-        "num_key_value_heads": 2,
-        "intermediate_size": 8960,
-    },
-    "7B": {
-        "hidden_size": 3584,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 28,
-        "num_key_value_heads": 4,
-        "intermediate_size": 18944,
-    },
-}
-BASE = {
-    "vocab_size": 151936,
-    "tie_word_embeddings": True,
-    "max_position_embeddings": 32768,
-    "bos_token_id": None,
-    "eos_token_id": 1,
-    "pad_token_id": 0,
-}
+
+from random_models import ENDS, QWEN, SHAPES  # noqa: E402
+
 SIDES = ("stock TRL", "TRL packed", "TRL padded", "r1pipe")
 # Candidate settings of ours; the first is r1pipe with its defaults, but compiled.
 OURS: dict[str, dict[str, Any]] = {
@@ -103,7 +67,7 @@ def model_of(job: dict[str, Any], device: str) -> Any:
     from transformers import AutoModelForCausalLM, Qwen2Config
 
     torch.manual_seed(0)
-    config = Qwen2Config(**{**BASE, "tie_word_embeddings": job["shape"] != "7B", **SHAPES[job["shape"]]})
+    config = Qwen2Config(**{**QWEN, **ENDS, **SHAPES[job["shape"]]})
     dtype = torch.bfloat16 if job["lora"] or job["dtype"] == "bfloat16" else torch.float32
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
@@ -221,7 +185,8 @@ def ours(
     )
     assert plan is not None
     print(here.metrics_path.read_text().strip(), flush=True)
-    trainer = plan.trainer(args=trl.SFTConfig(**sft_arguments(params, here, 0, updates, plan)), **given)
+    args = trl.SFTConfig(**sft_arguments(params, here, 0, updates, plan))
+    trainer = plan.trainer(args=args, here=here, training=params, **given)
     if not job.get("linear_ce", True):
         trainer.linear_ce = False
     return trainer
@@ -238,7 +203,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     gpu = torch.cuda.is_available()
     began = time.monotonic()
     draw = random.Random(1)
-    words = SHAPES[job["shape"]].get("vocab_size", BASE["vocab_size"])
+    words = SHAPES[job["shape"]].get("vocab_size", QWEN["vocab_size"])
     ids = [[draw.randrange(2, words) for _ in range(n)] for n in job["lengths"]]
     rows = Dataset.from_dict({"input_ids": ids, "labels": ids})
     model = model_of(job, "cuda" if gpu else "cpu")
@@ -340,7 +305,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--shape", choices=[name for name in SHAPES if name != "tiny"], default="1.5B")
+    parser.add_argument("--shape", choices=["0.5B", "1.5B", "7B"], default="1.5B")
     parser.add_argument("--tiny", action="store_true", help="a toy shape and short rows, for a CPU")
     parser.add_argument("--sides", default=",".join(SIDES), help="comma-separated, of: " + ", ".join(SIDES))
     parser.add_argument(

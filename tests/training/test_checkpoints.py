@@ -120,13 +120,18 @@ def due(saving: Saving, step: int = 1) -> bool:
     return control.should_save
 
 
-def test_without_save_every_the_clock_decides_and_takes_at_most_3_percent(
-    here: Here, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def each_minute(here: Here, monkeypatch: pytest.MonkeyPatch) -> tuple[list[float], Saving]:
+    """A clock that stands still, and what saves by it."""
     now = [1000.0]
     monkeypatch.setattr("r1pipe.training.resumable.time.monotonic", lambda: now[0])
     trainer: Any = SimpleNamespace(here=here, stop_signal=None)
-    saving = Saving(trainer, SFTParams(save_minutes=1))
+    return now, Saving(trainer, SFTParams(save_minutes=1))
+
+
+def test_without_save_every_the_clock_decides_and_takes_at_most_3_percent(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, saving = each_minute(here, monkeypatch)
     now[0] += 59
     assert not due(saving)
     now[0] += 1
@@ -142,10 +147,7 @@ def test_dear_checkpoints_take_3_percent_of_the_whole_attempt(
     here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With an interval that follows from the last one alone they took 4.4 %, since the first came early."""
-    now = [1000.0]
-    monkeypatch.setattr("r1pipe.training.resumable.time.monotonic", lambda: now[0])
-    trainer: Any = SimpleNamespace(here=here, stop_signal=None)
-    saving = Saving(trainer, SFTParams(save_minutes=1))
+    now, saving = each_minute(here, monkeypatch)
     shares = []
     for _ in range(1000):
         now[0] += 1

@@ -26,8 +26,6 @@ from r1pipe.schema.training import RewardModelParams
 
 # Seconds that compilation takes, once for training and once for sampling.
 COMPILING_S = 15.0
-# The trainer's checkpoints that are kept, beside the one that is published.
-KEPT_CHECKPOINTS = 2
 # Responses whose rewards a core computes in a second.
 REWARDS_A_SECOND = 1500.0
 # Seconds of a stage that has no model: it reads and writes rows.
@@ -100,7 +98,8 @@ def estimate(work: Work, machine: Machine, changed: Training | None = None) -> E
         )
         # The published checkpoint is float32; the trainer's own go when it is published.
         result.disk = FLOAT * work.shape.parameters
-        result.scratch = KEPT_CHECKPOINTS * 3 * FLOAT * training.trained
+        kept = (work.params or work.pretraining).keep_checkpoints
+        result.scratch = kept * 3 * FLOAT * training.trained
         return result
     # It draws, and trains nothing.
     result.gpus = _drawing_ranks(work, machine)

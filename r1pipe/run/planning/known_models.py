@@ -24,7 +24,8 @@ _DENSE: dict[str, tuple[str, int, int, int, int, int, int, bool]] = {
     "Llama-3.3-70B": ("llama", 80, 8192, 28_672, 64, 8, 128_256, False),
     "SmolLM2-135M": ("llama", 30, 576, 1536, 9, 3, 49_152, True),
 }
-_DEEPSEEK_V3 = {
+# What its config.json states (huggingface.co/deepseek-ai/DeepSeek-V3).
+DEEPSEEK_V3 = {
     "model_type": "deepseek_v3",
     "vocab_size": 129_280,
     "hidden_size": 7168,
@@ -62,7 +63,7 @@ def known_shape(name: str) -> ModelShape | None:
     for word in _SAME_FAMILY:
         plain = plain.replace(word, "")
     if plain in ("DeepSeek-V3", "DeepSeek-R1"):
-        return shape_of(_DEEPSEEK_V3)
+        return shape_of(DEEPSEEK_V3)
     if plain not in _DENSE:
         return None
     family, layers, hidden, inner, heads, key_heads, words, tied = _DENSE[plain]

@@ -9,29 +9,8 @@ from typing import Any
 import pytest
 
 from r1pipe.errors import InputError
+from r1pipe.run.planning.known_models import DEEPSEEK_V3
 from r1pipe.run.planning.model_shape import read_shape, shape_of
-
-# The sizes that DeepSeek-V3's config.json states (huggingface.co/deepseek-ai/DeepSeek-V3).
-DEEPSEEK_V3 = {
-    "model_type": "deepseek_v3",
-    "vocab_size": 129280,
-    "hidden_size": 7168,
-    "intermediate_size": 18432,
-    "moe_intermediate_size": 2048,
-    "num_hidden_layers": 61,
-    "num_attention_heads": 128,
-    "num_key_value_heads": 128,
-    "n_shared_experts": 1,
-    "n_routed_experts": 256,
-    "num_experts_per_tok": 8,
-    "first_k_dense_replace": 3,
-    "q_lora_rank": 1536,
-    "kv_lora_rank": 512,
-    "qk_nope_head_dim": 128,
-    "qk_rope_head_dim": 64,
-    "v_head_dim": 128,
-    "tie_word_embeddings": False,
-}
 
 SMALL: dict[str, dict[str, Any]] = {
     "Qwen2": {"num_key_value_heads": 2},
