@@ -1,7 +1,8 @@
 """evaluate: one checkpoint answers held-out prompts and is scored, suite by suite.
 
 Reads     model (or none, with a model behind every pass's `sampling.endpoint`), prompts: one or several sets
-Writes    report: scores.json {checkpoint: {suite: {pass@1, stderr, n, k, strict, ...}}}, rows.jsonl with every response
+Writes    report: scores.json {checkpoint: {suite: {pass@1, stderr, n, k, strict, pass@4, cons@4, ...}}}, and
+          rows.jsonl with every response
 Paper     v2 sec. 4 and D.1: temperature 0.6 with top-p 0.95, pass@1 as the mean over k samples; greedy is unreliable
 Alone     r1pipe run-stage scores-r1 -c my.yaml
 
@@ -29,6 +30,8 @@ from r1pipe.schema import Model, Ports, Sampling, StageConfig, TemplateName
 
 # The first pass has no name in the YAML; its files in workdir have this one.
 FIRST_PASS = "main"
+# Metrics of the stage, beside pass@k and cons@k.
+SHOWN = ("stderr", "strict", "strict_stderr", "tokens", "unjudged")
 
 
 class Inputs(Ports):
@@ -105,7 +108,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     model = inputs.model.path if inputs.model else None
 
     # Code is not run where nothing can isolate it; its suite says so.
-    left_out = {"code"} & {row["domain"] for row in rows} if not here.isolation else set()
+    left_out = set() if here.isolation else {row["domain"] for row in rows if _is_code(row)}
     prompts = [row for row in rows if row["domain"] not in left_out]
 
     nowhere = set(config.asks) - {row["domain"] for row in rows}
@@ -154,12 +157,23 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
         here.note(f"{_checkpoint_name(config, inputs)}: {shown}")
     scores = {_checkpoint_name(config, inputs): suites}
     (outputs.report.path / "scores.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf8")
-    return {
-        f"{suite}/{key}": values[key]
-        for suite, values in suites.items()
-        for key in ("pass@1", "stderr", "strict", "strict_stderr", "tokens", "unjudged")
-        if values.get(key) is not None
-    }
+    return _metrics(suites)
+
+
+def _is_code(row: dict[str, Any]) -> bool:
+    return row["domain"] == "code" or "tests" in row
+
+
+def _metrics(suites: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """The scores of the first pass that summary.json and gates read."""
+    metrics: dict[str, float] = {}
+    for suite, values in suites.items():
+        for key, value in values.items():
+            is_shown = key in SHOWN or key.startswith(("pass@", "cons@"))
+            # Those of the other passes have the pass's name behind a slash.
+            if is_shown and "/" not in key and value is not None:
+                metrics[f"{suite}/{key}"] = value
+    return metrics
 
 
 def _checkpoint_name(config: Config, inputs: Inputs) -> str:

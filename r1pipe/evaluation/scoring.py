@@ -9,7 +9,9 @@
 
 The mean of every suite is reported as pass@1, even where it is a share. Where rules check the answer, pass@1 is
 lenient: the answer is read wherever it stands. Beside it stands `strict`: right and well-formed, since a base's gain is
-often form. A response that a service refused to give is in no suite: it is counted as unjudged.
+often form. Of several samples of a problem pass@k is the share of problems that one of k solves, and cons@k the share
+whose most frequent answer is right (votes.py). A response that a service refused to give is in no suite: it is counted
+as unjudged.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from r1pipe.data.listing import visible
-from r1pipe.evaluation.stats import majority, mean_by_problem
+from r1pipe.evaluation.stats import mean_by_problem, pass_at_k
+from r1pipe.evaluation.votes import final_answer, one_spelling, verdicts_of_majorities
 from r1pipe.generation.contract import Sample
 from r1pipe.judges.judge import Grader
 from r1pipe.text.response import split_response
@@ -64,7 +67,8 @@ def score_samples(
 
     Returns:
         A line for each response: id, domain, sample, scores {suite: value or None}, strict (of checkable rows), answer,
-        tokens, finished, reflects, response and, where a service refused it, refused.
+        vote (equal answers of a problem in one spelling), tokens, finished, reflects, response and, where a service
+        refused it, refused.
     """
     from r1pipe.rewards.scoring import correct, score
     from r1pipe.schema import RewardSpec
@@ -106,7 +110,7 @@ def score_samples(
                 "format": next(formats),
                 "language": next(languages),
             }
-            answer = _answer(row, sample.text)
+            answer = final_answer(row, sample.text)
             strict = None if right is None else float(right == 1.0 and scores["format"] == 1.0)
         thinking = split_response(sample.text).thinking or ""
         line = {
@@ -124,7 +128,18 @@ def score_samples(
         if sample.refused:
             line["refused"] = sample.refused
         lines.append(line)
+    _add_votes(lines)
     return lines
+
+
+def _add_votes(lines: Sequence[Line]) -> None:
+    answers: dict[str, list[str]] = defaultdict(list)
+    for line in lines:
+        if line["answer"]:
+            answers[line["id"]].append(line["answer"])
+    spellings = one_spelling(answers)
+    for line in lines:
+        line["vote"] = spellings.get((line["id"], line["answer"]), line["answer"])
 
 
 def example(rows: Sequence[dict[str, Any]], lines: Sequence[Line]) -> str:
@@ -164,25 +179,6 @@ def _judged(row: dict[str, Any], response: str, judge: Grader | None) -> float |
     return _number(judge.refuses(response))
 
 
-def _answer(row: dict[str, Any], response: str) -> str | None:
-    """Return the final answer in one spelling, for voting.
-
-    It is empty where there is none, and None where answers are programs, which have no spelling.
-    """
-    from r1pipe.rewards.answers import parse
-    from r1pipe.rewards.reading import extract
-
-    if "tests" in row or "answer" not in row:
-        return None
-    # Of several accepted answers, the first says of what kind the answer is.
-    gold = row["answer"] if isinstance(row["answer"], str) else row["answer"][0]
-    text = extract(response, parse(gold).kind, gold=gold)
-    if not text:
-        return ""
-    answer = parse(text)
-    return str(answer.value) if answer.value is not None else answer.text
-
-
 def _number(verdict: bool | None) -> float | None:
     return None if verdict is None else float(verdict)
 
@@ -208,7 +204,7 @@ def summarise(lines: Sequence[Line]) -> dict[str, Summary]:
 
     Returns:
         {suite: {pass@1, stderr, n problems, k samples of each, (strict, strict_stderr), tokens, truncated, reflection,
-        (cons@k), (unjudged)}}.
+        (pass@2, pass@4, ... up to k), (cons@k), (unjudged)}}; pass@k and cons@k have a _stderr too.
 
         strict is the mean of responses that are right and well-formed, in suites whose answers rules can check.
         tokens is the mean length of a response, truncated the share that max_tokens cut, reflection the share whose
@@ -245,9 +241,30 @@ def _summarise_suite(suite: str, lines: list[Line]) -> Summary:
     }
     if unjudged:
         summary["unjudged"] = unjudged
-    votes = _votes(answered, suite) if k > 1 else {}
-    if votes:
-        summary[f"cons@{k}"] = mean_by_problem(votes).mean
+    if k > 1 and "strict" in summary:
+        summary |= _of_several(answered, suite, k)
+    return summary
+
+
+def _of_several(lines: Sequence[Line], suite: str, k: int) -> dict[str, float]:
+    """pass@2, pass@4, ... up to k, and cons@k, of a suite whose answers rules check.
+
+    Where they are over fewer problems than the suite, since samples could not be judged or answers are programs,
+    pass@k_n and cons@k_n say over how many.
+    """
+    values = by_problem(lines, suite)
+    doubled = [2**i for i in range(1, k.bit_length()) if 2**i < k]
+    means = {f"pass@{tried}": pass_at_k(values, tried) for tried in (*doubled, k)}
+    means[f"cons@{k}"] = mean_by_problem(verdicts_of_majorities(lines, suite))
+
+    summary: dict[str, float] = {}
+    for name, mean in means.items():
+        if not mean.n:
+            continue
+        summary[name] = mean.mean
+        summary[f"{name}_stderr"] = mean.stderr
+        if mean.n < len(values):
+            summary[f"{name}_n"] = mean.n
     return summary
 
 
@@ -268,27 +285,3 @@ def _strict(lines: Sequence[Line], suite: str) -> dict[str, float]:
 def not_run(reason: str) -> Summary:
     """Return the summary of a suite without a score, which is not a score of 0."""
     return {"pass@1": None, "n": 0, "note": f"not run: {reason}"}
-
-
-def _votes(lines: Sequence[Line], suite: str) -> dict[str, list[float]]:
-    """Return {problem: [1 or 0]}, the verdict on the majority's answer (v2 D.1: cons@64).
-
-    Only problems whose answers can be voted on are in it.
-    """
-    if suite in ("format", "language"):
-        return {}
-    samples_of: dict[str, list[Line]] = defaultdict(list)
-    for line in lines:
-        if line["answer"] is not None:
-            samples_of[line["id"]].append(line)
-
-    votes: dict[str, list[float]] = {}
-    for problem, samples in samples_of.items():
-        chosen = majority([line["answer"] or None for line in samples])
-        if chosen is None:
-            votes[problem] = [0.0]
-            continue
-        value = next(line["scores"][suite] for line in samples if line["answer"] == chosen)
-        if value is not None:
-            votes[problem] = [value]
-    return votes

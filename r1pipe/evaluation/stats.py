@@ -1,14 +1,15 @@
-"""Means with standard errors by problem, votes, and paired differences."""
+"""Means with standard errors by problem, pass@k, votes, and paired differences."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from statistics import NormalDist
 from typing import NamedTuple
 
-# Two-sided 95 % of the normal distribution.
-Z95 = 1.959964
+# Two-sided 95 %.
+Z95 = NormalDist().inv_cdf(0.975)
 
 
 class Mean(NamedTuple):
@@ -39,6 +40,32 @@ def mean_by_problem(values: Mapping[str, Sequence[float]]) -> Mean:
     means = [sum(sample) / len(sample) for sample in values.values() if sample]
     mean, stderr = _mean_stderr(means)
     return Mean(mean, stderr, len(means))
+
+
+def pass_at_k(values: Mapping[str, Sequence[float]], k: int) -> Mean:
+    """Return the share of problems that at least one of k samples solves, without bias (Chen et al. 2021, eq. 1).
+
+    Of n samples, c of them right, the k are any k; trying only the first k would waste the others. Problems with fewer
+    than k samples are left out.
+
+    Args:
+        values: problem -> 1 (right) or 0 for each sample.
+        k: samples that are tried.
+
+    >>> pass_at_k({"a": [1, 0, 0, 0], "b": [0, 0, 0, 0]}, 2).mean
+    0.25
+    """
+    chances: list[float] = []
+    for sample in values.values():
+        n = len(sample)
+        if n < k:
+            continue
+        wrong = sum(value == 0 for value in sample)
+        # Whole numbers of any size, so nothing overflows.
+        all_wrong = math.comb(wrong, k) / math.comb(n, k)
+        chances.append(1 - all_wrong)
+    mean, stderr = _mean_stderr(chances)
+    return Mean(mean, stderr, len(chances))
 
 
 def paired_difference(a: Mapping[str, Sequence[float]], b: Mapping[str, Sequence[float]]) -> Difference:
