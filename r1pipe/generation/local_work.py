@@ -13,10 +13,10 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from r1pipe.data.candidates import Candidate
-from r1pipe.endpoint import NoAnswer
 from r1pipe.errors import R1PipeError
 from r1pipe.generation.contract import Sample
 from r1pipe.generation.rounds import Task, candidates_of
+from r1pipe.text.endpoint import NoAnswer
 
 if TYPE_CHECKING:
     from r1pipe.generation.sampling_loop import SamplingLoop

@@ -1,6 +1,6 @@
 """The back end `openai`: a model behind any service that speaks OpenAI's protocol. It needs no checkpoint and no GPU.
 
-One request is one sample, with a seed of its own. r1pipe/endpoint.py says how a request is retried. With
+One request is one sample, with a seed of its own. r1pipe/text/endpoint.py says how a request is retried. With
 `template: chat` the service applies its own chat template (/chat/completions); with a template file we render the
 prompt (/completions). Thinking that the service returns apart (`reasoning_content` or `reasoning`) is put back between
 its tags, and so is a tag that the prompt has already opened. A request that the service refuses, such as one that is
@@ -24,11 +24,11 @@ from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
-from r1pipe.endpoint import Endpoint, NoAnswer, Unreadable, plain_drawing
 from r1pipe.errors import BudgetError, R1PipeError, StageError
 from r1pipe.generation.contract import Draw, Sample, Unit, sample_seed
 from r1pipe.schema import Sampling, SamplingEndpoint
 from r1pipe.text.chat_format import prefill_of
+from r1pipe.text.endpoint import Endpoint, NoAnswer, Unreadable, plain_drawing
 from r1pipe.text.rendering import read_template, render_prompt
 from r1pipe.text.response import THINK_CLOSE, THINK_OPEN, join_response
 

@@ -23,12 +23,12 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from r1pipe.data.candidates import Candidate
-from r1pipe.endpoint import NoAnswer
 from r1pipe.errors import ConfigError, MissingToolError, R1PipeError
 from r1pipe.generation.contract import Draw, Generator, Sample, Unit
 from r1pipe.generation.rounds import Task, Verifier, candidates_of
 from r1pipe.generation.sampling_loop import SamplingLoop
 from r1pipe.here import Here
+from r1pipe.text.endpoint import NoAnswer
 
 # A worker gets this many times `max_in_flight` units at once, so that units are in flight while others wait to be
 # verified.

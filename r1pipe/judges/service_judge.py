@@ -10,7 +10,6 @@ import random
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from r1pipe.endpoint import GIVE_UP_AFTER, Unreadable
 from r1pipe.errors import InputError
 from r1pipe.rewards.judge import (
     CORRECT,
@@ -24,6 +23,7 @@ from r1pipe.rewards.judge import (
 )
 from r1pipe.rewards.texts import after_thinking
 from r1pipe.schema import JudgeEndpoint
+from r1pipe.text.endpoint import GIVE_UP_AFTER, Unreadable
 from r1pipe.text.response import split_response
 
 _REQUEST = """\

@@ -19,10 +19,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from r1pipe.endpoint import Endpoint, Unreadable, endpoint, plain_drawing
 from r1pipe.errors import ConfigError
 from r1pipe.rewards.texts import Completion, after_thinking, prompt_of, text_of
 from r1pipe.schema import JudgeEndpoint, TextFile
+from r1pipe.text.endpoint import Endpoint, Unreadable, endpoint, plain_drawing
 from r1pipe.text.rendering import read_text
 
 CORRECT = """You compare a response with a reference answer. The reference is right. Judge only whether the \

@@ -19,11 +19,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from r1pipe.endpoint import Unreadable, endpoint
 from r1pipe.errors import ConfigError
 from r1pipe.rewards.isolation import Limits
 from r1pipe.rewards.sandbox import CodeJob, check_shape, same_output
 from r1pipe.rewards.sandboxed.checks import CompiledTests, alike, builtin_under_test
+from r1pipe.text.endpoint import Unreadable, endpoint
 
 PATHS = {"piston": "/api/v2/execute", "sandboxfusion": "/run_code"}
 

@@ -15,8 +15,8 @@ from engine import config, r1pipe
 from r1pipe.config.hidden_values import refuse_secrets
 from r1pipe.config.loader import load
 from r1pipe.config.yamltree import read
-from r1pipe.endpoint import Endpoint, NoAnswer
 from r1pipe.errors import ConfigError
+from r1pipe.text.endpoint import Endpoint, NoAnswer
 
 SECRET = "hunter2-is-my-key"
 WRITER = """
