@@ -248,6 +248,8 @@ def _show_plan(pipeline: Pipeline, needs: FigurePlan, needs_json: dict[str, Any]
 
 
 def _plan_as_json(figure: Plan) -> dict[str, Any]:
+    from r1pipe.run.gate_checks import outcomes
+
     stages = []
     for name, state in figure.states.items():
         stage = figure.pipeline.stages[name]
@@ -260,6 +262,7 @@ def _plan_as_json(figure: Plan) -> dict[str, Any]:
                 "warnings": state.warnings,
                 "reads": {port: edge.text for port, edge in stage.edges()},
                 "makes": stage.outputs,
+                "gates": [outcome._asdict() for outcome in outcomes(figure, stage)],
             }
         )
     return {"run": figure.pipeline.run, "folder": str(figure.folder.path), "stages": stages}

@@ -25,6 +25,7 @@ from r1pipe.config.edges import (
     join_outputs,
     join_use,
 )
+from r1pipe.config.gates import Gate, read_gates
 from r1pipe.config.hidden_values import refuse_secrets
 from r1pipe.config.mistakes import Mistakes
 from r1pipe.config.paths import resolve_paths
@@ -37,7 +38,7 @@ from r1pipe.schema import StageConfig
 
 TOP_LEVEL = ("extends", "run", "seed", "isolation", "stages")
 # Keys of a stage's block that are the pipeline's; the others are the stage's own Config.
-ENGINE_KEYS = ("kind", "inputs", "outputs", "use")
+ENGINE_KEYS = ("kind", "inputs", "outputs", "use", "require")
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Stage:
         files: the path fields of the config.
         own_files: name of a file that ships -> the user's file that is read in its place.
         where: file and line of the block.
+        gates: what its numbers must meet before the run goes on.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Stage:
     files: dict[Keys, Path]
     own_files: dict[str, Path]
     where: str
+    gates: tuple[Gate, ...] = ()
 
     def edges(self) -> Iterator[tuple[str, Edge]]:
         """Every input with its port; of ports that hold several, `port.key`."""
@@ -275,7 +278,8 @@ def _stage(
     mismatch = "" if use else config.mismatch(_given_ports(inputs))
     if mismatch:
         problems.add(f"stages.{name}: {mismatch}", block.origin)
-    return Stage(name, kind, config, inputs, outputs, use, files, own_files, str(block.origin))
+    gates = read_gates(name, block, pipeline.stages, problems)
+    return Stage(name, kind, config, inputs, outputs, use, files, own_files, str(block.origin), gates)
 
 
 def _kind(name: str, block: Node, search: tuple[str, ...], problems: Mistakes) -> Kind | None:

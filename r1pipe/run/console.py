@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from r1pipe.errors import R1PipeError
+from r1pipe.run.gate_checks import outcomes
 from r1pipe.run.score_tables import score_lines
 
 if TYPE_CHECKING:
@@ -89,6 +90,9 @@ class Console:
             self.line(f"  {state:8} {name:{width}}  {joins(plan.pipeline.stages[name])}{why}")
             if of_stage.warnings and state == "done":
                 self.line(f"           made by other versions: {'; '.join(of_stage.warnings)}")
+            gates = outcomes(plan, plan.pipeline.stages[name])
+            for outcome in gates if name not in plan.rebuild else []:
+                self.line(f"           {outcome.line}")
 
     def begin(
         self,

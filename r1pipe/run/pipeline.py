@@ -6,10 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from r1pipe.config.yamltree import plain
+from r1pipe.errors import GateError
 from r1pipe.launch.launcher import Launcher
 from r1pipe.run.checkpoint_checks import checkpoint_findings
 from r1pipe.run.console import Console
 from r1pipe.run.findings import Teller, findings_of, refuse_errors
+from r1pipe.run.gate_checks import check_gates
 from r1pipe.run.interrupts import TimeLimit, interruptible
 from r1pipe.run.lock import write_lock
 from r1pipe.run.plan import Plan, check_machine, fetch_hub, refuse, why_not_isolated
@@ -31,6 +33,7 @@ def run(replan: Callable[[], Plan], console: Console, minutes: float | None = No
 
     Raises:
         Interrupted: a signal came, or the time is up; the same call goes on.
+        GateError: a stage that is done does not meet what it requires; nothing behind it was run.
         R1PipeError: the run is refused, or a stage failed; the stages before it stay done.
     """
     limit = TimeLimit(minutes)
@@ -38,6 +41,7 @@ def run(replan: Callable[[], Plan], console: Console, minutes: float | None = No
     refuse(plan)
     refuse_errors(plan, findings_of(plan))
     console.figure(plan)
+    check_gates_above(plan)
     if not plan.todo:
         # A run that has nothing to do touches no file, so this summary is shown and not written.
         return console.finish(plan, summarise(plan))
@@ -74,9 +78,12 @@ def run(replan: Callable[[], Plan], console: Console, minutes: float | None = No
             lock.beat()
             live.beat()
 
-        for name in plan.todo:
-            limit.check()
+        for name in plan.selected:
             stage = plan.pipeline.stages[name]
+            if name not in plan.todo:
+                check_gates(plan, stage)
+                continue
+            limit.check()
             if stage.use:
                 adopt(plan, stage)
             else:
@@ -98,7 +105,26 @@ def run(replan: Callable[[], Plan], console: Console, minutes: float | None = No
             plan.digests.save()
             write_summary(plan)
             live.write()
+            for outcome in check_gates(plan, stage):
+                console.note(f"{name} {outcome.line}")
     return console.finish(plan, summarise(plan))
+
+
+def check_gates_above(plan: Plan) -> None:
+    """Check the gates of what is done above the first stage to run, before anything is loaded or written for it.
+
+    Raises:
+        GateError: one is not met.
+    """
+    for name in plan.selected:
+        if name in plan.todo:
+            return
+        try:
+            check_gates(plan, plan.pipeline.stages[name])
+        except GateError:
+            # The limit may be another one than that of which the run's folder tells.
+            write_summary(plan)
+            raise
 
 
 def retire(plan: Plan, console: Console) -> None:

@@ -7,7 +7,7 @@ change something is what is asked.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,9 @@ def reproduce(run: str, again: str, console: Console) -> Comparison:
     lock = read_object(folder.path / LOCK)
     loaded = _config_of(lock, folder, again)
     names = [name for name in loaded.stages if whole_manifest(folder.stage(name))]
+    # The question is whether the same comes out, not whether it is good enough.
+    for name, stage in loaded.stages.items():
+        loaded.stages[name] = replace(stage, gates=())
 
     def replan() -> Plan:
         return make_plan(loaded, only=names)

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from r1pipe.errors import R1PipeError
 from r1pipe.run.console import MARKS, Console, joins, seconds, shown
+from r1pipe.run.gate_checks import outcomes
 from r1pipe.run.score_tables import score_tables
 
 if TYPE_CHECKING:
@@ -55,6 +56,9 @@ class RichConsole(Console):
                 self.line("; ".join(of_stage.reasons))
             if of_stage.warnings and of_stage.state == "done":
                 self.line(f"  {name}, made by other versions: {'; '.join(of_stage.warnings)}")
+            gates = outcomes(plan, plan.pipeline.stages[name])
+            for outcome in gates if name not in plan.rebuild else []:
+                self.line(f"  {name} {outcome.line}")
 
     def _levels(self, plan: Plan) -> list[list[Panel]]:
         """The boxes of the selected stages: a stage stands one level below the lowest stage that it reads from."""

@@ -11,6 +11,7 @@ from r1pipe.config.edges import NAME
 from r1pipe.config.yamltree import nearest
 from r1pipe.errors import InputError
 from r1pipe.run.console import MARKS, seconds, shown
+from r1pipe.run.gate_checks import Outcome
 from r1pipe.run.planning.grading import graded
 from r1pipe.run.records import damaged, read_object
 from r1pipe.run.score_tables import score_lines
@@ -91,7 +92,9 @@ def run_status(run: str) -> dict[str, Any]:
     """
     folder = run_folder(run)
     driver = _driver(folder)
-    scores = read_object(folder.path / "summary.json").get("scores")
+    summary = read_object(folder.path / "summary.json")
+    scores = summary.get("scores")
+    gates = _gates(summary)
     return {
         "run": run,
         "folder": str(folder.path),
@@ -102,10 +105,21 @@ def run_status(run: str) -> dict[str, Any]:
                 folder.stage(name),
                 driver is not None,
             )
+            | {"gates": gates.get(name, [])}
             for name in stage_names(folder)
         ],
         "scores": scores if isinstance(scores, dict) else {},
     }
+
+
+def _gates(summary: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Stage -> its gates, as the run's last command has found them."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    stages = summary.get("stages")
+    for stage in stages if isinstance(stages, list) else []:
+        if isinstance(stage, dict) and isinstance(stage.get("gates"), list):
+            found[str(stage.get("name"))] = [gate for gate in stage["gates"] if isinstance(gate, dict)]
+    return found
 
 
 def _stage_status(
@@ -170,6 +184,10 @@ def status_lines(status: dict[str, Any]) -> list[str]:
         if progress:
             line += f"  {progress['done']}/{progress['total']}  {shown(progress)}"
         lines.append(line)
+        for gate in stage["gates"]:
+            lines.append(
+                f"             {Outcome(gate.get('gate', ''), gate.get('met'), gate.get('said', '')).line}"
+            )
     return lines + score_lines(status["scores"])
 
 

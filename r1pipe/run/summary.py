@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from r1pipe.config.loader import Pipeline
 from r1pipe.config.machine import cpu_cores, device_name
+from r1pipe.run.gate_checks import outcomes
 from r1pipe.run.planning.grading import graded
 from r1pipe.run.records import read_object
 from r1pipe.run.store import RunFolder, whole_manifest, write_json
@@ -20,7 +21,7 @@ def summarise(plan: Plan) -> dict[str, Any]:
 
     Seconds: `wall_s` is the sum over the stages, each with all its attempts; a stage's `start_s` is the part of its
     last attempt before its own code began. `gpu` is what gpu_watch.py saw in the last attempt. `predicted`, `measured`
-    and `off` grade the plan (r1pipe/run/planning/grading.py).
+    and `off` grade the plan (r1pipe/run/planning/grading.py). `gates` are what `require:` says, each with `met`.
     """
     # All stages of the figure, also those that this command did not select.
     stages = []
@@ -41,6 +42,8 @@ def summarise(plan: Plan) -> dict[str, Any]:
         if manifest.get("adopted"):
             entry["adopted"] = True
         entry |= graded(manifest)
+        if stage.gates:
+            entry["gates"] = [outcome._asdict() for outcome in outcomes(plan, stage)]
         stages.append(entry)
     return {
         "run": plan.pipeline.run,

@@ -109,7 +109,9 @@ def folder(tmp_path: Path) -> RunFolder:
             "code": {"pass@1": 1.0, "stderr": float("nan")},
         }
         write_json(report / "scores.json", {name: scores[name]})
-    write_json(folder.path / "summary.json", {"scores": scores, "device": "a machine"})
+    gate = {"gate": "reasoning >= base + 2 stderr", "met": False, "said": EVIL}
+    gated = [{"name": "evaluate-r1", "gates": [gate, gate | {"met": None}]}]
+    write_json(folder.path / "summary.json", {"scores": scores, "device": "a machine", "stages": gated})
     return folder
 
 
@@ -253,6 +255,8 @@ def test_the_page_in_a_browser(folder: RunFolder, monkeypatch: pytest.MonkeyPatc
         assert "20.0 ± 2.0" in tab.inner_text("#scores")
         assert tab.locator("#stage-r1-zero polyline").count() == 4
         assert "it is high" in tab.inner_text("#guards")
+        assert f"reasoning >= base + 2 stderr not met {EVIL}" in tab.inner_text("#stage-evaluate-r1")
+        assert tab.locator("#gates tbody tr").count() == 2
         assert "wrong answer 7" in tab.inner_text("#data")
         tab.select_option("#sample-verdict", "lost")
         assert tab.inner_text("#sample-count").startswith("60 problems of 300")

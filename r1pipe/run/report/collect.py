@@ -99,6 +99,7 @@ def _stage(
         "metrics": manifest.get("metrics", {}),
         "gpu": manifest.get("gpu", {}),
         "progress": state.get("progress"),
+        "gates": state.get("gates", []),
         "notes": [str(line["note"]) for line in read_lines(stage.notes) if "note" in line],
         **logged,
     }

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from r1pipe.run.console import seconds
+from r1pipe.run.gate_checks import Outcome
 from r1pipe.run.score_tables import score_tables
 
 WIDTH = 120
@@ -56,6 +57,13 @@ def _lines(data: dict[str, Any]) -> Iterator[str]:
     if found:
         yield from _head("What the guards found")
         yield from (f"- {name}: {text}" for name, text in found)
+
+    gates = [(stage["name"], gate) for stage in data["stages"] for gate in stage["gates"]]
+    if gates:
+        yield from _head("Gates")
+        yield from (
+            f"- {name} {Outcome(gate['gate'], gate['met'], gate['said']).line}" for name, gate in gates
+        )
 
     if data["cards"]:
         yield from _head("Data")

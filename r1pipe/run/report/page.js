@@ -176,6 +176,11 @@ function overlays(stages) {
 
 // --- stages ---
 
+function verdict(gate) {
+  if (gate.met === null) return state("open");
+  return el("span", { class: `state ${gate.met ? "done" : "stale"}` }, gate.met ? "met" : "not met");
+}
+
 function stage(one) {
   const facts = [`${one.kind}; ${time(one.wall_s)}`];
   if (one.attempts > 1) facts.push(`${one.attempts} attempts`);
@@ -187,6 +192,7 @@ function stage(one) {
     el("h3", {}, one.name, " ", state(one.state)),
     el("p", { class: "faint" }, facts.join("; ")),
     one.guards.map((text) => el("p", { class: "running" }, `Guard: ${text}`)),
+    one.gates.map((gate) => el("p", {}, `requires ${gate.gate} `, verdict(gate), el("span", { class: "faint" }, ` ${gate.said}`))),
     one.notes.map((text) => el("p", { class: "faint" }, text)),
     one.panels.length ? el("div", { class: "panels" }, one.panels.map((each) => panel(each, one.phases))) : null,
     metrics.length ? el("details", {}, el("summary", {}, `${metrics.length} numbers`),
@@ -275,6 +281,7 @@ function counted(counts) {
 function draw(data) {
   const done = data.stages.filter((one) => one.state === "done").length;
   const guards = data.stages.flatMap((one) => one.guards.map((text) => [one.name, text]));
+  const gates = data.stages.flatMap((one) => one.gates.map((gate) => [one.name, gate.gate, verdict(gate), gate.said]));
   const together = overlays(data.stages);
   const parts = [
     ["Figure", data.figure.boxes.length ? [figure(data)] : []],
@@ -283,6 +290,7 @@ function draw(data) {
     ["Samples", data.samples.problems.length ? samples(data) : []],
     ["Curves", together.length ? [el("div", { class: "panels" }, together.map((each) => panel(each, [])))] : []],
     ["Guards", guards.length ? [table("What the guards found", ["stage", "finding"], guards)] : []],
+    ["Gates", gates.length ? [table("What stages require", ["stage", "requires", "verdict", "numbers"], gates)] : []],
     ["Stages", data.stages.map(stage)],
     ["Data", data.cards.length ? [table("Datasets", ["dataset", "rows", "tokens a row", "domains", "left out"], data.cards.map((card) =>
       [card.name, number(card.rows ?? "–"), card.tokens === null ? "–" : number(card.tokens), counted(card.domains), counted(card.dropped) || "nothing"]))] : []],
