@@ -16,6 +16,7 @@ from r1pipe.cli import (
     audit_commands,
     data_commands,
     doctor_command,
+    eval_command,
     run_commands,
     show_commands,
     upkeep_commands,
@@ -41,6 +42,7 @@ app.command("logs")(show_commands.logs)
 app.command("init")(show_commands.init)
 app.command("reproduce", epilog=EPILOG)(upkeep_commands.reproduce)
 app.command("clean")(upkeep_commands.clean)
+app.command("eval", epilog=EPILOG)(eval_command.evaluate)
 app.command("doctor")(doctor_command.doctor)
 config_app.command("show")(show_commands.config_show)
 app.add_typer(config_app, name="config")

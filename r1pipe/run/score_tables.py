@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 LINE_WIDTH = 150  # characters of a line where there is no terminal
@@ -70,7 +71,9 @@ def _cell(score: Any) -> str:
     if value is None:
         return str(score.get("note", "-"))
     error = score.get("stderr")
-    return f"{value:.3f}±{error:.3f}" if isinstance(error, int | float) else f"{value:.3f}"
+    # Of a single problem there is none.
+    known = isinstance(error, int | float) and math.isfinite(error)
+    return f"{value:.3f}±{error:.3f}" if known else f"{value:.3f}"
 
 
 def _width(cells: list[str]) -> int:

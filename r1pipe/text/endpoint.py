@@ -329,6 +329,16 @@ def plain_drawing(base_url: str, api_key_env: str | None) -> dict[str, Any]:
 
 def models_owner(base_url: str, api_key_env: str | None) -> str:
     """Return what a service calls itself in its list of models: vllm, sglang, llamacpp, ...; empty if unknown."""
+    models = _listed_models(base_url, api_key_env)
+    return str(models[0].get("owned_by", "")).lower() if models else ""
+
+
+def models_of(base_url: str, api_key_env: str | None) -> list[str]:
+    """Return the names of a service's models; none where it does not say."""
+    return [str(model["id"]) for model in _listed_models(base_url, api_key_env) if model.get("id")]
+
+
+def _listed_models(base_url: str, api_key_env: str | None) -> list[dict[str, Any]]:
     import httpx2
 
     url = base_url.rstrip("/") + "/models"
@@ -338,12 +348,12 @@ def models_owner(base_url: str, api_key_env: str | None) -> str:
             time.sleep(FIRST_WAIT_S)
         try:
             reply = httpx2.get(url, headers=headers, timeout=OWNER_TIMEOUT_S)
-            return str(reply.json()["data"][0].get("owned_by", "")).lower()
+            return [model for model in reply.json()["data"] if isinstance(model, dict)]
         except httpx2.TransportError:
             continue
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError):
             break
-    return ""
+    return []
 
 
 @lru_cache(maxsize=64)

@@ -20,6 +20,7 @@ COMMANDS = [
     "reproduce",
     "clean",
     "doctor",
+    "eval",
     "config",
     "config show",
 ]

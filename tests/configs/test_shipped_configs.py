@@ -19,7 +19,7 @@ CONFIGS = ROOT / "configs"
 ALL = sorted(
     path.relative_to(CONFIGS).as_posix()
     for path in CONFIGS.rglob("*.yaml")
-    if path.parent.name != "accelerate"
+    if path.parent.name not in ("accelerate", "suites")
 )
 FIGURE = {
     "prompts", "r1-zero", "cold-start-data", "cold-start", "reasoning-rl", "rejection-sampling", "general-data", "mix",
