@@ -1,6 +1,7 @@
 """mix: the reasoning and the general chats as the one dataset that the second SFT and the students learn from.
 
-Reads     chats, several datasets of any size (rows stay on disk); tokenizer (optional, counts tokens for the card)
+Reads     chats, several datasets of any size (rows stay on disk); tokenizer (optional, counts tokens for the card);
+          before (optional): the mix of the round before, with which the card compares this one (r1pipe/data/rounds.py)
 Writes    chats; card.json and card.md with the table of its domains; dropped.jsonl with what was left out and why
 Paper     v2 B.3.3, Table 5: 804,745 rows, 78 % reasoning and 22 % general; v2 D.1: decontamination by 10-grams
 Alone     r1pipe run-stage sft-mix -c my.yaml
@@ -27,8 +28,9 @@ where people's decisions on that input take effect (stages/cold_start_data.py), 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -37,10 +39,14 @@ from r1pipe.data.mixture import Decontaminate, Dedup
 from r1pipe.here import Here
 from r1pipe.schema import Ordered, Ports, StageConfig
 
+if TYPE_CHECKING:
+    from r1pipe.data.scanning import Scan
+
 
 class Inputs(Ports):
     chats: Annotated[dict[str, Chats], Ordered()]
     tokenizer: Checkpoint | None = None
+    before: Chats | None = None
 
 
 class Outputs(Ports):
@@ -159,13 +165,32 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     }
     if benchmarks:
         card["benchmarks"] = {"rows": len(benchmarks.rows), "too short to match": benchmarks.too_short}
+    rounds = _rounds(rows, order, inputs.before)
+    if rounds:
+        card["rounds"] = rounds
     shard_rows = config.shard_rows if config.format == "parquet" else None
     write_mix(outputs.chats.path, rows, order, card=card, shard_rows=shard_rows, progress=show_written)
     return {
         "rows": len(order),
         **{f"rows/{name}": n for name, n in sources.items()},
         **{f"dropped/{reason}": n for reason, n in dropped.items()},
+        **{f"rounds/{name}": number for name, number in rounds.items()},
     }
+
+
+def _rounds(rows: Scan, order: Sequence[int], before: Chats | None) -> dict[str, float]:
+    """What this mix has in common with the one before."""
+    from functools import partial
+
+    from r1pipe.data.rounds import chats_of, compare_rounds
+
+    if before is None:
+        return {}
+
+    def mixed() -> Iterator[dict[str, Any]]:
+        return (rows.row(number) for number in order)
+
+    return compare_rounds(mixed, partial(chats_of, before.path))
 
 
 def _check_left(

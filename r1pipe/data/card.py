@@ -170,11 +170,26 @@ def table(card: Mapping[str, Any]) -> str:
     if dropped:
         lines += ["", "| Dropped | Rows |", "| --- | ---: |"]
         lines += [f"| {reason} | {rows:,} |" for reason, rows in dropped.items()]
+    if "rounds" in card:
+        lines += ["", _compared(card["rounds"])]
     return "\n".join([*lines, "", *_reviewed(card["reviews"])]) + "\n"
 
 
 def _table_line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
+
+
+def _compared(rounds: Mapping[str, float]) -> str:
+    """How the mix differs from the one of the round before (r1pipe/data/rounds.py), as a sentence or two."""
+    text = (
+        f"Of its rows {rounds['known_rows']:.1%} stand in the mix before, of its problems "
+        f"{rounds['known_problems']:.1%}; a problem has {rounds['responses_a_problem']:.2f} different responses, "
+        f"and had {rounds['responses_a_problem_before']:.2f}."
+    )
+    if "distinct_4_grams" in rounds:
+        now, then = rounds["distinct_4_grams"], rounds["distinct_4_grams_before"]
+        text += f" Of the word 4-grams of the same problems {now:.1%} are different, and were {then:.1%}."
+    return text
 
 
 def _reviewed(reviews: Any) -> list[str]:

@@ -14,6 +14,7 @@ from r1pipe.config.loader import Pipeline, load
 from r1pipe.config.registry import load_kind
 from r1pipe.config.yamltree import plain, read
 from r1pipe.schema import GRPOParams, RewardModelParams, Sampling, SFTParams
+from r1pipe.schema.grpo import LossParams
 
 CONFIGS = ROOT / "configs"
 ALL = sorted(
@@ -56,7 +57,22 @@ def brought(tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPat
     ]
     for file in files:
         (tmp_path / file).touch()
+    monkeypatch.setenv("R1_RUN", str(finished_run(tmp_path / "r1", tiny_checkpoint)))
     return tmp_path
+
+
+def finished_run(run: Path, checkpoint: Path) -> Path:
+    """What continue.yaml reads of a run."""
+    for stage in ("evaluate-dev3", "evaluate-r1"):
+        report = run / stage / "out" / "report"
+        report.mkdir(parents=True)
+        (report / "scores.json").touch()
+    chats = run / "sft-mix" / "out" / "chats"
+    chats.mkdir(parents=True)
+    (chats / "rows.jsonl").write_text("{}\n", encoding="utf8")
+    (run / "alignment-rl" / "out").mkdir(parents=True)
+    (run / "alignment-rl" / "out" / "checkpoint").symlink_to(checkpoint)
+    return run
 
 
 @pytest.fixture
@@ -123,6 +139,30 @@ def test_ablations_change_one_thing() -> None:
     ]
     ours, longer = phases("r1.yaml", "student-rl"), phases("ablations/distill-vs-rl.yaml", "student-rl")
     assert longer == [phase.model_copy(update={"steps": 3 * phase.steps}) for phase in ours]
+
+
+@pytest.mark.parametrize("name", ["rloo", "dr-grpo", "dapo", "gspo"])
+def test_another_objective_changes_only_that(name: str) -> None:
+    ours = load(CONFIGS / "r1.yaml").stages
+    theirs = load(CONFIGS / "ablations" / f"{name}.yaml").stages
+    assert [stage for stage in ours if theirs[stage].config != ours[stage].config] == ["reasoning-rl"]
+    ours_grpo, theirs_grpo = (stages["reasoning-rl"].config.grpo for stages in (ours, theirs))  # type: ignore[attr-defined]
+    differ = {
+        field
+        for field in type(ours_grpo).model_fields
+        if getattr(theirs_grpo, field) != getattr(ours_grpo, field)
+    }
+    assert differ and differ <= {*LossParams.model_fields, "resample"}
+
+
+def test_another_round_has_the_settings_of_the_first(brought: Path) -> None:
+    """What differs is who samples, and what it is asked for."""
+    first, second = load(CONFIGS / "r1.yaml").stages, load(CONFIGS / "continue.yaml").stages
+    differ = [name for name, stage in second.items() if stage.config != first[name].config]
+    assert differ == ["general-data", "evaluate-dev3", "evaluate-r1", "compare"]
+    for name in ("evaluate-dev3", "evaluate-r1"):
+        relabelled = second[name].config.model_copy(update={"checkpoint": first[name].config.checkpoint})  # type: ignore[attr-defined]
+        assert relabelled == first[name].config
 
 
 # --- the paper's numbers ----------------------------------------------------------------------------------------------

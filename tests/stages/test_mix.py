@@ -178,3 +178,11 @@ def test_a_mix_of_which_nothing_is_left_says_why(run_stage, known, tmp_path):
             chats={"a": known.write(tmp_path / "a.jsonl", rows)},
         )
     assert "decontaminate.against" in caught.value.fix
+
+
+def test_the_card_compares_with_the_mix_before(known, run_stage, tmp_path):
+    given = {"reasoning": chats(known, tmp_path / "r.jsonl", 3, "math")}
+    metrics, out = run_stage("mix", {}, chats=given, before=tmp_path / "r.jsonl")
+    card = json.loads((out["chats"] / "card.json").read_text())
+    assert metrics["rounds/known_rows"] == card["rounds"]["known_rows"] == 1.0
+    assert "Of its rows 100.0% stand in the mix before" in (out["chats"] / "card.md").read_text()

@@ -198,23 +198,12 @@ class Figure:
         if work.shape is None:
             return
         name = work.stage.name
-        samplings = [
-            way.sampling
-            for way in getattr(
-                config,
-                "passes",
-                [],
-            )
-        ]
-        if not samplings and isinstance(
-            getattr(
-                config,
-                "sampling",
-                None,
-            ),
-            Sampling,
-        ):
-            samplings = [config.sampling]
+        samplings = [way.sampling for way in getattr(config, "passes", [])]
+        # general-data asks the model that is its writer
+        asks = getattr(config, "writer", config)
+        sampling = getattr(asks, "sampling", None)
+        if not samplings and isinstance(sampling, Sampling):
+            samplings = [sampling]
         for sampling in samplings:
             length = self.lengths.get(name) or guess(sampling.max_tokens)
             if length.origin == "guess":

@@ -55,6 +55,12 @@ def test_every_shipped_config_is_planned_in_two_seconds(config: str):
     assert plan.gpu_hours > 0
 
 
+def test_a_model_that_writes_general_replies_draws_them():
+    plan = estimates("qwen2.5-coder-0.5b.yaml", gpu="h200")
+    drawing = {stage.work.stage.name for stage in plan.stages if stage.work.draws}
+    assert {"cold-start-data", "rejection-sampling", "general-data", "evaluate-r1"} <= drawing
+
+
 def test_one_24_gb_card_and_a_model_of_1_5b(tmp_path: Path):
     """Sampling and scoring go as they are; each training says what makes it fit, in the words of the config."""
     out = planned(
