@@ -31,6 +31,10 @@ def report(
         str | None, typer.Argument(help="a run's name [default: the one used last]", show_default=False)
     ] = None,
     open: Annotated[bool, typer.Option("--open", help="show it in the browser")] = False,
+    price: Annotated[
+        float | None,
+        typer.Option(min=0, help="of a GPU's hour: what the run cost is in this report and all later ones"),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Write a run's page, report.html, and its text, from its folder alone; also while it runs."""
@@ -38,9 +42,14 @@ def report(
 
     from r1pipe.run.records import read_object
     from r1pipe.run.report import write_report
+    from r1pipe.run.report.collect import PRICE
     from r1pipe.run.status import newest_run, run_folder
+    from r1pipe.run.store import write_json
 
-    page = write_report(run_folder(newest_run() if run is None else run), all_samples=True)
+    folder = run_folder(newest_run() if run is None else run)
+    if price is not None:
+        write_json(folder.path / PRICE, {"price": price})
+    page = write_report(folder, all_samples=True)
     if json:
         print_json(read_object(page.with_name("report.json")))
     else:

@@ -16,7 +16,6 @@ as unjudged.
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -26,6 +25,7 @@ from r1pipe.evaluation.stats import mean_by_problem, pass_at_k
 from r1pipe.evaluation.votes import final_answer, one_spelling, verdicts_of_majorities
 from r1pipe.generation.contract import Sample
 from r1pipe.judges.judge import Grader
+from r1pipe.text.reflection import REFLECTION
 from r1pipe.text.response import split_response
 from r1pipe.text.rows import GENERAL_DOMAIN, HARMFUL_DOMAIN, LOOKALIKE_DOMAIN
 
@@ -39,12 +39,6 @@ JUDGED_SUITES = {HARMFUL_DOMAIN: "harmless", LOOKALIKE_DOMAIN: "over-refusal"}
 NEED_JUDGE = (GENERAL_DOMAIN, *JUDGED_SUITES.values())
 SHOWN_LETTERS = 200  # of a question or a reply in an example
 SHARED_SUITES = ("reasoning", "format", "language")
-
-# v2 C.2: ten words that three experts chose; the Chinese ones are ours.
-REFLECTION = re.compile(
-    r"\b(?:wait|mistakes?|however|but|retry|errors?|verify|wrong|evaluate|check)\b|等等|不对|错了|但是|重新|检查|验证",
-    re.IGNORECASE,
-)
 
 
 def suites_of(row: dict[str, Any]) -> tuple[str, ...]:

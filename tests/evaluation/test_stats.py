@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from r1pipe.evaluation.scoring import REFLECTION
 from r1pipe.evaluation.stats import majority, mean_by_problem, paired_difference, wilson
+from r1pipe.text.reflection import REFLECTION
 
 
 def test_the_standard_error_is_by_problem():

@@ -93,6 +93,7 @@ def folder(tmp_path: Path) -> RunFolder:
             "kl": 0.1,
             "right": n / 5000,
             "rewards/format/mean": 1,
+            "reflection_words": n / 1000,
             "phase": n // 2500,
         }
         for n in range(5000)
@@ -213,6 +214,20 @@ def test_a_run_that_is_under_way_can_be_watched(folder: RunFolder, monkeypatch: 
     assert written == [True, True, False]
 
 
+def test_what_a_run_cost(folder: RunFolder) -> None:
+    """Of the stages that held GPUs; r1-zero took 3 s on four of them."""
+    record = json.loads(folder.stage("r1-zero").manifest_json.read_text())
+    record |= {"gpu": {"busy": 0.5}, "launched": {"world_size": 4}}
+    write_json(folder.stage("r1-zero").manifest_json, sealed(record))
+    where = folder.path.parent.parent
+    assert json.loads(r1pipe(where, "report", "mine", "--json").stdout)["cost"] is None
+    shown = r1pipe(where, "report", "mine", "--json", "--price", "3600")
+    assert json.loads(shown.stdout)["cost"] == {"price": 3600.0, "gpu_hours": 0.003, "money": 12.0}
+    # It stays for later reports.
+    assert r1pipe(where, "report", "mine").returncode == 0
+    assert "0.0 GPU hours, 12.00 of money at 3600 an hour." in (folder.path / "report.md").read_text()
+
+
 def test_a_run_that_is_not_there(tmp_path: Path) -> None:
     assert r1pipe(tmp_path, "report", "none").returncode == 2
 
@@ -238,6 +253,7 @@ def test_the_page_in_a_browser(folder: RunFolder, monkeypatch: pytest.MonkeyPatc
     from playwright.sync_api import sync_playwright
 
     monkeypatch.chdir(folder.path.parent.parent)
+    write_json(folder.path / "price.json", {"price": 2.0})
     page = write_report(RunFolder("mine"))
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
@@ -252,8 +268,13 @@ def test_the_page_in_a_browser(folder: RunFolder, monkeypatch: pytest.MonkeyPatc
 
         assert tab.evaluate("document.documentElement.scrollWidth") == 390
         assert tab.locator("#figure .box").count() == 3
+        assert tab.locator("#page > p").all_inner_texts()[1:] == ["0 GPU hours, 0.00 of money at 2 an hour"]
+        assert tab.locator("#page").evaluate(
+            "page => [...page.childNodes].every((node) => node.nodeType === 1)"
+        )
         assert "20.0 ± 2.0" in tab.inner_text("#scores")
-        assert tab.locator("#stage-r1-zero polyline").count() == 4
+        assert tab.locator("#stage-r1-zero polyline").count() == 5
+        assert "reflection words per 1,000 tokens" in tab.inner_text("#stage-r1-zero")
         assert "it is high" in tab.inner_text("#guards")
         assert f"reasoning >= base + 2 stderr not met {EVIL}" in tab.inner_text("#stage-evaluate-r1")
         assert tab.locator("#gates tbody tr").count() == 2

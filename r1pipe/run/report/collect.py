@@ -16,6 +16,9 @@ from r1pipe.run.store import RunFolder, outputs_of, whole_manifest
 
 _OF_A_DIFFERENCE = ("difference", "low", "high")
 
+# What a GPU's hour costs, where `r1pipe report --price` said it.
+PRICE = "price.json"
+
 # Written by the driver, which alone knows the YAML: the config's lines with their origins, and the departures.
 CONFIG_VIEW = "config_view.json"
 
@@ -44,6 +47,7 @@ def collect(folder: RunFolder) -> dict[str, Any]:
         "run": folder.run,
         "device": summary.get("device", ""),
         "wall_s": round(sum(stage["wall_s"] for stage in stages), 1),
+        "cost": cost_of(stages, read_object(folder.path / PRICE).get("price")),
         "written": time.strftime("%Y-%m-%d %H:%M %Z"),
         "running": status["driver"] is not None,
         "figure": figure,
@@ -63,6 +67,17 @@ def blocks_of(folder: RunFolder) -> dict[str, dict[str, Any]]:
     """The blocks of the stages in a run's config.json, in their order."""
     stages = read_object(folder.path / "config.json").get("stages") or {}
     return {name: block for name, block in stages.items() if isinstance(block, dict)}
+
+
+def cost_of(stages: list[dict[str, Any]], price: Any) -> dict[str, float] | None:
+    """GPU hours and money of the stages that used GPUs, all their attempts; None where no price was given.
+
+    A GPU is paid for while a stage holds it, busy or not.
+    """
+    if not is_number(price):
+        return None
+    hours = sum(stage["wall_s"] * stage["gpus"] for stage in stages) / 3600
+    return {"price": price, "gpu_hours": round(hours, 3), "money": round(hours * price, 2)}
 
 
 def finite(value: Any) -> Any:
@@ -98,11 +113,19 @@ def _stage(
         "makes": list(texts(block.get("outputs"))),
         "metrics": manifest.get("metrics", {}),
         "gpu": manifest.get("gpu", {}),
+        "gpus": _gpus(manifest),
         "progress": state.get("progress"),
         "gates": state.get("gates", []),
         "notes": [str(line["note"]) for line in read_lines(stage.notes) if "note" in line],
         **logged,
     }
+
+
+def _gpus(manifest: Mapping[str, Any]) -> int:
+    """GPUs that a finished stage held: one for each rank, where any was seen."""
+    if not manifest.get("gpu"):
+        return 0
+    return max(1, manifest.get("launched", {}).get("world_size", 1))
 
 
 def _score_keys(blocks: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

@@ -25,6 +25,7 @@ PANELS: dict[str, dict[str, str]] = {
     "groups without a signal": {"zero_signal": "share"},
     "responses that think": {"thinks": "share"},
     "words of thinking": {"thinking_words": "words"},
+    "reflection words per 1,000 tokens": {"reflection_words": "words"},
     "responses cut off": {"completions/clipped_ratio": "share"},
     "repetition": {"repetition": "share"},
     "accuracy of tokens": {"mean_token_accuracy": "share"},

@@ -24,6 +24,9 @@ def _lines(data: dict[str, Any]) -> Iterator[str]:
     yield f"{done} of {len(data['stages'])} stages done in {seconds(data['wall_s'])}"
     yield f"on {data['device'] or 'an unknown machine'}; written {data['written']}."
 
+    if data["cost"]:
+        yield cost_line(data["cost"])
+
     # The terminal's table, continued below where it is too wide.
     tables = score_tables(data["scores"], WIDTH)
     if tables:
@@ -84,6 +87,14 @@ def _lines(data: dict[str, Any]) -> Iterator[str]:
             for row in data["departures"]
         ]
         yield from _table(["field", "here", "default", "section", "stages"], rows)
+
+
+def cost_line(cost: dict[str, float]) -> str:
+    """
+    >>> cost_line({"price": 2.5, "gpu_hours": 4.0, "money": 10.0})
+    '4.0 GPU hours, 10.00 of money at 2.5 an hour.'
+    """
+    return f"{cost['gpu_hours']:.1f} GPU hours, {cost['money']:.2f} of money at {cost['price']:g} an hour."
 
 
 def _head(text: str) -> list[str]:

@@ -162,7 +162,7 @@ function panel({ title, series }, phases) {
 
 // One curve of each RL stage: how length, answers and language grow, with and without a reward.
 function overlays(stages) {
-  const wanted = [["length in tokens", 0], ["right answers", 0], ["rewards by part", "language"], ["entropy", 0], ["KL to the reference", 0]];
+  const wanted = [["length in tokens", 0], ["right answers", 0], ["reflection words per 1,000 tokens", 0], ["rewards by part", "language"], ["entropy", 0], ["KL to the reference", 0]];
   const trained = stages.filter((one) => one.panels.some((each) => each.title === "length in tokens"));
   return wanted.map(([title, which]) => {
     const series = trained.flatMap((one, color) => {
@@ -278,6 +278,10 @@ function counted(counts) {
   return Object.entries(counts).sort((a, b) => b[1] - a[1]).map(([name, count]) => `${name} ${number(count)}`).join(", ");
 }
 
+function cost({ gpu_hours, money, price }) {
+  return el("p", { class: "faint" }, `${number(gpu_hours)} GPU hours, ${money.toFixed(2)} of money at ${number(price)} an hour`);
+}
+
 function draw(data) {
   const done = data.stages.filter((one) => one.state === "done").length;
   const guards = data.stages.flatMap((one) => one.guards.map((text) => [one.name, text]));
@@ -304,6 +308,7 @@ function draw(data) {
   document.getElementById("page").replaceChildren(
     el("h1", {}, data.run),
     el("p", { class: "faint" }, `${done} of ${data.stages.length} stages done in ${time(data.wall_s)} on ${data.device || "an unknown machine"}; written ${data.written}${data.running ? "; still running" : ""}`),
+    ...(data.cost ? [cost(data.cost)] : []),
     el("nav", { "aria-label": "Sections" }, parts.map(([title]) => el("a", { href: `#${title.toLowerCase()}` }, title))),
     ...parts.map(([title, content]) => el("section", { id: title.toLowerCase() }, el("h2", {}, title), content)));
 }

@@ -268,7 +268,7 @@ class R1GRPOTrainer(ResumableTrainer, GRPOTrainer):
         with self.stopwatch.part("reward"):
             if rollout.judged is None:
                 rollout.judged = self.rewards.judge(rollout)
-            self.rewards.log_responses(rollout.judged.scores, rollout.texts)
+            self.rewards.log_responses(rollout, rollout.judged.scores)
         # a group's responses may lie on several ranks, so TRL normalises over all of them
         rollout.rewards_AR = gathered(rollout.judged.rewards_BR.to(self.accelerator.device))
         return rollout.rewards_AR

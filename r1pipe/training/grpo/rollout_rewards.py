@@ -20,6 +20,7 @@ from r1pipe.rewards.language import thinking_words
 from r1pipe.rewards.repetition import repeated_share
 from r1pipe.rewards.scoring import EARLY_REWARDS, Scorer, Scores, component_names, score
 from r1pipe.schema import GRPOParams, Phase
+from r1pipe.text.reflection import reflective_words
 from r1pipe.text.response import split_response
 from r1pipe.training.grpo.early_rewards import EarlyRewards
 from r1pipe.training.grpo.rollout import Judged, Rollout
@@ -134,9 +135,10 @@ class RolloutRewards:
         """The rewards by group, (G, n, R)."""
         return rewards_BR.view(-1, self.group_size, len(self.names))
 
-    def log_responses(self, scores: Scores, texts: list[str]) -> None:
+    def log_responses(self, rollout: Rollout, scores: Scores) -> None:
         """Log what TRL does not log and the guards read; TRL averages it over the ranks."""
         log = self.trainer._log_metric
+        texts = rollout.texts
         log("rewards/unscorable", sum(total is None for total in scores.totals) / len(texts))
         for name, applied in scores.applied.items():
             if any(applied):
@@ -154,7 +156,11 @@ class RolloutRewards:
         log("thinks", sum(part is not None for part in thinking) / len(texts))
 
         # spread over the rollout, so that all its groups are seen
-        sampled = texts[:: max(1, len(texts) // SAMPLED_RESPONSES)]
+        every = max(1, len(texts) // SAMPLED_RESPONSES)
+        sampled = texts[::every]
+        tokens = sum(map(len, rollout.completion_ids[::every]))
+        # v2 C.2, of 1,000 tokens: responses grow, and longer ones hold more of any word
+        log("reflection_words", 1000 * sum(map(reflective_words, sampled)) / max(1, tokens))
         log("thinking_words", sum(thinking_words(sampled)) / len(sampled))
         log("repetition", sum(repeated_share(text[-SAMPLED_CHARS:], 6) for text in sampled) / len(sampled))
 

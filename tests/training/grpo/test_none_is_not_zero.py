@@ -220,6 +220,7 @@ def test_components_are_logged_by_name(tiny_checkpoint, here, tmp_path):
     assert {
         "repetition",
         "thinking_words",
+        "reflection_words",
         "zero_signal",
         "right",
         "entropy",
