@@ -116,13 +116,14 @@ def test_suites_of_a_run_keep_their_prompts_and_their_names_apart() -> None:
 def test_the_table_has_what_was_measured() -> None:
     scores: dict[str, Any] = {
         "mine": {
+            "harmless": {"pass@1": 1.0, "stderr": 0.0, "n": 9, "k": 4, "truncated": 0.0, "tokens": 3.0},
             "math": {"pass@1": 0.5, "stderr": 0.1, "n": 9, "k": 4, "strict": 0.25, "strict_stderr": 0.05}
             | {"pass@2": 0.6, "pass@2_stderr": 0.1, "pass@4": 0.75, "pass@4_stderr": 0.1, "cons@4": 0.5}
             | {"truncated": 0.125, "tokens": 31.4},
             "code": {"pass@1": None, "n": 0, "note": "not run: no isolation"},
         }
     }
-    head, math, code = table_lines(scores)
+    head, _, math, code = table_lines(scores)
     columns = ["suite", "problems", "samples", "pass@1", "strict", "pass@k", "cons@k", "cut off", "tokens"]
     assert head.split() == " ".join(columns).split()
     assert "0.500±0.100" in math and "0.750±0.100" in math and "0.600" not in math and "12.5%" in math

@@ -27,6 +27,18 @@ from r1pipe.run.store import RunFolder, outputs_of, write_json, write_text
 
 CONFIG = "eval.yaml"
 SCORES = "eval.json"
+COLUMNS = (
+    "suite",
+    "problems",
+    "samples",
+    "pass@1",
+    "strict",
+    "pass@k",
+    "cons@k",
+    "cut off",
+    "tokens",
+    "unjudged",
+)
 _NOT_A_NAME = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
@@ -198,7 +210,7 @@ def table_lines(scores: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Every suite a line, with all that was measured of the first way of sampling."""
     rows = [_row(file, suite, score) for file, of_file in scores.items() for suite, score in of_file.items()]
     # A column that no suite has is left out.
-    head = list(dict.fromkeys(name for row in rows for name in row))
+    head = [name for name in COLUMNS if any(name in row for row in rows)]
     cells = [head] + [[row.get(name, "") for name in head] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = []
