@@ -20,6 +20,7 @@ from r1pipe.cli import (
     run_commands,
     show_commands,
     upkeep_commands,
+    use_commands,
 )
 from r1pipe.cli.options import EPILOG
 
@@ -43,6 +44,7 @@ app.command("init")(show_commands.init)
 app.command("reproduce", epilog=EPILOG)(upkeep_commands.reproduce)
 app.command("clean")(upkeep_commands.clean)
 app.command("eval", epilog=EPILOG)(eval_command.evaluate)
+app.command("export")(use_commands.export)
 app.command("doctor")(doctor_command.doctor)
 config_app.command("show")(show_commands.config_show)
 app.add_typer(config_app, name="config")

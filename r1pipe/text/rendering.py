@@ -9,7 +9,7 @@ from typing import Any
 
 from r1pipe.errors import InputError
 from r1pipe.schema import SHIPPED_TEMPLATES, Text, TextFile
-from r1pipe.text.chat_format import ChatFormat, chat_format, prefill_of, says, without_prefill
+from r1pipe.text.chat_format import ChatFormat, Render, chat_format, prefill_of, says, without_prefill
 from r1pipe.text.regular_files import read_regular, reason
 from r1pipe.text.tokenizing import token_ids
 
@@ -145,6 +145,11 @@ def closing_id(tokenizer: Any) -> int | None:
     return closing
 
 
+def renderer_of(tokenizer: Any) -> Render:
+    """The tokenizer's chat template as a function; it raises InputError where it refuses a conversation."""
+    return lambda messages, generation: _render(messages, tokenizer, generation)
+
+
 def _found_out(tokenizer: Any) -> tuple[ChatFormat, int | None]:
     # A template may be one of several by name, which is a dict; its text stands for it.
     return _find_out(tokenizer, str(tokenizer.chat_template))
@@ -152,7 +157,7 @@ def _found_out(tokenizer: Any) -> tuple[ChatFormat, int | None]:
 
 @lru_cache(maxsize=16)
 def _find_out(tokenizer: Any, _template: str) -> tuple[ChatFormat, int | None]:
-    form = chat_format(lambda messages, generation: _render(messages, tokenizer, generation))
+    form = chat_format(renderer_of(tokenizer))
     added = tokenizer.get_added_vocab()
     token = form.closing_token(added)
     return form, added[token] if token else None

@@ -19,6 +19,7 @@ COMMANDS = [
     "init",
     "reproduce",
     "clean",
+    "export",
     "doctor",
     "eval",
     "config",

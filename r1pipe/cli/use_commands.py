@@ -1,0 +1,60 @@
+"""`r1pipe export`: what is done with a checkpoint when it is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from r1pipe.cli.options import Json, print_json
+
+Checkpoint = Annotated[
+    str,
+    typer.Argument(
+        help="RUN/CHECKPOINT, a checkpoint of the newest run, a folder, or embedded:base", show_default=False
+    ),
+]
+
+
+def export(
+    checkpoint: Checkpoint,
+    out: Annotated[Path, typer.Argument(help="the folder that is written", show_default=False)],
+    gguf: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--gguf", metavar="f32|f16|q8_0", help="also a GGUF file of this precision (repeatable)"
+        ),
+    ] = None,
+    name: Annotated[
+        str, typer.Option(help="the model's name [default: that of OUT]", show_default=False)
+    ] = "",
+    push: Annotated[
+        str, typer.Option(metavar="OWNER/NAME", help="upload it to the Hugging Face hub", show_default=False)
+    ] = "",
+    public: Annotated[bool, typer.Option("--public", help="with --push: everybody may see it")] = False,
+    json: Json = False,
+) -> None:
+    """Write a checkpoint as a folder for others: weights, model card, GGUF, Modelfile."""
+    from r1pipe.errors import ConfigError
+    from r1pipe.serving.export import export as write
+    from r1pipe.serving.export import push as upload
+    from r1pipe.serving.gguf_file import PRECISIONS
+    from r1pipe.serving.lineage import find_checkpoint
+
+    unknown = [precision for precision in gguf or [] if precision not in PRECISIONS]
+    if unknown:
+        raise ConfigError(
+            f"--gguf {unknown[0]}: there is no such precision", fix=f"one of {', '.join(PRECISIONS)}"
+        )
+    if public and not push:
+        raise ConfigError("--public goes with --push OWNER/NAME", fix="add it, or leave --public out")
+    folder = write(find_checkpoint(checkpoint), out, gguf=gguf or (), name=name)
+    address = upload(folder, push, public=public) if push else None
+    files = sorted(path.name for path in folder.iterdir())
+    if json:
+        print_json({"folder": str(folder), "files": files, "address": address})
+    else:
+        print(f"{folder}: {', '.join(files)}")
+        if address:
+            print(address)
