@@ -41,6 +41,8 @@ def brought(tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPat
     """What paper.yaml and gsm8k.yaml ask a user for: a base, and files that need only be there."""
     monkeypatch.setenv("R1_BASE", str(tiny_checkpoint))
     monkeypatch.setenv("R1_DATA", str(tmp_path))
+    monkeypatch.setenv("R1_STUDENT", str(tiny_checkpoint))
+    monkeypatch.setenv("R1_PROBLEMS", str(tmp_path / "reasoning.jsonl"))
     names = ["reasoning", "general", "exam", "general-chats", "pairs", "labels"]
     files = [f"{name}.jsonl" for name in names]
     files += [

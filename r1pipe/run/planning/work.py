@@ -195,8 +195,6 @@ class Figure:
 
     def _draw(self, work: Work, config: Any) -> None:
         """Responses that a data stage or an evaluation draws."""
-        if work.shape is None:
-            return
         name = work.stage.name
         samplings = [way.sampling for way in getattr(config, "passes", [])]
         # general-data asks the model that is its writer
@@ -206,6 +204,11 @@ class Figure:
             samplings = [sampling]
         for sampling in samplings:
             length = self.lengths.get(name) or guess(sampling.max_tokens)
+            if sampling.endpoint is not None:
+                self._ask_service(work, sampling, length)
+                continue
+            if work.shape is None:
+                continue
             if length.origin == "guess":
                 tokens = round(length.at(0))
                 self.note(
@@ -219,6 +222,21 @@ class Figure:
                 length.at(0),
             )
             work.draws.append(draw)
+
+    def _ask_service(self, work: Work, sampling: Sampling, length: Length) -> None:
+        """Say what a service will be asked for, as a note: it takes none of our GPUs."""
+        service = sampling.endpoint
+        assert service is not None
+        requests = work.rows.count * sampling.n
+        tokens_in = requests * work.rows.prompt
+        tokens_out = requests * length.at(0)
+        money = (tokens_in * service.price_in + tokens_out * service.price_out) / 1e6
+        price = f", {money:,.2f} of money" if money else ""
+        guessed = ", if responses are half of max_tokens" if length.origin == "guess" else ""
+        self.note(
+            f"{work.stage.name} asks {service.model}: {requests:,.0f} requests at most, {tokens_in:,.0f} tokens of "
+            f"prompts and {tokens_out:,.0f} of responses{price}{guessed}"
+        )
 
     # --- rows ---------------------------------------------------------------------------------------------------------
 

@@ -61,6 +61,16 @@ def test_a_model_that_writes_general_replies_draws_them():
     assert {"cold-start-data", "rejection-sampling", "general-data", "evaluate-r1"} <= drawing
 
 
+def test_what_a_service_will_be_asked_for_is_said_with_its_price():
+    sets = [
+        "stages.problems.source.count=1000",
+        "stages.teacher.sampling.endpoint.price_out=2.0",
+    ]
+    plan = estimates("synthetic.yaml", gpu="h200", sets=sets, lengths={"teacher": Length(((0, 500.0),), "stated")})
+    (said,) = [note for note in plan.notes if note.startswith("teacher")]
+    assert "4,000 requests at most" in said and "2,000,000 of responses, 4.00 of money" in said
+
+
 def test_one_24_gb_card_and_a_model_of_1_5b(tmp_path: Path):
     """Sampling and scoring go as they are; each training says what makes it fit, in the words of the config."""
     out = planned(
