@@ -1,4 +1,4 @@
-"""`r1pipe export`: what is done with a checkpoint when it is trained."""
+"""`r1pipe export` and `serve`: what is done with a checkpoint when it is trained."""
 
 from __future__ import annotations
 
@@ -58,3 +58,15 @@ def export(
         print(f"{folder}: {', '.join(files)}")
         if address:
             print(address)
+
+
+def serve(
+    checkpoint: Checkpoint,
+    host: Annotated[str, typer.Option(help="address to listen at")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="port to listen at")] = 8000,
+) -> None:
+    """Serve a checkpoint behind OpenAI's protocol, until Ctrl-C: by vLLM, else by `transformers serve`."""
+    from r1pipe.serving.lineage import find_checkpoint
+    from r1pipe.serving.serve import serve as become_server
+
+    become_server(find_checkpoint(checkpoint), host=host, port=port)

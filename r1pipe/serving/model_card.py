@@ -146,7 +146,7 @@ def _how_to_run(name: str, question: str, gguf: dict[str, str]) -> list[str]:
         "```",
         "",
         "Behind OpenAI's protocol: `vllm serve FOLDER`, or `transformers serve FOLDER`. In r1pipe: "
-        "`r1pipe chat FOLDER`, `r1pipe chat FOLDER --web`, `r1pipe serve FOLDER`.",
+        "`r1pipe serve FOLDER`.",
     ]
     if gguf:
         file = next(iter(gguf.values()))

@@ -20,6 +20,7 @@ COMMANDS = [
     "reproduce",
     "clean",
     "export",
+    "serve",
     "doctor",
     "eval",
     "config",
