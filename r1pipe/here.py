@@ -11,6 +11,32 @@ from typing import Any
 SAVES_WHEN_STOPPED = "saves-when-stopped"
 """A file in a stage's workdir while it answers SIGTERM with a checkpoint: the driver then waits for it."""
 
+STARTS_AGAIN = "starts-again"
+"""A file in the workdir of a stage that ended and shall be started once more; it says why, in one line."""
+
+
+SIGN_EVERY_S = 1.0
+_sign: Path | None = None
+_signed = 0.0
+
+
+def sign_with(path: Path) -> None:
+    """From now on, `alive` touches this file."""
+    global _sign
+    _sign = path
+
+
+def alive() -> None:
+    """A sign of life, for work that writes nothing for a long time: see `hang_minutes` of the launch block.
+
+    At most one a second reaches the disk, so it is cheap to call in every step.
+    """
+    global _signed
+    now = time.monotonic()
+    if _sign is not None and now - _signed > SIGN_EVERY_S:
+        _signed = now
+        _sign.touch()
+
 
 @dataclass
 class Here:
@@ -26,6 +52,7 @@ class Here:
         profile: how the ranks share the training: the `profile` of the stage's launch block.
         optimizer_on_cpu: the optimizer's states lie in CPU memory (the launch block's `offload`).
         isolation: code can be executed in isolation on this machine; if False, rows of the domain `code` are left out.
+        hang_minutes: the `hang_minutes` of the stage's launch block.
         launched: how a trainer was spread over devices (world size, microbatch, accumulation, ...), for the manifest.
     """
 
@@ -39,6 +66,7 @@ class Here:
     profile: str = "process"
     optimizer_on_cpu: bool = False
     isolation: bool = True
+    hang_minutes: float | None = None
     launched: dict[str, Any] = field(default_factory=dict)
     _shown: float = field(default=0.0, repr=False)
 
@@ -100,6 +128,7 @@ class Here:
 
         At most ten calls a second reach the file, so it is cheap to call for every row. The last call always does.
         """
+        alive()
         now = time.time()
         due = now - self._shown > 0.1 or done >= total
         if self.main and due:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from r1pipe.generation.stop_strings import StopStrings
+from r1pipe.here import alive
 
 OnEnded = Callable[[list[int], list[list[int]]], None]
 """Called with the numbers of sequences that have ended, and with their tokens."""
@@ -101,6 +102,7 @@ class EndedReporter:
 
     def report(self, tokens_ST: torch.Tensor, length_S: torch.Tensor) -> None:
         """Report what has ended since the last call. With a callback this waits for the GPU."""
+        alive()
         if self._on_ended is None:
             return
         lengths = length_S.tolist()

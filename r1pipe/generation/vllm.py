@@ -20,6 +20,7 @@ from typing import Any
 from r1pipe.errors import MissingToolError
 from r1pipe.generation.backends import DENSE
 from r1pipe.generation.contract import Draw, Sample, Unit, sample_seed
+from r1pipe.here import alive
 from r1pipe.models.loading import checkpoint_ends, load_tokenizer, warn_of_positions
 from r1pipe.schema import Sampling
 from r1pipe.text.rendering import file_template, prefill_in, prompt_ids
@@ -85,7 +86,16 @@ class VLLM:
     def _start_engine(self) -> Any:
         from vllm import LLM  # type: ignore[import-not-found]
 
-        return LLM(model=str(self._checkpoint), seed=self._seed, **self._sampling.vllm)
+        engine = LLM(model=str(self._checkpoint), seed=self._seed, **self._sampling.vllm)
+        step = engine.llm_engine.step
+
+        def living() -> Any:
+            alive()
+            return step()
+
+        # A batch of long responses takes longer than anything else that writes nothing.
+        engine.llm_engine.step = living
+        return engine
 
     def cohorts(self, rounds: bool) -> list[list[int]]:
         size = max(1, self._sampling.batch_size // self._sampling.n) * (UNITS_PER_COHORT if rounds else 1)

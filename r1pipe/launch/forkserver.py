@@ -143,11 +143,9 @@ def _become_worker(request: dict[str, Any], server: int) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, worker.terminate)
 
-        import faulthandler
-
         import torch
 
-        faulthandler.enable()
+        worker.show_stacks_on_request()
         # torch read the variable when it was imported, in the server
         torch.set_num_threads(int(request["env"]["OMP_NUM_THREADS"]))
         code = worker.run_rank(Path(request["stage_json"]))

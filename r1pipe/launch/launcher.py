@@ -24,10 +24,12 @@ from typing import Protocol
 
 from r1pipe.config.machine import cpu_cores, gpus
 from r1pipe.config.profiles import profile_environment
+from r1pipe.errors import StageError
 from r1pipe.here import SAVES_WHEN_STOPPED
 from r1pipe.launch import forkserver, hosts, slurm
 from r1pipe.launch.environment import base_environment, rank_environment, waiting_environment
 from r1pipe.launch.neighbours import crowded
+from r1pipe.launch.watchdog import Watchdog, dump_stacks
 from r1pipe.schema import Launch
 
 GRACE_S = 5.0  # between SIGTERM and SIGKILL
@@ -133,8 +135,12 @@ class Launcher:
             self._running = list(hosts.start(launch, stage_json, log))
         else:
             self._running = [slurm.srun(launch, stage_json, log(0))]
+        watchdog = Watchdog(stage_json.parent, launch.hang_minutes)
         try:
-            return self._wait(tick)
+            codes = self._wait(tick, watchdog)
+            if codes is None:
+                raise self._hung(launch, stage_json.parent, log(0))
+            return codes
         # a signal, or the time is up
         except BaseException:
             self.stop(stage_json.parent / "workdir" / SAVES_WHEN_STOPPED)
@@ -189,7 +195,8 @@ class Launcher:
             self._server.close()
             self._server = forkserver.Client(self._environment(), self._log, self._note)
 
-    def _wait(self, tick: Callable[[], None]) -> list[int]:
+    def _wait(self, tick: Callable[[], None], watchdog: Watchdog) -> list[int] | None:
+        """The exit codes; None where the stage hangs."""
         failed_at: float | None = None
         while True:
             codes = [process.poll() for process in self._running]
@@ -205,7 +212,29 @@ class Launcher:
                 return [-signal.SIGTERM if code is None else code for code in codes]
 
             tick()
+            if watchdog.hangs():
+                return None
             time.sleep(POLL_S)
+
+    def _hung(self, launch: Launch, folder: Path, log: Path) -> StageError:
+        """End a stage that hangs; its ranks' stacks are in their logs first."""
+        on_this_machine = [process.pid for process in self._running] if launch.nodes == 1 else []
+        stopped = dump_stacks(folder, on_this_machine, elsewhere=launch.nodes > 1)
+        # It would not answer a request to save.
+        self.stop()
+        what = (
+            f"stage {folder.name} gave no sign of life for {launch.hang_minutes:g} minutes, so it was ended"
+        )
+        if stopped:
+            numbers = ", ".join(map(str, stopped))
+            what += f"; rank {numbers} was stopped (SIGSTOP)"
+        return StageError(
+            what,
+            str(log.parent),
+            "the logs have the stacks of all ranks: see where they wait, and which one is elsewhere\n"
+            "the same command goes on from what the stage has saved\n"
+            "if it was only slow: a larger launch.hang_minutes",
+        )
 
     def stop(self, saves: Path | None = None) -> None:
         """End what still runs: SIGTERM to each process group, after a while SIGKILL.

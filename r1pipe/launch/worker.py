@@ -28,8 +28,9 @@ import r1pipe
 from r1pipe.artifacts import ARTIFACTS, Artifact
 from r1pipe.config.profiles import optimizer_on_cpu
 from r1pipe.config.registry import Kind, load_kind
-from r1pipe.errors import InputError, R1PipeError, UserCodeError, place_in_users_code
-from r1pipe.here import Here
+from r1pipe.errors import InputError, R1PipeError, StageError, UserCodeError, place_in_users_code
+from r1pipe.here import Here, sign_with
+from r1pipe.launch.watchdog import answer_requests
 
 OWN_FOLDER = Path(r1pipe.__file__).parent
 PR_SET_PDEATHSIG = 1
@@ -173,9 +174,13 @@ def run_rank(file: Path) -> int:
 
 def _other_error(error: Exception, kind: str, error_json: Path) -> int:
     """The exit code of an error that is none of ours; one that the user's own code raised is written down as theirs."""
-    place = place_in_users_code(error)
     # Memory runs out in whatever code is running.
-    if not place or "Memory" in type(error).__name__:
+    if "Memory" in type(error).__name__:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        error_json.write_text(_as_json(_no_memory(reason)), encoding="utf8")
+        return 3
+    place = place_in_users_code(error)
+    if not place:
         return 3
     own = UserCodeError(
         f"{kind} raised {type(error).__name__}: {error}",
@@ -184,6 +189,14 @@ def _other_error(error: Exception, kind: str, error_json: Path) -> int:
     )
     error_json.write_text(_as_json(own), encoding="utf8")
     return own.exit_code
+
+
+def _no_memory(reason: str) -> StageError:
+    return StageError(
+        f"memory ran out: {reason[:300]}",
+        fix="smaller batches, shorter rows, or the work spread over more GPUs; the stage's log says where it was\n"
+        "if another program uses the GPU (nvidia-smi), end it; the same command goes on from what was saved",
+    )
 
 
 def _run(stage: dict[str, Any], folder: Path, rank: int) -> None:
@@ -205,7 +218,11 @@ def _run(stage: dict[str, Any], folder: Path, rank: int) -> None:
         profile=config.launch.profile,
         optimizer_on_cpu=optimizer_on_cpu(config.launch),
         isolation=stage["isolation"],
+        hang_minutes=config.launch.hang_minutes,
     )
+    sign_with(folder / f"alive.{rank}")
+    if config.launch.nodes > 1:
+        threading.Thread(target=answer_requests, args=(folder,), daemon=True).start()
     inputs = kind.Inputs(**_ports(stage["inputs"]))
     outputs = kind.Outputs(**_ports(stage["outputs"]))
     began = time.time()
@@ -242,6 +259,15 @@ def _release_stale_build() -> None:
                 print(f"removed {lock}: it was left by a build that was killed", file=sys.stderr)
 
 
+def show_stacks_on_request() -> None:
+    """The stacks of all threads go to the log: at a crash, and when the watchdog asks by SIGUSR2.
+
+    Both are written by C code, which needs no turn of the interpreter.
+    """
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR2, all_threads=True)
+
+
 def terminate(*_: object) -> None:
     """SIGTERM as an exception, so that locks and temporary files are released on the way out."""
     raise SystemExit(128 + signal.SIGTERM)
@@ -250,7 +276,7 @@ def terminate(*_: object) -> None:
 def main() -> None:
     if "R1PIPE_PARENT" in os.environ:
         die_with(int(os.environ["R1PIPE_PARENT"]))
-    faulthandler.enable()
+    show_stacks_on_request()
     signal.signal(signal.SIGTERM, terminate)
     if os.environ.get("DS_ACCELERATOR") == "cpu":
         _release_stale_build()

@@ -77,14 +77,25 @@ def run_stage(
         tick()
         limit.check()
 
+    def once() -> list[int]:
+        return launcher.run(
+            stage.config.launch,
+            folder.stage_json,
+            lambda rank: folder.log(attempt, rank),
+            tick_in_time,
+        )
+
     try:
         with GpuWatch() as watch:
-            codes = launcher.run(
-                stage.config.launch,
-                folder.stage_json,
-                lambda rank: folder.log(attempt, rank),
-                tick_in_time,
-            )
+            codes = once()
+            while any(codes) and (reason := folder.take_reason_to_start_again()):
+                console.note(f"{stage.name}: {reason}")
+                console.close()
+                attempt = folder.begin(list(stage.outputs))
+                record |= {"attempt": attempt, "resumed": True}
+                write_json(folder.stage_json, sealed(record))
+                console.begin(stage, attempt, resumed=True)
+                codes = once()
     finally:
         # Also when the stage failed or the driver was interrupted: the next attempt adds to these seconds.
         tick()

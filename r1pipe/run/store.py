@@ -25,6 +25,7 @@ from typing import Any, TextIO
 
 from r1pipe.config.edges import CAPITALS
 from r1pipe.errors import BusyError, ConfigError, InputError
+from r1pipe.here import STARTS_AGAIN
 from r1pipe.run.records import read_sealed, refuse_odd_files, sealed
 from r1pipe.text.regular_files import open_regular
 
@@ -139,16 +140,29 @@ class StageFolder:
                 shutil.rmtree(leftover)
         for port in ports:
             (self.partial / port).mkdir(parents=True)
-        for file in (self.result, self.progress, self.notes, *self.path.glob("error.*.json")):
+        asked = self.workdir / STARTS_AGAIN
+        for file in (self.result, self.progress, self.notes, asked):
+            file.unlink(missing_ok=True)
+        for file in (*self.path.glob("error.*.json"), *self.path.glob("alive.*")):
             file.unlink(missing_ok=True)
         return self.attempts + 1
+
+    def take_reason_to_start_again(self) -> str | None:
+        """Why a stage that has ended asks to be started once more; None where it does not."""
+        path = self.workdir / STARTS_AGAIN
+        if not path.is_file():
+            return None
+        reason = path.read_text(encoding="utf8", errors="replace")
+        path.unlink()
+        return reason
 
     def publish(self, manifest: dict[str, Any]) -> None:
         """One rename makes the output visible; the manifest, last, makes the stage done."""
         self.partial.rename(self.out)
         write_json(self.manifest_json, sealed(manifest))
         shutil.rmtree(self.workdir, ignore_errors=True)
-        self.result.unlink(missing_ok=True)
+        for file in (self.result, *self.path.glob("alive.*")):
+            file.unlink(missing_ok=True)
 
     def discard(self) -> None:
         """Remove a first attempt that refused its inputs before it had made anything."""

@@ -152,6 +152,13 @@ class Launch(Model):
     threads: int | None = Field(default=None, ge=1, le=4096)
     """CPU threads of each rank; none = cores / ranks."""
 
+    hang_minutes: float | None = Field(default=60.0, gt=0, le=100_000)
+    """Minutes without a sign of life after which a stage is ended; its logs then say where each rank is. none = never.
+
+    A sign is anything it writes but its log: progress, metrics, rows, a checkpoint. Each token step of a generation is
+    one, too. So it must be longer than a single model takes to load or to compile (our choice).
+    """
+
     offload: Literal["none", "optimizer", "all"] = "none"
     """What lives in CPU memory.
 

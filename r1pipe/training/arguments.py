@@ -7,14 +7,20 @@ from typing import Any
 
 from r1pipe.errors import ConfigError
 from r1pipe.here import Here
-from r1pipe.schema import SFTParams, Training
-from r1pipe.schema.batches import split_batch
+from r1pipe.schema import SFTParams, Training, batches
 from r1pipe.training.checkpoints import facts_of, newest_whole
+from r1pipe.training.smaller_passes import smaller
 
 __all__ = ["common_arguments", "half_base", "lora_config", "resume_from", "split_batch"]
 
 # Profiles whose checkpoints are whole: a training can be resumed from them over any number of ranks.
 WHOLE = {"process", "ddp"}
+
+
+# Minutes that ranks wait for each other where the config says that a stage never hangs: a week.
+NEVER_MINUTES = 10_080
+# How much longer than the watchdog, so that it comes first.
+WATCHDOG_FIRST_S = 300
 
 
 def common_arguments(params: Training, here: Here, seed: int, updates: int | None) -> dict[str, Any]:
@@ -40,6 +46,7 @@ def common_arguments(params: Training, here: Here, seed: int, updates: int | Non
         # With use_cpu, transformers would not start DeepSpeed, and each rank would train alone.
         "use_cpu": not gpu and not here.distributed,
         "ddp_backend": "gloo" if not gpu and here.distributed else None,
+        "ddp_timeout": collective_timeout_s(here),
         "gradient_checkpointing": params.gradient_checkpointing is True,
         # ResumableTrainer says when a checkpoint is due.
         "save_strategy": "no",
@@ -56,6 +63,19 @@ def common_arguments(params: Training, here: Here, seed: int, updates: int | Non
         # Last, so that the config's own arguments win.
         **params.trl,
     }
+
+
+def collective_timeout_s(here: Here) -> int:
+    """How long ranks wait for each other: longer than the watchdog, which shows where each of them is."""
+    return round(60 * (here.hang_minutes or NEVER_MINUTES)) + WATCHDOG_FIRST_S
+
+
+def split_batch(
+    batch_size: int, here: Here, microbatch: int | None, default: int, group: int = 1
+) -> tuple[int, int]:
+    """schema.batches.split_batch over the ranks of this stage; smaller where memory has run out."""
+    rows, passes = batches.split_batch(batch_size, here.world_size, microbatch, default, group)
+    return smaller(rows, passes, here)
 
 
 def lora_config(arguments: dict[str, Any] | None, where: str) -> Any:

@@ -16,6 +16,7 @@ from r1pipe.here import Here
 from r1pipe.models.loading import save_trained
 from r1pipe.schema import GRPOParams
 from r1pipe.training.checkpoints import checkpoints, damaged_record
+from r1pipe.training.smaller_passes import halved_at
 from r1pipe.training.telemetry import Meter
 
 # The trainer's metrics that the console shows, and their names there.
@@ -53,6 +54,9 @@ class MetricsCallback(TrainerCallback):
             bf16=args.bf16,
             device=str(args.device.type),
         )
+        halved = halved_at(self.here)
+        if halved:
+            self.here.launched["passes_halved_at"] = halved
         self.here.log(step=state.global_step, launched=self.here.launched)
         counts = [entry["num_tokens"] for entry in state.log_history if "num_tokens" in entry]
         if self.meter is not None and counts:

@@ -203,7 +203,7 @@ def _arguments(params: Any, batch_rows: int, updates: int, here: Here, seed: int
 
     from r1pipe.training.arguments import common_arguments, split_batch
 
-    microbatch, accumulation = split_batch(batch_rows, here.world_size, params.microbatch, MICROBATCH)
+    microbatch, accumulation = split_batch(batch_rows, here, params.microbatch, MICROBATCH)
     return {
         **common_arguments(params, here, seed, updates),
         "per_device_train_batch_size": microbatch,

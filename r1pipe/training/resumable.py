@@ -8,6 +8,7 @@ SIGINT and SIGUSR1 with a checkpoint.
 from __future__ import annotations
 
 import copy
+import gc
 import random
 import signal
 import sys
@@ -17,24 +18,21 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from accelerate.utils import set_seed
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from r1pipe.errors import InputError
 from r1pipe.here import SAVES_WHEN_STOPPED, Here
 from r1pipe.schema import Training
-from r1pipe.training import checkpoints
+from r1pipe.training import checkpoints, smaller_passes
+from r1pipe.training.saving import Saving
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-
-# Checkpoints that are made by the clock take at most this share of an attempt's time (our choice). What the first one
-# takes is not known before.
-MOST_OF_THE_TIME = 0.03
 
 
 class Stopped(BaseException):
@@ -68,6 +66,11 @@ class ResumableTrainer(Trainer):
         self._in_training = False
         # While only random numbers and counts change: those of before.
         self._before: dict[str, Any] | None = None
+        # What is saved in place of the state of now.
+        self._own_of_before: dict[str, Any] | None = None
+        # `_before` when the update of now began, where a process alone could save it.
+        self._update_began: dict[str, Any] | None = None
+        self._halved = smaller_passes.halved_at(here)
         self._saving = Saving(self, training)
         # First: the others see the states of the checkpoint.
         self.callback_handler.callbacks.insert(0, self._saving)
@@ -78,7 +81,9 @@ class ResumableTrainer(Trainer):
         """Trainer.train.
 
         Raises:
-            SystemExit: a signal asked to stop; the state after the last update is saved.
+            SystemExit: a signal asked to stop; the state after the last update is saved. Or memory ran out, and the
+                driver starts the stage again.
+            StageError: memory ran out, and smaller passes do not help.
         """
         self._resumed_from = Path(resume_from_checkpoint) if resume_from_checkpoint else None
         self._last_whole = self._resumed_from
@@ -87,7 +92,10 @@ class ResumableTrainer(Trainer):
             try:
                 output = super().train(resume_from_checkpoint, *args, **more)
             except Stopped:
-                self._save_before()
+                assert self._before is not None
+                self._save_as_before(self._before)
+            except smaller_passes.OutOfMemory as error:
+                self._make_smaller_passes(str(error))
             finally:
                 self._in_training = False
             if self.stop_signal is not None:
@@ -157,17 +165,46 @@ class ResumableTrainer(Trainer):
             "own": self.own_state(),
         }
 
-    def _save_before(self) -> None:
-        """Save the state at the beginning of what a signal has cut short."""
-        before = self._before
-        assert before is not None
+    def _save_as_before(self, before: dict[str, Any]) -> None:
+        """Save the state at the beginning of what was cut short; the weights have not changed since."""
         random.setstate(before["python"])
         np.random.set_state(before["numpy"])
         torch.random.set_rng_state(before["cpu"])
         if before["gpu"] is not None:
             torch.cuda.set_rng_state(before["gpu"])
         self.state.num_input_tokens_seen = before["tokens"]
+        self._own_of_before = before["own"]
         self._save_checkpoint(self.model, None)
+
+    # --- memory that runs out -----------------------------------------------------------------------------------------
+
+    def training_step(self, *given: Any, **named: Any) -> Any:
+        """The trainer's.
+
+        Raises:
+            OutOfMemory: a pass does not fit.
+        """
+        with smaller_passes.noticing():
+            return super().training_step(*given, **named)
+
+    def divisible(self) -> bool:
+        """Whether a forward pass holds more than one row."""
+        return self.args.per_device_train_batch_size > 1
+
+    def _make_smaller_passes(self, reason: str) -> NoReturn:
+        """Leave for an attempt with passes of half the size; a process alone saves the state before the update."""
+        divisible = self.divisible()
+        update = self.state.global_step + 1
+        if self._update_began is not None and divisible and update not in self._halved:
+            # what the pass has left must not stand beside what saving needs
+            model: Any = self.model
+            model.zero_grad()
+            gc.collect()
+            torch.cuda.empty_cache()
+            self._save_as_before(self._update_began)
+        smaller_passes.start_again(
+            self.here, update=update, halved=self._halved, divisible=divisible, reason=reason
+        )
 
     # --- what transformers does not save ------------------------------------------------------------------------------
 
@@ -177,7 +214,8 @@ class ResumableTrainer(Trainer):
         A subclass adds its own. It is called before an update, too, so nothing in it may be changed later.
         """
         state: dict[str, Any] = {
-            "loss": self._tr_loss.item(),
+            # a copy on the device: reading the number would stop the GPU before each update
+            "loss": self._tr_loss.clone(),
             "losses": self._total_loss_scalar,
             "logged": self._globalstep_last_logged,
             "flops": self.current_flos,
@@ -228,7 +266,8 @@ class ResumableTrainer(Trainer):
             return
         # A rank more than there were has no file; `resume_from` has refused where it needs one.
         if self._own_file(checkpoint).is_file():
-            device = self.args.device
+            # A rank's CPU is called cpu:0, which torch.load does not know.
+            device = "cpu" if self.args.device.type == "cpu" else self.args.device
             self.take_own_state(
                 torch.load(self._own_file(checkpoint), map_location=device, weights_only=True)
             )
@@ -290,7 +329,7 @@ class ResumableTrainer(Trainer):
             self.args.output_dir = str(partial.parent)
             super()._save_checkpoint(model, trial)
             partial.mkdir(exist_ok=True)
-            torch.save((self._before or {}).get("own") or self.own_state(), self._own_file(partial))
+            torch.save(self._own_of_before or self.own_state(), self._own_file(partial))
             self.save_more(partial)
             self._wait_for_all()
             if self.here.main:
@@ -329,63 +368,3 @@ class ResumableTrainer(Trainer):
     def _wait_for_all(self) -> None:
         if self.here.world_size > 1:
             self.accelerator.wait_for_everyone()
-
-
-class Saving(TrainerCallback):
-    """Says after each update whether a checkpoint is due, and whether training stops.
-
-    Args:
-        trainer: whose states it takes up when training begins.
-        training: `save_every` updates; where that is None, `save_minutes`.
-    """
-
-    def __init__(self, trainer: ResumableTrainer, training: Training) -> None:
-        self.trainer = trainer
-        self.every = training.save_every
-        self.seconds = training.save_minutes * 60
-        self._began = time.monotonic()
-        self._last = self._began
-        # What this attempt's checkpoints took, and the dearest of them.
-        self._spent = 0.0
-        self._dearest = 0.0
-
-    def saved(self, seconds: float) -> None:
-        """A checkpoint was made, which took so long."""
-        self._last = time.monotonic()
-        self._spent += seconds
-        self._dearest = max(self._dearest, seconds)
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.trainer._take_up()
-        self._began = time.monotonic()
-        self._last = self._began
-
-    def _is_due(self, step: int) -> bool:
-        """By the clock: `save_minutes` have passed, and one more checkpoint leaves the cost of all a small share."""
-        if self.every is not None:
-            return step % self.every == 0
-        now = time.monotonic()
-        is_small = self._spent + self._dearest <= MOST_OF_THE_TIME * (now - self._began)
-        return now - self._last >= self.seconds and is_small
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        due = self._is_due(state.global_step)
-        stops = self.trainer.stop_signal is not None
-        if self.trainer.here.world_size > 1:
-            due, stops = self._agreed(due and self.trainer.here.main, stops)
-            if stops and self.trainer.stop_signal is None:
-                self.trainer.stop_signal = signal.SIGTERM
-        if due or stops:
-            control.should_save = True
-        if stops:
-            control.should_training_stop = True
-
-    def _agreed(self, *flags: bool) -> list[bool]:
-        """Each flag as it is where any rank has it set: clocks differ, and a signal may reach one rank first."""
-        counts = torch.tensor(flags, dtype=torch.int32, device=self.trainer.args.device)
-        torch.distributed.all_reduce(counts)
-        return [bool(count) for count in counts.tolist()]

@@ -210,7 +210,7 @@ def _arguments(params: RewardModelParams, examples: int, here: Here, seed: int) 
     """The trainer's arguments that both kinds of reward models share."""
     from r1pipe.training.arguments import common_arguments, split_batch
 
-    microbatch, accumulation = split_batch(params.batch_size, here.world_size, params.microbatch, MICROBATCH)
+    microbatch, accumulation = split_batch(params.batch_size, here, params.microbatch, MICROBATCH)
     # Epochs are those of the rows that fit, not of all rows.
     updates = max(1, round(examples * params.epochs / params.batch_size))
     return {

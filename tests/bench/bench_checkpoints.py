@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--base", action="store_true", help="the base that ships instead of the 0.5B shape")
     shipped = parser.parse_args().base
     from r1pipe.schema import SFTParams
-    from r1pipe.training.resumable import MOST_OF_THE_TIME
+    from r1pipe.training.saving import MOST_OF_THE_TIME
 
     save_seconds = SFTParams().save_minutes * 60
     with tempfile.TemporaryDirectory() as made:

@@ -36,8 +36,13 @@ What was done to which kind of stage, what has to be done again afterwards, and 
 made by `tests/faults/fault_table.py`. Where something goes on, its result equals that of a run that nobody disturbed,
 bit for bit on a CPU. Tests that take more than seconds run in `make slow`; those of a GPU need one.
 
-Not covered: CUDA out of memory (there is no second try with a smaller microbatch), a rank that hangs without an end
-(there is no watchdog beside the process group's own limit of time), changes of the clock.
+Where memory runs out in an update, the stage says so, starts again by itself and makes that update and those after it
+in passes of half the size, with the same batch. A single process goes on from the state before the update, several
+ranks from the last checkpoint. An update that does not fit then either ends the stage.
+
+A stage that gives no sign of life for `launch.hang_minutes` is ended, and the stacks of all its ranks are in its logs.
+
+Not covered: changes of the clock.
 
 | fault | kind | to be done again | test, below `tests/` |
 | --- | --- | --- | --- |

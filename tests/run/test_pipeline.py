@@ -89,6 +89,15 @@ def test_a_partial_stage_goes_on_from_its_workdir(tmp_path: Path):
     assert not (tmp_path / "runs/t/a/workdir").exists()
 
 
+def test_a_stage_that_asks_for_it_is_started_again_with_the_reason_said(tmp_path: Path):
+    config(tmp_path, then("start-again"))
+    done = r1pipe(tmp_path, "run-all", "t.yaml")
+    assert done.returncode == 0, done.stderr
+    assert "note: a: the first half does not fit" in done.stdout
+    assert "a: started (attempt 2, goes on from what it saved)" in done.stdout
+    assert (tmp_path / "runs/t/a/logs/attempt_2.log").exists()
+
+
 def test_warnings_of_a_stage_reach_the_console(tmp_path: Path):
     config(tmp_path, then("warn"))
     done = r1pipe(tmp_path, "run-all", "t.yaml")

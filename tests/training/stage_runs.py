@@ -241,9 +241,18 @@ def _kill_at(place: str, trainer_folder: Path) -> None:
 
     `file:N`: at the Nth time that a file is opened for writing, renamed or removed in the trainer's folder.
     `method:NAME:N`: when a method is called for the Nth time.
+    `memory:PHASE:UPDATE:TOKENS`: no death: from an update on, passes over more tokens do not fit (scarce_memory.py).
+    Several places may stand in one line, with `; ` between them.
     `draw:N:SIGNAL`: when some responses of the rollout after update N have ended, and others have not.
     """
+    if "; " in place:
+        for one in place.split("; "):
+            _kill_at(one, trainer_folder)
+        return
     what, _, rest = place.partition(":")
+    if what == "memory":
+        _limit_memory(*rest.split(":"))
+        return
     if what == "file":
         _at_file(int(rest), trainer_folder)
         return
@@ -252,6 +261,13 @@ def _kill_at(place: str, trainer_folder: Path) -> None:
         _in_draw(int(name), signal.Signals[number])
         return
     _at_call(name, int(number))
+
+
+def _limit_memory(phase: str, update: str, tokens: str) -> None:
+    sys.path.append(str(Path(__file__).parents[1] / "fixtures"))
+    from r1pipe_fakes.scarce_memory import limit_memory
+
+    limit_memory(int(tokens), update=int(update), phase=phase)
 
 
 def _at_file(number: int, trainer_folder: Path) -> None:

@@ -26,7 +26,7 @@ from r1pipe.training.checkpoints import (
     remove,
     seal,
 )
-from r1pipe.training.resumable import Saving
+from r1pipe.training.saving import Saving
 
 
 def written(folder: Path, step: int) -> Path:

@@ -12,7 +12,7 @@ from r1pipe.errors import ConfigError
 from r1pipe.generation.cuda_graphs import COMPILED_FROM
 from r1pipe.here import Here
 from r1pipe.models.loading import routed
-from r1pipe.schema import GRPOParams
+from r1pipe.schema import GRPOParams, batches
 from r1pipe.training.arguments import common_arguments, split_batch
 from r1pipe.training.grpo.guards import KEPT_FOR_ROLLBACK
 from r1pipe.training.grpo.prompt_order import updates_per_rollout
@@ -31,10 +31,14 @@ def grpo_arguments(
 ) -> dict[str, Any]:
     """GRPOConfig's arguments. TRL's defaults are not R1's, so every value the paper states is passed."""
     # With packs, a training step is a rank's whole share of a minibatch; updates.py cuts it up.
-    default_microbatch = MICROBATCH if token_microbatches(params) is None else params.batch_size
-    microbatch, accumulate = split_batch(
-        params.batch_size, here.world_size, params.microbatch, default_microbatch, params.num_generations
-    )
+    if token_microbatches(params) is None:
+        microbatch, accumulate = split_batch(
+            params.batch_size, here, params.microbatch, MICROBATCH, params.num_generations
+        )
+    else:
+        microbatch, accumulate = batches.split_batch(
+            params.batch_size, here.world_size, params.microbatch, params.batch_size, params.num_generations
+        )
     arguments = {
         **common_arguments(params, here, seed, params.steps),
         # Batches. TRL counts forward passes where we count updates, so its numbers grow with the accumulation.

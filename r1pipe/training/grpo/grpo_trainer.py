@@ -41,6 +41,7 @@ from r1pipe.errors import ConfigError
 from r1pipe.here import Here
 from r1pipe.rewards.scoring import Scorer
 from r1pipe.schema import GRPOParams, Phase
+from r1pipe.training import smaller_passes
 from r1pipe.training.grpo import heldout, reference, training_batch, vllm_rollouts
 from r1pipe.training.grpo.guard_actions import past_rollbacks
 from r1pipe.training.grpo.log_probs import LogProbs, TokenLogProbs, runs_without_adapter, set_up_models
@@ -218,7 +219,9 @@ class R1GRPOTrainer(ResumableTrainer, GRPOTrainer):
 
     def _draw_and_log(self, prompts: list[Any]) -> Any:
         """TRL's `_generate`, and the truth about responses that a stop string has ended."""
-        generated: Any = super()._generate(prompts)
+        fix = "fewer responses at a time (minibatches_per_rollout, batch_size), shorter ones (max_tokens), or more GPUs"
+        with smaller_passes.explained("responses were drawn", fix):
+            generated: Any = super()._generate(prompts)
         if self.params.stop:
             log_cut_responses(self, completion_ids=generated[1], stop=self.params.stop)
         return generated
@@ -336,6 +339,7 @@ class R1GRPOTrainer(ResumableTrainer, GRPOTrainer):
 
     def own_state(self) -> dict[str, Any]:
         state = super().own_state() | {"passes": self._step, "counted_tokens": self.counted_tokens}
+        state["passes_per_update"] = self.args.gradient_accumulation_steps
         if self._within_rollout():
             # advantages, old log-probs and all else that its next updates need
             state["rollout"] = self._buffered_inputs
@@ -345,10 +349,20 @@ class R1GRPOTrainer(ResumableTrainer, GRPOTrainer):
 
     def take_own_state(self, state: dict[str, Any]) -> None:
         super().take_own_state(state)
-        self._step = state["passes"]
+        # Where memory ran out, or where there are fewer ranks now, an update has more passes than it had.
+        now = self.args.gradient_accumulation_steps
+        self._step = state["passes"] * now // state["passes_per_update"]
         self.counted_tokens = state["counted_tokens"]
-        self._buffered_inputs = state.get("rollout")
+        rollout = state.get("rollout")
+        if rollout is not None:
+            rollout = training_batch.cut(rollout, now // state["passes_per_update"])
+        self._buffered_inputs = rollout
         self.pack_budget.before = state.get("pack_tokens")
+
+    def divisible(self) -> bool:
+        if self.pack_budget.tokens is None:
+            return super().divisible()
+        return self.pack_budget.most_rows > 1
 
     def save_more(self, checkpoint: Path) -> None:
         reference.save(self, checkpoint, self._last_whole)

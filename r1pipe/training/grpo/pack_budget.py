@@ -12,6 +12,7 @@ from r1pipe.here import Here
 from r1pipe.models.memory import first_update_bytes, free_memory, state_shares
 from r1pipe.training.grpo.completion_packs import auto_tokens, deal, dealt_pack_count, row_sizes
 from r1pipe.training.grpo.ranks import gathered
+from r1pipe.training.smaller_passes import smaller_tokens
 
 # Left free for what the estimate of a pack's memory does not see: kernels' workspaces, fragments.
 SPARE_BYTES = 2**31
@@ -33,6 +34,7 @@ class PackBudget:
     Attributes:
         tokens: the number itself once `auto` is settled.
         before: the number that an earlier attempt has settled; None = none has.
+        most_rows: of the packs that were dealt last, in the one with most rows.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class PackBudget:
         self.shared = shared
         self.by_memory = tokens == "auto"
         self.before: int | None = None
+        self.most_rows = 0
 
     @property
     def settled_by_memory(self) -> bool:
@@ -74,7 +77,9 @@ class PackBudget:
         count = dealt_pack_count(rows, self.size())
         if self.trainer.accelerator.num_processes > 1:
             count = int(gathered(torch.tensor([count], device=prompt_ids.device)).max())
-        return deal(rows, count)
+        dealt = deal(rows, count)
+        self.most_rows = max(len(pack) for pack in dealt)
+        return dealt
 
     def size(self) -> int:
         """Tokens of a pack.
@@ -94,7 +99,7 @@ class PackBudget:
             # the fullest GPU decides for all
             self.tokens = int(gathered(torch.tensor([tokens], device=accelerator.device)).min())
         assert isinstance(self.tokens, int)
-        return self.tokens
+        return smaller_tokens(self.tokens, self.here)
 
     def still_to_come(self) -> float:
         """Bytes that the first update will allocate: gradients, and the optimizer's moments.

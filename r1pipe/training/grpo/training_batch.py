@@ -91,6 +91,17 @@ def keep_groups_together(batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: _chosen(value, part) for name, value in whole.items()} for part in parts]
 
 
+def cut(batches: list[dict[str, Any]], pieces: int) -> list[dict[str, Any]]:
+    """Each batch of a rollout in so many parts of equal size, in order."""
+    parts = []
+    for batch in batches:
+        size = len(batch["prompt_ids"]) // pieces
+        for first in range(0, size * pieces, size):
+            rows = list(range(first, first + size))
+            parts.append({name: _chosen(value, rows) for name, value in batch.items()})
+    return parts
+
+
 def _joined(values: list[Any]) -> Any:
     """A value of the rollout from its parts; what is no list and no row of a tensor is the same in all of them."""
     first = values[0]

@@ -21,6 +21,7 @@ from trl.generation.vllm_generation import extract_logprobs as trl_extract_logpr
 
 from r1pipe.errors import MissingToolError
 from r1pipe.generation.token_sampling import OnEnded
+from r1pipe.here import alive
 from r1pipe.schema import GRPOParams, VLLMRollout
 from r1pipe.text.collector import paused_collector
 from r1pipe.training.grpo.ranks import gathered
@@ -150,7 +151,7 @@ def lighten(generation: Any) -> None:
 @contextmanager
 def reporting(generation: Any, on_ended: OnEnded | None) -> Iterator[None]:
     """Report responses as the engine ends them. Only an engine in this process, on one GPU, can be watched so."""
-    if on_ended is None or generation.mode != "colocate" or generation.tensor_parallel_size > 1:
+    if generation.mode != "colocate" or generation.tensor_parallel_size > 1:
         yield
         return
     engine = generation.llm.llm_engine
@@ -160,6 +161,9 @@ def reporting(generation: Any, on_ended: OnEnded | None) -> Iterator[None]:
 
     def step() -> Any:
         outputs = plain()
+        alive()
+        if on_ended is None:
+            return outputs
         ended = [output for output in outputs if output.finished]
         if ended:
             places = [int(output.request_id) - first for output in ended]

@@ -21,6 +21,7 @@ from r1pipe.models.packed_attention import packing_obstacle, use_packed_attentio
 from r1pipe.schema import SFTParams
 from r1pipe.training.arguments import half_base
 from r1pipe.training.sft.pack_sampler import PackSampler
+from r1pipe.training.smaller_passes import halved_at, smaller_tokens
 from r1pipe.training.telemetry import flops_per_token, peak_flops
 
 # Seconds of training from which compilation pays: it takes about one minute.
@@ -126,22 +127,28 @@ def plan_packing(
         pack_tokens = DEFAULT_PASS
         if memory is not None and params.gradient_checkpointing is not True:
             pack_tokens = next((tokens for tokens in PASSES if need(tokens).fits(memory)), DEFAULT_PASS)
-    sampler = PackSampler(
-        lengths,
-        batch_size=params.batch_size,
-        updates=updates,
-        ranks=here.world_size,
-        rank=here.rank,
-        pack_tokens=pack_tokens,
-        seed=seed,
-    )
 
+    def sampler_of(pack_tokens: int) -> PackSampler:
+        return PackSampler(
+            lengths,
+            batch_size=params.batch_size,
+            updates=updates,
+            ranks=here.world_size,
+            rank=here.rank,
+            pack_tokens=pack_tokens,
+            seed=seed,
+        )
+
+    sampler = sampler_of(pack_tokens)
     # What the sampler made of the limit decides, since its largest pass may be smaller, or one long row.
     planned = need(sampler.capacity)
     # false = where it does not fit; true = always; `never` is neither.
     checkpointing = params.gradient_checkpointing is True
     if params.gradient_checkpointing is False and memory is not None:
         checkpointing = not planned.fits(memory)
+    # After that: where memory has run out, the estimate was too low, and must not give up checkpointing for it.
+    if halved_at(here):
+        sampler = sampler_of(smaller_tokens(sampler.capacity, here))
     plan = PackingPlan(sampler, checkpointing, compiled)
     _record(plan, planned, here)
     return plan

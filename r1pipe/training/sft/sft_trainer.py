@@ -113,12 +113,17 @@ class PackedSFTTrainer(PaddedSFTTrainer):
             self._sums += torch.stack(sums).double()
         return loss
 
+    def divisible(self) -> bool:
+        """A pass may be one long row, which nothing makes shorter."""
+        assert isinstance(self.sampler, PackSampler)
+        return self.sampler.capacity > max(self.sampler.lengths)
+
     def own_state(self) -> dict[str, Any]:
-        return super().own_state() | {"sums": self._sums.tolist()}
+        return super().own_state() | {"sums": self._sums.clone()}
 
     def take_own_state(self, state: dict[str, Any]) -> None:
         super().take_own_state(state)
-        self._sums.copy_(torch.tensor(state["sums"], dtype=self._sums.dtype))
+        self._sums.copy_(state["sums"])
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         model: Any = self.model

@@ -180,9 +180,7 @@ def sft_arguments(
             # A worker gathers the next update's passes while the GPU works.
             packed["dataloader_num_workers"] = 1
     else:
-        microbatch, accumulation = split_batch(
-            params.batch_size, here.world_size, params.microbatch, MICROBATCH
-        )
+        microbatch, accumulation = split_batch(params.batch_size, here, params.microbatch, MICROBATCH)
     return {
         **common_arguments(params, here, seed, updates),
         "per_device_train_batch_size": microbatch,

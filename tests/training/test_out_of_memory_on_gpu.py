@@ -1,0 +1,77 @@
+"""On a GPU that really has no room: one update more in smaller passes.
+
+python -m pytest -n 0 tests/training/test_out_of_memory_on_gpu.py
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+]
+
+TRAIN = """
+import json, sys
+from pathlib import Path
+import torch
+from stage_runs import KINDS
+from r1pipe.here import Here
+
+kind, checkpoint, folder, share, changes = sys.argv[1:]
+if float(share) < 1:
+    torch.cuda.set_per_process_memory_fraction(float(share))
+folder = Path(folder)
+(folder / "out").mkdir(parents=True, exist_ok=True)
+(folder / "workdir").mkdir(exist_ok=True)
+here = Here("test", folder / "workdir", folder / "metrics.jsonl", folder / "progress.jsonl")
+KINDS[kind](Path(checkpoint), folder / "out", here, json.loads(changes))
+print("PEAK", torch.cuda.max_memory_reserved())
+"""
+# Rows of 20 tokens: what a pass takes is then far more than what stays of it.
+KINDS = {
+    "sft": {"packing": False, "pack_tokens": None, "batch_size": 8192, "microbatch": 8192, "max_steps": 2},
+    "pairwise": {"batch_size": 8192, "microbatch": 8192, "epochs": 1500},
+}
+
+
+def train(kind: str, checkpoint: Path, folder: Path, share: float, **changes: Any) -> tuple[int, str]:
+    folders = [str(Path(__file__).parents[n]) for n in (0, 1)] + [str(Path(__file__).parents[2])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders), "CUDA_VISIBLE_DEVICES": "0"}
+    given = [kind, str(checkpoint), str(folder), str(share), json.dumps(KINDS[kind] | changes)]
+    done = subprocess.run(
+        [sys.executable, "-c", TRAIN, *given], env=environment, capture_output=True, text=True, timeout=300
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def peak(kind: str, checkpoint: Path, folder: Path, **changes: Any) -> int:
+    code, output = train(kind, checkpoint, folder, 1, **changes)
+    assert code == 0, output[-2000:]
+    return int(output.rpartition("PEAK ")[2].split()[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_update_is_made_again_in_smaller_passes(tiny_checkpoint: Path, tmp_path: Path, kind: str) -> None:
+    whole = peak(kind, tiny_checkpoint, tmp_path / "whole")
+    half = peak(kind, tiny_checkpoint, tmp_path / "half", microbatch=4096)
+    assert half < 0.8 * whole, "this training shows nothing on this card"
+    share = (whole + half) / 2 / torch.cuda.get_device_properties(0).total_memory
+    scarce = tmp_path / "scarce"
+    code, output = train(kind, tiny_checkpoint, scarce, share)
+    assert code == 75 and "memory ran out in update 1" in output, output[-2000:]
+    code, output = train(kind, tiny_checkpoint, scarce, share)
+    assert code == 0, output[-2000:]
+    told = [json.loads(line) for line in (scarce / "metrics.jsonl").read_text().splitlines()]
+    launched = [line["launched"] for line in told if "launched" in line][-1]
+    assert launched["passes_halved_at"] == [1] and launched["microbatch"] == 4096
+    assert (scarce / "out/model.safetensors").is_file()
