@@ -68,7 +68,7 @@ class Here:
     isolation: bool = True
     hang_minutes: float | None = None
     launched: dict[str, Any] = field(default_factory=dict)
-    _shown: float = field(default=0.0, repr=False)
+    _shown: float = field(default=float("-inf"), repr=False)
 
     @property
     def main(self) -> bool:
@@ -129,10 +129,11 @@ class Here:
         At most ten calls a second reach the file, so it is cheap to call for every row. The last call always does.
         """
         alive()
-        now = time.time()
+        # Not by the time of day, which may step back.
+        now = time.monotonic()
         due = now - self._shown > 0.1 or done >= total
         if self.main and due:
             self._shown = now
-            line = {"time": round(now, 3), "done": done, "total": total, **shown}
+            line = {"time": round(time.time(), 3), "done": done, "total": total, **shown}
             with self.progress_path.open("a", encoding="utf8") as stream:
                 stream.write(json.dumps(line) + "\n")

@@ -205,8 +205,8 @@ class Launcher:
 
             # after a failure the other ranks get some time to report why they failed too
             if failed_at is None and any(codes):
-                failed_at = time.time()
-            if failed_at is not None and time.time() - failed_at > GRACE_S:
+                failed_at = time.monotonic()
+            if failed_at is not None and time.monotonic() - failed_at > GRACE_S:
                 codes = [process.poll() for process in self._running]
                 self.stop()
                 return [-signal.SIGTERM if code is None else code for code in codes]
@@ -249,8 +249,8 @@ class Launcher:
         if alive and saves is not None and saves.exists():
             grace = SAVING_S
             self._note("waits for the stage's checkpoint; Ctrl-C again ends it at once")
-        deadline = time.time() + grace
-        while alive and time.time() < deadline and not self._hurried():
+        deadline = time.monotonic() + grace
+        while alive and time.monotonic() < deadline and not self._hurried():
             time.sleep(POLL_S)
             alive = [process for process in alive if process.poll() is None]
 

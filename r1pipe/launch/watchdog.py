@@ -17,6 +17,8 @@ from pathlib import Path
 # A file in a stage's folder that asks the ranks of all machines for their stacks.
 DUMP = "dump-stacks"
 LOOK_EVERY_S = 5.0
+# Until a stage's first sign of life, at least (our choice).
+START_S = 600.0
 # Until the ranks have written their stacks: here by a signal, elsewhere they look for the file.
 DUMP_S = 2.0
 DUMP_ELSEWHERE_S = 15.0
@@ -48,15 +50,24 @@ class Watchdog:
         now = self._clock()
         if now - self._looked < min(LOOK_EVERY_S, self.seconds / 4):
             return False
-        # The driver itself may have slept, as a laptop does: then nobody could give a sign.
-        if now - self._looked > self.seconds / 2:
+        if self._slept(now - self._looked):
             self._changed = now
         self._looked = now
         signs = dict(_signs(self._folder))
         if signs != self._seen:
             self._seen = signs
             self._changed = now
-        return now - self._changed > self.seconds
+        return now - self._changed > self._patience()
+
+    def _slept(self, seconds: float) -> bool:
+        """Whether the driver itself was away since its last look, so that nobody could see a sign."""
+        assert self.seconds is not None
+        return seconds > self.seconds / 2
+
+    def _patience(self) -> float:
+        """Seconds without a sign: more of them before the first one, while libraries are imported."""
+        assert self.seconds is not None
+        return self.seconds if self._seen else max(self.seconds, START_S)
 
 
 def _signs(folder: Path) -> Iterator[tuple[Path, tuple[int, int]]]:

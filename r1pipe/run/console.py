@@ -66,7 +66,7 @@ class Console:
 
     def __init__(self) -> None:
         self._stage = ""
-        self._last_line_at = 0.0
+        self._last_line_at = float("-inf")
         self._notes_shown = 0
         self._first_progress: tuple[float, float] | None = None  # (time, done), of this attempt
 
@@ -114,8 +114,8 @@ class Console:
         if progress is None:
             return
         left = self._time_left(progress)
-        if time.time() - self._last_line_at > PLAIN_EVERY_S:
-            self._last_line_at = time.time()
+        if time.monotonic() - self._last_line_at > PLAIN_EVERY_S:
+            self._last_line_at = time.monotonic()
             done = f"{progress['done']}/{progress['total']}"
             self.line(f"{self._stage}: {done}  {shown(progress)}  {left}".rstrip())
 
@@ -153,7 +153,7 @@ class Console:
 
     def _reset(self, stage: Stage) -> None:
         self._stage = stage.name
-        self._last_line_at = time.time()
+        self._last_line_at = time.monotonic()
         self._notes_shown = 0
         self._first_progress = None
 

@@ -48,6 +48,8 @@ def run_stage(
     """
     folder = plan.folder.stage(stage.name)
     started = time.time()
+    # Durations by a clock that nobody sets.
+    began = time.monotonic()
     inputs, read = locate_inputs(plan, stage)
     earlier_s = (folder.record() or {}).get("wall_s", 0.0)
     attempt = folder.begin(list(stage.outputs))
@@ -67,7 +69,7 @@ def run_stage(
         console.note(f"{stage.name}: reads {shorten(path)} in place of the {name} that ships")
 
     def seconds_so_far() -> float:
-        return round(earlier_s + time.time() - started, 3)
+        return round(earlier_s + time.monotonic() - began, 3)
 
     def tick() -> None:
         beat()

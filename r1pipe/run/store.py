@@ -198,7 +198,7 @@ class RunFolder:
         self.run = run
         self.path = (root / run).absolute()
         self._lock: Any = None
-        self._beat = 0.0
+        self._beat = float("-inf")
 
     def stage(self, name: str) -> StageFolder:
         return StageFolder(self.path / name)
@@ -299,17 +299,40 @@ class RunFolder:
             return holder or {"pid": "?", "host": mine, "since": time.time()}
         if holder is None or holder.get("host") == mine:
             return None
-        return None if time.time() - path.stat().st_mtime > DEAD_AFTER_S else holder
+        return None if _age_s(path) > DEAD_AFTER_S else holder
 
     def __exit__(self, *_: object) -> None:
         self._lock.truncate(0)
         self._lock.close()
 
     def beat(self) -> None:
-        """Touch the lock now and then, so that other machines see that its holder lives."""
-        if time.time() - self._beat > HEARTBEAT_S:
-            self._beat = time.time()
-            os.utime(self.path / ".lock")
+        """Touch the lock now and then, so that other machines see that its holder lives.
+
+        Raises:
+            BusyError: another driver has taken the lock over, since this one did not touch it for long.
+        """
+        # Not by the time of day: after a step back it would not be touched for as long as the step.
+        now = time.monotonic()
+        if now - self._beat <= HEARTBEAT_S:
+            return
+        self._beat = now
+        holder = holder_in(self._lock)
+        if holder is not None and (holder["host"], holder["pid"]) != (socket.gethostname(), os.getpid()):
+            raise BusyError(
+                f"pid {holder['pid']} on {holder['host']} has taken over the run '{self.run}'",
+                str(self.path / ".lock"),
+                "let that one go on; this one was stopped for more than a minute, and leaves",
+            )
+        os.utime(self.path / ".lock")
+
+
+def _age_s(path: Path) -> float:
+    """Seconds since a file was touched, by the clock of its file system: the machines' own clocks differ."""
+    probe = path.with_name(f".now.{os.getpid()}")
+    probe.touch()
+    now = probe.stat().st_mtime
+    probe.unlink()
+    return now - path.stat().st_mtime
 
 
 def holder_in(stream: TextIO) -> dict[str, Any] | None:

@@ -102,5 +102,5 @@ def test_a_rank_that_waits_in_a_collective_alone_ends_the_stage_with_the_stacks_
     """Rank 1 is in a sum that rank 0, which waits for its gradients, never enters."""
     errors, logs = hang(tmp_path, tiny_checkpoint, "hangs_at: 3\n    rank: 1", lambda pids: None)
     assert "gave no sign of life" in errors and "SIGSTOP" not in errors
-    assert "in all_reduce" in logs[1] and "limit_memory" not in logs[0]
-    assert "most recent call first" in logs[0]
+    for log in logs:
+        assert "most recent call first" in log and "_run_epoch" in log

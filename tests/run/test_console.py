@@ -47,7 +47,7 @@ def test_progress_of_a_long_stage_shows_step_reward_length_and_time_left(
     progress = {"time": 100.0, "done": 10, "total": 100, "reward": 0.5, "length": 21.25}
     console.tick(progress, tmp_path / "none")
     assert "10/100  reward 0.5  length 21.2" in capsys.readouterr().out
-    console._last_line_at = 0
+    console._last_line_at = float("-inf")
     console.tick(progress | {"time": 120.0, "done": 30}, tmp_path / "none")
     assert "1 min 10 s left" in capsys.readouterr().out  # 20 updates in 20 s, 70 to go
 
