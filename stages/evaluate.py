@@ -26,7 +26,7 @@ from pydantic import Field, field_validator
 from r1pipe.artifacts import Checkpoint, Prompts, Report
 from r1pipe.here import Here
 from r1pipe.judges.judge import GraderName
-from r1pipe.schema import Model, Ports, Sampling, StageConfig, TemplateName
+from r1pipe.schema import JudgeEndpoint, Model, Ports, Sampling, StageConfig, TemplateName
 
 # The first pass has no name in the YAML; its files in workdir have this one.
 FIRST_PASS = "main"
@@ -59,9 +59,9 @@ class Config(StageConfig):
     template: TemplateName = "chat"
     """`chat`, or the path of a template file: the one that the checkpoint was trained with."""
 
-    judge: GraderName = "none"
-    """Who judges general, harmful and look-alike rows; `refusals` = harmful and look-alike ones, by a list of phrases
-    (r1pipe/judges/refusals.py)."""
+    judge: GraderName | JudgeEndpoint = "none"
+    """Who judges general, harmful and look-alike rows: a name, or a language model behind a service; `refusals` =
+    harmful and look-alike ones, by a list of phrases (r1pipe/judges/refusals.py)."""
 
     asks: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
     """Domain -> samples of each of its problems, where a pass draws at random; the others have `sampling.n`. Few
@@ -96,8 +96,10 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     """Sample, score, summarise."""
     import json
     import warnings
+    from functools import partial
 
     from r1pipe.data.io import read_several, write_rows
+    from r1pipe.evaluation.judged import grades, grades_of_service
     from r1pipe.evaluation.scoring import example, not_run, score_samples, summarise
     from r1pipe.generation.contract import Sample
     from r1pipe.generation.sampling import sample
@@ -141,7 +143,17 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
                 samples_of |= {row["id"]: drawn for row, drawn in zip(rows_asked, samples, strict=True)}
         if not here.main:
             continue
-        scored = score_samples(prompts, [samples_of[row["id"]] for row in prompts], judge)
+        grade = partial(grades, judge=judge)
+        if isinstance(config.judge, JudgeEndpoint):
+            assert judge is not None
+            grade = partial(
+                grades_of_service,
+                judge=judge,
+                max_in_flight=config.judge.max_in_flight,
+                here=here,
+                label=f"judge-{way.name or FIRST_PASS}",
+            )
+        scored = score_samples(prompts, [samples_of[row["id"]] for row in prompts], grade)
         lines += [{"pass": way.name, **line} for line in scored]
         for suite, values in summarise(scored).items():
             if way.name is not None:

@@ -17,14 +17,14 @@ as unjudged.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from r1pipe.data.listing import visible
+from r1pipe.evaluation.judged import Asked
 from r1pipe.evaluation.stats import mean_by_problem, pass_at_k
 from r1pipe.evaluation.votes import final_answer, one_spelling, verdicts_of_majorities
 from r1pipe.generation.contract import Sample
-from r1pipe.judges.judge import Grader
 from r1pipe.text.reflection import REFLECTION
 from r1pipe.text.response import split_response
 from r1pipe.text.rows import GENERAL_DOMAIN, HARMFUL_DOMAIN, LOOKALIKE_DOMAIN
@@ -50,14 +50,16 @@ def suites_of(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def score_samples(
-    rows: Sequence[dict[str, Any]], samples: Sequence[Sequence[Sample]], judge: Grader | None
+    rows: Sequence[dict[str, Any]],
+    samples: Sequence[Sequence[Sample]],
+    grade: Callable[[Sequence[Asked]], list[float | None]],
 ) -> list[Line]:
     """Score every response.
 
     Args:
         rows: the prompts.
         samples: the responses to each prompt.
-        judge: for what no rule can decide; None leaves it out.
+        grade: judges what no rule can decide, all at once (judged.py).
 
     Returns:
         A line for each response: id, domain, sample, scores {suite: value or None}, strict (of checkable rows), answer,
@@ -86,6 +88,13 @@ def score_samples(
     formats = iter(shares["format"])
     languages = iter(shares["language"])
 
+    asked = [
+        Asked(row, index, sample.text)
+        for row, index, sample in numbered
+        if row["domain"] in PREFERENCE_DOMAINS and not sample.refused
+    ]
+    judged = iter(grade(asked))
+
     lines = []
     for row, index, sample in numbered:
         answer = None
@@ -95,7 +104,7 @@ def score_samples(
             scores = dict.fromkeys(suites_of(row))
         elif row["domain"] in PREFERENCE_DOMAINS:
             (suite,) = suites_of(row)
-            scores = {suite: _judged(row, sample.text, judge)}
+            scores = {suite: next(judged)}
         else:
             right = _number(next(verdicts))
             scores = {
@@ -155,22 +164,6 @@ def example(rows: Sequence[dict[str, Any]], lines: Sequence[Line]) -> str:
 def _in_a_line(text: str) -> str:
     line = visible(" ".join(text.split()))
     return line if len(line) <= SHOWN_LETTERS else f"{line[: SHOWN_LETTERS - 4]} ..."
-
-
-def _judged(row: dict[str, Any], response: str, judge: Grader | None) -> float | None:
-    domain = row["domain"]
-    if domain == GENERAL_DOMAIN:
-        verdict = judge.right(row, response) if judge is not None else None
-        if verdict is None and "answer" in row:
-            from r1pipe.rewards.scoring import correct
-
-            verdict = correct([response], [row])[0]
-        return _number(verdict)
-    if judge is None:
-        return None
-    if domain == HARMFUL_DOMAIN:
-        return _number(judge.safe(row, response))
-    return _number(judge.refuses(response))
 
 
 def _number(verdict: bool | None) -> float | None:

@@ -106,10 +106,18 @@ def load_judge(judge: JudgeName | JudgeEndpoint) -> Judge | None:
     return JUDGES[judge]()
 
 
-def load_grader(name: GraderName) -> Grader | None:
-    """Return who grades in an evaluation, or None for `none`."""
-    if name == REFUSALS:
+def load_grader(judge: GraderName | JudgeEndpoint) -> Grader | None:
+    """Return who grades in an evaluation, or None for `none`.
+
+    Raises:
+        ConfigError: the service's address or key is missing.
+    """
+    if isinstance(judge, JudgeEndpoint):
+        from r1pipe.judges.service_judge import EndpointJudge
+
+        return EndpointJudge(judge)
+    if judge == REFUSALS:
         from r1pipe.judges.refusals import Refusals
 
         return Refusals()
-    return load_judge(name)
+    return load_judge(judge)

@@ -21,7 +21,7 @@ Lines = list[dict[str, Any]]
 def scored(answer: str, *responses: str) -> Lines:
     row = {"id": "a", "prompt": "How much?", "domain": "math", "language": "en", "answer": answer}
     samples = [Sample(text=text, tokens=3, finished=True) for text in responses]
-    return score_samples([row], [samples], None)
+    return score_samples([row], [samples], lambda asked: [None] * len(asked))
 
 
 def test_equal_answers_vote_as_one():
