@@ -180,7 +180,7 @@ def _table_line(cells: Sequence[str]) -> str:
 
 
 def _compared(rounds: Mapping[str, float]) -> str:
-    """How the mix differs from the one of the round before (r1pipe/data/rounds.py), as a sentence or two."""
+    """How the mix differs from the one of the round before (r1pipe/data/mix_comparison.py), as a sentence or two."""
     text = (
         f"Of its rows {rounds['known_rows']:.1%} stand in the mix before, of its problems "
         f"{rounds['known_problems']:.1%}; a problem has {rounds['responses_a_problem']:.2f} different responses, "

@@ -66,7 +66,9 @@ def test_what_a_service_will_be_asked_for_is_said_with_its_price():
         "stages.problems.source.count=1000",
         "stages.teacher.sampling.endpoint.price_out=2.0",
     ]
-    plan = estimates("synthetic.yaml", gpu="h200", sets=sets, lengths={"teacher": Length(((0, 500.0),), "stated")})
+    plan = estimates(
+        "synthetic.yaml", gpu="h200", sets=sets, lengths={"teacher": Length(((0, 500.0),), "stated")}
+    )
     (said,) = [note for note in plan.notes if note.startswith("teacher")]
     assert "4,000 requests at most" in said and "2,000,000 of responses, 4.00 of money" in said
 

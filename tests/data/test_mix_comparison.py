@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from r1pipe.data.rounds import compare_rounds
+from r1pipe.data.mix_comparison import compare_rounds
 
 
 def chat(problem: str, response: str) -> dict[str, Any]:
