@@ -1,7 +1,8 @@
 """mix: the reasoning and the general chats as the one dataset that the second SFT and the students learn from.
 
 Reads     chats, several datasets of any size (rows stay on disk); tokenizer (optional, counts tokens for the card);
-          before (optional): the mix of the round before, with which the card compares this one (r1pipe/data/mix_comparison.py)
+          before (optional): the mix of the round before, with which the card compares this one
+          (r1pipe/data/mix_comparison.py)
 Writes    chats; card.json and card.md with the table of its domains; dropped.jsonl with what was left out and why
 Paper     v2 B.3.3, Table 5: 804,745 rows, 78 % reasoning and 22 % general; v2 D.1: decontamination by 10-grams
 Alone     r1pipe run-stage sft-mix -c my.yaml
