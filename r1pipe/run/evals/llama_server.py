@@ -14,7 +14,9 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from r1pipe.errors import InputError
 
@@ -67,8 +69,8 @@ def served(file: Path) -> Iterator[tuple[str, str]]:
 
 def main(file: str) -> None:
     """Serve a file until standard input is closed."""
-    import xllamacpp  # type: ignore[import-not-found]
-
+    # by its name: its types are those of a compiled module, which no checker can read
+    xllamacpp: Any = import_module("xllamacpp")
     params = xllamacpp.CommonParams()
     params.model.path = file
     params.n_parallel = AT_ONCE
