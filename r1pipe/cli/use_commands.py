@@ -1,4 +1,4 @@
-"""`r1pipe export` and `serve`: what is done with a checkpoint when it is trained."""
+"""`r1pipe chat`, `export` and `serve`: what is done with a checkpoint when it is trained."""
 
 from __future__ import annotations
 
@@ -15,6 +15,36 @@ Checkpoint = Annotated[
         help="RUN/CHECKPOINT, a checkpoint of the newest run, a folder, or embedded:base", show_default=False
     ),
 ]
+
+
+def chat(
+    checkpoint: Checkpoint,
+    other: Annotated[
+        str, typer.Argument(help="a second checkpoint, which is asked as well", show_default=False)
+    ] = "",
+    temperature: Annotated[float, typer.Option(min=0, help="0 = greedy")] = 0.6,
+    top_p: Annotated[float, typer.Option("--top-p", min=0.001, max=1, help="of nucleus sampling")] = 0.95,
+    max_tokens: Annotated[
+        int, typer.Option("--max-tokens", min=1, help="of a reply, as far as the model has positions")
+    ] = 32768,
+    template: Annotated[
+        str,
+        typer.Option(
+            help="chat, r1-zero, r1-zero-example, or a file with {prompt} [default: as the run trained it, else chat]",
+            show_default=False,
+        ),
+    ] = "",
+) -> None:
+    """Talk with a checkpoint, or with two side by side; each line of stdin is a question."""
+    from r1pipe.serving.chat import Chat, load
+    from r1pipe.serving.chat_screen import Screen
+
+    models = [load(name, template) for name in (checkpoint, other) if name]
+
+    from r1pipe.serving.chat_model import Drawing
+
+    drawing = Drawing(temperature, top_p, max_tokens)
+    Chat(models, drawing, Screen(), template).run()
 
 
 def export(

@@ -20,7 +20,7 @@ from typing import Any
 
 from r1pipe.errors import InputError
 from r1pipe.serving.gguf_file import require_gguf, write_gguf
-from r1pipe.serving.lineage import Lineage, lineage_of
+from r1pipe.serving.lineage import Lineage, check_language_model, lineage_of
 from r1pipe.serving.model_card import licence_of, model_card
 from r1pipe.serving.modelfile import modelfile
 from r1pipe.serving.turns import Turns, take_apart
@@ -98,14 +98,7 @@ def _model(checkpoint: Path, folder: Path) -> None:
 
         merge_adapter(checkpoint, _base_of(checkpoint), folder)
         return
-    config = read_checkpoint(checkpoint).config
-    architecture = next(iter(config.get("architectures") or []), "")
-    if not architecture.endswith("ForCausalLM"):
-        raise InputError(
-            f"this is no language model, but {architecture or 'of no architecture that config.json names'}",
-            str(checkpoint),
-            "name a checkpoint that writes text, such as r1 or zero",
-        )
+    check_language_model(checkpoint)
     weights = sorted(checkpoint.glob("*.safetensors"))
     if not weights:
         raise InputError("the checkpoint has no *.safetensors", str(checkpoint), "save it in that format")

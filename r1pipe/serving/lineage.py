@@ -9,9 +9,11 @@ from typing import Any
 
 from r1pipe.config.artifact_checks import EMBEDDED
 from r1pipe.data.card import TABLE
+from r1pipe.errors import InputError
 from r1pipe.run.artifact_lookup import find_artifact
 from r1pipe.run.records import read_object
 from r1pipe.run.store import StageFolder, outputs_of, whole_manifest
+from r1pipe.text.checkpoint_files import read_checkpoint
 
 
 @dataclass
@@ -58,6 +60,45 @@ def find_checkpoint(text: str) -> Path:
     if text.startswith("embedded:") and shipped.is_dir():
         return shipped
     return find_artifact(text).absolute()
+
+
+def check_language_model(checkpoint: Path) -> None:
+    """Refuse what is no checkpoint that writes text.
+
+    Raises:
+        InputError: it is not.
+    """
+    fix = "name a checkpoint that writes text, such as r1 or zero"
+    if (checkpoint / "adapter_config.json").is_file():
+        raise InputError("this is an adapter (LoRA)", str(checkpoint), "merge it first: r1pipe export")
+    config = read_checkpoint(checkpoint).config
+    if not config:
+        raise InputError("this is no checkpoint: it has no config.json", str(checkpoint), fix)
+    architecture = next(iter(config.get("architectures") or []), "")
+    if not architecture.endswith("ForCausalLM"):
+        raise InputError(
+            f"this is no language model, but {architecture or 'of no architecture that config.json names'}",
+            str(checkpoint),
+            fix,
+        )
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How a checkpoint is asked: `chat` or a template file (schema.TemplateName), and the strings that end a reply."""
+
+    template: str = "chat"
+    stop: tuple[str, ...] = ()
+
+
+def asking_of(checkpoint: Path) -> Asking:
+    """How a checkpoint was asked by the stage that trained it, as far as a run says so; else by its chat template."""
+    stage = StageFolder(checkpoint.parent.parent)
+    if checkpoint not in {path.absolute() for _, path in outputs_of(stage)}:
+        return Asking()
+    config = (stage.record() or {}).get("config", {})
+    stop = (config.get("grpo") or {}).get("stop") or ()
+    return Asking(config.get("template") or "chat", tuple(stop))
 
 
 def lineage_of(checkpoint: Path) -> Lineage:
