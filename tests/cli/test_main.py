@@ -21,6 +21,7 @@ COMMANDS = [
     "clean",
     "export",
     "serve",
+    "chat",
     "doctor",
     "eval",
     "config",

@@ -225,7 +225,7 @@ def test_many_refusals_in_a_row_stop_nothing(
     service: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They come first in every attempt: counted as failures, they would stop the stage every time."""
-    from r1pipe import endpoint
+    from r1pipe.text import endpoint
 
     monkeypatch.setattr(endpoint, "GIVE_UP_AFTER", 4)
     with pytest.warns(UserWarning, match="refused 8 requests; the last reason: status 400"):

@@ -38,12 +38,14 @@ class Engine:
         if self.refuses and self.runner == "1":
             raise ValueError(f"{SECOND_RUNNER} does not yet support: hybrid/mamba models")
         self.tokenizer, self.asked = load_tokenizer(Path(model)), []
+        self.llm_engine = SimpleNamespace(step=lambda: None)
 
     def generate(self, prompts: list[Any], params: list[Any], use_tqdm: bool) -> list[Any]:
         assert all(one.temperature > 0 or one.n == 1 for one in params), (
             "n must be 1 when using greedy sampling"
         )
         self.asked += zip(prompts, params, strict=True)
+        self.llm_engine.step()
         return [
             SimpleNamespace(outputs=[self._answer(one.seed + k, k) for k in range(one.n)]) for one in params
         ]

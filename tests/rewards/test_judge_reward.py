@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from r1pipe import endpoint
+from r1pipe.text import endpoint
 from r1pipe.errors import ConfigError
 from r1pipe.rewards import REWARDS
 from r1pipe.rewards.scoring import score

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from r1pipe import endpoint
+from r1pipe.text import endpoint
 from r1pipe.errors import ConfigError, InputError
 from r1pipe.rewards import REWARDS, sandbox
 from r1pipe.rewards.scoring import score

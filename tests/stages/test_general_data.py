@@ -106,7 +106,7 @@ def test_the_world_writes_with_few_refusals(known, run_stage, tmp_path):
 def test_a_language_model_that_dies_while_it_judges_the_worlds_replies_is_paid_once(
     known, run_stage, tmp_path, monkeypatch
 ):
-    from r1pipe import endpoint
+    from r1pipe.text import endpoint
     from r1pipe.embedded.world import problems
 
     monkeypatch.setattr(endpoint, "FIRST_WAIT_S", 0.01)

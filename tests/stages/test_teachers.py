@@ -62,7 +62,7 @@ def run(
     folder: Path, kind: str, prompts: list[dict[str, Any]], config: dict[str, Any], **inputs: Any
 ) -> tuple[dict[str, float], list[dict], list[dict], dict]:
     """The stage, with its rows, dropped rows and card."""
-    from r1pipe import endpoint
+    from r1pipe.text import endpoint
 
     endpoint.FIRST_WAIT_S = 0.01
     for name in ("work", "out"):
