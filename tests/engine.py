@@ -162,3 +162,17 @@ def stage_json(
     }
     (folder / "stage.json").write_text(json.dumps(told), encoding="utf8")
     return folder / "stage.json"
+
+
+def finished_run(run: Path, checkpoint: Path) -> Path:
+    """What continue.yaml reads of a run."""
+    for stage in ("evaluate-dev3", "evaluate-r1"):
+        report = run / stage / "out" / "report"
+        report.mkdir(parents=True)
+        (report / "scores.json").touch()
+    chats = run / "sft-mix" / "out" / "chats"
+    chats.mkdir(parents=True)
+    (chats / "rows.jsonl").write_text("{}\n", encoding="utf8")
+    (run / "alignment-rl" / "out").mkdir(parents=True)
+    (run / "alignment-rl" / "out" / "checkpoint").symlink_to(checkpoint)
+    return run

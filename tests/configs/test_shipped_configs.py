@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from engine import ROOT
+from engine import ROOT, finished_run
 
 from r1pipe.config.loader import Pipeline, load
 from r1pipe.config.registry import load_kind
@@ -61,20 +61,6 @@ def brought(tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPat
         (tmp_path / file).touch()
     monkeypatch.setenv("R1_RUN", str(finished_run(tmp_path / "r1", tiny_checkpoint)))
     return tmp_path
-
-
-def finished_run(run: Path, checkpoint: Path) -> Path:
-    """What continue.yaml reads of a run."""
-    for stage in ("evaluate-dev3", "evaluate-r1"):
-        report = run / stage / "out" / "report"
-        report.mkdir(parents=True)
-        (report / "scores.json").touch()
-    chats = run / "sft-mix" / "out" / "chats"
-    chats.mkdir(parents=True)
-    (chats / "rows.jsonl").write_text("{}\n", encoding="utf8")
-    (run / "alignment-rl" / "out").mkdir(parents=True)
-    (run / "alignment-rl" / "out" / "checkpoint").symlink_to(checkpoint)
-    return run
 
 
 @pytest.fixture

@@ -87,10 +87,10 @@ def run_stage(
     **config: Any,
 ) -> dict[str, float]:
     """The stage as a worker runs it, from `folder`/p.jsonl to `folder`/out; workdir stays between calls."""
-    from r1pipe.text import endpoint
     from r1pipe.artifacts import Chats, Prompts
     from r1pipe.config.registry import load_kind
     from r1pipe.here import Here
+    from r1pipe.text import endpoint
 
     endpoint.FIRST_WAIT_S = 0.01
     for name in ("work", "out"):

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from r1pipe.text import endpoint
 from r1pipe.errors import ConfigError
 from r1pipe.rewards import REWARDS
 from r1pipe.rewards.scoring import score
 from r1pipe.schema import RewardSpec
+from r1pipe.text import endpoint
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 ROW = {

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from r1pipe.text import endpoint
 from r1pipe.errors import ConfigError, InputError
 from r1pipe.rewards import REWARDS, sandbox
 from r1pipe.rewards.scoring import score
 from r1pipe.schema import RewardSpec
+from r1pipe.text import endpoint
 
 pytestmark = pytest.mark.skipif(
     sandbox.available() is not None, reason=f"the services run programs in the sandbox: {sandbox.available()}"

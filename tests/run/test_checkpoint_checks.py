@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from engine import ROOT, config, environment, r1pipe
+from engine import ROOT, config, environment, finished_run, r1pipe
 from families import DROPS_THINKING, change_json
 
 from r1pipe.config.loader import load
@@ -132,13 +132,16 @@ def test_nothing_is_said_of_the_configs_that_ship(
     name: str, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`$R1_BASE` is a base with as many positions as the paper's."""
-    if name.startswith("accelerate/"):
-        pytest.skip("settings of accelerate, not a recipe")
+    if name.startswith(("accelerate/", "suites/")):
+        pytest.skip("settings of accelerate, or questions for `r1pipe eval`: not a recipe")
     data = tmp_path / "data"
     data.mkdir()
     change_json(base / "config.json", max_position_embeddings=163840)
     monkeypatch.setenv("R1_BASE", str(base))
     monkeypatch.setenv("R1_DATA", str(data))
+    monkeypatch.setenv("R1_STUDENT", str(base))
+    monkeypatch.setenv("R1_PROBLEMS", str(data / "reasoning.jsonl"))
+    monkeypatch.setenv("R1_RUN", str(finished_run(tmp_path / "r1", base)))
     for file in ("reasoning", "general", "exam", "general-chats", "pairs", "labels"):
         (data / f"{file}.jsonl").write_text("{}\n")
     for file in ("gsm8k_train", "gsm8k_test", "user_instructions", "seed_tasks", "xstest"):

@@ -106,8 +106,8 @@ def test_the_world_writes_with_few_refusals(known, run_stage, tmp_path):
 def test_a_language_model_that_dies_while_it_judges_the_worlds_replies_is_paid_once(
     known, run_stage, tmp_path, monkeypatch
 ):
-    from r1pipe.text import endpoint
     from r1pipe.embedded.world import problems
+    from r1pipe.text import endpoint
 
     monkeypatch.setattr(endpoint, "FIRST_WAIT_S", 0.01)
     path = known.write(tmp_path / "p.jsonl", problems("train", ["general"], 100, 0))

@@ -165,11 +165,11 @@ def served(folder, writing, judging, judge="good", writes="good"):
 
     Returns what it wrote.
     """
-    from r1pipe.text import endpoint
     from r1pipe.artifacts import Labels, Pairs, Prompts
     from r1pipe.config.registry import load_kind
     from r1pipe.embedded.world import problems
     from r1pipe.here import Here
+    from r1pipe.text import endpoint
 
     endpoint.FIRST_WAIT_S = 0.01
     for name in ("work", "pairs", "labels"):
@@ -234,8 +234,8 @@ def test_a_kill_while_the_judge_votes_costs_the_rows_in_flight(tmp_path):
 
 
 def test_a_judge_that_dies_is_paid_once_and_asked_again_where_it_was_silent(tmp_path, monkeypatch):
-    from r1pipe.text import endpoint
     from r1pipe.judges import service_judge as endpoint_judge
+    from r1pipe.text import endpoint
 
     with writer() as writing, writer("judge") as judging:
         whole = served(tmp_path / "whole", writing, judging)

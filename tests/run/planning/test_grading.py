@@ -61,7 +61,13 @@ def test_a_run_records_what_was_planned(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_status_shows_what_is_off():
-    stage = {"name": "r1-zero", "state": "done", "wall_s": 140.0, **grading.graded(record(140.0, 41.0))}
+    stage = {
+        "name": "r1-zero",
+        "state": "done",
+        "wall_s": 140.0,
+        "gates": [],
+        **grading.graded(record(140.0, 41.0)),
+    }
     lines = status_lines({"run": "t", "folder": "t", "driver": None, "stages": [stage], "scores": {}})
     assert "planned: 1.4 x" in lines[1]
 

@@ -42,6 +42,13 @@ def params(**changes: Any) -> GRPOParams:
     return GRPOParams(**{**fields, **changes})
 
 
+class Engine(SimpleNamespace):
+    """vLLM's, whose step can be covered and uncovered."""
+
+    def step(self) -> list[Any]:
+        return []
+
+
 class Sampled:
     """A stand-in for VLLMGeneration. Its log-probs are off by a little, and by a lot in each call's first response."""
 
@@ -62,8 +69,15 @@ class Sampled:
         self.generation_kwargs: dict[str, Any] = {}
         self.enable_sleep_mode = False
         worker = SimpleNamespace(model_runner=SimpleNamespace(model=self))
-        engine = SimpleNamespace(model_executor=SimpleNamespace(driver_worker=worker))
-        self.llm = SimpleNamespace(llm_engine=engine, reset_prefix_cache=lambda: None, generate=lambda: None)
+        engine = Engine()
+        engine.model_executor = SimpleNamespace(driver_worker=worker)
+        self.llm = SimpleNamespace(
+            llm_engine=engine,
+            request_counter=SimpleNamespace(counter=0),
+            reset_prefix_cache=lambda: None,
+            generate=lambda: None,
+        )
+        self.tensor_parallel_size = 1
         self.synced = 0
         self.calls: list[tuple[int, float, int]] = []
 
