@@ -74,6 +74,7 @@ def test_a_gate_stops_the_run_and_another_limit_lets_it_go_on(tmp_path: Path) ->
     assert r1pipe(tmp_path, "run-all", "t.yaml", "--set", "stages.score-zero.require=null").returncode == 0
 
 
+@pytest.mark.slow
 def test_a_gate_that_is_met_is_told(tmp_path: Path) -> None:
     config(tmp_path, TWO.replace("math >= base + 2 stderr", "[math > 0.5, math <= score-base + 0.03]"))
     passed = r1pipe(tmp_path, "run-all", "t.yaml", "--until", "score-zero")
@@ -82,6 +83,7 @@ def test_a_gate_that_is_met_is_told(tmp_path: Path) -> None:
     assert "met (0.52 ± 0.01; score-base 0.5 ± 0.01; the limit is 0.53)" in passed.stdout
 
 
+@pytest.mark.slow
 def test_what_was_not_measured_is_no_gate(tmp_path: Path) -> None:
     config(tmp_path, TWO.replace("math >= base", "maths >= base"))
     stopped = r1pipe(tmp_path, "run-all", "t.yaml")

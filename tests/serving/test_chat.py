@@ -37,6 +37,7 @@ def trained(folder: Path, template: str) -> Path:
     return stage / "out/checkpoint"
 
 
+@pytest.mark.slow
 def test_lines_are_questions_and_stdout_has_the_replies_alone() -> None:
     out, err = chat("Who are you?", "", "/usr/bin is what?", "/exit", "Hello")
     assert len(out.splitlines()) == 2 and not out.startswith(">")

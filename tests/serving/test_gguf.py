@@ -68,6 +68,7 @@ YARN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "more"),
     [

@@ -27,7 +27,6 @@ KINDS = {
     "grpo": ("grpo", "memory:forward:4:60", {}, 8),
     "grpo-packs": ("grpo", "memory:backward:4:62", {"microbatch": None, "microbatch_tokens": 120}, 8),
 }
-SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS if kind != "sft"]
 
 
 def log(folder: Path) -> str:
@@ -39,7 +38,8 @@ def launched(folder: Path) -> dict[str, Any]:
     return [line["launched"] for line in told if "launched" in line][-1]
 
 
-@pytest.mark.parametrize("kind", ["sft", *SLOW])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_update_is_made_again_in_smaller_passes(tiny_checkpoint: Path, tmp_path: Path, kind: str) -> None:
     name, memory, changes, updates = KINDS[kind]
     scarce, whole = tmp_path / "scarce", tmp_path / "whole"
