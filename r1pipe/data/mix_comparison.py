@@ -47,14 +47,21 @@ def compare_rounds(now: Rows, before: Rows) -> dict[str, float]:
         distinct_4_grams, distinct_4_grams_before: different word 4-grams of the responses over all of them, from one
             response to each problem that both have (COMPARED of them at most); left out where they have none.
     """
-    responses, rows = _responses(now())
-    responses_before, _ = _responses(before())
+    responses_before: Responses = {}
+    for row in before():
+        _add(row, responses_before)
+    responses: Responses = {}
+    rows = known = 0
+    for row in now():
+        problem, response = _add(row, responses)
+        rows += 1
+        known += response in responses_before.get(problem, set())
     common = responses.keys() & responses_before.keys()
     numbers: dict[str, float] = {
         "problems": len(responses),
         "problems_before": len(responses_before),
         "known_problems": len(common) / max(1, len(responses)),
-        "known_rows": _known(now(), responses_before) / max(1, rows),
+        "known_rows": known / max(1, rows),
         "responses_a_problem": _mean_size(responses),
         "responses_a_problem_before": _mean_size(responses_before),
     }
@@ -71,31 +78,16 @@ def _problem(row: Row) -> bytes:
     return _hash(repr(asked))
 
 
-def _response(row: Row) -> bytes:
-    return _hash(row["messages"][-1]["content"])
-
-
 def _hash(text: str) -> bytes:
     return blake2b(text.encode("utf8", "surrogatepass"), digest_size=12).digest()
 
 
-def _responses(rows: Iterable[Row]) -> tuple[Responses, int]:
-    """The responses by problem, and the number of rows."""
-    responses: Responses = {}
-    number = 0
-    for row in rows:
-        number += 1
-        of_problem = responses.setdefault(_problem(row), set())
-        of_problem.add(_response(row))
-    return responses, number
-
-
-def _known(rows: Iterable[Row], responses_before: Responses) -> int:
-    known = 0
-    for row in rows:
-        earlier = responses_before.get(_problem(row), set())
-        known += _response(row) in earlier
-    return known
+def _add(row: Row, responses: Responses) -> tuple[bytes, bytes]:
+    """Enter a row's response; the hashes of its problem and of the response."""
+    problem = _problem(row)
+    response = _hash(row["messages"][-1]["content"])
+    responses.setdefault(problem, set()).add(response)
+    return problem, response
 
 
 def _mean_size(responses: Responses) -> float:

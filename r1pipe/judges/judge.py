@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, Protocol, overload
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, overload
 
 from r1pipe.schema import JudgeEndpoint
 from r1pipe.schema.names import name_of
+
+if TYPE_CHECKING:
+    from r1pipe.judges.service_judge import EndpointJudge
 
 # Two disjoint sets of criteria: those that the preference pairs are made by, and those that only evaluation uses.
 Criteria = Literal["seen", "heldout"]
@@ -98,9 +101,7 @@ def load_judge(judge: JudgeName | JudgeEndpoint) -> Judge | None:
         ConfigError: the service's address or key is missing.
     """
     if isinstance(judge, JudgeEndpoint):
-        from r1pipe.judges.service_judge import EndpointJudge
-
-        return EndpointJudge(judge)
+        return _behind_a_service(judge)
     if judge == NONE:
         return None
     return JUDGES[judge]()
@@ -113,11 +114,15 @@ def load_grader(judge: GraderName | JudgeEndpoint) -> Grader | None:
         ConfigError: the service's address or key is missing.
     """
     if isinstance(judge, JudgeEndpoint):
-        from r1pipe.judges.service_judge import EndpointJudge
-
-        return EndpointJudge(judge)
+        return _behind_a_service(judge)
     if judge == REFUSALS:
         from r1pipe.judges.refusals import Refusals
 
         return Refusals()
     return load_judge(judge)
+
+
+def _behind_a_service(config: JudgeEndpoint) -> EndpointJudge:
+    from r1pipe.judges.service_judge import EndpointJudge
+
+    return EndpointJudge(config)

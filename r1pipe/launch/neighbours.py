@@ -69,7 +69,15 @@ def _used(processes: list[int]) -> int:
     """Ticks that these processes have worked, with children that have ended."""
     total = 0
     for pid in processes:
-        # The second column is the program's name in brackets, which may hold spaces.
-        columns = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        total += sum(map(int, columns[11:15]))
+        total += sum(map(int, stat_columns(pid)[11:15]))
     return total
+
+
+def stat_columns(pid: int) -> list[str]:
+    """What the kernel tells of a process, behind the program's name: its state first.
+
+    Raises:
+        OSError: there is no such process.
+    """
+    # The name is in brackets, and may hold spaces.
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

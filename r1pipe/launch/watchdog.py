@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from r1pipe.launch.neighbours import stat_columns
+
 # A file in a stage's folder that asks the ranks of all machines for their stacks.
 DUMP = "dump-stacks"
 LOOK_EVERY_S = 5.0
@@ -114,10 +116,9 @@ def dump_stacks(folder: Path, pids: Sequence[int], *, elsewhere: bool) -> list[i
 def _state(pid: int) -> str:
     """The kernel's letter for what a process does; empty where it does not tell."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        return stat_columns(pid)[0]
     except OSError:
         return ""
-    return stat.rpartition(")")[2].split()[0]
 
 
 def answer_requests(folder: Path) -> None:

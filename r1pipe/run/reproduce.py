@@ -128,7 +128,7 @@ def compare(then: RunFolder, now: RunFolder, figure: Pipeline, lock: dict[str, A
         found.other += [
             line for line in changed or version_differences(manifest, stage) if line not in found.other
         ]
-        what = _stage_difference(then.stage(name), now.stage(name), manifest, repeated)
+        what = stage_difference(then.stage(name), now.stage(name), manifest, repeated)
         if what:
             found.first[name] = what
 
@@ -137,9 +137,10 @@ def compare(then: RunFolder, now: RunFolder, figure: Pipeline, lock: dict[str, A
     return found
 
 
-def _stage_difference(
+def stage_difference(
     then: StageFolder, now: StageFolder, manifest: dict[str, Any], repeated: dict[str, Any]
 ) -> str:
+    """The first difference between what two attempts at a stage have made; empty where it is the same."""
     for port, output in manifest["outputs"].items():
         other = repeated["outputs"].get(port)
         if other is None:

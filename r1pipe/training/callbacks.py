@@ -15,7 +15,7 @@ from r1pipe.errors import GuardError
 from r1pipe.here import Here
 from r1pipe.models.loading import save_trained
 from r1pipe.schema import GRPOParams
-from r1pipe.training.checkpoints import checkpoints, damaged_record
+from r1pipe.training.checkpoints import checkpoints, read_record
 from r1pipe.training.smaller_passes import halved_at
 from r1pipe.training.telemetry import Meter
 
@@ -201,17 +201,19 @@ class Heldout(TrainerCallback):
 
     def _recall(self, step: int) -> None:
         """Read what an earlier attempt had found up to this step."""
-        path = self.here.workdir / "heldout.json"
         self.curve = {}
         self.best = None
-        if step == 0 or not path.is_file():
+        if step == 0:
             return
-        try:
-            curve = json.loads(path.read_text(encoding="utf8"))["curve"]
-            self.curve = {int(scored): scores for scored, scores in curve.items() if int(scored) <= step}
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise damaged_record(path, self.here) from None
-        self.best = self._best_until(step)
+
+        def until_now(record: Any) -> dict[int, dict[str, float]]:
+            curve = record["curve"]
+            return {int(scored): scores for scored, scores in curve.items() if int(scored) <= step}
+
+        curve = read_record(self.here.workdir / "heldout.json", self.here, until_now)
+        if curve is not None:
+            self.curve = curve
+            self.best = self._best_until(step)
 
     def _score(self, state: TrainerState) -> None:
         """Score the held-out prompts with the policy of now, and keep it if it is the best one."""

@@ -12,14 +12,16 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import xxhash
 
 from r1pipe.errors import InputError
 from r1pipe.here import Here
+
+T = TypeVar("T")
 
 PREFIX = "checkpoint-"
 PARTIAL = ".partial"
@@ -125,6 +127,23 @@ def newest_whole(folder: Path) -> tuple[Path | None, dict[str, str]]:
             return path, passed_over
         passed_over[path.name] = why
     return None, passed_over
+
+
+def read_record(path: Path, here: Here, form: Callable[[Any], T]) -> T | None:
+    """What a training has found so far and keeps in a file of JSON; None where there is no such file.
+
+    Args:
+        form: makes of the file's content what is wanted, and raises what Python raises where it is something else.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    if not path.is_file():
+        return None
+    try:
+        return form(json.loads(path.read_text(encoding="utf8")))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise damaged_record(path, here) from None
 
 
 def damaged_record(path: Path, here: Here) -> InputError:

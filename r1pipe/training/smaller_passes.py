@@ -18,13 +18,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from accelerate.utils.memory import should_reduce_batch_size
 
 from r1pipe.errors import StageError
 from r1pipe.here import STARTS_AGAIN, Here
-from r1pipe.training.checkpoints import damaged_record
+from r1pipe.training.checkpoints import read_record
 
 # EX_TEMPFAIL of sysexits.h.
 EXIT_CODE = 75
@@ -92,17 +92,13 @@ def halved_at(here: Here) -> list[int]:
     Raises:
         InputError: the file that keeps them is damaged.
     """
-    path = here.workdir / "smaller_passes.json"
-    if not path.is_file():
-        return []
-    try:
-        updates = json.loads(path.read_text(encoding="utf8"))
-        known = isinstance(updates, list) and all(type(update) is int for update in updates)
-    except ValueError:
-        known = False
-    if not known:
-        raise damaged_record(path, here)
-    return updates
+    return read_record(here.workdir / "smaller_passes.json", here, _updates) or []
+
+
+def _updates(record: Any) -> list[int]:
+    if not isinstance(record, list) or any(type(update) is not int for update in record):
+        raise ValueError(record)
+    return record
 
 
 def smaller(microbatch: int, accumulation: int, here: Here) -> tuple[int, int]:

@@ -9,8 +9,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import make_tiny_checkpoint
 from engine import ROOT, r1pipe
+from tiny_checkpoint import make_tiny_checkpoint
 
 pytestmark = pytest.mark.slow  # `make docs` runs it
 

@@ -30,7 +30,7 @@ sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 from engine import environment  # noqa: E402
 
 from r1pipe.run.records import read_object  # noqa: E402
-from r1pipe.run.reproduce import _stage_difference  # noqa: E402
+from r1pipe.run.reproduce import stage_difference  # noqa: E402
 from r1pipe.run.store import RunFolder  # noqa: E402
 
 CONFIG = TESTS.parent / "configs" / "smoke.yaml"
@@ -114,7 +114,7 @@ def compare(undisturbed: Path, other: Path) -> list[str]:
     lines = []
     for manifest in sorted(undisturbed.glob("*/manifest.json")):
         name = manifest.parent.name
-        difference = _stage_difference(
+        difference = stage_difference(
             then.stage(name),
             now.stage(name),
             read_object(manifest),

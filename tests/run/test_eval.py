@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import SHARED_DATA, make_tiny_checkpoint
 from engine import r1pipe, start, wait_for
+from tiny_checkpoint import make_tiny_checkpoint
 
 from r1pipe.artifacts import Prompts
 from r1pipe.config.artifact_checks import EMBEDDED
@@ -48,10 +48,10 @@ def suite(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_a_suite_that_ships_reads_its_public_file(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not SHARED_DATA.is_dir():
-        pytest.skip(f"there is no {SHARED_DATA}")
-    monkeypatch.setenv("R1_DATA", str(SHARED_DATA))
+def test_a_suite_that_ships_reads_its_public_file(
+    name: str, shared_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("R1_DATA", str(shared_data))
     loaded = load(Source.model_validate(find_suite(name).source), Prompts, seed=0)
     domains, count = SHIPPED[name]
     assert {row["domain"] for row in loaded.rows} == domains
@@ -219,11 +219,18 @@ def test_a_checkpoint_of_a_run_on_the_suite_of_another(tmp_path: Path) -> None:
 def test_llama_cpp_runs_a_gguf_file(suite: Path) -> None:
     pytest.importorskip("xllamacpp", reason="xllamacpp is not installed (r1pipe[gguf])")
     pytest.importorskip("gguf", reason="the package gguf is not installed")
-    from tiny_gguf import write_tiny_gguf
+    from r1pipe.serving.gguf_file import write_gguf
 
     folder = suite.parent
     checkpoint = make_tiny_checkpoint(folder / "tiny")
-    write_tiny_gguf(checkpoint, folder / "tiny.gguf")
+    write_gguf(
+        checkpoint,
+        folder / "tiny.gguf",
+        precision="f32",
+        name="tiny",
+        template=(checkpoint / "chat_template.jinja").read_text(),
+        closing=None,
+    )
     # A random model goes on with the last letter of its prompt.
     asked = [
         row | {"prompt": row["prompt"] + " abcdefghijklm"[: number + 2]} for number, row in enumerate(rows())

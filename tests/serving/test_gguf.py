@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import make_tiny_checkpoint
 from families import family_tokenizer
 from llama_cpp import LlamaCpp
+from tiny_checkpoint import make_tiny_checkpoint
 
 from r1pipe.config.artifact_checks import EMBEDDED
 from r1pipe.errors import InputError

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import socket
-import time
 import urllib.request
 from pathlib import Path
 
 import pytest
-from engine import r1pipe, start
+from engine import free_port, r1pipe, start
+from real_server import wait_for
 
 from r1pipe.config.artifact_checks import EMBEDDED
 from r1pipe.errors import MissingToolError
@@ -38,20 +37,11 @@ def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     reason=f"transformers serve needs {', '.join(NEEDED)}: pip install 'r1pipe[serve]'",
 )
 def test_a_real_request(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     server = start(tmp_path, "serve", "embedded:base", "--port", str(port))
     try:
         assert server.stdout and str(BASE) in server.stdout.readline()
-        deadline = time.monotonic() + 120
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
-                break
-            except OSError:
-                assert server.poll() is None and time.monotonic() < deadline
-                time.sleep(0.2)
+        wait_for(port, server)
         body = {
             "model": str(BASE),
             "messages": [{"role": "user", "content": "12 + 7 - 3 = ?"}],

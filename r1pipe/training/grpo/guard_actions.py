@@ -113,16 +113,12 @@ def past_rollbacks(here: Here) -> list[dict[str, Any]]:
     Raises:
         InputError: the file that keeps them is damaged.
     """
-    path = here.workdir / "rollbacks.json"
-    if not path.is_file():
-        return []
-    try:
-        record = json.loads(path.read_text(encoding="utf8"))
-        known = all({"to", "removed"} <= rollback.keys() for rollback in record)
-    except (ValueError, TypeError, AttributeError):
-        known = False
-    if not known:
-        raise files.damaged_record(path, here)
+    return files.read_record(here.workdir / "rollbacks.json", here, _rollbacks) or []
+
+
+def _rollbacks(record: Any) -> list[dict[str, Any]]:
+    if not all({"to", "removed"} <= rollback.keys() for rollback in record):
+        raise ValueError(record)
     return record
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from engine import free_port
 
 from r1pipe.config.profiles import deepspeed_config
 from r1pipe.run.planning.activations import Training
@@ -69,9 +69,7 @@ def held_by_rank_0(profile: str, folder: Path) -> dict[str, int]:
     zero |= {key: 100_000 for key in zero if key.endswith("bucket_size")}
     if profile == "zero3":
         zero["stage3_param_persistence_threshold"] = 0
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     ranks = []
     for rank in (0, 1):
         environment = os.environ | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
