@@ -14,6 +14,8 @@ SAVES_WHEN_STOPPED = "saves-when-stopped"
 STARTS_AGAIN = "starts-again"
 """A file in the workdir of a stage that ended and shall be started once more; it says why, in one line."""
 
+RESPONSES = "responses.jsonl"
+"""A file beside metrics.jsonl: responses of a training, some at a time."""
 
 SIGN_EVERY_S = 1.0
 _sign: Path | None = None
@@ -91,31 +93,27 @@ class Here:
     def log(self, **metrics: Any) -> None:
         """Append one line to metrics.jsonl (rank 0)."""
         if self.main:
-            with self.metrics_path.open("a", encoding="utf8") as stream:
-                stream.write(json.dumps({"time": round(time.time(), 3), **metrics}) + "\n")
+            _append(self.metrics_path, metrics)
+
+    def show(self, step: int, responses: list[dict[str, Any]]) -> None:
+        """Append some responses of an update to responses.jsonl (rank 0).
+
+        Args:
+            responses: `prompt`, `response`, `reward` and `rewards` {name: value} of each.
+        """
+        if self.main:
+            _append(self.metrics_path.with_name(RESPONSES), {"step": step, "responses": responses})
 
     def forget(self, step: int) -> None:
-        """Remove the lines of metrics.jsonl of updates after `step`, which will be made again (rank 0).
+        """Remove the lines of updates after `step`, which will be made again (rank 0).
 
         What a rollback has led to stays, as does a line that belongs to no update.
         """
-        if not self.main or not self.metrics_path.is_file():
+        if not self.main:
             return
-        kept = []
-        for line in self.metrics_path.read_text(encoding="utf8").splitlines(keepends=True):
-            # A kill may have cut the last line.
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            if not isinstance(record, dict):
-                continue
-            made = record.get("step", -1)
-            if not isinstance(made, int | float) or made <= step or record.get("action") == "rollback":
-                kept.append(line)
-        partial = self.metrics_path.with_suffix(".partial")
-        partial.write_text("".join(kept), encoding="utf8")
-        partial.replace(self.metrics_path)
+        for path in (self.metrics_path, self.metrics_path.with_name(RESPONSES)):
+            if path.is_file():
+                _keep_until(step, path)
 
     def note(self, text: str) -> None:
         """Append one line that the console shows while the stage runs (rank 0)."""
@@ -137,3 +135,26 @@ class Here:
             line = {"time": round(time.time(), 3), "done": done, "total": total, **shown}
             with self.progress_path.open("a", encoding="utf8") as stream:
                 stream.write(json.dumps(line) + "\n")
+
+
+def _append(path: Path, record: dict[str, Any]) -> None:
+    with path.open("a", encoding="utf8") as stream:
+        stream.write(json.dumps({"time": round(time.time(), 3), **record}) + "\n")
+
+
+def _keep_until(step: int, path: Path) -> None:
+    kept = []
+    for line in path.read_text(encoding="utf8").splitlines(keepends=True):
+        # A kill may have cut the last line.
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if not isinstance(record, dict):
+            continue
+        made = record.get("step", -1)
+        if not isinstance(made, int | float) or made <= step or record.get("action") == "rollback":
+            kept.append(line)
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(kept), encoding="utf8")
+    partial.replace(path)

@@ -6,24 +6,11 @@ the others: options that are passed on to a library or a service, and texts into
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from r1pipe.config.mistakes import Mistakes
 from r1pipe.config.yamltree import Keys, Node
-
-# Names of options that hold a secret; `eos_token` and its like are words.
-_NAMES = re.compile(
-    r"(.*_)?(api_?key|password|passwd|secret|secret_key|access_key|authorization|bearer)|"
-    r"(.*_)?(hub|hf|auth|access|api|session)_token|token",
-    re.IGNORECASE,
-)
-
-# How keys of services look: Hugging Face, OpenAI and its like, GitHub, AWS, Slack, and of HTTP itself.
-_VALUES = re.compile(
-    r"\b(hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|AKIA[0-9A-Z]{16}|xox[abp]-[\w-]{10,})|"
-    r"\bBearer\s+[\w.~+/-]{8,}|-----BEGIN [A-Z ]*PRIVATE KEY"
-)
+from r1pipe.text.key_shapes import SECRET_NAME, SECRET_VALUE
 
 
 def refuse_secrets(tree: Node, shown: str) -> None:
@@ -37,7 +24,7 @@ def refuse_secrets(tree: Node, shown: str) -> None:
     """
     problems = Mistakes()
     for keys, node in _texts(tree, ()):
-        if (keys and _NAMES.fullmatch(str(keys[-1])) and node.value) or _VALUES.search(node.value):
+        if (keys and SECRET_NAME.fullmatch(str(keys[-1])) and node.value) or SECRET_VALUE.search(node.value):
             dotted = ".".join(map(str, keys))
             problems.add(
                 f"{dotted} holds a key or a password, which would be written down and shown",

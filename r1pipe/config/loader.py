@@ -31,12 +31,13 @@ from r1pipe.config.mistakes import Mistakes
 from r1pipe.config.paths import resolve_paths
 from r1pipe.config.registry import Kind, load_kind
 from r1pipe.config.shipped_files import with_shipped_files
+from r1pipe.config.tracker_names import read_trackers
 from r1pipe.config.validation import validate
 from r1pipe.config.yamltree import Keys, Node, Origin, assign, find, nearest, plain, read, shorten
 from r1pipe.errors import ConfigError
 from r1pipe.schema import StageConfig
 
-TOP_LEVEL = ("extends", "run", "seed", "isolation", "stages")
+TOP_LEVEL = ("extends", "run", "seed", "isolation", "track", "stages")
 # Keys of a stage's block that are the pipeline's; the others are the stage's own Config.
 ENGINE_KEYS = ("kind", "inputs", "outputs", "use", "require")
 
@@ -91,6 +92,7 @@ class Pipeline:
         isolation: whether code must be executable in isolation.
         tree: the YAML with what it extends and every --set.
         sets: every --set.
+        track: who else gets the curves: names of trackers.
     """
 
     run: str
@@ -99,6 +101,7 @@ class Pipeline:
     isolation: Literal["auto", "required"]
     tree: Node = field(repr=False)
     sets: tuple[str, ...] = ()
+    track: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -191,7 +194,8 @@ def load(
         problems.raise_all(shown)
         raise AssertionError("raise_all raises")
 
-    pipeline = Pipeline(name, file, {}, isolation, tree, tuple(sets))
+    track = read_trackers(tree, problems)
+    pipeline = Pipeline(name, file, {}, isolation, tree, tuple(sets), track)
     names = Names(_output_names(blocks))
     folders: dict[str, str] = {}
     for stage_name, block in blocks.value.items():

@@ -63,6 +63,12 @@ TRL_ALIASES: dict[str, str] = {
     "data_seed": "seed",
 }
 
+# The same of keys at the top of a config.
+TOP_ALIASES: dict[str, str] = {
+    "report_to": "track",
+    "run_name": "run",
+}
+
 T = TypeVar("T")
 
 
@@ -100,6 +106,12 @@ def validate(
                 f"{_dotted(stage, *keys, 'trl', option)} shadows a field of ours",
                 origin(*keys, "trl", option),
                 f"set {'.'.join((*keys, field))} instead",
+            )
+        for option in sorted(TOP_ALIASES.keys() & training.trl.keys()):
+            problems.add(
+                f"{_dotted(stage, *keys, 'trl', option)} shadows a key of the config",
+                origin(*keys, "trl", option),
+                f"set {TOP_ALIASES[option]} at the top of the config instead",
             )
         epsilon = training.trl.get("adam_epsilon", 1e-8)
         if not isinstance(epsilon, int | float) or not 0 < epsilon <= 1:

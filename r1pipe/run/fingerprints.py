@@ -41,7 +41,7 @@ NOT_FINGERPRINTED: dict[str, Any] = {
     "audit": True,
     "row_limits": True,
     "engine": True,
-    "grpo": {"guards"},
+    "grpo": {"guards", "responses_every"},
     "judge": _HOW_JUDGED,
     "sampling": _HOW_SAMPLED,
     "passes": {"__all__": {"sampling": _HOW_SAMPLED}},

@@ -19,8 +19,9 @@ from r1pipe.run.planning.grading import predictions
 from r1pipe.run.report import LiveReport, write_config_view
 from r1pipe.run.stage_runner import adopt, run_stage
 from r1pipe.run.states import StageState
-from r1pipe.run.store import write_json
+from r1pipe.run.store import whole_manifest, write_json
 from r1pipe.run.summary import summarise, write_summary
+from r1pipe.run.tracking import Tracking, check_trackers
 
 
 def run(replan: Callable[[], Plan], console: Console, minutes: float | None = None) -> dict[str, Any]:
@@ -56,11 +57,13 @@ def run(replan: Callable[[], Plan], console: Console, minutes: float | None = No
     checkpoints = Teller(console.note)
     checkpoints.tell(plan, checkpoint_findings(plan, plan.todo))
     check_machine(plan)
+    check_trackers(plan.pipeline)
 
     with (
         LiveReport(plan.folder, console.note) as live,
         plan.folder as lock,
         interruptible() as hurried,
+        Tracking(plan.pipeline.track, plan.folder, console.note, hurried) as tracking,
         Launcher(plan.folder.path / ".forkserver.log", console.note, hurried) as launcher,
     ):
         # Another driver may have run stages, or the hub may have given another commit, since the first plan.
@@ -77,6 +80,7 @@ def run(replan: Callable[[], Plan], console: Console, minutes: float | None = No
         def beat() -> None:
             lock.beat()
             live.beat()
+            tracking.beat()
 
         for name in plan.selected:
             stage = plan.pipeline.stages[name]
@@ -89,6 +93,7 @@ def run(replan: Callable[[], Plan], console: Console, minutes: float | None = No
             else:
                 # What the stages above have made is there now.
                 checkpoints.tell(plan, checkpoint_findings(plan, [name]))
+                tracking.begin(stage)
                 run_stage(
                     plan,
                     stage,
@@ -99,6 +104,7 @@ def run(replan: Callable[[], Plan], console: Console, minutes: float | None = No
                     isolated=reason is None,
                     predicted=planned.get(name),
                 )
+                tracking.end(whole_manifest(plan.folder.stage(name)).get("metrics"))
             plan.states[name] = StageState("done")
             # After each stage, so that a kill loses no hashes: a checkpoint of many gigabytes takes minutes to hash.
             write_lock(plan, stage)

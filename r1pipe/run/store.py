@@ -7,7 +7,8 @@ runs/<run>/<stage>/stage.json            what the worker reads; there as soon as
                    workdir/              what survives a kill; removed when the stage is published
                    out.partial/<port>/   being written
                    out/<port>/           published by one rename
-                   metrics.jsonl progress.jsonl notes.jsonl
+                   metrics.jsonl responses.jsonl progress.jsonl notes.jsonl
+                   tensorboard/ NAME.json   of trackers (tracking/)
                    manifest.json         written last: the stage is done
 """
 

@@ -272,6 +272,12 @@ class ScheduleParams(Training):
     eval_prompts: int = Field(default=64, ge=0)
     """Held-out prompts that are scored each time (our choice)."""
 
+    responses_every: Annotated[int, Field(ge=1)] | None = 50
+    """Updates between responses that responses.jsonl shows, four at a time; none = never (our choice).
+
+    Not part of the fingerprint.
+    """
+
     keep: Literal["last", "best"] = "last"
     """Which policy becomes the checkpoint: the last, or the best by the held-out score (our choice)."""
 

@@ -189,7 +189,7 @@ def test_what_is_fingerprinted_of_the_shipped_run():
     service = {"endpoint": set(SamplingEndpoint.model_fields) - {"model", "extra"}}
     left_out: dict[str, Any] = dict.fromkeys(("launch", "audit", "engine", "row_limits"), True)
     saving = {"save_every", "save_minutes", "keep_checkpoints"}
-    left_out |= {"grpo": {"guards"} | saving, "sft": saving, "rm": saving}
+    left_out |= {"grpo": {"guards", "responses_every"} | saving, "sft": saving, "rm": saving}
     left_out |= {"sampling": service, "passes": {"__all__": {"sampling": service}}}
     left_out |= {
         "sources": {"__all__": {"sampling": service}},

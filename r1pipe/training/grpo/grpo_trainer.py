@@ -53,6 +53,7 @@ from r1pipe.training.grpo.resampling import Resampler, SparePrompts
 from r1pipe.training.grpo.rollout import OldLogProbs, Rollout
 from r1pipe.training.grpo.rollout_rewards import RolloutRewards, all_components
 from r1pipe.training.grpo.sampling import Sampler, log_cut_responses
+from r1pipe.training.grpo.shown_responses import show_some
 from r1pipe.training.grpo.updates import Updates
 from r1pipe.training.resumable import ResumableTrainer
 from r1pipe.training.stopwatch import Stopwatch, Timed
@@ -272,6 +273,7 @@ class R1GRPOTrainer(ResumableTrainer, GRPOTrainer):
             if rollout.judged is None:
                 rollout.judged = self.rewards.judge(rollout)
             self.rewards.log_responses(rollout, rollout.judged.scores)
+            show_some(rollout, self.rewards.rows, self.params, self.here, self.state.global_step)
         # a group's responses may lie on several ranks, so TRL normalises over all of them
         rollout.rewards_AR = gathered(rollout.judged.rewards_BR.to(self.accelerator.device))
         return rollout.rewards_AR

@@ -263,3 +263,20 @@ def test_prompts_come_round_by_round_and_by_share():
     assert sum(row["id"].startswith("g") for row in order[8:]) == 2
     assert order == order_prompts(mixed, {"prompts": ROWS, "general": general}, seed=1)
     assert phase_at(mixed, 3) is mixed.phases[0] and phase_at(mixed, 4) is mixed.phases[1]
+
+
+def test_some_responses_of_a_rollout_are_shown(trainer):
+    """The first response to each prompt, when one of the rollout's updates is a multiple of `responses_every`."""
+    shown = trainer.here.metrics_path.with_name("responses.jsonl")
+    judged_rewards(trainer, [f"<think>{i}</think>{i}" for i in range(8)], [5] * 8)
+    trainer.state.global_step = 49
+    judged_rewards(trainer, ["late"] * 4, [1] * 4)
+    trainer.state.global_step = 51
+    judged_rewards(trainer, ["not due"] * 4, [1] * 4)
+
+    lines = [json.loads(line) for line in shown.read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 49]
+    first, second = lines[0]["responses"]
+    assert first["prompt"] == "what is 0 + 1 ?" and first["response"] == "<think>0</think>0"
+    assert second["response"] == "<think>4</think>4"
+    assert first["reward"] == sum(first["rewards"].values())
