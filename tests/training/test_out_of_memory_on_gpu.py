@@ -45,8 +45,9 @@ KINDS = {
 
 
 def train(kind: str, checkpoint: Path, folder: Path, share: float, **changes: Any) -> tuple[int, str]:
-    folders = [str(Path(__file__).parents[n]) for n in (0, 1)] + [str(Path(__file__).parents[2])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders), "CUDA_VISIBLE_DEVICES": "0"}
+    folders = [str(Path(__file__).parents[n]) for n in range(3)]
+    path = os.pathsep.join([*folders, *sys.path])
+    environment = {**os.environ, "PYTHONPATH": path}
     given = [kind, str(checkpoint), str(folder), str(share), json.dumps(KINDS[kind] | changes)]
     done = subprocess.run(
         [sys.executable, "-c", TRAIN, *given], env=environment, capture_output=True, text=True, timeout=300
