@@ -27,6 +27,10 @@ def chat(
     max_tokens: Annotated[
         int, typer.Option("--max-tokens", min=1, help="of a reply, as far as the model has positions")
     ] = 32768,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="of each reply [default: another one each time]", show_default=False),
+    ] = None,
     template: Annotated[
         str,
         typer.Option(
@@ -34,17 +38,38 @@ def chat(
             show_default=False,
         ),
     ] = "",
+    web: Annotated[bool, typer.Option("--web", help="as a page in the browser")] = False,
+    host: Annotated[
+        str, typer.Option(help="of --web: address to listen at [default: 127.0.0.1]", show_default=False)
+    ] = "",
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="of --web [default: a free one]", show_default=False),
+    ] = None,
+    open: Annotated[bool, typer.Option("--open", help="of --web: show it in the browser")] = False,
 ) -> None:
     """Talk with a checkpoint, or with two side by side; each line of stdin is a question."""
-    from r1pipe.serving.chat import Chat, load
-    from r1pipe.serving.chat_screen import Screen
+    from r1pipe.errors import ConfigError
 
-    models = [load(name, template) for name in (checkpoint, other) if name]
+    names = [name for name in (checkpoint, other) if name]
+    if web:
+        from r1pipe.serving.web_chat import talk_in_browser
+
+        drawing = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "seed": seed}
+        talk_in_browser(names, drawing, template, host=host, port=port or 0, show=open)
+        return
+    if host or port is not None or open:
+        raise ConfigError("--host, --port and --open go with --web", fix="add it, or leave them out")
+
+    from r1pipe.serving.chat import Chat
+    from r1pipe.serving.chat_screen import Screen
+    from r1pipe.serving.talk import load
+
+    models = [load(name, template) for name in names]
 
     from r1pipe.serving.chat_model import Drawing
 
-    drawing = Drawing(temperature, top_p, max_tokens)
-    Chat(models, drawing, Screen(), template).run()
+    Chat(models, Drawing(temperature, top_p, max_tokens, seed), Screen(), template).run()
 
 
 def export(

@@ -11,10 +11,11 @@ from r1pipe.run.status import newest_run, run_folder, run_names, stage_names
 
 
 class Made(NamedTuple):
-    """An artifact that a stage of a run has made: `name` is its name in the figure."""
+    """An artifact that a stage of a run has made: `kind` is its type's, `name` its name in the figure."""
 
     stage: str
     port: str
+    kind: str
     name: str
     path: Path
 
@@ -33,7 +34,7 @@ def find_artifact(text: str) -> Path:
         return path
 
     run, rest = _run_and_rest(text)
-    made = _made_in(run)
+    made = made_in(run)
     # An artifact's name comes first: a stage may have the name of another stage's artifact.
     for artifact in made:
         if artifact.name == rest:
@@ -68,7 +69,7 @@ def _run_and_rest(text: str) -> tuple[str, str]:
     return newest_run(), text
 
 
-def _made_in(run: str) -> list[Made]:
+def made_in(run: str) -> list[Made]:
     """What the finished stages of a run have made, in the order of the figure."""
     folder = run_folder(run)
     made = []
@@ -81,6 +82,7 @@ def _made_in(run: str) -> list[Made]:
                 Made(
                     stage,
                     port,
+                    output["type"],
                     output["name"],
                     files.path / output["path"],
                 )

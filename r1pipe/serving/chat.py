@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import re
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from r1pipe.errors import R1PipeError
 from r1pipe.serving.chat_screen import Screen
-from r1pipe.serving.lineage import Asking, asking_of, check_language_model, find_checkpoint
-from r1pipe.text.rendering import read_template
-from r1pipe.text.response import split_response
+from r1pipe.serving.ctrl_c import CtrlC
+from r1pipe.serving.talk import Talk, load
 
 if TYPE_CHECKING:
-    from r1pipe.serving.chat_model import ChatModel, Drawing, Turn
+    from r1pipe.serving.chat_model import ChatModel, Drawing
 
 # Anything else that begins with a slash, such as a path, is a question.
 _COMMAND = re.compile(r"/([a-z]+)(?:\s+(\S.*))?")
@@ -25,35 +19,8 @@ HELP = """\
 /model NAME    go on with another checkpoint
 /compare NAME  ask a second checkpoint as well; without NAME, the first alone again
 /new           begin anew
-/exit          leave (or Ctrl-D); Ctrl-C stops a reply"""
-
-
-@dataclass
-class Talk:
-    """A checkpoint and what was said with it: questions, and replies without their thinking."""
-
-    model: ChatModel
-    turns: list[Turn] = field(default_factory=list)
-
-
-def load(name: str, template: str = "") -> ChatModel:
-    """The checkpoint that a user names, ready to answer.
-
-    Args:
-        template: how it is asked; empty = as the run says that it was trained, else its chat template.
-
-    Raises:
-        InputError: it is no checkpoint of a language model, or cannot be loaded.
-    """
-    checkpoint = find_checkpoint(name)
-    check_language_model(checkpoint)
-    asking = Asking(template) if template else asking_of(checkpoint)
-    # What can be refused is refused before seconds are spent on imports.
-    read_template(asking.template)
-
-    from r1pipe.serving.chat_model import ChatModel
-
-    return ChatModel(name, checkpoint, asking)
+/exit          leave (or Ctrl-D, or Ctrl-C twice); Ctrl-C once stops a reply"""
+LEAVE = "Ctrl-C again leaves"
 
 
 class Chat:
@@ -71,15 +38,26 @@ class Chat:
         self._drawing = drawing
         self._screen = screen
         self._template = template
+        self._ctrl_c = CtrlC()
 
     def run(self) -> None:
         """Answer until the user leaves."""
-        if self._screen.interactive:
-            self._screen.note(HELP)
+        if not self._screen.interactive:
+            # Who has piped questions in does not stop a reply, but the command.
+            self._go_on()
+            return
+        self._screen.note(HELP)
+        with self._ctrl_c:
+            try:
+                self._go_on()
+            except KeyboardInterrupt:
+                self._screen.end()
+
+    def _go_on(self) -> None:
         for talk in self._talks:
             self._introduce(talk.model)
         while True:
-            line = self._screen.ask()
+            line = self._ask()
             if line is None or line == "/exit":
                 return
             if not line:
@@ -94,6 +72,24 @@ class Chat:
             except R1PipeError as error:
                 self._screen.end()
                 self._screen.note(str(error))
+
+    def _ask(self) -> str | None:
+        """The next line; None where the user leaves, which two Ctrl-C on empty lines do as well."""
+        if not self._screen.interactive:
+            return self._screen.ask()
+        pressed = 0
+        while pressed < 2:
+            try:
+                with self._ctrl_c.raised():
+                    return self._screen.ask()
+            except KeyboardInterrupt:
+                thrown_away = self._screen.half_written()
+            if not thrown_away:
+                pressed += 1
+            self._screen.new_line()
+            if pressed == 1:
+                self._screen.note(LEAVE)
+        return None
 
     # --- commands -----------------------------------------------------------------------------------------------------
 
@@ -120,7 +116,8 @@ class Chat:
 
     def _load(self, name: str) -> ChatModel | None:
         try:
-            model = load(name, self._template)
+            with self._ctrl_c.raised():
+                model = load(name, self._template)
         except KeyboardInterrupt:
             self._screen.note(f"{name} was not loaded")
             return None
@@ -140,45 +137,12 @@ class Chat:
         for talk in self._talks:
             if len(self._talks) > 1:
                 self._screen.label(talk.model.name)
-            if not self._answer_of(talk, {"role": "user", "content": question}):
-                # Ctrl-C is meant for the question.
-                return
-
-    def _answer_of(self, talk: Talk, question: Turn) -> bool:
-        """Show and keep a reply; False where the user stopped it."""
-        prompt = talk.model.prompt([*talk.turns, question], self._drawing.max_tokens)
-        # What does not fit now will not fit later.
-        del talk.turns[: prompt.dropped]
-        with _stoppable() as stop:
-            reply = talk.model.reply(prompt, self._drawing, self._screen.piece, stop.is_set)
-        self._screen.end()
-        if prompt.dropped:
-            self._screen.note(f"the {prompt.dropped // 2} oldest questions and replies no longer fit")
-        if stop.is_set():
-            self._screen.note(f"stopped after {reply.tokens} tokens")
-        elif not reply.finished:
-            self._screen.note(f"cut at {reply.tokens} tokens")
-        elif not reply.text:
-            self._screen.note("an empty reply")
-
-        summary = split_response(reply.text).summary
-        if summary:
-            talk.turns += [question, {"role": "assistant", "content": summary}]
-        return not stop.is_set()
-
-
-@contextmanager
-def _stoppable() -> Iterator[threading.Event]:
-    """Ctrl-C sets the event meanwhile, so that nothing is cut in the middle of a token; a second one is as ever."""
-    stop = threading.Event()
-
-    def stop_or_raise(signum: int, frame: Any) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    before = signal.signal(signal.SIGINT, stop_or_raise)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)
+            stopped = self._ctrl_c.is_kept
+            answer = talk.answer(question, self._drawing, self._screen.piece, stopped)
+            self._screen.end()
+            for remark in answer.remarks:
+                self._screen.note(remark)
+            if stopped():
+                # It is meant for the question, whoever else would have been asked.
+                break
+        self._ctrl_c.forget()

@@ -12,7 +12,9 @@ from transformers import TextStreamer
 from transformers.utils.logging import disable_progress_bar
 
 from r1pipe.errors import InputError
+from r1pipe.models.folders import readable
 from r1pipe.models.loading import end_ids, load_model, load_tokenizer
+from r1pipe.serving.adapter import is_adapter, model_folder, tokenizer_folder
 from r1pipe.serving.lineage import Asking
 from r1pipe.text.checkpoint_files import read_checkpoint
 from r1pipe.text.rendering import file_template, prefill_in, prompt_ids, renderer_of
@@ -23,11 +25,18 @@ Turn = dict[str, str]
 
 @dataclass(frozen=True)
 class Drawing:
-    """How replies are drawn: temperature 0 = the most likely token; max_tokens of a reply."""
+    """How replies are drawn.
+
+    Attributes:
+        temperature: 0 = the most likely token.
+        max_tokens: of a reply.
+        seed: of each reply: the same conversation gets the same one. None = another one each time.
+    """
 
     temperature: float
     top_p: float
     max_tokens: int
+    seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -64,12 +73,12 @@ class ChatModel:
         # Its bar would stand between the lines of the chat.
         disable_progress_bar()
         self.name = name
-        self._tokenizer = load_tokenizer(checkpoint)
+        self._tokenizer = load_tokenizer(tokenizer_folder(checkpoint))
         self._template = file_template(asking.template, self._tokenizer)
         self._prefill = prefill_in(self._template, self._tokenizer)
-        self._positions = read_checkpoint(checkpoint).positions
+        self._positions = read_checkpoint(model_folder(checkpoint)).positions
         self._stop = list(asking.stop)
-        self._model: Any = load_model(checkpoint, training=False)
+        self._model: Any = _whole_model(checkpoint)
         # Training switches the cache off, and is saved with that.
         self._model.config.use_cache = True
 
@@ -139,6 +148,8 @@ class ChatModel:
         if self._stop:
             options["stop_strings"] = self._stop
             options["tokenizer"] = self._tokenizer
+        if drawing.seed is not None:
+            torch.manual_seed(drawing.seed)
         ids_BT = torch.tensor([prompt.ids], device=self._model.device)
         ends = end_ids(self._model, self._tokenizer)
         with torch.inference_mode():
@@ -156,6 +167,19 @@ class ChatModel:
         by_token = bool(drawn) and drawn[-1] in ends
         by_string = any(stop in streamer.text for stop in self._stop)
         return Reply(streamer.text, len(drawn), by_token or by_string)
+
+
+def _whole_model(checkpoint: Path) -> Any:
+    """The model; an adapter is merged into its base, in memory."""
+    model = load_model(model_folder(checkpoint), training=False)
+    if not is_adapter(checkpoint):
+        return model
+
+    from peft import PeftModel
+
+    with readable(checkpoint, "the adapter cannot be loaded", "check that it belongs to its base"):
+        adapted: Any = PeftModel.from_pretrained(model, str(checkpoint))
+    return adapted.merge_and_unload()
 
 
 class _Streamer(TextStreamer):

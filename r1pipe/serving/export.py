@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from r1pipe.errors import InputError
+from r1pipe.serving.adapter import base_of, is_adapter, tokenizer_folder
 from r1pipe.serving.gguf_file import require_gguf, write_gguf
 from r1pipe.serving.lineage import Lineage, check_language_model, lineage_of
 from r1pipe.serving.model_card import licence_of, model_card
@@ -28,7 +29,6 @@ from r1pipe.serving.whole_folder import check_ours, whole_folder
 from r1pipe.text.checkpoint_files import read_checkpoint
 
 QUESTION = "12 + 7 - 3 = ?"
-ADAPTER = "adapter_config.json"
 _GENERATION = re.compile(r"\{%(-?)\s*(end)?generation\s*(-?)%\}")
 
 
@@ -64,7 +64,7 @@ def export(
     name = name or target.name
     with whole_folder(target, {"checkpoint": lineage.name, "run": lineage.run}) as folder:
         _model(checkpoint, folder)
-        tokenizer = load_tokenizer(_tokenizer_folder(checkpoint))
+        tokenizer = load_tokenizer(tokenizer_folder(checkpoint))
         tokenizer.save_pretrained(folder)
         ends = checkpoint_ends(folder, tokenizer)
         _settle(folder, ends)
@@ -93,10 +93,10 @@ def export(
 
 def _model(checkpoint: Path, folder: Path) -> None:
     """Copy config and weights; an adapter is merged into its base."""
-    if (checkpoint / ADAPTER).is_file():
+    if is_adapter(checkpoint):
         from r1pipe.models.loading import merge_adapter
 
-        merge_adapter(checkpoint, _base_of(checkpoint), folder)
+        merge_adapter(checkpoint, base_of(checkpoint), folder)
         return
     check_language_model(checkpoint)
     weights = sorted(checkpoint.glob("*.safetensors"))
@@ -106,23 +106,6 @@ def _model(checkpoint: Path, folder: Path) -> None:
     for file in (*weights, *(checkpoint / name for name in copied)):
         if file.is_file():
             shutil.copyfile(file, folder / file.name)
-
-
-def _base_of(adapter: Path) -> Path:
-    stated = json.loads((adapter / ADAPTER).read_text(encoding="utf8")).get("base_model_name_or_path", "")
-    base = Path(stated)
-    if not (base / "config.json").is_file():
-        raise InputError(
-            f"the base of the adapter is not here: {stated!r}",
-            str(adapter / ADAPTER),
-            "write its folder as base_model_name_or_path",
-        )
-    return base
-
-
-def _tokenizer_folder(checkpoint: Path) -> Path:
-    adapted = (checkpoint / ADAPTER).is_file() and not (checkpoint / "tokenizer.json").is_file()
-    return _base_of(checkpoint) if adapted else checkpoint
 
 
 def _settle(folder: Path, ends: list[int]) -> None:

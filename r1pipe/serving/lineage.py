@@ -69,8 +69,6 @@ def check_language_model(checkpoint: Path) -> None:
         InputError: it is not.
     """
     fix = "name a checkpoint that writes text, such as r1 or zero"
-    if (checkpoint / "adapter_config.json").is_file():
-        raise InputError("this is an adapter (LoRA)", str(checkpoint), "merge it first: r1pipe export")
     config = read_checkpoint(checkpoint).config
     if not config:
         raise InputError("this is no checkpoint: it has no config.json", str(checkpoint), fix)

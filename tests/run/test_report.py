@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import EVIL, IN_A_BROWSER, WITH_AXE, browser
 from engine import ROOT, config, r1pipe
 
 from r1pipe.config.loader import load
@@ -20,9 +19,6 @@ from r1pipe.run.report.samples import samples
 from r1pipe.run.report.write import LiveReport, write_report
 from r1pipe.run.store import RunFolder, write_json
 
-CHROMIUM = Path("/usr/bin/chromium")
-AXE = Path(os.environ.get("AXE_CORE", "axe.min.js"))
-EVIL = "</script><img src=x onerror=\"document.title='taken'\"><!--"
 DOMAINS = ("math", "logic")
 
 
@@ -242,27 +238,13 @@ def test_the_page_asks_nobody_and_holds_no_markup_of_a_model(
     assert len(page) < 2_000_000
 
 
-IN_A_BROWSER = pytest.mark.skipif(
-    not CHROMIUM.is_file() or importlib.util.find_spec("playwright") is None,
-    reason="the page is looked at with playwright (PyPI) and /usr/bin/chromium, and one of them is missing",
-)
-
-
 @IN_A_BROWSER
 def test_the_page_in_a_browser(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    from playwright.sync_api import sync_playwright
-
     monkeypatch.chdir(folder.path.parent.parent)
     write_json(folder.path / "price.json", {"price": 2.0})
     page = write_report(RunFolder("mine"))
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        tab = browser.new_context(offline=True, viewport={"width": 390, "height": 844}).new_page()
-        troubles: list[str] = []
-        requests: list[str] = []
-        tab.on("console", lambda message: troubles.append(message.text))
-        tab.on("pageerror", lambda error: troubles.append(str(error)))
-        tab.on("request", lambda request: requests.append(request.url))
+    with browser(offline=True, viewport={"width": 390, "height": 844}) as seen:
+        tab = seen.tab
         tab.goto(page.as_uri())
         tab.wait_for_selector("h1")
 
@@ -288,26 +270,18 @@ def test_the_page_in_a_browser(folder: RunFolder, monkeypatch: pytest.MonkeyPatc
         tab.fill("#sample-find", "says 42")
         tab.select_option("#sample-verdict", "all")
         assert tab.inner_text("#sample-count").startswith("1 problems")
-        browser.close()
-    assert troubles == []
-    assert requests == [page.as_uri()]
+    assert seen.troubles == []
+    assert seen.requests == [page.as_uri()]
 
 
 @IN_A_BROWSER
 @pytest.mark.slow
-@pytest.mark.skipif(not AXE.is_file(), reason="AXE_CORE names no axe.min.js (npm pack axe-core)")
+@WITH_AXE
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_has_no_barriers(scheme: Any, folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    from playwright.sync_api import sync_playwright
-
     monkeypatch.chdir(folder.path.parent.parent)
     page = write_report(RunFolder("mine"))
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        tab = browser.new_context(bypass_csp=True, color_scheme=scheme).new_page()
-        tab.goto(page.as_uri())
-        tab.wait_for_selector("h1")
-        tab.evaluate(AXE.read_text())
-        found = tab.evaluate("axe.run()")
-        browser.close()
-    assert [(rule["id"], rule["impact"]) for rule in found["violations"]] == []
+    with browser(bypass_csp=True, color_scheme=scheme) as seen:
+        seen.tab.goto(page.as_uri())
+        seen.tab.wait_for_selector("h1")
+        assert seen.barriers() == []

@@ -14,7 +14,8 @@ from r1pipe.cli.main import app
 from r1pipe.config.artifact_checks import EMBEDDED
 from r1pipe.run.records import sealed
 from r1pipe.run.store import write_json
-from r1pipe.serving.chat_screen import Parts, Screen
+from r1pipe.serving.chat_screen import Screen
+from r1pipe.serving.parts import Parts
 from r1pipe.text.response import split_response
 
 GREEDY = ("--temperature", "0", "--max-tokens", "24")
@@ -82,6 +83,15 @@ def test_two_are_compared_and_one_is_switched(tmp_path: Path) -> None:
     assert out.count("embedded:base:\n") == 1 and out.count(f"{other}:\n") == 1
     assert f"{other}\n" in err and "'nope'" in err and "there is no /what" in err
     assert chat("Hello", options=(str(other), *GREEDY))[0].count(":\n") >= 2
+
+
+@pytest.mark.slow
+def test_with_a_seed_a_reply_is_drawn_again() -> None:
+    first, again, other = (
+        chat("Who are you?", options=("--temperature", "2", "--max-tokens", "24", "--seed", seed))
+        for seed in ("1", "1", "2")
+    )
+    assert first == again != other
 
 
 @pytest.mark.slow

@@ -137,7 +137,7 @@ def test_a_kill_between_the_renames_is_mended(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_adapter_is_merged(tmp_path: Path) -> None:
+def test_an_adapter_is_merged_for_others_and_for_a_chat(tmp_path: Path) -> None:
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -153,6 +153,23 @@ def test_an_adapter_is_merged(tmp_path: Path) -> None:
     export(tmp_path / "adapter", tmp_path / "out")
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert torch.allclose(merged(ids).logits, expected, atol=1e-3)
+    said = [said_in_a_chat(path) for path in (tmp_path / "adapter", tmp_path / "out", EMBEDDED / "base")]
+    assert said[0] == said[1] != said[2]
+
+
+def said_in_a_chat(checkpoint: Path) -> str:
+    from r1pipe.serving.chat_model import Drawing
+    from r1pipe.serving.talk import Talk, load
+
+    pieces: list[str] = []
+    Talk(load(str(checkpoint))).answer("Hello", Drawing(0, 1, 20), pieces.append, lambda: False)
+    return "".join(pieces)
+
+
+def test_an_adapter_whose_base_is_not_here_is_refused(tmp_path: Path) -> None:
+    write_json(tmp_path / "adapter_config.json", {"base_model_name_or_path": "../nowhere"})
+    refused = r1pipe(tmp_path, "chat", str(tmp_path))
+    assert refused.returncode == 2 and "the base of the adapter is not here" in refused.stderr
 
 
 def test_a_reward_model_is_refused(tmp_path: Path) -> None:

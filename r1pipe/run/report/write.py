@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from html import escape
-from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from r1pipe.run.html_page import filled_page
 from r1pipe.run.store import RunFolder, write_json, write_text
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ def write_report(folder: RunFolder, *, all_samples: bool = False) -> Path:
     # On one line: with an indent Python's encoder takes five times as long.
     write_text(folder.path / "report.json", json.dumps(data, ensure_ascii=False) + "\n")
     write_text(folder.path / "report.md", as_markdown(data))
-    write_text(page, as_page(data))
+    write_text(page, filled_page("r1pipe.run.report", "page", f"r1pipe: {data['run']}", data))
     if all_samples:
         reports = reports_of(blocks_of(folder), folder)
         write_all_samples(reports, folder.path / FILE)
@@ -99,30 +98,3 @@ def write_config_view(pipeline: Pipeline, folder: RunFolder) -> None:
 
     view = {"lines": config_lines(pipeline, defaults=False), "departures": departures(pipeline)}
     write_json(folder.path / CONFIG_VIEW, view)
-
-
-def as_page(data: dict[str, Any]) -> str:
-    """The page, with its style, its program and its data inside: it asks nobody for anything."""
-    here = files("r1pipe.run.report")
-    text = here.joinpath("page.html").read_text(encoding="utf8")
-    # Marks that neither CSS nor JavaScript nor a title holds.
-    parts = {
-        "@TITLE@": escape(f"r1pipe: {data['run']}"),
-        "@STYLE@": here.joinpath("page.css").read_text(encoding="utf8"),
-        "@PROGRAM@": here.joinpath("page.js").read_text(encoding="utf8"),
-        # The last one, since a sample may hold any mark.
-        "@DATA@": in_html(data),
-    }
-    for mark, part in parts.items():
-        assert text.count(mark) == 1, mark
-        text = text.replace(mark, part)
-    return text
-
-
-def in_html(data: Any) -> str:
-    r"""JSON that can stand within <script>: a sample that holds </script> would end the page.
-
-    >>> in_html("</script>")
-    '"\\u003c/script>"'
-    """
-    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
