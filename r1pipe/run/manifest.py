@@ -18,7 +18,24 @@ from r1pipe.run.store import StageFolder
 if TYPE_CHECKING:
     from r1pipe.run.plan import Plan
 
-RECORDED_PACKAGES = ("torch", "transformers", "trl", "datasets", "accelerate", "deepspeed", "vllm")
+# Whose version may change what a stage makes: what computes, what reads tokens and answers, what finds near copies.
+RECORDED_PACKAGES = (
+    "torch",
+    "transformers",
+    "trl",
+    "datasets",
+    "accelerate",
+    "deepspeed",
+    "vllm",
+    "peft",
+    "numpy",
+    "tokenizers",
+    "math-verify",
+    "latex2sympy2_extended",
+    "sympy",
+    "py3langid",
+    "rensa",
+)
 
 
 def stage_record(

@@ -26,7 +26,7 @@ from accelerate.utils import set_seed
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from r1pipe.errors import InputError
+from r1pipe.errors import InputError, StageError
 from r1pipe.here import SAVES_WHEN_STOPPED, Here
 from r1pipe.schema import Training
 from r1pipe.training import checkpoints, smaller_passes
@@ -37,6 +37,10 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 class Stopped(BaseException):
     """A signal came while nothing was being updated, so the work since the last update is dropped."""
+
+
+class Unanswered(StageError):
+    """What draws for a training, and is no part of it, gives no answers any more."""
 
 
 class ResumableTrainer(Trainer):
@@ -84,6 +88,7 @@ class ResumableTrainer(Trainer):
             SystemExit: a signal asked to stop; the state after the last update is saved. Or memory ran out, and the
                 driver starts the stage again.
             StageError: memory ran out, and smaller passes do not help.
+            Unanswered: what was done before is saved.
         """
         self._resumed_from = Path(resume_from_checkpoint) if resume_from_checkpoint else None
         self._last_whole = self._resumed_from
@@ -94,6 +99,10 @@ class ResumableTrainer(Trainer):
             except Stopped:
                 assert self._before is not None
                 self._save_as_before(self._before)
+            except Unanswered:
+                if self._before is not None:
+                    self._save_as_before(self._before)
+                raise
             except smaller_passes.OutOfMemory as error:
                 self._make_smaller_passes(str(error))
             finally:
@@ -147,7 +156,7 @@ class ResumableTrainer(Trainer):
         self._before = self._snapshot()
         try:
             yield
-        except Stopped:
+        except (Stopped, Unanswered):
             raise
         except BaseException:
             self._before = None

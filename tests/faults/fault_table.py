@@ -43,12 +43,15 @@ ranks from the last checkpoint. An update that does not fit then either ends the
 
 A stage that gives no sign of life for `launch.hang_minutes` is ended, and the stacks of all its ranks are in its logs.
 
-Not covered: a vLLM server that is lost in the middle of a rollout; ckpt-chaos.
+A vLLM server that gives no answers any more ends a training with the reason, and what was done before that rollout is
+saved. vLLM in the training's own process ends with it, as a kill of the rank does.
 
 `tests/faults/without_protection.py` runs a case's test with its protection switched off (`protections.txt` says which
-function that is), in all processes that the test starts, and the test must then fail. So far {shown} cases were seen
-failing in this way; the seconds that it took on a busy machine stand in `seen.txt`, and the last column says which
-cases these are. The others have not been shown.
+function that is), in all processes that the test starts, and the test must then fail. {shown} cases were seen failing
+in this way, and the last column says which: what each test said, and the seconds that it took on a busy machine, stand
+in `seen.txt`. Not shown are those of a GPU and of Ray, where neither was at hand.
+
+A whole recipe, killed at random moments: `tests/faults/soak.py`.
 
 | fault | kind | to be done again | test, below `tests/` | fails without its protection |
 | --- | --- | --- | --- | --- |
@@ -108,7 +111,7 @@ def written() -> Iterator[Case]:
 def page() -> str:
     """docs/faults.md."""
     found = cases()
-    failing = {test for test, (what, _) in seen().items() if what == "fails"}
+    failing = {test for test, told in seen().items() if told.what == "fails"}
     lines = []
     for case in found:
         shown = "seen" if case.test in failing else ""

@@ -19,6 +19,23 @@ def functions(file: str) -> set[str]:
     return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
+@cache
+def names(module: str) -> dict[str, set[str]]:
+    """What stands in a module: name -> its methods, where it is a class."""
+    tree = ast.parse((TESTS.parent / f"{module.replace('.', '/')}.py").read_text(encoding="utf8"))
+    found: dict[str, set[str]] = {}
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            found[node.name] = {part.name for part in node.body if isinstance(part, ast.FunctionDef)}
+        elif isinstance(node, ast.FunctionDef):
+            found[node.name] = set()
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            found |= {alias.asname or alias.name: set() for alias in node.names}
+        elif isinstance(node, ast.Assign):
+            found |= {target.id: set() for target in node.targets if isinstance(target, ast.Name)}
+    return found
+
+
 def test_every_case_has_its_test() -> None:
     for case in cases():
         file, _, name = case.test.partition("::")
@@ -34,10 +51,21 @@ def test_the_page_is_that_of_the_cases() -> None:
     assert (TESTS.parent / "docs/faults.md").read_text(encoding="utf8") == page()
 
 
-def test_a_protection_names_what_is_there() -> None:
-    """A name that is gone would switch nothing off."""
+def test_every_protection_has_a_case() -> None:
     for pattern, patch in protections():
         assert any(protection_of(case.test) == patch for case in cases()), pattern
+
+
+def test_a_protection_names_what_is_there() -> None:
+    """With a name that is gone a test would fail, and show nothing."""
+    for pattern, patch in protections():
+        for one in patch.split(";;"):
+            module, _, attribute = one.partition("=")[0].strip().partition(":")
+            if module.startswith("r1pipe."):
+                path, _, method = attribute.partition(".")
+                known = names(module)
+                assert path in known, (pattern, attribute)
+                assert not known[path] or not method or method in known[path], (pattern, attribute)
 
 
 def test_a_protection_is_switched_off_in_a_process_of_its_own() -> None:

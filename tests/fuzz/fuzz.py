@@ -40,7 +40,8 @@ class Recorder:
 
     def __call__(self, data: bytes) -> None:
         self.inputs += 1
-        started = time.monotonic()
+        # Of this process alone: fuzzing runs beside other work. What waits for ever ends by libFuzzer's own limit.
+        started = time.process_time()
         try:
             self.target(data)
         except Exception as error:
@@ -48,12 +49,12 @@ class Recorder:
             own = [frame for frame in frames if "r1pipe" in frame.filename and "fuzz" not in frame.filename]
             place = f"{Path(own[-1].filename).name}:{own[-1].lineno}" if own else "outside"
             self._keep(f"{type(error).__name__} at {place}", data, traceback.format_exc())
+        took = time.process_time() - started
         now = time.monotonic()
         # libFuzzer leaves the process where it ends, so the last of these is the result.
         if now > self.next_report:
             self.next_report = now + REPORT_S
             print(self.report(), flush=True)
-        took = now - started
         self.slowest = max(self.slowest, took)
         if took > self.limit:
             self._keep("it takes too long", data, f"{took:.1f} s")
@@ -88,6 +89,7 @@ def by_bytes(recorder: Recorder, seconds: int) -> None:
         "-timeout=60",
         "-rss_limit_mb=4096",
         "-verbosity=0",
+        f"-artifact_prefix={corpus.parent}/",
     ]
     atheris.Setup([sys.argv[0], *options, str(corpus)], recorder)
     atheris.Fuzz()

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import subprocess
+import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
-from engine import config, edit_manifest, r1pipe
+from engine import ROOT, config, edit_manifest, r1pipe
 
 from r1pipe.run.file_differences import first_difference
 from r1pipe.run.lock import LOCK
@@ -18,6 +22,13 @@ FIGURE = """
 stages:
   exam: {kind: prompts, source: [{world: math, count: 4}], outputs: {prompts: exam}}
   mine: {kind: r1pipe_fakes.rows, inputs: {source: exam}, outputs: {rows: mine}}
+"""
+TRAINING = """
+stages:
+  cold-start:
+    inputs: {model: embedded:base, chats: ./chats.jsonl}
+    outputs: {checkpoint: dev1}
+    sft: {lr: 1.0e-4, batch_size: 1, max_length: 64, max_steps: 1}
 """
 
 
@@ -37,7 +48,8 @@ def test_the_lock_says_how_a_run_was_made(done: Path) -> None:
     told = lock(done)
     assert told["config"] == {"file": str(done / "t.yaml"), "sets": ["stages.exam.seed=7"]}
     exam = told["stages"]["exam"]
-    assert exam["seed"] == 7 and exam["device"] and exam["versions"]["torch"]
+    assert exam["seed"] == 7 and exam["device"]
+    assert {"torch", "numpy", "tokenizers", "math-verify", "rensa"} <= exam["versions"].keys()
     assert list(exam["outputs"]) == ["prompts"]
 
 
@@ -58,6 +70,43 @@ def test_the_first_difference_is_said_with_other_versions(done: Path) -> None:
     assert list(told["first"]) == ["mine"]
     assert told["first"]["mine"].startswith("rows/rows.jsonl, row 1 (0), pid: ")
     assert told["other"][0].startswith("torch: 1.0 then, ")
+
+
+@pytest.fixture
+def another_transformers(tmp_path: Path) -> Path:
+    """A folder with another release of transformers than this environment's, without what it needs."""
+    here = metadata.version("transformers")
+    other = next(release for release in ("5.22.2", "5.21.1") if release != here)
+    folder = tmp_path / "other"
+    command = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(folder)]
+    installed = subprocess.run([*command, f"transformers=={other}"], capture_output=True, text=True)
+    if installed.returncode:
+        pytest.skip(f"no other release of transformers can be installed: {installed.stderr.strip()[-200:]}")
+    return folder
+
+
+@pytest.mark.slow
+def test_another_release_of_a_library_is_named_with_the_first_difference(
+    tmp_path: Path, another_transformers: Path
+) -> None:
+    """transformers writes its own version into each checkpoint."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    messages = [{"role": "user", "content": "1+1"}, {"role": "assistant", "content": "<think>1+1=2</think>2"}]
+    (folder / "chats.jsonl").write_text(
+        json.dumps({"id": "0", "domain": "math", "messages": messages}) + "\n"
+    )
+    config(folder, TRAINING)
+    assert r1pipe(folder, "run-all", "t.yaml").returncode == 0
+    path = os.pathsep.join([str(another_transformers), str(ROOT)])
+    again = r1pipe(folder, "reproduce", "t", "--json", PYTHONPATH=path)
+    assert again.returncode == 1, again.stderr
+    told = json.loads(again.stdout)
+    then = metadata.version("transformers")
+    now = next(another_transformers.glob("transformers-*.dist-info")).name.split("-")[1].removesuffix(".dist")
+    assert told["other"] == [f"transformers: {then} then, {now} now"]
+    difference = f'checkpoint/config.json, transformers_version: "{then}" then, "{now}" now'
+    assert told["first"] == {"cold-start": difference}
 
 
 def test_another_config_is_refused(done: Path) -> None:

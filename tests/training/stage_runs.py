@@ -125,6 +125,27 @@ def _grpo(checkpoint: Path, out: Path, here: Any, changes: dict[str, Any]) -> An
     )
 
 
+def _grpo_server(checkpoint: Path, out: Path, here: Any, changes: dict[str, Any]) -> Any:
+    """RL whose responses come from vllm_server.py at the address `url`, through TRL's own client.
+
+    What needs vLLM's package or a GPU is left out: the group over which weights are sent.
+    """
+    from trl.generation import vllm_client, vllm_generation
+    from urllib3.util.retry import Retry
+
+    from r1pipe.training.grpo import grpo_training
+
+    for module in (vllm_client, vllm_generation):
+        module.is_vllm_available = lambda *given, **named: True  # type: ignore[assignment]
+    grpo_training.require_vllm = lambda params: None
+    vllm_client.VLLMClient.init_communicator = lambda self, device=0: None
+    vllm_client.VLLMClient.update_named_params = lambda self, metadata, named_params: None
+    # TRL's client asks again for a minute
+    Retry.sleep = lambda self, response=None: None
+    vllm = {"server_url": changes.pop("url"), "server_timeout": 0.1, "correction": "none"}
+    return _grpo(checkpoint, out, here, {"rollout": "vllm-server", "vllm": vllm, **changes})
+
+
 def _grpo_early(checkpoint: Path, out: Path, here: Any, changes: dict[str, Any]) -> Any:
     """RL as on a GPU: responses of many lengths, rewards that judge them as they end, packs, bf16.
 
@@ -223,6 +244,7 @@ KINDS = {
     "distill": _distill,
     "grpo": _grpo,
     "grpo-early": _grpo_early,
+    "grpo-server": _grpo_server,
     "pairwise": lambda *given: _reward_model(*given, pointwise=False),
     "pointwise": lambda *given: _reward_model(*given, pointwise=True),
     "pretrain": _pretrain,

@@ -22,13 +22,11 @@ STEP = "method:accelerate.optimizer/AcceleratedOptimizer.step"
 OPTIMIZER = "method:transformers.trainer/Trainer._save_optimizer_and_scheduler"
 REMOVE = "method:r1pipe.training.checkpoints/remove"
 FINALIZE = "method:transformers.trainer/Trainer._finalize_training:1"
-TAKE_UP = "method:r1pipe.training.resumable/ResumableTrainer._take_up"
 SAVED = "method:r1pipe.models.loading/save_trained"
 SCORES = "method:r1pipe.training.reward_model/raw_scores"
 
-# A reward model's nine updates, of which every second is saved.
+# A reward model's eight updates, of which every second is saved.
 REWARD_MODEL = {
-    "before it begins": f"{TAKE_UP}:1",
     "before the first checkpoint": f"{BACKWARD}:3",
     "in the backward pass": f"{BACKWARD}:11",
     "in the optimizer's step": f"{STEP}:5",
@@ -41,8 +39,8 @@ REWARD_MODEL = {
 }
 PLACES = {
     "sft": {
-        "before it begins": f"{TAKE_UP}:1",
-        "before the first checkpoint": f"{BACKWARD}:2",
+        # the second update: the first one's line is in the log
+        "before the first checkpoint": f"{BACKWARD}:3",
         "in the backward pass": f"{BACKWARD}:7",
         "in the optimizer's step": f"{STEP}:5",
         "after an update": f"{UPDATE}:5",
@@ -55,10 +53,10 @@ PLACES = {
     },
     "grpo": {
         "in a rollout": "method:r1pipe.training.grpo.sampling/Sampler.draw:7",
-        "in the rewards": "method:r1pipe.training.grpo.rollout_rewards/RolloutRewards.judge:3",
+        "in the rewards": "method:r1pipe.training.grpo.rollout_rewards/RolloutRewards.judge:4",
         "between two minibatches": f"{BACKWARD}:9",
         "in the optimizer's step": f"{STEP}:6",
-        "after a reference replacement": f"{UPDATE}:3",
+        "after a reference replacement": f"{UPDATE}:5",
         "after an update that was saved": f"{UPDATE}:4",
         "between two phases": f"{GRPO}/enter_phase:1",
         "in a held-out look": f"{GRPO}/R1GRPOTrainer.score_heldout:4",
@@ -71,14 +69,12 @@ PLACES = {
     "pointwise": REWARD_MODEL,
     # Its log has a line for four updates, and its checkpoints come after three.
     "pretrain": {
-        "before it begins": f"{TAKE_UP}:1",
-        "before the first checkpoint": f"{BACKWARD}:2",
         "in the backward pass": f"{BACKWARD}:6",
         "in the optimizer's step": f"{STEP}:5",
         "after an update": f"{UPDATE}:7",
         "after an update that was saved": f"{UPDATE}:4",
         "while the optimizer is saved": f"{OPTIMIZER}:2",
-        "before it is sealed": f"{SEAL}:1",
+        "before it is sealed": f"{SEAL}:2",
         "before it is renamed": f"{PUBLISH}:2",
         "between two passes over the rows": f"{BACKWARD}:8",
     },

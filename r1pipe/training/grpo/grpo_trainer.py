@@ -103,7 +103,8 @@ class R1GRPOTrainer(ResumableTrainer, GRPOTrainer):
     ) -> None:
         # before the parts: they read what TRL's trainer has after this
         functions: list[Any] = [_named(name) for name in all_components(params.phases)]
-        super().__init__(here=here, training=params, reward_funcs=functions, **kwargs)
+        with vllm_rollouts.asking(params):
+            super().__init__(here=here, training=params, reward_funcs=functions, **kwargs)
         self.params = params
         self.prefill = prefill
         self.phase: Phase = params.phases[0]
@@ -167,7 +168,12 @@ class R1GRPOTrainer(ResumableTrainer, GRPOTrainer):
         # TRL multiplies by these; it would take the weight 1 for all
         self.reward_weights = self.rewards.weights(self.phase)
         if self.use_vllm:
-            vllm_rollouts.adapt(self.vllm_generation, self.stopwatch, ends=self.eos_token_ids)
+            vllm_rollouts.adapt(
+                self.vllm_generation,
+                self.stopwatch,
+                ends=self.eos_token_ids,
+                params=params,
+            )
         self.add_callback(Timed(self.stopwatch, updates_per_rollout(params), self))
 
     # --- a rollout ----------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from r1pipe.here import alive
 from r1pipe.schema import GRPOParams, VLLMRollout
 from r1pipe.text.collector import paused_collector
 from r1pipe.training.grpo.ranks import gathered
+from r1pipe.training.resumable import Unanswered
 from r1pipe.training.stopwatch import Stopwatch
 
 
@@ -85,20 +86,49 @@ def require_vllm(params: GRPOParams) -> None:
 # --- the engine -------------------------------------------------------------------------------------------------------
 
 
-def adapt(generation: Any, stopwatch: Stopwatch, ends: Sequence[int]) -> None:
+def adapt(generation: Any, stopwatch: Stopwatch, ends: Sequence[int], params: GRPOParams) -> None:
     """Make TRL's VLLMGeneration faster, with the same results, and time how long weights take to reach it.
 
     Args:
         ends: the tokens that end a response. vLLM by itself knows those of the checkpoint's generation_config.json.
     """
     generation.generation_kwargs = {**generation.generation_kwargs, "stop_token_ids": list(ends)}
+    plain = generation.generate
 
     def timed_sync() -> None:
-        with stopwatch.part("sync"):
+        with stopwatch.part("sync"), asking(params):
             sync_weights(generation)
 
+    def generate(*given: Any, **named: Any) -> Any:
+        with asking(params):
+            return plain(*given, **named)
+
     generation.sync_weights = timed_sync
+    generation.generate = generate
     lighten(generation)
+
+
+@contextmanager
+def asking(params: GRPOParams) -> Iterator[None]:
+    """Around what asks a vLLM server, if one draws.
+
+    Raises:
+        Unanswered: it gives no answers any more; TRL has asked again for a minute.
+    """
+    try:
+        yield
+    except Exception as error:
+        # Errors of the network are OSErrors without a file; what the server says of itself has no class of its own.
+        from_network = isinstance(error, OSError) and error.filename is None
+        refused = str(error).startswith("Request failed")
+        if params.rollout != "vllm-server" or not (from_network or refused):
+            raise
+        url = params.vllm.server_url if params.vllm else None
+        raise Unanswered(
+            f"the vLLM server gives no answers any more: {str(error)[:300]}",
+            str(url),
+            "start it again; then the same command goes on from what was saved",
+        ) from error
 
 
 def sync_weights(generation: Any) -> None:
