@@ -46,6 +46,13 @@ def evaluate(
     api_key_env: Annotated[
         str | None, typer.Option("--api-key-env", metavar="VARIABLE", help="of a service: holds the key")
     ] = None,
+    beside: Annotated[
+        Literal["lm-eval"] | None,
+        typer.Option(
+            "--with",
+            help="also let lm-eval judge the same prompts, greedily, and list the verdicts that differ",
+        ),
+    ] = None,
     run: Annotated[
         str | None, typer.Option(help="name of the run that keeps it [default: eval-MODEL-SUITES]")
     ] = None,
@@ -57,8 +64,9 @@ def evaluate(
     from r1pipe.cli.interruptions import ends_tidily
     from r1pipe.run.console import make_console
     from r1pipe.run.evals.eval_models import asked_model
-    from r1pipe.run.evals.eval_run import SCORES, Changes, table_lines
+    from r1pipe.run.evals.eval_run import SCORES, Changes, run_name, table_lines
     from r1pipe.run.evals.eval_run import evaluate as run_suites
+    from r1pipe.run.evals.lm_eval_bridge import check_lm_eval, compare_with_lm_eval, comparison_lines
     from r1pipe.run.evals.suite_files import find_suite
     from r1pipe.run.store import RunFolder
 
@@ -66,11 +74,19 @@ def evaluate(
     changes = Changes(limit, samples, temperature, max_tokens, template, backend)
     console = make_console(json)
     with ends_tidily(console), asked_model(model, served_name, api_key_env) as asked:
+        if beside is not None:
+            changes = check_lm_eval(asked, changes)
+            run = run or run_name(asked, suites) + f"-{beside}"
         result = run_suites(asked, suites, changes, console, run=run, again=rebuild, minutes=minutes)
+        if beside is not None:
+            result[beside] = compare_with_lm_eval(result["run"], suites)
     if json:
         print_json(result)
         return
     console.line()
     for line in table_lines(result["scores"]):
         console.line(line)
+    if beside is not None:
+        for line in comparison_lines(result[beside]):
+            console.line(line)
     console.line(f"{RunFolder(result['run']).path / SCORES}; every sample: {result['samples']}")

@@ -85,8 +85,7 @@ def evaluate(
         Interrupted: the same call goes on.
         R1PipeError: a mistake in a suite, another model or suite in the run of that name, or a stage failed.
     """
-    names = "-".join(suite.name for suite in suites)
-    folder = RunFolder(run or _NOT_A_NAME.sub("-", f"eval-{model.label}-{names}")[:100])
+    folder = RunFolder(run or run_name(model, suites))
     loaded = _load(folder, config_of(model, suites, changes))
 
     def replan() -> Plan:
@@ -95,7 +94,7 @@ def evaluate(
     pipeline.run(replan, console, minutes)
     scores: dict[str, Any] = {}
     for suite in suites:
-        for _, path in outputs_of(folder.stage(_stage(suite))):
+        for _, path in outputs_of(folder.stage(stage_of(suite))):
             (scores[suite.name],) = read_object(path / "scores.json").values()
     result = {
         "run": folder.run,
@@ -108,7 +107,14 @@ def evaluate(
     return result
 
 
-def _stage(suite: Suite) -> str:
+def run_name(model: AskedModel, suites: Sequence[Suite]) -> str:
+    """The name of the run where the user gives none."""
+    names = "-".join(suite.name for suite in suites)
+    return _NOT_A_NAME.sub("-", f"eval-{model.label}-{names}")[:100]
+
+
+def stage_of(suite: Suite) -> str:
+    """The stage that evaluates a suite."""
     return f"evaluate-{suite.name}"
 
 
@@ -130,7 +136,7 @@ def config_of(model: AskedModel, suites: Sequence[Suite], changes: Changes) -> d
             fields["template"] = _template(changes.template)
         # Two suites may have scores of one name, such as `format`.
         label = model.label if len(suites) == 1 else f"{model.label} {suite.name}"
-        stages[_stage(suite)] = {
+        stages[stage_of(suite)] = {
             "kind": "evaluate",
             "inputs": {"prompts": prompts} | ({"model": model.edge} if model.edge else {}),
             "outputs": {"report": f"scores-{suite.name}"},
