@@ -14,7 +14,7 @@ from r1pipe.config.validation import blocks
 from r1pipe.errors import InputError
 from r1pipe.models.folders import RENDER_SECONDS, check_folder, readable, within
 from r1pipe.run.hub_models import cached
-from r1pipe.schema import GRPOParams, RewardModelParams, Sampling, SFTParams
+from r1pipe.schema import DPOParams, GRPOParams, RewardModelParams, Sampling, SFTParams
 from r1pipe.text.checkpoint_contract import Finding, Use, check_checkpoint
 from r1pipe.text.checkpoint_files import CheckpointFiles, read_checkpoint
 
@@ -104,6 +104,8 @@ def _use(stage: Stage, port: str, edge: Edge) -> Use:
             return Use("rl", template, max_tokens=max(phase.max_tokens for phase in grpo.phases))
         for _, rm in blocks(stage.config, RewardModelParams):
             return Use("reward model", max_length=rm.max_length)
+        for _, dpo in blocks(stage.config, DPOParams):
+            return Use("dpo", max_length=dpo.max_length)
     # A teacher has a block of its own, which is called like its place among the inputs.
     name = port.rpartition(".")[2]
     samplings = list(blocks(stage.config, Sampling))

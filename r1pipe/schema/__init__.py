@@ -31,10 +31,18 @@ from r1pipe.schema.sampling import (
     ServedModel,
     TemplateName,
 )
-from r1pipe.schema.training import PointwiseParams, RewardModelParams, RowLimits, SFTParams, Training
+from r1pipe.schema.training import (
+    DPOParams,
+    PointwiseParams,
+    RewardModelParams,
+    RowLimits,
+    SFTParams,
+    Training,
+)
 
 __all__ = [
     "AuditParams",
+    "DPOParams",
     "Engine",
     "EngineConfig",
     "GRPOParams",

@@ -147,6 +147,35 @@ class PointwiseParams(RewardModelParams):
     trl_config: ClassVar[str] = Training.trl_config
 
 
+class DPOParams(Training):
+    """Direct preference optimisation (arXiv 2305.18290), which the paper does not use."""
+
+    trl_config: ClassVar[str] = "trl/trainer/dpo_config.py:DPOConfig"
+
+    lr: float = Field(default=5e-7, gt=0, le=1)
+    """That of Zephyr (arXiv 2310.16944) and Tulu 3 (arXiv 2411.15124)."""
+
+    warmup_ratio: float = Field(default=0.1, ge=0, lt=1)
+    """That of Zephyr and Tulu 3."""
+
+    beta: float = Field(default=0.1, gt=0, le=1000)
+    """How much a log-ratio to the model of before counts; smaller lets the policy go further from it."""
+
+    loss_type: Literal["sigmoid", "hinge", "ipo", "robust", "sppo_hard", "apo_zero", "apo_down"] = "sigmoid"
+    """sigmoid = DPO's own; the others are TRL's."""
+
+    epochs: float = Field(default=1.0, gt=0, le=10_000)
+
+    batch_size: int = Field(default=128, ge=1, le=2**24)
+    """Pairs of one update."""
+
+    max_length: int = Field(default=8192, ge=1, le=2**24)
+    """Tokens of a prompt with one of its responses; pairs with a longer one are left out."""
+
+    heldout: float = Field(default=0.1, gt=0, lt=1)
+    """Share of the prompts whose pairs are measured and never trained on."""
+
+
 class RowLimits(Model):
     """What the rows of an SFT stage may lack. It is checked before training, and is not part of a fingerprint.
 

@@ -32,7 +32,7 @@ from r1pipe.text.checkpoint_weights import (
 from r1pipe.text.rendering import SLOT, read_template
 from r1pipe.text.response import THINK_CLOSE, THINK_OPEN
 
-Job = Literal["sft", "rl", "reward model", "sampling", "scoring", "other"]
+Job = Literal["sft", "rl", "dpo", "reward model", "sampling", "scoring", "other"]
 
 # Two moments that every format of a date tells apart.
 MOMENTS = (datetime(2025, 1, 2, 3, 4, 5), datetime(2026, 11, 29, 18, 47, 36))
@@ -59,7 +59,7 @@ class Use:
 
     @property
     def trains(self) -> bool:
-        return self.job in ("sft", "rl", "reward model")
+        return self.job in ("sft", "rl", "dpo", "reward model")
 
     @property
     def draws(self) -> bool:

@@ -143,6 +143,17 @@ def test_another_objective_changes_only_that(name: str) -> None:
     assert differ and differ <= {*LossParams.model_fields, "resample"}
 
 
+def test_dpo_stands_in_the_place_of_reward_models_and_rl() -> None:
+    pipeline = load(CONFIGS / "ablations" / "dpo.yaml")
+    needed = ["evaluate-r1"]
+    for name in needed:
+        for _, edge in pipeline.stages[name].edges():
+            if edge.origin == "stage" and edge.stage not in needed:
+                needed.append(edge.stage)
+    assert "dpo" in needed
+    assert not set(needed) & {"helpful-rm", "safety-rm", "alignment-rl"}
+
+
 def test_another_round_has_the_settings_of_the_first(brought: Path) -> None:
     """What differs is who samples, and what it is asked for."""
     first, second = load(CONFIGS / "r1.yaml").stages, load(CONFIGS / "continue.yaml").stages

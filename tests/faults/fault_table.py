@@ -26,8 +26,8 @@ RESUME = "training/test_exact_resume.py::test_"
 ON_A_GPU = "training/test_resume_on_gpu.py::test_stopped_anywhere_it_ends_the_same"
 TEN_PLACES = "stages/test_data_stages_killed.py::test_killed_at_ten_places_it_publishes_the_same"
 # Of the tests' parameters: the checkpoint whose borders are taken, and the last update.
-BORDERS = {"sft": 4, "grpo": 6, "pairwise": 4, "pointwise": 4, "pretrain": 6}
-LAST_UPDATES = {"sft": 7, "grpo": 8, "pairwise": 8, "pointwise": 8, "pretrain": 10}
+BORDERS = {"sft": 4, "grpo": 6, "pairwise": 4, "pointwise": 4, "dpo": 4, "pretrain": 6}
+LAST_UPDATES = {"sft": 7, "grpo": 8, "pairwise": 8, "pointwise": 8, "dpo": 8, "pretrain": 10}
 SINCE = "the updates since the last checkpoint"
 NOTHING = "nothing"
 

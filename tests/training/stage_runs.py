@@ -209,6 +209,15 @@ def _reward_model(checkpoint: Path, out: Path, here: Any, changes: dict[str, Any
     return train_pairwise(checkpoint, rows, params, out=out, here=here, seed=0)
 
 
+def _dpo(checkpoint: Path, out: Path, here: Any, changes: dict[str, Any]) -> Any:
+    from r1pipe.schema import DPOParams
+    from r1pipe.training.dpo import train_dpo
+
+    fields = {"lr": 1e-3, "batch_size": 4, "epochs": 3, "save_every": 2, "microbatch": 2}
+    rows = [{"prompt": r["prompt"], "chosen": r["answer"], "rejected": "no"} for r in SUMS]
+    return train_dpo(checkpoint, rows, DPOParams(**fields | changes), out=out, here=here, seed=0)
+
+
 def _pretrain(checkpoint: Path, out: Path, here: Any, changes: dict[str, Any]) -> Any:
     import numpy as np
     from transformers import AutoTokenizer
@@ -247,6 +256,7 @@ KINDS = {
     "grpo-server": _grpo_server,
     "pairwise": lambda *given: _reward_model(*given, pointwise=False),
     "pointwise": lambda *given: _reward_model(*given, pointwise=True),
+    "dpo": _dpo,
     "pretrain": _pretrain,
 }
 

@@ -67,6 +67,10 @@ PLACES = {
     },
     "pairwise": REWARD_MODEL,
     "pointwise": REWARD_MODEL,
+    "dpo": {
+        **REWARD_MODEL,
+        "in the held-out look": "method:r1pipe.training.dpo_trainer/PreferenceTrainer.evaluate:1",
+    },
     # Its log has a line for four updates, and its checkpoints come after three.
     "pretrain": {
         "in the backward pass": f"{BACKWARD}:6",
@@ -83,7 +87,7 @@ PLACES = {
 }
 
 # Updates between checkpoints (tests/training/stage_runs.py).
-INTERVALS = {"sft": 2, "distill": 2, "grpo": 3, "pairwise": 2, "pointwise": 2, "pretrain": 3}
+INTERVALS = {"sft": 2, "distill": 2, "grpo": 3, "pairwise": 2, "pointwise": 2, "dpo": 2, "pretrain": 3}
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +128,8 @@ def test_killed_anywhere_it_ends_the_same(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "updates"), [("sft", 7), ("grpo", 8), ("pairwise", 8), ("pointwise", 8), ("pretrain", 10)]
+    ("kind", "updates"),
+    [("sft", 7), ("grpo", 8), ("pairwise", 8), ("pointwise", 8), ("dpo", 8), ("pretrain", 10)],
 )
 def test_killed_when_the_last_update_was_saved_it_makes_no_further_one(
     tiny_checkpoint: Path, tmp_path: Path, whole, kind: str, updates: int
@@ -143,7 +148,8 @@ def test_killed_when_the_last_update_was_saved_it_makes_no_further_one(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "step"), [("sft", 4), ("grpo", 6), ("pairwise", 4), ("pointwise", 4), ("pretrain", 6)]
+    ("kind", "step"),
+    [("sft", 4), ("grpo", 6), ("pairwise", 4), ("pointwise", 4), ("dpo", 4), ("pretrain", 6)],
 )
 def test_killed_at_each_file_border_of_a_checkpoint_it_ends_the_same(
     tiny_checkpoint: Path, tmp_path: Path, whole, kind: str, step: int

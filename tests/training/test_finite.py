@@ -35,6 +35,7 @@ def nan_checkpoint(tiny_checkpoint: Path, tmp_path: Path) -> Path:
         ("sft", {"trl": TOO_FAST, "packing": False, "pack_tokens": None}),
         ("pairwise", {"trl": TOO_FAST}),
         ("pointwise", {"trl": TOO_FAST}),
+        ("dpo", {"trl": TOO_FAST}),
         ("pretrain", {"trl": TOO_FAST | {"logging_steps": 4}}),
     ],
 )

@@ -22,7 +22,7 @@ from r1pipe.run.planning.speed import (
 from r1pipe.run.planning.training_setup import COMPILED_PARAMETERS, Machine, sft_updates, training_of
 from r1pipe.run.planning.work import Draw, Work
 from r1pipe.schema import GRPOParams, SFTParams
-from r1pipe.schema.training import RewardModelParams
+from r1pipe.schema.training import DPOParams, RewardModelParams
 
 # Seconds that compilation takes, once for training and once for sampling.
 COMPILING_S = 15.0
@@ -139,12 +139,12 @@ def _train(work: Work, machine: Machine, training: Training, result: Estimate) -
         tokens = pretraining.documents * pretraining.epochs * mean / 4
         updates = tokens / pretraining.batch_tokens
     else:
-        assert isinstance(params, SFTParams | RewardModelParams)
+        assert isinstance(params, SFTParams | RewardModelParams | DPOParams)
         mean = min(params.max_length, work.rows.prompt + work.rows.answer)
         updates = sft_updates(work, params)
         tokens = updates * params.batch_size * mean
         # A pair is two responses.
-        tokens *= 2 if work.stage.kind.name == "helpful-rm" else 1
+        tokens *= 2 if isinstance(params, DPOParams) or work.stage.kind.name == "helpful-rm" else 1
     result.updates = updates
     result.trained = tokens
     result.flops = tokens * pass_flops(training, mean) / training.tokens
@@ -156,6 +156,9 @@ def _train(work: Work, machine: Machine, training: Training, result: Estimate) -
         updates=updates,
         mean=mean,
     )
+    if isinstance(params, DPOParams):
+        # a forward pass of the reference beside each forward and backward pass
+        result.add("reference", result.seconds["train"] / 3)
     if training.compiled:
         result.add("compile", COMPILING_S)
 

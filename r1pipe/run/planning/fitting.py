@@ -179,7 +179,7 @@ def _changes(work: Work, training: Training, machine: Machine) -> Iterator[tuple
 
 def _block(work: Work) -> str:
     """The block of the stage's config that holds its training."""
-    names = {"GRPOParams": "grpo", "SFTParams": "sft"}
+    names = {"GRPOParams": "grpo", "SFTParams": "sft", "DPOParams": "dpo"}
     return names.get(type(work.params).__name__, "pretraining" if work.pretraining is not None else "rm")
 
 

@@ -13,7 +13,7 @@ from r1pipe.run.planning.packs import RESERVE, adapter_of, auto_pack, largest_pa
 from r1pipe.run.planning.speed import DEFAULT, Efficiency
 from r1pipe.run.planning.work import Work
 from r1pipe.schema import GRPOParams, SFTParams
-from r1pipe.schema.training import RewardModelParams
+from r1pipe.schema.training import DPOParams, RewardModelParams
 
 # Updates and parameters from which layers are compiled: r1pipe/training/grpo/arguments.py; and the seconds of training:
 # r1pipe/training/sft/packed_setup.py.
@@ -22,6 +22,8 @@ COMPILED_PARAMETERS = 10**8
 COMPILED_SECONDS = 600.0
 # Rows of a pass of a reward model: MICROBATCH in r1pipe/training/reward_model.py.
 RM_MICROBATCH = 64
+# Pairs of a pass of DPO: MICROBATCH in r1pipe/training/dpo.py.
+DPO_MICROBATCH = 16
 # The largest minibatch of a training beside the mean of its longest rollout.
 UNEVEN = 1.1
 
@@ -107,6 +109,12 @@ def training_of(work: Work, machine: Machine) -> Training:
         )
     if isinstance(params, RewardModelParams):
         return _reward_training(
+            work,
+            params,
+            training,
+        )
+    if isinstance(params, DPOParams):
+        return _dpo_training(
             work,
             params,
             training,
@@ -251,6 +259,20 @@ def _reward_training(work: Work, params: RewardModelParams, training: Training) 
     )
 
 
+def _dpo_training(work: Work, params: DPOParams, training: Training) -> Training:
+    mean = min(params.max_length, work.rows.prompt + work.rows.answer)
+    share = max(1, params.batch_size // training.ranks)
+    pairs = min(share, params.microbatch or DPO_MICROBATCH)
+    return replace(
+        training,
+        head="fused",
+        rollout=Rollout(reference=True),
+        # A pass holds both responses of its pairs.
+        tokens=round(2 * pairs * mean),
+        passes=math.ceil(share / pairs),
+    )
+
+
 def _pretraining(work: Work, training: Training) -> Training:
     params = work.pretraining
     tokens = min(params.batch_tokens, 32_768)
@@ -261,9 +283,9 @@ def _pretraining(work: Work, training: Training) -> Training:
     )
 
 
-def sft_updates(work: Work, params: SFTParams | RewardModelParams) -> float:
+def sft_updates(work: Work, params: SFTParams | RewardModelParams | DPOParams) -> float:
     rows = work.rows.count
-    if isinstance(params, RewardModelParams):
+    if not isinstance(params, SFTParams):
         rows *= 1 - params.heldout
     updates = max(1.0, round(rows * params.epochs / params.batch_size))
     return (

@@ -26,7 +26,7 @@ from r1pipe.run.planning.lengths import (
 from r1pipe.run.planning.model_shape import ModelShape, read_shape
 from r1pipe.run.planning.row_counts import Rows, count_rows, together
 from r1pipe.schema import GRPOParams, Sampling, SFTParams
-from r1pipe.schema.training import RewardModelParams
+from r1pipe.schema.training import DPOParams, RewardModelParams
 
 # Rows of a source whose size is not known.
 ROWS_GUESS = 10_000
@@ -67,7 +67,7 @@ class Work:
 
     stage: Stage
     shape: ModelShape | None = None
-    params: GRPOParams | SFTParams | RewardModelParams | None = None
+    params: GRPOParams | SFTParams | RewardModelParams | DPOParams | None = None
     pretraining: Any = None
     draws: list[Draw] = field(default_factory=list)
     length: Length | None = None
@@ -170,6 +170,8 @@ class Figure:
             work.params = config.sft
         elif hasattr(config, "rm"):
             work.params = config.rm
+        elif hasattr(config, "dpo"):
+            work.params = config.dpo
         elif hasattr(config, "pretraining"):
             work.pretraining = config.pretraining
         else:
