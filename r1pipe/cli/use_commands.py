@@ -65,11 +65,15 @@ def chat(
     from r1pipe.serving.chat_screen import Screen
     from r1pipe.serving.talk import load
 
+    screen = Screen()
+    if screen.interactive:
+        # It takes seconds, or minutes where the model is large.
+        screen.note(f"loading {' and '.join(names)}")
     models = [load(name, template) for name in names]
 
     from r1pipe.serving.chat_model import Drawing
 
-    Chat(models, Drawing(temperature, top_p, max_tokens, seed), Screen(), template).run()
+    Chat(models, Drawing(temperature, top_p, max_tokens, seed), screen, template).run()
 
 
 def export(
@@ -111,6 +115,8 @@ def export(
         print_json({"folder": str(folder), "files": files, "address": address})
     else:
         print(f"{folder}: {', '.join(files)}")
+        if gguf:
+            print(f"ollama create {folder.name.lower()} -f {folder / 'Modelfile'}")
         if address:
             print(address)
 

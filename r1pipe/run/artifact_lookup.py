@@ -20,11 +20,12 @@ class Made(NamedTuple):
     path: Path
 
 
-def find_artifact(text: str) -> Path:
+def find_artifact(text: str, kind: str = "") -> Path:
     """The path of an artifact.
 
     Args:
         text: a path; or a name of the figure or a stage (of the newest run); or RUN/NAME, RUN/STAGE, RUN/STAGE/PORT.
+        kind: of the artifacts that an error names; empty = all.
 
     Raises:
         InputError: there is none, or the stage has several outputs.
@@ -43,7 +44,7 @@ def find_artifact(text: str) -> Path:
     stage, _, port = rest.partition("/")
     outputs = {artifact.port: artifact.path for artifact in made if artifact.stage == stage}
     if not outputs:
-        raise _nothing_there(text, run, rest, made)
+        raise _nothing_there(text, run, rest, made, kind)
     if not port and len(outputs) == 1:
         return next(iter(outputs.values()))
     if port not in outputs:
@@ -95,12 +96,14 @@ def _nothing_there(
     run: str,
     rest: str,
     made: list[Made],
+    kind: str,
 ) -> InputError:
-    if not made:
-        what = f"there is no file '{text}', and run '{run}' has made nothing yet"
+    nothing = f"no {kind}" if kind else "nothing"
+    names = [artifact.name for artifact in made if kind in ("", artifact.kind)]
+    if not names:
+        what = f"there is no file '{text}', and run '{run}' has made {nothing} yet"
         return InputError(what, fix=f"`r1pipe status {run}` shows how far it is")
-    names = [artifact.name for artifact in made]
-    what = f"there is no file '{text}', and run '{run}' has made nothing called '{rest}'"
+    what = f"there is no file '{text}', and run '{run}' has made {nothing} called '{rest}'"
     return InputError(
         what,
         str(run_folder(run).path),

@@ -28,7 +28,7 @@ from r1pipe.serving.turns import Turns, take_apart
 from r1pipe.serving.whole_folder import check_ours, whole_folder
 from r1pipe.text.checkpoint_files import read_checkpoint
 
-QUESTION = "12 + 7 - 3 = ?"
+QUESTION = "23 + 14 - 9 = ?"
 _GENERATION = re.compile(r"\{%(-?)\s*(end)?generation\s*(-?)%\}")
 
 

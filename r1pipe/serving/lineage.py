@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from r1pipe.artifacts import Checkpoint
 from r1pipe.config.artifact_checks import EMBEDDED
 from r1pipe.data.card import TABLE
 from r1pipe.errors import InputError
@@ -59,7 +60,7 @@ def find_checkpoint(text: str) -> Path:
     shipped = EMBEDDED / text.removeprefix("embedded:")
     if text.startswith("embedded:") and shipped.is_dir():
         return shipped
-    return find_artifact(text).absolute()
+    return find_artifact(text, Checkpoint.kind).absolute()
 
 
 def check_language_model(checkpoint: Path) -> None:

@@ -11,6 +11,7 @@ import importlib.util
 import json
 import secrets
 import socket
+import sys
 import threading
 import webbrowser
 from collections.abc import AsyncIterator
@@ -65,6 +66,7 @@ def talk_in_browser(
     found = offered(names)
     listener = listen(host or HERE, port)
     asked = [name for name in names if name in found]
+    print(f"loading {' and '.join(asked)}", file=sys.stderr)
     # The first is the last that is loaded: it is forgotten last.
     models = [load(name, template) for name in dict.fromkeys(reversed(asked))]
     chat = WebChat(
@@ -193,8 +195,8 @@ class WebChat:
         return StreamingResponse(self._events(ask, request), media_type="application/x-ndjson")
 
     async def _events(self, ask: Ask, request: Request) -> AsyncIterator[str]:
-        stop = threading.Event()
-        self._stops[ask.id] = stop
+        # It may have been stopped already: the two come over connections of their own.
+        stop = self._stops.setdefault(ask.id, threading.Event())
         loop = asyncio.get_running_loop()
         waiting: asyncio.Queue[Event] = asyncio.Queue()
 
@@ -215,15 +217,14 @@ class WebChat:
         finally:
             # Also where the page was closed.
             stop.set()
-            del self._stops[ask.id]
+            self._stops.pop(ask.id, None)
 
     async def _stop(self, request: Request) -> Response:
         """Stop the reply whose id the body is."""
         from starlette.responses import Response
 
-        stop = self._stops.get((await request.body()).decode(errors="replace"))
-        if stop:
-            stop.set()
+        reply = (await request.body()).decode(errors="replace")
+        self._stops.setdefault(reply, threading.Event()).set()
         return Response(status_code=204)
 
 

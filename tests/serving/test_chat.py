@@ -124,6 +124,14 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
         assert refused.returncode == 2 and what in refused.stderr and "fix:" in refused.stderr
 
 
+def test_a_name_that_is_not_there_is_told_with_the_checkpoints_that_are(tmp_path: Path) -> None:
+    trained(tmp_path, "chat")
+    write_json(tmp_path / "runs/mine/config.json", {"stages": {"r1-zero": {}}})
+    refused = r1pipe(tmp_path, "chat", "nope")
+    assert refused.returncode == 2 and "has made no checkpoint called 'nope'" in refused.stderr
+    assert "known: zero" in refused.stderr
+
+
 def test_a_reply_is_text_and_never_markup_or_a_command_to_the_terminal(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

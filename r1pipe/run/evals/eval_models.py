@@ -58,7 +58,7 @@ def asked_model(text: str, served_name: str | None, key_variable: str | None) ->
             yield AskedModel(Path(text).stem, endpoint=endpoint)
         return
 
-    path = find_artifact(text).absolute()
+    path = find_artifact(text, Checkpoint.kind).absolute()
     lacks = missing_parts(Checkpoint, path)
     if lacks:
         raise InputError(lacks, text, "give a checkpoint's folder, RUN/CHECKPOINT, or FILE.gguf")
