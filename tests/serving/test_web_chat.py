@@ -31,7 +31,7 @@ WITH_SERVER = pytest.mark.skipif(
     reason="the page is served by starlette and uvicorn: pip install 'r1pipe[web]'",
 )
 DRAWING: dict[str, Any] = {"temperature": 0, "top_p": 1, "max_tokens": 100, "seed": None}
-ASK = {"id": "1", "model": "mine", "turns": [], "question": "Hello"}
+ASK: dict[str, Any] = {"id": "1", "model": "mine", "turns": [], "question": "Hello"}
 
 
 @contextmanager
@@ -82,15 +82,18 @@ def test_only_who_has_the_whole_address_may_ask() -> None:
 
 
 @WITH_SERVER
-@pytest.mark.parametrize(
-    "change",
-    [{"temperature": -1}, {"question": ""}, {"turns": [{"role": "system", "content": ""}]}, {"more": 1}],
-)
-def test_what_is_no_question_is_refused(change: dict[str, Any]) -> None:
+def test_what_is_no_question_is_refused() -> None:
+    changes: list[dict[str, Any]] = [
+        {"temperature": -1},
+        {"question": ""},
+        {"turns": [{"role": "system", "content": ""}]},
+        {"more": 1},
+    ]
     with serving(Replies([], ""), "mine") as (chat, port):
         path = f"/{chat.secret}/reply"
         assert told(port, "POST", path, "nonsense").status == 400
-        assert told(port, "POST", path, json.dumps(ASK | DRAWING | change)).status == 400
+        for change in changes:
+            assert told(port, "POST", path, json.dumps(ASK | DRAWING | change)).status == 400, change
         # A page may not have any folder of this machine loaded.
         refused = told(port, "POST", path, json.dumps(ASK | DRAWING | {"model": "/etc"}))
         assert refused.status == 400 and b"not offered" in refused.read()
@@ -144,7 +147,7 @@ class Recorded(Replies):
 
 @WITH_SERVER
 @pytest.mark.slow
-def test_a_page_that_is_closed_ends_its_reply(tmp_path: Path) -> None:
+def test_a_page_that_is_closed_ends_its_reply_and_so_does_a_stop_that_comes_first(tmp_path: Path) -> None:
     from r1pipe.serving.talk import load
 
     name = str(taught(tmp_path / "endless", "la " * 50, ends=False))
@@ -159,8 +162,12 @@ def test_a_page_that_is_closed_ends_its_reply(tmp_path: Path) -> None:
         answer.close()
         connection.close()
         wait_for(lambda: "end" in replies.events[-1], 20)
-    (remark,) = replies.events[-1]["end"]["remarks"]
-    assert remark.startswith("stopped after") and replies.events[-1]["end"]["tokens"] < 50_000
+        end = replies.events[-1]["end"]
+        assert end["remarks"] == [f"stopped after {end['tokens']} tokens"] and end["tokens"] < 50_000
+
+        assert told(port, "POST", f"/{chat.secret}/stop", ASK["id"]).status == 204
+        *_, last = told(port, "POST", f"/{chat.secret}/reply", body).read().splitlines()
+        assert json.loads(last)["end"]["tokens"] == 1
 
 
 @contextmanager
