@@ -8,8 +8,9 @@ Alone     r1pipe run-stage compare -c my.yaml
 A judge compares each checkpoint's answers to the general prompts with those of `against`, in both orders. It sees the
 answer and not the thinking, and judges by criteria that no training saw ('heldout'); the win rate by those that made
 the reward model's pairs ('seen') is reported as well. pass@1 of `helpful` is the win rate, ties half; won is wins /
-(wins + losses). paired.json holds the paired difference of each [a, b] in `differences` on every suite, with its 95 %
-interval.
+(wins + losses). A language model behind a service judges by
+what helps more, without a second set of criteria. paired.json holds the paired difference of each [a, b] in
+`differences` on every suite, with its 95 % interval.
 
     compare:
       kind: compare
@@ -24,6 +25,8 @@ interval.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import Field
@@ -31,9 +34,10 @@ from pydantic import Field
 from r1pipe.artifacts import Prompts, Report
 from r1pipe.here import Here
 from r1pipe.judges.judge import JudgeName
-from r1pipe.schema import Ports, StageConfig
+from r1pipe.schema import JudgeEndpoint, Ports, StageConfig
 
 if TYPE_CHECKING:
+    from r1pipe.evaluation.comparison import Outcomes
     from r1pipe.judges.judge import Examiner
 
 Line = dict[str, Any]
@@ -52,8 +56,8 @@ class Config(StageConfig):
     against: str = "dev3"
     """The checkpoint that all others are compared with."""
 
-    judge: JudgeName = "none"
-    """Who compares; none = only paired differences."""
+    judge: JudgeName | JudgeEndpoint = "none"
+    """Who compares: a name, or a language model behind a service; none = only paired differences."""
 
     differences: list[tuple[str, str]] = Field(default_factory=list)
     """[a, b]: how much higher a is than b."""
@@ -69,24 +73,28 @@ class Comparison(NamedTuple):
     """Prompt id -> the values by the held-out criteria, for paired differences."""
 
 
+Reports = dict[str, list[Line]]
+Rows = dict[str, dict[str, Any]]
+Comparer = Callable[[str, Reports, Rows], Comparison]
+
+
 def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[str, float]:
     """Read, compare, subtract."""
     from r1pipe.data.io import read_rows
     from r1pipe.evaluation.comparison import differences, general_rows, read_report
-    from r1pipe.judges.judge import load_judge
 
     # On every rank, so that a mistake in the config ends all of them.
-    judge = load_judge(config.judge)
+    compare = _comparer(config, here)
     _check_inputs(config, inputs, here)
     if not here.main:
         return {}
 
     reports = {name: read_report(report.path, name) for name, report in inputs.reports.items()}
     comparisons: dict[str, Comparison] = {}
-    if judge is not None and inputs.prompts is not None:
+    if compare is not None and inputs.prompts is not None:
         rows = general_rows(read_rows(inputs.prompts.path, Prompts))
         for name in reports:
-            comparisons[name] = _compare(name, config.against, reports, rows, judge)
+            comparisons[name] = compare(name, reports, rows)
 
     by_prompt = {name: comparison.by_prompt for name, comparison in comparisons.items()}
     paired = differences(reports, config.differences, {"helpful": by_prompt})
@@ -123,21 +131,69 @@ def _check_inputs(config: Config, inputs: Inputs, here: Here) -> None:
         )
 
 
-def _compare(
-    name: str, against: str, reports: dict[str, list[Line]], rows: dict[str, dict[str, Any]], judge: Examiner
-) -> Comparison:
-    """Compare one checkpoint's answers to the general rows with those of another, by both sets of criteria."""
+def _comparer(config: Config, here: Here) -> Comparer | None:
+    """What compares a checkpoint's answers to the general rows with those of another; None without a judge.
+
+    Raises:
+        ConfigError: the service's address or key is missing.
+    """
+    from r1pipe.judges.judge import load_judge
+
+    if not isinstance(config.judge, JudgeEndpoint):
+        examiner = load_judge(config.judge)
+        return None if examiner is None else partial(_by_both_criteria, config.against, examiner)
+
+    from r1pipe.evaluation.comparison import win_rate
+    from r1pipe.evaluation.pairwise import compare_by_service
+
+    judge = load_judge(config.judge)
+    assert judge is not None
+
+    def by_service(name: str, reports: Reports, rows: Rows) -> Comparison:
+        own = reports[name]
+        outcomes, numbers = compare_by_service(
+            rows,
+            own,
+            reports[config.against],
+            judge,
+            here=here,
+            label=f"judge-{name}",
+        )
+        return _comparison(
+            name, config.against, own, rows, {"heldout": outcomes}, win_rate(outcomes) | numbers
+        )
+
+    return by_service
+
+
+def _by_both_criteria(against: str, judge: Examiner, name: str, reports: Reports, rows: Rows) -> Comparison:
     from r1pipe.evaluation.comparison import compare_reports, win_rate
 
     own = reports[name]
     # Only `heldout` counts: by `seen` a policy could win that has learned to please the reward model.
     heldout = compare_reports(rows, own, reports[against], judge, criteria="heldout")
     seen = compare_reports(rows, own, reports[against], judge, criteria="seen")
+    by_seen = {f"{key}/seen": value for key, value in win_rate(seen).items() if key != "n"}
+    outcomes = {"heldout": heldout, "seen": seen}
+    return _comparison(name, against, own, rows, outcomes, win_rate(heldout) | by_seen)
 
+
+def _comparison(
+    name: str,
+    against: str,
+    own: list[Line],
+    rows: Rows,
+    outcomes: Mapping[str, Outcomes],
+    scores: dict[str, Any],
+) -> Comparison:
+    """What is written of a comparison.
+
+    Args:
+        outcomes: criteria -> what was found by them; `heldout` are those that count.
+    """
     tokens = [line["tokens"] for line in own if line["id"] in rows]
-    scores = {
-        **win_rate(heldout),
-        **{f"{key}/seen": value for key, value in win_rate(seen).items() if key != "n"},
+    heldout = outcomes["heldout"]
+    scores = scores | {
         "k": len({sample for _, sample in heldout}),
         "tokens": sum(tokens) / max(1, len(tokens)),
         "against": against,
@@ -146,16 +202,9 @@ def _compare(
     by_prompt: dict[str, list[float]] = {}
     for (prompt, sample), value in heldout.items():
         by_prompt.setdefault(prompt, []).append(value)
-        lines.append(
-            {
-                "id": prompt,
-                "sample": sample,
-                "checkpoint": name,
-                "against": against,
-                "heldout": value,
-                "seen": seen[prompt, sample],
-            }
-        )
+        line = {"id": prompt, "sample": sample, "checkpoint": name, "against": against}
+        values = {criteria: found[prompt, sample] for criteria, found in outcomes.items()}
+        lines.append(line | values)
     return Comparison(scores, lines, by_prompt)
 
 

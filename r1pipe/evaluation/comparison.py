@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,18 +83,24 @@ def compare_reports(
     Returns:
         {(problem, sample): 1 won, 0.5 tied, 0 lost}.
     """
-    other_responses = {(line["id"], line["sample"]): line["response"] for line in others}
     outcomes: dict[tuple[str, int], float] = {}
-    for line in own:
-        key = (line["id"], line["sample"])
-        if line["id"] not in rows or key not in other_responses:
-            continue
-        row = rows[line["id"]]
-        a = line["response"]
-        b = other_responses[key]
+    for key, row, a, b in pairs_of(rows, own, others):
         balance = judge.compare(row, a, b, criteria) - judge.compare(row, b, a, criteria)
         outcomes[key] = 0.5 if balance == 0 else float(balance > 0)
     return outcomes
+
+
+def pairs_of(
+    rows: Mapping[str, dict[str, Any]],
+    own: Sequence[Line],
+    others: Sequence[Line],
+) -> Iterator[tuple[tuple[str, int], dict[str, Any], str, str]]:
+    """The responses that meet: (problem, sample), the problem's row, the response of `own` and that of `others`."""
+    other_responses = {(line["id"], line["sample"]): line["response"] for line in others}
+    for line in own:
+        key = (line["id"], line["sample"])
+        if line["id"] in rows and key in other_responses:
+            yield key, rows[line["id"]], line["response"], other_responses[key]
 
 
 def win_rate(outcomes: Outcomes) -> dict[str, float | int]:

@@ -34,6 +34,7 @@ def without_keys(text: str) -> str:
     >>> without_keys("dashboard: http://127.0.0.1:7860/?project=r1&write_token=Zx81")
     'dashboard: http://127.0.0.1:7860/?project=r1&write_token=[struck out]'
     """
+    # First: what a key looks like may be known to nobody but its owner.
     for name, value in os.environ.items():
         if len(value) >= SHORTEST_KEY and SECRET_NAME.fullmatch(name):
             text = text.replace(value, STRUCK)

@@ -1,10 +1,15 @@
 """compare: win rates against one checkpoint and paired differences, from reports."""
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
 
 from r1pipe.errors import ConfigError, InputError
+
+sys.path.append(str(Path(__file__).parents[1] / "generation"))
+from service import stats, writer  # noqa: E402
 
 
 def report(known, folder, name, lines):
@@ -90,3 +95,60 @@ def test_the_world_compares_careful_with_sloppy_replies(known, run_stage, tmp_pa
     )
     assert helpful["difference"] == pytest.approx(mine["pass@1"] - 0.5) and helpful["low"] > 0
     assert len(known.read(out["report"] / "rows.jsonl")) == 240
+
+
+def test_a_model_behind_a_service_compares_in_both_orders(known, run_stage, tmp_path):
+    """Longer is better to this judge; one that favours the first reply decides nothing."""
+    rows = [
+        {"id": f"g{i}", "prompt": f"Greet me {i}.", "domain": "general", "language": "en"} for i in range(20)
+    ]
+    prompts = known.write(tmp_path / "p.jsonl", rows)
+    # 12 longer, 4 as long, 4 shorter; thinking is not shown to the judge
+    lengths = [9] * 12 + [5] * 4 + [2] * 4
+    said = {
+        "dev3": ["<think>no</think>hello"] * 20,
+        "r1": [f"<think>so</think>{'h' * length}" for length in lengths],
+    }
+    said["r1"][12] = "<think>another way</think>hello"
+    reports = {}
+    for name, responses in said.items():
+        lines = [
+            {"id": row["id"], "response": response, "scores": {"general": 1.0}}
+            for row, response in zip(rows, responses, strict=True)
+        ]
+        reports[name] = report(known, tmp_path / name, name, lines)
+
+    def compared(model):
+        config = {"judge": {"base_url": base_url, "model": model}, "against": "dev3"}
+        config["differences"] = [["r1", "dev3"]]
+        metrics, out = run_stage("compare", config, reports=reports, prompts=prompts)
+        return metrics, out["report"]
+
+    with writer("judge") as base_url:
+        metrics, folder = compared("good")
+        # a summary that is equal asks nothing
+        assert stats(base_url)["requests"] == 2 * 19
+        scores = json.loads((folder / "scores.json").read_text())
+        mine = scores["r1"]["helpful"]
+        assert (mine["wins"], mine["losses"], mine["ties"]) == (12, 4, 4)
+        assert mine["pass@1"] == metrics["helpful/r1"] == 0.7 and mine["won"] == 0.75
+        assert (mine["consistent"], mine["first"], mine["unjudged"]) == (1.0, 0.5, 0)
+        assert 0.5 < mine["won_low"] < 0.75 < mine["won_high"] < 0.9
+        assert "seen" not in known.read(folder / "rows.jsonl")[0]
+        assert metrics["r1-dev3/helpful"] == pytest.approx(0.2)
+        # all of it once more where the stage's folder still has what was said
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+        compared("good")
+        assert stats(base_url)["requests"] == 2 * 19
+
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+        for journal in (tmp_path / "workdir").glob("judge-*"):
+            journal.unlink()
+        _, folder = compared("biased")
+        mine = json.loads((folder / "scores.json").read_text())["r1"]["helpful"]
+        assert (mine["ties"], mine["first"], mine["won"]) == (20, 1.0, 0.5)
+        assert mine["consistent"] == 4 / 20

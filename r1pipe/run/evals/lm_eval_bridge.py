@@ -165,6 +165,7 @@ def _theirs(
         "folder": str(target),
         "fingerprint": record["fingerprint"],
     }
+    # Another call with the same order finds what lm-eval has said.
     verdicts = target / VERDICTS
     order_file = target / "order.json"
     same = order_file.is_file() and json.loads(order_file.read_text(encoding="utf8")) == order
@@ -208,6 +209,7 @@ def reason(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
     found = theirs["found"]
     shown = found if len(found) <= SHOWN_LETTERS else f"{found[:SHOWN_LETTERS]}..."
     answer = theirs["answer"]
+    # From here on both have read the same text.
     if ours["right"] is None:
         return "our rules cannot judge the answer"
     if theirs["right"]:

@@ -68,6 +68,7 @@ def _task(given: dict[str, Any], folder: Path) -> dict[str, Any]:
         "output_type": "generate_until",
         "doc_to_text": "text",
         "doc_to_target": "answer",
+        # lm-eval adds the end token; without the list it would stop at an empty line
         "generation_kwargs": {"until": [], "do_sample": False, "max_gen_toks": given["max_tokens"]},
         "filter_list": [{"name": "last-answer", "filter": [last_answer, {"function": "take_first"}]}],
         "metric_list": [

@@ -104,6 +104,7 @@ class Following:
         folder = StageFolder(Path(begin["folder"]))
         self._folder = folder.path
         self._state_file = folder.path / f"{name}.json"
+        # A stage that is redone has another folder, and so another identity.
         state = read_object(self._state_file)
         self._identity = str(state.get("identity") or uuid.uuid4().hex)
         self._last_step: int | None = state.get("last_step")
@@ -136,6 +137,7 @@ class Following:
             if isinstance(step, int) and numbers:
                 self._tracker().log(step, numbers)
                 self._last_step = step
+        # Behind the numbers, so that a tracker with a counter of its own has the step already.
         for line in self._responses.new():
             self._tracker().show(line["step"], line["responses"])
         if before != (self._metrics.sent, self._responses.sent):
@@ -171,6 +173,7 @@ def numbers_of(line: Mapping[str, Any]) -> dict[str, float]:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if is_number and name not in ("time", "step"):
             numbers[name] = float(value)
+    # A guard's finding is a sentence, which no curve can show.
     if isinstance(line.get("guard"), str):
         numbers[f"guard/{line['guard']}"] = 1.0
     return numbers
@@ -178,6 +181,7 @@ def numbers_of(line: Mapping[str, Any]) -> dict[str, float]:
 
 def main(name: str, log: Path) -> None:
     """Follow stages until standard input ends."""
+    # Before standard output becomes the log's: this is what the driver reads.
     told = os.fdopen(os.dup(1), "w", encoding="utf8")
     _print_into(log)
     orders: queue.Queue[str | None] = queue.Queue()

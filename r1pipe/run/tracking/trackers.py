@@ -235,6 +235,7 @@ def _as_rows(step: int, responses: Sequence[Mapping[str, Any]]) -> list[list[Any
 
 def _as_markdown(response: Mapping[str, Any]) -> str:
     """Prompt and response as blocks of code, in which nothing is markup."""
+    # Tags of a response would be taken for HTML and disappear.
     parts = []
     for title, text in (("prompt", response["prompt"]), ("response", response["response"])):
         block = "\n".join(f"    {line}" for line in text.splitlines())

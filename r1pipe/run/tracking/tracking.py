@@ -163,6 +163,7 @@ class _Follower:
             return
         code = process.poll()
         assert process.stdout is not None
+        # None where nothing is there, since the pipe does not block.
         self._heard += process.stdout.read() or b""
         *lines, self._heard = self._heard.split(b"\n")
         for line in lines:

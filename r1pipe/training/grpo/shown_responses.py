@@ -35,6 +35,7 @@ def show_some(
     shown = []
     for place in range(0, len(texts), params.num_generations)[:SHOWN_PROMPTS]:
         rewards = {}
+        # A reward that does not apply to a row says nothing of its response.
         for name, values in scores.components.items():
             if scores.applied[name][place]:
                 rewards[name] = values[place]
