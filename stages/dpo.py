@@ -31,7 +31,7 @@ class Config(StageConfig):
 
 def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[str, float]:
     from r1pipe.data.io import read_rows
-    from r1pipe.training.dpo import train_dpo
+    from r1pipe.training.dpo_training import train_dpo
 
     pairs = read_rows(inputs.pairs.path, Pairs)
     return train_dpo(

@@ -1,6 +1,6 @@
 """TRL's DPOTrainer on pairs that are tokens already, and that can be stopped anywhere.
 
-It stands in a module of its own so that r1pipe/training/dpo.py can be imported without transformers.
+It stands in a module of its own so that r1pipe/training/dpo_training.py can be imported without transformers.
 """
 
 from __future__ import annotations

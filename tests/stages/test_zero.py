@@ -250,6 +250,31 @@ def test_zero3_reward_models_are_the_unsharded_ones(
     assert len(found[0]) == 8 + 2 and found[1] == pytest.approx(found[0], abs=1e-3)
 
 
+DPO = """
+stages:
+  dpo:
+    inputs: {model: MODEL, pairs: ./rows.jsonl}
+    outputs: {checkpoint: better}
+    dpo: {lr: 1.0e-3, batch_size: 4, max_length: 128, epochs: 2, heldout: 0.2}
+"""
+
+
+@pytest.mark.parametrize("profile", ["ddp", "zero3"])
+def test_dpo_over_two_ranks_is_that_of_one(tmp_path: Path, tiny_checkpoint: Path, profile: str) -> None:
+    """The reference is sharded, too."""
+    found = []
+    for name, ranks in (("process", 1), (profile, 2)):
+        folder = tmp_path / name
+        folder.mkdir()
+        with (folder / "rows.jsonl").open("w") as stream:
+            for i in range(20):
+                row = {"id": str(i), "prompt": f"q{i}", "chosen": f"yes {i}", "rejected": "no " * (1 + i % 4)}
+                stream.write(json.dumps({**row, "domain": "general"}) + "\n")
+        run(folder, DPO.replace("MODEL", str(tiny_checkpoint)), "dpo", name, ranks)
+        found.append(losses(folder, "dpo"))
+    assert len(found[0]) == 8 and found[1] == pytest.approx(found[0], abs=1e-3)
+
+
 @pytest.mark.parametrize(("keep", "prompts"), [("last", 5), ("best", 1)])
 def test_zero3_reasoning_rl(tmp_path: Path, tiny_checkpoint: Path, keep: str, prompts: int) -> None:
     """Generation, the reference's replacement, both phases.

@@ -16,7 +16,16 @@ SUMS = [
     for i in range(12)
 ]
 # What says how long something took, or that an attempt began.
-TIMES = ("time", "tokens_per_second", "step_time", "mfu", "peak_memory_gib")
+TIMES = (
+    "time",
+    "tokens_per_second",
+    "step_time",
+    "mfu",
+    "peak_memory_gib",
+    "eval_runtime",
+    "eval_samples_per_second",
+    "eval_steps_per_second",
+)
 
 
 SFT = {
@@ -211,7 +220,7 @@ def _reward_model(checkpoint: Path, out: Path, here: Any, changes: dict[str, Any
 
 def _dpo(checkpoint: Path, out: Path, here: Any, changes: dict[str, Any]) -> Any:
     from r1pipe.schema import DPOParams
-    from r1pipe.training.dpo import train_dpo
+    from r1pipe.training.dpo_training import train_dpo
 
     fields = {"lr": 1e-3, "batch_size": 4, "epochs": 3, "save_every": 2, "microbatch": 2}
     rows = [{"prompt": r["prompt"], "chosen": r["answer"], "rejected": "no"} for r in SUMS]

@@ -15,7 +15,7 @@ from r1pipe.here import Here
 from r1pipe.models.loading import load_model, load_tokenizer
 from r1pipe.schema import DPOParams
 from r1pipe.text.rendering import chat_ids
-from r1pipe.training.dpo import train_dpo
+from r1pipe.training.dpo_training import train_dpo
 
 LONG = "so " * 200
 PAIRS = [

@@ -1,4 +1,4 @@
-"""What R1GRPOTrainer overrides or relies on in TRL, by the hash of its source.
+"""What our trainers override or rely on in TRL, by the hash of its source.
 
 An upstream change fails here, so that it is looked at before it is shipped. The hashes are of TRL 1.16.0. Where a test
 fails: read the method's new source, see whether our override still does what it replaces (its docstring says why it is
@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 from peft import LoraConfig
 from transformers import TrainingArguments
-from trl import GRPOConfig, GRPOTrainer, RewardConfig, SFTConfig
+from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, RewardConfig, SFTConfig
 from trl.generation.vllm_generation import VLLMGeneration
+from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.utils import add_fused_lm_head
 
 from r1pipe.config.library_options import LORA, options
-from r1pipe.schema import GRPOParams, RewardModelParams, SFTParams
+from r1pipe.schema import DPOParams, GRPOParams, RewardModelParams, SFTParams
 from r1pipe.schema.training import PointwiseParams
 from r1pipe.training.grpo.grpo_trainer import R1GRPOTrainer
 from r1pipe.training.grpo.vllm_rollouts import trl_extract_logprobs
@@ -44,6 +45,9 @@ RELIED_ON: dict[str, tuple[Any, str]] = {
     "VLLMGeneration.generate": (VLLMGeneration.generate, "2d2ac2be5b1309c4"),
     "VLLMGeneration.sync_weights": (VLLMGeneration.sync_weights, "63d669fb32304ff5"),
     "extract_logprobs": (trl_extract_logprobs, "ea9254b4a72d3ed7"),
+    # Rows come as what the first makes and the second reads.
+    "DPOTrainer._prepare_dataset": (DPOTrainer._prepare_dataset, "35e349e8e8266df4"),
+    "DataCollatorForPreference.torch_call": (DataCollatorForPreference.torch_call, "0b8bb4c294bf8420"),
     "add_fused_lm_head": (add_fused_lm_head, "422d009f04b66659"),
 }
 
@@ -110,6 +114,7 @@ def test_options_are_the_libraries_own() -> None:
         (SFTParams.trl_config, SFTConfig),
         (GRPOParams.trl_config, GRPOConfig),
         (RewardModelParams.trl_config, RewardConfig),
+        (DPOParams.trl_config, DPOConfig),
         (PointwiseParams.trl_config, TrainingArguments),
         (LORA, LoraConfig),
     )

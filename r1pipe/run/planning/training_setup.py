@@ -22,7 +22,7 @@ COMPILED_PARAMETERS = 10**8
 COMPILED_SECONDS = 600.0
 # Rows of a pass of a reward model: MICROBATCH in r1pipe/training/reward_model.py.
 RM_MICROBATCH = 64
-# Pairs of a pass of DPO: MICROBATCH in r1pipe/training/dpo.py.
+# Pairs of a pass of DPO: MICROBATCH in r1pipe/training/dpo_training.py.
 DPO_MICROBATCH = 16
 # The largest minibatch of a training beside the mean of its longest rollout.
 UNEVEN = 1.1
