@@ -1,6 +1,6 @@
 """Runs the tests of docs/faults.md with the protection of each switched off: then each must fail.
 
-    python tests/faults/without_protection.py [--seconds 600] [--jobs 2] [--only PART-OF-A-NAME] [--again]
+    python tests/faults/without_protection.py [--seconds 600] [--patience 200] [--jobs 2] [--only PART] [--again]
 
 protections.txt says what protects a case: `pattern | module:attribute = expression`; the first line whose pattern is
 in the case's name counts. Cases of one file and one protection share a process, which imports the libraries once. What
@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 HERE = Path(__file__).parent
 SEEN = HERE / "seen.txt"
-# A test that has not ended after so many seconds hangs, which is a way of failing.
+# A test that has not ended after so many seconds on a quiet machine hangs, which is a way of failing.
 PATIENCE_S = 200.0
 # Cases of one process: few enough that two processes end at about the same time.
 TOGETHER = 12
@@ -83,12 +83,12 @@ def write_seen(found: dict[str, Seen]) -> None:
     SEEN.write_text("".join(lines), encoding="utf8")
 
 
-def run(tests: list[str], patch: str) -> dict[str, Seen]:
-    """These tests of one file, without their protection."""
+def run(tests: list[str], patch: str, patience_s: float) -> dict[str, Seen]:
+    """These tests of one file, without their protection; one that takes so long hangs."""
     found: dict[str, Seen] = {}
     left = list(tests)
     while left:
-        lines, code = _run_once(left, patch)
+        lines, code = _run_once(left, patch, patience_s)
         told = {test: _told(test, lines) for test in left}
         found |= {test: one for test, one in told.items() if one is not None}
         begun = {line["test"].removeprefix("tests/") for line in lines}
@@ -96,12 +96,12 @@ def run(tests: list[str], patch: str) -> dict[str, Seen]:
         hanging = [test for test in left if code is None and any(_is_of(name, test) for name in begun)]
         if not hanging:
             break
-        found |= {test: Seen("fails", PATIENCE_S, "it hangs") for test in hanging}
+        found |= {test: Seen("fails", patience_s, "it hangs") for test in hanging}
         left = [test for test in left if test not in hanging]
     return found | {test: Seen(f"not run ({code})", 0.0, "") for test in left}
 
 
-def _run_once(tests: list[str], patch: str) -> tuple[list[dict[str, Any]], int | None]:
+def _run_once(tests: list[str], patch: str, patience_s: float) -> tuple[list[dict[str, Any]], int | None]:
     """What became of the tests, as off/outcomes.py writes it; and pytest's exit code, None where a test hung."""
     root = HERE.parents[1]
     path = os.pathsep.join([str(HERE / "off"), str(root), os.environ.get("PYTHONPATH", "")])
@@ -119,7 +119,7 @@ def _run_once(tests: list[str], patch: str) -> tuple[list[dict[str, Any]], int |
             start_new_session=True,
         )
         code = None
-        while code is None and time.time() - outcomes.stat().st_mtime < PATIENCE_S:
+        while code is None and time.time() - outcomes.stat().st_mtime < patience_s:
             try:
                 code = process.wait(1)
             except subprocess.TimeoutExpired:
@@ -187,6 +187,7 @@ def main() -> None:
     sys.path.insert(0, str(HERE))
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=float("inf"))
+    parser.add_argument("--patience", type=float, default=PATIENCE_S, metavar="SECONDS")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--only", default="")
     parser.add_argument("--again", action="store_true", help="also what was seen failing")
@@ -198,7 +199,7 @@ def main() -> None:
         patch, tests = piece
         if time.monotonic() > deadline:
             return
-        told = run(tests, patch)
+        told = run(tests, patch, given.patience)
         with writing:
             write_seen(seen() | told)
         for test, one in told.items():

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
-sys.path[:0] = [str(TESTS), str(TESTS.parent)]
+sys.path[:0] = [str(TESTS / "training"), str(TESTS), str(TESTS.parent)]
 
 # ckpt-chaos has a sitecustomize of its own in the place of that in faults/off.
 with contextlib.suppress(ImportError):
