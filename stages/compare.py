@@ -8,9 +8,8 @@ Alone     r1pipe run-stage compare -c my.yaml
 A judge compares each checkpoint's answers to the general prompts with those of `against`, in both orders. It sees the
 answer and not the thinking, and judges by criteria that no training saw ('heldout'); the win rate by those that made
 the reward model's pairs ('seen') is reported as well. pass@1 of `helpful` is the win rate, ties half; won is wins /
-(wins + losses). A language model behind a service judges by
-what helps more, without a second set of criteria. paired.json holds the paired difference of each [a, b] in
-`differences` on every suite, with its 95 % interval.
+(wins + losses). A language model behind a service judges by what helps more, without a second set of criteria.
+paired.json holds the paired difference of each [a, b] in `differences` on every suite, with its 95 % interval.
 
     compare:
       kind: compare

@@ -14,6 +14,7 @@ import socket
 import sys
 import threading
 import webbrowser
+from collections import deque
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,11 @@ HERE = "127.0.0.1"
 _OWN_NAMES = [HERE, "localhost"]
 # Seconds between two looks whether the page that asked is still there.
 _LOOK_EVERY_S = 0.1
+# Bytes of a question with all that was said before, and of the id of a reply.
+_LARGEST_ASK = 8 * 2**20
+_LARGEST_ID = 256
+# So many stops are kept whose reply has not begun; most of them come when theirs is over.
+_EARLY_STOPS = 64
 
 
 def talk_in_browser(
@@ -107,7 +113,7 @@ def listen(host: str, port: int) -> socket.socket:
         reason = (error.strerror or str(error)).partition(" (")[0]
         raise InputError(
             f"nothing can listen at port {port} of {host}: {reason}",
-            fix="--port N with another number, or none: then a free one is taken",
+            fix="another --port, or none: then a free one is taken; a --host is an IPv4 address of this machine",
         ) from None
 
 
@@ -124,6 +130,7 @@ class WebChat:
         self._content = content
         self._offered = frozenset(content["offered"])
         self._stops: dict[str, threading.Event] = {}
+        self._early_stops: deque[str] = deque(maxlen=_EARLY_STOPS)
         self.secret = secrets.token_urlsafe(24)
 
     def server(self, listener: socket.socket) -> uvicorn.Server:
@@ -187,7 +194,7 @@ class WebChat:
         from starlette.responses import PlainTextResponse, StreamingResponse
 
         try:
-            ask = Ask.model_validate_json(await request.body())
+            ask = Ask.model_validate_json(await _body(request, _LARGEST_ASK))
         except ValidationError as error:
             return PlainTextResponse(str(error), 400)
         if ask.model not in self._offered:
@@ -196,7 +203,10 @@ class WebChat:
 
     async def _events(self, ask: Ask, request: Request) -> AsyncIterator[str]:
         # It may have been stopped already: the two come over connections of their own.
-        stop = self._stops.setdefault(ask.id, threading.Event())
+        stop = threading.Event()
+        if ask.id in self._early_stops:
+            stop.set()
+        self._stops[ask.id] = stop
         loop = asyncio.get_running_loop()
         waiting: asyncio.Queue[Event] = asyncio.Queue()
 
@@ -223,9 +233,24 @@ class WebChat:
         """Stop the reply whose id the body is."""
         from starlette.responses import Response
 
-        reply = (await request.body()).decode(errors="replace")
-        self._stops.setdefault(reply, threading.Event()).set()
+        reply = (await _body(request, _LARGEST_ID)).decode(errors="replace")
+        if reply in self._stops:
+            self._stops[reply].set()
+        else:
+            self._early_stops.append(reply)
         return Response(status_code=204)
+
+
+async def _body(request: Request, limit: int) -> bytes:
+    """The body of a request; one of more bytes than `limit` is answered with 413."""
+    from starlette.exceptions import HTTPException
+
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > limit:
+            raise HTTPException(413)
+    return bytes(body)
 
 
 async def _refuse(request: Request) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from engine import r1pipe
 from r1pipe.artifacts import Prompts
 from r1pipe.data.sources import Source, load
 from r1pipe.errors import ConfigError
+from r1pipe.run.evals import lm_eval_run
 from r1pipe.run.evals.eval_models import AskedModel
 from r1pipe.run.evals.eval_run import Changes
 from r1pipe.run.evals.lm_eval_bridge import check_lm_eval, comparison_lines, reason
+from r1pipe.run.store import write_json
 
 SAID = "<think>1/4+1/4=0.5</think>It is \\boxed{1/2}."
 
@@ -61,6 +64,23 @@ def test_a_long_list_of_differences_is_cut():
     lines = comparison_lines({"mine": result})
     assert "0.900 by our rules, 0.100 by lm-eval on the same 30 problems" in lines[0]
     assert len(lines) == 23 and "all 25" in lines[-1] and lines[2] == "  0: ours right, lm-eval wrong: r"
+
+
+def test_a_failure_of_lm_eval_leaves_no_verdicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The next call would take them for all of them."""
+
+    def some(given: dict[str, Any], folder: Path) -> Iterator[dict[str, Any]]:
+        yield {"id": "a", "right": True}
+        raise MemoryError
+
+    # The problems need a tokenizer, which takes seconds to import.
+    monkeypatch.setattr(lm_eval_run, "_problems", lambda given: [])
+    monkeypatch.setattr(lm_eval_run, "_verdicts", some)
+    order = {"task": "t", "max_tokens": 1, "folder": str(tmp_path)}
+    write_json(tmp_path / "order.json", order)
+    with pytest.raises(MemoryError):
+        lm_eval_run.main(tmp_path / "order.json")
+    assert not (tmp_path / lm_eval_run.VERDICTS).exists()
 
 
 @pytest.mark.slow

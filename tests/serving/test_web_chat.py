@@ -42,10 +42,13 @@ def serving(replies: Replies, *names: str) -> Iterator[tuple[WebChat, int]]:
     server = chat.server(listener)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
-    wait_for(lambda: server.started, 20)
-    yield chat, listener.getsockname()[1]
-    server.should_exit = True
-    thread.join()
+    # A test that fails must not leave the thread, for which pytest would wait.
+    try:
+        wait_for(lambda: server.started, 20)
+        yield chat, listener.getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 def told(port: int, method: str, path: str, body: str = "", **headers: str) -> http.client.HTTPResponse:
@@ -97,6 +100,17 @@ def test_what_is_no_question_is_refused() -> None:
         # A page may not have any folder of this machine loaded.
         refused = told(port, "POST", path, json.dumps(ASK | DRAWING | {"model": "/etc"}))
         assert refused.status == 400 and b"not offered" in refused.read()
+
+
+@WITH_SERVER
+def test_what_a_page_sends_takes_little_memory() -> None:
+    with serving(Replies([], ""), "mine") as (chat, port):
+        assert told(port, "POST", f"/{chat.secret}/stop", "x" * 300).status == 413
+        assert told(port, "POST", f"/{chat.secret}/reply", "x" * (8 * 2**20 + 1)).status == 413
+        # Stops of replies that are over.
+        for number in range(70):
+            assert told(port, "POST", f"/{chat.secret}/stop", str(number)).status == 204
+        assert not chat._stops and len(chat._early_stops) == 64
 
 
 def test_without_a_server_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,7 +34,10 @@ def main(order: Path) -> None:
     _write_lines(folder / PROBLEMS, problems)
     task = _task(given, folder)
     (folder / f"{given['task']}.yaml").write_text(yaml.safe_dump(task, sort_keys=False), encoding="utf8")
-    _write_lines(folder / VERDICTS, _verdicts(given, folder))
+    # Only when all are there: the next call takes this file for what lm-eval has said.
+    unfinished = folder / f"{VERDICTS}.part"
+    _write_lines(unfinished, _verdicts(given, folder))
+    unfinished.replace(folder / VERDICTS)
 
 
 def _problems(given: dict[str, Any]) -> Iterator[dict[str, Any]]:
