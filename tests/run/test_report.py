@@ -238,6 +238,7 @@ def test_the_page_asks_nobody_and_holds_no_markup_of_a_model(
     assert len(page) < 2_000_000
 
 
+@pytest.mark.slow
 @IN_A_BROWSER
 def test_the_page_in_a_browser(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder.path.parent.parent)

@@ -329,7 +329,11 @@ def test_the_sources_of_trl_are_those_that_were_read() -> None:
         )
 
 
-@pytest.mark.parametrize("asked", [{"loss_type": "dft"}, {"label_smoothing_factor": 0.2}], ids=str)
+@pytest.mark.parametrize(
+    "asked",
+    [{"loss_type": "dft"}, pytest.param({"label_smoothing_factor": 0.2}, marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_another_loss_is_the_one_that_rows_alone_have(
     asked: dict[str, Any], tiny_checkpoint: Path, here: Here
 ) -> None:
