@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import signal
 import subprocess
+import urllib.request
 from pathlib import Path
 
 import pytest
-from engine import ROOT, r1pipe
+from engine import ROOT, r1pipe, start
 from tiny_checkpoint import make_tiny_checkpoint
 
 pytestmark = pytest.mark.slow  # `make docs` runs it
@@ -79,8 +81,27 @@ def test_command(folder: Path, line: str) -> None:
         words += ["--run", "planned"]
     # and it was made up to its first checkpoint
     words = [word.replace("r1/r1", "r1/zero") for word in words]
+    if "--web" in words:
+        shows_a_page_until_it_is_stopped(folder, words)
+        return
     done = r1pipe(folder, *words, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def shows_a_page_until_it_is_stopped(folder: Path, words: list[str]) -> None:
+    command = [sys.executable, "-m", "r1pipe.cli.main", *words]
+    with subprocess.Popen(
+        command, cwd=folder, env=environment(), stdout=subprocess.PIPE, text=True
+    ) as server:
+        try:
+            assert server.stdout is not None
+            address = next(word for line in server.stdout for word in line.split() if "http://" in word)
+            with urllib.request.urlopen(address, timeout=30) as page:
+                assert b"<title>" in page.read()
+            server.send_signal(signal.SIGINT)
+            assert server.wait(60) == 130
+        finally:
+            server.kill()
 
 
 @pytest.mark.parametrize(("line", "shown"), refusals())
