@@ -89,10 +89,7 @@ def test_command(folder: Path, line: str) -> None:
 
 
 def shows_a_page_until_it_is_stopped(folder: Path, words: list[str]) -> None:
-    command = [sys.executable, "-m", "r1pipe.cli.main", *words]
-    with subprocess.Popen(
-        command, cwd=folder, env=environment(), stdout=subprocess.PIPE, text=True
-    ) as server:
+    with start(folder, *words) as server:
         try:
             assert server.stdout is not None
             address = next(word for line in server.stdout for word in line.split() if "http://" in word)
