@@ -96,6 +96,21 @@ def test_curves_go_on_where_an_attempt_goes_on(tmp_path: Path):
     assert said == [f"tensorboard --logdir {tmp_path / 'runs'}"]
 
 
+def test_an_update_that_was_told_last_is_made_again(tmp_path: Path):
+    """The step does not fall: its line came after the first attempt's tracker, and before the second attempt's file."""
+    pytest.importorskip("tensorboard")
+    here = stage(tmp_path)
+    here.log(step=1, loss=3.0)
+    following(here).end(None)
+    here.log(step=2, loss=2.0)
+    second = following(here)
+    second.read()
+    here.forget(1)
+    here.log(step=2, loss=2.5)
+    second.end(None)
+    assert in_tensorboard(here.workdir.parent)["loss"] == [(1, 3.0), (2, 2.5)]
+
+
 def test_a_rollback_in_one_attempt_is_followed(tmp_path: Path):
     pytest.importorskip("tensorboard")
     here = stage(tmp_path)

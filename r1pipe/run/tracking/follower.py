@@ -41,11 +41,15 @@ class Lines:
 
     Args:
         sent: the `time` of the last line that was read before; None = none was.
+
+    Attributes:
+        files: how many it has read from; another one begins where updates are made again.
     """
 
     def __init__(self, path: Path, sent: float | None) -> None:
         self.path = path
         self.sent = sent
+        self.files = 0
         self._place = 0
         self._file: tuple[int, int] | None = None
 
@@ -60,6 +64,7 @@ class Lines:
             file = (status.st_dev, status.st_ino)
             is_same = file == self._file and status.st_size >= self._place
             if not is_same:
+                self.files += 1
                 self._place = 0
             # In another file those of before are known by their time.
             known_until = self.sent if not is_same else None
@@ -131,11 +136,16 @@ class Following:
     def read(self) -> None:
         """Pass on what is new."""
         before = (self._metrics.sent, self._responses.sent)
+        file = self._metrics.files
         for line in self._metrics.new():
             step = line.get("step")
             numbers = numbers_of(line)
             if isinstance(step, int) and numbers:
-                self._tracker().log(step, numbers)
+                tracker = self._tracker()
+                if self._metrics.files != file:
+                    file = self._metrics.files
+                    tracker.go_back_to(step)
+                tracker.log(step, numbers)
                 self._last_step = step
         # Behind the numbers, so that a tracker with a counter of its own has the step already.
         for line in self._responses.new():

@@ -60,8 +60,12 @@ class Tracker(Protocol):
         """Where the user finds it: an address or a command."""
         ...
 
+    def go_back_to(self, step: int) -> None:
+        """What comes next is of this step on, and replaces what was told of these steps, if anything was."""
+        ...
+
     def log(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Take numbers of an update. A step that is not above the last one is made again."""
+        """Take numbers of an update."""
         ...
 
     def show(self, step: int, responses: Sequence[Mapping[str, Any]]) -> None:
@@ -90,17 +94,16 @@ class TensorBoard:
         self._runs = stage.folder.parent.parent
         self._writer = writers.EventFileWriter(str(stage.folder / "tensorboard"), flush_secs=5)
         self._last_step = stage.last_step or 0
-        # A step below this one was told before. Of one attempt several lines may have one step.
-        self._told_below = 0 if stage.last_step is None else stage.last_step + 1
 
     @property
     def place(self) -> str:
         return f"tensorboard --logdir {self._runs}"
 
+    def go_back_to(self, step: int) -> None:
+        session = self._events.SessionLog
+        self._add(step, session_log=session(status=session.START))
+
     def log(self, step: int, numbers: Mapping[str, float]) -> None:
-        if step < self._told_below:
-            self._forget_from(step)
-        self._told_below = step
         self._last_step = step
         value_of = self._summaries.Summary.Value
         values = [value_of(tag=name, simple_value=value) for name, value in numbers.items()]
@@ -120,14 +123,8 @@ class TensorBoard:
 
     def close(self, results: Mapping[str, float] | None) -> None:
         if results:
-            self._told_below = 0
             self.log(self._last_step, results)
         self._writer.close()
-
-    def _forget_from(self, step: int) -> None:
-        """Tell TensorBoard that everything from this step on is made again."""
-        session = self._events.SessionLog
-        self._add(step, session_log=session(status=session.START))
 
     def _add(self, step: int, **what: Any) -> None:
         self._writer.add_event(self._events.Event(wall_time=time.time(), step=step, **what))
@@ -159,6 +156,9 @@ class Trackio:
     @property
     def place(self) -> str:
         return f"trackio show --project {self._run.project}"
+
+    def go_back_to(self, step: int) -> None:
+        """It keeps both."""
 
     def log(self, step: int, numbers: Mapping[str, float]) -> None:
         self._last_step = step
@@ -204,6 +204,9 @@ class WandB:
         if self._run.offline:
             return f"wandb sync {Path(self._run.dir).parents[1]}/offline-run-*"
         return self._run.project_url or ""
+
+    def go_back_to(self, step: int) -> None:
+        """It keeps both."""
 
     def log(self, step: int, numbers: Mapping[str, float]) -> None:
         self._run.log({"step": step, **numbers})
