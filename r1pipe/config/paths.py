@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from r1pipe.config.mistakes import Mistakes
 from r1pipe.config.yamltree import Keys, Node
 from r1pipe.schema import PathOr
-from r1pipe.text.regular_files import oddity
+from r1pipe.text.regular_files import in_home, oddity
 
 
 def expand(text: str, base: Path) -> Path:
@@ -25,7 +25,7 @@ def expand(text: str, base: Path) -> Path:
     Raises:
         KeyError: a variable is not set; its name is the argument.
     """
-    return Path(os.path.normpath(base / Path(expand_variables(text)).expanduser()))
+    return Path(os.path.normpath(base / in_home(Path(expand_variables(text)))))
 
 
 def expand_variables(text: str) -> str:

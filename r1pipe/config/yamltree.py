@@ -15,7 +15,7 @@ import yaml
 
 from r1pipe.config.yaml_nodes import MOST_LEVELS, composed, scalar
 from r1pipe.errors import ConfigError
-from r1pipe.text.regular_files import read_regular, reason
+from r1pipe.text.regular_files import in_home, read_regular, reason
 
 Keys = tuple[str | int, ...]
 
@@ -96,7 +96,7 @@ def _read(path: Path, above: tuple[Path, ...], files: list[Path]) -> Node:
     for parent in parents:
         if not isinstance(parent.value, str):
             raise ConfigError("extends takes a path or a list of paths", str(parent.origin))
-        target = path.parent / Path(parent.value).expanduser()
+        target = path.parent / in_home(Path(parent.value))
         if not target.exists():
             raise ConfigError(
                 f"extends '{parent.value}': no such file", str(parent.origin), f"looked for {target}"

@@ -19,6 +19,7 @@ from r1pipe.data.row_checks import EQUAL_PROMPT, EQUAL_ROW, Tally, is_made_of_co
 from r1pipe.data.shapes import SHAPES, Skip, finish, unreadable_gold
 from r1pipe.errors import InputError
 from r1pipe.schema import RowLimits
+from r1pipe.text.regular_files import in_home
 from r1pipe.text.splits import content_key, split_of
 
 if TYPE_CHECKING:
@@ -322,7 +323,7 @@ def raw_rows(source: Source, on_bad: Bad = refuse) -> Iterator[Located]:
 
         yield from read_hub(source, on_bad)
     for path in source.paths:
-        for match in matches(path.expanduser()):
+        for match in matches(in_home(path)):
             yield from read_raw(match, on_bad)
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from r1pipe.config.yamltree import nearest
 from r1pipe.errors import InputError
 from r1pipe.run.status import newest_run, run_folder, run_names, stage_names
+from r1pipe.text.regular_files import in_home
 
 
 class Made(NamedTuple):
@@ -30,7 +31,7 @@ def find_artifact(text: str, kind: str = "") -> Path:
     Raises:
         InputError: there is none, or the stage has several outputs.
     """
-    path = Path(text).expanduser()
+    path = in_home(Path(text))
     if path.exists():
         return path
 

@@ -77,3 +77,14 @@ def not_a_file(kind: int) -> NotAFile:
     """The error for the mode of something that is no regular file."""
     name = next((name for is_kind, name in _KINDS if is_kind(kind)), "something else")
     return NotAFile(errno.EINVAL, f"it is {name}, not a file")
+
+
+def in_home(path: Path) -> Path:
+    """`~` and `~user` become their home folders; a user that this machine does not know stays as a name.
+
+    Path.expanduser raises RuntimeError there.
+
+    >>> in_home(Path("~no-such-user/data"))
+    PosixPath('~no-such-user/data')
+    """
+    return Path(os.path.expanduser(path))  # noqa: PTH111

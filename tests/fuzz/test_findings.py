@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 from targets import SECONDS, TARGETS, seeds
+
+from r1pipe.config.loader import load
+from r1pipe.errors import ConfigError
 
 FOUND = {
     # KeyError and TypeError in row_checks.py: a dataset of no special type may hold anything under any name.
@@ -43,3 +47,11 @@ def test_it_is_refused_or_taken_in_time(name: str) -> None:
 def test_what_a_fuzzer_begins_with_is_refused_or_taken(target: str) -> None:
     for seed in seeds(target):
         TARGETS[target](seed)
+
+
+def test_the_home_of_a_user_who_is_not_there(tmp_path: Path) -> None:
+    """Path.expanduser raised RuntimeError."""
+    text = "stages:\n  s: {kind: evaluate, inputs: {model: ~no-such-user/m}, outputs: {report: r}}\n"
+    (tmp_path / "t.yaml").write_text(text)
+    with pytest.raises(ConfigError, match="nothing is at .*~no-such-user/m"):
+        load(tmp_path / "t.yaml")

@@ -13,6 +13,7 @@ from r1pipe.artifacts import Checkpoint
 from r1pipe.config.artifact_checks import missing_parts
 from r1pipe.errors import ConfigError, InputError, MissingToolError
 from r1pipe.run.artifact_lookup import find_artifact
+from r1pipe.text.regular_files import in_home
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def asked_model(text: str, served_name: str | None, key_variable: str | None) ->
         yield AskedModel(re.split("[:/]", text.partition("@")[0])[-1], edge=text)
         return
     if text.endswith(".gguf"):
-        with _llama_cpp(Path(text).expanduser()) as endpoint:
+        with _llama_cpp(in_home(Path(text))) as endpoint:
             yield AskedModel(Path(text).stem, endpoint=endpoint)
         return
 

@@ -24,6 +24,7 @@ from r1pipe.run.evals.suite_files import Suite
 from r1pipe.run.plan import Plan, make_plan
 from r1pipe.run.records import read_object
 from r1pipe.run.store import RunFolder, outputs_of, write_json, write_text
+from r1pipe.text.regular_files import in_home
 
 CONFIG = "eval.yaml"
 SCORES = "eval.json"
@@ -161,7 +162,7 @@ def _fewer(suite: Suite, limit: int | None) -> Any:
 
 def _template(text: str) -> str:
     """A template by name, or a file's absolute path, since the config lies elsewhere."""
-    path = Path(text).expanduser()
+    path = in_home(Path(text))
     return str(path.absolute()) if path.is_file() else text
 
 

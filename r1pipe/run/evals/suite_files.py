@@ -22,6 +22,7 @@ from r1pipe.errors import InputError
 from r1pipe.run.report.figure import kind_of
 from r1pipe.run.status import run_folder, run_names, stage_names
 from r1pipe.run.store import StageFolder
+from r1pipe.text.regular_files import in_home
 
 # Fields of the stage that say which model is asked and where, not what.
 NOT_OF_A_SUITE = ("checkpoint", "launch")
@@ -56,7 +57,7 @@ def find_suite(text: str) -> Suite:
         InputError: there is none.
         ConfigError: its file is wrong.
     """
-    for path in (Path(text).expanduser(), SUITES / f"{text}.yaml", SHIPPED / "suites" / f"{text}.yaml"):
+    for path in (in_home(Path(text)), SUITES / f"{text}.yaml", SHIPPED / "suites" / f"{text}.yaml"):
         if path.is_file():
             return _of_file(path)
     run, _, stage = text.partition("/")
