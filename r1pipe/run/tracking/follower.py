@@ -117,6 +117,8 @@ class Following:
         self._metrics = Lines(folder.metrics, sent.get("metrics"))
         self._responses = Lines(folder.metrics.with_name(RESPONSES), sent.get("responses"))
         self._opened: Tracker | None = None
+        # The file of metrics that the tracker was told of last.
+        self._told_file = 0
 
     def _tracker(self) -> Tracker:
         if self._opened is None:
@@ -136,14 +138,13 @@ class Following:
     def read(self) -> None:
         """Pass on what is new."""
         before = (self._metrics.sent, self._responses.sent)
-        file = self._metrics.files
         for line in self._metrics.new():
             step = line.get("step")
             numbers = numbers_of(line)
             if isinstance(step, int) and numbers:
                 tracker = self._tracker()
-                if self._metrics.files != file:
-                    file = self._metrics.files
+                if self._told_file != self._metrics.files:
+                    self._told_file = self._metrics.files
                     tracker.go_back_to(step)
                 tracker.log(step, numbers)
                 self._last_step = step
