@@ -7,11 +7,11 @@ from typing import Any
 
 from r1pipe.errors import ConfigError
 from r1pipe.here import Here
-from r1pipe.schema import SFTParams, Training, batches
+from r1pipe.schema import DPOParams, RewardModelParams, SFTParams, Training, batches
 from r1pipe.training.checkpoints import facts_of, newest_whole
 from r1pipe.training.smaller_passes import smaller
 
-__all__ = ["common_arguments", "half_base", "lora_config", "resume_from", "split_batch"]
+__all__ = ["common_arguments", "epoch_arguments", "half_base", "lora_config", "resume_from", "split_batch"]
 
 # Profiles whose checkpoints are whole: a training can be resumed from them over any number of ranks.
 WHOLE = {"process", "ddp"}
@@ -76,6 +76,25 @@ def split_batch(
     """schema.batches.split_batch over the ranks of this stage; smaller where memory has run out."""
     rows, passes = batches.split_batch(batch_size, here.world_size, microbatch, default, group)
     return smaller(rows, passes, here)
+
+
+def epoch_arguments(
+    params: RewardModelParams | DPOParams, examples: int, here: Here, seed: int, *, microbatch: int
+) -> dict[str, Any]:
+    """The arguments of a training that passes over its rows `epochs` times: those of every stage, passes and updates.
+
+    Args:
+        examples: the rows that fit; epochs are of these, not of all rows.
+        microbatch: rows of a forward pass where the config does not say.
+    """
+    rows, accumulation = split_batch(params.batch_size, here, params.microbatch, microbatch)
+    updates = max(1, round(examples * params.epochs / params.batch_size))
+    return {
+        **common_arguments(params, here, seed, updates),
+        "per_device_train_batch_size": rows,
+        "gradient_accumulation_steps": accumulation,
+        "max_steps": updates,
+    }
 
 
 def lora_config(arguments: dict[str, Any] | None, where: str) -> Any:

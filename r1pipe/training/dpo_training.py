@@ -97,17 +97,12 @@ def train_dpo(
 
 
 def _arguments(params: DPOParams, examples: int, here: Here, seed: int) -> dict[str, Any]:
-    from r1pipe.training.arguments import common_arguments, split_batch
+    from r1pipe.training.arguments import epoch_arguments
 
-    microbatch, accumulation = split_batch(params.batch_size, here, params.microbatch, MICROBATCH)
-    # Epochs are those of the pairs that fit, not of all rows.
-    updates = max(1, round(examples * params.epochs / params.batch_size))
+    arguments = epoch_arguments(params, examples, here, seed, microbatch=MICROBATCH)
     return {
-        **common_arguments(params, here, seed, updates),
-        "per_device_train_batch_size": microbatch,
-        "per_device_eval_batch_size": microbatch,
-        "gradient_accumulation_steps": accumulation,
-        "max_steps": updates,
+        **arguments,
+        "per_device_eval_batch_size": arguments["per_device_train_batch_size"],
         "lr_scheduler_type": "linear",
         "beta": params.beta,
         "loss_type": [params.loss_type],

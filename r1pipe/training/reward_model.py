@@ -208,18 +208,10 @@ def train_pointwise(
 
 def _arguments(params: RewardModelParams, examples: int, here: Here, seed: int) -> dict[str, Any]:
     """The trainer's arguments that both kinds of reward models share."""
-    from r1pipe.training.arguments import common_arguments, split_batch
+    from r1pipe.training.arguments import epoch_arguments
 
-    microbatch, accumulation = split_batch(params.batch_size, here, params.microbatch, MICROBATCH)
-    # Epochs are those of the rows that fit, not of all rows.
-    updates = max(1, round(examples * params.epochs / params.batch_size))
-    return {
-        **common_arguments(params, here, seed, updates),
-        "per_device_train_batch_size": microbatch,
-        "gradient_accumulation_steps": accumulation,
-        "max_steps": updates,
-        "lr_scheduler_type": "cosine",
-    }
+    arguments = epoch_arguments(params, examples, here, seed, microbatch=MICROBATCH)
+    return {**arguments, "lr_scheduler_type": "cosine"}
 
 
 def _classifier(checkpoint: Path, *, training: bool, seed: int = 0) -> Any:

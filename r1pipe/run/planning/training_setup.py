@@ -107,14 +107,8 @@ def training_of(work: Work, machine: Machine) -> Training:
             machine,
             training,
         )
-    if isinstance(params, RewardModelParams):
-        return _reward_training(
-            work,
-            params,
-            training,
-        )
-    if isinstance(params, DPOParams):
-        return _dpo_training(
+    if isinstance(params, RewardModelParams | DPOParams):
+        return _row_training(
             work,
             params,
             training,
@@ -247,29 +241,20 @@ def packed_rl(work: Work, params: GRPOParams, machine: Machine, training: Traini
     )
 
 
-def _reward_training(work: Work, params: RewardModelParams, training: Training) -> Training:
+def _row_training(work: Work, params: RewardModelParams | DPOParams, training: Training) -> Training:
+    """Of rows that are passed padded, so many at a time."""
+    is_dpo = isinstance(params, DPOParams)
     mean = min(params.max_length, work.rows.prompt + work.rows.answer)
     share = max(1, params.batch_size // training.ranks)
-    rows = min(share, params.microbatch or RM_MICROBATCH)
+    rows = min(share, params.microbatch or (DPO_MICROBATCH if is_dpo else RM_MICROBATCH))
+    # A pass of DPO holds both responses of its pairs.
+    responses = 2 * rows if is_dpo else rows
     return replace(
         training,
-        head="reward",
-        tokens=round(rows * mean),
+        head="fused" if is_dpo else "reward",
+        rollout=Rollout(reference=is_dpo),
+        tokens=round(responses * mean),
         passes=math.ceil(share / rows),
-    )
-
-
-def _dpo_training(work: Work, params: DPOParams, training: Training) -> Training:
-    mean = min(params.max_length, work.rows.prompt + work.rows.answer)
-    share = max(1, params.batch_size // training.ranks)
-    pairs = min(share, params.microbatch or DPO_MICROBATCH)
-    return replace(
-        training,
-        head="fused",
-        rollout=Rollout(reference=True),
-        # A pass holds both responses of its pairs.
-        tokens=round(2 * pairs * mean),
-        passes=math.ceil(share / pairs),
     )
 
 
