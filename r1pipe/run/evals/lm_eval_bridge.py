@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -53,14 +54,7 @@ def check_lm_eval(model: AskedModel, changes: Changes) -> Changes:
             "--with lm-eval compares greedy responses, one to each problem",
             fix="leave --temperature and --samples out",
         )
-    return Changes(
-        limit=changes.limit,
-        samples=1,
-        temperature=0.0,
-        max_tokens=changes.max_tokens,
-        template=changes.template,
-        backend=changes.backend,
-    )
+    return replace(changes, samples=1, temperature=0.0)
 
 
 def compare_with_lm_eval(run: str, suites: Sequence[Suite]) -> dict[str, Any]:

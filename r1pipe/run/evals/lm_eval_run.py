@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from r1pipe.run.store import write_text
 
 PROBLEMS = "problems.jsonl"
 VERDICTS = "verdicts.jsonl"
@@ -30,14 +32,10 @@ ANSWER = r"<answer>\s*(.*?)\s*</answer>|\\boxed\{([^{}]*)\}|(-?\d[\d,]*(?:\.\d+)
 def main(order: Path) -> None:
     given = json.loads(order.read_text(encoding="utf8"))
     folder = Path(given["folder"])
-    problems = list(_problems(given))
-    _write_lines(folder / PROBLEMS, problems)
+    _write_lines(folder / PROBLEMS, _problems(given))
     task = _task(given, folder)
     (folder / f"{given['task']}.yaml").write_text(yaml.safe_dump(task, sort_keys=False), encoding="utf8")
-    # Only when all are there: the next call takes this file for what lm-eval has said.
-    unfinished = folder / f"{VERDICTS}.part"
-    _write_lines(unfinished, _verdicts(given, folder))
-    unfinished.replace(folder / VERDICTS)
+    _write_lines(folder / VERDICTS, _verdicts(given, folder))
 
 
 def _problems(given: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -109,10 +107,9 @@ def _verdicts(given: dict[str, Any], folder: Path) -> Iterator[dict[str, Any]]:
         }
 
 
-def _write_lines(path: Path, records: Sequence[dict[str, Any]] | Iterator[dict[str, Any]]) -> None:
-    with path.open("w", encoding="utf8") as stream:
-        for record in records:
-            stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+def _write_lines(path: Path, records: Iterator[dict[str, Any]]) -> None:
+    """All or none: the next call takes the verdicts for what lm-eval has said."""
+    write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
 
 
 if __name__ == "__main__":
