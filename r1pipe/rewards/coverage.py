@@ -63,14 +63,12 @@ def refuse_idle_rewards(
     prompts: Mapping[str, Sequence[Row]],
     *,
     isolation: Callable[[], bool] = _always,
-    first: str = "",
 ) -> None:
     """Refuse phases with a reward that cannot fire.
 
     Args:
         prompts: input port -> its rows. A phase that reads another port is passed over.
         isolation: as `idle_rewards`.
-        first: which rows these are, if not all; for the message.
 
     Raises:
         InputError: there is one; the error names the phase, the reward and the remedy.
@@ -84,7 +82,7 @@ def refuse_idle_rewards(
             name, why = next(iter(idle.items()))
             others = f" (nor do {', '.join(list(idle)[1:])})" if len(idle) > 1 else ""
             raise InputError(
-                f"the reward `{name}` applies to none of {first}{len(rows)} prompts{others}: {why}",
+                f"the reward `{name}` applies to none of {len(rows)} prompts{others}: {why}",
                 f"grpo.phases.{number}.rewards",
                 "give the rows what it reads (a `prompts` stage maps columns: `columns: {OURS: THEIRS}`), "
                 "or leave the reward out of the phase",

@@ -9,15 +9,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from r1pipe.artifacts import Artifact, Chats, Labels, Pairs, Prompts
 from r1pipe.config.artifact_checks import ROW_TYPES
 from r1pipe.config.loader import Edge, Stage
 from r1pipe.config.validation import blocks
 from r1pipe.config.yamltree import find
-from r1pipe.data.files import Row
+from r1pipe.data.files import Row, read_raw
 from r1pipe.data.io import read_rows
 from r1pipe.data.sources import Loaded, Source
 from r1pipe.errors import InputError
@@ -26,6 +27,10 @@ from r1pipe.schema import GRPOParams, RowLimits
 from r1pipe.text.checkpoint_contract import Finding
 
 FIRST = 1000
+
+# A file may be sorted, its programs behind thousands of sums: where a reward applies to none of the first rows, so many
+# are looked at.
+MANY = 50_000
 
 # Field of a stage's config that holds sources -> what their rows become. Benchmarks that a mix compares with are texts.
 _KINDS: dict[str, type[Artifact]] = {
@@ -58,12 +63,17 @@ def row_findings(plan: Plan) -> list[Finding]:
     return list(dict.fromkeys(found))
 
 
+class _First(NamedTuple):
+    rows: list[Row]
+    is_all: bool
+
+
 class _FirstRows:
     """The first rows of sources and datasets, each read once."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self._read: dict[Any, list[Row] | InputError] = {}
+        self._read: dict[Any, _First | InputError] = {}
 
     @cached_property
     def isolation(self) -> bool:
@@ -91,28 +101,32 @@ class _FirstRows:
             yield from self._idle_rewards(stage, params)
 
     def of_dataset(
-        self, path: Path, kind: type[Artifact], limits: RowLimits | None
-    ) -> list[Row] | InputError:
+        self, path: Path, kind: type[Artifact], limits: RowLimits | None, first: int = FIRST
+    ) -> _First | InputError:
         """The first rows of a dataset, or what is wrong with them."""
-        key = (path, kind, limits)
+        key = (path, kind, limits, first)
         if key not in self._read:
             try:
-                self._read[key] = read_rows(path, kind, limits, first=FIRST)
+                rows = read_rows(path, kind, limits, first=first)
+                self._read[key] = _First(rows, next(islice(read_raw(path), first, None), None) is None)
             except InputError as error:
                 self._read[key] = error
         return self._read[key]
 
-    def of_source(self, source: Source, kind: type[Artifact], stage: Stage) -> list[Row] | InputError:
+    def of_source(
+        self, source: Source, kind: type[Artifact], stage: Stage, first: int = FIRST
+    ) -> _First | InputError:
         """The first rows of a source, of all its splits, or what is wrong with them."""
         from r1pipe.data.selection import SourceReader
 
         # Sources of one file that differ in these alone are read once.
         source = source.model_copy(update={"split": "all", "shares": {}, "count": None})
         fill = getattr(stage.config, "identity", {})
-        key = (source.model_dump_json(), kind, str(fill))
+        key = (source.model_dump_json(), kind, str(fill), first)
         if key not in self._read:
             try:
-                self._read[key] = SourceReader(source, kind, Loaded(), fill, first=FIRST).check_first()
+                reader = SourceReader(source, kind, Loaded(), fill, first=first)
+                self._read[key] = _First(reader.check_first(), reader.total < first)
             except InputError as error:
                 self._read[key] = error
         return self._read[key]
@@ -120,48 +134,53 @@ class _FirstRows:
     def _idle_rewards(self, stage: Stage, params: GRPOParams) -> Iterator[Finding]:
         from r1pipe.rewards.coverage import refuse_idle_rewards
 
-        prompts: dict[str, list[Row]] = {}
-        for port in dict.fromkeys(port for phase in params.phases for port in phase.prompts):
-            edge = stage.inputs.get(port)
-            rows = self._of_edge(edge) if isinstance(edge, Edge) else None
-            if rows:
-                prompts[port] = rows
-        if not prompts:
-            return
-        try:
-            refuse_idle_rewards(
-                params.phases,
-                prompts,
-                isolation=lambda: self.isolation,
-                first="the first ",
-            )
-        except InputError as error:
-            node, _ = find(self.plan.pipeline.tree, ("stages", stage.name, "grpo", "phases"))
-            yield Finding("error", f"{node.origin} ({error.where})", f"{stage.name}: {error.what}", error.fix)
+        refused: InputError | None = None
+        are_all = True
+        for first in (FIRST, MANY):
+            prompts: dict[str, list[Row]] = {}
+            for port in dict.fromkeys(port for phase in params.phases for port in phase.prompts):
+                edge = stage.inputs.get(port)
+                found = self._of_edge(edge, first) if isinstance(edge, Edge) else None
+                if found and found.rows:
+                    prompts[port] = found.rows
+                    are_all &= found.is_all or first == FIRST
+            try:
+                refuse_idle_rewards(params.phases, prompts, isolation=lambda: self.isolation)
+                return
+            except InputError as error:
+                refused = error
 
-    def _of_edge(self, edge: Edge) -> list[Row] | None:
+        if refused and are_all:
+            node, _ = find(self.plan.pipeline.tree, ("stages", stage.name, "grpo", "phases"))
+            where = f"{node.origin} ({refused.where})"
+            yield Finding("error", where, f"{stage.name}: {refused.what}", refused.fix)
+
+    def _of_edge(self, edge: Edge, first: int) -> _First | None:
         """The first rows of an input; None where they are not at hand, or are wrong themselves."""
+        found: _First | InputError | None
         if edge.origin != "stage":
-            found = self.of_dataset(edge.path, Prompts, None) if edge.path is not None else None
-            return found if isinstance(found, list) else None
+            found = self.of_dataset(edge.path, Prompts, None, first) if edge.path is not None else None
+            return found if isinstance(found, _First) else None
         maker = self.plan.pipeline.stages[edge.stage]
         files = self.plan.folder.stage(edge.stage)
         if edge.stage not in self.plan.todo:
             manifest = files.manifest() or {"outputs": {}}
             output = manifest["outputs"].get(edge.port)
-            found = self.of_dataset(files.path / output["path"], Prompts, None) if output else None
-            return found if isinstance(found, list) else None
+            found = self.of_dataset(files.path / output["path"], Prompts, None, first) if output else None
+            return found if isinstance(found, _First) else None
         rows: list[Row] = []
+        is_all = True
         for source in _sources_of(maker, edge.port):
-            found = self.of_source(source, Prompts, maker) if source.paths else None
+            found = self.of_source(source, Prompts, maker, first) if source.paths else None
             # Rows that are generated or fetched may have what these lack.
-            if not isinstance(found, list):
+            if not isinstance(found, _First):
                 return None
-            rows += found
-        return rows
+            rows += found.rows
+            is_all &= found.is_all
+        return _First(rows, is_all)
 
 
-def _errors(found: list[Row] | InputError, edge: str) -> Iterator[Finding]:
+def _errors(found: _First | InputError, edge: str) -> Iterator[Finding]:
     if isinstance(found, InputError):
         where = f"{edge}, {found.where}" if found.where else edge
         yield Finding("error", where, found.what, found.fix)

@@ -261,7 +261,7 @@ REWARDS = {
     ),
     "{name: accuracy}, {name: code}": (
         [problem(n) for n in range(9)],
-        "`code` applies to none of the first 9",
+        "`code` applies to none of 9",
     ),
     "{name: accuracy, domains: [physics]}": ([problem(n) for n in range(9)], "for rows of physics"),
     "{name: reasoning_gym}": ([problem(n) for n in range(9)], "`gym`"),
@@ -285,6 +285,29 @@ def test_a_reward_that_cannot_fire_is_refused_by_the_plan(
         look(tmp_path, yaml, monkeypatch)
     assert "t.yaml:" in caught.value.where and "grpo.phases.0.rewards" in caught.value.where
     look(tmp_path, yaml.replace(rewards, "{name: format}"), monkeypatch)
+
+
+@pytest.mark.parametrize("made", [False, True])
+@pytest.mark.parametrize("where", ["behind the first", "behind all that are looked at"])
+def test_a_reward_for_rows_at_the_end_of_a_file_is_none_that_cannot_fire(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: bool, where: str
+) -> None:
+    monkeypatch.setattr("r1pipe.run.first_rows._FirstRows.isolation", True)
+    if where == "behind all that are looked at":
+        monkeypatch.setattr("r1pipe.run.first_rows.MANY", 1500)
+    rows = [problem(n) for n in range(2000)]
+    rows[-1] = {"id": "c", "prompt": "Add.", "domain": "code", "tests": "assert f(1) == 2"}
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    yaml = yaml_of(Prompts, "x.jsonl", RL % "{name: accuracy}, {name: code}")
+    if made:
+        maker = "stages:\n  make: {kind: prompts, source: {path: x.jsonl}, outputs: {prompts: made}}\n"
+        yaml = yaml.replace("stages:\n", maker).replace("./x.jsonl", "made")
+    look(tmp_path, yaml, monkeypatch)
+
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:-1]))
+    if where == "behind the first":
+        with pytest.raises(InputError, match="`code` applies to none of 1999 prompts"):
+            look(tmp_path, yaml, monkeypatch)
 
 
 def test_all_findings_are_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
