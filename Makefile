@@ -34,8 +34,8 @@ quick: $(READY)  ## the tests that need no model
 test: $(READY)  ## the tests, without the slow ones and those of `docs`
 	$(BIN)/python -m pytest -m "not slow" --ignore=tests/docs
 
-slow: $(READY)  ## the slow tests
-	$(BIN)/python -m pytest -m slow -n 0
+slow: $(READY)  ## the slow tests, and all of docs/faults.md
+	$(BIN)/python -m pytest -m "slow or fault" -n 0
 
 ranks: $(READY)  ## every profile that CPU ranks can run, and two machines (the first time builds DeepSpeed's CPU operator: a minute)
 	$(BIN)/python -m pytest -n 0 tests/stages/test_zero.py tests/stages/test_nodes.py

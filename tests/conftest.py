@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,17 @@ from tiny_checkpoint import make_tiny_checkpoint
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+FAULTS = Path(__file__).parents[1] / "docs/faults.md"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of docs/faults.md: all cases of one, or one case."""
+    table = set(re.findall(r"`([\w/]+\.py::.+?)` \|", FAULTS.read_text(encoding="utf8")))
+    for item in items:
+        name = item.nodeid.removeprefix("tests/")
+        if table & {name, name.partition("[")[0]}:
+            item.add_marker("fault")
 
 
 @pytest.fixture(scope="session")
