@@ -9,6 +9,7 @@ A judge compares each checkpoint's answers to the general prompts with those of 
 answer and not the thinking, and judges by criteria that no training saw ('heldout'); the win rate by those that made
 the reward model's pairs ('seen') is reported as well. pass@1 of `helpful` is the win rate, ties half; won is wins /
 (wins + losses). A language model behind a service judges by what helps more, without a second set of criteria.
+A report of this run stands under its checkpoint's name, one of another run under any.
 paired.json holds the paired difference of each [a, b] in `differences` on every suite, with its 95 % interval.
 
     compare:
@@ -88,7 +89,12 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     if not here.main:
         return {}
 
-    reports = {name: read_report(report.path, name) for name, report in inputs.reports.items()}
+    # Another run's checkpoint may have the name of one of this run, so it has a name of its own here.
+    run_folder = here.workdir.parents[1]
+    reports = {
+        name: read_report(report.path, name if report.path.is_relative_to(run_folder) else None)
+        for name, report in inputs.reports.items()
+    }
     comparisons: dict[str, Comparison] = {}
     if compare is not None and inputs.prompts is not None:
         rows = general_rows(read_rows(inputs.prompts.path, Prompts))

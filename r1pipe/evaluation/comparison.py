@@ -20,12 +20,12 @@ Outcomes = Mapping[tuple[str, int], float]
 """{(problem, sample): 1 won, 0.5 tied, 0 lost}."""
 
 
-def read_report(path: Path, name: str) -> list[Line]:
+def read_report(path: Path, name: str | None) -> list[Line]:
     """Return the lines of a report's first pass, without those that a service refused to answer.
 
     Args:
         path: the report.
-        name: the checkpoint whose scores it should hold.
+        name: the checkpoint whose scores it should hold; None where any will do.
 
     Raises:
         InputError: the folder is not a report, its files are damaged, or it holds another checkpoint's scores.
@@ -43,7 +43,7 @@ def read_report(path: Path, name: str) -> list[Line]:
         ) from None
     if not isinstance(checkpoints, dict):
         raise InputError("the scores of the report are no JSON object", str(file), "evaluate again")
-    if name not in checkpoints:
+    if name is not None and name not in checkpoints:
         raise InputError(
             f"the report {name!r} holds the scores of {', '.join(checkpoints)}",
             str(path),

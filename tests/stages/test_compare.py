@@ -2,6 +2,7 @@
 
 import json
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,16 @@ def test_what_cannot_be_compared(known, run_stage, tmp_path):
     (tmp_path / "out-report").rmdir()
     with pytest.raises(InputError, match="'base' holds the scores of other"):
         run_stage("compare", {"differences": [["base", "base"]]}, reports=reports)
+
+
+def test_a_report_of_another_run_may_have_another_name(known, run_stage):
+    with tempfile.TemporaryDirectory() as run:
+        reports = {
+            name: report(known, Path(run) / name, "r1", [{"id": "p", "scores": {"math": score}}])
+            for name, score in (("one-r1", 0.0), ("another-r1", 1.0))
+        }
+        metrics, _ = run_stage("compare", {"differences": [["another-r1", "one-r1"]]}, reports=reports)
+    assert metrics["another-r1-one-r1/math"] == 1.0
 
 
 def test_the_world_compares_careful_with_sloppy_replies(known, run_stage, tmp_path):

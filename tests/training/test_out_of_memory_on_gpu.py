@@ -24,7 +24,7 @@ TRAIN = """
 import json, sys
 from pathlib import Path
 import torch
-from stage_runs import KINDS
+import stage_runs
 from r1pipe.here import Here
 
 kind, checkpoint, folder, share, changes = sys.argv[1:]
@@ -34,13 +34,15 @@ folder = Path(folder)
 (folder / "out").mkdir(parents=True, exist_ok=True)
 (folder / "workdir").mkdir(exist_ok=True)
 here = Here("test", folder / "workdir", folder / "metrics.jsonl", folder / "progress.jsonl")
-KINDS[kind](Path(checkpoint), folder / "out", here, json.loads(changes))
+twelve = stage_runs.SUMS
+stage_runs.SUMS = [twelve[n % 12] | {"id": str(n), "prompt": f"what is {n} + 1 ?"} for n in range(9000)]
+stage_runs.KINDS[kind](Path(checkpoint), folder / "out", here, json.loads(changes))
 print("PEAK", torch.cuda.max_memory_reserved())
 """
 # Rows of 20 tokens: what a pass takes is then far more than what stays of it.
 KINDS = {
-    "sft": {"packing": False, "pack_tokens": None, "batch_size": 8192, "microbatch": 8192, "max_steps": 2},
-    "pairwise": {"batch_size": 8192, "microbatch": 8192, "epochs": 1500},
+    "sft": {"packing": False, "pack_tokens": None, "batch_size": 65536, "microbatch": 65536, "max_steps": 2},
+    "pairwise": {"batch_size": 8192, "microbatch": 8192, "epochs": 2},
 }
 
 
