@@ -87,14 +87,24 @@ def _run(
     from r1pipe.config.loader import load
     from r1pipe.run import pipeline
     from r1pipe.run.console import make_console
-    from r1pipe.run.plan import make_plan
+    from r1pipe.run.plan import make_plan, select
 
-    loaded = load(config, sets, run)
+    def needed(loaded: Pipeline) -> list[str]:
+        named = {key: value for key, value in selection.items() if key != "strict"}
+        selected = select(loaded, **named)
+        return [*selected, *loaded.ancestors(selected)]
+
+    loaded = load(config, sets, run, needed=needed)
 
     def replan() -> Plan:
         return make_plan(loaded, **selection)
 
     console = make_console(json)
+    if loaded.left_out:
+        count, shown = len(loaded.left_out), ", ".join(loaded.left_out[:5])
+        console.note(
+            f"stages whose inputs are not on this machine are left out ({count}): {shown}{', ...' * (count > 5)}"
+        )
     if dry_run:
         arguments = [str(config)]
         for statement in sets:

@@ -152,7 +152,7 @@ def _edge(stage: str, port: Port, node: Node, names: Names, problems: Mistakes) 
             text = expand_variables(text)
         except KeyError as error:
             problems.absent(*_unset(label, error, node.origin))
-            return Edge(text, text, port.type, "path") if problems.on_paper else None
+            return Edge(text, text, port.type, "path")
 
     if text.startswith("hub:"):
         if not HUB_ID.fullmatch(text):
@@ -216,7 +216,6 @@ def _existing_path(
     if missing:
         fix = "" if path.exists() else "relative paths start from the YAML that states them"
         problems.absent(f"{label}: {missing}", origin, fix)
-        return path if problems.on_paper else None
     return path
 
 

@@ -7,8 +7,8 @@ nothing is started or written.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -93,6 +93,7 @@ class Pipeline:
         tree: the YAML with what it extends and every --set.
         sets: every --set.
         track: who else gets the curves: names of trackers.
+        left_out: stages of the YAML that are not here, since what they read is not on this machine.
     """
 
     run: str
@@ -102,6 +103,7 @@ class Pipeline:
     tree: Node = field(repr=False)
     sets: tuple[str, ...] = ()
     track: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -158,6 +160,7 @@ def load(
     run: str | None = None,
     *,
     on_paper: bool = False,
+    needed: Callable[[Pipeline], Collection[str]] | None = None,
 ) -> Pipeline:
     """Read and check a config.
 
@@ -166,6 +169,8 @@ def load(
         sets: `a.b.c=VALUE`, applied in order after `extends`.
         run: the run's name; else the YAML's `run:`, else the file's stem.
         on_paper: paths and variables of what the user brings may lead nowhere; the pipeline can be planned, not run.
+        needed: the stages that will run, and those that they read from; all, if not given. Others may lack files and
+            variables, and are left out then.
 
     Raises:
         ConfigError: with every mistake found.
@@ -204,11 +209,23 @@ def load(
             problems.add(
                 f"stages '{twin}' and '{stage_name}': {CAPITALS}", block.origin, "another name for one"
             )
+        problems.stage = stage_name
         stage = _stage(stage_name, block, seed, names, pipeline, problems)
         if stage is not None:
             pipeline.stages[stage_name] = stage
+    if needed is not None and all(problem.stage for problem in problems):
+        pipeline = _leave_out(pipeline, needed(pipeline), problems)
     problems.raise_all(shown)
     return pipeline
+
+
+def _leave_out(pipeline: Pipeline, needed: Collection[str], problems: Mistakes) -> Pipeline:
+    """The pipeline without stages that lack something and are not needed, nor those that read from them."""
+    lacking = {problem.stage for problem in problems} - set(needed)
+    problems[:] = [problem for problem in problems if problem.stage not in lacking]
+    left_out = lacking | set(pipeline.descendants(list(lacking)))
+    stages = {name: stage for name, stage in pipeline.stages.items() if name not in left_out}
+    return replace(pipeline, stages=stages, left_out=tuple(name for name in pipeline.stages if name in left_out))
 
 
 def _origin(tree: Node, key: str) -> Origin:

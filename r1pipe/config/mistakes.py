@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from r1pipe.config.yamltree import Origin
 from r1pipe.errors import ConfigError
@@ -10,11 +10,16 @@ from r1pipe.errors import ConfigError
 
 @dataclass(frozen=True)
 class Mistake:
-    """One mistake: what is wrong, where, what to do."""
+    """One mistake: what is wrong, where, what to do.
+
+    Attributes:
+        stage: where something is not on this machine, the stage that needs it.
+    """
 
     what: str
     where: str = ""
     fix: str = ""
+    stage: str = ""
 
 
 class Mistakes(list[Mistake]):
@@ -22,16 +27,20 @@ class Mistakes(list[Mistake]):
 
     Args:
         on_paper: what the user will bring need not be here yet: a config is planned, not run.
+
+    Attributes:
+        stage: the stage that is being read.
     """
 
     def __init__(self, on_paper: bool = False) -> None:
         super().__init__()
         self.on_paper = on_paper
+        self.stage = ""
 
     def absent(self, what: str, where: Origin | str, fix: str = "") -> None:
-        """Add a mistake that is none on paper: something is not on this machine."""
+        """Add a mistake that is none on paper, or where the stage will not run: something is not on this machine."""
         if not self.on_paper:
-            self.add(what, where, fix)
+            self.append(Mistake(what, str(where), fix, self.stage))
 
     def add(self, what: str, where: Origin | str, fix: str = "") -> None:
         self.append(Mistake(what, str(where), fix))
@@ -43,7 +52,7 @@ class Mistakes(list[Mistake]):
             config: the file, as it is shown.
         """
         # a value that YAML anchors share is wrong in several places, and reported once
-        problems = list(dict.fromkeys(self))
+        problems = list(dict.fromkeys(replace(problem, stage="") for problem in self))
         if not problems:
             return
         if len(problems) == 1:

@@ -50,6 +50,31 @@ class Plan:
         return [stage for stage in stages if not stage.use]
 
 
+def select(
+    pipeline: Pipeline,
+    *,
+    only: Sequence[str] = (),
+    until: str | None = None,
+    rebuild: Sequence[str] = (),
+    upstream: bool = False,
+) -> list[str]:
+    """The stages that these arguments of make_plan name, in order; nothing is read from disk.
+
+    Raises:
+        ConfigError: no stage has such a name.
+    """
+    for name in (*only, *rebuild, *([until] if until else [])):
+        pipeline.stage(name)
+
+    selected = list(pipeline.stages)
+    if until:
+        selected = selected[: selected.index(until) + 1]
+    if only:
+        wanted = {*only, *(pipeline.ancestors(only) if upstream else ())}
+        selected = [name for name in selected if name in wanted]
+    return selected
+
+
 def make_plan(
     pipeline: Pipeline,
     *,
@@ -72,16 +97,7 @@ def make_plan(
         ConfigError: no stage has such a name, or the run's name differs from another's in capitals alone.
         InputError: a stage to be redone is not selected.
     """
-    # A misspelt name is reported before anything is read from disk.
-    for name in (*only, *rebuild, *([until] if until else [])):
-        pipeline.stage(name)
-
-    selected = list(pipeline.stages)
-    if until:
-        selected = selected[: selected.index(until) + 1]
-    if only:
-        wanted = {*only, *(pipeline.ancestors(only) if upstream else ())}
-        selected = [name for name in selected if name in wanted]
+    selected = select(pipeline, only=only, until=until, rebuild=rebuild, upstream=upstream)
     outside = [name for name in rebuild if name not in selected]
     if outside:
         what = f"--rebuild {outside[0]} is not among the stages to run"

@@ -114,6 +114,18 @@ def test_run_stage_says_what_is_missing_and_upstream_makes_it(tmp_path: Path):
     assert made.returncode == 0 and made.stdout.count(": done in") == 3
 
 
+def test_a_stage_runs_where_others_lack_their_files(tmp_path: Path):
+    config(
+        tmp_path,
+        CHAIN + "  other: {kind: r1pipe_fakes.rows, inputs: {source: ./gone.jsonl}, outputs: {rows: z}}\n",
+    )
+    made = r1pipe(tmp_path, "run-stage", "rows", "-c", "t.yaml")
+    assert made.returncode == 0, made.stderr
+    assert "left out (1): other" in made.stdout
+    refused = r1pipe(tmp_path, "run-all", "t.yaml")
+    assert refused.returncode == 2 and "gone.jsonl" in refused.stderr
+
+
 def test_only_and_until(tmp_path: Path):
     config(tmp_path)
     assert r1pipe(tmp_path, "run-all", "t.yaml", "--until", "more").stdout.count(": done in") == 2

@@ -38,6 +38,45 @@ def test_stages_are_joined_by_name(tmp_path: Path):
     assert load(tmp_path / "t.yaml", run="other").run == "other"
 
 
+LACKING = """stages:
+  have: {kind: r1pipe_fakes.rows, outputs: {rows: some}}
+  lack: {kind: r1pipe_fakes.rows, inputs: {source: ./gone.jsonl}, outputs: {rows: none}}
+  unset: {kind: r1pipe_fakes.rows, inputs: {source: "${R1PIPE_NO_SUCH}"}, outputs: {rows: others}}
+  below: {kind: r1pipe_fakes.rows, inputs: {source: none}, outputs: {rows: fewer}}
+  use: {kind: r1pipe_fakes.rows, inputs: {source: some}, outputs: {rows: more}}
+"""
+
+
+def test_stages_that_lack_a_file_are_left_out_where_they_are_not_needed(tmp_path: Path):
+    pipeline = load(config(tmp_path, LACKING), needed=lambda _: ["have", "use"])
+    assert list(pipeline.stages) == ["have", "use"]
+    assert pipeline.left_out == ("lack", "unset", "below")
+
+
+@pytest.mark.parametrize(
+    ("needed", "says"),
+    [
+        (["lack", "below"], "nothing is at"),
+        (["have", "unset"], "R1PIPE_NO_SUCH is not set"),
+    ],
+)
+def test_what_a_needed_stage_lacks_is_a_mistake_and_that_of_the_others_is_not_told(
+    tmp_path: Path, needed: list[str], says: str
+):
+    with pytest.raises(ConfigError, match=says) as caught:
+        load(config(tmp_path, LACKING), needed=lambda _: needed)
+    assert "mistakes" not in str(caught.value)
+    assert "2 mistakes" in mistakes(tmp_path, LACKING)
+
+
+def test_other_mistakes_are_told_whichever_stage_is_needed(tmp_path: Path):
+    with pytest.raises(ConfigError, match="unknown key 'cuont'"):
+        load(
+            config(tmp_path, LACKING + "  bad: {kind: r1pipe_fakes.rows, cuont: 1, outputs: {rows: z}}\n"),
+            needed=lambda _: ["have"],
+        )
+
+
 def test_all_mistakes_come_at_once_each_with_its_line_and_the_nearest_key(tmp_path: Path):
     text = (
         "stagez: 1\n"
