@@ -225,7 +225,9 @@ def _leave_out(pipeline: Pipeline, needed: Collection[str], problems: Mistakes) 
     problems[:] = [problem for problem in problems if problem.stage not in lacking]
     left_out = lacking | set(pipeline.descendants(list(lacking)))
     stages = {name: stage for name, stage in pipeline.stages.items() if name not in left_out}
-    return replace(pipeline, stages=stages, left_out=tuple(name for name in pipeline.stages if name in left_out))
+    return replace(
+        pipeline, stages=stages, left_out=tuple(name for name in pipeline.stages if name in left_out)
+    )
 
 
 def _origin(tree: Node, key: str) -> Origin:

@@ -112,9 +112,8 @@ def efficiency_of(measured: dict[str, Any], card: Card, *, gpu: bool) -> Efficie
     left = long["seconds"] - flops / (card.flops * matrices)
     if not gpu:
         # The short pass is work, too, and a CPU starts the next kernel only when the last is done.
-        left = 0.0
         per_token = max(1e-9, (long["seconds"] - short["seconds"]) / (long["tokens"] - short["tokens"]))
-        matrices = flops / long["tokens"] / per_token / card.flops
+        left = long["tokens"] * per_token - flops / (card.flops * matrices)
         kernel = max(0.0, short["seconds"] - short["tokens"] * per_token) / shape.layers
     moved = kept_per_token(training) * shape.layers * long["tokens"]
     traffic = max(0.0, left) * card.bandwidth * bandwidth / moved

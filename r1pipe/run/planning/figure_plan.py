@@ -27,16 +27,16 @@ CPU_BANDWIDTH = 1.2e10
 # Measured on two cores with the base that ships.
 ON_CPU = Efficiency(
     matrices=0.7,
-    attention=0.35,
-    traffic=6.0,
-    bandwidth=0.6,
-    kernel=1e-2,
-    step=4e-4,
-    loop=3e-3,
-    drawing=0.5,
+    attention=0.4,
+    traffic=45.0,
+    bandwidth=0.85,
+    kernel=5e-3,
+    step=2e-3,
+    loop=2e-3,
+    drawing=0.13,
     measured="two cores, 2026-11-30",
 )
-CPU_START_S = 3.0
+CPU_START_S = 1.0
 GPU_START_S = 15.0
 
 

@@ -11,11 +11,14 @@ from r1pipe.errors import InputError
 
 # Mean tokens of a prompt: 122 to 161 for the paper's maths and STEM, 420 for logic (v2 B.3.1, Table 4).
 PROMPT_GUESS = 160.0
-# Of the world that ships (its base writes a character or a short word a token).
-WORLD_PROMPT_GUESS = 45.0
-# Mean tokens of a reply that is brought or written, and of one about the world that ships.
+# Mean tokens of a reply that is brought or written.
 REPLY_GUESS = 300.0
-WORLD_REPLY_GUESS = 35.0
+# Of the world that ships, in its own tokenizer, with the template: problems, and requests. Means of configs/r1.yaml.
+WORLD_PROMPTS = {"problem": 29.0, "request": 14.0}
+WORLD_REPLIES = {"problem": 37.0, "request": 18.0}
+# Characters of a token of English in a vocabulary of 50,000 to 250,000, and tokens of a chat template.
+TOKEN_CHARACTERS = 4.0
+TEMPLATE_TOKENS = 25.0
 # The share of max_tokens that a response takes on average. A guess; runs of docs/reference/ had 0.45 to 0.6.
 ANSWER_SHARE = 0.5
 # The spread of the logarithm of lengths: 0.5 to 0.9 in runs of real bases. Few responses are very long.

@@ -6,22 +6,36 @@ import gzip
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from r1pipe.run.planning.lengths import PROMPT_GUESS, REPLY_GUESS
+from r1pipe.data.sources import Source
+from r1pipe.errors import InputError
+from r1pipe.run.planning.lengths import PROMPT_GUESS, REPLY_GUESS, TEMPLATE_TOKENS, TOKEN_CHARACTERS
 
 # A file larger than this is not read to count its rows.
 COUNTED_BYTES = 30_000_000
+# Rows whose prompts are measured.
+LOOKED_AT = 200
 
 
 @dataclass(frozen=True)
 class Rows:
-    """An artifact of rows: how many, and the mean tokens of prompt and reply."""
+    """An artifact of rows.
+
+    Attributes:
+        prompt, answer: mean tokens.
+        harmful, lookalike: how many of them are such requests, as far as that is known.
+        of_world: all are of the world that ships, whose lengths are known.
+    """
 
     count: float
     prompt: float = PROMPT_GUESS
     answer: float = REPLY_GUESS
+    harmful: float = 0.0
+    lookalike: float = 0.0
+    of_world: bool = False
 
 
 def together(parts: Iterable[Rows]) -> Rows:
@@ -36,7 +50,24 @@ def together(parts: Iterable[Rows]) -> Rows:
         count,
         prompt,
         answer,
+        harmful=sum(part.harmful for part in parts),
+        lookalike=sum(part.lookalike for part in parts),
+        of_world=all(part.of_world for part in parts if part.count),
     )
+
+
+def prompt_tokens(source: Source) -> float | None:
+    """Mean tokens of a source's first prompts in its files, by their characters; None where they cannot be told."""
+    from r1pipe.data.selection import raw_rows
+
+    column = source.columns.get("prompt", "prompt")
+    try:
+        raws = islice(raw_rows(source), LOOKED_AT) if source.paths else ()
+        lengths = [len(raw[column]) for _, raw in raws if isinstance(raw.get(column), str)]
+    # What is damaged is refused where rows are read.
+    except InputError:
+        return None
+    return sum(lengths) / len(lengths) / TOKEN_CHARACTERS + TEMPLATE_TOKENS if lengths else None
 
 
 def count_rows(path: Path | list[Path] | None) -> int | None:

@@ -12,28 +12,32 @@ from typing import Any
 
 from r1pipe.config.loader import Pipeline, Stage
 from r1pipe.config.validation import blocks
-from r1pipe.data.sources import Source
+from r1pipe.data.sources import WORLD_GROUPS, Source
 from r1pipe.errors import InputError
 from r1pipe.run.planning.known_models import known_shape
 from r1pipe.run.planning.lengths import (
     PROMPT_GUESS,
-    REPLY_GUESS,
-    WORLD_PROMPT_GUESS,
-    WORLD_REPLY_GUESS,
+    WORLD_PROMPTS,
+    WORLD_REPLIES,
     Length,
     guess,
 )
 from r1pipe.run.planning.model_shape import ModelShape, read_shape
-from r1pipe.run.planning.row_counts import Rows, count_rows, together
+from r1pipe.run.planning.row_counts import Rows, count_rows, prompt_tokens, together
 from r1pipe.schema import GRPOParams, Sampling, SFTParams
 from r1pipe.schema.training import DPOParams, RewardModelParams
+from r1pipe.text.rows import HARMFUL_DOMAIN, LOOKALIKE_DOMAIN, REASONING_DOMAINS
 
 # Rows of a source whose size is not known.
 ROWS_GUESS = 10_000
-# The share of the prompts for which a data stage finds rows to keep.
+# The share of the prompts for which a data stage finds a row to keep, and how slowly rows grow with those asked for:
+# some prompts have many, others hardly any.
 KEPT_GUESS = 0.7
-# The share of the pairs and labels that a judge is sure of.
+SEVERAL = 0.8
+# The share of the pairs that a judge is sure of.
 CLEAR_GUESS = 0.4
+# Of the tokenizer that ships.
+WORLD_VOCABULARY = 2000
 
 
 @dataclass(frozen=True)
@@ -186,7 +190,7 @@ class Figure:
         work.reward_models = sum(port.endswith("_rm") for port in work.stage.inputs)
         if params.resample:
             self.note(f"{name}: that a third of the groups has no signal and is drawn again is a guess")
-        work.length = self.lengths.get(name)
+        work.length = self.lengths.get(name) or _known(work)
         if work.length is None:
             work.length = guess(max(phase.max_tokens for phase in params.phases))
             tokens = round(work.length.points[0][1])
@@ -205,7 +209,7 @@ class Figure:
         if not samplings and isinstance(sampling, Sampling):
             samplings = [sampling]
         for sampling in samplings:
-            length = self.lengths.get(name) or guess(sampling.max_tokens)
+            length = self.lengths.get(name) or _known(work) or guess(sampling.max_tokens)
             if sampling.endpoint is not None:
                 self._ask_service(work, sampling, length)
                 continue
@@ -219,7 +223,7 @@ class Figure:
             draw = Draw(
                 sampling,
                 work.rows.count,
-                _asked(config, sampling),
+                _asked(config, sampling, work.rows),
                 work.rows.prompt,
                 length.at(0),
             )
@@ -289,18 +293,16 @@ class Figure:
                 kind,
             )
         if port in ("pairs", "labels"):
-            each: float = config.pairs_per_prompt
+            asked = work.rows.count * config.pairs_per_prompt * CLEAR_GUESS
             if port == "labels":
-                # Harmful requests have more labels than others.
-                each = (config.labels_per_prompt + config.benign_labels_per_prompt) / 2
-            brought = self._of_sources(name, getattr(config, f"{port}_from"))
-            answer = work.draws[0].answer if work.draws else brought.answer
-            asked = work.rows.count * each * CLEAR_GUESS if work.draws else 0.0
-            return Rows(
-                asked + brought.count,
-                PROMPT_GUESS,
-                answer,
-            )
+                benign = work.rows.count - work.rows.harmful
+                asked = (
+                    work.rows.harmful * config.labels_per_prompt + benign * config.benign_labels_per_prompt
+                )
+            judged = replace(work.rows, count=asked if work.draws else 0.0)
+            if work.draws:
+                judged = replace(judged, answer=work.draws[0].answer)
+            return together([judged, self._of_sources(name, getattr(config, f"{port}_from"))])
         return None
 
     def _chats(self, work: Work, config: Any, kind: str) -> Rows:
@@ -325,7 +327,7 @@ class Figure:
             1,
         )
         answer = work.draws[0].answer if work.draws else work.rows.answer
-        count = work.rows.count * per_prompt * (KEPT_GUESS if work.draws else 1.0)
+        count = work.rows.count * (KEPT_GUESS * per_prompt**SEVERAL if work.draws else per_prompt)
         reused = getattr(
             config,
             "reuse",
@@ -352,13 +354,13 @@ class Figure:
         return together(parts)
 
     def _of_source(self, name: str, source: Source) -> Rows:
-        prompt = WORLD_PROMPT_GUESS if source.world else PROMPT_GUESS
-        reply = WORLD_REPLY_GUESS if source.world else REPLY_GUESS
+        if source.world:
+            return _of_world(source)
+        prompt = prompt_tokens(source) or PROMPT_GUESS
         if source.count is not None:
             return Rows(
                 source.count,
                 prompt,
-                reply,
             )
         count = count_rows(source.path)
         if count is None:
@@ -370,20 +372,46 @@ class Figure:
         return Rows(
             count * share,
             prompt,
-            reply,
         )
 
 
-def _asked(config: Any, sampling: Sampling) -> float:
-    """Responses to a prompt: `asks` may say more for some domains, which are a part of the prompts."""
+def _known(work: Work) -> Length | None:
+    """The length of responses about the world that ships by a model that has its tokenizer; else None."""
+    if not work.rows.of_world or work.shape is None or work.shape.vocabulary != WORLD_VOCABULARY:
+        return None
+    return Length(((0.0, work.rows.answer),), "run")
+
+
+def _of_world(source: Source) -> Rows:
+    """Rows of the world that ships, its kinds in equal parts."""
+    kinds = [kind for name in source.worlds for kind in WORLD_GROUPS[name]]
+    assert source.count is not None, "the world needs a number"
+    each = source.count / len(kinds)
+    return together(
+        Rows(
+            each,
+            WORLD_PROMPTS["problem" if kind in REASONING_DOMAINS else "request"],
+            WORLD_REPLIES["problem" if kind in REASONING_DOMAINS else "request"],
+            harmful=each * (kind == HARMFUL_DOMAIN),
+            lookalike=each * (kind == LOOKALIKE_DOMAIN),
+            of_world=True,
+        )
+        for kind in kinds
+    )
+
+
+def _asked(config: Any, sampling: Sampling, rows: Rows) -> float:
+    """Responses to a prompt, on average: `asks` may say more for some domains."""
     asks = getattr(
         config,
         "asks",
         {},
     )
-    if not asks or sampling.temperature == 0:
+    if not asks or sampling.temperature == 0 or not rows.count:
         return sampling.n
-    return (sampling.n + max(asks.values())) / 2
+    more = (asks.get(HARMFUL_DOMAIN, sampling.n) - sampling.n) * rows.harmful
+    more += (asks.get(LOOKALIKE_DOMAIN, sampling.n) - sampling.n) * rows.lookalike
+    return sampling.n + more / rows.count
 
 
 def _pretrained_shape(architecture: Any) -> ModelShape:
@@ -393,7 +421,7 @@ def _pretrained_shape(architecture: Any) -> ModelShape:
         family="qwen2",
         layers=architecture.layers,
         hidden=architecture.hidden_size,
-        vocabulary=2000,
+        vocabulary=WORLD_VOCABULARY,
         heads=architecture.heads,
         key_heads=architecture.kv_heads,
         key_width=width,
