@@ -7,6 +7,7 @@ With a `count`, the source is read twice, once for the keys and once for the row
 from __future__ import annotations
 
 import random
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -329,10 +330,17 @@ def raw_rows(source: Source, on_bad: Bad = refuse) -> Iterator[Located]:
 
 def selected(raw: Mapping[str, Any], source: Source) -> bool:
     """Whether the source's `where` takes this row."""
-    if not source.where:
-        return True
-    texts = {column: [str(value) for value in values] for column, values in source.where.items()}
-    return all(str(raw.get(column)) in values for column, values in texts.items())
+    for column, wanted in source.where.items():
+        value = str(raw.get(column))
+        if isinstance(wanted, list):
+            taken = value in map(str, wanted)
+        else:
+            taken = (
+                re.fullmatch(r"-?\d{1,18}", value) is not None and wanted.least <= int(value) <= wanted.most
+            )
+        if not taken:
+            return False
+    return True
 
 
 def _ignore(error: InputError) -> None:

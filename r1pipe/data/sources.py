@@ -40,6 +40,13 @@ _PLACES = ("world", "path", "hub", "reasoning_gym")
 _OF_FILES = ("columns", "values", "templates", "where", "shape", "language", "answer_after", "on_bad_row")
 
 
+class Between(Model):
+    """Whole numbers, both ends among them."""
+
+    least: int
+    most: int
+
+
 class Source(Model):
     """One place that rows come from: `world`, `path`, `hub` or `reasoning_gym`."""
 
@@ -105,8 +112,9 @@ class Source(Model):
     ] = "rows"
     """of a file: the arrangement of its columns (r1pipe/data/shapes.py); rows = ours, or any other tool's"""
 
-    where: dict[str, list[bool | int | str]] = Field(default_factory=dict)
-    """of a file: column -> the values of the rows to take, e.g. {lang: [en, zh]}; in the file's own names"""
+    where: dict[str, list[bool | int | str] | Between] = Field(default_factory=dict)
+    """of a file: column -> the values of the rows to take, e.g. {lang: [en, zh], task_id: {least: 11, most: 510}}; in
+    the file's own names"""
 
     domain: str | None = None
     """of a file: for rows that have no column `domain`"""

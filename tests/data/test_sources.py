@@ -256,6 +256,17 @@ def test_xstest_and_hh():
     assert all(isinstance(row["prompt"], str) for row in labels)
 
 
+def test_rows_are_selected_by_the_numbers_between_two(tmp_path):
+    numbers = [9, 10, "11", 12, 510.0, 511, "x", None, -3]
+    path = tmp_path / "n.jsonl"
+    rows = [{"id": f"p{i}", "prompt": f"{i}?", "answer": "1", "n": n} for i, n in enumerate(numbers)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    taken = Source(path=path, where={"n": {"least": 10, "most": 511}}, domain="math", language="en")
+    assert sorted(row["id"] for row in load([taken], Prompts, seed=0).rows) == ["p1", "p2", "p3", "p5"]
+    with pytest.raises(ValueError, match="least"):
+        Source(path=path, where={"n": {"most": 511}})
+
+
 @shared
 def test_rows_are_selected_by_a_column():
     mgsm = Source(
