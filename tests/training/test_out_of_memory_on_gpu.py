@@ -34,9 +34,10 @@ folder = Path(folder)
 (folder / "out").mkdir(parents=True, exist_ok=True)
 (folder / "workdir").mkdir(exist_ok=True)
 here = Here("test", folder / "workdir", folder / "metrics.jsonl", folder / "progress.jsonl")
-twelve = stage_runs.SUMS
-stage_runs.SUMS = [twelve[n % 12] | {"id": str(n), "prompt": f"what is {n} + 1 ?"} for n in range(9000)]
-stage_runs.KINDS[kind](Path(checkpoint), folder / "out", here, json.loads(changes))
+changes = json.loads(changes)
+twelve, rows = stage_runs.SUMS, changes["batch_size"] * 11 // 10
+stage_runs.SUMS = [twelve[n % 12] | {"id": str(n), "prompt": f"what is {n} + 1 ?"} for n in range(rows)]
+stage_runs.KINDS[kind](Path(checkpoint), folder / "out", here, changes)
 print("PEAK", torch.cuda.max_memory_reserved())
 """
 # Rows of 20 tokens: what a pass takes is then far more than what stays of it.
@@ -65,8 +66,9 @@ def peak(kind: str, checkpoint: Path, folder: Path, **changes: Any) -> int:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_update_is_made_again_in_smaller_passes(tiny_checkpoint: Path, tmp_path: Path, kind: str) -> None:
+    rows = KINDS[kind]["microbatch"] // 2
     whole = peak(kind, tiny_checkpoint, tmp_path / "whole")
-    half = peak(kind, tiny_checkpoint, tmp_path / "half", microbatch=4096)
+    half = peak(kind, tiny_checkpoint, tmp_path / "half", microbatch=rows)
     assert half < 0.8 * whole, "this training shows nothing on this card"
     share = (whole + half) / 2 / torch.cuda.get_device_properties(0).total_memory
     scarce = tmp_path / "scarce"
@@ -76,5 +78,5 @@ def test_the_update_is_made_again_in_smaller_passes(tiny_checkpoint: Path, tmp_p
     assert code == 0, output[-2000:]
     told = [json.loads(line) for line in (scarce / "metrics.jsonl").read_text().splitlines()]
     launched = [line["launched"] for line in told if "launched" in line][-1]
-    assert launched["passes_halved_at"] == [1] and launched["microbatch"] == 4096
+    assert launched["passes_halved_at"] == [1] and launched["microbatch"] == rows
     assert (scarce / "out/model.safetensors").is_file()
