@@ -12,6 +12,7 @@ from engine import ROOT, config, r1pipe
 
 from r1pipe.config.loader import load
 from r1pipe.run.records import sealed
+from r1pipe.run.report.collect import collect
 from r1pipe.run.report.curves import curves, thinned
 from r1pipe.run.report.departures import departures
 from r1pipe.run.report.figure import draw
@@ -96,6 +97,13 @@ def folder(tmp_path: Path) -> RunFolder:
     ]
     steps.append({"step": 9, "guard": "kl", "what": "it is high", "action": "warn"})
     write_lines(folder.stage("r1-zero").metrics, steps)
+    said = {"prompt": EVIL, "response": f"<think>{EVIL}</think>", "reward": 1.0, "rewards": {"accuracy": 1.0}}
+    # An attempt that went on from update 100 has written the responses behind it again.
+    shown = [{"step": n, "responses": [said] * 4} for n in [*range(0, 500, 50), *range(100, 500, 50)]]
+    write_lines(
+        folder.stage("r1-zero").path / "responses.jsonl",
+        [*shown, {"step": 500}, {"step": 550, "responses": ["x"]}],
+    )
     for name in ("base", "r1"):
         done(folder, f"evaluate-{name}", report=("report", f"scores-{name}"))
         report = folder.stage(f"evaluate-{name}").path / "out/report"
@@ -145,6 +153,24 @@ def test_samples_stand_side_by_side(folder: RunFolder) -> None:
         assert problem["prompt"].endswith(f" {number}?") and problem["answer"] == str(number)
         right = {name: reply["right"] for name, reply in problem["replies"].items()}
         assert right == {"base": number % 5 == 0, "r1": number % 5 != 0}
+
+
+def test_responses_stand_from_the_first_update_to_the_last(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder.path.parent.parent)
+    stages = {stage["name"]: stage for stage in collect(folder)["stages"]}
+    shown = stages["r1-zero"]["responses"]
+    steps = [one["step"] for one in shown]
+    assert steps == sorted(steps) and len(steps) == 2 * len(set(steps)) == 10
+    assert steps[0] == 0 and steps[-1] == 400
+    assert shown[0] == {
+        "step": 0,
+        "prompt": EVIL,
+        "response": f"<think>{EVIL}</think>",
+        "rewards": {"accuracy": 1.0},
+    }
+    assert stages["more"]["responses"] == []
 
 
 def test_all_samples_are_in_a_table(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,6 +284,8 @@ def test_the_page_in_a_browser(folder: RunFolder, monkeypatch: pytest.MonkeyPatc
         assert "20.0 ± 2.0" in tab.inner_text("#scores")
         assert tab.locator("#stage-r1-zero polyline").count() == 5
         assert "reflection words per 1,000 tokens" in tab.inner_text("#stage-r1-zero")
+        tab.locator("#stage-r1-zero summary", has_text="responses").click()
+        assert f"after 0 updates accuracy 1\n{EVIL}" in tab.inner_text("#stage-r1-zero").replace("\n\n", "\n")
         assert "it is high" in tab.inner_text("#guards")
         assert f"reasoning >= base + 2 stderr not met {EVIL}" in tab.inner_text("#stage-evaluate-r1")
         assert tab.locator("#gates tbody tr").count() == 2

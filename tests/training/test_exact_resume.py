@@ -186,7 +186,7 @@ def test_other_kinds_of_sft_end_the_same(tiny_checkpoint: Path, tmp_path: Path, 
     assert differences(tmp_path / "killed", tmp_path / "whole") == []
 
 
-@pytest.mark.parametrize("kind", ["sft", "grpo"])
+@pytest.mark.parametrize("kind", ["sft", pytest.param("grpo", marks=pytest.mark.slow)])
 def test_a_signal_makes_a_checkpoint_of_the_last_update(
     tiny_checkpoint: Path, tmp_path: Path, whole, kind: str
 ) -> None:

@@ -5,14 +5,20 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+from r1pipe.here import RESPONSES
 from r1pipe.run.records import read_object
 from r1pipe.run.report.curves import curves, is_number, read_lines
 from r1pipe.run.report.figure import draw, kind_of, texts
 from r1pipe.run.report.samples import samples
 from r1pipe.run.status import run_status
 from r1pipe.run.store import RunFolder, outputs_of, whole_manifest
+
+# Of the responses that RL has written down, so many updates are in the page, and so many responses of each.
+SHOWN_UPDATES, SHOWN_RESPONSES = 6, 2
+SHOWN_CHARACTERS = 2000
 
 _OF_A_DIFFERENCE = ("difference", "low", "high")
 
@@ -117,8 +123,32 @@ def _stage(
         "progress": state.get("progress"),
         "gates": state.get("gates", []),
         "notes": [str(line["note"]) for line in read_lines(stage.notes) if "note" in line],
+        "responses": _responses(stage.path / RESPONSES),
         **logged,
     }
+
+
+def _responses(file: Path) -> list[dict[str, Any]]:
+    """A few responses of an RL stage at its first update, at its last, and at some between."""
+    shown: dict[float, list[Any]] = {}
+    for line in read_lines(file):
+        # An attempt that goes on writes some of them again.
+        if is_number(line.get("step")) and isinstance(line.get("responses"), list):
+            shown[line["step"]] = line["responses"]
+    steps = sorted(shown)
+    count = min(len(steps), SHOWN_UPDATES)
+    chosen = {steps[place * (len(steps) - 1) // max(1, count - 1)] for place in range(count)}
+    return [
+        {
+            "step": step,
+            "prompt": str(one.get("prompt", ""))[:SHOWN_CHARACTERS],
+            "response": str(one.get("response", ""))[:SHOWN_CHARACTERS],
+            "rewards": {name: value for name, value in rewards.items() if is_number(value)},
+        }
+        for step in sorted(chosen)
+        for one in shown[step][:SHOWN_RESPONSES]
+        if isinstance(one, dict) and isinstance(rewards := one.get("rewards"), dict)
+    ]
 
 
 def _gpus(manifest: Mapping[str, Any]) -> int:

@@ -181,6 +181,13 @@ function verdict(gate) {
   return el("span", { class: `state ${gate.met ? "done" : "stale"}` }, gate.met ? "met" : "not met");
 }
 
+function response({ step, prompt, response, rewards }) {
+  const parts = Object.entries(rewards).map(([name, value]) => `${name} ${number(value)}`).join(", ");
+  return el("article", { class: "problem" },
+    el("p", {}, el("strong", {}, `after ${number(step)} updates`), el("span", { class: "faint" }, ` ${parts}`)),
+    el("p", {}, prompt), el("div", { class: "said" }, response || "(nothing)"));
+}
+
 function stage(one) {
   const facts = [`${one.kind}; ${time(one.wall_s)}`];
   if (one.attempts > 1) facts.push(`${one.attempts} attempts`);
@@ -195,6 +202,7 @@ function stage(one) {
     one.gates.map((gate) => el("p", {}, `requires ${gate.gate} `, verdict(gate), el("span", { class: "faint" }, ` ${gate.said}`))),
     one.notes.map((text) => el("p", { class: "faint" }, text)),
     one.panels.length ? el("div", { class: "panels" }, one.panels.map((each) => panel(each, one.phases))) : null,
+    one.responses.length ? el("details", {}, el("summary", {}, "responses while it learned"), one.responses.map(response)) : null,
     metrics.length ? el("details", {}, el("summary", {}, `${metrics.length} numbers`),
       table(`Numbers of ${one.name}`, ["metric", "value"], metrics.map(([name, value]) => [name, number(value)]))) : null);
 }

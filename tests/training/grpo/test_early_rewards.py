@@ -93,7 +93,7 @@ def test_a_mistake_is_raised_where_rewards_are_asked_for(monkeypatch: pytest.Mon
         score(wrong, TEXTS, ANSWERED)
 
 
-@pytest.mark.parametrize("resample", [0, 2])
+@pytest.mark.parametrize("resample", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_training_with_early_rewards_is_training_without(
     resample: int, tiny_checkpoint, tmp_path, monkeypatch
 ) -> None:

@@ -163,7 +163,6 @@ def test_held_out_prompts_are_asked_through_vllm(vllm, tiny_checkpoint, here):
     ("mode", "tokens"),
     [
         ("sequence_mask", 64),
-        ("token_truncate", "rows"),
         *(
             pytest.param(mode, tokens, marks=pytest.mark.slow)
             for mode, tokens in (
@@ -172,6 +171,7 @@ def test_held_out_prompts_are_asked_through_vllm(vllm, tiny_checkpoint, here):
                 ("sequence_truncate", 64),
                 ("token_mask", "rows"),
                 ("token_mask", 64),
+                ("token_truncate", "rows"),
                 ("token_truncate", 64),
             )
         ),

@@ -95,7 +95,7 @@ def test_weights_are_those_of_rows_one_by_one(
         assert not torch.equal(trained[name], before[name]), f"{name} was not trained"
 
 
-@pytest.mark.parametrize("microbatch", [None, 2])
+@pytest.mark.parametrize("microbatch", [pytest.param(None, marks=pytest.mark.slow), 2])
 def test_padded_training_is_packed_training(
     microbatch: int | None, tiny_checkpoint: Path, here: Here
 ) -> None:
