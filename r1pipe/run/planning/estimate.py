@@ -38,6 +38,8 @@ LIKELY_TOKENS = 1024
 # Of RL: the audit of its rewards before it begins, on a CPU and on a GPU, and a look at the held-out prompts beside the
 # drawing, on a GPU.
 AUDIT_S = (2.0, 8.0)
+# Until a GPU draws its first token: graphs are recorded.
+RECORDING_S = 7.0
 LOOK_S = 3.0
 
 
@@ -85,7 +87,8 @@ def estimate(work: Work, machine: Machine, changed: Training | None = None) -> E
         result.gpus = 0
         result.add("start", LIGHT_S)
         return result
-    result.add("start", machine.start_s)
+    draws = bool(work.draws) or isinstance(work.params, GRPOParams)
+    result.add("start", machine.start_s + RECORDING_S * (machine.gpu and draws))
     if work.params is not None or work.pretraining is not None:
         training = changed or training_of(work, machine)
         result.training = training

@@ -37,7 +37,9 @@ ON_CPU = Efficiency(
     measured="two cores, 2026-11-30",
 )
 CPU_START_S = 1.0
-GPU_START_S = 15.0
+GPU_START_S = 8.0
+# The share of its seconds that compiling takes where an earlier stage has done it.
+COMPILED_AGAIN = 0.25
 
 
 @dataclass
@@ -144,16 +146,23 @@ def plan_figure(
         price,
         figure.notes,
     )
+    compiled: set[tuple[Any, type]] = set()
     for name, work in figure.works.items():
         # Seconds of a run are those of this machine, not of one that is asked for.
         measured = None if machine.asked or anew else seen_seconds(folder, name)
-        plan.stages.append(
-            _stage_plan(
-                work,
-                machine,
-                measured,
-            )
+        stage = _stage_plan(
+            work,
+            machine,
+            measured,
         )
+        plan.stages.append(stage)
+        # What one stage has compiled is there for the next that does the same with the same shape.
+        key = (work.shape, type(work.params))
+        for found in filter(None, (stage.found, stage.changed)):
+            if key in compiled and "compile" in found.seconds:
+                found.seconds["compile"] *= COMPILED_AGAIN
+        if "compile" in stage.found.seconds:
+            compiled.add(key)
         if work.shape is None and "model" in work.stage.inputs and work.stage.inputs["model"] is not None:
             figure.note(f"{name}: nothing is known of its model; --model NAME plans with another one")
     published = {stage.found.published for stage in plan.stages if stage.found.published}
