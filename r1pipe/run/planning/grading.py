@@ -38,6 +38,8 @@ def predictions(pipeline: Pipeline) -> dict[str, dict[str, float]]:
         return {}
     planned = {}
     for stage in plan.stages:
+        if stage.work.asks_service:
+            continue
         planned[stage.name] = {"wall_s": round(stage.found.total_s, 1)}
         memory = stage.found.memory
         if memory is not None and plan.machine.gpu:

@@ -65,8 +65,8 @@ class Work:
         draws: of a data stage or an evaluation.
         length: of RL's responses.
         rows: that a training reads in an epoch.
-        heads: further models that RL asks (reward models).
-        reports: only reads scores.
+        reward_models: further models that RL asks.
+        asks_service: it waits for others' machines, whose speed is not known.
     """
 
     stage: Stage
@@ -77,6 +77,7 @@ class Work:
     length: Length | None = None
     rows: Rows = Rows(0)
     reward_models: int = 0
+    asks_service: bool = False
 
 
 class Figure:
@@ -233,6 +234,7 @@ class Figure:
         """Say what a service will be asked for, as a note: it takes none of our GPUs."""
         service = sampling.endpoint
         assert service is not None
+        work.asks_service = True
         requests = work.rows.count * sampling.n
         tokens_in = requests * work.rows.prompt
         tokens_out = requests * length.at(0)

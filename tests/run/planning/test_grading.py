@@ -47,6 +47,16 @@ def test_a_record_without_a_plan_has_no_grade():
     assert grading.graded({"wall_s": 3.0}) == {}
 
 
+def test_a_stage_that_waits_for_a_service_has_no_plan_of_its_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "p.jsonl").write_text('{"prompt": "1+1?", "answer": "2", "domain": "math"}\n')
+    monkeypatch.setenv("R1_PROBLEMS", str(tmp_path / "p.jsonl"))
+    monkeypatch.setenv("R1_STUDENT", str(ROOT / "r1pipe/embedded/data/student"))
+    planned = grading.predictions(load(ROOT / "configs" / "synthetic.yaml"))
+    assert set(planned) == {"problems", "distillation-set", "distill"}
+
+
 def test_a_run_records_what_was_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     config(tmp_path)
