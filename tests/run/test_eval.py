@@ -31,7 +31,7 @@ LANGUAGES = ("en", "zh", "de", "es", "fr", "ja", "ru", "sw", "th", "bn", "te")
 SHIPPED = {
     "gsm8k": ({"gsm8k"}, 633),
     "humaneval": ({"humaneval"}, 77),
-    "mbpp": ({"mbpp"}, 840),
+    "mbpp": ({"mbpp"}, 367),
     "mgsm": ({f"mgsm-{language}" for language in LANGUAGES}, 1232),
     "xstest": ({"harmful", "lookalike"}, 234),
 }
