@@ -7,7 +7,7 @@ stage itself looks at all rows. Datasets on the hub and rows that are still to b
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -65,7 +65,8 @@ def row_findings(plan: Plan) -> list[Finding]:
 
 class _First(NamedTuple):
     rows: list[Row]
-    is_all: bool
+    # Asked where it decides: a dataset is read once more for it.
+    are_all: Callable[[], bool]
 
 
 class _FirstRows:
@@ -108,7 +109,9 @@ class _FirstRows:
         if key not in self._read:
             try:
                 rows = read_rows(path, kind, limits, first=first)
-                self._read[key] = _First(rows, next(islice(read_raw(path), first, None), None) is None)
+                self._read[key] = _First(
+                    rows, lambda: next(islice(read_raw(path), first, None), None) is None
+                )
             except InputError as error:
                 self._read[key] = error
         return self._read[key]
@@ -126,7 +129,8 @@ class _FirstRows:
         if key not in self._read:
             try:
                 reader = SourceReader(source, kind, Loaded(), fill, first=first)
-                self._read[key] = _First(reader.check_first(), reader.total < first)
+                rows, total = reader.check_first(), reader.total
+                self._read[key] = _First(rows, lambda: total < first)
             except InputError as error:
                 self._read[key] = error
         return self._read[key]
@@ -134,26 +138,24 @@ class _FirstRows:
     def _idle_rewards(self, stage: Stage, params: GRPOParams) -> Iterator[Finding]:
         from r1pipe.rewards.coverage import refuse_idle_rewards
 
-        refused: InputError | None = None
-        are_all = True
         for first in (FIRST, MANY):
-            prompts: dict[str, list[Row]] = {}
+            found: dict[str, _First] = {}
             for port in dict.fromkeys(port for phase in params.phases for port in phase.prompts):
                 edge = stage.inputs.get(port)
-                found = self._of_edge(edge, first) if isinstance(edge, Edge) else None
-                if found and found.rows:
-                    prompts[port] = found.rows
-                    are_all &= found.is_all or first == FIRST
+                read = self._of_edge(edge, first) if isinstance(edge, Edge) else None
+                if read and read.rows:
+                    found[port] = read
+            prompts = {port: read.rows for port, read in found.items()}
             try:
                 refuse_idle_rewards(params.phases, prompts, isolation=lambda: self.isolation)
                 return
             except InputError as error:
-                refused = error
-
-        if refused and are_all:
-            node, _ = find(self.plan.pipeline.tree, ("stages", stage.name, "grpo", "phases"))
-            where = f"{node.origin} ({refused.where})"
-            yield Finding("error", where, f"{stage.name}: {refused.what}", refused.fix)
+                if not all(read.are_all() for read in found.values()):
+                    continue
+                node, _ = find(self.plan.pipeline.tree, ("stages", stage.name, "grpo", "phases"))
+                where = f"{node.origin} ({error.where})"
+                yield Finding("error", where, f"{stage.name}: {error.what}", error.fix)
+                return
 
     def _of_edge(self, edge: Edge, first: int) -> _First | None:
         """The first rows of an input; None where they are not at hand, or are wrong themselves."""
@@ -168,16 +170,16 @@ class _FirstRows:
             output = manifest["outputs"].get(edge.port)
             found = self.of_dataset(files.path / output["path"], Prompts, None, first) if output else None
             return found if isinstance(found, _First) else None
-        rows: list[Row] = []
-        is_all = True
+        parts: list[_First] = []
         for source in _sources_of(maker, edge.port):
             found = self.of_source(source, Prompts, maker, first) if source.paths else None
             # Rows that are generated or fetched may have what these lack.
             if not isinstance(found, _First):
                 return None
-            rows += found.rows
-            is_all &= found.is_all
-        return _First(rows, is_all)
+            parts.append(found)
+        return _First(
+            [row for part in parts for row in part.rows], lambda: all(part.are_all() for part in parts)
+        )
 
 
 def _errors(found: _First | InputError, edge: str) -> Iterator[Finding]:

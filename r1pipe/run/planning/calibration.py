@@ -109,14 +109,15 @@ def efficiency_of(measured: dict[str, Any], card: Card, *, gpu: bool) -> Efficie
     # Rows are short, so attention hardly counts, and goes by the same share.
     flops = pass_flops(training, measured["row"])
     bandwidth = 0.85
-    left = long["seconds"] - flops / (card.flops * matrices)
+    working = long["seconds"]
     if not gpu:
         # The short pass is work, too, and a CPU starts the next kernel only when the last is done.
         per_token = max(1e-9, (long["seconds"] - short["seconds"]) / (long["tokens"] - short["tokens"]))
-        left = long["tokens"] * per_token - flops / (card.flops * matrices)
+        working = long["tokens"] * per_token
         kernel = max(0.0, short["seconds"] - short["tokens"] * per_token) / shape.layers
     moved = kept_per_token(training) * shape.layers * long["tokens"]
-    traffic = max(0.0, left) * card.bandwidth * bandwidth / moved
+    left = max(0.0, working - flops / (card.flops * matrices))
+    traffic = left * card.bandwidth * bandwidth / moved
     # What does not grow with the rows is the starting of kernels; what does is their work.
     few, many = measured["draws"]
     each = max(1e-9, (many["step"] - few["step"]) / (many["rows"] - few["rows"]))

@@ -35,12 +35,12 @@ NO_SIGNAL = 0.3
 # Tokens from which a sampler compiles layers, and a response's as it guesses: r1pipe/generation/hf.py.
 COMPILED_TOKENS = 4_000_000
 LIKELY_TOKENS = 1024
-# Of RL: the audit of its rewards before it begins, on a CPU and on a GPU, and a look at the held-out prompts beside the
-# drawing, on a GPU.
-AUDIT_S = (2.0, 8.0)
+# Of RL: the audit of its rewards before it begins, and a look at the held-out prompts beside the drawing, on a GPU.
+CPU_AUDIT_S = 2.0
+GPU_AUDIT_S = 8.0
+LOOK_S = 3.0
 # Until a GPU draws its first token: graphs are recorded.
 RECORDING_S = 7.0
-LOOK_S = 3.0
 
 
 @dataclass
@@ -293,7 +293,7 @@ def _reinforce(
             longest,
         )
         result.add("held-out", looks * (each + LOOK_S * machine.gpu))
-    result.add("start", AUDIT_S[machine.gpu])
+    result.add("start", GPU_AUDIT_S if machine.gpu else CPU_AUDIT_S)
     if training.compiled:
         result.add("compile", 2 * COMPILING_S)
 

@@ -13,9 +13,6 @@ from r1pipe.errors import InputError
 PROMPT_GUESS = 160.0
 # Mean tokens of a reply that is brought or written.
 REPLY_GUESS = 300.0
-# Of the world that ships, in its own tokenizer, with the template: problems, and requests. Means of configs/r1.yaml.
-WORLD_PROMPTS = {"problem": 29.0, "request": 14.0}
-WORLD_REPLIES = {"problem": 37.0, "request": 18.0}
 # Characters of a token of English in a vocabulary of 50,000 to 250,000, and tokens of a chat template.
 TOKEN_CHARACTERS = 4.0
 TEMPLATE_TOKENS = 25.0

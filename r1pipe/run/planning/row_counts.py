@@ -38,6 +38,11 @@ class Rows:
     of_world: bool = False
 
 
+# Rows of the world that ships, in its own tokenizer, with the template: means of configs/r1.yaml.
+WORLD_PROBLEMS = Rows(0, prompt=29.0, answer=37.0, of_world=True)
+WORLD_REQUESTS = Rows(0, prompt=14.0, answer=18.0, of_world=True)
+
+
 def together(parts: Iterable[Rows]) -> Rows:
     """Rows of several artifacts as those of one."""
     parts = list(parts)

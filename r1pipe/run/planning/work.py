@@ -1,7 +1,7 @@
 """What each stage will do: rows and tokens, followed through the figure from the sources to the last checkpoint.
 
-Nothing is read but configs and, of sources, how many rows a small file has. What cannot be known is guessed, and each
-guess is a sentence that `plan` prints.
+Nothing is read but configs and, of sources, their first prompts and how many rows a small file has. What cannot be
+known is guessed, and each guess is a sentence that `plan` prints.
 """
 
 from __future__ import annotations
@@ -17,13 +17,18 @@ from r1pipe.errors import InputError
 from r1pipe.run.planning.known_models import known_shape
 from r1pipe.run.planning.lengths import (
     PROMPT_GUESS,
-    WORLD_PROMPTS,
-    WORLD_REPLIES,
     Length,
     guess,
 )
 from r1pipe.run.planning.model_shape import ModelShape, read_shape
-from r1pipe.run.planning.row_counts import Rows, count_rows, prompt_tokens, together
+from r1pipe.run.planning.row_counts import (
+    WORLD_PROBLEMS,
+    WORLD_REQUESTS,
+    Rows,
+    count_rows,
+    prompt_tokens,
+    together,
+)
 from r1pipe.schema import GRPOParams, Sampling, SFTParams
 from r1pipe.schema.training import DPOParams, RewardModelParams
 from r1pipe.text.rows import HARMFUL_DOMAIN, LOOKALIKE_DOMAIN, REASONING_DOMAINS
@@ -390,13 +395,11 @@ def _of_world(source: Source) -> Rows:
     assert source.count is not None, "the world needs a number"
     each = source.count / len(kinds)
     return together(
-        Rows(
-            each,
-            WORLD_PROMPTS["problem" if kind in REASONING_DOMAINS else "request"],
-            WORLD_REPLIES["problem" if kind in REASONING_DOMAINS else "request"],
+        replace(
+            WORLD_PROBLEMS if kind in REASONING_DOMAINS else WORLD_REQUESTS,
+            count=each,
             harmful=each * (kind == HARMFUL_DOMAIN),
             lookalike=each * (kind == LOOKALIKE_DOMAIN),
-            of_world=True,
         )
         for kind in kinds
     )
