@@ -45,7 +45,10 @@ def sft(shape: str, length: int, tokens: int, **more: Any) -> dict[str, Any]:
 
 
 def grpo(shape: str, rows: int, answer: int, tokens: int | str, **more: Any) -> dict[str, Any]:
-    """A rollout of `rows` responses of `answer` tokens and one update on it, in packs of `tokens`."""
+    """A rollout of `rows` responses of `answer` tokens and one update on it, in packs of `tokens`.
+
+    With `vllm` an engine in the same process draws, with this share of the GPU's memory.
+    """
     job = {"kind": "grpo", "shape": shape, "rows": rows, "group": 8, "prompt": 128, "answer": answer}
     return {**job, "tokens": tokens, **more}
 
@@ -73,6 +76,7 @@ JOBS: list[dict[str, Any]] = [
     grpo("1.5B", 64, 256, 8192),
     grpo("1.5B", 32, 128, 4096, lora=QV),
     grpo("3B", 32, 128, 4096, updates=2),
+    grpo("0.5B", 128, 256, 16384, vllm=0.3),
     sft("0.5B", 1024, 8192, profile="zero2"),
     sft("1.5B", 1024, 8192, profile="zero2"),
     sft("1.5B", 4096, 16384, profile="zero2", checkpointing=True),
@@ -110,6 +114,8 @@ def name_of(job: dict[str, Any]) -> str:
     parts += [word for word in ("checkpointing", "compile") if job.get(word)]
     if job.get("beta") == 0.0:
         parts.append("no reference")
+    if job.get("vllm"):
+        parts.append(f"vllm {job['vllm']}")
     return " ".join(parts)
 
 
@@ -147,11 +153,13 @@ def predicted(job: dict[str, Any], gpu: bool, memory: float, repeated: bool) -> 
         seconds = job["passes"] * pass_seconds(training, card, mean_length=job["length"])
         seconds += update_seconds(training, card)
     else:
+        share = job.get("vllm", 0.0)
         rollout = Rollout(
-            rows=job["rows"],
-            columns=job["prompt"] + job["answer"],
-            twin=gpu and not job.get("lora") and settings["profile"] != "zero3",
+            rows=0 if share else job["rows"],
+            columns=0 if share else job["prompt"] + job["answer"],
+            twin=gpu and not share and not job.get("lora") and settings["profile"] != "zero3",
             reference=job.get("beta", 0.001) > 0 and not job.get("lora"),
+            vllm_bytes=share * memory,
         )
         settings |= {"shape": shape, "head": "fused", "rollout": rollout}
         tokens = job["tokens"]
@@ -171,8 +179,8 @@ def predicted(job: dict[str, Any], gpu: bool, memory: float, repeated: bool) -> 
             prompt=job["prompt"],
             mean=job["answer"],
             longest=job["answer"],
-            graphs=rollout.twin,
-            compiled=training.compiled,
+            graphs=rollout.twin or not rollout.rows,
+            compiled=training.compiled or not rollout.rows,
         )
     found = footprint(training)
     return {
@@ -300,11 +308,11 @@ def sft_trainer(job: dict[str, Any], folder: Path) -> Any:
 
 
 def grpo_trainer(job: dict[str, Any], folder: Path) -> Any:
-    """The trainer that train_grpo makes; both of its models are made in the place of being loaded."""
+    """The trainer that train_grpo makes; both of its models are made in the place of being loaded, unless vLLM draws."""
     import torch
     import trl.trainer.grpo_trainer as trl_grpo
 
-    from r1pipe.schema import GRPOParams, Phase, RewardSpec
+    from r1pipe.schema import GRPOParams, Phase, RewardSpec, VLLMRollout
     from r1pipe.training.callbacks import Heldout
     from r1pipe.training.grpo import grpo_training
 
@@ -315,8 +323,14 @@ def grpo_trainer(job: dict[str, Any], folder: Path) -> Any:
         gather_by_layer(model)
         return model
 
-    grpo_training.load_model = made
-    trl_grpo.create_model_from_path = made
+    share = job.get("vllm")
+    if share:
+        # The engine reads a checkpoint.
+        model_of(job, torch.bfloat16).save_pretrained(folder)
+        tokenizer_of(job).save_pretrained(folder)
+    else:
+        grpo_training.load_model = made
+        trl_grpo.create_model_from_path = made
     here = here_of(job, folder)
     updates = job.get("updates", 3)
     lora = job.get("lora")
@@ -330,6 +344,8 @@ def grpo_trainer(job: dict[str, Any], folder: Path) -> Any:
         ref_replace_every=None,
         compile=False,
         lora=lora,
+        rollout="vllm" if share else "hf",
+        vllm=VLLMRollout(memory=share) if share else None,
         eval_prompts=0,
         phases=[
             Phase(
@@ -591,10 +607,10 @@ def main() -> None:
     print(f"{'row':52} plan GiB    seen   ratio    used    seen  plan s   seen s", flush=True)
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for job in jobs:
-        # DeepSpeed's engine is never freed whole, so each of its rows has a process of its own. So has the row that is
-        # compiled, which comes last, since it takes longest.
+        # DeepSpeed's engine is never freed whole, nor is vLLM's, so each of their rows has a process of its own. So has
+        # the row that is compiled, which comes last, since it takes longest.
         profile = job.get("profile", "process")
-        alone = job.get("compile") or profile != "process"
+        alone = job.get("compile") or job.get("vllm") or profile != "process"
         key = (profile, job["kind"], name_of(job) if alone else "")
         groups.setdefault(key, []).append(job)
     for group in groups.values():
