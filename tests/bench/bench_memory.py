@@ -308,7 +308,7 @@ def sft_trainer(job: dict[str, Any], folder: Path) -> Any:
 
 
 def grpo_trainer(job: dict[str, Any], folder: Path) -> Any:
-    """The trainer that train_grpo makes; both of its models are made in the place of being loaded, unless vLLM draws."""
+    """The trainer that train_grpo makes; its models are made in the place of being loaded, unless vLLM draws."""
     import torch
     import trl.trainer.grpo_trainer as trl_grpo
 

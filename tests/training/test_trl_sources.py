@@ -37,6 +37,7 @@ OVERRIDDEN = {
     "_get_train_sampler": "36497afb4d311dc9",
     "_prepare_inputs": "f824e7fb07147956",
     "_save_checkpoint": "ec91bde123649111",
+    "_tokenize_prompts": "d2d27f7c9bfda85f",
     "log": "1e7772819cc8cf09",
     "training_step": "9e18632f7dd8e8d8",
 }

@@ -91,6 +91,26 @@ def test_old_log_probs_are_those_of_the_draw(trainer, monkeypatch):
     assert seen == [1.0, 1.0, 0.7]
 
 
+def test_the_prompt_of_a_group_is_read_once(trainer, monkeypatch):
+    from trl import GRPOTrainer
+
+    asked: list[list] = []
+    tokenize = GRPOTrainer._tokenize_prompts
+
+    def counted(self, prompts):
+        asked.append(prompts)
+        return tokenize(self, prompts)
+
+    monkeypatch.setattr(GRPOTrainer, "_tokenize_prompts", counted)
+    for first, second in (("1 + 1 ?", "2 + 2 ?"), *[[[{"role": "user", "content": text}] for text in "ab"]]):
+        # A prompt that comes back behind another one is another group.
+        prompts = [first] * 4 + [second] * 4 + [first] * 4
+        ids, images, fields = trainer._tokenize_prompts(prompts)
+        assert asked.pop() == [first, second, first]
+        assert (ids, images, fields) == tokenize(trainer, prompts)
+        assert ids[0] is not ids[1], "TRL may append to one of them"
+
+
 def test_on_a_gpu_the_policys_twin_draws_with_the_weights_of_now(trainer, monkeypatch):
     """Without graphs: a CPU that passes for a device that has them."""
     from r1pipe.training.grpo import sampling as module
