@@ -11,7 +11,7 @@ from r1pipe.errors import InputError
 from r1pipe.schema import SHIPPED_TEMPLATES, Text, TextFile
 from r1pipe.text.chat_format import ChatFormat, Render, chat_format, prefill_of, says, without_prefill
 from r1pipe.text.regular_files import read_regular, reason
-from r1pipe.text.tokenizing import token_ids
+from r1pipe.text.tokenizing import on_all_cores, token_ids
 
 SLOT = "{prompt}"
 TEMPLATES = Path(__file__).parents[1] / "configs" / "templates"
@@ -115,15 +115,17 @@ def asked(row: dict[str, Any]) -> str:
 def prompt_ids(rows: list[dict[str, Any]], template: str | None, tokenizer: Any) -> list[list[int]]:
     """The token ids of each row up to where the response begins."""
     rendered: list[Any] = [render_prompt(row, template) for row in rows]
-    if template is not None:
-        return tokenizer(rendered)["input_ids"]
-    check_system_turns(rendered, tokenizer)
-    return tokenizer.apply_chat_template(
-        rendered,
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-    )["input_ids"]
+    if template is None:
+        check_system_turns(rendered, tokenizer)
+    with on_all_cores():
+        if template is not None:
+            return tokenizer(rendered)["input_ids"]
+        return tokenizer.apply_chat_template(
+            rendered,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+        )["input_ids"]
 
 
 # --- the chat template ------------------------------------------------------------------------------------------------

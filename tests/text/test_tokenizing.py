@@ -7,6 +7,7 @@ import os
 import pytest
 
 from r1pipe.models.loading import load_tokenizer
+from r1pipe.text.rendering import prompt_ids
 from r1pipe.text.tokenizing import VARIABLE, on_all_cores, token_ids
 
 TEXTS = [f"<think>{number} + 1</think>{number + 1}" for number in range(500)]
@@ -36,3 +37,19 @@ def test_a_process_that_is_forked_later_tokenizes_the_same(tiny_checkpoint, monk
         same = tokenizer(TEXTS, add_special_tokens=False)["input_ids"] == ids
         os._exit(0 if same else 1)
     assert os.waitpid(pid, 0)[1] == 0
+
+
+@pytest.mark.parametrize("template", [None, "{prompt}"])
+def test_prompts_are_tokenized_on_all_cores(tiny_checkpoint, monkeypatch, template: str | None) -> None:
+    monkeypatch.setenv(VARIABLE, "false")
+    tokenizer = load_tokenizer(tiny_checkpoint)
+    encode = type(tokenizer)._encode_plus
+    seen: list[str] = []
+
+    def watched(*given, **named):
+        seen.append(os.environ[VARIABLE])
+        return encode(*given, **named)
+
+    monkeypatch.setattr(type(tokenizer), "_encode_plus", watched)
+    assert all(prompt_ids([{"prompt": text} for text in TEXTS], template, tokenizer))
+    assert seen[-1] == "true"
