@@ -260,8 +260,12 @@ def compile_layers(model: torch.nn.Module, **options: Any) -> int:
     Returns:
         the number of layers.
     """
+    from torch.fx.experimental import _config as symbolic_shapes
     from transformers.modeling_layers import GradientCheckpointingLayer
 
+    # As it is, sizes that are equal by chance count as one: another batch compiles again, and so does another stage,
+    # where the compiler's cache has the layer for unequal sizes.
+    symbolic_shapes.use_duck_shape = False
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     # `compile` of a module changes its forward in place; torch.compile(layer) would wrap it under another name.
     for layer in layers:

@@ -32,6 +32,7 @@ from r1pipe.generation import cuda_graphs as graphs
 from r1pipe.generation.cuda_graphs import GraphedModel, graph_obstacle, size_up
 from r1pipe.generation.decoding import decode
 from r1pipe.generation.token_sampling import SamplingSettings
+from r1pipe.models.loading import compile_layers
 
 sys.path.append(str(Path(__file__).parents[1] / "bench"))
 from forced_lengths import Ends  # noqa: E402
@@ -174,6 +175,30 @@ def test_compiled_layers_draw_the_same(device: str) -> None:
     before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     assert decode(graphed.model, PROMPTS, **asked) == decode(model, PROMPTS, **asked)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == before
+
+
+def test_layers_compile_to_one_graph_for_all_batches_and_caches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a batch has as many rows as the cache has columns: then other batches, and another cache."""
+    compiled: list[Any] = []
+
+    def noting(graph: Any, _inputs: Any) -> Any:
+        compiled.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    ended = SamplingSettings(1.0, 1.0, tuple(range(0, 300, 9)), None, None, False)
+    for rows, columns in ((128, 128), (16, 384)):
+        graphed = with_room(make(), rows, columns)
+        compile_layers(graphed.model, fullgraph=True, backend=noting)
+        sizes: set[int] = set()
+        advance = graphed._advance
+        monkeypatch.setattr(
+            graphed, "_advance", lambda size, go=advance, seen=sizes: (seen.add(size), go(size))
+        )
+        ids = torch.randint(5, 250, (rows // 8, 7))
+        graphed.run(ids, torch.ones_like(ids), 8, 24, settings=ended)
+        assert rows in sizes and len(sizes) > 1, "sequences end, and batches get smaller"
+        assert len(compiled) == 1
 
 
 def test_weights_are_taken_anew() -> None:
