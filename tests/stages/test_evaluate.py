@@ -45,11 +45,13 @@ def test_scores_agree_with_the_rows(known, run_stage, taught_checkpoint, tmp_pat
     assert len(main) == 96 and len(greedy) == 12
     gold = {row["id"]: row["answer"] for row in rows}
     right = [line["scores"]["reasoning"] for line in main]
-    assert all(
+    # Thinking that is never closed has no answer behind it.
+    well_formed = [
         value
         for value, line in zip(right, main, strict=True)
-        if line["response"].endswith(f"The answer is \\boxed{{{gold[line['id']]}}}.")
-    )
+        if line["response"].endswith(f"</think>The answer is \\boxed{{{gold[line['id']]}}}.")
+    ]
+    assert well_formed and all(well_formed)
     reasoning = scores["reasoning"]
     assert (
         reasoning["pass@1"] == sum(right) / 96 == metrics["reasoning/pass@1"]
