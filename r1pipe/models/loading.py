@@ -263,7 +263,7 @@ def compile_layers(model: torch.nn.Module, **options: Any) -> int:
     from torch.fx.experimental import _config as symbolic_shapes
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    # As it is, sizes that are equal by chance count as one: another batch compiles again, and so does another stage,
+    # By default sizes that are equal by chance count as one: another batch compiles again, and so does another stage,
     # where the compiler's cache has the layer for unequal sizes.
     symbolic_shapes.use_duck_shape = False
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from noted_graphs import noting
 
 from r1pipe.models import attention_kernels as kernels
 from r1pipe.models import packed_attention as varlen
@@ -246,12 +247,7 @@ def test_layers_compile_to_one_graph_for_all_lengths(half: bool, monkeypatch: py
     batches = [pack(ROWS), pack(ROWS[:2] * 4), pack([list(range(1, 40)), *ROWS])]
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
         wanted = [model(use_cache=False, **batch).logits for batch in batches]
-        assert (
-            compile_layers(
-                model, fullgraph=True, backend=lambda graph, inputs: (graphs.append(graph), graph.forward)[1]
-            )
-            == 3
-        )
+        assert compile_layers(model, fullgraph=True, backend=noting(graphs)) == 3
         found = [model(use_cache=False, **batch).logits for batch in batches]
     for a, b in zip(found, wanted, strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from noted_graphs import noting
 from test_packed_attention import attend, deepseek, tiny
 
 from r1pipe.models import packed_attention as varlen
@@ -234,9 +235,7 @@ def test_layers_compile_to_one_graph_for_all_packs(half: bool, monkeypatch: pyte
     chosen = [list(range(len(ids))), [0, 1], [3], list(range(2, 9)), [5, 6, 7, 8, 9, 10]]
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
         wanted = [packed(model, ids[part], mask[part]) for part in chosen]
-        compile_layers(
-            model, fullgraph=True, backend=lambda graph, inputs: (graphs.append(graph), graph.forward)[1]
-        )
+        compile_layers(model, fullgraph=True, backend=noting(graphs))
         found = [packed(model, ids[part], mask[part]) for part in chosen]
     for a, b in zip(found, wanted, strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
