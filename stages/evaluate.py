@@ -104,10 +104,17 @@ def run(config: Config, inputs: Inputs, outputs: Outputs, here: Here) -> dict[st
     from r1pipe.generation.contract import Sample
     from r1pipe.generation.sampling import sample
     from r1pipe.judges.judge import load_grader
+    from r1pipe.rewards import symbolic
 
     rows = read_several(inputs.prompts, here.stage)
     judge = load_grader(config.judge)
     model = inputs.model.path if inputs.model else None
+    if here.main and model is not None:
+        import torch
+
+        # They get ready while a GPU draws, on cores that have nothing else to do. Cores that draw have no time for it.
+        if torch.cuda.is_available():
+            symbolic.start_workers()
 
     # Code is not run where nothing can isolate it; its suite says so.
     left_out = set() if here.isolation else {row["domain"] for row in rows if _is_code(row)}

@@ -1,9 +1,20 @@
-"""A back end of torch.compile that compiles nothing: what was traced is counted, and run as it is."""
+"""What torch.compile traces, on a CPU.
+
+A back end that compiles nothing: what was traced is counted, and run as it is. And packed attention as one operator,
+as a GPU's kernel is.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+
+import pytest
+import torch
+
+from r1pipe.models import packed_attention as varlen
+from r1pipe.models.attention_kernels import Kernel
+from r1pipe.models.packed_attention import Ends
 
 
 def noting(graphs: list[Any]) -> Callable[[Any, Any], Any]:
@@ -14,3 +25,43 @@ def noting(graphs: list[Any]) -> Callable[[Any, Any], Any]:
         return graph.forward
 
     return backend
+
+
+@torch.library.custom_op("r1pipe_test::attend", mutates_args=())
+def _attend(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    ends: torch.Tensor,
+    key_ends: torch.Tensor,
+    longest: int,
+    scale: float,
+) -> torch.Tensor:
+    rows = (x.transpose(0, 1)[None] for x in (q, k, v))
+    return varlen._attend_each(*rows, Ends(ends, key_ends), scale)[0].contiguous()
+
+
+@_attend.register_fake
+def _(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    ends: torch.Tensor,
+    key_ends: torch.Tensor,
+    longest: int,
+    scale: float,
+) -> torch.Tensor:
+    return torch.empty_like(q)
+
+
+_attend.register_autograd(lambda context, grad: (grad, *[None] * 6))
+
+
+def attend_by_operator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let packed attention be one operator. Its gradient is not that of attention."""
+
+    def kernel(q: Any, k: Any, v: Any, ends: Any, key_ends: Any, longest: int, scale: float) -> torch.Tensor:
+        return torch.ops.r1pipe_test.attend(q, k, v, ends, key_ends, longest, scale)
+
+    monkeypatch.setattr(varlen, "attention_kernel", lambda width: Kernel("fake", kernel, True))
+    monkeypatch.setattr(varlen, "_has_kernel", lambda query: True)

@@ -105,6 +105,13 @@ def _current_pool() -> Pool:
         return _pool
 
 
+def start_workers() -> None:
+    """Start this process's workers now. They import for two seconds before they compare anything."""
+    pool = _current_pool()
+    with pool.lock:
+        pool.start(pool.size)
+
+
 def _cores() -> int:
     """The cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from noted_graphs import noting
+from noted_graphs import attend_by_operator, noting
 
 from r1pipe.models import attention_kernels as kernels
 from r1pipe.models import packed_attention as varlen
@@ -204,44 +204,13 @@ def test_the_kernels_path_pads_crops_and_groups(grouped: bool, monkeypatch: pyte
     assert seen == [(9, 2 if grouped else 4, 24)]
 
 
-@torch.library.custom_op("r1pipe_test::attend", mutates_args=())
-def attend(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    ends: torch.Tensor,
-    key_ends: torch.Tensor,
-    longest: int,
-    scale: float,
-) -> torch.Tensor:
-    rows = (x.transpose(0, 1)[None] for x in (q, k, v))
-    return varlen._attend_each(*rows, Ends(ends, key_ends), scale)[0].contiguous()
-
-
-@attend.register_fake
-def _(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    ends: torch.Tensor,
-    key_ends: torch.Tensor,
-    longest: int,
-    scale: float,
-) -> torch.Tensor:
-    return torch.empty_like(q)
-
-
 @pytest.mark.parametrize("half", [False, True], ids=["float32", "autocast"])
 def test_layers_compile_to_one_graph_for_all_lengths(half: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing breaks the graph, and neither another layer nor other numbers of tokens or sequences compile again."""
     from r1pipe.models.loading import compile_layers
 
-    def kernel(q: Any, k: Any, v: Any, ends: Any, key_ends: Any, longest: int, scale: float) -> torch.Tensor:
-        return torch.ops.r1pipe_test.attend(q, k, v, ends, key_ends, longest, scale)
-
     graphs: list[Any] = []
-    monkeypatch.setattr(varlen, "attention_kernel", lambda width: Kernel("fake", kernel, True))
-    monkeypatch.setattr(varlen, "_has_kernel", lambda query: True)
+    attend_by_operator(monkeypatch)
     model = tiny(num_hidden_layers=3)
     use_packed_attention(model)
     batches = [pack(ROWS), pack(ROWS[:2] * 4), pack([list(range(1, 40)), *ROWS])]

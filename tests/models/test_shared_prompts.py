@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from noted_graphs import noting
-from test_packed_attention import attend, deepseek, tiny
+from noted_graphs import attend_by_operator, noting
+from test_packed_attention import deepseek, tiny
 
 from r1pipe.models import packed_attention as varlen
-from r1pipe.models.attention_kernels import Kernel
 from r1pipe.models.loading import compile_layers
 from r1pipe.models.packed_attention import prompts_can_be_shared, use_packed_attention
 from r1pipe.models.shared_prompts import Rows, same_prompts, take_tokens
@@ -222,13 +221,8 @@ def test_copies_add_up_in_float32() -> None:
 def test_layers_compile_to_one_graph_for_all_packs(half: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Packs with shared prompts and without, whatever their lengths."""
 
-    def kernel(q: Any, k: Any, v: Any, ends: Any, key_ends: Any, longest: int, scale: float) -> torch.Tensor:
-        return torch.ops.r1pipe_test.attend(q, k, v, ends, key_ends, longest, scale)
-
-    assert attend is not None  # the operator is registered
     graphs: list[Any] = []
-    monkeypatch.setattr(varlen, "attention_kernel", lambda width: Kernel("fake", kernel, True))
-    monkeypatch.setattr(varlen, "_has_kernel", lambda query: True)
+    attend_by_operator(monkeypatch)
     model = tiny(num_hidden_layers=3)
     use_packed_attention(model)
     ids, mask = rows()

@@ -271,3 +271,14 @@ def test_one_percent_of_hanging_expressions_changes_no_other_verdict() -> None:
     assert [verdict for i, verdict in enumerate(verdicts) if i not in places] == [
         verdict for i, verdict in enumerate(without) if i not in places
     ]
+
+
+def test_workers_that_were_started_early_are_those_that_compare(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(symbolic, "_current_pool", lambda: pool)
+    symbolic.start_workers()
+    early = list(pool.workers)
+    assert len(early) == pool.size
+    assert symbolic.equal([("x^2", "x*x")]) == [1.0]
+    assert pool.workers == early

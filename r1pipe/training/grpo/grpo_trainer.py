@@ -45,6 +45,7 @@ from r1pipe.rewards.scoring import Scorer
 from r1pipe.schema import GRPOParams, Phase
 from r1pipe.training import smaller_passes
 from r1pipe.training.grpo import heldout, reference, training_batch, vllm_rollouts
+from r1pipe.training.grpo.compiling import CompilesFirst
 from r1pipe.training.grpo.guard_actions import past_rollbacks
 from r1pipe.training.grpo.log_probs import LogProbs, TokenLogProbs, runs_without_adapter, set_up_models
 from r1pipe.training.grpo.pack_budget import PackBudget
@@ -177,6 +178,8 @@ class R1GRPOTrainer(ResumableTrainer, GRPOTrainer):
                 params=params,
             )
         self.add_callback(Timed(self.stopwatch, updates_per_rollout(params), self))
+        if plan.compiled:
+            self.add_callback(CompilesFirst(self, shared=plan.shared, stopwatch=self.stopwatch))
 
     # --- a rollout ----------------------------------------------------------------------------------------------------
 

@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from noted_graphs import attend_by_operator, noting
 
 from r1pipe.generation.decoding import decode
 from r1pipe.here import Here
+from r1pipe.models.loading import compile_layers
 from r1pipe.schema import GRPOParams, Phase, RewardSpec
+from r1pipe.training.grpo import log_probs
 from r1pipe.training.grpo.prompt_order import order_prompts, phase_at
+from r1pipe.training.grpo.rollout import OldLogProbs
 from tests.tiny_trainers import ROWS, grpo_trainer, judged_rewards
 
 REWARDS = [RewardSpec(name="accuracy"), RewardSpec(name="format", params={"form": "auto"})]
@@ -89,6 +93,25 @@ def test_old_log_probs_are_those_of_the_draw(trainer, monkeypatch):
     monkeypatch.setattr(type(trainer), "_generate_and_score_completions", check)
     trainer.train()
     assert seen == [1.0, 1.0, 0.7]
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_layers_are_compiled_before_the_first_rollout(tiny_checkpoint, here, monkeypatch, recompute):
+    """Each way in which they are called; no rollout, and no update, compiles anything."""
+    attend_by_operator(monkeypatch)
+    graphs: list = []
+    backend = noting(graphs)
+    torch._dynamo.reset()
+    monkeypatch.setattr(log_probs, "compile_layers", lambda model: compile_layers(model, backend=backend))
+    trainer = grpo_trainer(params(microbatch_tokens=64), tiny_checkpoint, here, compiled=True)
+    if recompute:
+        monkeypatch.setattr(trainer, "_plan_old_log_probs", lambda: OldLogProbs.RECOMPUTE)
+
+    before: list[int] = []
+    make = trainer._make_batch
+    monkeypatch.setattr(trainer, "_make_batch", lambda inputs: (before.append(len(graphs)), make(inputs))[1])
+    trainer.train()
+    assert before == [2 + recompute] * 3 and len(graphs) == 2 + recompute
 
 
 def test_the_prompt_of_a_group_is_read_once(trainer, monkeypatch):
