@@ -179,7 +179,7 @@ class R1GRPOTrainer(ResumableTrainer, GRPOTrainer):
             )
         self.add_callback(Timed(self.stopwatch, updates_per_rollout(params), self))
         if plan.compiled:
-            self.add_callback(CompilesFirst(self, shared=plan.shared, stopwatch=self.stopwatch))
+            self.add_callback(CompilesFirst(self, budget=self.pack_budget, stopwatch=self.stopwatch))
 
     # --- a rollout ----------------------------------------------------------------------------------------------------
 

@@ -87,19 +87,29 @@ class PackBudget:
         `auto` is settled at the first call, once all models are loaded and before the optimizer's state is allocated.
         """
         if self.tokens == "auto":
-            accelerator = self.trainer.accelerator
-            policy: Any = accelerator.unwrap_model(self.trainer.model)
-            free = free_memory(accelerator.device) - self.still_to_come() - SPARE_BYTES
-            checkpointing = bool(self.trainer.args.gradient_checkpointing)
-            tokens = auto_tokens(policy, free, checkpointing, self.compiled)
+            tokens = self._fitting()
             # Other packs sum in another order, so an attempt that goes on keeps those of before. Free memory is never
             # quite the same; on a GPU with clearly less of it the packs are smaller.
             if self.before is not None and tokens > LEAST_SHARE_OF_BEFORE * self.before:
                 tokens = self.before
             # the fullest GPU decides for all
-            self.tokens = int(gathered(torch.tensor([tokens], device=accelerator.device)).min())
+            device = self.trainer.accelerator.device
+            self.tokens = int(gathered(torch.tensor([tokens], device=device)).min())
         assert isinstance(self.tokens, int)
         return smaller_tokens(self.tokens, self.here)
+
+    def at_most(self) -> int:
+        """Tokens that a pass may hold right now, on this rank; settles nothing."""
+        tokens = self._fitting() if self.tokens == "auto" else self.tokens
+        assert isinstance(tokens, int)
+        return smaller_tokens(tokens, self.here)
+
+    def _fitting(self) -> int:
+        """Tokens of a pass that the free memory of this rank's device has room for."""
+        accelerator = self.trainer.accelerator
+        policy: Any = accelerator.unwrap_model(self.trainer.model)
+        free = free_memory(accelerator.device) - self.still_to_come() - SPARE_BYTES
+        return auto_tokens(policy, free, bool(self.trainer.args.gradient_checkpointing), self.compiled)
 
     def still_to_come(self) -> float:
         """Bytes that the first update will allocate: gradients, and the optimizer's moments.

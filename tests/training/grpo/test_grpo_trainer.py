@@ -14,6 +14,7 @@ from r1pipe.here import Here
 from r1pipe.models.loading import compile_layers
 from r1pipe.schema import GRPOParams, Phase, RewardSpec
 from r1pipe.training.grpo import log_probs
+from r1pipe.training.grpo.compiling import rows_like_a_minibatch
 from r1pipe.training.grpo.prompt_order import order_prompts, phase_at
 from r1pipe.training.grpo.rollout import OldLogProbs
 from tests.tiny_trainers import ROWS, grpo_trainer, judged_rewards
@@ -112,6 +113,15 @@ def test_layers_are_compiled_before_the_first_rollout(tiny_checkpoint, here, mon
     monkeypatch.setattr(trainer, "_make_batch", lambda inputs: (before.append(len(graphs)), make(inputs))[1])
     trainer.train()
     assert before == [2 + recompute] * 3 and len(graphs) == 2 + recompute
+
+
+@pytest.mark.parametrize("tokens", [20, 200, 16384])
+def test_the_pass_before_the_first_rollout_is_like_one_of_training(trainer, tokens):
+    ids, mask, width = rows_like_a_minibatch(trainer, tokens)
+    assert ids.shape == mask.shape and ids.shape[1] > width > 1
+    assert 3 <= len(ids) <= trainer.args.per_device_train_batch_size
+    assert mask.sum() <= max(tokens, 3 * ids.shape[1])
+    assert len({*mask.sum(1).tolist()}) > 1, "no size is the same by chance"
 
 
 def test_the_prompt_of_a_group_is_read_once(trainer, monkeypatch):

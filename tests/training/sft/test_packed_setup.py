@@ -97,8 +97,13 @@ def test_compiling_is_for_long_training(qwen: Path, here: Here, monkeypatch: pyt
     monkeypatch.setattr(packed, "peak_flops", lambda: 989e12)
     assert not plan(qwen, here, [4096] * 8).compile
     assert plan(qwen, here, [4096] * 8, compile=True).compile
-    long = plan_packing(qwen, [4096] * 8, SFTParams(batch_size=128), updates=2000, here=here, seed=0)
-    assert long is not None and long.compile
+    # Much arithmetic; then little of it in many passes, each of which starts the kernels of 28 layers.
+    for tokens, rows, updates in ((4096, 128, 8), (64, 2, 600)):
+        params = SFTParams(batch_size=rows)
+        long = plan_packing(qwen, [tokens] * 8, params, updates=updates, here=here, seed=0)
+        assert long is not None and long.compile
+        short = plan_packing(qwen, [tokens] * 8, params, updates=updates // 2, here=here, seed=0)
+        assert short is not None and not short.compile
     here.profile = "zero3"
     with pytest.warns(UserWarning, match="compile is ignored"):
         assert not plan(qwen, here, [4096] * 8, compile=True).compile
