@@ -63,16 +63,21 @@ def make_each_pass(trainer: Any, budget: PackBudget) -> None:
     was_training = policy.training
     policy.train()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        # The first trained parameter is below all layers. Its gradient alone costs little memory, and unlike `backward`
-        # this leaves nothing in the parameters and wakes no hook.
-        first = next(parameter for parameter in policy.parameters() if parameter.requires_grad)
-        torch.autograd.grad(log_probs(policy), first)
+        # `autograd.grad` cannot go through reentrant checkpoints.
+        if not (trainer.args.gradient_checkpointing_kwargs or {}).get("use_reentrant"):
+            # The first trained parameter is below all layers. Its gradient alone costs little memory, and unlike
+            # `backward` this leaves nothing in the parameters and wakes no hook.
+            first = next(parameter for parameter in policy.parameters() if parameter.requires_grad)
+            torch.autograd.grad(log_probs(policy), first)
         with torch.no_grad():
             if trainer._plan_old_log_probs() is OldLogProbs.RECOMPUTE:
                 log_probs(policy)
             if reference is not None:
                 log_probs(reference)
     policy.train(was_training)
+    if device.type == "cuda":
+        # The sampler's cache and the packs are made as large as the memory that is free then.
+        torch.cuda.empty_cache()
 
 
 def rows_like_a_minibatch(trainer: Any, tokens: int) -> tuple[torch.Tensor, torch.Tensor, int]:
