@@ -110,7 +110,7 @@ class SFTParams(Training):
     compile: bool | Literal["auto"] = "auto"
     """With packing: torch.compile of the layers.
 
-    auto = on GPUs where training takes longer than ten minutes (our choice).
+    auto = on GPUs where training is likely to take longer than a minute (our choice).
     """
 
     @model_validator(mode="after")

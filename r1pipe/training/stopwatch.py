@@ -1,7 +1,7 @@
 """The seconds of a rollout and its updates, by part.
 
-Parts are generation, reward, logps, update, sync (of weights to vLLM, or to the copy of the policy that samples) and
-heldout.
+Parts are compile, generation, reward, logps, update, sync (of weights to vLLM, or to the copy of the policy that
+samples) and heldout.
 """
 
 from __future__ import annotations

@@ -15,11 +15,12 @@ from r1pipe.run.planning.work import Work
 from r1pipe.schema import GRPOParams, SFTParams
 from r1pipe.schema.training import DPOParams, RewardModelParams
 
-# Updates and parameters from which layers are compiled: r1pipe/training/grpo/arguments.py; and the seconds of training:
-# r1pipe/training/sft/packed_setup.py.
+# Updates and parameters from which layers are compiled: r1pipe/training/grpo/arguments.py; and the seconds of training,
+# with what starting a layer's kernels takes in a pass: r1pipe/training/sft/packed_setup.py.
 COMPILED_UPDATES = 50
 COMPILED_PARAMETERS = 10**8
-COMPILED_SECONDS = 600.0
+COMPILED_SECONDS = 60.0
+LAUNCHES_OF_A_LAYER = 0.004
 # Rows of a pass of a reward model: MICROBATCH in r1pipe/training/reward_model.py.
 RM_MICROBATCH = 64
 # Pairs of a pass of DPO: MICROBATCH in r1pipe/training/dpo_training.py.
@@ -133,7 +134,8 @@ def _sft_training(work: Work, params: SFTParams, machine: Machine, training: Tra
         params,
         machine,
         training,
-        updates * params.batch_size * mean,
+        tokens=updates * params.batch_size * mean,
+        updates=updates,
     )
     training = replace(training, compiled=compiled)
     tokens = 4096
@@ -156,15 +158,23 @@ def _sft_training(work: Work, params: SFTParams, machine: Machine, training: Tra
     )
 
 
-def _sft_compiled(params: SFTParams, machine: Machine, training: Training, tokens: float) -> bool:
-    """As packed_setup.py decides: where training takes longer than ten minutes."""
+def _sft_compiled(
+    params: SFTParams,
+    machine: Machine,
+    training: Training,
+    *,
+    tokens: float,
+    updates: float,
+) -> bool:
+    """As packed_setup.py decides: where training takes longer than a minute."""
     if params.compile != "auto":
         return bool(params.compile)
     shape = training.shape
     if not machine.gpu or shape.experts or training.zero == 3:
         return False
-    likely = 6 * shape.active * tokens / training.ranks / (machine.card.flops * 0.4)
-    return likely > COMPILED_SECONDS
+    arithmetic = 6 * shape.active * tokens / training.ranks / (machine.card.flops * 0.4)
+    launches = updates * shape.layers * LAUNCHES_OF_A_LAYER
+    return max(arithmetic, launches) > COMPILED_SECONDS
 
 
 def _rl_training(work: Work, params: GRPOParams, machine: Machine, training: Training) -> Training:
