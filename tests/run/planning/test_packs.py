@@ -41,7 +41,7 @@ def test_constants_are_those_of_the_trainers():
         COMPILED_FROM,
     )
     sft = (packed_setup.COMPILE_PAYS_AFTER, packed_setup.LAUNCHES_OF_A_LAYER)
-    assert (training_setup.COMPILED_SECONDS, training_setup.LAUNCHES_OF_A_LAYER) == sft
+    assert sft == (training_setup.COMPILED_SECONDS, training_setup.LAUNCHES_OF_A_LAYER)
     assert (estimate.COMPILED_TOKENS, estimate.LIKELY_TOKENS) == (hf.COMPILED_FROM_TOKENS, hf.LIKELY_TOKENS)
     assert training_setup.RM_MICROBATCH == reward_model.MICROBATCH
 
