@@ -27,8 +27,7 @@ def noting(graphs: list[Any]) -> Callable[[Any, Any], Any]:
     return backend
 
 
-@torch.library.custom_op("r1pipe_test::attend", mutates_args=())
-def _attend(
+def by_sdpa(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
@@ -37,31 +36,18 @@ def _attend(
     longest: int,
     scale: float,
 ) -> torch.Tensor:
+    """Packed attention as a kernel of attention_kernels.py, by SDPA, one sequence after the other."""
     rows = (x.transpose(0, 1)[None] for x in (q, k, v))
     return varlen._attend_each(*rows, Ends(ends, key_ends), scale)[0].contiguous()
 
 
-@_attend.register_fake
-def _(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    ends: torch.Tensor,
-    key_ends: torch.Tensor,
-    longest: int,
-    scale: float,
-) -> torch.Tensor:
-    return torch.empty_like(q)
-
-
-_attend.register_autograd(lambda context, grad: (grad, *[None] * 6))
+_operator = torch.library.custom_op("r1pipe_test::attend", by_sdpa, mutates_args=())
+_operator.register_fake(lambda q, *_: torch.empty_like(q))
+_operator.register_autograd(lambda context, grad: (grad, *[None] * 6))
 
 
 def attend_by_operator(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let packed attention be one operator. Its gradient is not that of attention."""
-
-    def kernel(q: Any, k: Any, v: Any, ends: Any, key_ends: Any, longest: int, scale: float) -> torch.Tensor:
-        return torch.ops.r1pipe_test.attend(q, k, v, ends, key_ends, longest, scale)
-
+    kernel = torch.ops.r1pipe_test.attend
     monkeypatch.setattr(varlen, "attention_kernel", lambda width: Kernel("fake", kernel, True))
     monkeypatch.setattr(varlen, "_has_kernel", lambda query: True)

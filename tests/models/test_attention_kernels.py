@@ -8,25 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from noted_graphs import by_sdpa
 
 from r1pipe.models import attention_kernels as kernels
 from r1pipe.models.attention_kernels import Kernel, flash4
-from r1pipe.models.packed_attention import Ends, _attend_each
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-
-
-def by_sdpa(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    ends: torch.Tensor,
-    key_ends: torch.Tensor,
-    longest: int,
-    scale: float,
-) -> torch.Tensor:
-    rows = (x.transpose(0, 1)[None] for x in (q, k, v))
-    return _attend_each(*rows, Ends(ends, key_ends), scale)[0]
 
 
 def aligned_at_the_beginning(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *rest: Any) -> torch.Tensor:

@@ -22,7 +22,7 @@ from r1pipe.training.stopwatch import Stopwatch
 
 # Tokens of a pass, at most: from some 9,000 on the compiler writes nothing else for a layer 576 wide, sooner for wider.
 MOST_TOKENS = 16384
-# Tokens of a prompt, which two responses share.
+# Tokens of a prompt.
 PROMPT = 11
 
 
