@@ -42,7 +42,7 @@ GROWING_ROPE = {"dynamic", "longrope"}
 ROW_STEP = 8
 COLUMN_STEP = 128
 
-# Steps between two checks of which sequences still run: a check waits for the GPU.
+# Steps between two checks of which sequences still run.
 STEPS_PER_CHECK = 8
 
 # Share of the GPU's free memory that the cache may take. The rest is for reading prompts.
@@ -115,6 +115,33 @@ def cache_bytes(config: Any, rows: int, columns: int, itemsize: int) -> int:
 def cache_fits(config: Any, rows: int, columns: int, itemsize: int, free: float) -> bool:
     """Whether the cache leaves enough of `free` bytes; the other arguments are those of cache_bytes."""
     return cache_bytes(config, rows, columns, itemsize) <= CACHE_SHARE * free
+
+
+class Noted:
+    """Tokens and lengths on their way from the GPU, as they are now; read them after `running`.
+
+    Args:
+        tokens_ST: the tokens of all sequences so far.
+        length_S: the lengths of those that have ended; of the others, more than T.
+    """
+
+    def __init__(self, tokens_ST: torch.Tensor, length_S: torch.Tensor) -> None:
+        self.tokens_ST = self._copy(tokens_ST)
+        self.length_S = self._copy(length_S)
+        self._arrived = (
+            torch.cuda.current_stream(length_S.device).record_event() if length_S.is_cuda else None
+        )
+
+    def running(self) -> int:
+        """Wait until they have arrived; return how many sequences had not ended."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return int((self.length_S > self.tokens_ST.shape[1]).sum())
+
+    @staticmethod
+    def _copy(tensor: torch.Tensor) -> torch.Tensor:
+        copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+        return copy.copy_(tensor, non_blocking=True)
 
 
 class GraphedModel:
@@ -274,16 +301,22 @@ class GraphedModel:
         self._sequence_R.fill_(self._rows)[:total] = torch.arange(total, device=ids_PT.device)
         self._sample(self._read(ids_PT, mask_PT, n))
 
+        noted: Noted | None = None
         for t in range(1, max_new_tokens):
             if t % STEPS_PER_CHECK == 1:
-                reporter.report(self._tokens_SL[:total], self._length_S[:total])
-                left = int((self._sequence_R[:rows] < self._rows).sum())
-                if left == 0:
-                    break
-                if self._size(left) < self._size(rows):
-                    kept_B = self._sequence_R[self._sequence_R < self._rows]
-                    self._sequence_R.fill_(self._rows)[:left] = kept_B
-                    rows = left
+                # A check sees what stood there at the one before, so the GPU has steps to do meanwhile. It is always
+                # exactly one, so the result does not depend on time.
+                earlier, noted = noted, Noted(self._tokens_SL[:total, :t], self._length_S[:total])
+                if earlier is not None:
+                    left = earlier.running()
+                    reporter.report(earlier.tokens_ST, earlier.length_S)
+                    if left == 0:
+                        break
+                    if self._size(left) < self._size(rows):
+                        # Rows without a sequence have the highest number, so they come last.
+                        kept_B = self._sequence_R[:rows].sort().values[:left]
+                        self._sequence_R.fill_(self._rows)[:left] = kept_B
+                        rows = left
             self._step(self._size(rows))
 
         length_S = self._length_S[:total]

@@ -1,11 +1,13 @@
 """The back end `hf`: the PyTorch loop of decoding.py over fixed batches.
 
 Rows are sorted by prompt length and cut into batches of at most `batch_size` sequences. A batch is a unit: it has a
-seed of its own, and one that a kill cut short is drawn again as a whole.
+seed of its own, and one that a kill cut short is drawn again as a whole. A GPU draws one batch at a time, and the next
+while the tokens of the one before become text.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +19,7 @@ from r1pipe.generation.contract import Draw, Sample, Unit
 from r1pipe.generation.cuda_graphs import COMPILED_FROM, GraphedModel, cache_fits, graph_obstacle
 from r1pipe.generation.decoding import decode
 from r1pipe.generation.stop_strings import StopStrings, stop_strings
-from r1pipe.models.loading import end_ids, load_model, load_tokenizer, warn_of_positions
+from r1pipe.models.loading import end_ids, load_model, load_tokenizer, own_device, warn_of_positions
 from r1pipe.models.memory import free_memory
 from r1pipe.schema import Sampling
 from r1pipe.text.rendering import file_template, prefill_in, prompt_ids
@@ -36,7 +38,6 @@ BATCHES_PER_COHORT = 8
 class HF:
     """A checkpoint in this process."""
 
-    max_in_flight = 1
     remote = False
 
     def __init__(
@@ -51,6 +52,7 @@ class HF:
         self._prefill = prefill_in(text, self._tokenizer)
         warn_of_positions(checkpoint, self._prompts, sampling.max_tokens)
         self._graphs: GraphedModel | None = None
+        self._one_draws = threading.Lock()
 
     # The weights are loaded when something is drawn: whoever only plans needs none.
     @cached_property
@@ -64,6 +66,10 @@ class HF:
     @property
     def _stop(self) -> StopStrings | None:
         return stop_strings(self._sampling.stop, self._tokenizer)
+
+    @property
+    def max_in_flight(self) -> int:
+        return 1 if own_device().type == "cpu" else 2
 
     @property
     def occupies_cpu(self) -> bool:
@@ -87,6 +93,20 @@ class HF:
         return [Unit((*prefix, number) if number else prefix, batch) for number, batch in enumerate(batches)]
 
     def draw(self, unit: Unit) -> list[Sample]:
+        with self._one_draws:
+            token_ids = self._draw_tokens(unit)
+
+        # The end token is counted and not shown.
+        shown_ids = [ids[:-1] if ids and ids[-1] in self._end_ids else ids for ids in token_ids]
+        texts = self._tokenizer.batch_decode(shown_ids, skip_special_tokens=True)
+        samples = []
+        for text, ids, shown in zip(texts, token_ids, shown_ids, strict=True):
+            by_token = len(shown) < len(ids)
+            by_string = any(stop in text for stop in self._sampling.stop)
+            samples.append(Sample(self._prefill + text, len(ids), by_token or by_string))
+        return samples
+
+    def _draw_tokens(self, unit: Unit) -> list[list[int]]:
         torch.manual_seed(hash((self._seed, *unit.key)) & 0x7FFFFFFF)
         # Where all groups have the same size, each prompt is read once for its group.
         sizes = {draw.n for draw in unit.draws}
@@ -95,7 +115,7 @@ class HF:
         columns = max(map(len, prompts)) + self._sampling.max_tokens
 
         with torch.inference_mode():
-            decoded = decode(
+            return decode(
                 self._model,
                 prompts,
                 n=n,
@@ -106,17 +126,7 @@ class HF:
                 stop=self._stop,
                 pad_id=self._tokenizer.pad_token_id,
                 graphed=self._graphed_model(len(prompts) * n, columns),
-            )
-
-        # The end token is counted and not shown.
-        shown_ids = [ids[:-1] if ids and ids[-1] in self._end_ids else ids for ids in decoded.token_ids]
-        texts = self._tokenizer.batch_decode(shown_ids, skip_special_tokens=True)
-        samples = []
-        for text, ids, shown in zip(texts, decoded.token_ids, shown_ids, strict=True):
-            by_token = len(shown) < len(ids)
-            by_string = any(stop in text for stop in self._sampling.stop)
-            samples.append(Sample(self._prefill + text, len(ids), by_token or by_string))
-        return samples
+            ).token_ids
 
     def _graphed_model(self, rows: int, columns: int) -> GraphedModel | None:
         """Return the model with CUDA graphs and room for these sequences; None where that cannot be."""

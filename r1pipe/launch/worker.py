@@ -34,6 +34,9 @@ from r1pipe.launch.watchdog import answer_requests
 
 OWN_FOLDER = Path(r1pipe.__file__).parent
 PR_SET_PDEATHSIG = 1
+# A thread that draws on a GPU releases the interpreter at each step, some 2 ms long. With Python's 5 ms it would wait
+# longer than that for threads that judge meanwhile.
+SWITCH_INTERVAL_S = 0.0005
 STALE_BUILD_S = 900.0  # DeepSpeed's CPU operator builds in one to three minutes
 
 
@@ -139,6 +142,7 @@ def run_rank(file: Path) -> int:
     error_json = folder / f"error.{rank}.json"
     # A stage seeds its draws itself, after its imports, which may draw too. This is for what it forgot.
     random.seed(stage["config"].get("seed", 0))
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
         _run(stage, folder, rank)
     except R1PipeError as error:

@@ -7,8 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from r1pipe.data.candidates import Candidate
+from r1pipe.generation.hf import HF
 from r1pipe.generation.sampling import sample_and_verify
+from r1pipe.generation.sampling_loop import SamplingLoop
 from r1pipe.schema import Sampling
 
 ROWS = [
@@ -57,6 +61,25 @@ def test_rounds_end_when_enough_is_kept_and_ranks_give_the_same(
     second.start()
     second.join()
     assert run(0, 2, "two") == alone and other == [[]]
+
+
+def test_the_next_batch_waits_until_the_one_before_is_drawn(
+    tiny_checkpoint: Path, here: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two batches are in flight on a GPU, and torch has one generator of random numbers."""
+
+    def run(name: str) -> list[list[str]]:
+        there = replace(here, workdir=here.workdir / name)
+        there.workdir.mkdir()
+        loop = SamplingLoop(
+            HF(tiny_checkpoint, ROWS, SAMPLING, "chat", seed=0), ROWS, 4, here=there, label="samples"
+        )
+        return [[sample.text for sample, _ in of_row] for of_row in loop.run()]
+
+    alone = run("one")
+    monkeypatch.setattr(HF, "occupies_cpu", False)
+    monkeypatch.setattr(HF, "max_in_flight", 4)
+    assert run("four") == alone
 
 
 def test_a_resumed_stage_with_other_rows_credits_no_sample_to_another_row(

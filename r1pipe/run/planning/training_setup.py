@@ -19,7 +19,7 @@ from r1pipe.schema.training import DPOParams, RewardModelParams
 # with what starting a layer's kernels takes in a pass: r1pipe/training/sft/packed_setup.py.
 COMPILED_UPDATES = 50
 COMPILED_PARAMETERS = 10**8
-COMPILED_SECONDS = 60.0
+COMPILED_SECONDS = 40.0
 LAUNCHES_OF_A_LAYER = 0.004
 # Rows of a pass of a reward model: MICROBATCH in r1pipe/training/reward_model.py.
 RM_MICROBATCH = 64

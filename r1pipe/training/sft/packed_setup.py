@@ -26,7 +26,7 @@ from r1pipe.training.telemetry import flops_per_token, peak_flops
 
 # Seconds of training from which compilation pays. It takes 8 to 15 on an H200's host, and saves a quarter where
 # arithmetic takes the time, 40 % where starting kernels does.
-COMPILE_PAYS_AFTER = 60.0
+COMPILE_PAYS_AFTER = 40.0
 
 # To guess how long training takes: the share of a GPU's arithmetic that it uses, the peak of an unknown GPU, and what
 # Python needs to start the kernels of a layer, forwards and backwards: 115 ms an update of 30 narrow layers, 120 of 24.

@@ -17,6 +17,8 @@ from r1pipe.here import Here
 from r1pipe.schema import SFTParams
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
     from r1pipe.training.sft.pack_sampler import PaddedSampler
     from r1pipe.training.sft.packed_setup import PackingPlan
 
@@ -46,7 +48,6 @@ def train_sft(
     Raises:
         InputError: no row is left.
     """
-    from datasets import Dataset
     from transformers import PrinterCallback
     from trl import SFTConfig
 
@@ -75,7 +76,7 @@ def train_sft(
             config=with_positions(checkpoint, params.positions, params.rope_theta),
         ),
         "args": args,
-        "train_dataset": Dataset.from_list(examples),
+        "train_dataset": _with_labels(examples, completion_only=args.completion_only_loss),
         "processing_class": tokenizer,
         "peft_config": lora_config(params.lora, "sft.lora"),
         "callbacks": [metrics, FiniteLoss()],
@@ -135,6 +136,23 @@ def _examples(rows: list[dict[str, Any]], tokenizer: Any, max_length: int) -> li
             stacklevel=3,
         )
     return examples
+
+
+def _with_labels(examples: list[dict[str, Any]], *, completion_only: bool) -> Dataset:
+    """The examples as TRL's collator takes them: a label is a token's id, or -100 where it has no loss.
+
+    TRL would make them itself, row by row, which takes 3 s for 17,000 rows.
+    """
+    from datasets import Dataset
+
+    ids = [example["input_ids"] for example in examples]
+    if not completion_only:
+        return Dataset.from_dict({"input_ids": ids, "labels": ids})
+    labels = [
+        [token if counts else -100 for token, counts in zip(tokens, example["completion_mask"], strict=True)]
+        for tokens, example in zip(ids, examples, strict=True)
+    ]
+    return Dataset.from_dict({"input_ids": ids, "labels": labels})
 
 
 def _padded_sampler(
