@@ -68,8 +68,10 @@ class Unit(NamedTuple):
 class Generator(Protocol):
     """A model together with the rows that it answers."""
 
-    max_in_flight: int
-    """Units that may be drawn at the same time; `draw` is called from threads."""
+    @property
+    def max_in_flight(self) -> int:
+        """Units that may be drawn at the same time; `draw` is called from threads."""
+        ...
 
     @property
     def occupies_cpu(self) -> bool:

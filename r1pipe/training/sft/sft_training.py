@@ -76,7 +76,7 @@ def train_sft(
             config=with_positions(checkpoint, params.positions, params.rope_theta),
         ),
         "args": args,
-        "train_dataset": _with_labels(examples, completion_only=args.completion_only_loss),
+        "train_dataset": _with_labels(examples, completion_only=bool(args.completion_only_loss)),
         "processing_class": tokenizer,
         "peft_config": lora_config(params.lora, "sft.lora"),
         "callbacks": [metrics, FiniteLoss()],
