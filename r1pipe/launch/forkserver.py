@@ -62,10 +62,6 @@ PRELOAD: dict[str, tuple[str, ...]] = {
     "trl": ("GRPOConfig", "GRPOTrainer", "SFTConfig", "SFTTrainer", "RewardConfig", "RewardTrainer"),
 }
 
-# What compiling layers imports. It is done on GPUs only, and takes two seconds.
-PRELOAD_WITH_GPU = ("torch._inductor.compile_fx", "torch._inductor.lowering")
-GPU_DRIVER = Path("/dev/nvidiactl")
-
 # Packages of r1pipe of which every module is imported.
 OWN_PACKAGES = ("text", "models", "rewards", "judges", "data", "generation", "evaluation", "training")
 
@@ -85,9 +81,6 @@ def _preload() -> None:
     import r1pipe
 
     modules = dict(PRELOAD)
-    # To ask torch would start the driver, which does not survive a fork.
-    if GPU_DRIVER.exists():
-        modules |= dict.fromkeys(PRELOAD_WITH_GPU, ())
     for package in OWN_PACKAGES:
         folder = Path(r1pipe.__file__).parent / package
         modules[f"r1pipe.{package}"] = ()
