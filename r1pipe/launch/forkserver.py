@@ -19,6 +19,7 @@ each reply on stdout.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import json
@@ -29,7 +30,7 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -61,6 +62,10 @@ PRELOAD: dict[str, tuple[str, ...]] = {
     "transformers.generation.utils": (),
     "trl": ("GRPOConfig", "GRPOTrainer", "SFTConfig", "SFTTrainer", "RewardConfig", "RewardTrainer"),
 }
+
+# What compiling layers imports: two seconds in each stage that does, on GPUs only.
+COMPILER = ("torch._inductor.compile_fx", "torch._inductor.lowering")
+GPU_DRIVER = Path("/dev/nvidiactl")
 
 # Packages of r1pipe of which every module is imported.
 OWN_PACKAGES = ("text", "models", "rewards", "judges", "data", "generation", "evaluation", "training")
@@ -99,6 +104,24 @@ def _preload() -> None:
     from r1pipe.rewards import latin
 
     latin.tables()
+    # To ask torch for a GPU would start the driver.
+    if GPU_DRIVER.exists() and _harmless(COMPILER):
+        for name in COMPILER:
+            importlib.import_module(name)
+
+
+def _harmless(modules: Sequence[str]) -> bool:
+    """Whether this process can still be forked once it has imported these: a fork of it tries."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        with contextlib.suppress(Exception):
+            for name in modules:
+                importlib.import_module(name)
+            code = int(bool(_obstacle()))
+        os._exit(code)
+    _, status = os.waitpid(pid, 0)
+    return status == 0
 
 
 def _obstacle() -> str:

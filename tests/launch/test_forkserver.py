@@ -114,6 +114,25 @@ def test_a_server_that_reached_a_gpu_or_has_threads_is_not_forked(
     )
 
 
+def test_what_would_end_forking_is_tried_in_a_fork(tmp_path: Path):
+    (tmp_path / "quiet.py").touch()
+    (tmp_path / "threaded.py").write_text(
+        "import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()"
+    )
+    (tmp_path / "broken.py").write_text("1 / 0")
+    code = (
+        "import sys; from r1pipe.launch.forkserver import _harmless; "
+        "print([_harmless([name]) for name in ('quiet', 'threaded', 'broken')], 'quiet' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=base_environment() | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{environment()['PYTHONPATH']}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "[True, False, False] False\n", done.stderr
+
+
 def test_a_server_that_cannot_be_forked_says_so(server: Client, monkeypatch: pytest.MonkeyPatch):
     assert server.ready == {"ready": True, "why_not": ""} and server.usable()
     reader, writer = os.pipe()

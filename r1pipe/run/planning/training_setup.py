@@ -174,7 +174,7 @@ def _sft_compiled(
         return False
     arithmetic = 6 * shape.active * tokens / training.ranks / (machine.card.flops * 0.4)
     launches = updates * shape.layers * LAUNCHES_OF_A_LAYER
-    return max(arithmetic, launches) > COMPILED_SECONDS
+    return arithmetic + launches > COMPILED_SECONDS
 
 
 def _rl_training(work: Work, params: GRPOParams, machine: Machine, training: Training) -> Training:
