@@ -47,7 +47,11 @@ class Guards(Model):
     """Limit: mean share of a response's 6-grams that it has used before."""
 
     format_up_accuracy_down: Guard = Guard(limit=0.15)
-    """Limit: how far accuracy fell from its best window while format rose from its first: reward without answers."""
+    """Limit: how far accuracy fell from its best window while format rose from its first: reward without answers.
+
+    With 8 problems a rollout, chance alone moves the mean of 4 rollouts that far now and then: give such a training a
+    longer `window` before you let this guard act.
+    """
 
     length_collapse: Guard = Guard(action="pause", limit=0.3)
     """Limit, from below: mean tokens of a response over those of the first window, while format rose.
