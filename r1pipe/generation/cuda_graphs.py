@@ -42,6 +42,10 @@ GROWING_ROPE = {"dynamic", "longrope"}
 ROW_STEP = 8
 COLUMN_STEP = 128
 
+# Rows of the smallest step that is recorded, where the cache has as many. A GPU takes as long for fewer, and recording
+# a step takes Python as long as starting its kernels one by one does, twice.
+LEAST_ROWS = 64
+
 # Steps between two checks of which sequences still run.
 STEPS_PER_CHECK = 8
 
@@ -85,8 +89,8 @@ def size_up(count: int, least: int) -> int:
 
     They are multiples of `least`, and from eight times that on four between each two powers of two.
 
-    >>> [size_up(n, 8) for n in (1, 20, 65, 257, 512)]
-    [8, 24, 80, 320, 512]
+    >>> [size_up(n, 64) for n in (1, 65, 300, 513, 1024)]
+    [64, 128, 320, 640, 1024]
     """
     step = max(least, 1 << max(0, (count - 1).bit_length() - 3))
     return -(-count // step) * step
@@ -341,7 +345,7 @@ class GraphedModel:
             self._stops = StopStates(settings.stop, self._rows + 1, vocabulary, self.model.device)
 
     def _size(self, rows: int) -> int:
-        return min(size_up(rows, ROW_STEP), self._rows)
+        return min(size_up(rows, LEAST_ROWS), self._rows)
 
     def _read(self, ids_PT: torch.Tensor, mask_PT: torch.Tensor, n: int) -> torch.Tensor:
         """Fill the slots with the prompts; return the logits after them, (P * n, V)."""

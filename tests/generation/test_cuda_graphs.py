@@ -72,6 +72,7 @@ def make(name: str = "qwen2", device: str = "cpu") -> Any:
 @pytest.fixture(autouse=True)
 def small_sizes(monkeypatch):
     monkeypatch.setattr(graphs, "ROW_STEP", 4)
+    monkeypatch.setattr(graphs, "LEAST_ROWS", 4)
     monkeypatch.setattr(graphs, "COLUMN_STEP", 8)
 
 
@@ -421,7 +422,7 @@ def test_which_models(model: Any, why: str, monkeypatch) -> None:
 
 
 def test_there_are_few_sizes() -> None:
-    sizes = [size_up(n, 8) for n in range(1, 513)]
-    assert all(size >= n for n, size in enumerate(sizes, 1)) and max(sizes) == 512
-    assert len(set(sizes)) < 26
-    assert max(size / n for n, size in enumerate(sizes, 1) if n > 32) < 1.26
+    sizes = [size_up(n, 64) for n in range(1, 2049)]
+    assert all(size >= n for n, size in enumerate(sizes, 1)) and max(sizes) == 2048
+    assert len(set(sizes)) == 16
+    assert max(size / n for n, size in enumerate(sizes, 1) if n > 256) < 1.26
