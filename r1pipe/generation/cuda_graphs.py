@@ -25,6 +25,7 @@ from r1pipe.generation.joint_linear import join_linears
 from r1pipe.generation.stop_strings import StopStates
 from r1pipe.generation.token_sampling import (
     EndedReporter,
+    Noted,
     OnEnded,
     SamplingSettings,
     cut,
@@ -119,33 +120,6 @@ def cache_bytes(config: Any, rows: int, columns: int, itemsize: int) -> int:
 def cache_fits(config: Any, rows: int, columns: int, itemsize: int, free: float) -> bool:
     """Whether the cache leaves enough of `free` bytes; the other arguments are those of cache_bytes."""
     return cache_bytes(config, rows, columns, itemsize) <= CACHE_SHARE * free
-
-
-class Noted:
-    """Tokens and lengths on their way from the GPU, as they are now; read them after `running`.
-
-    Args:
-        tokens_ST: the tokens of all sequences so far.
-        length_S: the lengths of those that have ended; of the others, more than T.
-    """
-
-    def __init__(self, tokens_ST: torch.Tensor, length_S: torch.Tensor) -> None:
-        self.tokens_ST = self._copy(tokens_ST)
-        self.length_S = self._copy(length_S)
-        self._arrived = (
-            torch.cuda.current_stream(length_S.device).record_event() if length_S.is_cuda else None
-        )
-
-    def running(self) -> int:
-        """Wait until they have arrived; return how many sequences had not ended."""
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        return int((self.length_S > self.tokens_ST.shape[1]).sum())
-
-    @staticmethod
-    def _copy(tensor: torch.Tensor) -> torch.Tensor:
-        copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
-        return copy.copy_(tensor, non_blocking=True)
 
 
 class GraphedModel:
