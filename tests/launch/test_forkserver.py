@@ -51,7 +51,8 @@ def test_the_server_only_imports(server: Client):
     maps = Path(f"/proc/{server.pid}/maps").read_text()
     assert "libtorch" in maps
     assert not any(
-        "nvidia-uvm" in os.readlink(f"/proc/{server.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{server.pid}/fd")
+        "nvidia-uvm" in os.readlink(f"/proc/{server.pid}/fd/{fd}")
+        for fd in os.listdir(f"/proc/{server.pid}/fd")
     )
 
 
