@@ -68,12 +68,12 @@ class HF:
         return stop_strings(self._sampling.stop, self._tokenizer)
 
     @property
-    def max_in_flight(self) -> int:
-        return 1 if own_device().type == "cpu" else 2
+    def occupies_cpu(self) -> bool:
+        return own_device().type == "cpu"
 
     @property
-    def occupies_cpu(self) -> bool:
-        return self._model.device.type == "cpu"
+    def max_in_flight(self) -> int:
+        return 1 if self.occupies_cpu else 2
 
     def cohorts(self, rounds: bool) -> list[list[int]]:
         order = sorted(range(len(self._prompts)), key=lambda i: (len(self._prompts[i]), i))
@@ -107,6 +107,8 @@ class HF:
         return samples
 
     def _draw_tokens(self, unit: Unit) -> list[list[int]]:
+        # Loaded before the seed is set and outside of inference mode, so that the first batch is like the others.
+        model = self._model
         torch.manual_seed(hash((self._seed, *unit.key)) & 0x7FFFFFFF)
         # Where all groups have the same size, each prompt is read once for its group.
         sizes = {draw.n for draw in unit.draws}
@@ -116,7 +118,7 @@ class HF:
 
         with torch.inference_mode():
             return decode(
-                self._model,
+                model,
                 prompts,
                 n=n,
                 max_new_tokens=self._sampling.max_tokens,

@@ -166,7 +166,7 @@ def _sft_compiled(
     tokens: float,
     updates: float,
 ) -> bool:
-    """As packed_setup.py decides: where training takes longer than a minute."""
+    """As packed_setup.py decides: where training takes long enough to pay for it."""
     if params.compile != "auto":
         return bool(params.compile)
     shape = training.shape

@@ -146,12 +146,13 @@ def _with_labels(examples: list[dict[str, Any]], *, completion_only: bool) -> Da
     from datasets import Dataset
 
     ids = [example["input_ids"] for example in examples]
-    if not completion_only:
-        return Dataset.from_dict({"input_ids": ids, "labels": ids})
-    labels = [
-        [token if counts else -100 for token, counts in zip(tokens, example["completion_mask"], strict=True)]
-        for tokens, example in zip(ids, examples, strict=True)
-    ]
+    labels = ids
+    if completion_only:
+        masks = [example["completion_mask"] for example in examples]
+        labels = [
+            [token if counts else -100 for token, counts in zip(tokens, mask, strict=True)]
+            for tokens, mask in zip(ids, masks, strict=True)
+        ]
     return Dataset.from_dict({"input_ids": ids, "labels": labels})
 
 
