@@ -17,7 +17,11 @@ STARTS_AGAIN = "starts-again"
 RESPONSES = "responses.jsonl"
 """A file beside metrics.jsonl: responses of a training, some at a time."""
 
+TURN = "turn"
+"""A file in the folder of a stage that was started before its turn; there once its turn has come."""
+
 SIGN_EVERY_S = 1.0
+LOOK_FOR_TURN_EVERY_S = 0.02
 _sign: Path | None = None
 _signed = 0.0
 
@@ -55,6 +59,7 @@ class Here:
         optimizer_on_cpu: the optimizer's states lie in CPU memory (the launch block's `offload`).
         isolation: code can be executed in isolation on this machine; if False, rows of the domain `code` are left out.
         hang_minutes: the `hang_minutes` of the stage's launch block.
+        turn: of a stage that was started before its turn, the file that says that it has come.
         launched: how a trainer was spread over devices (world size, microbatch, accumulation, ...), for the manifest.
     """
 
@@ -69,6 +74,7 @@ class Here:
     optimizer_on_cpu: bool = False
     isolation: bool = True
     hang_minutes: float | None = None
+    turn: Path | None = None
     launched: dict[str, Any] = field(default_factory=dict)
     _shown: float = field(default=float("-inf"), repr=False)
 
@@ -89,6 +95,16 @@ class Here:
     def sharded_weights(self) -> bool:
         """Whether this rank holds only a part of the weights, and gathers each layer's where they are needed."""
         return self.profile in ("zero3", "fsdp2")
+
+    def wait_for_turn(self) -> None:
+        """Return when the stages before this one have ended.
+
+        A stage whose Config says `gets_ready` may be started beside an evaluation. It calls this when all is loaded
+        and compiled, before it uses the device for long or takes what memory is free.
+        """
+        while self.turn is not None and not self.turn.exists():
+            alive()
+            time.sleep(LOOK_FOR_TURN_EVERY_S)
 
     def log(self, **metrics: Any) -> None:
         """Append one line to metrics.jsonl (rank 0)."""

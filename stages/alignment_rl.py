@@ -40,6 +40,8 @@ class Outputs(Ports):
 
 
 class Config(StageConfig):
+    gets_ready = True
+
     template: TemplateName = "chat"
 
     grpo: GRPOParams = GRPOParams(

@@ -23,6 +23,8 @@ class Outputs(Ports):
 
 
 class Config(StageConfig):
+    gets_ready = True
+
     sft: SFTParams = SFTParams(lr=1e-4, batch_size=64)
     """v2 B.4.3 and Table 6, Qwen-1.5B."""
 

@@ -53,6 +53,8 @@ class Pass(Model):
 
 
 class Config(StageConfig):
+    lets_get_ready = True
+
     checkpoint: str | None = None
     """The name in the scores; none = the input's."""
 

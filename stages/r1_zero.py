@@ -36,6 +36,8 @@ class Outputs(Ports):
 
 
 class Config(StageConfig):
+    gets_ready = True
+
     template: TemplateName = "r1-zero"
     """v2 Table 1, in our wording; nothing is prefilled."""
 

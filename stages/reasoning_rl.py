@@ -34,6 +34,8 @@ class Outputs(Ports):
 
 
 class Config(StageConfig):
+    gets_ready = True
+
     template: TemplateName = "chat"
 
     grpo: GRPOParams = GRPOParams(phases=[Phase(steps=2000, rewards=REWARDS)])

@@ -23,6 +23,8 @@ class Outputs(Ports):
 
 
 class Config(StageConfig):
+    gets_ready = True
+
     sft: SFTParams = SFTParams()
     """v2 B.4.2."""
 

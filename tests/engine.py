@@ -166,6 +166,7 @@ def stage_json(
         "progress": str(folder / "progress.jsonl"),
         "resumed": False,
         "isolation": True,
+        "ahead": False,
         "search": list(search),
     }
     (folder / "stage.json").write_text(json.dumps(told), encoding="utf8")

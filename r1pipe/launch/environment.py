@@ -17,7 +17,8 @@
 | ACCELERATE_*, FSDP_*, DS_ACCELERATOR | accelerate, deepspeed | config/profiles.py |
 | R1PIPE_PARENT | worker.py, forkserver.py: the process to end with | launcher.py, forkserver.py |
 
-The user may set, beside what the libraries read: R1PIPE_FORKSERVER (forkserver.py) and R1PIPE_SSH (hosts.py).
+The user may set, beside what the libraries read: R1PIPE_FORKSERVER (forkserver.py), R1PIPE_AHEAD (run/ahead.py)
+and R1PIPE_SSH (hosts.py).
 A worker sets some more for itself, each where it is needed: RAY_*, VLLM_* (generation/), PYTORCH_ALLOC_CONF
 (training/sft/packed_setup.py), RAYON_NUM_THREADS (data/scanning.py).
 """

@@ -95,6 +95,8 @@ class Launcher:
         self._hurried = hurried
         self._server: forkserver.Client | None = None
         self._running: list[Process] = []
+        # The next stage's process, and what it reads.
+        self._ahead: tuple[Path, Process] | None = None
         # Once others have been seen on the cores, threads wait asleep to the end of the run.
         self._company = False
         self._looked = float("-inf")
@@ -104,6 +106,7 @@ class Launcher:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+        self.end_ahead()
         if self._server is not None:
             self._server.close()
 
@@ -114,10 +117,42 @@ class Launcher:
             self._look_around(max(ranks(launch).threads for launch in launches))
             self._server = forkserver.Client(self._environment(), self._log, self._note)
 
+    def start_ahead(self, launch: Launch, stage_json: Path, log: Path) -> bool:
+        """Start the next stage beside the one that runs, if it is one process that can be forked.
+
+        It waits for its turn (Here.wait_for_turn); `run` of the same stage goes on with it.
+
+        Returns:
+            whether it was started.
+        """
+        machine = ranks(launch)
+        server = self._server
+        if server is None or not _forkable(launch) or machine.count > 1 or not server.usable():
+            return False
+        assert self._ahead is None, "one stage at a time has its turn next"
+        environment = rank_environment(launch, 0, machine.threads, 1, free_port())
+        environment |= profile_environment(launch, stage_json.parent)
+        self._ahead = (stage_json, server.fork(stage_json, environment, log))
+        return True
+
+    def waits(self, stage_json: Path) -> bool:
+        """Whether this stage was started ahead and has not ended."""
+        return self._ahead is not None and self._ahead[0] == stage_json and self._ahead[1].poll() is None
+
+    def end_ahead(self) -> None:
+        """End what was started ahead, at once: it has made nothing."""
+        if self._ahead is None:
+            return
+        _, process = self._ahead
+        _signal_group(process.pid, signal.SIGKILL)
+        while process.poll() is None:
+            time.sleep(POLL_S)
+        self._ahead = None
+
     def run(
         self, launch: Launch, stage_json: Path, log: Callable[[int], Path], tick: Callable[[], None]
     ) -> list[int]:
-        """Run one stage and wait for it.
+        """Run one stage, or the one that was started ahead, and wait for it.
 
         Args:
             launch: how many processes, under which profile.
@@ -129,7 +164,11 @@ class Launcher:
             The exit codes of the ranks (on several machines, of the machines), negative for a signal. When one fails,
             the others are ended.
         """
-        if launch.nodes == 1:
+        if self.waits(stage_json):
+            assert self._ahead is not None
+            self._running = [self._ahead[1]]
+            self._ahead = None
+        elif launch.nodes == 1:
             self._running = self._start(launch, stage_json, log)
         elif launch.hostfile is not None:
             self._running = list(hosts.start(launch, stage_json, log))

@@ -29,7 +29,7 @@ from r1pipe.artifacts import ARTIFACTS, Artifact
 from r1pipe.config.profiles import optimizer_on_cpu
 from r1pipe.config.registry import Kind, load_kind
 from r1pipe.errors import InputError, R1PipeError, StageError, UserCodeError, place_in_users_code
-from r1pipe.here import Here, sign_with
+from r1pipe.here import TURN, Here, sign_with
 from r1pipe.launch.watchdog import answer_requests
 
 OWN_FOLDER = Path(r1pipe.__file__).parent
@@ -223,6 +223,7 @@ def _run(stage: dict[str, Any], folder: Path, rank: int) -> None:
         optimizer_on_cpu=optimizer_on_cpu(config.launch),
         isolation=stage["isolation"],
         hang_minutes=config.launch.hang_minutes,
+        turn=folder / TURN if stage["ahead"] else None,
     )
     sign_with(folder / f"alive.{rank}")
     if config.launch.nodes > 1:

@@ -46,6 +46,7 @@ def stage_record(
     read: dict[str, Any],
     *,
     isolated: bool,
+    ahead: bool,
 ) -> dict[str, Any]:
     """stage.json: everything that a worker needs, and what the stage is made from.
 
@@ -53,6 +54,7 @@ def stage_record(
         inputs: port -> type, name and path of what the stage reads.
         read: port -> name, maker and digest of what the stage reads, for the record.
         isolated: code can be executed in isolation on this machine.
+        ahead: it is started before its turn, for which it waits.
     """
     outputs: dict[str, Any] = {}
     for port, declared in stage.kind.outputs.items():
@@ -72,6 +74,7 @@ def stage_record(
         # Only an earlier attempt can have left something there.
         "resumed": any(folder.workdir.iterdir()),
         "isolation": isolated,
+        "ahead": ahead,
         # Where a kind of the user is looked for: a worker starts without the driver's import path.
         "search": list(plan.pipeline.search),
         "fingerprint": plan.fingerprints.of(stage.name),
@@ -93,6 +96,7 @@ def finished_manifest(
         "isolation",
         "wall_s",
         "start_s",
+        "ahead_s",
         "gpu",
         "predicted",
     )

@@ -8,6 +8,7 @@ from typing import Any
 from r1pipe.config.yamltree import plain
 from r1pipe.errors import GateError
 from r1pipe.launch.launcher import Launcher
+from r1pipe.run.ahead import Ahead
 from r1pipe.run.checkpoint_checks import checkpoint_findings
 from r1pipe.run.console import Console
 from r1pipe.run.findings import Teller, findings_of, refuse_errors
@@ -82,37 +83,39 @@ def run(replan: Callable[[], Plan], console: Console, minutes: float | None = No
             live.beat()
             tracking.beat()
 
-        for name in plan.selected:
-            stage = plan.pipeline.stages[name]
-            if name not in plan.todo:
-                check_gates(plan, stage)
-                continue
-            limit.check()
-            if stage.use:
-                adopt(plan, stage)
-            else:
-                # What the stages above have made is there now.
-                checkpoints.tell(plan, checkpoint_findings(plan, [name]))
-                tracking.begin(stage)
-                run_stage(
-                    plan,
-                    stage,
-                    launcher,
-                    console,
-                    beat=beat,
-                    limit=limit,
-                    isolated=reason is None,
-                    predicted=planned.get(name),
-                )
-                tracking.end(whole_manifest(plan.folder.stage(name)).get("metrics"))
-            plan.states[name] = StageState("done")
-            # After each stage, so that a kill loses no hashes: a checkpoint of many gigabytes takes minutes to hash.
-            write_lock(plan, stage)
-            plan.digests.save()
-            write_summary(plan)
-            live.write()
-            for outcome in check_gates(plan, stage):
-                console.note(f"{name} {outcome.line}")
+        with Ahead(plan, launcher, isolated=reason is None, planned=planned) as ahead:
+            for name in plan.selected:
+                stage = plan.pipeline.stages[name]
+                if name not in plan.todo:
+                    check_gates(plan, stage)
+                    continue
+                limit.check()
+                if stage.use:
+                    adopt(plan, stage)
+                else:
+                    # What the stages above have made is there now.
+                    checkpoints.tell(plan, checkpoint_findings(plan, [name]))
+                    tracking.begin(stage)
+                    run_stage(
+                        plan,
+                        stage,
+                        launcher,
+                        console,
+                        beat=beat,
+                        limit=limit,
+                        ahead=ahead,
+                        isolated=reason is None,
+                        predicted=planned.get(name),
+                    )
+                    tracking.end(whole_manifest(plan.folder.stage(name)).get("metrics"))
+                plan.states[name] = StageState("done")
+                # After each stage, so that a kill loses no hashes: many gigabytes take minutes to hash.
+                write_lock(plan, stage)
+                plan.digests.save()
+                write_summary(plan)
+                live.write()
+                for outcome in check_gates(plan, stage):
+                    console.note(f"{name} {outcome.line}")
     return console.finish(plan, summarise(plan))
 
 

@@ -9,12 +9,13 @@ from r1pipe.config.loader import Stage
 from r1pipe.config.yamltree import shorten
 from r1pipe.errors import GateError, R1PipeError, UserCodeError
 from r1pipe.launch.launcher import Launcher
+from r1pipe.run.ahead import Ahead
+from r1pipe.run.attempts import begin_attempt
 from r1pipe.run.console import Console
 from r1pipe.run.failure import explain, mistake_of
 from r1pipe.run.gpu_watch import GpuWatch
-from r1pipe.run.inputs import locate_inputs
 from r1pipe.run.interrupts import TimeLimit
-from r1pipe.run.manifest import adopted_manifest, describe_output, finished_manifest, stage_record
+from r1pipe.run.manifest import adopted_manifest, describe_output, finished_manifest
 from r1pipe.run.plan import Plan
 from r1pipe.run.planning.grading import remark
 from r1pipe.run.planning.seen import peak_of
@@ -30,6 +31,7 @@ def run_stage(
     *,
     beat: Callable[[], None],
     limit: TimeLimit,
+    ahead: Ahead,
     isolated: bool,
     predicted: dict[str, float] | None = None,
 ) -> None:
@@ -38,6 +40,7 @@ def run_stage(
     Args:
         beat: called several times a second while the stage runs; keeps the run's lock alive.
         limit: ends the stage's processes when the time is up; what they have finished by then is published.
+        ahead: has started the stage, perhaps, and starts the next one beside it where it can.
         isolated: code can be executed in isolation on this machine.
         predicted: what was planned for it, for the record.
 
@@ -46,30 +49,21 @@ def run_stage(
         R1PipeError: what the stage itself raised.
         StageError: the stage's process failed.
     """
-    folder = plan.folder.stage(stage.name)
     started = time.time()
     # Durations by a clock that nobody sets.
     began = time.monotonic()
-    inputs, read = locate_inputs(plan, stage)
-    earlier_s = (folder.record() or {}).get("wall_s", 0.0)
-    attempt = folder.begin(list(stage.outputs))
-
-    record = stage_record(
-        plan,
-        stage,
-        folder,
-        inputs,
-        read,
-        isolated=isolated,
-    )
-    record |= {"attempt": attempt, "wall_s": earlier_s, "predicted": predicted or {}}
-    write_json(folder.stage_json, sealed(record))
-    console.begin(stage, attempt, record["resumed"])
+    attempt = ahead.take(stage)
+    if attempt is None:
+        attempt = begin_attempt(plan, stage, isolated=isolated, predicted=predicted)
+    else:
+        attempt.record["ahead_s"] = round(began - attempt.began, 3)
+    folder, record = attempt.folder, attempt.record
+    console.begin(stage, attempt.number, record["resumed"])
     for name, path in stage.own_files.items():
         console.note(f"{stage.name}: reads {shorten(path)} in place of the {name} that ships")
 
     def seconds_so_far() -> float:
-        return round(earlier_s + time.monotonic() - began, 3)
+        return round(attempt.earlier_s + time.monotonic() - began, 3)
 
     def tick() -> None:
         beat()
@@ -78,12 +72,13 @@ def run_stage(
     def tick_in_time() -> None:
         tick()
         limit.check()
+        ahead.start_beside(stage)
 
     def once() -> list[int]:
         return launcher.run(
             stage.config.launch,
             folder.stage_json,
-            lambda rank: folder.log(attempt, rank),
+            lambda rank: folder.log(attempt.number, rank),
             tick_in_time,
         )
 
@@ -93,19 +88,16 @@ def run_stage(
             while any(codes) and (reason := folder.take_reason_to_start_again()):
                 console.note(f"{stage.name}: {reason}")
                 console.close()
-                attempt = folder.begin(list(stage.outputs))
-                record |= {"attempt": attempt, "resumed": True}
-                write_json(folder.stage_json, sealed(record))
-                console.begin(stage, attempt, resumed=True)
+                attempt.begin_again()
+                console.begin(stage, attempt.number, resumed=True)
                 codes = once()
     finally:
         # Also when the stage failed or the driver was interrupted: the next attempt adds to these seconds.
         tick()
-        record["wall_s"] = seconds_so_far()
-        write_json(folder.stage_json, sealed(record))
+        attempt.write(wall_s=seconds_so_far())
 
     if any(codes):
-        raise _failure(stage, folder, attempt, codes)
+        raise _failure(stage, folder, attempt.number, codes)
     result = read_object(folder.result)
     if not isinstance(result.get("metrics"), dict):
         raise mistake_of(

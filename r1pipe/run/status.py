@@ -140,8 +140,10 @@ def _stage_status(
         # The driver goes on for a moment after a worker has failed.
         failed = any(folder.path.glob("error.*.json"))
         running = has_driver and folder.partial.exists() and not failed
+        # Started beside the stage before it.
+        waits = running and record.get("ahead") and not folder.turn.exists()
         status |= {
-            "state": "running" if running else "partial",
+            "state": "waiting" if waits else "running" if running else "partial",
             "attempts": folder.attempts,
             "progress": last_progress(folder.progress),
             "log": str(folder.log(max(1, folder.attempts))),

@@ -26,7 +26,7 @@ from typing import Any, TextIO
 
 from r1pipe.config.edges import CAPITALS
 from r1pipe.errors import BusyError, ConfigError, InputError
-from r1pipe.here import STARTS_AGAIN
+from r1pipe.here import STARTS_AGAIN, TURN
 from r1pipe.run.records import read_sealed, refuse_odd_files, sealed
 from r1pipe.text.regular_files import open_regular
 
@@ -98,6 +98,7 @@ class StageFolder:
         self.metrics = path / "metrics.jsonl"
         self.progress = path / "progress.jsonl"
         self.notes = path / "notes.jsonl"
+        self.turn = path / TURN
 
     def manifest(self) -> dict[str, Any] | None:
         """The record of a stage that is done; None where it is not.
@@ -142,7 +143,7 @@ class StageFolder:
         for port in ports:
             (self.partial / port).mkdir(parents=True)
         asked = self.workdir / STARTS_AGAIN
-        for file in (self.result, self.progress, self.notes, asked):
+        for file in (self.result, self.progress, self.notes, self.turn, asked):
             file.unlink(missing_ok=True)
         for file in (*self.path.glob("error.*.json"), *self.path.glob("alive.*")):
             file.unlink(missing_ok=True)
@@ -162,11 +163,11 @@ class StageFolder:
         self.partial.rename(self.out)
         write_json(self.manifest_json, sealed(manifest))
         shutil.rmtree(self.workdir, ignore_errors=True)
-        for file in (self.result, *self.path.glob("alive.*")):
+        for file in (self.result, self.turn, *self.path.glob("alive.*")):
             file.unlink(missing_ok=True)
 
     def discard(self) -> None:
-        """Remove a first attempt that refused its inputs before it had made anything."""
+        """Remove a first attempt that has made nothing: it refused its inputs, or its turn did not come."""
         worked = any(path.is_file() for path in self.workdir.rglob("*"))
         if self.manifest_json.exists() or self.attempts > 1 or worked:
             shutil.rmtree(self.partial, ignore_errors=True)

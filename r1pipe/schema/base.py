@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
@@ -193,6 +193,12 @@ class StageConfig(Model):
     """
 
     # numpy takes 32 bits, and stages add numbers of ranks and rounds
+    gets_ready: ClassVar[bool] = False
+    """`run` calls `here.wait_for_turn()`, so its process may be started beside the stage before it."""
+
+    lets_get_ready: ClassVar[bool] = False
+    """The stage behind it may get ready beside it: it leaves memory and cores to others."""
+
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Every random draw of the stage derives from it (our choice)."""
 

@@ -30,6 +30,16 @@ SHOWN = {
 }
 
 
+class WaitsForTurn(TrainerCallback):
+    """Holds a training that got ready early until its turn has come. Callbacks before it belong to that."""
+
+    def __init__(self, here: Here) -> None:
+        self.here = here
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        self.here.wait_for_turn()
+
+
 class MetricsCallback(TrainerCallback):
     """Writes the trainer's logs to metrics.jsonl and to the progress file.
 

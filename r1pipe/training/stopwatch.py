@@ -96,8 +96,6 @@ class Timed(TrainerCallback):
         self.meter = Meter(None, trainer.accelerator.num_processes)
 
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-        # Forget what was counted before.
-        self.stopwatch.read()
         self.meter.resume(self.trainer.counted_tokens)
         self.meter.begin()
 

@@ -44,6 +44,7 @@ from r1pipe.here import Here
 from r1pipe.rewards.scoring import Scorer
 from r1pipe.schema import GRPOParams, Phase
 from r1pipe.training import smaller_passes
+from r1pipe.training.callbacks import WaitsForTurn
 from r1pipe.training.grpo import heldout, reference, training_batch, vllm_rollouts
 from r1pipe.training.grpo.compiling import CompilesFirst
 from r1pipe.training.grpo.guard_actions import past_rollbacks
@@ -177,9 +178,11 @@ class R1GRPOTrainer(ResumableTrainer, GRPOTrainer):
                 ends=self.eos_token_ids,
                 params=params,
             )
-        self.add_callback(Timed(self.stopwatch, updates_per_rollout(params), self))
         if plan.compiled:
             self.add_callback(CompilesFirst(self, budget=self.pack_budget, stopwatch=self.stopwatch))
+        # What follows, and the held-out prompts, begin when it is this stage's turn.
+        self.add_callback(WaitsForTurn(here))
+        self.add_callback(Timed(self.stopwatch, updates_per_rollout(params), self))
 
     # --- a rollout ----------------------------------------------------------------------------------------------------
 

@@ -94,6 +94,7 @@ def train_sft(
     trainer.remove_callback(PrinterCallback)
 
     # 3. Train, save, and say how it went.
+    here.wait_for_turn()
     trainer.train(resume_from_checkpoint=resume_from(here))
     save_trained(trainer, tokenizer, out, here)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
