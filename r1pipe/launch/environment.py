@@ -5,7 +5,7 @@
 | TOKENIZERS_PARALLELISM | tokenizers | here |
 | HF_HUB_*, TRANSFORMERS_NO_ADVISORY_WARNINGS | huggingface_hub, transformers | here |
 | TRL_EXPERIMENTAL_SILENCE | trl | here |
-| TORCH_CUDNN_SDPA_DEPRIORITIZED, PYTORCH_NVML_BASED_CUDA_CHECK | torch | here |
+| TORCH_CUDNN_SDPA_DEPRIORITIZED, PYTORCH_NVML_BASED_CUDA_CHECK, TORCH_WARM_POOL | torch | here |
 | OPENBLAS_NUM_THREADS, JE_ARROW_MALLOC_CONF | numpy, pyarrow | here |
 | PATH | deepspeed, to find ninja | here |
 | PYTHON* | the interpreter | here |
@@ -46,6 +46,8 @@ DEFAULTS = {
     "TORCH_CUDNN_SDPA_DEPRIORITIZED": "1",
     # Importing the compiler asks for a GPU. By default that starts the driver, which does not survive a fork.
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+    # And it may start the compiler's processes, with threads that do not survive a fork; compiling starts them anyway.
+    "TORCH_WARM_POOL": "0",
 }
 
 # Set in any case, because results or forking would depend on them.

@@ -118,7 +118,10 @@ def _harmless(modules: Sequence[str]) -> bool:
         with contextlib.suppress(Exception):
             for name in modules:
                 importlib.import_module(name)
-            code = int(bool(_obstacle()))
+            why = _obstacle()
+            if why:
+                print(f"{', '.join(modules)} is not imported here: {why}", file=sys.stderr, flush=True)
+            code = int(bool(why))
         os._exit(code)
     _, status = os.waitpid(pid, 0)
     return status == 0

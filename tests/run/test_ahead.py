@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from engine import FIXTURES, alive, config, environment, manifest, start, wait_for
+from engine import FIXTURES, ROOT, alive, config, environment, manifest, start, wait_for
 
 from r1pipe.config.loader import load
 from r1pipe.errors import R1PipeError
@@ -160,6 +161,22 @@ def test_both_end_with_the_driver(tmp_path: Path):
     driver.kill()
     driver.communicate(timeout=30)
     wait_for(lambda: not any(alive(int(pid)) for _, _, pid in trace(tmp_path)))
+
+
+@pytest.mark.slow
+def test_the_recipe_gives_the_same(tmp_path: Path):
+    found = []
+    for wanted in ("0", "always"):
+        command = ("run-all", str(ROOT / "configs/smoke.yaml"), "--run", wanted, "--until", "evaluate-dev2")
+        driver = start(tmp_path, *command, R1PIPE_FORKSERVER="always", R1PIPE_AHEAD=wanted)
+        _, errors = driver.communicate(timeout=300)
+        assert driver.returncode == 0, errors
+        found.append(json.loads((tmp_path / "runs" / wanted / "summary.json").read_text())["scores"])
+    assert found[0] == found[1] and "dev2" in found[0]
+    started = {
+        stage for stage in ("r1-zero", "reasoning-rl") if "ahead_s" in manifest(tmp_path, stage, "always")
+    }
+    assert started == {"r1-zero", "reasoning-rl"}
 
 
 def test_room_is_a_gpu_with_memory_for_both_and_cores_that_do_not_draw(monkeypatch: pytest.MonkeyPatch):

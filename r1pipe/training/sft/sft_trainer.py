@@ -113,6 +113,28 @@ class PackedSFTTrainer(PaddedSFTTrainer):
             self._sums += torch.stack(sums).double()
         return loss
 
+    def compile_first(self) -> None:
+        """Make the first pass, so that layers are compiled before training begins; nothing of it is kept."""
+        assert self.sampler is not None
+        rows = next(iter(self.sampler))
+        model: Any = self.model
+        first = next(parameter for parameter in model.parameters() if parameter.requires_grad)
+        sums = self._sums.clone()
+        device = self.args.device
+        was_training = model.training
+        # Dropout must not shift the random numbers of training, and the mode is a part of what is compiled.
+        model.train()
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            inputs = self._prepare_inputs(self.data_collator([self.train_dataset[row] for row in rows]))
+            with self.accelerator.autocast():
+                loss = self.compute_loss(model, inputs)
+            # Unlike `backward` this leaves nothing in the parameters; below all layers, this one needs little memory.
+            torch.autograd.grad(loss, first)
+        model.train(was_training)
+        self._sums = sums
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def divisible(self) -> bool:
         """A pass may be one long row, which nothing makes shorter."""
         assert isinstance(self.sampler, PackSampler)

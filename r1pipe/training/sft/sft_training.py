@@ -55,7 +55,7 @@ def train_sft(
     from r1pipe.training.arguments import half_base, lora_config, resume_from
     from r1pipe.training.callbacks import FiniteLoss, MetricsCallback
     from r1pipe.training.sft.packed_setup import plan_packing
-    from r1pipe.training.sft.sft_trainer import PaddedSFTTrainer
+    from r1pipe.training.sft.sft_trainer import PackedSFTTrainer, PaddedSFTTrainer
     from r1pipe.training.telemetry import Meter, flops_per_token
 
     # 1. The rows as tokens, and how they share passes.
@@ -94,6 +94,9 @@ def train_sft(
     trainer.remove_callback(PrinterCallback)
 
     # 3. Train, save, and say how it went.
+    compiled = plan is not None and plan.compile and not plan.checkpointing
+    if compiled and isinstance(trainer, PackedSFTTrainer) and not here.distributed:
+        trainer.compile_first()
     here.wait_for_turn()
     trainer.train(resume_from_checkpoint=resume_from(here))
     save_trained(trainer, tokenizer, out, here)

@@ -12,14 +12,16 @@ from typing import Any
 
 import pytest
 import torch
+from noted_graphs import attend_by_operator, noting
 
 from r1pipe.here import Here
 from r1pipe.models import packed_attention as varlen
-from r1pipe.models.loading import load_model, load_tokenizer
+from r1pipe.models.loading import compile_layers, load_model, load_tokenizer
 from r1pipe.schema import SFTParams
 from r1pipe.text.rendering import chat_ids
+from r1pipe.training.sft import packed_setup
 from r1pipe.training.sft.pack_sampler import PackSampler
-from r1pipe.training.sft.sft_trainer import ROUND
+from r1pipe.training.sft.sft_trainer import ROUND, PackedSFTTrainer
 from r1pipe.training.sft.sft_training import train_sft
 
 
@@ -154,6 +156,40 @@ def test_metrics_hold_the_speed_and_how_rows_were_packed(tiny_checkpoint: Path, 
 
 
 @pytest.mark.slow
+def test_layers_are_compiled_before_training_and_nothing_else_changes(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attend_by_operator(monkeypatch)
+    params = SFTParams(batch_size=4, max_steps=3, compile=True, bf16=False, lr=1e-3)
+    graphs: list[Any] = []
+    compiled: list[int] = []
+    monkeypatch.setattr(
+        packed_setup, "compile_layers", lambda model: compile_layers(model, backend=noting(graphs))
+    )
+
+    def trained(name: str) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
+        folder = tmp_path / name
+        (folder / "workdir").mkdir(parents=True)
+        here = Here(name, folder / "workdir", folder / "metrics.jsonl", folder / "progress.jsonl")
+        monkeypatch.setattr(here, "wait_for_turn", lambda: compiled.append(len(graphs)))
+        torch._dynamo.reset()
+        graphs.clear()
+        train_sft(tiny_checkpoint, chats(), params, out=folder / "out", here=here, seed=0)
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        kept = ("step", "loss", "grad_norm", "num_tokens", "entropy")
+        return [{key: line.get(key) for key in kept} for line in lines], load_model(
+            folder / "out", training=True
+        ).state_dict()
+
+    lines, weights = trained("first")
+    assert compiled == [len(graphs)] and graphs
+    monkeypatch.setattr(PackedSFTTrainer, "compile_first", lambda self: None)
+    other_lines, other_weights = trained("in-training")
+    assert compiled[1] == 0 and graphs
+    assert lines == other_lines
+    assert all(torch.equal(weights[name], other_weights[name]) for name in weights)
+
+
 def test_stopped_and_resumed_equals_one_go(tiny_checkpoint: Path, tmp_path: Path) -> None:
     """The rows after a resume are those that would have come."""
 
