@@ -117,23 +117,22 @@ class Launcher:
             self._look_around(max(ranks(launch).threads for launch in launches))
             self._server = forkserver.Client(self._environment(), self._log, self._note)
 
-    def start_ahead(self, launch: Launch, stage_json: Path, log: Path) -> bool:
-        """Start the next stage beside the one that runs, if it is one process that can be forked.
+    def can_start_ahead(self, launch: Launch) -> bool:
+        """Whether a stage is one process that can be forked."""
+        return ranks(launch).count == 1 and self._forks(launch) is not None
+
+    def start_ahead(self, launch: Launch, stage_json: Path, log: Path) -> None:
+        """Start the next stage beside the one that runs.
 
         It waits for its turn (Here.wait_for_turn); `run` of the same stage goes on with it.
-
-        Returns:
-            whether it was started.
         """
-        machine = ranks(launch)
-        server = self._server
-        if server is None or not _forkable(launch) or machine.count > 1 or not server.usable():
-            return False
-        assert self._ahead is None, "one stage at a time has its turn next"
-        environment = rank_environment(launch, 0, machine.threads, 1, free_port())
+        server = self._forks(launch)
+        assert server is not None and self._ahead is None, (
+            "asked before, and one stage at a time has its turn next"
+        )
+        environment = rank_environment(launch, 0, ranks(launch).threads, 1, free_port())
         environment |= profile_environment(launch, stage_json.parent)
         self._ahead = (stage_json, server.fork(stage_json, environment, log))
-        return True
 
     def waits(self, stage_json: Path) -> bool:
         """Whether this stage was started ahead and has not ended."""
@@ -193,10 +192,7 @@ class Launcher:
         port = free_port()
         profile = profile_environment(launch, stage_json.parent)
 
-        server = None
-        if self._server is not None and _forkable(launch) and self._server.usable():
-            server = self._server
-
+        server = self._forks(launch)
         # the list is the launcher's from the start, so that an interrupt between two ranks ends the first
         started: list[Process] = []
         self._running = started
@@ -209,6 +205,11 @@ class Launcher:
                 process = spawn(command, self._environment() | environment, log(rank))
             started.append(process)
         return started
+
+    def _forks(self, launch: Launch) -> forkserver.Client | None:
+        """The fork server, if it is ready and may fork this stage."""
+        server = self._server
+        return server if server is not None and _forkable(launch) and server.usable() else None
 
     def _environment(self) -> dict[str, str]:
         return base_environment() | waiting_environment(self._company)

@@ -14,7 +14,9 @@ R1PIPE_AHEAD=0 runs without it; with R1PIPE_AHEAD=always the room is not looked 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from types import TracebackType
 
 from r1pipe.config.loader import Stage
@@ -31,7 +33,7 @@ LEAST_CORES = 4
 
 
 class Ahead:
-    """At most one stage that was started before its turn; a context manager that ends it if its turn does not come.
+    """Begins stages, at most one of them before its turn; a context manager that ends it if its turn does not come.
 
     Args:
         launcher: starts it.
@@ -68,35 +70,39 @@ class Ahead:
             return
         self._looked_beside = running.name
         stage = self._next(running)
-        if stage is None:
+        if stage is None or not self._launcher.can_start_ahead(stage.config.launch):
             return
-        planned = self._planned.get(stage.name, {})
         wanted = os.environ.get("R1PIPE_AHEAD", "1")
         if wanted == "0":
             return
-        if wanted != "always" and not room_for_both(self._planned.get(running.name, {}), planned):
+        both = (self._planned.get(name, {}) for name in (running.name, stage.name))
+        if wanted != "always" and not room_for_both(*both):
             return
-        try:
-            attempt = begin_attempt(self._plan, stage, isolated=self._isolated, predicted=planned, ahead=True)
-        except R1PipeError:
-            # It says so in its turn.
-            return
-        self._attempt = attempt
-        log = attempt.folder.log(attempt.number)
-        if not self._launcher.start_ahead(stage.config.launch, attempt.folder.stage_json, log):
-            self._forget()
+        # What is wrong with it is said in its turn.
+        with suppress(R1PipeError):
+            self._attempt = attempt = self._begin(stage, ahead=True)
+            log = attempt.folder.log(attempt.number)
+            self._launcher.start_ahead(stage.config.launch, attempt.folder.stage_json, log)
 
-    def take(self, stage: Stage) -> Attempt | None:
-        """The attempt of a stage whose turn has come, if it was started ahead."""
+    def attempt(self, stage: Stage) -> Attempt:
+        """The attempt of a stage whose turn has come: the one that was started ahead, else a new one.
+
+        Raises:
+            InputError: as begin_attempt.
+        """
         attempt = self._attempt
-        if attempt is None or attempt.stage is not stage:
-            return None
-        if not self._launcher.waits(attempt.folder.stage_json):
+        if attempt is not None and attempt.stage is stage:
+            if self._launcher.waits(attempt.folder.stage_json):
+                self._attempt = None
+                attempt.record["ahead_s"] = round(time.monotonic() - attempt.began, 3)
+                attempt.folder.turn.touch()
+                return attempt
             self._forget()
-            return None
-        self._attempt = None
-        attempt.folder.turn.touch()
-        return attempt
+        return self._begin(stage)
+
+    def _begin(self, stage: Stage, *, ahead: bool = False) -> Attempt:
+        predicted = self._planned.get(stage.name)
+        return begin_attempt(self._plan, stage, isolated=self._isolated, predicted=predicted, ahead=ahead)
 
     def _next(self, running: Stage) -> Stage | None:
         """The stage behind this one, if it can get ready beside it and reads nothing that is still to be made."""

@@ -76,14 +76,13 @@ def run(replan: Callable[[], Plan], console: Console, minutes: float | None = No
         write_json(plan.folder.path / "config.json", plain(plan.pipeline.tree))
         write_config_view(plan.pipeline, plan.folder)
         retire(plan, console)
-        planned = predictions(plan.pipeline)
 
         def beat() -> None:
             lock.beat()
             live.beat()
             tracking.beat()
 
-        with Ahead(plan, launcher, isolated=reason is None, planned=planned) as ahead:
+        with Ahead(plan, launcher, isolated=reason is None, planned=predictions(plan.pipeline)) as ahead:
             for name in plan.selected:
                 stage = plan.pipeline.stages[name]
                 if name not in plan.todo:
@@ -104,8 +103,6 @@ def run(replan: Callable[[], Plan], console: Console, minutes: float | None = No
                         beat=beat,
                         limit=limit,
                         ahead=ahead,
-                        isolated=reason is None,
-                        predicted=planned.get(name),
                     )
                     tracking.end(whole_manifest(plan.folder.stage(name)).get("metrics"))
                 plan.states[name] = StageState("done")

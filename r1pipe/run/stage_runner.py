@@ -10,7 +10,6 @@ from r1pipe.config.yamltree import shorten
 from r1pipe.errors import GateError, R1PipeError, UserCodeError
 from r1pipe.launch.launcher import Launcher
 from r1pipe.run.ahead import Ahead
-from r1pipe.run.attempts import begin_attempt
 from r1pipe.run.console import Console
 from r1pipe.run.failure import explain, mistake_of
 from r1pipe.run.gpu_watch import GpuWatch
@@ -32,8 +31,6 @@ def run_stage(
     beat: Callable[[], None],
     limit: TimeLimit,
     ahead: Ahead,
-    isolated: bool,
-    predicted: dict[str, float] | None = None,
 ) -> None:
     """Run a stage and publish what it made.
 
@@ -41,8 +38,6 @@ def run_stage(
         beat: called several times a second while the stage runs; keeps the run's lock alive.
         limit: ends the stage's processes when the time is up; what they have finished by then is published.
         ahead: has started the stage, perhaps, and starts the next one beside it where it can.
-        isolated: code can be executed in isolation on this machine.
-        predicted: what was planned for it, for the record.
 
     Raises:
         InputError: a published input is not what was published.
@@ -52,11 +47,7 @@ def run_stage(
     started = time.time()
     # Durations by a clock that nobody sets.
     began = time.monotonic()
-    attempt = ahead.take(stage)
-    if attempt is None:
-        attempt = begin_attempt(plan, stage, isolated=isolated, predicted=predicted)
-    else:
-        attempt.record["ahead_s"] = round(began - attempt.began, 3)
+    attempt = ahead.attempt(stage)
     folder, record = attempt.folder, attempt.record
     console.begin(stage, attempt.number, record["resumed"])
     for name, path in stage.own_files.items():

@@ -192,13 +192,13 @@ class StageConfig(Model):
     `launch` is not part of the fingerprint; r1pipe/run/manifest.py names what else is not.
     """
 
-    # numpy takes 32 bits, and stages add numbers of ranks and rounds
     gets_ready: ClassVar[bool] = False
     """`run` calls `here.wait_for_turn()`, so its process may be started beside the stage before it."""
 
     lets_get_ready: ClassVar[bool] = False
     """The stage behind it may get ready beside it: it leaves memory and cores to others."""
 
+    # numpy takes 32 bits, and stages add numbers of ranks and rounds
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Every random draw of the stage derives from it (our choice)."""
 

@@ -19,6 +19,7 @@ from r1pipe.training.grpo.completion_packs import pack_completions
 from r1pipe.training.grpo.pack_budget import PackBudget
 from r1pipe.training.grpo.rollout import OldLogProbs
 from r1pipe.training.stopwatch import Stopwatch
+from r1pipe.training.trial_pass import go_backwards, trial_passes
 
 # Tokens of a pass, at most: from some 9,000 on the compiler writes nothing else for a layer 576 wide, sooner for wider.
 MOST_TOKENS = 16384
@@ -59,25 +60,15 @@ def make_each_pass(trainer: Any, budget: PackBudget) -> None:
             out = model(**pack.inputs, fused_lm_head=True)
         return out.log_probs.float().sum()
 
-    # The mode is a part of what is compiled. Dropout must not shift the random numbers of training.
-    was_training = policy.training
-    policy.train()
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with trial_passes(policy, device):
         # `autograd.grad` cannot go through reentrant checkpoints.
         if not (trainer.args.gradient_checkpointing_kwargs or {}).get("use_reentrant"):
-            # The first trained parameter is below all layers. Its gradient alone costs little memory, and unlike
-            # `backward` this leaves nothing in the parameters and wakes no hook.
-            first = next(parameter for parameter in policy.parameters() if parameter.requires_grad)
-            torch.autograd.grad(log_probs(policy), first)
+            go_backwards(policy, log_probs(policy))
         with torch.no_grad():
             if trainer._plan_old_log_probs() is OldLogProbs.RECOMPUTE:
                 log_probs(policy)
             if reference is not None:
                 log_probs(reference)
-    policy.train(was_training)
-    if device.type == "cuda":
-        # The sampler's cache and the packs are made as large as the memory that is free then.
-        torch.cuda.empty_cache()
 
 
 def rows_like_a_minibatch(trainer: Any, tokens: int) -> tuple[torch.Tensor, torch.Tensor, int]:

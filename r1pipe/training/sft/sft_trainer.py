@@ -21,6 +21,7 @@ from r1pipe.models.loading import without_adapter
 from r1pipe.models.packed_attention import rounded
 from r1pipe.training.resumable import ResumableTrainer
 from r1pipe.training.sft.pack_sampler import PackSampler, UpdateSampler
+from r1pipe.training.trial_pass import go_backwards, trial_passes
 
 # The tokens of a pass are filled up to a multiple of this. For matrices of each new size cuBLAS looks for a kernel,
 # while the GPU waits.
@@ -117,23 +118,13 @@ class PackedSFTTrainer(PaddedSFTTrainer):
         """Make the first pass, so that layers are compiled before training begins; nothing of it is kept."""
         assert self.sampler is not None
         rows = next(iter(self.sampler))
-        model: Any = self.model
-        first = next(parameter for parameter in model.parameters() if parameter.requires_grad)
         sums = self._sums.clone()
-        device = self.args.device
-        was_training = model.training
-        # Dropout must not shift the random numbers of training, and the mode is a part of what is compiled.
-        model.train()
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        with trial_passes(self.model, self.args.device):
             inputs = self._prepare_inputs(self.data_collator([self.train_dataset[row] for row in rows]))
             with self.accelerator.autocast():
-                loss = self.compute_loss(model, inputs)
-            # Unlike `backward` this leaves nothing in the parameters; below all layers, this one needs little memory.
-            torch.autograd.grad(loss, first)
-        model.train(was_training)
+                loss = self.compute_loss(self.model, inputs)
+            go_backwards(self.model, loss)
         self._sums = sums
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
 
     def divisible(self) -> bool:
         """A pass may be one long row, which nothing makes shorter."""
